@@ -1,0 +1,40 @@
+"""The one hash function, and what is derived from it. PURE.
+
+BLAKE3 everywhere (https://github.com/BLAKE3-team/BLAKE3-specs). A digest of structured data is taken over its canonical
+MessagePack: arrays only, integers in their shortest form, str as UTF-8, bytes as bin. Changing anything here changes every lane
+digest: it is a new format version (docs/JOURNAL.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgpack
+from blake3 import blake3
+
+DIGEST_BYTES: Final = 32
+ZERO_DIGEST: Final = bytes(DIGEST_BYTES)
+
+_ENTROPY_CONTEXT: Final = "rota 2026-11 task entropy"
+_SEED_CONTEXT: Final = "rota 2026-11 lane seed"
+
+
+def digest(data: bytes | memoryview) -> bytes:
+    """Return the 32-byte BLAKE3 digest of `data`."""
+    return blake3(data).digest()
+
+
+def digest_of(value: Any) -> bytes:
+    """Return the digest of a structure of lists, tuples, integers, str, bytes, bool and None in canonical MessagePack."""
+    packed: bytes = msgpack.packb(value)
+    return blake3(packed).digest()
+
+
+def lane_seed(lane: str) -> bytes:
+    """Return the seed of a lane that was opened without one: the same name gives the same run."""
+    return blake3(lane.encode(), derive_key_context=_SEED_CONTEXT).digest()
+
+
+def entropy(seed: bytes, turn: int) -> bytes:
+    """Return the 32 random bytes of a turn: a counter-based stream, keyed by the lane's seed."""
+    return blake3(seed + turn.to_bytes(8, "little"), derive_key_context=_ENTROPY_CONTEXT).digest()

@@ -1,0 +1,51 @@
+"""Addresses: what a task may be sent to. PURE.
+
+    name/key      an agent instance: `name` is bound to code by a deploy, `key` picks the instance
+    name          short for `name/` : the instance with the empty key; also how a function is called
+    model:NAME    an ONNX model
+
+Names are `[A-Za-z0-9_.-]`, so that they can stand in a file name, a URL and a shell line without quotes; keys may hold any
+printable character.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from rota.common.errors import BadTarget
+from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
+
+MODEL_PREFIX: Final = "model:"
+
+_NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}")
+_TARGET: Final = re.compile(rf"(?:model:)?[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}|[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}/.{{0,{KEY_CHARS_MAX}}}")
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` can name a lane, an agent's code or a model."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_target(text: str) -> bool:
+    """Say whether a task can be sent to `text`."""
+    return _TARGET.fullmatch(text) is not None and text.isprintable()
+
+
+def check_target(text: str) -> str:
+    """Return `text` if a task can be sent to it.
+
+    Raises `BadTarget`, which shows the forms that are allowed.
+    """
+    if not is_target(text):
+        raise BadTarget(
+            f"{text!r} is no target: use name/key, name or model:NAME "
+            f"(names: letters, digits, _ . -, at most {NAME_CHARS_MAX}; keys: at most {KEY_CHARS_MAX} printable characters)",
+            target=text,
+        )
+    return text
+
+
+def code_name(target: str) -> str:
+    """Return the name that a deploy binds for a target: `counter` for `counter/alice`, `model:NAME` as it is."""
+    return target.split("/", 1)[0]
