@@ -10,7 +10,6 @@ When a field is added here, `wire.py`, `docs/PROTOCOL.md` and `docs/AGENTS.md` c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Union
 
 # --- failure kinds (execution model, part 4) -------------------------------------------------------------------------------
@@ -53,8 +52,7 @@ BITWISE: Final = "bitwise"
 RECORDED: Final = "recorded"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one task may use. Bound to the task when it is issued, so part of what the run means."""
 
     fuel: int = 1_000_000_000
@@ -66,8 +64,7 @@ class Limits:
     log_bytes: int = 16 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """What a name was bound to by a deploy: the bytes by digest, and how to call them.
 
     `exports` maps the roles of kind `function` (`alloc`, `call`) to the module's own export names.
@@ -77,7 +74,7 @@ class Code:
     kind: str
     reuse: bool = False
     exports: tuple[tuple[str, str], ...] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
 
 
 class TensorRef(NamedTuple):
