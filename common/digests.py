@@ -1,8 +1,8 @@
 """The one hash function, and what is derived from it. PURE.
 
 BLAKE3 everywhere (https://github.com/BLAKE3-team/BLAKE3-specs). A digest of structured data is taken over its canonical
-MessagePack: arrays only, integers in their shortest form, str as UTF-8, bytes as bin. Changing anything here changes every lane
-digest: it is a new format version (docs/JOURNAL.md).
+MessagePack: arrays only, integers in their shortest form, str as UTF-8, bytes as bin. Changing anything here changes
+every lane digest: it is a new format version (docs/JOURNAL.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def digest(data: bytes | memoryview) -> bytes:
 
 
 def digest_of(value: Any) -> bytes:
-    """Return the digest of a structure of lists, tuples, integers, str, bytes, bool and None in canonical MessagePack."""
+    """Return the digest of a structure of lists, tuples, integers, str, bytes, bool and None in canonical
+    MessagePack.
+    """
     packed: bytes = msgpack.packb(value)
     return blake3(packed).digest()
 

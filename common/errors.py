@@ -126,8 +126,9 @@ class NotReachable(RotaError):
 _BY_CODE: dict[str, type[RotaError]] = {
     cls.code: cls
     for cls in (
-        BadTarget, BadPayload, ConfigError, CodeError, TensorError, RemoteError, Busy, Draining, StorageFull, UnknownLane,
-        UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError, VersionMismatch, JournalError, NotReachable,
+        BadTarget, BadPayload, ConfigError, CodeError, TensorError, RemoteError, Busy, Draining, StorageFull,
+        UnknownLane, UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError, VersionMismatch,
+        JournalError, NotReachable,
     )
 }  # fmt: skip
 

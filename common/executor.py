@@ -1,7 +1,7 @@
 """What a worker process needs from the thing that runs its tasks. PURE.
 
-`worker_loop.py` drives any executor; `cpu_worker` and `gpu_worker` each have one. An executor belongs to one thread, except
-for `interrupt`, which another thread calls.
+`worker_loop.py` drives any executor; `cpu_worker` and `gpu_worker` each have one. An executor belongs to
+one thread, except for `interrupt`, which another thread calls.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Every bound of the system, with its unit in its name and its reason beside it. PURE.
 
-A bound that a user meets is named in docs/PROTOCOL.md or docs/AGENTS.md; change both. What can be set per lane or per deploy
-has its default here and its place in `Limits` (work.py) or `LaneSettings` (messages.py).
+A bound that a user meets is named in docs/PROTOCOL.md or docs/AGENTS.md; change both. What can be set per lane or per
+deploy has its default here and its place in `Limits` (work.py) or `LaneSettings` (messages.py).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# --- the wire ----------------------------------------------------------------------------------------------------------------------
+# --- the wire -------------------------------------------------------------------------------------
 PROTOCOL_VERSION: Final = 1
 MESSAGE_BYTES_MAX: Final = 64 << 20  # one frame; a module is the largest thing that travels inline
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # one task's payload; larger data goes by tensor reference
@@ -16,14 +16,15 @@ INLINE_BYTES_MAX: Final = 64 << 10  # tensors up to this travel inline; about wh
 RUN_TASKS_MAX: Final = 65_536  # tasks of one submit: bounds the work of one loop turn of the broker
 MESSAGE_ITEMS_MAX: Final = 1 << 20  # elements of one MessagePack array or map
 TENSORS_PER_TASK_MAX: Final = 64
+VALUE_DEPTH_MAX: Final = 64  # lists and maps inside each other in a packed value
 LOG_LINES_MAX: Final = 256
 
-# --- names ------------------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 NAME_CHARS_MAX: Final = 64  # lane, agent and model names
 KEY_CHARS_MAX: Final = 200  # the key of an agent address
 MESSAGE_CHARS_MAX: Final = 2_000  # the text of a failure
 
-# --- tasks ------------------------------------------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------
 PRIORITY_MIN: Final = -8
 PRIORITY_MAX: Final = 7  # sixteen levels; RabbitMQ 4.3 has 32, Kafka and River 4 or none
 DELAY_MS_MAX: Final = 10 * 366 * 24 * 3600 * 1000  # ten years
@@ -33,7 +34,7 @@ MEMORY_BYTES_MAX: Final = 4 << 30  # 32-bit memories end there
 TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 EMITS_MAX: Final = 4_096  # per task, whatever a deploy says
 
-# --- lanes ------------------------------------------------------------------------------------------------------------------------
+# --- lanes ----------------------------------------------------------------------------------------
 WINDOW_TASKS_DEFAULT: Final = 1_024
 WINDOW_TASKS_MAX: Final = 65_536
 LANE_TASKS_DEFAULT: Final = 1_000_000  # stamped and unretired tasks: the bound behind Busy and `overflow`
@@ -43,14 +44,14 @@ DEPLOYS_MAX: Final = 4_096  # names per lane
 DEAD_TASKS_MAX: Final = 10_000  # dead letters kept per lane; the oldest is dropped first
 TIMERS_MAX: Final = 100_000  # waiting timers per lane
 
-# --- results and producers -------------------------------------------------------------------------------------------------------
+# --- results and producers ------------------------------------------------------------------------
 RESULTS_KEPT_MAX: Final = 200_000  # results kept for a later ask, per broker
 RESULTS_KEPT_BYTES: Final = 256 << 20
 PRODUCERS_MAX: Final = 10_000  # producers whose submit numbers are remembered; the longest silent one is dropped first
 NUMBERS_KEPT_MAX: Final = 4_096  # answers kept per producer
 CLIENT_UNSENT_BYTES: Final = 64 << 20  # results that wait for a slow client before its subscription is dropped
 
-# --- workers ----------------------------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------
 HEARTBEAT_MS: Final = 1_000
 HEARTBEATS_MISSED_MAX: Final = 3  # zguide chapter 4: liveness 3 to 5 at 1 s
 POISON_DEATHS_MAX: Final = 3  # workers a task may take with it when it runs alone; Dask has 3, RabbitMQ 20
@@ -60,12 +61,14 @@ ASSIGNMENT_TARGET_MS: Final = 10  # work in one assignment, by the measured time
 ASSIGNMENT_BYTES_MAX: Final = 8 << 20
 TIMEOUT_GRACE_MS: Final = 5_000  # past a fold's own limits, before a silent worker counts as stuck
 
-# --- code ------------------------------------------------------------------------------------------------------------------------
+# --- code -----------------------------------------------------------------------------------------
 MODULE_BYTES_MAX: Final = 48 << 20
+WASM_ITEMS_MAX: Final = 100_000  # entries of one section: reading them stays well below a second
 COMPILE_MS_MAX: Final = 60_000
 COMPILE_MEMORY_BYTES_MAX: Final = 4 << 30
 
-# --- tensor store ---------------------------------------------------------------------------------------------------------------
+# --- tensor store ---------------------------------------------------------------------------------
 TENSOR_BYTES_MAX: Final = 64 << 30
 TENSOR_STORE_BYTES_MAX: Final = 1 << 40
+TENSOR_RANK_MAX: Final = 32  # axes; numpy stops at 64, no model that we know passes 8
 TENSOR_LEASE_MS: Final = 600_000  # an unreferenced tensor lives so long after it was last touched

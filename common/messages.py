@@ -1,12 +1,13 @@
 """Every message of the protocol, one NamedTuple each. PURE.
 
-Four conversations, each with its own socket: producers with the broker (*frontend*), workers with the broker (*backend*), read-only
-questions (*query*), and *events* (PUB, advisory). `wire.py` turns these into bytes and back and checks every field; the table there and
-docs/PROTOCOL.md change together with this file. Fields only ever grow at the end, and only with a new protocol version.
+Four conversations, each with its own socket: producers with the broker (*frontend*), workers with the broker
+(*backend*), read-only questions (*query*), and *events* (PUB, advisory). `wire.py` turns these into bytes and back
+and checks every field; the table there and docs/PROTOCOL.md change together with this file. Fields only ever grow at
+the end, and only with a new protocol version.
 
-`number` pairs a reply with its request. On requests that are inputs to a lane (Submit, OpenLane, Deploy, Cancel, SetPaused, SetWindow,
-DeadDrop) it is also the idempotency number of the producer: the same number with the same content gets the same answer, for ever within
-NUMBERS_KEPT_MAX, across reconnects and restarts of the broker.
+`number` pairs a reply with its request. On requests that are inputs to a lane (Submit, OpenLane,
+Deploy, Cancel, SetPaused, SetWindow, DeadDrop) it is also the idempotency number of the producer: the same number with the same content gets the same
+answer, for ever within NUMBERS_KEPT_MAX, across reconnects and restarts of the broker.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from rota.common import limits
 from rota.common.work import Code, FoldResult, Provenance, TensorRef
 
-# --- parts of messages -------------------------------------------------------------------------------------------------------------
+# --- parts of messages ----------------------------------------------------------------------------
 
 
 class TaskRun(NamedTuple):
@@ -81,7 +82,7 @@ class ResultItem(NamedTuple):
     provenance: Provenance | None
 
 
-# --- frontend: producer to broker ---------------------------------------------------------------------------------------------------
+# --- frontend: producer to broker -----------------------------------------------------------------
 
 
 class Hello(NamedTuple):
@@ -92,7 +93,9 @@ class Hello(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """A batch of tasks, accepted all or none. `wait`: send the results without being asked. `now_ms`: pin the time of the input."""
+    """A batch of tasks, accepted all or none. `wait`: send the results without being asked. `now_ms`: pin the time of
+    the input.
+    """
 
     number: int
     lane: str
@@ -113,7 +116,9 @@ class OpenLane(NamedTuple):
 
 
 class Deploy(NamedTuple):
-    """Bind a name to code in a lane. `module`: the bytes of a WASM module, unless the broker has them by their digest."""
+    """Bind a name to code in a lane. `module`: the bytes of a WASM module, unless the broker has them by their
+    digest.
+    """
 
     number: int
     lane: str
@@ -155,11 +160,13 @@ class DeadDrop(NamedTuple):
 
 
 class Await(NamedTuple):
-    """Send the results of these tasks, now or when they are there. Answered by Results, and by Refused for what is not kept."""
+    """Send the results of these tasks, now or when they are there. Answered by Results, and by Refused for what is
+    not kept.
+    """
 
     number: int
     first_seq: int
-    count: int
+    tasks: int
 
 
 class Drain(NamedTuple):
@@ -169,7 +176,7 @@ class Drain(NamedTuple):
     draining: bool
 
 
-# --- frontend: broker to producer ---------------------------------------------------------------------------------------------------
+# --- frontend: broker to producer -----------------------------------------------------------------
 
 
 class Welcome(NamedTuple):
@@ -185,7 +192,7 @@ class Accepted(NamedTuple):
 
     number: int
     first_seq: int
-    count: int
+    tasks: int
 
 
 class Answer(NamedTuple):
@@ -210,22 +217,26 @@ class Results(NamedTuple):
     items: tuple[ResultItem, ...]
 
 
-# --- query ----------------------------------------------------------------------------------------------------------------------------
+# --- query ----------------------------------------------------------------------------------------
 
 
 class Query(NamedTuple):
-    """A read-only question: `what` is one of QUERIES, `arguments` as docs/PROTOCOL.md says. Answered by Answer or Refused."""
+    """A read-only question: `what` is one of QUERIES, `arguments` as docs/PROTOCOL.md says. Answered by Answer or
+    Refused.
+    """
 
     number: int
     what: str
     arguments: dict[str, Any]
 
 
-# --- backend: worker to broker ---------------------------------------------------------------------------------------------------------
+# --- backend: worker to broker --------------------------------------------------------------------
 
 
 class Register(NamedTuple):
-    """A worker is here, and can hold so much. `host` names machine and process space: on the broker's own, death is seen by pid."""
+    """A worker is here, and can hold so much. `host` names machine and process space: on the broker's own, death is
+    seen by pid.
+    """
 
     worker: str
     pool: str  # "cpu" or "gpu"
@@ -271,7 +282,7 @@ class Goodbye(NamedTuple):
     draining: bool  # True: finishing what it holds; False: gone now
 
 
-# --- backend: broker to worker ---------------------------------------------------------------------------------------------------------
+# --- backend: broker to worker --------------------------------------------------------------------
 
 
 class Registered(NamedTuple):
@@ -312,14 +323,16 @@ class Prepare(NamedTuple):
     code: Code
 
 
-# --- events -----------------------------------------------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------
 
 
 class Event(NamedTuple):
-    """Something that happened, for whoever watches. `index` is dense per boot: a gap tells a watcher that it missed some."""
+    """Something that happened, for whoever watches. `event` is dense per boot: a gap tells a watcher that it missed
+    some.
+    """
 
     boot: int
-    index: int
+    event: int
     now_ms: int
     topic: str
     lane: str

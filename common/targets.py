@@ -4,8 +4,8 @@
     name          short for `name/` : the instance with the empty key; also how a function is called
     model:NAME    an ONNX model
 
-Names are `[A-Za-z0-9_.-]`, so that they can stand in a file name, a URL and a shell line without quotes; keys may hold any
-printable character.
+Names are `[A-Za-z0-9_.-]`, so that they can stand in a file name, a URL and a shell line without quotes; keys may
+hold any printable character.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
 MODEL_PREFIX: Final = "model:"
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}")
-_TARGET: Final = re.compile(rf"(?:model:)?[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}|[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}/.{{0,{KEY_CHARS_MAX}}}")
+_TARGET: Final = re.compile(rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/.{{0,{KEY_CHARS_MAX}}}")
 
 
 def is_name(text: str) -> bool:
@@ -40,7 +40,8 @@ def check_target(text: str) -> str:
     if not is_target(text):
         raise BadTarget(
             f"{text!r} is no target: use name/key, name or model:NAME "
-            f"(names: letters, digits, _ . -, at most {NAME_CHARS_MAX}; keys: at most {KEY_CHARS_MAX} printable characters)",
+            f"(names: letters, digits, _ . -, at most {NAME_CHARS_MAX}; "
+            f"keys: at most {KEY_CHARS_MAX} printable characters)",
             target=text,
         )
     return text

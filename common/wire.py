@@ -1,10 +1,12 @@
 """Messages to bytes and back: the only place where bytes become types. PURE.
 
-A message is one ZeroMQ frame: a MessagePack array `[version, tag, field, ...]`. `decode` accepts exactly what docs/PROTOCOL.md says and raises
-`ProtocolError` for anything else: every field has a check in the schema below, nested parts included, and what comes out is made of
-tuples, so that nobody can change it later. Tags are never reused; a retired one stays in the enum as deprecated.
+A message is one ZeroMQ frame: a MessagePack array `[version, tag, field, ...]`. `decode` accepts exactly what
+docs/PROTOCOL.md says and raises `ProtocolError` for anything else: every field has a check in the schema below,
+nested parts included, and what comes out is made of tuples, so that nobody can change it later. Tags are never
+reused; a retired one stays in the enum as deprecated.
 
-To change a message: its class in messages.py, its row in SCHEMA, its table in docs/PROTOCOL.md, and PROTOCOL_VERSION if a peer could notice.
+To change a message: its class in messages.py, its row in SCHEMA, its table in docs/PROTOCOL.md, and PROTOCOL_VERSION
+if a peer could notice.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ def decode(frame: bytes, allowed: frozenset[type] | None = None) -> messages.Mes
 
 
 def request_number(frame: bytes) -> int:
-    """Return the number of a request that does not decode, so that its refusal can be paired with it; 0 if it has none."""
+    """Return the number of a request that does not decode, so that its refusal can be paired with it; 0 if it has
+    none.
+    """
     try:
         fields = _unpack(frame, any_version=True)
     except ProtocolError:
@@ -111,7 +115,8 @@ def _unpack(frame: bytes, any_version: bool = False) -> list[Any]:
         raise ProtocolError("not an array that starts with version and tag")
     if fields[0] != limits.PROTOCOL_VERSION and not any_version:
         raise VersionMismatch(
-            f"the peer speaks protocol version {fields[0]}, this is version {limits.PROTOCOL_VERSION}: install the same rota on both",
+            f"the peer speaks protocol version {fields[0]}, this is version {limits.PROTOCOL_VERSION}: "
+            "install the same rota on both",
             theirs=fields[0],
             ours=limits.PROTOCOL_VERSION,
         )
@@ -127,7 +132,7 @@ def _name_bad_field(cls: Any, checks: tuple[Check, ...], values: list[Any]) -> s
     return "a field"
 
 
-# --- checks --------------------------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def _integer(low: int, high: int) -> Check:
@@ -221,7 +226,7 @@ def _target(value: Any) -> str:
 
 
 def _targets(value: Any) -> str | tuple[str, ...]:
-    return _target(value) if type(value) is str else _array(_target, limits.RUN_TASKS_MAX)(value)  # type: ignore[no-any-return]
+    return _target(value) if type(value) is str else _array(_target, limits.RUN_TASKS_MAX)(value)
 
 
 def _flag(value: Any) -> bool:
@@ -310,7 +315,8 @@ _emit = _record(
     _integer(0, limits.DELAY_MS_MAX),
 )  # fmt: skip
 _done = _record(
-    work.Done._make, _optional(_module_or_state), _optional(_digest), _array(_emit, limits.EMITS_MAX), _log, _fuel, _tensors
+    work.Done._make, _optional(_module_or_state), _optional(_digest), _array(_emit, limits.EMITS_MAX), _log, _fuel,
+    _tensors
 )  # fmt: skip
 _failed = _record(
     work.Failed._make, _one_of(*work.FAILURE_KINDS), _text(limits.MESSAGE_CHARS_MAX), _log, _fuel
@@ -377,7 +383,7 @@ _result = _record(
     _optional(_provenance),
 )  # fmt: skip
 
-# --- the table -------------------------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 SCHEMA: Final[Mapping[int, tuple[Any, tuple[Check, ...]]]] = {
     Tag.HELLO: (messages.Hello, (_number, _producer)),
@@ -405,7 +411,8 @@ SCHEMA: Final[Mapping[int, tuple[Any, tuple[Check, ...]]]] = {
     Tag.REGISTER: (
         messages.Register,
         (
-            _text(128), _one_of("cpu", "gpu"), _integer(1, limits.RUN_TASKS_MAX), _count, _text(512), _count, _mapping, _count,
+            _text(128), _one_of("cpu", "gpu"), _integer(1, limits.RUN_TASKS_MAX), _count, _text(512), _count, _mapping,
+            _count,
             _array(_count, limits.RUN_TASKS_MAX),
         ),
     ),
@@ -415,10 +422,16 @@ SCHEMA: Final[Mapping[int, tuple[Any, tuple[Check, ...]]]] = {
     Tag.GOODBYE: (messages.Goodbye, (_text(128), _flag)),
     Tag.REGISTERED: (messages.Registered, (_count, _count, _array(_count, limits.RUN_TASKS_MAX))),
     Tag.HEARTBEAT_ACK: (messages.HeartbeatAck, (_count, _flag)),
-    Tag.ASSIGN: (messages.Assign, (_count, _digest, _array(_code, limits.RUN_TASKS_MAX), _array(_fold, limits.RUN_TASKS_MAX))),
+    Tag.ASSIGN: (
+        messages.Assign,
+        (_count, _digest, _array(_code, limits.RUN_TASKS_MAX), _array(_fold, limits.RUN_TASKS_MAX)),
+    ),
     Tag.REVOKE: (messages.Revoke, (_count,)),
     Tag.PREPARE: (messages.Prepare, (_number, _target, _code)),
-    Tag.EVENT: (messages.Event, (_count, _count, _now, _one_of(*messages.TOPICS), _text(limits.NAME_CHARS_MAX), _mapping)),
+    Tag.EVENT: (
+        messages.Event,
+        (_count, _count, _now, _one_of(*messages.TOPICS), _text(limits.NAME_CHARS_MAX), _mapping),
+    ),
 }  # fmt: skip
 
 _TAG_OF: Final[Mapping[type, int]] = {row[0]: int(tag) for tag, row in SCHEMA.items()}

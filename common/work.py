@@ -1,7 +1,7 @@
 """What a worker is given and what it gives back: code, folds of tasks, outcomes. PURE.
 
-These are the words that the broker's dispatch, the wire and both kinds of worker share. A *fold* is a row of consecutive
-tasks of one target that one worker runs in one go, each task seeing the state that the one before it left
+These are the words that the broker's dispatch, the wire and both kinds of worker share. A *fold* is a row of
+consecutive tasks of one target that one worker runs in one go, each task seeing the state that the one before it left
 (execution model, part 3). A worker returns one outcome per task, in order; what is missing at the end was stopped.
 
 NamedTuples, because they travel by the hundred thousand: a MessagePack array becomes one with `_make` and no copy.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, Union
 
-# --- failure kinds (execution model, part 4) -------------------------------------------------------------------------------
+# --- failure kinds (execution model, part 4) ------------------------------------------------------
 
 DERIVED_FAILURES: Final = (
     "error",  # the agent said so
@@ -33,7 +33,7 @@ RECORDED_FAILURES: Final = (
 )
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
 
-# --- kinds of message and of code ---------------------------------------------------------------------------------------------
+# --- kinds of message and of code -----------------------------------------------------------------
 
 TELL: Final = "tell"  # no reply wanted
 ASK: Final = "ask"  # the outcome comes back to the sender as `reply` or `failure`
@@ -109,7 +109,9 @@ class Fold(NamedTuple):
 
 
 class Emit(NamedTuple):
-    """A task that a task wants sent. `tensors` are references forwarded from the task's own; `delay_ms` is for timers."""
+    """A task that a task wants sent. `tensors` are references forwarded from the task's own; `delay_ms` is for
+    timers.
+    """
 
     target: str
     payload: bytes
@@ -153,9 +155,9 @@ class Provenance(NamedTuple):
 class FoldResult(NamedTuple):
     """What came of a fold: the outcomes of its first tasks, the last state, and why it ended early, if it did.
 
-    `state` is the state after the last outcome, or None if no task changed it. With `stopped` None there is one outcome per
-    task. `"timeout"`: the task after the last outcome ran past its limit; `"interrupted"`: the worker was told to stop;
-    `"refused"`: the worker cannot run this target at all, `reason` says why.
+    `state` is the state after the last outcome, or None if no task changed it. With `stopped` None there is one
+    outcome per task. `"timeout"`: the task after the last outcome ran past its limit; `"interrupted"`: the worker was
+    told to stop; `"refused"`: the worker cannot run this target at all, `reason` says why.
     """
 
     outcomes: tuple[Outcome, ...]
