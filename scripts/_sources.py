@@ -1,0 +1,59 @@
+"""Which files of the repository are ours, and which of them are PURE. Standard library only.
+
+`check.py` and the house tests in tests/ read this one list. A Python file is PURE when its head says so with the word
+`PURE.`; nothing has to be registered anywhere else. Folders that begin with a dot are not looked into, `.ci` excepted.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PURE_MARK = "PURE."
+TEXT_SUFFIXES = (".py", ".pyi", ".md", ".toml", ".txt", ".c", ".h", ".zig", ".wat", ".sh", ".yml", ".yaml", ".json")
+TEXT_NAMES = ("Procfile", "LICENSE", ".gitignore", "run")
+_SKIPPED = ("build", "dist", "__pycache__", "node_modules")
+
+
+def _files() -> Iterator[Path]:
+    for folder, folders, files in os.walk(REPOSITORY):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in _SKIPPED
+            and not name.endswith(".egg-info")
+            and (name == ".ci" or not name.startswith("."))
+            and not (Path(folder) / name).is_symlink()
+        )
+        for name in sorted(files):
+            yield Path(folder) / name
+
+
+def python_files() -> list[Path]:
+    """Return every Python file of the repository, in a fixed order."""
+    return [path for path in _files() if path.suffix == ".py"]
+
+
+def text_files() -> list[Path]:
+    """Return every file that people read: sources, documents, settings."""
+    return [path for path in _files() if path.suffix in TEXT_SUFFIXES or path.name in TEXT_NAMES]
+
+
+def package_folders() -> list[str]:
+    """Return the top-level folders that are packages: those with an `__init__.py`."""
+    return sorted(path.parent.name for path in REPOSITORY.glob("*/__init__.py") if not path.parent.name.startswith("."))
+
+
+def is_pure(path: Path) -> bool:
+    """Tell whether the head of a Python file says PURE."""
+    head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return head is not None and PURE_MARK in head.split()
+
+
+def pure_files() -> list[Path]:
+    """Return the PURE files of the packages."""
+    packages = package_folders()
+    return [path for path in python_files() if path.parent.name in packages and is_pure(path)]

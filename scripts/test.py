@@ -1,0 +1,75 @@
+"""Run what CI runs: every check of check.py, then the tests. Makes `.venv` first if there is none.
+
+    python3 scripts/test.py                        everything
+    python3 scripts/test.py --fast                 no type checkers, no tests that start processes
+    python3 scripts/test.py tests/broker -k lane   other arguments go to pytest
+
+The last line is pytest's own summary. Exit code 0 means that all checks and all tests passed; docs/TESTING.md says how
+to read and repeat a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from _environment import REPOSITORY, ensure_environment
+from check import run_checks
+
+# pytest ends by itself between two tests after the first; the second is for a test that hangs in native code.
+SESSION_SECONDS_MAX = 2400
+TOTAL_SECONDS_MAX = SESSION_SECONDS_MAX + 180
+
+
+def run_pytest(python: Path, arguments: list[str]) -> int:
+    """Run pytest in a process group of its own and return its exit code; end the group if it takes too long."""
+    command = [str(python), "-m", "pytest", f"--session-timeout={SESSION_SECONDS_MAX}", *arguments]
+    process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
+    try:
+        return process.wait(TOTAL_SECONDS_MAX)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+        _end(process)
+        if isinstance(stop, KeyboardInterrupt):
+            return 130
+        print(f"pytest ran longer than {TOTAL_SECONDS_MAX} s and was ended", flush=True)
+        return 1
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt pytest so that it tells where it stood and cleans up; kill its group if it does not."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if os.name == "nt":
+            process.terminate()
+        else:
+            os.killpg(process.pid, number)
+        try:
+            process.wait(20)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+    process.kill()
+    process.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [-h] [--fast] [pytest arguments ...]",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="Example: python3 scripts/test.py --fast tests/broker -k lane",
+    )
+    parser.add_argument("--fast", action="store_true", help="no type checkers, no tests that start processes")
+    options, arguments = parser.parse_known_args()
+    python = ensure_environment(["dev"])
+    failed = run_checks(python, with_types=not options.fast)
+    status = run_pytest(python, (["-m", "not processes"] if options.fast else []) + arguments)
+    if failed:
+        print(f"checks that failed: {', '.join(failed)} (see the top of the output)", flush=True)
+    return status or (1 if failed else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

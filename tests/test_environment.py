@@ -1,0 +1,62 @@
+"""The tests' own environment: what pytest and its plugins do to the process must not change what is tested."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wasmtime
+
+OUT_OF_BOUNDS = '(module (memory 1) (func (export "f") (drop (i32.load (i32.const 99999999)))))'
+
+LEAVES_A_PROCESS_BEHIND = """
+import subprocess, sys
+def test_leaves_a_process_behind():
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    subprocess.run([sys.executable, "-c", code], check=True)
+"""
+
+
+def test_a_memory_trap_is_an_exception_under_pytest() -> None:
+    """Goal: faulthandler, which pytest enables, does not turn memory traps into crashes.
+
+    Method: make a trap happen here, in the process that pytest set up. A crash would end the whole run.
+    """
+    assert faulthandler.is_enabled()
+    engine = wasmtime.Engine()
+    store = wasmtime.Store(engine)
+    instance = wasmtime.Instance(store, wasmtime.Module(engine, OUT_OF_BOUNDS), [])
+    function = instance.exports(store)["f"]
+    assert isinstance(function, wasmtime.Func)
+    with pytest.raises(wasmtime.Trap) as caught:
+        function(store)
+    assert caught.value.trap_code == wasmtime.TrapCode.MEMORY_OUT_OF_BOUNDS
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the watch needs /proc")
+def test_the_watch_finds_an_orphan(tmp_path: Path) -> None:
+    """Goal: a process whose parent has ended is found, named and ended.
+
+    Method: run pytest, with our conftest and a shorter patience, on a test that leaves a grandchild behind.
+    """
+    conftest = Path(__file__).with_name("conftest.py").read_text(encoding="utf-8")
+    assert "LEFTOVER_SECONDS_MAX = 5.0" in conftest
+    patient = conftest.replace("LEFTOVER_SECONDS_MAX = 5.0", "LEFTOVER_SECONDS_MAX = 0.05")
+    (tmp_path / "conftest.py").write_text(patient, encoding="utf-8")
+    (tmp_path / "test_it.py").write_text(LEAVES_A_PROCESS_BEHIND, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "processes left behind" in done.stdout
+    assert "time.sleep(600)" in done.stdout
+    assert "test_leaves_a_process_behind" in done.stdout
+
+
+def test_run_dir_leaves_room_for_a_socket_name(run_dir: Path) -> None:
+    """Goal: an ipc socket fits below `run_dir`. Method: count; the limit of Linux is 107 bytes, of macOS 103."""
+    assert len(os.fsencode(run_dir / "a-socket-with-a-rather-long-name.sock")) < 103
