@@ -1,0 +1,207 @@
+"""The payload of a model task and of its result: named tensors, inline or by reference. PURE.
+
+    task    {"inputs": {name: tensor}, "outputs": [name, ...]}      "outputs" may be left out: all of the model's
+    result  {"outputs": {name: tensor}}
+    tensor  [dtype, shape, data]      data: bin (little-endian, C order), or int: an index into the tensor
+                                      references beside the payload (`TaskInput.tensors`, `Done.tensors`)
+
+Both are MessagePack and are checked whole before anything uses them: every `BadPayload` names the tensor and the
+rule. The broker never reads them. docs/MODELS.md shows the bytes; change it and `tensor_values.py` with this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from rota.common.errors import BadPayload
+from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX, TENSORS_PER_TASK_MAX
+from rota.common.work import TensorRef
+
+# Names as numpy and ml_dtypes write them. Strings, complex numbers and sub-byte types are not carried.
+DTYPE_BYTES: Final[Mapping[str, int]] = {
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+}
+NAME_CHARS_MAX: Final = 200  # names inside a graph carry their whole scope
+_TENSORS_MAX: Final = 4 * TENSORS_PER_TASK_MAX  # inline and referenced ones together
+
+_SHOWN_CHARS: Final = 60  # of a wrong value in a message
+
+
+class Tensor(NamedTuple):
+    """A tensor of a payload. `data` is its bytes, or the index of its reference."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | int
+
+
+class Call(NamedTuple):
+    """A checked model task. `outputs` is empty where the producer wants all."""
+
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+def encode_call(inputs: Mapping[str, Tensor], outputs: Iterable[str] = ()) -> bytes:
+    """Return the payload of a model task."""
+    wanted = list(outputs)
+    packed: bytes = msgpack.packb({"inputs": inputs, "outputs": wanted} if wanted else {"inputs": inputs})
+    return packed
+
+
+def encode_result(outputs: Mapping[str, Tensor]) -> bytes:
+    """Return the payload of a model's result."""
+    packed: bytes = msgpack.packb({"outputs": outputs})
+    return packed
+
+
+def decode_call(payload: bytes, references: Sequence[TensorRef]) -> Call:
+    """Return the call in `payload`, whose tensors may point into `references`.
+
+    Raises `BadPayload` if it is anything but a model task.
+    """
+    fields = _fields(payload, needed="inputs", optional="outputs")
+    return Call(_tensors(fields["inputs"], "input", references), _wanted(fields.get("outputs", [])))
+
+
+def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, Tensor]:
+    """Return the outputs in the result `payload`, whose tensors may point into `references`.
+
+    Raises `BadPayload` if it is anything but a model's result.
+    """
+    return _tensors(_fields(payload, needed="outputs", optional="")["outputs"], "output", references)
+
+
+def elements(shape: Iterable[int]) -> int:
+    """Return how many elements a shape has."""
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count
+
+
+def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
+    try:
+        fields = msgpack.unpackb(payload, object_pairs_hook=_unique)
+    except ValueError as error:  # every complaint of msgpack is one, UnicodeDecodeError too
+        raise BadPayload(f"the payload is not one MessagePack value: {error or type(error).__name__}") from None
+    if not isinstance(fields, dict) or needed not in fields:
+        raise BadPayload(f'the payload must be a map with "{needed}", got {_shown(fields)}')
+    for name in fields:
+        if name not in (needed, optional):
+            raise BadPayload(f"the payload has an unknown field {_shown(name)}")
+    return fields
+
+
+def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Build a map. Two entries of one name mean something else to every decoder, so they are refused."""
+    pairs = list(pairs)
+    built = dict(pairs)
+    if len(built) != len(pairs):
+        raise ValueError("a name occurs twice in a map")
+    return built
+
+
+def _tensors(value: Any, role: str, references: Sequence[TensorRef]) -> dict[str, Tensor]:
+    if not isinstance(value, dict):
+        raise BadPayload(f'"{role}s" must be a map of name to tensor, got {_shown(value)}')
+    if len(value) > _TENSORS_MAX:
+        raise BadPayload(f"{len(value)} {role}s are more than the {_TENSORS_MAX} that are allowed")
+    return {name: _tensor(name, fields, role, references) for name, fields in value.items()}
+
+
+def _tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -> Tensor:
+    if not _is_name(name):
+        raise BadPayload(f"{role} names are text of 1 to {NAME_CHARS_MAX} characters, got {_shown(name)}")
+    if not isinstance(value, list) or len(value) != 3:
+        raise BadPayload(f'{role} "{name}" must be [dtype, shape, data], got {_shown(value)}')
+    dtype, shape, data = value
+    width = DTYPE_BYTES.get(dtype) if isinstance(dtype, str) else None
+    if width is None:
+        raise BadPayload(f'{role} "{name}" has the unknown dtype {_shown(dtype)}; known: {", ".join(DTYPE_BYTES)}')
+    tensor = Tensor(dtype, _shape(name, shape, role), data)
+    # Empty extents count as 1 here: numpy cannot make a shape whose other extents overflow, even if it holds nothing.
+    if elements(extent or 1 for extent in tensor.shape) * width > TENSOR_BYTES_MAX:
+        raise BadPayload(
+            f'{role} "{name}" of {list(tensor.shape)} is over the {TENSOR_BYTES_MAX} bytes that are allowed'
+        )
+    size_bytes = elements(tensor.shape) * width
+    if isinstance(data, bytes):
+        _check_inline(name, tensor, size_bytes, role)
+    else:
+        _check_reference(name, tensor, role, references)
+    return tensor
+
+
+def _shape(name: str, value: Any, role: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > TENSOR_RANK_MAX or not all(_is_count(extent) for extent in value):
+        raise BadPayload(
+            f'{role} "{name}" has the shape {_shown(value)}; it must be a list of up to {TENSOR_RANK_MAX} counts'
+        )
+    return tuple(value)
+
+
+def _check_inline(name: str, tensor: Tensor, size_bytes: int, role: str) -> None:
+    assert isinstance(tensor.data, bytes)
+    if len(tensor.data) != size_bytes:
+        raise BadPayload(
+            f'{role} "{name}" has {len(tensor.data)} bytes, but {tensor.dtype} {list(tensor.shape)} needs {size_bytes}'
+        )
+    # Native code reads a bool as one byte and may do anything with a 2.
+    if tensor.dtype == "bool" and tensor.data.translate(None, b"\0\1"):
+        raise BadPayload(f'{role} "{name}" is bool and holds bytes other than 0 and 1')
+
+
+def _check_reference(name: str, tensor: Tensor, role: str, references: Sequence[TensorRef]) -> None:
+    index = tensor.data
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise BadPayload(f'{role} "{name}" must hold bin or the index of a tensor reference, got {_shown(index)}')
+    if not 0 <= index < len(references):
+        raise BadPayload(f'{role} "{name}" points at tensor reference {index}; there are {len(references)}')
+    reference = references[index]
+    if (reference.dtype, tuple(reference.shape)) != (tensor.dtype, tensor.shape):
+        raise BadPayload(
+            f'{role} "{name}" is {tensor.dtype} {list(tensor.shape)}, but tensor reference {index} is '
+            f"{reference.dtype} {list(reference.shape)}"
+        )
+
+
+def _wanted(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _TENSORS_MAX or not all(_is_name(name) for name in value):
+        raise BadPayload(f'"outputs" must be a list of up to {_TENSORS_MAX} names, got {_shown(value)}')
+    if len(dict.fromkeys(value)) != len(value):
+        raise BadPayload('"outputs" names an output twice')
+    return tuple(value)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX
+
+
+def _is_count(value: Any) -> bool:
+    # 2**48 elements are more than any machine maps, and keep the products below small.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
