@@ -58,7 +58,7 @@ ALWAYS_PURE = (
 IMPURE_MODULES = (
     "asyncio", "concurrent", "ctypes", "datetime", "logging", "mmap", "multiprocessing", "onnxruntime", "os", "pathlib",
     "platform", "random", "secrets", "select", "selectors", "shutil", "signal", "socket", "sqlite3", "subprocess",
-    "sys", "tempfile", "threading", "time", "uuid", "wasmtime", "zmq",
+    "tempfile", "threading", "time", "uuid", "wasmtime", "zmq",
 )  # fmt: skip
 IMPURE_CALLS = ("hash", "id", "open", "input", "print")
 # What a loop over a set gives to these does not depend on the order of the loop.

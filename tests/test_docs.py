@@ -1,0 +1,180 @@
+"""The documents name everything that a user can meet: commands, options, settings, messages, errors, failure kinds.
+
+What exists is read from the code (the command tree, the tables of common/), so nothing can be added without a word
+about it. A test here that fails is mended in docs/, not here. Names must stand as words of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SETTING = re.compile(r"\bROTA_[A-Z][A-Z0-9_]*\b")
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+
+
+def _text(*names: str) -> str:
+    paths = [REPOSITORY / name for name in names] if names else DOCUMENTS
+    for path in paths:
+        assert path.is_file(), f"{path.relative_to(REPOSITORY)} does not exist"
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
+
+
+def _missing(words: list[str], text: str) -> list[str]:
+    """Return the words that the text does not have as words of their own; `--dir` is not `--directory`."""
+    return [word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text)]
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def _root_command() -> click.Command:
+    """Find the command that the console script runs, whether `main` is the group itself or a function around it."""
+    import rota.cli.__main__ as entry
+
+    if isinstance(entry.main, click.Command):
+        return entry.main
+    groups = [value for value in vars(entry).values() if isinstance(value, click.Group)]
+    assert groups, "rota.cli.__main__ has no click group"
+    return max(groups, key=lambda group: len(group.list_commands(click.Context(group))))
+
+
+def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below this one, with the words one types to reach it."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            found = command.get_command(context, child)
+            assert found is not None
+            yield from _commands(found, f"{name} {child}")
+
+
+def test_every_command_and_option_is_documented() -> None:
+    """Goal: docs/CLI.md names each command and each option. Method: walk click's tree."""
+    text = _text("docs/CLI.md")
+    commands = [(name, command) for name, command in _commands(_root_command(), "rota") if not command.hidden]
+    assert len(commands) > 20, "the command tree is not what it was"
+    options = {
+        option
+        for _, command in commands
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.hidden
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert not _missing([name for name, _ in commands], text)
+    assert not _missing(sorted(options), text)
+
+
+def test_every_command_explains_itself() -> None:
+    """Goal: `--help` is enough. Method: each command and each option has a help text."""
+    for name, command in _commands(_root_command(), "rota"):
+        assert command.help, f"{name} has no help text"
+        silent = [p.name for p in command.params if isinstance(p, click.Option) and not p.help and not p.hidden]
+        assert not silent, f"{name}: options without a help text: {silent}"
+
+
+def test_every_documented_command_exists() -> None:
+    """Goal: no document shows a command that is not there. Method: each `rota WORD` in code against the tree."""
+    known = {name.split()[1] for name, _ in _commands(_root_command(), "rota") if " " in name}
+    for path in DOCUMENTS:
+        if "decisions" not in path.parts:
+            shown = re.findall(r"(?:^\s*(?:\$ )?|`)rota ([a-z][a-z-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            unknown = sorted(set(shown) - known)
+            assert not unknown, f"{path.relative_to(REPOSITORY)} shows commands that do not exist: {unknown}"
+
+
+def test_every_setting_is_documented() -> None:
+    """Goal: each ROTA_ variable is explained. Method: search all Python sources for their names."""
+    files = [path for path in REPOSITORY.glob("[!.]*/*.py") if path.parent.name != "tests"]
+    settings = sorted({name for path in files for name in SETTING.findall(path.read_text(encoding="utf-8"))})
+    assert "ROTA_DIR" in settings
+    assert not _missing(settings, _text())
+
+
+# --- the wire -------------------------------------------------------------------------------------
+
+
+def _messages() -> dict[str, tuple[str, ...]]:
+    """Return the fields of every message and part of a message, by its name."""
+    from rota.common import messages
+
+    found: dict[str, Any] = {
+        name: value
+        for name, value in vars(messages).items()
+        if isinstance(value, type) and value.__module__ == messages.__name__ and hasattr(value, "_fields")
+    }
+    assert len(found) > 20, "common/messages.py is not what it was"
+    return {name: value._fields for name, value in found.items()}
+
+
+def _section(text: str, name: str) -> str:
+    """Return the document from the heading that names the message to the next heading of the same or a higher level."""
+    match = re.search(rf"^(#+)[^\n]*(?<!\w){name}(?!\w)[^\n]*\n", text, re.MULTILINE)
+    if match is None:
+        return ""
+    end = re.search(rf"^#{{1,{len(match.group(1))}}} ", text[match.end() :], re.MULTILINE)
+    return text[match.start() : match.end() + end.start()] if end else text[match.start() :]
+
+
+@pytest.mark.parametrize(("name", "fields"), _messages().items(), ids=_messages())
+def test_every_message_and_field_is_documented(name: str, fields: tuple[str, ...]) -> None:
+    """Goal: a producer can be written from docs/PROTOCOL.md. Method: its section names every field of the message.
+
+    Messages that share one section are all in its heading. A message without a heading must be in the document, and its
+    fields anywhere in it.
+    """
+    text = _text("docs/PROTOCOL.md")
+    assert not _missing([name], text)
+    assert not _missing(list(fields), _section(text, name) or text)
+
+
+def test_every_query_is_documented() -> None:
+    """Goal: each read-only question is explained. Method: the list of questions against docs/PROTOCOL.md."""
+    from rota.common.messages import QUERIES
+
+    assert not _missing(list(QUERIES), _text("docs/PROTOCOL.md"))
+
+
+def test_every_error_code_is_documented() -> None:
+    """Goal: each error code is explained. Method: the table of codes against docs/PROTOCOL.md."""
+    from rota.common.errors import CODES
+
+    assert not _missing(list(CODES), _text("docs/PROTOCOL.md"))
+
+
+def test_every_failure_kind_is_documented() -> None:
+    """Goal: each way a task can fail is explained. Method: the list of kinds, in backquotes, against the documents."""
+    from rota.common.work import FAILURE_KINDS
+
+    text = _text()
+    assert not [kind for kind in FAILURE_KINDS if f"`{kind}`" not in text]
+
+
+# --- the documents themselves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, REPOSITORY / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    """Goal: no link inside the repository is dead. Method: follow each relative one."""
+    targets = [target for target in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in target]
+    dead = [target for target in targets if not (path.parent / target).exists()]
+    assert not dead
+
+
+def test_every_decision_is_in_the_index() -> None:
+    """Goal: decisions are found. Method: the files of docs/decisions/ against its README, and their numbers."""
+    folder = REPOSITORY / "docs" / "decisions"
+    records = sorted(path.name for path in folder.glob("[0-9]*.md"))
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in records if f"({name})" not in index]
+    numbers = [name[:4] for name in records]
+    assert len(numbers) == len(set(numbers)), "two decisions have the same number"
+    assert all(re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", name) for name in records)
