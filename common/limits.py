@@ -63,7 +63,8 @@ TIMEOUT_GRACE_MS: Final = 5_000  # past a fold's own limits, before a silent wor
 
 # --- code -----------------------------------------------------------------------------------------
 MODULE_BYTES_MAX: Final = 48 << 20
-WASM_ITEMS_MAX: Final = 100_000  # entries of one section: reading them stays well below a second
+WASM_ITEMS_MAX: Final = 100_000  # entries of one section: with the next, the broker reads any module in about a second
+WASM_SECTION_BYTES_MAX: Final = 1 << 20  # of a section that the broker reads; code and data are not read
 COMPILE_MS_MAX: Final = 60_000
 COMPILE_MEMORY_BYTES_MAX: Final = 4 << 30
 

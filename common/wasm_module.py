@@ -1,0 +1,348 @@
+"""What a WebAssembly module asks for and offers, read from its bytes, and whether Rota can run it. PURE.
+
+The broker reads a module at deploy, where no engine is installed, so that whoever deploys learns at once which import
+or export is wrong. This is no validator: instructions are never looked at, the worker's engine validates them. What is
+looked at is checked fully: any bytes either give an interface or raise `CodeError` with the offset.
+
+Quoted titles are those of the core specification, chapter "Binary Format", part "Modules":
+https://webassembly.github.io/spec/core/binary/modules.html. Integers, names and types: `wasm_binary.py`. The ABI that
+`check_interface` holds a module to is told in docs/AGENTS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Union
+
+from rota.common.errors import CodeError
+from rota.common.limits import WASM_SECTION_BYTES_MAX
+from rota.common.wasm_binary import (
+    FuncType,
+    GlobalType,
+    MemoryType,
+    Reader,
+    TableType,
+    read_global_type,
+    read_memory_type,
+    read_table_type,
+    read_value_types,
+    skip_constant,
+)
+from rota.common.work import AGENT, FUNCTION
+
+External = Union[FuncType, MemoryType, TableType, GlobalType]  # noqa: UP007 - a runtime alias
+_CUSTOM_SECTIONS_MAX: Final = 1_000  # compilers write fewer than twenty
+_SHOWN_CHARS: Final = 120  # of a name in a message
+_KINDS: Final = ("func", "table", "memory", "global", "tag")  # "Import Section": the code is the place
+
+
+class Import(NamedTuple):
+    """Something a module wants from its host. A tag's signature is that of its exception."""
+
+    module: str
+    name: str
+    kind: str
+    signature: External
+
+
+class Export(NamedTuple):
+    kind: str
+    signature: External
+
+
+@dataclass(frozen=True, slots=True)
+class WasmInterface:
+    """Everything of a module that its host meets. `memories` includes imported ones."""
+
+    imports: tuple[Import, ...]
+    exports: Mapping[str, Export]
+    memories: tuple[MemoryType, ...]
+    has_start: bool
+
+
+def inspect_module(data: bytes) -> WasmInterface:
+    """Return the interface of a core WebAssembly module. Raises `CodeError` if these bytes are none."""
+    reader = Reader(data, 0, len(data))
+    _read_preamble(reader)
+    module = _Module()
+    previous = customs = 0
+    while reader.position < reader.end:
+        start = reader.position
+        section = reader.byte("a section id")
+        body = reader.sub(reader.count("a section's size"), "a section")
+        if section == 0:
+            body.name("a custom section's name")  # "Custom Section"; the rest of it is anyone's
+            customs += 1
+            if customs > _CUSTOM_SECTIONS_MAX:
+                raise reader.error(f"more than {_CUSTOM_SECTIONS_MAX} custom sections", start)
+            continue
+        # "Sections": each at most once, in the order of _SECTIONS.
+        if section not in _SECTIONS:
+            raise reader.error(f"unknown section {section}", start)
+        order = tuple(_SECTIONS).index(section) + 1
+        if order <= previous:
+            raise reader.error(f"section {section} is repeated or out of order", start)
+        previous = order
+        read = _SECTIONS[section]
+        if read is not None:
+            if read is not _read_code and body.end - body.position > WASM_SECTION_BYTES_MAX:
+                raise reader.error(f"section {section} is over {WASM_SECTION_BYTES_MAX} bytes", start)
+            read(body, module)
+            body.expect_end(f"section {section}")
+    if module.function_bodies != len(module.spaces["func"]) - module.imported_functions:
+        raise reader.error("the function and code sections differ in length", len(data))
+    return WasmInterface(tuple(module.imports), module.exports, tuple(module.spaces["memory"]), module.has_start)
+
+
+# --- what Rota takes --------------------------------------------------------------------------------------------------
+
+_I32, _I64 = "i32", "i64"
+_ALLOC: Final = FuncType((_I32,), (_I32,))
+_CALL: Final = FuncType((_I32, _I32), (_I64,))
+_INITIALIZE: Final = FuncType((), ())
+
+IMPORTS_ALLOWED: Final[Mapping[tuple[str, str], FuncType]] = {
+    ("rota", "tensor_read"): FuncType((_I32, _I64, _I32, _I32), (_I32,)),
+}
+ROLES: Final[Mapping[str, Mapping[str, tuple[str, FuncType]]]] = {
+    AGENT: {"alloc": ("rota_alloc", _ALLOC), "step": ("rota_step", _CALL)},
+    FUNCTION: {"alloc": ("rota_alloc", _ALLOC), "call": ("rota_call", _CALL)},
+}
+
+
+def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[str, str]) -> None:
+    """Raise `CodeError` if a module cannot run as this kind of code; the message names what is wrong and the remedy.
+
+    `exports` maps roles of kind `function` to the module's own names; a role that is left out has its usual name.
+    """
+    if code_kind not in ROLES:
+        raise CodeError(
+            f"a WebAssembly module cannot be deployed as {code_kind!r}: use one of {', '.join(ROLES)}", kind=code_kind
+        )
+    _check_roles(code_kind, exports)
+    for wanted in interface.imports:
+        _check_import(wanted)
+    _check_export(interface, "memory", None, "the host passes messages through it: link with --export-memory")
+    for role, (usual, signature) in ROLES[code_kind].items():
+        name = exports.get(role, usual)
+        remedy = f"export a function of this name and type (role {role!r}"
+        remedy += "" if code_kind == AGENT else "; another name can be given at deploy"
+        _check_export(interface, name, signature, f"{remedy}; docs/AGENTS.md has templates)")
+    if "_initialize" in interface.exports:
+        _check_export(
+            interface, "_initialize", _INITIALIZE, "build a WASI reactor (-mexec-model=reactor), or leave it out"
+        )
+
+
+def _check_roles(code_kind: str, exports: Mapping[str, str]) -> None:
+    for role, name in exports.items():
+        if code_kind == AGENT:
+            raise CodeError(f"kind agent has fixed export names and takes none for {role!r}: leave it out", role=role)
+        if role not in ROLES[code_kind]:
+            known = ", ".join(ROLES[code_kind])
+            raise CodeError(f"{role!r} is no role of kind {code_kind}: use {known}", role=role)
+        if not isinstance(name, str):
+            raise CodeError(f"the export name of role {role!r} must be text, not {name!r}", role=role)
+
+
+def _check_import(wanted: Import) -> None:
+    where = f"{wanted.module}.{wanted.name}"[:_SHOWN_CHARS]
+    allowed = IMPORTS_ALLOWED.get((wanted.module, wanted.name))
+    if allowed is None:
+        offered = ", ".join(f"{module}.{name}" for module, name in IMPORTS_ALLOWED)
+        raise CodeError(
+            f"the module imports {where!r} ({wanted.kind}), which is not offered: the only import is {offered}; "
+            f"{_import_remedy(wanted)}",
+            **{"import": where},
+        )
+    if wanted.kind != "func" or wanted.signature != allowed:
+        raise CodeError(
+            f"the module imports {where!r} as {wanted.kind} {wanted.signature} and it is func {allowed}: declare it so",
+            **{"import": where},
+        )
+
+
+def _import_remedy(wanted: Import) -> str:
+    if wanted.module.startswith("wasi"):
+        return "build without WASI (a freestanding target such as wasm32-freestanding or wasm32-unknown-unknown)"
+    if wanted.module == "env":
+        return "define the symbol in the module; a linker flag such as --allow-undefined hides that it is missing"
+    if wanted.module.startswith(("__wbindgen", "wbg")):
+        return "build without wasm-bindgen"
+    return "remove it and return what the module wants done as emits"
+
+
+def _check_export(interface: WasmInterface, name: str, signature: FuncType | None, remedy: str) -> None:
+    wanted = f"func {signature}" if signature else "memory"
+    found = interface.exports.get(name)
+    if found is None:
+        raise CodeError(f"the module has no export {name!r} ({wanted} is needed): {remedy}", export=name)
+    if found.kind != ("func" if signature else "memory") or (signature and found.signature != signature):
+        has = f"func {found.signature}" if found.kind == "func" else found.kind
+        raise CodeError(f"the module's export {name!r} is {has} and {wanted} is needed: {remedy}", export=name)
+
+
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+
+class _Module:
+    """What the sections have told so far. Each kind has its own index space, which starts with the imports."""
+
+    def __init__(self) -> None:
+        self.types: list[FuncType] = []
+        self.imports: list[Import] = []
+        self.spaces: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
+        self.exports: dict[str, Export] = {}
+        self.imported_functions = 0
+        self.function_bodies = 0
+        self.has_start = False
+
+
+def _read_preamble(reader: Reader) -> None:
+    """Check magic and version ("Modules")."""
+    head = reader.data[:8]
+    if head[:4] != b"\0asm":
+        if head.lstrip()[:1] in (b"(", b";"):
+            raise CodeError("this is WebAssembly text, not a module: translate it with `wat2wasm` first", offset=0)
+        raise CodeError("this is no WebAssembly module: it does not start with \\0asm", offset=0)
+    if len(head) < 8:
+        raise CodeError(f"the module ends at offset {len(head)}, within its version", offset=len(head))
+    # A component has layer 1 where a core module has layer 0 (component-model, design/mvp/Binary.md, "Component
+    # Definitions").
+    if head[6:8] == b"\x01\x00":
+        raise CodeError(
+            "this is a WebAssembly component, and a core module is needed: deploy the core module it was made of",
+            offset=6,
+        )
+    if head[4:8] != b"\x01\0\0\0":
+        raise CodeError(f"WebAssembly version {int.from_bytes(head[4:8], 'little')} is unknown: version 1 is", offset=4)
+    reader.position = 8
+
+
+def _read_types(body: Reader, module: _Module) -> None:
+    # "Type Section".
+    for _ in range(body.items("types")):
+        start = body.position
+        form = body.byte("a type")
+        if form != 0x60:  # 0x4E-0x50, 0x5E and 0x5F are recursive, structure and array types
+            raise body.error(f"type form 0x{form:02x} is not a function type: build without garbage collection", start)
+        module.types.append(FuncType(read_value_types(body), read_value_types(body)))
+
+
+def _read_imports(body: Reader, module: _Module) -> None:
+    # "Import Section".
+    for _ in range(body.items("imports")):
+        origin, name = body.name("an import's module"), body.name("an import's name")
+        kind = _read_kind(body)
+        signature = _TYPE_READERS[kind](body, module)
+        module.imports.append(Import(origin, name, kind, signature))
+        module.spaces[kind].append(signature)
+    module.imported_functions = len(module.spaces["func"])
+
+
+def _read_functions(body: Reader, module: _Module) -> None:
+    # "Function Section".
+    for _ in range(body.items("functions")):
+        module.spaces["func"].append(_read_func_type(body, module))
+
+
+def _read_tables(body: Reader, module: _Module) -> None:
+    # "Table Section". The long form 0x40 0x00 carries an initial value.
+    for _ in range(body.items("tables")):
+        initialized = body.peek() == 0x40
+        if initialized and body.take(2, "a table") != b"\x40\x00":
+            raise body.error("a table's prefix is not 0x40 0x00", body.position - 2)
+        module.spaces["table"].append(read_table_type(body))
+        if initialized:
+            skip_constant(body)
+
+
+def _read_memories(body: Reader, module: _Module) -> None:
+    # "Memory Section".
+    for _ in range(body.items("memories")):
+        module.spaces["memory"].append(read_memory_type(body))
+
+
+def _read_tags(body: Reader, module: _Module) -> None:
+    # "Tag Section".
+    for _ in range(body.items("tags")):
+        module.spaces["tag"].append(_read_tag_type(body, module))
+
+
+def _read_globals(body: Reader, module: _Module) -> None:
+    # "Global Section".
+    for _ in range(body.items("globals")):
+        module.spaces["global"].append(read_global_type(body))
+        skip_constant(body)
+
+
+def _read_exports(body: Reader, module: _Module) -> None:
+    # "Export Section".
+    for _ in range(body.items("exports")):
+        start = body.position
+        name = body.name("an export's name")
+        if name in module.exports:
+            raise body.error(f"export {name[:_SHOWN_CHARS]!r} is given twice", start)
+        kind = _read_kind(body)
+        module.exports[name] = Export(kind, body.index(module.spaces[kind], kind))
+
+
+def _read_start(body: Reader, module: _Module) -> None:
+    # "Start Section".
+    start = body.position
+    if body.index(module.spaces["func"], "func") != FuncType((), ()):
+        raise body.error("the start function takes or returns something", start)
+    module.has_start = True
+
+
+def _read_code(body: Reader, module: _Module) -> None:
+    # "Code Section": only how many bodies there are, and where each ends.
+    module.function_bodies = body.items("function bodies")
+    for _ in range(module.function_bodies):
+        body.skip(body.count("a function body's size"), "a function body")
+
+
+_SECTIONS: Final[dict[int, Callable[[Reader, _Module], None] | None]] = {
+    1: _read_types,
+    2: _read_imports,
+    3: _read_functions,
+    4: _read_tables,
+    5: _read_memories,
+    13: _read_tags,
+    6: _read_globals,
+    7: _read_exports,
+    8: _read_start,
+    9: None,  # elements
+    12: None,  # data count
+    10: _read_code,
+    11: None,  # data
+}
+
+
+def _read_func_type(body: Reader, module: _Module) -> FuncType:
+    return body.index(module.types, "type")
+
+
+def _read_tag_type(body: Reader, module: _Module) -> FuncType:
+    start = body.position
+    if body.byte("a tag") != 0:
+        raise body.error("a tag is not an exception", start)
+    return _read_func_type(body, module)
+
+
+def _read_kind(body: Reader) -> str:
+    start = body.position
+    kind = body.byte("the kind of an import or export")
+    if kind >= len(_KINDS):
+        raise body.error(f"0x{kind:02x} is no kind of import or export", start)
+    return _KINDS[kind]
+
+
+_TYPE_READERS: Final[dict[str, Callable[[Reader, _Module], External]]] = {
+    "func": _read_func_type,
+    "table": lambda body, module: read_table_type(body),
+    "memory": lambda body, module: read_memory_type(body),
+    "global": lambda body, module: read_global_type(body),
+    "tag": _read_tag_type,
+}
