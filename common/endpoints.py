@@ -1,0 +1,193 @@
+"""Where things are: the sub-folders of a run folder, and the four addresses of its broker.
+
+Default addresses are `ipc://` sockets in a folder that only its owner can enter. Where those cannot be had (Windows, or
+`--bind tcp://127.0.0.1:PORT`) the broker writes the ports into `endpoints.json`, and everybody else reads them there.
+Nothing but the loopback is allowed until connections are encrypted. A new address has to be added to `Endpoints`,
+`_NAMES` and docs/PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import socket
+import stat
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rota.common.errors import ConfigError
+
+# The address of a socket file must fit `sun_path` with its closing zero: 108 bytes on Linux (unix(7)), 104 on macOS.
+SOCKET_PATH_BYTES_MAX: Final = 107 if sys.platform == "linux" else 103
+PORTS: Final = 4
+
+_NAMES: Final = ("frontend", "backend", "events", "query")
+_TCP: Final = re.compile(r"tcp://([^/:]+|\[[^\]/]+\]):(\d{1,5})")
+_PRIVATE: Final = 0o700
+
+
+class Endpoints(NamedTuple):
+    """The addresses of a broker: for producers, for workers, for watchers, and for read-only questions."""
+
+    frontend: str
+    backend: str
+    events: str
+    query: str
+
+    @staticmethod
+    def of(run_dir: Path, bind: str | None = None) -> Endpoints:
+        """Return where the broker of a run folder is to be reached.
+
+        Raises `ConfigError` for an address that is not allowed, and on Windows when no broker has started there yet.
+        """
+        if bind:
+            return _tcp_endpoints(bind)
+        folder = RunFolder(run_dir)
+        if folder.endpoints_file.exists():
+            return _read(folder.endpoints_file)
+        if sys.platform == "win32":
+            raise ConfigError(f"no broker has started in {folder.root}: start one, or set ROTA_BIND", dir=str(run_dir))
+        return _ipc_endpoints(folder)
+
+    @staticmethod
+    def publish(run_dir: Path, bind: str | None = None) -> Endpoints:
+        """Decide, as the broker of a run folder, what to bind, and leave word of it for everybody else.
+
+        Call it with the run folder prepared and its journal locked, and bind next.
+        """
+        folder = RunFolder(run_dir)
+        if not bind and sys.platform != "win32":
+            folder.endpoints_file.unlink(missing_ok=True)  # left by an earlier run with other addresses
+            return _ipc_endpoints(folder)
+        endpoints = _tcp_endpoints(bind) if bind else Endpoints(*_free_addresses())
+        unfinished = folder.endpoints_file.with_suffix(".new")
+        unfinished.write_text(json.dumps(endpoints._asdict()) + "\n", encoding="utf-8")
+        os.replace(unfinished, folder.endpoints_file)
+        return endpoints
+
+
+class RunFolder:
+    """The folder of one run, and what is where in it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.root = Path(os.path.abspath(run_dir))
+        self.journal = self.root / "run.rota"
+        self.modules = self.root / "modules"
+        self.artefacts = self.root / "artefacts"
+        self.models = self.root / "models"
+        self.tensors = self.root / "tensors"
+        self.logs = self.root / "logs"
+        self.sockets = self.root / "sockets"
+        self.endpoints_file = self.root / "endpoints.json"
+
+    def prepare(self) -> RunFolder:
+        """Make the folder and its parts where they are missing, closed to everybody but their owner."""
+        parts = (self.modules, self.artefacts, self.models, self.tensors, self.logs, self.sockets)
+        try:
+            self.root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            for part in parts:
+                part.mkdir(mode=_PRIVATE, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the run folder {self.root} cannot be made: {error.strerror}; name another with --dir or ROTA_DIR",
+                dir=str(self.root),
+            ) from error
+        return self
+
+
+# --- socket files ---------------------------------------------------------------------------------
+
+
+def _ipc_endpoints(folder: RunFolder) -> Endpoints:
+    sockets = folder.sockets
+    if max(len(os.fsencode(sockets / f"{name}.sock")) for name in _NAMES) > SOCKET_PATH_BYTES_MAX:
+        sockets = _short_folder(folder.root)
+    _check_private(sockets)
+    return Endpoints(*(f"ipc://{sockets / name}.sock" for name in _NAMES))
+
+
+def _short_folder(root: Path) -> Path:
+    """Return a folder with a short path for the sockets of a run folder whose own path is too long."""
+    user = os.getuid() if sys.platform != "win32" else 0
+    digest = hashlib.sha256(os.fsencode(root) + b"\0" + str(user).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"rota-{digest}"
+    folder.mkdir(mode=_PRIVATE, exist_ok=True)
+    return folder
+
+
+def _check_private(folder: Path) -> None:
+    """Refuse a folder of sockets that somebody else owns or can enter: whoever can, could pose as the broker."""
+    if sys.platform == "win32":
+        return
+    try:
+        status = os.lstat(folder)
+    except FileNotFoundError:
+        return  # no broker has been here; the connection waits for one
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigError(
+            f"{folder} must be a folder of yours with mode 0700: run `chmod 700 {folder}` or remove it",
+            folder=str(folder),
+        )
+
+
+# --- ports of the loopback ------------------------------------------------------------------------
+
+
+def _tcp_endpoints(bind: str) -> Endpoints:
+    """Return four neighbouring ports from the one that `bind` names."""
+    port = _check_loopback(bind)
+    if port + PORTS - 1 > 65_535 or port == 0:
+        raise ConfigError(f"--bind {bind}: the port must be from 1 to {65_536 - PORTS}; {PORTS} in a row are used")
+    return Endpoints(*(f"tcp://127.0.0.1:{port + offset}" for offset in range(PORTS)))
+
+
+def _check_loopback(address: str) -> int:
+    match = _TCP.fullmatch(address)
+    if match is None:
+        raise ConfigError(f"{address!r} is no address: use tcp://127.0.0.1:PORT (--bind, ROTA_BIND)", address=address)
+    host, port = match[1], int(match[2])
+    if host != "localhost" and not _is_loopback(host):
+        raise ConfigError(
+            f"{address} can be reached from other hosts, which needs CURVE encryption; that is not yet available: "
+            "use tcp://127.0.0.1:PORT (--bind, ROTA_BIND)",
+            address=address,
+        )
+    return port
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        return False  # a name, which may mean any host, or IPv6, which our sockets do not use
+
+
+def _free_addresses() -> list[str]:
+    """Return addresses whose ports are free now. One may be taken before it is bound: the bind then says so."""
+    held = [socket.socket() for _ in _NAMES]
+    try:
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [f"tcp://127.0.0.1:{one.getsockname()[1]}" for one in held]
+    finally:
+        for one in held:
+            one.close()
+
+
+def _read(path: Path) -> Endpoints:
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        endpoints = Endpoints(**value)
+        addresses = [address for address in endpoints if isinstance(address, str)]
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}): remove it and restart the broker", path=str(path)) from error
+    if len(addresses) != PORTS:
+        raise ConfigError(f"{path} is damaged: remove it and restart the broker", path=str(path))
+    for address in addresses:
+        _check_loopback(address)
+    return endpoints

@@ -1,0 +1,149 @@
+"""The only file that creates sockets, ZeroMQ's and the small pairs that wake a poller.
+
+Every option that matters is set here, with its reason. A socket belongs to the thread that made it. Nothing blocks:
+senders pass `zmq.NOBLOCK` and keep what does not fit in bounded queues of their own. Options are explained in
+zmq_setsockopt(3); a change of a queue length here changes what docs/PROTOCOL.md says about slow peers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+import zmq
+
+from rota.common.errors import ConfigError
+from rota.common.limits import MESSAGE_BYTES_MAX
+
+LINGER_LAST_MS: Final = 1_000  # how long a last word (Goodbye, a refusal) may take to leave at an orderly end
+
+_QUEUE_MESSAGES: Final = 1_000  # libzmq's own default; per connection, and messages are batches
+_EVENTS_QUEUE_MESSAGES: Final = 10_000  # events are small; a watcher that lags further sees a gap in their numbers
+_MESSAGE_SLACK_BYTES: Final = 1 << 10  # a message a little too large gets an answer, not a cut connection
+_BACKLOG: Final = 1_024  # producers that come back all at once after a restart
+_HANDSHAKE_MS: Final = 5_000  # connections that do not speak ZMTP go away after this
+_RECONNECT_MS: Final = 50
+_RECONNECT_MS_MAX: Final = 2_000  # the wait doubles up to this, so that a broker that starts is not drowned
+
+Socket = zmq.Socket[bytes]
+
+
+def context() -> zmq.Context[Socket]:
+    """Return the one context of a process; `destroy` it last."""
+    made = zmq.Context(io_threads=1)  # one thread carries gigabytes per second (zguide, chapter 2)
+    # Beyond libzmq's 1,023 only the broker's own descriptors count; connections are no sockets in its sense.
+    made.set(zmq.MAX_SOCKETS, 64)
+    return made
+
+
+def router(context: zmq.Context[Socket], endpoint: str) -> Socket:
+    """Bind a ROUTER: the broker's side for producers, workers and questions."""
+    made = _socket(context, zmq.ROUTER)
+    made.set(zmq.ROUTER_MANDATORY, 1)  # a message to a peer that has gone is an error, not silence
+    made.set(zmq.ROUTER_HANDOVER, 0)  # nobody may take over the name of a live connection
+    _bind(made, endpoint)
+    return made
+
+
+def dealer(context: zmq.Context[Socket], endpoint: str) -> Socket:
+    """Connect a DEALER: the side of a producer, a worker or somebody with a question.
+
+    It has no identity of its own, so that the broker names each connection anew and an old one never gets what is meant
+    for the next. It connects in the background and again after a loss; what was sent meanwhile waits.
+    """
+    made = _socket(context, zmq.DEALER)
+    made.set(zmq.IMMEDIATE, 0)  # queue while the broker is away: the first message need not wait for the connection
+    _connect(made, endpoint)
+    return made
+
+
+def publisher(context: zmq.Context[Socket], endpoint: str) -> Socket:
+    """Bind the PUB socket of events. A watcher that does not keep up loses events, the broker never waits."""
+    made = _socket(context, zmq.PUB)
+    made.set(zmq.SNDHWM, _EVENTS_QUEUE_MESSAGES)
+    _bind(made, endpoint)
+    return made
+
+
+def subscriber(context: zmq.Context[Socket], endpoint: str, topics: Iterable[str]) -> Socket:
+    """Connect a SUB socket for these topics; an empty string stands for all."""
+    made = _socket(context, zmq.SUB)
+    made.set(zmq.RCVHWM, _EVENTS_QUEUE_MESSAGES)
+    for topic in topics:
+        made.set(zmq.SUBSCRIBE, topic.encode())
+    _connect(made, endpoint)
+    return made
+
+
+class WakePair:
+    """Two ends of a local connection: any thread or signal handler wakes the poller that watches the other one."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return what a poller watches."""
+        return self._read.fileno()
+
+    def write_fileno(self) -> int:
+        """Return the other end, for `signal.set_wakeup_fd`."""
+        return self._write.fileno()
+
+    def wake(self, data: bytes = b"\0") -> None:
+        """Make the poller return. With the buffer full it is about to do so anyway."""
+        with contextlib.suppress(BlockingIOError):
+            self._write.send(data)
+
+    def take(self) -> bytes:
+        """Return, and forget, what came in."""
+        try:
+            return self._read.recv(4_096)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        self._read.close()
+        self._write.close()
+
+
+def _socket(context: zmq.Context[Socket], kind: int) -> Socket:
+    made = context.socket(kind)
+    made.set(zmq.LINGER, 0)  # what is unsent when a connection is given up must not come out later; see LINGER_LAST_MS
+    made.set(zmq.SNDHWM, _QUEUE_MESSAGES)
+    made.set(zmq.RCVHWM, _QUEUE_MESSAGES)
+    made.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX + _MESSAGE_SLACK_BYTES)  # the memory that one stranger can claim
+    made.set(zmq.IPV6, 0)  # the loopback has one address
+    made.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    made.set(zmq.TCP_KEEPALIVE, 1)  # a peer whose host vanished is noticed without traffic: 30 s, then 3 probes
+    made.set(zmq.TCP_KEEPALIVE_IDLE, 30)
+    made.set(zmq.TCP_KEEPALIVE_INTVL, 10)
+    made.set(zmq.TCP_KEEPALIVE_CNT, 3)
+    return made
+
+
+def _bind(made: Socket, endpoint: str) -> None:
+    made.set(zmq.BACKLOG, _BACKLOG)
+    try:
+        # libzmq removes a socket file that is in the way: hold the lock of the journal first, or two brokers would
+        # take each other's place.
+        made.bind(endpoint)
+    except zmq.ZMQError as error:
+        made.close(linger=0)
+        raise ConfigError(
+            f"{endpoint} cannot be bound: {error.strerror}; stop what uses it, or name another with --bind or --dir",
+            endpoint=endpoint,
+        ) from error
+
+
+def _connect(made: Socket, endpoint: str) -> None:
+    made.set(zmq.RECONNECT_IVL, _RECONNECT_MS)
+    made.set(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX)
+    try:
+        made.connect(endpoint)
+    except zmq.ZMQError as error:
+        made.close(linger=0)
+        raise ConfigError(f"{endpoint} is no address to connect to: {error.strerror}", endpoint=endpoint) from error
