@@ -1,0 +1,37 @@
+/* asker: asks another agent and keeps the answer. Nothing waits inside: the answer is a later message.
+ *
+ *     "get"            result: the last answer, or "" before the first
+ *     ""               asks counter/x
+ *     "TARGET TEXT"    asks TARGET, with TEXT as payload, which may be empty
+ *
+ * The state is the last answer as text: "TURN: RESULT", or "TURN failed: KIND: MESSAGE", where TURN is the turn of
+ * the task that was asked (`reply_to`), not the one that asked.
+ */
+#include "rota.h"
+
+static void ask(rota_bytes text) {
+    rota_bytes target = text.size > 0 ? rota_take_word(&text) : ROTA_TEXT("counter/x");
+    rota_ask(target, text);
+    rota_result(ROTA_JOIN(ROTA_TEXT("asked "), target));
+}
+
+static rota_bytes failure_text(rota_bytes payload) {
+    rota_reader reader = rota_read(payload);
+    rota_read_array(&reader);
+    rota_bytes kind = rota_read_bytes(&reader);
+    rota_bytes message = rota_read_bytes(&reader);
+    return ROTA_JOIN(ROTA_TEXT(" failed: "), kind, ROTA_TEXT(": "), message);
+}
+
+static void keep(rota_bytes answer) {
+    rota_state(answer);
+    rota_result(answer);
+}
+
+static void agent(const rota_input *input) {
+    rota_bytes turn = rota_decimal(input->reply_to);
+    if (input->kind == ROTA_REPLY) keep(ROTA_JOIN(turn, ROTA_TEXT(": "), input->payload));
+    else if (input->kind == ROTA_FAILURE) keep(ROTA_JOIN(turn, failure_text(input->payload)));
+    else if (rota_equal(input->payload, ROTA_TEXT("get"))) rota_result(ROTA_JOIN(input->state));
+    else ask(input->payload);
+}

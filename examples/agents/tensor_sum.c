@@ -1,0 +1,28 @@
+/* tensor_sum: adds up the bytes of the first tensor, reading it in slices, and hands the tensor on as its result.
+ *
+ * The result is the sum of all data bytes as decimal text, plus a reference to the same tensor: nothing of it is
+ * copied but the slices. Keeps no state, so it may be deployed with `reuse`.
+ */
+#include "rota.h"
+
+enum { SLICE_BYTES = 64 << 10 };
+
+static void agent(const rota_input *input) {
+    if (input->tensor_count == 0) {
+        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send a tensor along"));
+        return;
+    }
+    uint8_t *slice = rota_new(SLICE_BYTES);
+    uint64_t offset = 0, sum = 0;
+    int32_t count;
+    while ((count = rota_tensor_read(0, offset, slice, SLICE_BYTES)) > 0) {
+        for (int32_t i = 0; i < count; i++) sum += slice[i];
+        offset += (uint64_t)count;
+    }
+    if (count < 0) {
+        rota_error(ROTA_TEXT("unreadable"), ROTA_TEXT("the tensor could not be read"));
+        return;
+    }
+    rota_result(rota_decimal(sum));
+    rota_result_tensor(0);
+}

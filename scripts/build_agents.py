@@ -1,0 +1,128 @@
+"""Build examples/agents/*.c into the .wasm files beside them. Usage: build_agents.py [--check]
+
+With --check nothing is written: each agent is built into a temporary folder and compared with what is committed, so a
+source and its .wasm cannot drift apart. Builds are reproducible: a pinned compiler (`ziglang` in pyproject.toml), no
+paths and no names in the output. DIGESTS beside the agents is what `sha256sum -c` reads. After a change of rota.h or of
+the compiler, build all again and commit sources, .wasm files and DIGESTS together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).resolve().parent.parent
+AGENTS: Final = REPOSITORY / "examples" / "agents"
+CACHE: Final = REPOSITORY / ".cache" / "zig"
+DIGESTS: Final = "DIGESTS"
+
+BUILD_SECONDS_MAX: Final = 120  # for one agent; the first takes some seconds, the next a fraction of one
+
+FLAGS: Final = (
+    "-target", "wasm32-freestanding",
+    # Named one by one, so that a new compiler does not start to use features that an older engine lacks.
+    "-mcpu=mvp+bulk_memory+sign_ext+nontrapping_fptoint",
+    "-std=c11", "-Wall", "-Wextra", "-Werror",
+    "-Os",
+    "-fno-inline-functions",  # the helpers of rota.h are called from everywhere: inlined, each agent doubles in size
+    "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all",
+    "-Wl,-z,stack-size=65536",  # the default is 16 MiB, and every fresh instance would pay for it
+)  # fmt: skip
+
+
+class BuildError(Exception):
+    """The compiler refused an agent; its words are the message."""
+
+
+def sources() -> list[Path]:
+    """Return the agents' sources, in the order of their names."""
+    return sorted(AGENTS.glob("*.c"))
+
+
+def build(source: Path, target: Path, *, cache: Path = CACHE) -> None:
+    """Compile one agent. Raises `BuildError` with what the compiler said."""
+    # The cache holds names of folders; it goes where we say, never into the user's home.
+    environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, source.name, "-o", str(target)]
+    done = subprocess.run(
+        command,
+        cwd=source.parent,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS_MAX,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise BuildError(f"{source.name}: {done.stderr.strip() or done.stdout.strip() or f'exit {done.returncode}'}")
+    target.chmod(0o644)  # the linker makes it executable, and git would record that
+
+
+def differences() -> list[str]:
+    """Build everything aside and return a line for each file that is not what its source makes."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sources():
+            built, committed = Path(folder) / f"{source.stem}.wasm", source.with_suffix(".wasm")
+            build(source, built)
+            if not committed.exists():
+                found.append(f"{committed.name} is missing")
+            elif built.read_bytes() != committed.read_bytes():
+                found.append(f"{committed.name} is not what {source.name} makes")
+    wasm_names = {f"{source.stem}.wasm" for source in sources()}
+    found += [f"{path.name} has no source" for path in sorted(AGENTS.glob("*.wasm")) if path.name not in wasm_names]
+    if not (AGENTS / DIGESTS).exists() or (AGENTS / DIGESTS).read_text(encoding="utf-8") != digests():
+        found.append(f"{DIGESTS} does not list the .wasm files as they are")
+    return found
+
+
+def digests() -> str:
+    """Return the lines of DIGESTS for the .wasm files that are there."""
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(AGENTS.glob("*.wasm"))
+    )
+
+
+def build_all() -> None:
+    """Build every agent in its place and write DIGESTS."""
+    for source in sources():
+        target = source.with_suffix(".wasm")
+        build(source, target)
+        print(f"{target.relative_to(REPOSITORY)} {target.stat().st_size} bytes")
+    (AGENTS / DIGESTS).write_text(digests(), encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
+    options = parser.parse_args()
+
+    from _environment import (
+        ensure_environment,
+    )  # not at the top: tests import this file without a scripts folder in path
+
+    ensure_environment(["dev"])
+    try:
+        if not options.check:
+            build_all()
+            return 0
+        found = differences()
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for line in found:
+        print(line, file=sys.stderr)
+    if found:
+        print("run scripts/build_agents.py and commit what it writes", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

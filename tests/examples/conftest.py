@@ -1,0 +1,138 @@
+"""A small driver for the example agents, on the public wasmtime API.
+
+It is a third reading of the agent ABI (docs/AGENTS.md), beside rota.h and rota.cpu_worker, and shares no code with
+either, so a slip in one of them shows. Needs no broker and no worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgpack
+import pytest
+import wasmtime
+
+AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
+ENTROPY = bytes(range(100, 132))
+NOW_MS = 1_700_000_000_000
+
+
+class Emit(NamedTuple):
+    target: str
+    payload: bytes
+    priority: int
+    kind: str
+    tensors: list[int]
+    delay_ms: int
+
+
+class Step(NamedTuple):
+    """What one message did. With `error` set the other fields are empty, but for the log."""
+
+    state: bytes | None
+    result: bytes | None
+    emits: list[Emit]
+    log: list[str]
+    tensors: list[int]
+    error: str = ""
+    message: str = ""
+
+
+class Modules:
+    """The compiled agents. Closed at the end: wasmtime's finalizers may not run while the interpreter is going down."""
+
+    def __init__(self) -> None:
+        self.engine = wasmtime.Engine()
+        self.by_name = {
+            path.stem: wasmtime.Module.from_file(self.engine, str(path)) for path in sorted(AGENTS.glob("*.wasm"))
+        }
+
+    def close(self) -> None:
+        for module in self.by_name.values():
+            module.close()
+        self.engine.close()
+
+
+class Guest:
+    """One instance of a module; `tensors` are what `rota.tensor_read` reads."""
+
+    def __init__(self, modules: Modules, name: str, tensors: tuple[bytes, ...] = ()) -> None:
+        self._tensors = tensors
+        self._store = wasmtime.Store(modules.engine)
+        linker = wasmtime.Linker(modules.engine)
+        i32, i64 = wasmtime.ValType.i32(), wasmtime.ValType.i64()
+        linker.define_func("rota", "tensor_read", wasmtime.FuncType([i32, i64, i32, i32], [i32]), self._tensor_read)
+        self._exports = linker.instantiate(self._store, modules.by_name[name]).exports(self._store)
+
+    def _tensor_read(self, index: int, offset: int, pointer: int, size: int) -> int:
+        part = self._tensors[index][offset : offset + size]
+        self._exports["memory"].write(self._store, part, pointer)
+        return len(part)
+
+    def call(self, export: str, data: bytes) -> bytes:
+        """Hand `data` over and return what `export` answers."""
+        memory = self._exports["memory"]
+        pointer = self._exports["rota_alloc"](self._store, len(data)) & 0xFFFFFFFF
+        memory.write(self._store, data, pointer)
+        packed = self._exports[export](self._store, pointer, len(data)) & 0xFFFFFFFFFFFFFFFF
+        start, size = packed >> 32, packed & 0xFFFFFFFF
+        return bytes(memory.read(self._store, start, start + size))
+
+    def memory_bytes(self) -> int:
+        size: int = self._exports["memory"].data_len(self._store)
+        return size
+
+
+class Agent:
+    """An agent with its state. Every message gets a fresh instance, as a worker does it by default."""
+
+    def __init__(self, modules: Modules, name: str) -> None:
+        self._modules = modules
+        self.name = name
+        self.state: bytes | None = None
+        self.turn = 0
+
+    def send(
+        self,
+        payload: bytes,
+        *,
+        kind: str = "tell",
+        sender: str | None = None,
+        reply_to: int | None = None,
+        tensors: tuple[bytes, ...] = (),
+    ) -> Step:
+        """Run one message and keep the new state."""
+        self.turn += 1
+        references = [[bytes(32), "uint8", [len(data)]] for data in tensors]
+        message = [1, self.state, kind, sender, payload, self.turn, NOW_MS, ENTROPY, reply_to, references]
+        packed = Guest(self._modules, self.name, tensors).call("rota_step", msgpack.packb(message))
+        version, failed, *fields = msgpack.unpackb(packed)
+        assert version == 1
+        if failed:
+            code, text, log = fields
+            return Step(None, None, [], log, [], code, text)
+        state, result, emits, log, indices = fields
+        if state is not None:
+            self.state = state
+        return Step(state, result, [Emit(*emit) for emit in emits], log, indices)
+
+
+@pytest.fixture(scope="session")
+def modules() -> Iterator[Modules]:
+    found = Modules()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def guest(modules: Modules) -> Callable[[str], Guest]:
+    """Makes an instance of a module."""
+    return lambda name: Guest(modules, name)
+
+
+@pytest.fixture(scope="session")
+def agent(modules: Modules) -> Callable[[str], Agent]:
+    """Makes an agent without a state."""
+    return lambda name: Agent(modules, name)
