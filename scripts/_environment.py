@@ -3,7 +3,7 @@
 A script parses its arguments with argparse first, so that `--help` needs nothing installed, then calls
 `ensure_environment`, then imports the rest. `.venv/rota-stamp.json` says for which pyproject.toml, which Python and
 which extras the environment was made; when that no longer holds, it is brought up to date. This file must parse on
-Python 3.8, or an old one could not be told that it is too old.
+Python 3.7, or an old one could not be told that it is too old.
 """
 
 from __future__ import annotations
@@ -160,11 +160,12 @@ def _run_pip(arguments: list[str]) -> None:
         pip = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
         )
-        assert pip.stdout is not None
-        for line in pip.stdout:
-            log.write(line)
-            _show_progress(line)
-        status = pip.wait()
+        with pip:
+            assert pip.stdout is not None
+            for line in pip.stdout:
+                log.write(line)
+                _show_progress(line)
+        status = pip.returncode
     _show_progress("")
     if status != 0:
         tail = _LOG.read_text(encoding="utf-8").splitlines()[-_LOG_LINES_SHOWN:]
