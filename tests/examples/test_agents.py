@@ -76,7 +76,7 @@ def test_an_input_that_is_none_is_an_error(guest: Make, junk: bytes) -> None:
 
 
 def test_a_length_that_is_a_lie_is_an_error(guest: Make) -> None:
-    """Goal: a promise of 2^32 tensors neither loops nor takes memory. Method: put the lie in place of the last array."""
+    """Goal: a promise of 2^32 tensors neither loops nor takes memory. Method: a lie in place of the last array."""
     message = msgpack.packb([1, None, "tell", None, b"", 1, NOW_MS, ENTROPY, None, []])
     echo = guest("echo")
     size = echo.memory_bytes()
