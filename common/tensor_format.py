@@ -1,0 +1,157 @@
+"""The file format of a tensor, and its digest: the same bytes for the same dtype, shape and data, everywhere. PURE.
+
+A tensor file is a plain `.npy` file, version 1.0, whose header is fully determined by dtype and shape, so that the
+whole file is a function of the tensor. Its digest is the BLAKE3 of the file: `b3sum` proves a file, and dtype and
+shape are covered too. A reader compares the header with the one it would write and never parses what it finds.
+
+Changing a byte here renames every tensor: it is a new format, with docs/TENSORS.md and docs/JOURNAL.md to change.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, Final, NamedTuple
+
+import numpy
+import numpy.typing
+from blake3 import blake3
+
+from rota.common.errors import TensorError
+from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX
+
+ALIGNMENT_BYTES: Final = 64  # alignment changes bits in some kernels; 64 is a cache line and the widest vector
+DIGEST_BYTES: Final = 32
+
+# https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, "Format version 1.0": magic, version,
+# little-endian length of the header as two bytes, then a Python literal padded with spaces and ended by a newline.
+_MAGIC: Final = b"\x93NUMPY\x01\x00"
+_PREFIX_BYTES: Final = len(_MAGIC) + 2
+
+# On two cores, threads lose below this size and win above it (measured with blake3 1.0.11).
+_THREADS_BYTES_MIN: Final = 1 << 20
+
+
+class _Type(NamedTuple):
+    descr: str  # as it stands in the header
+    item_bytes: int
+    extension: bool = False  # comes from ml_dtypes
+
+
+# numpy has no name in its format for the types of ml_dtypes: as plain `|V1`, two kinds of float8 would share files.
+# One named field keeps them apart, and numpy.load still reads the file:
+# `load(path)["bfloat16"].view(ml_dtypes.bfloat16)`.
+_TYPES: Final[dict[str, _Type]] = {
+    "bool": _Type("'|b1'", 1),
+    "int8": _Type("'|i1'", 1),
+    "int16": _Type("'<i2'", 2),
+    "int32": _Type("'<i4'", 4),
+    "int64": _Type("'<i8'", 8),
+    "uint8": _Type("'|u1'", 1),
+    "uint16": _Type("'<u2'", 2),
+    "uint32": _Type("'<u4'", 4),
+    "uint64": _Type("'<u8'", 8),
+    "float16": _Type("'<f2'", 2),
+    "float32": _Type("'<f4'", 4),
+    "float64": _Type("'<f8'", 8),
+    "complex64": _Type("'<c8'", 8),
+    "complex128": _Type("'<c16'", 16),
+    "bfloat16": _Type("[('bfloat16', '|V2')]", 2, True),
+    "float8_e4m3fn": _Type("[('float8_e4m3fn', '|V1')]", 1, True),
+    "float8_e4m3fnuz": _Type("[('float8_e4m3fnuz', '|V1')]", 1, True),
+    "float8_e5m2": _Type("[('float8_e5m2', '|V1')]", 1, True),
+    "float8_e5m2fnuz": _Type("[('float8_e5m2fnuz', '|V1')]", 1, True),
+}
+DTYPES: Final = tuple(_TYPES)
+
+
+def dtype_name(dtype: numpy.typing.DTypeLike) -> str:
+    """Return the name under which a numpy dtype travels.
+
+    Raises `TensorError` for types that cannot: objects, text, dates, records, big-endian numbers.
+    """
+    if isinstance(dtype, str) and dtype in _TYPES:
+        return dtype
+    try:
+        found = numpy.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise TensorError(f"{dtype!r} is no dtype: use one of {', '.join(DTYPES)}") from error
+    if found.name not in _TYPES:
+        raise TensorError(f"dtype {found} cannot be stored: use one of {', '.join(DTYPES)}", dtype=str(found))
+    if found.byteorder == ">" or (found.byteorder == "=" and sys.byteorder != "little"):
+        raise TensorError(
+            f"dtype {found.str} is big-endian, tensors are little-endian: array.astype(array.dtype.newbyteorder('<'))",
+            dtype=found.str,
+        )
+    return found.name
+
+
+def numpy_dtype(name: str) -> numpy.dtype[Any]:
+    """Return the numpy dtype of a tensor's dtype name. Raises `TensorError` where ml_dtypes is needed and absent."""
+    known = _known(name)
+    if not known.extension:
+        return numpy.dtype(name)
+    try:
+        import ml_dtypes  # an extra: producers without such tensors do not have it
+    except ImportError as error:
+        raise TensorError(f"dtype {name} needs the package ml_dtypes: pip install ml_dtypes", dtype=name) from error
+    extension: numpy.dtype[Any] = numpy.dtype(getattr(ml_dtypes, name))
+    return extension
+
+
+def check_tensor(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return how many bytes of data a tensor has. Raises `TensorError` for a dtype, shape or size that cannot be."""
+    known = _known(dtype)
+    if not isinstance(shape, tuple) or len(shape) > TENSOR_RANK_MAX:
+        raise TensorError(f"shape {shape!r} is not a tuple of at most {TENSOR_RANK_MAX} lengths")
+    # A zero makes the size zero whatever else stands there, so each length has the bound by itself too.
+    for length in shape:
+        if type(length) is not int or not 0 <= length <= TENSOR_BYTES_MAX:
+            raise TensorError(f"shape {shape!r} has a length that is not an integer from 0 to {TENSOR_BYTES_MAX}")
+    data_bytes = math.prod(shape) * known.item_bytes
+    if data_bytes > TENSOR_BYTES_MAX:
+        raise TensorError(
+            f"a tensor {dtype} {shape} has {data_bytes} bytes, over TENSOR_BYTES_MAX = {TENSOR_BYTES_MAX}: split it",
+            bytes=data_bytes,
+        )
+    return data_bytes
+
+
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return everything that stands before the data of a tensor file; its length is a multiple of 64."""
+    text = f"{{'descr': {_known(dtype).descr}, 'fortran_order': False, 'shape': {shape!r}, }}".encode("ascii")
+    padding = -(_PREFIX_BYTES + len(text) + 1) % ALIGNMENT_BYTES
+    body = text + b" " * padding + b"\n"
+    return _MAGIC + len(body).to_bytes(2, "little") + body
+
+
+def tensor_digest(dtype: str, shape: tuple[int, ...], data: bytes | memoryview) -> bytes:
+    """Return the name of a tensor: the BLAKE3 of its file, that is of its header and its data.
+
+    `data` is the row-major, little-endian data as flat bytes (`flat_bytes` gives them for an array).
+    """
+    assert memoryview(data).nbytes == check_tensor(dtype, shape), "the data does not fit dtype and shape"
+    return file_digest(npy_header(dtype, shape), data)
+
+
+def file_digest(*parts: Any) -> bytes:
+    """Return the BLAKE3 of parts one after another, with threads where they help."""
+    hasher = blake3(max_threads=1)
+    if sum(memoryview(part).nbytes for part in parts) >= _THREADS_BYTES_MIN:
+        hasher = blake3(max_threads=blake3.AUTO)
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
+def flat_bytes(array: numpy.typing.NDArray[Any]) -> memoryview:
+    """Return the data of an array as flat bytes in row-major order; without a copy where it lies so already."""
+    ordered = array if array.flags.c_contiguous else array.copy(order="C")
+    return ordered.reshape(-1).view(numpy.uint8).data
+
+
+def _known(name: str) -> _Type:
+    known = _TYPES.get(name) if isinstance(name, str) else None
+    if known is None:
+        raise TensorError(f"{name!r} is no dtype of a tensor: use one of {', '.join(DTYPES)}", dtype=repr(name))
+    return known
