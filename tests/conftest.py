@@ -1,11 +1,12 @@
 """What every test gets: a short run folder, and a watch over processes that are left behind.
 
-Do not import wasmtime here or at the top of a plugin: conftest files load before pytest enables faulthandler, and
-faulthandler enabled after the first wasmtime Engine turns every memory trap into a crash (test_environment.py).
+This file is the first of ours that pytest loads, so it enables faulthandler: enabled after the first wasmtime Engine it
+turns every memory trap into a crash, and pytest's own plugin comes only after the conftest files (test_environment.py).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import select
 import shutil
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+faulthandler.enable()
 
 # The path of a unix socket may have 107 bytes on Linux and 103 on macOS; names below a run folder need some of them.
 RUN_DIR_CHARS_MAX = 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,18 @@ import pytest
 import wasmtime
 
 OUT_OF_BOUNDS = '(module (memory 1) (func (export "f") (drop (i32.load (i32.const 99999999)))))'
+
+# Makes its engine while conftest files load, which is before pytest's own plugin enables faulthandler.
+EARLY_ENGINE = "import wasmtime\nENGINE = wasmtime.Engine()\n"
+EARLY_TRAP = f"""
+import pytest, wasmtime
+from conftest_of_folder import ENGINE
+def test_trap():
+    store = wasmtime.Store(ENGINE)
+    function = wasmtime.Instance(store, wasmtime.Module(ENGINE, {OUT_OF_BOUNDS!r}), []).exports(store)["f"]
+    with pytest.raises(wasmtime.Trap):
+        function(store)
+"""
 
 LEAVES_A_PROCESS_BEHIND = """
 import subprocess, sys
@@ -37,6 +50,24 @@ def test_a_memory_trap_is_an_exception_under_pytest() -> None:
     assert caught.value.trap_code == wasmtime.TrapCode.MEMORY_OUT_OF_BOUNDS
 
 
+def _pytest(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(root), str(folder)]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.processes
+def test_an_engine_made_by_a_conftest_does_no_harm(tmp_path: Path) -> None:
+    """Goal: a conftest file below ours may make an engine. Method: one that does, under our conftest, then a trap."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path / "conftest.py")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "conftest_of_folder.py").write_text(EARLY_ENGINE, encoding="utf-8")
+    (inner / "conftest.py").write_text("import conftest_of_folder\n", encoding="utf-8")
+    (inner / "test_it.py").write_text(EARLY_TRAP, encoding="utf-8")
+    done = _pytest(tmp_path, inner)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the watch needs /proc")
 def test_the_watch_finds_an_orphan(tmp_path: Path) -> None:
@@ -49,8 +80,7 @@ def test_the_watch_finds_an_orphan(tmp_path: Path) -> None:
     patient = conftest.replace("LEFTOVER_SECONDS_MAX = 5.0", "LEFTOVER_SECONDS_MAX = 0.05")
     (tmp_path / "conftest.py").write_text(patient, encoding="utf-8")
     (tmp_path / "test_it.py").write_text(LEAVES_A_PROCESS_BEHIND, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = _pytest(tmp_path, tmp_path)
     assert done.returncode == 1, done.stdout
     assert "processes left behind" in done.stdout
     assert "time.sleep(600)" in done.stdout
