@@ -1,0 +1,256 @@
+"""What goes into a guest of kind `agent` and what may come out. PURE.
+
+`encode_input` makes the MessagePack array that a task is to an agent, `decode_output` turns what came back into an
+outcome. The tables below name every field and bound; docs/AGENTS.md shows the same tables to whoever writes an agent,
+and a test compares the two. Whatever a guest returns becomes an outcome: nothing here raises because of it, and the
+messages are the same on every machine. Adding a field is a new ABI version: `ABI_VERSION` in profile.py, these tables
+and docs/AGENTS.md change together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgpack
+
+from rota.common.digests import digest, entropy
+from rota.common.limits import (
+    DELAY_MS_MAX,
+    EMITS_MAX,
+    LOG_LINES_MAX,
+    MESSAGE_CHARS_MAX,
+    PAYLOAD_BYTES_MAX,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    TENSORS_PER_TASK_MAX,
+)
+from rota.common.targets import is_target
+from rota.common.work import EMIT_KINDS, TELL, TIMER, Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
+
+VERSION: Final = 1
+STATUS_DONE: Final = 0
+STATUS_ERROR: Final = 1
+
+# Field, type, bound.
+IN_FIELDS: Final = (
+    ("version", "int", "1"),
+    ("state", "bin or nil", "nil: no state yet"),
+    ("kind", "str", "tell, ask, reply, failure or timer"),
+    ("sender", "str or nil", "an agent's address; nil: a producer"),
+    ("payload", "bin", f"at most {PAYLOAD_BYTES_MAX} bytes"),
+    ("turn", "int", "1 or more"),
+    ("now_ms", "int", "milliseconds since 1970"),
+    ("entropy", "bin", "32 bytes"),
+    ("reply_to", "int or nil", "the turn that a reply or failure answers"),
+    ("tensors", "array of [digest, dtype, shape]", f"at most {TENSORS_PER_TASK_MAX}"),
+)
+DONE_FIELDS: Final = (
+    ("version", "int", "1"),
+    ("status", "int", "0"),
+    ("state", "bin or nil", "at most state_bytes; nil: unchanged"),
+    ("result", "bin or nil", "at most result_bytes"),
+    ("emits", "array of emits", "at most emits_max"),
+    ("log", "array of str", f"the first log_bytes bytes and {LOG_LINES_MAX} lines are kept"),
+    ("tensors", "array of int", f"at most {TENSORS_PER_TASK_MAX}, indices into the task's own tensors"),
+)
+ERROR_FIELDS: Final = (
+    ("version", "int", "1"),
+    ("status", "int", "1"),
+    ("code", "str", "not empty"),
+    ("message", "str", f"code and message together are cut after {MESSAGE_CHARS_MAX} characters"),
+    ("log", "array of str", "as above"),
+)
+EMIT_FIELDS: Final = (
+    ("target", "str", "name/key, name or model:NAME; a timer's is the agent's own address"),
+    ("payload", "bin", f"at most {PAYLOAD_BYTES_MAX} bytes"),
+    ("priority", "int", f"{PRIORITY_MIN} to {PRIORITY_MAX}; 0 if left out"),
+    ("kind", "str", "tell, ask or timer; tell if left out"),
+    (
+        "tensors",
+        "array of int",
+        f"at most {TENSORS_PER_TASK_MAX}, indices into the task's own tensors; empty if left out",
+    ),
+    ("delay_ms", "int", f"0 to {DELAY_MS_MAX}, more than 0 for timers only; 0 if left out"),
+)
+DONE_FIELDS_MIN: Final = 4  # emits, log and tensors may be left out at the end
+ERROR_FIELDS_MIN: Final = 4
+EMIT_FIELDS_MIN: Final = 2
+
+_packer = msgpack.Packer(autoreset=True)
+_UNPACK_ERRORS: Final = (ValueError, TypeError, msgpack.UnpackException)
+
+
+class _BadOutput(Exception):
+    """The output breaks a rule; the message names field and bound."""
+
+
+class _Overflow(Exception):
+    """The output has more emits than the task may make."""
+
+
+def encode_input(task: TaskInput, *, state: bytes | None, lane_seed: bytes) -> bytes:
+    """Return what the guest is given."""
+    packed: bytes = _packer.pack(
+        (
+            VERSION,
+            state,
+            task.kind,
+            task.sender,
+            task.payload,
+            task.turn,
+            task.now_ms,
+            entropy(lane_seed, task.turn),
+            task.reply_to,
+            task.tensors,
+        )
+    )
+    return packed
+
+
+def decode_output(
+    data: bytes, *, address: str, task: TaskInput, limits: Limits, fuel: int
+) -> tuple[Outcome, bytes | None]:
+    """Return the outcome of what a guest returned, and the new state (None: unchanged)."""
+    log: tuple[str, ...] = ()
+    try:
+        fields = _unpack(data)
+        if fields[1] == STATUS_ERROR:
+            log = _log(fields, 4, limits.log_bytes)
+            return Failed("error", _error_message(fields), log, fuel), None
+        log = _log(fields, 5, limits.log_bytes)
+        state = _state(fields[2], limits.state_bytes)
+        result = _result(fields[3], limits.result_bytes)
+        emits = _emits(fields[4], address, task, limits) if len(fields) > 4 else ()
+        tensors = _tensors(fields[6], "tensors", task.tensors) if len(fields) > 6 else ()
+    except _BadOutput as error:
+        return Failed("bad_output", str(error)[:MESSAGE_CHARS_MAX], log, fuel), None
+    except _Overflow as error:
+        return Failed("overflow", str(error), log, fuel), None
+    state_digest = None if state is None else digest(state)
+    return Done(result, state_digest, emits, log, fuel, tensors), state
+
+
+def _unpack(data: bytes) -> list[Any]:
+    """Return the fields of an output whose version, status and length are right."""
+    try:
+        fields = msgpack.unpackb(data, raw=False, strict_map_key=False)
+    except _UNPACK_ERRORS:
+        raise _BadOutput(f"output: {len(data)} bytes that are not one MessagePack value") from None
+    if type(fields) is not list or len(fields) < 2:
+        raise _BadOutput("output: not an array that starts with version and status")
+    if fields[0] != VERSION or type(fields[0]) is not int:
+        raise _BadOutput(f"version: {_show(fields[0])}, not {VERSION}")
+    if type(fields[1]) is not int or fields[1] not in (STATUS_DONE, STATUS_ERROR):
+        raise _BadOutput(f"status: {_show(fields[1])}, not 0 or 1")
+    table, least = (DONE_FIELDS, DONE_FIELDS_MIN) if fields[1] == STATUS_DONE else (ERROR_FIELDS, ERROR_FIELDS_MIN)
+    if not least <= len(fields) <= len(table):
+        raise _BadOutput(f"output: {len(fields)} fields with status {fields[1]}, not {least} to {len(table)}")
+    return fields
+
+
+def _error_message(fields: list[Any]) -> str:
+    code, message = fields[2], fields[3]
+    if type(code) is not str or not code:
+        raise _BadOutput(f"code: {_show(code)}, not a str that is not empty")
+    if type(message) is not str:
+        raise _BadOutput(f"message: {_show(message)}, not a str")
+    return f"{code}: {message}"[:MESSAGE_CHARS_MAX]
+
+
+def _state(value: Any, bytes_max: int) -> bytes | None:
+    if value is not None and (type(value) is not bytes or len(value) > bytes_max):
+        raise _BadOutput(f"state: {_show(value)}, not bin of at most {bytes_max} bytes (state_bytes) or nil")
+    return value
+
+
+def _result(value: Any, bytes_max: int) -> bytes | None:
+    if value is not None and (type(value) is not bytes or len(value) > bytes_max):
+        raise _BadOutput(f"result: {_show(value)}, not bin of at most {bytes_max} bytes (result_bytes) or nil")
+    return value
+
+
+def _log(fields: list[Any], index: int, bytes_max: int) -> tuple[str, ...]:
+    """Return the log lines up to the bounds; the line that crosses `bytes_max` is cut, the rest is dropped."""
+    if len(fields) <= index:
+        return ()
+    lines = fields[index]
+    if type(lines) is not list:
+        raise _BadOutput(f"log: {_show(lines)}, not an array of str")
+    kept: list[str] = []
+    left = bytes_max
+    for position, line in enumerate(lines):
+        if type(line) is not str:
+            raise _BadOutput(f"log[{position}]: {_show(line)}, not a str")
+        if left <= 0 or len(kept) == LOG_LINES_MAX:
+            continue
+        encoded = line.encode()
+        if len(encoded) > left:
+            line = encoded[:left].decode(errors="ignore")
+        left -= len(encoded)
+        kept.append(line)
+    return tuple(kept)
+
+
+def _emits(value: Any, address: str, task: TaskInput, limits: Limits) -> tuple[Emit, ...]:
+    if type(value) is not list:
+        raise _BadOutput(f"emits: {_show(value)}, not an array")
+    count_max = min(task.emits_max, limits.emits_max, EMITS_MAX)
+    if len(value) > count_max:
+        raise _Overflow(f"emits: {len(value)}, at most {count_max} (emits_max)")
+    return tuple([_emit(fields, f"emits[{index}]", address, task.tensors) for index, fields in enumerate(value)])
+
+
+def _emit(fields: Any, where: str, address: str, tensors: Sequence[TensorRef]) -> Emit:
+    if type(fields) is not list or not EMIT_FIELDS_MIN <= len(fields) <= len(EMIT_FIELDS):
+        raise _BadOutput(f"{where}: not an array of {EMIT_FIELDS_MIN} to {len(EMIT_FIELDS)} fields")
+    count = len(fields)
+    target, payload = fields[0], fields[1]
+    priority = fields[2] if count > 2 else 0
+    kind = fields[3] if count > 3 else TELL
+    delay_ms = fields[5] if count > 5 else 0
+    if type(target) is not str or not is_target(target):
+        raise _BadOutput(f"{where}.target: {_show(target)}, not name/key, name or model:NAME")
+    if type(payload) is not bytes or len(payload) > PAYLOAD_BYTES_MAX:
+        raise _BadOutput(f"{where}.payload: {_show(payload)}, not bin of at most {PAYLOAD_BYTES_MAX} bytes")
+    if type(priority) is not int or not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+        raise _BadOutput(f"{where}.priority: {_show(priority)}, not {PRIORITY_MIN} to {PRIORITY_MAX}")
+    if kind not in EMIT_KINDS:
+        raise _BadOutput(f"{where}.kind: {_show(kind)}, not {', '.join(EMIT_KINDS)}")
+    if type(delay_ms) is not int or not 0 <= delay_ms <= DELAY_MS_MAX:
+        raise _BadOutput(f"{where}.delay_ms: {_show(delay_ms)}, not 0 to {DELAY_MS_MAX}")
+    if kind == TIMER:
+        if _full(target) != _full(address):
+            raise _BadOutput(f"{where}.target: {_show(target)}, but a timer goes to the agent itself, {address}")
+    elif delay_ms:
+        raise _BadOutput(f"{where}.delay_ms: {delay_ms}, but only a timer has a delay")
+    chosen = _tensors(fields[4], f"{where}.tensors", tensors) if count > 4 else ()
+    return Emit(target, payload, priority, kind, chosen, delay_ms)
+
+
+def _tensors(value: Any, where: str, tensors: Sequence[TensorRef]) -> tuple[TensorRef, ...]:
+    """Return the task's own tensors that the indices choose."""
+    if type(value) is not list or len(value) > TENSORS_PER_TASK_MAX:
+        raise _BadOutput(f"{where}: {_show(value)}, not an array of at most {TENSORS_PER_TASK_MAX} indices")
+    for index in value:
+        if type(index) is not int or not 0 <= index < len(tensors):
+            raise _BadOutput(f"{where}: {_show(index)}, not an index into the task's {len(tensors)} tensors")
+    return tuple([tensors[index] for index in value])
+
+
+def _full(target: str) -> str:
+    """Return an address with its slash: `name` is short for `name/`."""
+    return target if "/" in target else target + "/"
+
+
+def _show(value: Any) -> str:
+    """Return a short text of a value: sizes instead of contents where it may be long."""
+    if type(value) is bytes:
+        return f"bin of {len(value)} bytes"
+    if type(value) in (list, dict):
+        return f"{'array' if type(value) is list else 'map'} of {len(value)}"
+    if type(value) is str and len(value) > 80:
+        return f"str of {len(value)} characters"
+    if value is None or type(value) in (bool, int, float, str):
+        return repr(value)
+    return "a MessagePack extension"

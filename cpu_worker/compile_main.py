@@ -1,0 +1,53 @@
+"""The throw-away process that compiles one module: WASM on standard input, native code on standard output.
+
+Compiling hostile input can take any time and any memory, and fuel does not cover it. So it happens here, where it is
+limited and where it has nothing to lose: no key, no socket, no file. Exit codes: 0 done, 2 the module is not valid
+(the reason on standard error), anything else the process died of its limits.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
+
+EXIT_INVALID: Final = 2
+
+
+def main() -> int:
+    """Compile standard input to standard output."""
+    limit_resources()
+    # Only now: what loading the compiler takes is under the limits, too.
+    from wasmtime import Module, WasmtimeError
+
+    from rota.cpu_worker.profile import new_engine
+
+    wasm = sys.stdin.buffer.read(MODULE_BYTES_MAX + 1)
+    if len(wasm) > MODULE_BYTES_MAX:
+        sys.stderr.write(f"larger than {MODULE_BYTES_MAX} bytes")
+        return EXIT_INVALID
+    try:
+        compiled = Module(new_engine(pooled=False), wasm).serialize()
+    except WasmtimeError as error:
+        sys.stderr.write(str(error))
+        return EXIT_INVALID
+    sys.stdout.buffer.write(compiled)
+    return 0
+
+
+def limit_resources() -> None:
+    """Bound processor time and address space where the platform can; elsewhere only the parent's wall clock does."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    cpu_s = max(1, COMPILE_MS_MAX // 1000)
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "darwin":  # macOS has the name and refuses the value
+        resource.setrlimit(resource.RLIMIT_AS, (COMPILE_MEMORY_BYTES_MAX, COMPILE_MEMORY_BYTES_MAX))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Compiled modules on disk: made in a throw-away process, named and authenticated with a key, shared by the workers
+of a host.
+
+Native code is as trusted as this program, and wasmtime accepts artefacts with flipped bytes, so only bytes that carry
+our MAC are ever loaded. The key is a file that only the owner can read, made once per run folder. An artefact is
+named by a keyed digest of everything that decides its content (module, wasmtime version, profile, processor), and its
+MAC covers the name: one put under another name is as worthless as a changed one. Both are replaced by a new compile,
+never loaded, never an error.
+
+Layout of an artefact: 32 bytes MAC, then what `Module.serialize` returned. Several workers may race: each writes a
+file of its own and renames it, and the bytes are the same.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+from wasmtime import Engine, Module, WasmtimeError
+
+from rota.common.errors import CodeError, ConfigError
+from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
+from rota.cpu_worker.compile_main import EXIT_INVALID
+from rota.cpu_worker.profile import artefact_scope
+
+KEY_FILE: Final = "artefacts.key"
+KEY_BYTES: Final = 32
+MAC_BYTES: Final = 32
+SUFFIX: Final = ".native"
+
+
+class Compiler:
+    """Turns modules into compiled ones for one engine."""
+
+    def __init__(self, engine: Engine, artefacts_dir: Path) -> None:
+        """Use, or make, a folder of artefacts. Raises `ConfigError` if its key cannot be trusted."""
+        self._engine = engine
+        self._dir = artefacts_dir
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._key = _read_or_make_key(artefacts_dir / KEY_FILE)
+        self._scope = artefact_scope(engine)
+        self.compiled_count = 0
+
+    def load(self, wasm: bytes, digest: bytes) -> Module:
+        """Return the compiled module, from disk if a good one is there. Raises `CodeError` if it does not compile."""
+        name = blake3(b"name" + self._scope + digest, key=self._key).hexdigest()
+        path = self._dir / (name + SUFFIX)
+        native = self._read(path, name)
+        if native is None:
+            native = compile_apart(wasm, digest)
+            self.compiled_count += 1
+            self._write(path, name, native)
+        try:
+            return Module.deserialize(self._engine, native)
+        except WasmtimeError as error:
+            # The bytes are ours, so what is left to refuse is a module past the engine's bounds.
+            raise CodeError(
+                f"module {digest.hex()[:16]} is over a bound of the sandbox (docs/AGENTS.md): {error}"
+            ) from None
+
+    def _mac(self, name: str, native: bytes) -> bytes:
+        return blake3(b"code" + name.encode() + native, key=self._key).digest()
+
+    def _read(self, path: Path, name: str) -> bytes | None:
+        """Return the native code of an artefact, or None if there is none that we made for this name."""
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        mac, native = data[:MAC_BYTES], data[MAC_BYTES:]
+        return native if hmac.compare_digest(mac, self._mac(name, native)) else None
+
+    def _write(self, path: Path, name: str, native: bytes) -> None:
+        descriptor, temporary = tempfile.mkstemp(dir=self._dir, prefix="new-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._mac(name, native) + native)
+            Path(temporary).replace(path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def compile_apart(wasm: bytes, digest: bytes) -> bytes:
+    """Compile in a process of its own and return native code. Raises `CodeError` that names what is wrong."""
+    short = digest.hex()[:16]
+    if len(wasm) > MODULE_BYTES_MAX:
+        raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")
+    # -P keeps the working directory off the module path: it may hold anything.
+    command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main"]
+    try:
+        done = subprocess.run(command, input=wasm, capture_output=True, timeout=COMPILE_MS_MAX / 1000, check=False)
+    except subprocess.TimeoutExpired:
+        raise CodeError(f"module {short} took longer than {COMPILE_MS_MAX} ms to compile: make it smaller") from None
+    if done.returncode == 0:
+        return done.stdout
+    text = done.stderr.decode(errors="replace").strip()
+    if done.returncode == EXIT_INVALID:
+        raise CodeError(f"module {short} is not WebAssembly of the profile in docs/AGENTS.md: {text}")
+    raise CodeError(
+        f"the compiler of module {short} ended with {done.returncode}: probably over {COMPILE_MS_MAX} ms of processor "
+        f"time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller. {text[-500:]}"
+    )
+
+
+def _read_or_make_key(path: Path) -> bytes:
+    """Return the folder's key; the first process to link its own key to the name wins, the others read it."""
+    if not path.exists():
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix="key-")  # made with mode 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        finally:
+            Path(temporary).unlink()
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise ConfigError(
+            f"{path} has {len(key)} bytes, not {KEY_BYTES}: delete the folder, it holds only what can be made again"
+        )
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise ConfigError(f"{path} can be read by others: delete the folder, it holds only what can be made again")
+    return key

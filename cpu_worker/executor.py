@@ -1,0 +1,120 @@
+"""The executor of a CPU worker: folds of tasks in, outcomes out.
+
+Order of a task: encode (agents), call in the sandbox, decode, thread the state on. A failed task leaves the state as
+it was. The engine, the sandbox and the code store belong to the thread that calls `prepare` and `run`; the only
+method for other threads is `interrupt`. There may be one such thread per process: wasmtime's Python package keeps
+host exceptions in one slot. Start it after `profile.use_large_thread_stacks()`, and enable `faulthandler`, if at all,
+before the first executor is made: afterwards it would turn every trap into a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rota.common.errors import CodeError
+from rota.common.work import FUNCTION, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
+from rota.cpu_worker import abi
+from rota.cpu_worker.code_store import CodeStore
+from rota.cpu_worker.compiler import Compiler
+from rota.cpu_worker.guest import GuestFault, GuestStopped
+from rota.cpu_worker.profile import fingerprint, new_engine
+from rota.cpu_worker.sandbox import Sandbox
+from rota.cpu_worker.tensor_access import TensorReader
+from rota.cpu_worker.watchdog import Watchdog
+
+
+class WasmExecutor:
+    """Runs agents and functions (see `common/executor.py`)."""
+
+    def __init__(
+        self,
+        modules_dir: Path,
+        artefacts_dir: Path,
+        tensors: TensorReader | None,
+        clock: Callable[[], float],
+        *,
+        raw_calls: bool = True,
+    ) -> None:
+        """Make the engine. `modules_dir` holds `<digest>.wasm`; `artefacts_dir` is ours; `clock` gives monotonic ms."""
+        self._engine = new_engine(pooled=True)
+        self._watchdog = Watchdog(self._engine, clock)
+        self._sandbox = Sandbox(self._engine, self._watchdog, tensors, raw_calls=raw_calls)
+        self._codes = CodeStore(modules_dir, Compiler(self._engine, artefacts_dir), self._sandbox.linker)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return fingerprint(self._engine)
+
+    def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
+        """Compile, check and link the code of `address`. Raises `CodeError`."""
+        prepared = self._codes.get(code)
+        return {
+            "kind": code.kind,
+            "alloc": prepared.alloc,
+            "call": prepared.call,
+            "initialize": prepared.has_initialize,
+            "memory_bytes_min": prepared.memory_bytes_min,
+        }
+
+    def run(self, fold: Fold) -> FoldResult:
+        try:
+            prepared = self._codes.get(fold.code)
+        except CodeError as error:
+            return FoldResult((), None, "refused", error.message)
+        self._sandbox.begin(prepared, fold.code)
+        try:
+            return self._run_tasks(fold)
+        finally:
+            self._sandbox.end()
+
+    def interrupt(self) -> None:
+        self._watchdog.interrupt()
+
+    def close(self) -> None:
+        self._watchdog.close()
+        self._codes.close()
+        self._sandbox.close()
+        self._engine.close()
+
+    def _run_tasks(self, fold: Fold) -> FoldResult:
+        run_task = self._run_function if fold.code.kind == FUNCTION else self._run_agent
+        outcomes: list[Outcome] = []
+        state, new_state = fold.state, None
+        for task in fold.tasks:
+            if self._watchdog.reason_to_stop() == "interrupted":
+                return FoldResult(tuple(outcomes), new_state, "interrupted")
+            try:
+                outcome, changed = run_task(fold, task, state)
+            except GuestFault as fault:
+                outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), None
+            except GuestStopped as stopped:
+                return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
+            outcomes.append(outcome)
+            if changed is not None:
+                state = new_state = changed
+        return FoldResult(tuple(outcomes), new_state)
+
+    def _run_agent(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:
+        data = abi.encode_input(task, state=state, lane_seed=fold.lane_seed)
+        answer = self._sandbox.call(data, task.tensors)
+        return abi.decode_output(
+            answer, address=fold.address, task=task, limits=fold.code.limits, fuel=self._sandbox.fuel_used
+        )
+
+    def _run_function(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:
+        """Run a function: bytes in, bytes out; it has no state and emits nothing."""
+        answer = self._sandbox.call(task.payload, task.tensors)
+        bytes_max = fold.code.limits.result_bytes
+        fuel = self._sandbox.fuel_used
+        if len(answer) > bytes_max:
+            message = f"result: {len(answer)} bytes, at most {bytes_max} (result_bytes)"
+            return Failed("bad_output", message, (), fuel), None
+        return Done(answer, None, (), (), fuel, ()), None
+
+    def _why(self, stopped: GuestStopped) -> Literal["interrupted", "timeout", "refused"]:
+        if stopped.why == "refused":
+            return "refused"
+        reason = self._watchdog.reason_to_stop()
+        assert reason is not None, "the sandbox runs a task again that was stopped for no reason"
+        return reason

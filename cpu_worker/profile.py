@@ -1,0 +1,157 @@
+"""The engine profile: every setting that could change a result, a fuel count or compiled code.
+
+The whole profile is part of the fingerprint of a run and of the name of every compiled artefact, because wasmtime
+itself accepts artefacts that were compiled under some other settings (NaN canonicalization, stack size). Changing a
+value here, or the pinned wasmtime version in pyproject.toml, is a new fingerprint: say so in CHANGELOG.md.
+
+`wasm_multi_memory` off makes wasmtime's *component* compiler panic and abort the process. This engine never compiles
+components (`wasm_component_model` is off); one that does needs a profile of its own. A `max_wasm_stack` above 2 MiB
+aborts as well.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+import wasmtime
+from wasmtime import _ffi as ffi
+
+from rota.common.digests import digest, digest_of
+
+ABI_VERSION: Final = 1
+WASMTIME_VERSION: Final = version("wasmtime")
+
+ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
+    # What is metered, and how a runaway guest is stopped.
+    ("consume_fuel", True),
+    ("epoch_interruption", True),
+    ("max_wasm_stack", 1 << 20),
+    # The same bits on every machine.
+    ("cranelift_nan_canonicalization", True),
+    ("wasm_relaxed_simd", True),
+    ("wasm_relaxed_simd_deterministic", True),
+    ("wasm_simd", True),
+    # Settled proposals that compilers emit.
+    ("wasm_bulk_memory", True),
+    ("wasm_multi_value", True),
+    ("wasm_reference_types", True),
+    ("wasm_tail_call", True),
+    # Off: no use in an agent, not deterministic, or not settled.
+    ("wasm_threads", False),
+    ("shared_memory", False),
+    ("wasm_memory64", False),
+    ("wasm_multi_memory", False),
+    ("wasm_gc", False),
+    ("gc_support", False),
+    ("wasm_exceptions", False),
+    ("wasm_function_references", False),
+    ("wasm_stack_switching", False),
+    ("wasm_wide_arithmetic", False),
+    ("wasm_custom_page_sizes", False),
+    ("wasm_component_model", False),
+    # How code is made. Parallel compilation would make a later fork of the process deadlock.
+    ("strategy", "cranelift"),
+    ("cranelift_opt_level", "speed"),
+    ("parallel_compilation", False),
+    ("memory_init_cow", True),
+    ("debug_info", False),
+)
+
+INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not the task's own fuel
+TABLE_ELEMENTS_MAX: Final = 1 << 20  # 8 bytes each on the host; `table.grow` past it returns -1
+TABLES_MAX: Final = 4  # per module
+THREAD_STACK_BYTES: Final = 8 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
+
+REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`; each may hold as much memory as its limit allows
+_SLOTS: Final = REUSED_INSTANCES_MAX + 2  # and the one that runs, and one to spare
+
+# How memory is found for an instance. None of it can be seen by a guest, so it is not part of the fingerprint.
+POOL_SETTINGS: Final = (
+    ("total_core_instances", _SLOTS),
+    ("total_memories", _SLOTS),
+    ("total_tables", _SLOTS * TABLES_MAX),
+    ("max_tables_per_module", TABLES_MAX),
+    ("max_core_instance_size", 16 << 20),
+    ("max_memory_size", 4 << 30),
+    ("table_elements", TABLE_ELEMENTS_MAX),
+    ("max_unused_warm_slots", _SLOTS),
+    ("linear_memory_keep_resident", 256 << 10),  # wiped by writing zeros; what lies behind is given back to the system
+    ("table_keep_resident", 64 << 10),
+    ("total_component_instances", 0),
+    ("total_gc_heaps", 0),
+    ("total_stacks", 0),
+)
+
+_EMPTY_MODULE: Final = b"\0asm\x01\0\0\0"
+
+
+def new_engine(*, pooled: bool) -> wasmtime.Engine:
+    """Return an engine of this profile; `pooled` reserves address space for instances, for one that runs them."""
+    config = wasmtime.Config()
+    for name, value in ENGINE_SETTINGS:
+        setattr(config, name, value)
+    if pooled and _address_space_is_unlimited():
+        _use_pool(config)
+    return wasmtime.Engine(config)
+
+
+def _use_pool(config: wasmtime.Config) -> None:
+    """Let instances use slots of memory again: a fresh one then takes a third of the time, for want of page faults.
+
+    Each slot is wiped by wasmtime before it is used again. The package has no public name for this; the C API is
+    https://docs.wasmtime.dev/c-api/, `wasmtime_pooling_allocation_config_t`.
+    """
+    pool = ffi.wasmtime_pooling_allocation_config_new()
+    for name, value in POOL_SETTINGS:
+        getattr(ffi, f"wasmtime_pooling_allocation_config_{name}_set")(pool, value)
+    ffi.wasmtime_pooling_allocation_strategy_set(config.ptr(), pool)
+    ffi.wasmtime_pooling_allocation_config_delete(pool)
+
+
+def _address_space_is_unlimited() -> bool:
+    """Say whether the pool's reservation will be granted; an engine that cannot have it aborts the process."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return True
+    return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+def use_large_thread_stacks() -> None:
+    """Give every thread started from now on a stack that holds the deepest guest; call it before the first one."""
+    threading.stack_size(THREAD_STACK_BYTES)
+
+
+def profile() -> Mapping[str, Any]:
+    """Return what holds for every engine of this profile, on any machine."""
+    return {
+        "abi": ABI_VERSION,
+        "wasmtime": WASMTIME_VERSION,
+        "engine": dict(ENGINE_SETTINGS),
+        "initialize_fuel": INITIALIZE_FUEL,
+        "table_elements": TABLE_ELEMENTS_MAX,
+        "tables": TABLES_MAX,
+    }
+
+
+def fingerprint(engine: wasmtime.Engine) -> Mapping[str, Any]:
+    """Return the profile and what this machine adds to it."""
+    return {**profile(), "machine": platform.machine(), "target": native_digest(engine).hex()}
+
+
+def native_digest(engine: wasmtime.Engine) -> bytes:
+    """Return a digest of the machine code target: processor features, compiler flags, tunables.
+
+    The header of a serialized module states them all, so a module without any code stands for them.
+    """
+    return digest(bytes(wasmtime.Module(engine, _EMPTY_MODULE).serialize()))
+
+
+def artefact_scope(engine: wasmtime.Engine) -> bytes:
+    """Return the digest of everything but the module that decides which compiled code is right here."""
+    settings = [[name, value] for name, value in ENGINE_SETTINGS]
+    return digest_of([WASMTIME_VERSION, settings, platform.machine(), native_digest(engine)])

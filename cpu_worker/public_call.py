@@ -1,0 +1,103 @@
+"""The slow, plain call path on wasmtime's public API: the tested twin of raw_call.py.
+
+It exists so that the raw path has something to be compared with, and as the way out should an update of wasmtime
+break the raw one (`WasmExecutor(raw_calls=False)`). Change one, change the other.
+"""
+
+from __future__ import annotations
+
+from wasmtime import Engine, Func, Memory, Store, Trap, WasmtimeError
+
+from rota.cpu_worker.guest import (
+    INITIALIZE,
+    MEMORY,
+    GuestFault,
+    GuestStopped,
+    PreparedCode,
+    check_allocated,
+    check_answer,
+    check_fits,
+    fault_of_trap,
+)
+from rota.cpu_worker.profile import INITIALIZE_FUEL, TABLE_ELEMENTS_MAX, TABLES_MAX
+
+
+class PublicGuest:
+    """One instance in a store of its own, over the public API (see `guest.Guest`)."""
+
+    def __init__(self, engine: Engine, prepared: PreparedCode, *, memory_bytes: int) -> None:
+        """Instantiate the module and run `_initialize`; raises `GuestFault` or `GuestStopped` if that fails."""
+        check_fits(prepared, memory_bytes)
+        self._prepared = prepared
+        self._store = Store(engine)
+        try:
+            self._open(memory_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, memory_bytes: int) -> None:
+        self._store.set_limits(memory_size=memory_bytes, table_elements=TABLE_ELEMENTS_MAX, tables=TABLES_MAX)
+        self._give(INITIALIZE_FUEL)
+        try:
+            self._exports = self._prepared.linked.instantiate(self._store).exports(self._store)
+        except (Trap, WasmtimeError) as error:
+            raise _meaning(error, "instantiation") from None
+        memory = self._exports[MEMORY]
+        assert isinstance(memory, Memory)
+        self._memory = memory
+        if self._prepared.has_initialize:
+            self._run(INITIALIZE)
+
+    def call(self, data: bytes, *, fuel: int) -> bytes:
+        prepared = self._prepared
+        self._give(fuel)
+        pointer = self._run(prepared.alloc, len(data)) & 0xFFFFFFFF
+        check_allocated(prepared.alloc, pointer, len(data), self._memory.data_len(self._store))
+        if data:
+            self._memory.write(self._store, data, pointer)
+        packed = self._run(prepared.call, pointer, len(data)) & 0xFFFFFFFFFFFFFFFF
+        pointer, size = packed >> 32, packed & 0xFFFFFFFF
+        check_answer(prepared.call, pointer, size, self._memory.data_len(self._store))
+        return bytes(self._memory.read(self._store, pointer, pointer + size))
+
+    def fuel_left(self) -> int:
+        return self._store.get_fuel()
+
+    def charge(self, fuel: int) -> None:
+        self._store.set_fuel(max(0, self.fuel_left() - fuel))
+
+    def write(self, pointer: int, data: bytes | memoryview) -> bool:
+        if pointer + len(data) > self._memory.data_len(self._store):
+            return False
+        if data:
+            self._memory.write(self._store, bytes(data), pointer)
+        return True
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _give(self, fuel: int) -> None:
+        self._store.set_fuel(fuel)
+        self._store.set_epoch_deadline(1)
+
+    def _run(self, name: str, *values: int) -> int:
+        function = self._exports[name]
+        assert isinstance(function, Func)
+        try:
+            return function(self._store, *(_signed(value) for value in values)) or 0
+        except (Trap, WasmtimeError) as error:
+            raise _meaning(error, name) from None
+
+
+def _signed(value: int) -> int:
+    """Return an address or a length as the i32 that the library wants."""
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+def _meaning(error: Trap | WasmtimeError, where: str) -> GuestFault | GuestStopped:
+    if isinstance(error, Trap):
+        code = error.trap_code
+        assert code is not None, "only a host function that raised makes a trap without a code, and ours raises nothing"
+        return fault_of_trap(code.name.lower(), where)
+    return GuestStopped("refused", f"{where}: {error}")

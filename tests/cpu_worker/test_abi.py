@@ -1,0 +1,240 @@
+"""What an agent may return, field by field, and what each breach is called. Pure: no sandbox runs here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rota.common.digests import digest
+from rota.common.limits import (
+    DELAY_MS_MAX,
+    LOG_LINES_MAX,
+    MESSAGE_CHARS_MAX,
+    PAYLOAD_BYTES_MAX,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+)
+from rota.common.work import Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
+from rota.cpu_worker import abi
+
+REFS = (TensorRef(b"a" * 32, "float32", (2,)), TensorRef(b"b" * 32, "uint8", (3, 4)))
+TASK = TaskInput(1, "tell", None, b"", 0, None, REFS, 3)
+LIMITS = Limits(emits_max=8, result_bytes=4, state_bytes=5, log_bytes=10)
+
+
+def decode(value: Any, task: TaskInput = TASK, limits: Limits = LIMITS) -> tuple[Outcome, bytes | None]:
+    return abi.decode_output(msgpack.packb(value), address="counter/alice", task=task, limits=limits, fuel=9)
+
+
+def failure(value: Any) -> tuple[str, str]:
+    outcome, state = decode(value)
+    assert isinstance(outcome, Failed)
+    assert state is None
+    return outcome.kind, outcome.message
+
+
+def emit_failure(*fields: Any) -> str:
+    kind, message = failure([1, 0, None, None, [["ok/1", b""], list(fields)]])
+    assert kind == "bad_output"
+    assert message.startswith("emits[1]")
+    return message
+
+
+def test_shortest_output() -> None:
+    """Goal: emits, log and tensors may be left out; nil leaves the state.
+
+    Method: the four fields that must be there.
+    """
+    assert decode([1, 0, None, None]) == (Done(None, None, (), (), 9, ()), None)
+
+
+def test_full_output() -> None:
+    """Goal: every field arrives. Method: one output that uses them all, at their bounds."""
+    emits = [
+        ["counter", b"p", PRIORITY_MAX, "timer", [1, 0], DELAY_MS_MAX],
+        ["model:m", b"", PRIORITY_MIN, "ask", []],
+        ["b/c", b"q"],
+    ]
+    outcome, state = decode([1, 0, b"state", b"four", emits, ["hello"], [0]], task=TASK)
+    assert isinstance(outcome, Failed)  # the timer goes to counter/, the agent is counter/alice
+    emits[0][0] = "counter/alice"
+    outcome, state = decode([1, 0, b"state", b"four", emits, ["hello"], [0]])
+    assert state == b"state"
+    assert outcome == Done(
+        b"four",
+        digest(b"state"),
+        (
+            Emit("counter/alice", b"p", PRIORITY_MAX, "timer", (REFS[1], REFS[0]), DELAY_MS_MAX),
+            Emit("model:m", b"", PRIORITY_MIN, "ask", (), 0),
+            Emit("b/c", b"q", 0, "tell", (), 0),
+        ),
+        ("hello",),
+        9,
+        (REFS[0],),
+    )
+
+
+def test_timer_of_an_agent_without_key() -> None:
+    """Goal: `name` and `name/` are one address. Method: a timer by each form, from each form."""
+    for address in ("counter", "counter/"):
+        for target in ("counter", "counter/"):
+            data = msgpack.packb([1, 0, None, None, [[target, b"", 0, "timer", [], 5]]])
+            outcome, _ = abi.decode_output(data, address=address, task=TASK, limits=LIMITS, fuel=0)
+            assert isinstance(outcome, Done)
+
+
+def test_empty_state_is_a_state() -> None:
+    """Goal: empty bytes are a new state, nil is none. Method: its digest is there."""
+    outcome, state = decode([1, 0, b"", None])
+    assert isinstance(outcome, Done)
+    assert (outcome.state_digest, state) == (digest(b""), b"")
+
+
+def test_error_of_the_agent() -> None:
+    """Goal: code and message of an agent's own error come through, cut at the bound.
+
+    Method: short and long, with and without log.
+    """
+    assert decode([1, 1, "late", "try later", ["line"]]) == (Failed("error", "late: try later", ("line",), 9), None)
+    assert failure([1, 1, "late", "x" * 5000]) == ("error", ("late: " + "x" * 5000)[:MESSAGE_CHARS_MAX])
+    assert failure([1, 1, "", "x"]) == ("bad_output", "code: '', not a str that is not empty")
+    assert failure([1, 1, "a", None]) == ("bad_output", "message: None, not a str")
+    assert failure([1, 1, "a"])[1] == "output: 3 fields with status 1, not 4 to 5"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (7, "output: not an array that starts with version and status"),
+        ([1], "output: not an array that starts with version and status"),
+        ([2, 0, None, None], "version: 2, not 1"),
+        ([True, 0, None, None], "version: True, not 1"),
+        ([1, 2, None, None], "status: 2, not 0 or 1"),
+        ([1, False, None, None], "status: False, not 0 or 1"),
+        ([1, 0, None], "output: 3 fields with status 0, not 4 to 7"),
+        ([1, 0, None, None, [], [], [], 0], "output: 8 fields with status 0, not 4 to 7"),
+        ([1, 0, "text", None], "state: 'text', not bin of at most 5 bytes (state_bytes) or nil"),
+        ([1, 0, b"sixsix", None], "state: bin of 6 bytes, not bin of at most 5 bytes (state_bytes) or nil"),
+        ([1, 0, None, b"five5"], "result: bin of 5 bytes, not bin of at most 4 bytes (result_bytes) or nil"),
+        ([1, 0, None, 1.5], "result: 1.5, not bin of at most 4 bytes (result_bytes) or nil"),
+        ([1, 0, None, None, None], "emits: None, not an array"),
+        ([1, 0, None, None, [], "line"], "log: 'line', not an array of str"),
+        ([1, 0, None, None, [], ["a", b"b"]], "log[1]: bin of 1 bytes, not a str"),
+        ([1, 0, None, None, [], [], [2]], "tensors: 2, not an index into the task's 2 tensors"),
+        ([1, 0, None, None, [], [], [-1]], "tensors: -1, not an index into the task's 2 tensors"),
+        ([1, 0, None, None, [], [], [True]], "tensors: True, not an index into the task's 2 tensors"),
+        ([1, 0, None, None, [], [], [0] * 65], "tensors: array of 65, not an array of at most 64 indices"),
+        ([1, 0, None, None, [], [], {}], "tensors: map of 0, not an array of at most 64 indices"),
+    ],
+)  # fmt: skip
+def test_output_that_breaks_a_rule(value: Any, message: str) -> None:
+    """Goal: each breach is `bad_output` and names field, value and bound. Method: one wrong output per rule."""
+    assert failure(value) == ("bad_output", message)
+
+
+def test_emit_that_breaks_a_rule() -> None:
+    """Goal: the same for each field of an emit. Method: one wrong emit per rule, behind a good one."""
+    assert emit_failure("a/b") == "emits[1]: not an array of 2 to 6 fields"
+    assert emit_failure("a b", b"") == "emits[1].target: 'a b', not name/key, name or model:NAME"
+    assert emit_failure(b"ab", b"") == "emits[1].target: bin of 2 bytes, not name/key, name or model:NAME"
+    assert emit_failure("a" * 500, b"").startswith("emits[1].target: str of 500 characters")
+    assert emit_failure("a/b", "text") == f"emits[1].payload: 'text', not bin of at most {PAYLOAD_BYTES_MAX} bytes"
+    assert emit_failure("a/b", bytes(PAYLOAD_BYTES_MAX + 1)).startswith("emits[1].payload: bin of 1048577 bytes")
+    assert emit_failure("a/b", b"", PRIORITY_MAX + 1) == "emits[1].priority: 8, not -8 to 7"
+    assert emit_failure("a/b", b"", PRIORITY_MIN - 1) == "emits[1].priority: -9, not -8 to 7"
+    assert emit_failure("a/b", b"", None) == "emits[1].priority: None, not -8 to 7"
+    assert emit_failure("a/b", b"", 0, "reply") == "emits[1].kind: 'reply', not tell, ask, timer"
+    assert emit_failure("a/b", b"", 0, ["tell"]) == "emits[1].kind: array of 1, not tell, ask, timer"
+    assert emit_failure("a/b", b"", 0, "tell", 1).startswith("emits[1].tensors: 1, not an array")
+    assert emit_failure("a/b", b"", 0, "tell", [2]) == "emits[1].tensors: 2, not an index into the task's 2 tensors"
+    assert emit_failure("a/b", b"", 0, "tell", [], 1) == "emits[1].delay_ms: 1, but only a timer has a delay"
+    assert emit_failure("counter/alice", b"", 0, "timer", [], -1) == f"emits[1].delay_ms: -1, not 0 to {DELAY_MS_MAX}"
+    assert emit_failure("counter/bob", b"", 0, "timer") == (
+        "emits[1].target: 'counter/bob', but a timer goes to the agent itself, counter/alice"
+    )
+
+
+def test_too_many_emits() -> None:
+    """Goal: past the task's bound, or the limit's, the outcome is `overflow`.
+
+    Method: as many as allowed, then one more, for each.
+    """
+    emits = [["a/b", b""]] * 9
+    assert isinstance(decode([1, 0, None, None, emits[:3]])[0], Done)
+    assert failure([1, 0, None, None, emits[:4]]) == ("overflow", "emits: 4, at most 3 (emits_max)")
+    roomy = TASK._replace(emits_max=100)
+    assert isinstance(decode([1, 0, None, None, emits[:8]], task=roomy)[0], Done)
+    assert decode([1, 0, None, None, emits], task=roomy)[0][:2] == ("overflow", "emits: 9, at most 8 (emits_max)")
+
+
+def test_log_is_cut() -> None:
+    """Goal: the log never fails a task for its size; it is cut at log_bytes between characters.
+
+    Method: ten bytes, three-byte signs.
+    """
+    outcome, _ = decode([1, 0, None, None, [], ["12345", "€€€", "gone"]])
+    assert outcome.log == ("12345", "€")
+    outcome, _ = decode([1, 0, None, None, [], ["1234567890", "gone"]])
+    assert outcome.log == ("1234567890",)
+    outcome, _ = decode([1, 0, None, None, [], [""] * (LOG_LINES_MAX + 5)])
+    assert len(outcome.log) == LOG_LINES_MAX
+
+
+def test_log_of_a_bad_output_is_kept() -> None:
+    """Goal: whoever looks for the mistake sees the lines. Method: a bad result with a good log."""
+    outcome, _ = decode([1, 0, None, "text", [], ["clue"]])
+    assert (outcome.kind, outcome.log) == ("bad_output", ("clue",))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc1", b"\x94\x01", b"\x93\x01\x00\xc0\xc0\xc0", b"\x81\x90\x01", b"\x91" * 2000, b"\xa1\xff"]
+)
+def test_bytes_that_are_no_message(data: bytes) -> None:
+    """Goal: truncated, trailing, invalid, deep or undecodable bytes are `bad_output`. Method: one of each."""
+    outcome, state = abi.decode_output(data, address="a/b", task=TASK, limits=LIMITS, fuel=1)
+    assert isinstance(outcome, Failed)
+    assert (outcome.kind, state) == ("bad_output", None)
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_become_an_outcome(data: bytes) -> None:
+    """Goal: nothing a guest returns can raise.
+
+    Method: arbitrary bytes, whole and as the fields of a well-formed start.
+    """
+    for candidate in (data, b"\x97\x01\x00" + data, b"\x95\x01\x01" + data):
+        outcome, _ = abi.decode_output(candidate, address="a/b", task=TASK, limits=LIMITS, fuel=1)
+        assert isinstance(outcome, Done | Failed)
+
+
+_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=12,
+)
+
+
+@given(st.lists(_values, min_size=2, max_size=6))
+def test_any_values_become_an_outcome(fields: list[Any]) -> None:
+    """Goal: the same for values of every type in every field.
+
+    Method: arbitrary MessagePack behind a right version and status.
+    """
+    for status in (0, 1):
+        outcome, _ = decode([1, status, *fields])
+        assert isinstance(outcome, Done | Failed)
+
+
+def test_tables_name_the_encoded_fields() -> None:
+    """Goal: the table of the input has one row per field. Method: compare lengths with an encoded task."""
+    encoded = msgpack.unpackb(abi.encode_input(TASK, state=None, lane_seed=bytes(32)))
+    assert len(encoded) == len(abi.IN_FIELDS)

@@ -1,0 +1,84 @@
+"""The raw call path and its twin on the public API: the same guests, told the same things, compared in everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rota.common.work import FoldResult
+
+
+def both(world: Any, run: Any, code: Any, *tasks: Any, **settings: Any) -> tuple[FoldResult, FoldResult]:
+    raw, public = world.executor(raw_calls=True, **settings), world.executor(raw_calls=False, **settings)
+    return run(raw, code, *tasks), run(public, code, *tasks)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_agree_on_every_mischief(world: Any, guests: Any, run: Any, reuse: bool) -> None:
+    """Goal: outcome, message, fuel and bytes agree, whatever the guest does.
+
+    Method: all its tricks in one fold, twice over.
+    """
+    code = world.function(guests["mischief"], reuse=reuse, fuel=10_000_000, memory_bytes=6 << 20)
+    payloads = [bytes([what]) for what in (0, 1, 2, 3, 5, 6, 7, 8, 10, 32)] * 2
+    raw, public = both(world, run, code, *payloads)
+    assert raw == public
+    assert len(raw.outcomes) == len(payloads)
+
+
+def test_agree_on_a_fault_of_the_host(world: Any, guests: Any, run: Any) -> None:
+    """Goal: what is refused is refused by both, for the same reason. Method: a stack overflow."""
+    raw, public = both(world, run, world.function(guests["mischief"]), b"\x20", b"\x04")
+    assert raw == public
+    assert raw.stopped == "refused"
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 4096, 60_000])
+def test_agree_on_bytes(world: Any, guests: Any, run: Any, size: int) -> None:
+    """Goal: no byte is lost at any size, up to the end of the memory. Method: an echo of a pattern."""
+    payload = bytes(index % 251 for index in range(size))
+    raw, public = both(world, run, world.function(guests["echo"]), payload)
+    assert raw == public
+    assert raw.outcomes[0].result == payload  # type: ignore[union-attr]
+
+
+def test_agree_on_agents(world: Any, guests: Any, run: Any, task: Any) -> None:
+    """Goal: state, errors and traps agree. Method: the counter."""
+    tasks = [task(turn=turn, kind=kind) for turn, kind in enumerate(["tell", "ask", "tell", "timer", "tell"], 1)]
+    raw, public = both(world, run, world.agent(guests["counter"]), *tasks)
+    assert raw == public
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "(table 1048577 funcref)",
+        "(table 1 funcref) (table 1 funcref) (table 1 funcref) (table 1 funcref) (table 1 funcref)",
+    ],
+)
+def test_agree_on_tables_past_the_bounds(world: Any, guests: Any, run: Any, table: str) -> None:
+    """Goal: too large a table and too many of them are refused by both, with a reason. Method: one module of each."""
+    text = guests["echo"][:-1] + table + ")"
+    raw, public = both(world, run, world.function(text), b"x")
+    assert raw == public
+    assert raw.stopped == "refused"
+    assert "table" in raw.reason
+
+
+def test_addresses_above_two_gib(world: Any, guests: Any, run: Any) -> None:
+    """Goal: addresses and lengths are unsigned.
+
+    Method: a guest whose input lies in the upper half of a 4 GiB memory.
+    """
+    text = (
+        guests["echo"]
+        .replace(
+            '(memory (export "memory") 1)',
+            '(memory (export "memory") 1) (func $grow (drop (memory.grow (i32.const 40000)))) (start $grow)',
+        )
+        .replace("i32.const 1024", "i32.const 0x90000000")
+    )
+    raw, public = both(world, run, world.function(text, memory_bytes=4 << 30), b"high")
+    assert raw == public
+    assert raw.outcomes[0].result == b"high"  # type: ignore[union-attr]

@@ -1,0 +1,168 @@
+"""Artefacts: made once, shared, and worthless to whoever changes, renames or brings one from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wasmtime import wat2wasm
+
+from rota.common.digests import digest
+from rota.common.errors import CodeError, ConfigError
+from rota.cpu_worker import compiler as compiler_module
+from rota.cpu_worker.compiler import KEY_FILE, SUFFIX, Compiler
+from rota.cpu_worker.profile import new_engine
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "artefacts"
+
+
+def artefacts(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def load(folder: Path, wasm: bytes) -> int:
+    """Load with a compiler of its own and return how often it had to compile."""
+    made = Compiler(new_engine(pooled=False), folder)
+    made.load(wasm, digest(wasm))
+    return made.compiled_count
+
+
+def test_compiled_once_and_then_loaded(folder: Path, guests: Any) -> None:
+    """Goal: a second worker loads what the first compiled; nothing else is left in the folder.
+
+    Method: two compilers, one folder.
+    """
+    wasm = bytes(wat2wasm(guests["echo"]))
+    assert [load(folder, wasm), load(folder, wasm)] == [1, 0]
+    assert [path.name for path in folder.iterdir() if path.suffix != SUFFIX] == [KEY_FILE]
+    if os.name == "posix":
+        assert (folder / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("position", [0, 40, -1])
+def test_changed_artefact_is_compiled_again(folder: Path, guests: Any, position: int) -> None:
+    """Goal: no changed byte is ever loaded.
+
+    Method: flip one in the MAC, in the head and at the end; the good bytes come back.
+    """
+    wasm = bytes(wat2wasm(guests["echo"]))
+    load(folder, wasm)
+    (path,) = artefacts(folder)
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[position] ^= 1
+    path.write_bytes(bad)
+    assert load(folder, wasm) == 1
+    assert path.read_bytes() == good
+
+
+def test_truncated_and_empty_artefacts_are_compiled_again(folder: Path, guests: Any) -> None:
+    """Goal: a torn file is no error. Method: cut it to half, to less than a MAC, to nothing."""
+    wasm = bytes(wat2wasm(guests["echo"]))
+    load(folder, wasm)
+    (path,) = artefacts(folder)
+    for size in (len(path.read_bytes()) // 2, 10, 0):
+        path.write_bytes(path.read_bytes()[:size])
+        assert load(folder, wasm) == 1
+
+
+def test_artefact_under_another_name_is_compiled_again(folder: Path, guests: Any) -> None:
+    """Goal: good code of one module cannot pose as another's. Method: copy one artefact over the other."""
+    one, other = bytes(wat2wasm(guests["echo"])), bytes(wat2wasm(guests["mischief"]))
+    load(folder, one)
+    (path_of_one,) = artefacts(folder)
+    load(folder, other)
+    (path_of_other,) = [path for path in artefacts(folder) if path != path_of_one]
+    path_of_other.write_bytes(path_of_one.read_bytes())
+    assert load(folder, other) == 1
+
+
+def test_artefact_of_another_key_is_compiled_again(tmp_path: Path, guests: Any) -> None:
+    """Goal: an artefact from a foreign folder has neither the right name nor the right MAC.
+
+    Method: copy it over by both names.
+    """
+    wasm = bytes(wat2wasm(guests["echo"]))
+    load(tmp_path / "one", wasm)
+    load(tmp_path / "other", wasm)
+    (foreign,), (own,) = artefacts(tmp_path / "one"), artefacts(tmp_path / "other")
+    assert foreign.name != own.name
+    own.write_bytes(foreign.read_bytes())
+    assert load(tmp_path / "other", wasm) == 1
+
+
+def test_key_that_cannot_be_trusted(folder: Path) -> None:
+    """Goal: a short key, or one that others can read, stops the worker. Method: one of each."""
+    Compiler(new_engine(pooled=False), folder)
+    key = folder / KEY_FILE
+    if os.name == "posix":
+        key.chmod(0o644)
+        with pytest.raises(ConfigError, match="can be read by others"):
+            Compiler(new_engine(pooled=False), folder)
+        key.chmod(0o600)
+    key.write_bytes(b"short")
+    with pytest.raises(ConfigError, match="has 5 bytes, not 32"):
+        Compiler(new_engine(pooled=False), folder)
+
+
+def test_workers_that_race_share_one_key(folder: Path) -> None:
+    """Goal: however many start at once, one key wins and no file is left over.
+
+    Method: eight threads behind a barrier.
+    """
+    folder.mkdir()
+    barrier = threading.Barrier(8)
+    keys: list[bytes] = []
+
+    def make() -> None:
+        barrier.wait()
+        keys.append(compiler_module._read_or_make_key(folder / KEY_FILE))
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys) == 8
+    assert len({*keys}) == 1
+    assert [path.name for path in folder.iterdir()] == [KEY_FILE]
+
+
+@pytest.mark.parametrize(
+    ("wasm", "message"),
+    [
+        (b"not wasm", "not WebAssembly of the profile"),
+        (bytes(wat2wasm('(module (memory i64 1))')), "not WebAssembly of the profile"),
+        (bytes(wat2wasm('(module (memory 1) (memory 1))')), "not WebAssembly of the profile"),
+        (bytes(wat2wasm('(module (memory 1 1 shared))')), "not WebAssembly of the profile"),
+    ],
+)  # fmt: skip
+def test_module_that_does_not_compile(folder: Path, wasm: bytes, message: str) -> None:
+    """Goal: garbage and features outside the profile are a typed error.
+
+    Method: garbage, memory64, two memories, shared memory.
+    """
+    with pytest.raises(CodeError, match=message):
+        load(folder, wasm)
+    assert artefacts(folder) == []
+
+
+def test_limits_of_the_compile_process(monkeypatch: pytest.MonkeyPatch, guests: Any) -> None:
+    """Goal: a compile that is too large, or takes too long, is a typed error that names the bound.
+
+    Method: tiny bounds.
+    """
+    wasm = bytes(wat2wasm(guests["echo"]))
+    monkeypatch.setattr(compiler_module, "MODULE_BYTES_MAX", len(wasm) - 1)
+    with pytest.raises(CodeError, match=f"has {len(wasm)} bytes, at most {len(wasm) - 1}"):
+        compiler_module.compile_apart(wasm, digest(wasm))
+    monkeypatch.setattr(compiler_module, "MODULE_BYTES_MAX", len(wasm))
+    monkeypatch.setattr(compiler_module, "COMPILE_MS_MAX", 1)
+    with pytest.raises(CodeError, match="took longer than 1 ms"):
+        compiler_module.compile_apart(wasm, digest(wasm))
