@@ -1,0 +1,366 @@
+"""The asyncio client: the methods of `Client`, as coroutines and asynchronous iterators.
+
+One client serves any number of coroutines of one event loop; each waits for itself while the loop moves the frames of
+all. It needs a loop with `add_reader` (on Windows: `asyncio.SelectorEventLoop`). What the methods do and raise is
+told at their twins in `client.py`; a new method here is one there as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import zmq
+
+from rota.client.client import ranges_of, seq_at
+from rota.client.core import Core, Where, now_ms
+from rota.client.flows import Flow, Ranges, Stream, Turn
+from rota.client.link import descriptor_of, has_input
+from rota.client.operations import MAP_BATCH_TASKS, MAP_IN_FLIGHT_TASKS, Operations, Progress, Run
+from rota.client.results import Result
+from rota.client.watch import Missed, Watch
+from rota.common import limits
+from rota.common.messages import Event, LaneSettings
+from rota.common.sockets import Socket, subscriber
+from rota.common.work import AGENT, Limits
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A producer in an event loop. Use it in an `async with` block. Arguments as for `Client`."""
+
+    def __init__(
+        self, where: Where = None, producer: str | None = None, timeout_s: float = 30.0, *,
+        contact_s: float | None = None, tensors: Path | None = None, context: zmq.Context[Socket] | None = None,
+    ) -> None:  # fmt: skip
+        self._core = Core(where, producer, timeout_s=timeout_s, contact_s=contact_s, tensors=tensors, context=context)
+        self._operations = Operations(self._core)
+        self._watched: dict[int, Socket] = {}  # by descriptor: what the loop reads for us
+        self._waiting: dict[asyncio.Future[None], None] = {}
+
+    @property
+    def producer(self) -> str:
+        """The name under which this client's numbers are known to the broker."""
+        return self._core.session.producer
+
+    # --- tasks ----------------------------------------------------------------------------------------
+
+    async def submit(
+        self, target: str, payload: Any = b"", *, lane: str = "main", priority: int = 0, wait: bool = True,
+        number: int | None = None, now_ms: int | None = None, block: bool = False, timeout_s: float | None = None,
+    ) -> AsyncHandle:  # fmt: skip
+        """Submit one task; when this returns it is durable."""
+        batch = await self.submit_many(
+            target, [payload], lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
+            timeout_s=timeout_s,
+        )  # fmt: skip
+        return batch.handles[0]
+
+    async def submit_many(
+        self, targets: str | Sequence[str], payloads: Iterable[Any], *, lane: str = "main", priority: int = 0,
+        wait: bool = True, number: int | None = None, now_ms: int | None = None, block: bool = False,
+        timeout_s: float | None = None, sent: Callable[[int], None] | None = None,
+    ) -> AsyncBatch:  # fmt: skip
+        """Submit many tasks in as few messages as hold them. Each message is accepted all or none."""
+        flow = self._operations.submit_many(
+            targets, payloads, lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
+            timeout_s=timeout_s, sent=sent,
+        )  # fmt: skip
+        return AsyncBatch(self, await self._run(flow))
+
+    async def submit_runs(
+        self, runs: Iterable[Run], *, lane: str = "main", wait: bool = True, number: int | None = None,
+        now_ms: int | None = None, block: bool = False, timeout_s: float | None = None,
+    ) -> AsyncBatch:  # fmt: skip
+        """Submit one atomic batch of runs, each with its own targets and priority."""
+        flow = self._operations.submit_runs(
+            runs, lane=lane, wait=wait, number=number, now_ms=now_ms, block=block, timeout_s=timeout_s
+        )
+        return AsyncBatch(self, await self._run(flow))
+
+    def map(
+        self, target: str, payloads: Iterable[Any], *, lane: str = "main", priority: int = 0, ordered: bool = True,
+        batch: int = MAP_BATCH_TASKS, in_flight: int = MAP_IN_FLIGHT_TASKS, return_failures: bool = False,
+        progress: Progress | None = None,
+    ) -> AsyncIterator[Result]:  # fmt: skip
+        """Send every payload to `target` and give the results, in order or as they come."""
+        stream = self._operations.map(
+            target, payloads, lane=lane, priority=priority, ordered=ordered, batch=batch, in_flight=in_flight,
+            return_failures=return_failures, progress=progress,
+        )  # fmt: skip
+        return self._stream(stream)
+
+    async def result(self, seq: int, timeout_s: float | None = None) -> Result:
+        """Wait for the result of any task by its seq."""
+        return (await self.outcome(seq, timeout_s)).raise_if_failed()
+
+    async def outcome(self, seq: int, timeout_s: float | None = None) -> Result:
+        """Wait for the outcome of any task by its seq, a failure being one."""
+        result = await self._run(self._operations.outcome(seq, timeout_s))
+        assert isinstance(result, Result)
+        return result
+
+    def results(self, first_seq: int, count: int, timeout_s: float | None = None) -> AsyncIterator[Result]:
+        """Give the outcomes of `count` tasks from `first_seq` on, in order, failures as they are."""
+        return self._stream(self._operations.outcomes(((first_seq, count),), timeout_s))
+
+    def as_completed(
+        self, tasks: AsyncBatch | Iterable[AsyncHandle | int], timeout_s: float | None = None
+    ) -> AsyncIterator[Result]:
+        """Give the outcomes of tasks as they come, failures as they are."""
+        return self._stream(self._operations.as_completed(ranges_of(tasks), timeout_s))
+
+    async def cancel(self, seq: int) -> bool:
+        """Catch a task that has not completed, and say whether it was caught."""
+        return await self._run(self._operations.cancel(seq))
+
+    async def retry(
+        self, seq: int, *, lane: str = "main", wait: bool = True, number: int | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncHandle:  # fmt: skip
+        """Run a dead task again, as a new one."""
+        flow = self._operations.retry(seq, lane=lane, wait=wait, number=number, timeout_s=timeout_s)
+        return AsyncBatch(self, await self._run(flow)).handles[0]
+
+    async def dead_drop(self, lane: str = "main", seqs: Iterable[int] = ()) -> int:
+        """Forget these dead tasks of a lane, or all of them, and return how many there were."""
+        return await self._run(self._operations.dead_drop(lane, seqs))
+
+    # --- code and lanes -------------------------------------------------------------------------------
+
+    async def deploy(
+        self, name: str, module: Path | str | bytes, kind: str = AGENT, *, reuse: bool = False,
+        exports: Mapping[str, str] | None = None, code_limits: Limits | None = None, lane: str = "main",
+        check: bool = True, number: int | None = None, timeout_s: float | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Bind `name` to a WASM module in a lane, from a file or from its bytes."""
+        flow = self._operations.deploy(
+            name, module, kind=kind, reuse=reuse, exports=exports, code_limits=code_limits, lane=lane, check=check,
+            number=number, timeout_s=timeout_s,
+        )  # fmt: skip
+        return await self._run(flow)
+
+    async def deploy_model(
+        self, name: str, digest: bytes, *, code_limits: Limits | None = None, lane: str = "main", check: bool = True,
+        number: int | None = None, timeout_s: float | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Bind `model:name` in a lane to a model of the model repository, by its digest."""
+        flow = self._operations.deploy_model(
+            name, digest, code_limits=code_limits, lane=lane, check=check, number=number, timeout_s=timeout_s
+        )
+        return await self._run(flow)
+
+    async def open_lane(
+        self, name: str, *, paused: bool = False, policy: str = "derived", window: int = limits.WINDOW_TASKS_DEFAULT,
+        tasks_max: int = limits.LANE_TASKS_DEFAULT, starvation_passes: int = limits.STARVATION_PASSES_DEFAULT,
+        seed: bytes | None = None, deploys_from: str | None = "main",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Open a lane. It starts with the names that are bound in the lane `deploys_from` now, or with none."""
+        settings = LaneSettings(policy, window, tasks_max, starvation_passes, seed)
+        value: dict[str, Any] = await self._run(
+            self._operations.open_lane(name, settings, paused=paused, deploys_from=deploys_from)
+        )
+        return value
+
+    async def pause(self, lane: str = "main") -> None:
+        """Issue no more tasks of a lane, until it is released."""
+        await self._run(self._operations.set_paused(lane, True))
+
+    async def release(self, lane: str = "main") -> None:
+        """Let a paused lane go on."""
+        await self._run(self._operations.set_paused(lane, False))
+
+    async def set_window(self, lane: str, window: int) -> None:
+        """Change how many issued tasks a lane can hold."""
+        await self._run(self._operations.set_window(lane, window))
+
+    async def drain(self, draining: bool = True) -> None:
+        """Have the broker take no more inputs from any producer, or take them again."""
+        await self._run(self._operations.drain(draining))
+
+    # --- questions ------------------------------------------------------------------------------------
+
+    async def query(self, what: str, **arguments: Any) -> Any:
+        """Ask the broker a read-only question; docs/PROTOCOL.md lists them with their arguments."""
+        return await self._run(self._operations.query(what, arguments))
+
+    async def status(self) -> dict[str, Any]:
+        """Return broker, journal, lanes and workers in numbers."""
+        value: dict[str, Any] = await self.query("status")
+        return value
+
+    async def digest(self, lane: str = "main") -> dict[str, Any]:
+        """Return how many tasks a lane has retired, and the digest over them."""
+        value: dict[str, Any] = await self.query("digest", lane=lane)
+        return value
+
+    async def wait_idle(
+        self, lane: str = "main", *, timeout_s: float | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Wait until a lane has no task left that waits or runs, and return its numbers."""
+        return await self._run(self._operations.wait_idle(lane, timeout_s, progress))
+
+    async def events(
+        self, topics: Iterable[str] = (), *, timeout_s: float | None = None
+    ) -> AsyncIterator[Event | Missed]:
+        """Give what happens from now on, of these topics or all; `Missed` tells of gaps."""
+        watch = Watch(topics)
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+        with subscriber(self._core.context, self._core.endpoints().events, [""]) as socket:
+            descriptor = descriptor_of(socket)
+            loop.add_reader(descriptor, arrived.set)
+            try:
+                while True:
+                    # The descriptor tells of changes only, so everything is read before it is waited for again.
+                    arrived.clear()
+                    while has_input(socket):
+                        for event in watch.receive(socket.recv_multipart(zmq.NOBLOCK)[-1]):
+                            yield event
+                    try:
+                        await asyncio.wait_for(arrived.wait(), timeout_s)
+                    except TimeoutError:
+                        return
+            finally:
+                loop.remove_reader(descriptor)
+
+    # --- running flows --------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close the connections. What is outstanding goes on at the broker."""
+        self._watch_sockets({})
+        self._core.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        with closing(flow):
+            while True:
+                try:
+                    turn = next(flow)
+                except StopIteration as end:
+                    value: T = end.value
+                    return value
+                await self._turn(turn)
+
+    async def _stream(self, stream: Stream) -> AsyncIterator[Result]:
+        with closing(stream):
+            for step in stream:
+                if isinstance(step, Turn):
+                    await self._turn(step)
+                else:
+                    yield step
+
+    async def _turn(self, turn: Turn) -> None:
+        """Send what is due, then wait until anything arrives for anybody, or until the time has come."""
+        woken = asyncio.get_running_loop().create_future()
+        self._waiting[woken] = None  # before the pump, which may wake us at once
+        try:
+            self._pump()
+            wake_ms = self._core.wake_ms(turn.until_ms)
+            delay_s = None if wake_ms is None else max(0, wake_ms - now_ms()) / 1000
+            await asyncio.wait((woken,), timeout=delay_s)
+        finally:
+            self._waiting.pop(woken, None)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Move frames, and wake everybody if any arrived: who waits for what is known to the flows only."""
+        received = self._core.pump()
+        self._watch_sockets({link.descriptor: link.socket for link in self._core.links()})
+        if received:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
+        if any(link.has_input() for link in self._core.links()):
+            # The descriptor tells of changes only: what came in while we sent would stay unseen.
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _watch_sockets(self, wanted: dict[int, Socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for descriptor in [one for one, socket in self._watched.items() if wanted.get(one) is not socket]:
+            loop.remove_reader(descriptor)
+            del self._watched[descriptor]
+        for descriptor, socket in wanted.items():
+            if descriptor not in self._watched:
+                loop.add_reader(descriptor, self._pump)
+                self._watched[descriptor] = socket
+
+
+class AsyncHandle:
+    """A task that was submitted."""
+
+    def __init__(self, client: AsyncClient, seq: int) -> None:
+        self.seq = seq
+        self._client = client
+        self._result: Result | None = None
+
+    async def result(self, timeout_s: float | None = None) -> Result:
+        """Wait for the result. Raises `TaskFailed` if the task failed."""
+        return (await self.outcome(timeout_s)).raise_if_failed()
+
+    async def outcome(self, timeout_s: float | None = None) -> Result:
+        """Wait for the outcome, a failure being one."""
+        if self._result is None:
+            self._result = await self._client.outcome(self.seq, timeout_s)
+        return self._result
+
+    async def cancel(self) -> bool:
+        """Catch the task if it has not completed, and say whether it was caught."""
+        return await self._client.cancel(self.seq)
+
+    def __repr__(self) -> str:
+        return f"<task {self.seq}>"
+
+
+class AsyncBatch:
+    """Tasks that were submitted together, in the order of their payloads."""
+
+    def __init__(self, client: AsyncClient, ranges: Ranges) -> None:
+        self.ranges = ranges
+        self._client = client
+        self._length = sum(tasks for _, tasks in ranges)
+
+    @property
+    def seqs(self) -> list[int]:
+        """The seqs of the tasks."""
+        return [seq for first_seq, tasks in self.ranges for seq in range(first_seq, first_seq + tasks)]
+
+    @property
+    def handles(self) -> list[AsyncHandle]:
+        """One handle per task."""
+        return [AsyncHandle(self._client, seq) for seq in self.seqs]
+
+    async def results(self, timeout_s: float | None = None) -> list[Result]:
+        """Wait for all results. Raises `TaskFailed` for the first task that failed."""
+        return [outcome.raise_if_failed() for outcome in await self.outcomes(timeout_s)]
+
+    async def outcomes(self, timeout_s: float | None = None) -> list[Result]:
+        """Wait for all outcomes, failures being some."""
+        stream = self._client._stream(self._client._operations.outcomes(self.ranges, timeout_s))
+        return [outcome async for outcome in stream]
+
+    def as_completed(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
+        """Give the outcomes as they come, failures as they are."""
+        return self._client.as_completed(self, timeout_s)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> AsyncHandle:
+        return AsyncHandle(self._client, seq_at(self.ranges, index, self._length))
+
+    def __repr__(self) -> str:
+        return f"<{self._length} tasks {list(self.ranges)}>"

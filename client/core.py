@@ -1,0 +1,129 @@
+"""What both clients are made of: the state machines, their links, the flows, and where the broker is.
+
+A core belongs to one thread. It builds clock, chance, ids and sockets for the PURE files beside it and never waits:
+`client.py` and `aio.py` wait, each in its way, and call `pump` when something can have happened.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from rota.client.flows import Flows, Limits
+from rota.client.link import Link
+from rota.client.payloads import Payloads
+from rota.client.questions import Questions
+from rota.client.session import Session
+from rota.common import limits
+from rota.common.endpoints import Endpoints, RunFolder
+from rota.common.errors import BadTarget, NotReachable
+from rota.common.sockets import Socket
+from rota.common.sockets import context as new_context
+
+DEFAULT_DIR: Final = ".rota"
+
+Where = Path | str | Endpoints | None
+"""A run folder, a `tcp://127.0.0.1:PORT` that the broker was given with --bind, or the four addresses themselves.
+None: ROTA_BIND or ROTA_DIR of the environment, else `.rota` here."""
+
+
+class Core:
+    """The insides of one client."""
+
+    def __init__(
+        self,
+        where: Where,
+        producer: str | None,
+        *,
+        timeout_s: float,
+        contact_s: float | None,
+        tensors: Path | None,
+        context: zmq.Context[Socket] | None,
+    ) -> None:
+        if producer is not None and not 0 < len(producer) <= limits.NAME_CHARS_MAX:
+            raise BadTarget(f"a producer id has 1 to {limits.NAME_CHARS_MAX} characters, got {len(producer)}")
+        if where is None:
+            where = os.environ.get("ROTA_BIND") or os.environ.get("ROTA_DIR") or DEFAULT_DIR
+        self._where = where
+        self.timeout_ms = int(timeout_s * 1000)
+        # A producer whose id is made up has used no number yet. One with a name may have: the clock is past them all.
+        first_number = 1 if producer is None else time.time_ns() // 1000
+        self.session = Session(producer or f"producer-{secrets.token_hex(8)}", first_number)
+        self.questions = Questions()
+        self.payloads = Payloads(tensors if tensors is not None else self._tensor_folder())
+        self.flows = Flows(
+            self.session,
+            self.questions,
+            self.payloads,
+            limits=Limits(self.timeout_ms, self.timeout_ms if contact_s is None else int(contact_s * 1000)),
+            now_ms=now_ms,
+            chance=random.random,
+            not_reachable=self._not_reachable,
+        )
+        self._owns_context = context is None
+        self.context = new_context() if context is None else context
+        self._frontend: Link | None = None
+        self._query: Link | None = None
+
+    def endpoints(self) -> Endpoints:
+        """Return where the broker is now."""
+        if isinstance(self._where, Endpoints):
+            return self._where
+        if isinstance(self._where, str) and "://" in self._where:
+            return Endpoints.of(Path(DEFAULT_DIR), self._where)
+        return Endpoints.of(Path(self._where))
+
+    def pump(self) -> bool:
+        """Move frames on every connection that is needed; return whether anything arrived."""
+        if self._frontend is None and self.session.is_busy:
+            self._frontend = Link(self.context, lambda: self.endpoints().frontend, self.session)
+        if self._query is None and self.questions.is_busy:
+            self._query = Link(self.context, lambda: self.endpoints().query, self.questions)
+        received = [link.pump(now_ms()) for link in self.links()]
+        return any(received)
+
+    def links(self) -> Iterator[Link]:
+        """Yield the open connections."""
+        for link in (self._frontend, self._query):
+            if link is not None:
+                yield link
+
+    def wake_ms(self, until_ms: int | None) -> int | None:
+        """Return when to pump again though nothing arrives, at the latest at `until_ms`."""
+        times = [link.next_tick_ms() for link in self.links()]
+        known = [one for one in (*times, until_ms) if one is not None]
+        return min(known, default=None)
+
+    def close(self) -> None:
+        """Close the connections. What is outstanding goes on at the broker."""
+        for link in self.links():
+            link.close()
+        self._frontend = self._query = None
+        if self._owns_context:
+            self.context.destroy(linger=0)
+
+    def _tensor_folder(self) -> Path | None:
+        if isinstance(self._where, Endpoints) or "://" in str(self._where):
+            return None
+        return RunFolder(Path(self._where)).tensors
+
+    def _not_reachable(self, what: str) -> NotReachable:
+        endpoint = self.endpoints().frontend
+        start = "" if isinstance(self._where, Endpoints) else self._start_command()
+        return NotReachable(f"{what} at {endpoint}: is the broker running?{start}", endpoint=endpoint)
+
+    def _start_command(self) -> str:
+        flag = "--bind" if "://" in str(self._where) else "--dir"
+        return f" `rota up {flag} {self._where}` starts it"
+
+
+def now_ms() -> int:
+    """Return the steady clock that all waiting is measured with."""
+    return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,287 @@
+"""What a client does, told once for both shells: every operation is a generator that waits by yielding. PURE.
+
+A *flow* yields `Turn` when it can go no further: the shell then moves frames until something arrived or the time has
+come, and resumes the flow. What it returns is the result of the operation. A *stream* yields results in between. The
+blocking client runs a flow in a loop, the asyncio client as part of a coroutine; neither knows what an operation does.
+
+Clock and chance come in as functions of the shell. Every wait checks three things: the conversation is over, the
+deadline passed, no broker was ever heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from rota.client.questions import Questions
+from rota.client.results import Decoder, Result, result_of
+from rota.client.session import Reply, Request, Session
+from rota.common.errors import Busy, NotReachable, RotaError
+from rota.common.messages import Accepted, ResultItem, Submit, TaskRun
+
+T = TypeVar("T")
+
+
+class Turn(NamedTuple):
+    """Move frames until something has arrived, or until this time (None: as long as it takes)."""
+
+    until_ms: int | None
+
+
+Flow = Generator[Turn, None, T]
+Stream = Generator[Turn | Result, None, None]
+Ranges = tuple[tuple[int, int], ...]
+"""Accepted tasks as (first seq, count), in the order of their payloads."""
+
+BUSY_WAIT_MS: Final = 10  # before a refused input is sent again; doubles, with jitter against herds
+BUSY_WAIT_MS_MAX: Final = 1_000
+
+
+class Limits(NamedTuple):
+    """How long a client waits: for an answer, and for the first sign of a broker."""
+
+    answer_ms: int
+    contact_ms: int
+
+
+class MapOptions(NamedTuple):
+    """How `map` goes about it: `batch` tasks travel in one message; `progress` gets tasks done and submitted."""
+
+    lane: str
+    ordered: bool
+    in_flight: int
+    batch: int
+    return_failures: bool
+    progress: Callable[[int, int], None] | None
+
+
+class Flows:
+    """The operations of one client."""
+
+    def __init__(
+        self,
+        session: Session,
+        questions: Questions,
+        decoder: Decoder,
+        *,
+        limits: Limits,
+        now_ms: Callable[[], int],
+        chance: Callable[[], float],
+        not_reachable: Callable[[str], NotReachable],
+    ) -> None:
+        self._session = session
+        self._questions = questions
+        self._decoder = decoder
+        self._limits = limits
+        self._now_ms = now_ms
+        self._chance = chance
+        self._not_reachable = not_reachable
+
+    # --- requests and questions -----------------------------------------------------------------------
+
+    def request(self, request: Request, deadline_ms: int) -> Flow[Reply]:
+        """Send a request and return its answer. Raises what the broker refuses it with."""
+        session = self._session
+        contact_ms = self._now_ms() + self._limits.contact_ms
+        while session.is_full:
+            self._check(session, deadline_ms, contact_ms, "earlier requests have no answers yet")
+            yield Turn(deadline_ms)
+        session.request(request, self._now_ms())
+        try:
+            while (reply := session.answer(request.number)) is None:
+                self._check(session, deadline_ms, contact_ms, f"no answer to {type(request).__name__} came in time")
+                yield Turn(deadline_ms if session.is_heard else min(deadline_ms, contact_ms))
+        except NotReachable as error:
+            # Whether it took effect is unknown; with these two the caller can find out.
+            error.fields.update(producer=session.producer, number=request.number)
+            raise
+        finally:
+            session.forget(request.number)
+        if isinstance(reply, RotaError):
+            raise reply
+        return reply
+
+    def request_patiently(self, request: Request, deadline_ms: int) -> Flow[Reply]:
+        """Send a request; while the broker says Busy, wait and send it again, until the deadline."""
+        wait_ms = BUSY_WAIT_MS
+        while True:
+            try:
+                return (yield from self.request(request, deadline_ms))
+            except Busy:
+                until_ms = self._now_ms() + int(wait_ms * (0.5 + self._chance()))
+                if until_ms >= deadline_ms:
+                    raise
+                yield from self.pause(until_ms)
+                wait_ms = min(2 * wait_ms, BUSY_WAIT_MS_MAX)
+
+    def question(self, what: str, arguments: dict[str, Any], deadline_ms: int) -> Flow[Any]:
+        """Ask a question and return the answer's value."""
+        questions = self._questions
+        contact_ms = self._now_ms() + self._limits.contact_ms
+        number = questions.ask(what, arguments, self._now_ms())
+        try:
+            while (answer := questions.answer(number)) is None:
+                self._check(questions, deadline_ms, contact_ms, f"no answer to the question {what!r} came in time")
+                yield Turn(deadline_ms if questions.is_heard else min(deadline_ms, contact_ms))
+        finally:
+            questions.forget(number)
+        if isinstance(answer, RotaError):
+            raise answer
+        return answer.value
+
+    def pause(self, until_ms: int) -> Flow[None]:
+        """Let time pass, with the connections alive."""
+        while self._now_ms() < until_ms:
+            yield Turn(until_ms)
+
+    # --- submitting -----------------------------------------------------------------------------------
+
+    def submit(
+        self, messages: Iterable[tuple[TaskRun, ...]], *, lane: str, wait: bool, number: int | None,
+        now_ms: int | None, block: bool, deadline_ms: int, sent: Callable[[int], None] | None = None,
+    ) -> Flow[Ranges]:  # fmt: skip
+        """Submit messages of runs one after another; each is accepted all or none, the next goes out after that.
+
+        When one is refused, the error's field `accepted` tells the ranges of those before it.
+        """
+        ranges: list[tuple[int, int]] = []
+        tasks = 0
+        for runs in messages:
+            taken = self._session.take_number(None if number is None else number + len(ranges))
+            request = Submit(taken, lane, runs, wait, now_ms, None)
+            try:
+                reply = yield from (self.request_patiently if block else self.request)(request, deadline_ms)
+            except RotaError as error:
+                error.fields["accepted"] = [list(one) for one in ranges]
+                raise
+            assert isinstance(reply, Accepted), reply
+            ranges.append((reply.first_seq, reply.tasks))
+            tasks += reply.tasks
+            if sent is not None:
+                sent(tasks)
+        return tuple(ranges)
+
+    # --- results --------------------------------------------------------------------------------------
+
+    def outcome(self, seq: int, deadline_ms: int | None) -> Flow[Result]:
+        """Wait for the outcome of a task. Raises `TimeoutError`, or what the broker says (`Expired`)."""
+        session = self._session
+        contact_ms = self._now_ms() + self._limits.contact_ms
+        while (found := session.take_result(seq)) is None:
+            session.want(seq, 1, self._now_ms())
+            self._check_result(deadline_ms, contact_ms, seq)
+            yield Turn(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms))
+        return self._result(found)
+
+    def outcomes(self, ranges: Sequence[tuple[int, int]], deadline_ms: int | None) -> Stream:
+        """Give the outcomes of tasks in the order of their seqs."""
+        for first_seq, tasks in ranges:
+            self._session.want(first_seq, tasks, self._now_ms())
+        for first_seq, tasks in ranges:
+            for seq in range(first_seq, first_seq + tasks):
+                yield (yield from self.outcome(seq, deadline_ms))
+
+    def as_completed(self, ranges: Sequence[tuple[int, int]], deadline_ms: int | None) -> Stream:
+        """Give the outcomes of tasks as they come."""
+        left = {seq: None for first_seq, tasks in ranges for seq in range(first_seq, first_seq + tasks)}
+        while left:
+            for result in (yield from self.some_of(left, deadline_ms)):
+                del left[result.seq]
+                yield result
+
+    def some_of(self, left: dict[int, None], deadline_ms: int | None) -> Flow[list[Result]]:
+        """Wait until at least one of these tasks has an outcome, and return all outcomes that are here."""
+        session = self._session
+        contact_ms = self._now_ms() + self._limits.contact_ms
+        while not (here := session.arrived(left)):
+            first = next(iter(left))
+            if not session.is_pending(first):  # not asked for yet, or somebody else has taken it
+                for first_seq, tasks in session.missing(left):
+                    session.want(first_seq, tasks, self._now_ms())
+            self._check_result(deadline_ms, contact_ms, first)
+            yield Turn(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms))
+        found = [session.take_result(seq) for seq in here]
+        return [self._result(one) for one in found if one is not None]
+
+    def map(self, batches: Callable[[int], tuple[TaskRun, ...]], options: MapOptions, answer_ms: int) -> Stream:
+        """Submit what `batches` gives (runs of at most so many tasks, empty at the end) and give the outcomes.
+
+        At most `in_flight` tasks, or one batch, are outstanding or wait for their turn; a full lane is waited for.
+        """
+        left: dict[int, None] = {}
+        held: dict[int, Result] = {}  # came before their turn
+        order: list[int] = []  # of what is not given yet
+        done = submitted = 0
+        more = True
+        try:
+            while more or left:
+                while more and (not left or len(left) + len(held) + options.batch <= options.in_flight):
+                    runs = batches(options.batch)
+                    more = bool(runs)
+                    if more:
+                        ((first_seq, tasks),) = yield from self.submit(
+                            [runs], lane=options.lane, wait=True, number=None, now_ms=None, block=True,
+                            deadline_ms=self._now_ms() + answer_ms,
+                        )  # fmt: skip
+                        left.update(dict.fromkeys(range(first_seq, first_seq + tasks)))
+                        order.extend(range(first_seq, first_seq + tasks))
+                        submitted += tasks
+                if not left:
+                    break
+                arrived = yield from self.some_of(left, None)
+                for result in arrived:
+                    del left[result.seq]
+                    held[result.seq] = result
+                done += len(arrived)
+                if options.progress is not None:
+                    options.progress(done, submitted)
+                yield from _ready(held, order, options)
+        finally:
+            self._session.unwant(left)
+
+    # --- inside ---------------------------------------------------------------------------------------
+
+    def _result(self, found: ResultItem | RotaError) -> Result:
+        if isinstance(found, RotaError):
+            raise found
+        return result_of(found, self._decoder)
+
+    def _check(self, machine: Session | Questions, deadline_ms: int, contact_ms: int, what: str) -> None:
+        now_ms = self._now_ms()
+        if machine.failure is not None:
+            raise machine.failure
+        if not machine.is_heard and now_ms >= min(contact_ms, deadline_ms):
+            raise self._not_reachable("no broker answers")
+        if now_ms >= deadline_ms:
+            if machine.is_silent(now_ms):
+                raise self._not_reachable(what)
+            raise TimeoutError(f"{what}, though the broker is there; it may still take effect")
+
+    def _check_result(self, deadline_ms: int | None, contact_ms: int, seq: int) -> None:
+        now_ms = self._now_ms()
+        if self._session.failure is not None:
+            raise self._session.failure
+        if not self._session.is_heard and now_ms >= contact_ms:
+            raise self._not_reachable("no broker answers")
+        if deadline_ms is not None and now_ms >= deadline_ms:
+            raise TimeoutError(f"task {seq} has no outcome yet; it goes on, ask again later")
+
+
+def _ready(held: dict[int, Result], order: list[int], options: MapOptions) -> Generator[Result, None, None]:
+    """Give, and let go of, the outcomes whose turn it is."""
+    if options.ordered:
+        count = 0
+        while count < len(order) and order[count] in held:
+            count += 1
+        seqs = order[:count]
+        del order[:count]
+    else:
+        seqs = list(held)
+        order.clear()
+    for seq in seqs:
+        result = held.pop(seq)
+        yield result if options.return_failures else result.raise_if_failed()
+
+
+def _earlier(one_ms: int | None, other_ms: int) -> int:
+    return other_ms if one_ms is None else min(one_ms, other_ms)

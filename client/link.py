@@ -1,0 +1,91 @@
+"""A connection of a client: one socket, driven by one state machine (`Session` or `Questions`).
+
+The machine says what to send and when to start over; this moves the frames and nothing else. It never blocks: the shell
+polls `socket` and calls `pump`. A link belongs to the thread that made it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import zmq
+
+from rota.client.questions import Questions
+from rota.client.session import Session
+from rota.common.sockets import Socket, dealer
+
+_FRAMES_PER_PUMP_MAX: Final = 256  # so that a flood of results leaves time for the deadline of the caller
+
+
+class Link:
+    """`locate` gives the address anew for each connection: a broker that starts again may have another one."""
+
+    def __init__(self, context: zmq.Context[Socket], locate: Callable[[], str], machine: Session | Questions) -> None:
+        self._context = context
+        self._locate = locate
+        self._machine = machine
+        self._unsent: deque[bytes] = deque()
+        self.socket = dealer(context, locate())
+
+    def pump(self, now_ms: int) -> bool:
+        """Read what has arrived, let time pass, send what is due; return whether anything arrived."""
+        received = self._read(now_ms)
+        self._machine.tick(now_ms)
+        output = self._machine.output()
+        if output.reconnect:
+            self._unsent.clear()
+            self.socket.close(linger=0)
+            self.socket = dealer(self._context, self._locate())
+        self._unsent.extend(output.frames)
+        self._send()
+        return received
+
+    @property
+    def events(self) -> int:
+        """What to poll the socket for."""
+        return zmq.POLLIN | zmq.POLLOUT if self._unsent else zmq.POLLIN
+
+    def has_input(self) -> bool:
+        """Say whether frames wait to be read."""
+        return has_input(self.socket)
+
+    def next_tick_ms(self) -> int | None:
+        """Return when `pump` has something to do though nothing arrives."""
+        return self._machine.next_tick_ms()
+
+    def close(self) -> None:
+        self.socket.close(linger=0)
+
+    @property
+    def descriptor(self) -> int:
+        """What an event loop watches; it tells of changes only, see zmq_getsockopt(3), ZMQ_FD."""
+        return descriptor_of(self.socket)
+
+    def _read(self, now_ms: int) -> bool:
+        for count in range(_FRAMES_PER_PUMP_MAX):
+            try:
+                frame = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return count > 0
+            self._machine.receive(frame, now_ms)
+        return True
+
+    def _send(self) -> None:
+        while self._unsent:
+            try:
+                self.socket.send(self._unsent[0], zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._unsent.popleft()
+
+
+def has_input(socket: Socket) -> bool:
+    """Say whether frames wait to be read."""
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
+def descriptor_of(socket: Socket) -> int:
+    """Return the descriptor that changes with a socket's state."""
+    return int(socket.get(zmq.FD))
