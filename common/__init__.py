@@ -1,0 +1,1 @@
+"""The words that every process of Rota shares: messages, wire, errors, limits, digests, tensors, sockets."""

@@ -1,0 +1,58 @@
+"""The broker process: `python -m rota.broker`, or `rota broker`. `serve` is the whole start, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from importlib.metadata import version
+
+from rota.broker.journal import Journal
+from rota.broker.lock import FolderLock
+from rota.broker.modules import ModuleStore
+from rota.broker.recovery import fold, open_epoch
+from rota.broker.sequencer import Sequencer
+from rota.broker.server import Server
+from rota.broker.world import World
+from rota.common.command import settings_command
+from rota.common.config import BrokerSettings
+from rota.common.endpoints import Endpoints
+from rota.common.service import Exit, StopSignals, host_identity, say_ready
+from rota.common.sockets import context
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: BrokerSettings) -> Exit:
+    """Recover the run file and sequence until told to stop."""
+    folder = settings.folder().prepare()
+    with contextlib.ExitStack() as open_now:
+        open_now.enter_context(FolderLock(folder.root / "broker.lock"))
+        stop = open_now.enter_context(StopSignals())
+        journal = open_now.enter_context(contextlib.closing(Journal.open(folder.journal)))
+        world = _recover(journal, settings)
+        open_epoch(world, journal, time.time_ns() // 1_000_000)
+        core = Sequencer(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
+        endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)
+        sockets = open_now.enter_context(context())
+        server = Server(core, journal, ModuleStore(folder.modules), sockets, endpoints)
+        open_now.enter_context(contextlib.closing(server))
+        say_ready("broker", boot=world.boot, frontend=endpoints.frontend)
+        server.serve(stop)
+    return Exit.OK
+
+
+def _recover(journal: Journal, settings: BrokerSettings) -> World:
+    started_ms = time.monotonic_ns() // 1_000_000
+    world = World(settings.results_kept_max, settings.results_kept_bytes)
+    fold(world, journal.read(), lambda number: log.info("recovering: %d records", number))
+    if journal.last_number:
+        took_ms = time.monotonic_ns() // 1_000_000 - started_ms
+        log.info("recovered %d records in %d ms, next seq %d", journal.last_number, took_ms, world.next_seq)
+    return world
+
+
+command = settings_command("broker", BrokerSettings, lambda: serve, "Run the broker of a run folder.")
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,395 @@
+"""Dispatch: which worker runs which issued task, when, and what travels together. PURE.
+
+Outside the model on purpose (execution model, part 3): it may read the clock and load figures, because nothing it
+decides can be seen in a lane. It keeps one rule, that the tasks of one agent run in line order: an agent's queue is
+handed out in one fold at a time.
+
+Workers have credit, in tasks and in bytes; an assignment holds about ASSIGNMENT_TARGET_MS of work by the measured
+pace of its code, so that short tasks travel by the hundred and long ones alone. What a dead worker held goes back to
+the front of its queues; a task that was held by a dead worker is a suspect and travels alone from then on, so that
+the poison cap counts the right one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Final
+
+from rota.broker.lane import Lane
+from rota.broker.tasks import Task
+from rota.common.limits import (
+    ASSIGNMENT_BYTES_MAX,
+    ASSIGNMENT_TARGET_MS,
+    ASSIGNMENTS_PER_WORKER,
+    FOLD_TASKS_MAX,
+    TIMEOUT_GRACE_MS,
+)
+from rota.common.messages import Assign, FoldAssignment, Register, Segment
+from rota.common.work import MODEL, Code
+
+ORPHANS_KEPT: Final = 1_024  # assignments that are no longer wanted, kept to compare what may still come of them
+FIRST_ASSIGNMENT_TASKS: Final = 4  # before anything is known of a code's pace
+_PACE_WEIGHT: Final = 0.25
+
+
+class TaskQueue:
+    """The issued, unfinished tasks of one address, in line order."""
+
+    __slots__ = ("address", "busy", "lane", "pool", "ready", "stateless", "tasks")
+
+    def __init__(self, lane: Lane, address: str, pool: str, stateless: bool) -> None:
+        self.lane = lane
+        self.address = address
+        self.pool = pool
+        self.stateless = stateless
+        self.tasks: deque[Task] = deque()
+        self.busy = False  # a fold of it is out; never set for stateless ones
+        self.ready = False  # it stands in its pool's ready list
+
+
+class Worker:
+    """A registered worker and what it holds."""
+
+    __slots__ = ("draining", "held", "held_bytes", "held_tasks", "identity", "seen_ms", "settings")
+
+    def __init__(self, identity: bytes, settings: Register, seen_ms: int) -> None:
+        self.identity = identity
+        self.settings = settings
+        self.seen_ms = seen_ms
+        self.held: OrderedDict[int, Assignment] = OrderedDict()
+        self.held_tasks = 0
+        self.held_bytes = 0
+        self.draining = False
+
+    @property
+    def name(self) -> str:
+        return self.settings.worker
+
+    @property
+    def free(self) -> bool:
+        """Whether it can take another assignment."""
+        return (
+            not self.draining
+            and len(self.held) < ASSIGNMENTS_PER_WORKER
+            and self.held_tasks < self.settings.slots
+            and self.held_bytes < self.settings.bytes_max
+            and not any(assignment.alone for assignment in self.held.values())
+        )
+
+
+class Assignment:
+    """Folds that are out with one worker: for each queue the tasks taken from it, in order."""
+
+    __slots__ = ("alone", "bytes", "deadline_ms", "folds", "lane", "number", "tasks", "worker")
+
+    def __init__(self, number: int, worker: Worker, lane: Lane, alone: bool) -> None:
+        self.number = number
+        self.worker = worker
+        self.lane = lane
+        self.alone = alone  # one suspect task, and nothing else on this worker
+        self.folds: list[tuple[TaskQueue, list[Task]]] = []
+        self.tasks = 0
+        self.bytes = 0
+        self.deadline_ms = 0
+
+
+class _Pool:
+    """The workers of one kind and the queues that wait for them, lane by lane so that no lane starves another."""
+
+    __slots__ = ("ready", "ready_tasks", "workers")
+
+    def __init__(self) -> None:
+        self.workers: list[Worker] = []
+        self.ready: OrderedDict[str, deque[TaskQueue]] = OrderedDict()
+        self.ready_tasks = 0
+
+
+class Dispatcher:
+    """Hands issued tasks to workers. Its caller sends what it returns and tells it what came back."""
+
+    def __init__(self, boot: int) -> None:
+        self.workers: dict[str, Worker] = {}
+        self.assignments: dict[int, Assignment] = {}
+        self.orphans: OrderedDict[int, Assignment] = OrderedDict()
+        self._pools = {"cpu": _Pool(), "gpu": _Pool()}
+        self._queues: dict[tuple[str, str, bool], TaskQueue] = {}
+        self._pace_us: dict[bytes, float] = {}  # measured time per task of a code
+        # Numbers of different boots differ, so that an answer from before a restart cannot be taken for one of ours.
+        self._next_number = (boot << 40) + 1
+
+    # --- tasks ---------------------------------------------------------------------------------------------------
+
+    def add(self, lane: Lane, task: Task) -> None:
+        """Take an issued task."""
+        assert task.code is not None
+        key = (lane.name, task.address, task.stateless)
+        queue = self._queues.get(key)
+        if queue is None:
+            pool = "gpu" if task.code.kind == MODEL else "cpu"
+            queue = self._queues[key] = TaskQueue(lane, task.address, pool, task.stateless)
+        queue.tasks.append(task)
+        self._pools[queue.pool].ready_tasks += 1
+        self._make_ready(queue)
+
+    def withdraw(self, task: Task) -> Assignment | None:
+        """Stop caring for a task that was caught. Returns the assignment that must be revoked, if it is out."""
+        if not task.assignment:
+            return None  # it is skipped when its queue is read
+        assignment = self.assignments[task.assignment]
+        self.take_back(assignment)
+        return assignment
+
+    def queued_tasks(self) -> dict[str, int]:
+        """Tasks that wait for a worker, by pool."""
+        return {name: pool.ready_tasks for name, pool in self._pools.items()}
+
+    # --- workers ----------------------------------------------------------------------------------------------------
+
+    def join(self, identity: bytes, settings: Register, now_ms: int) -> Worker:
+        """Take a worker that is not known, or no longer."""
+        assert settings.worker not in self.workers
+        worker = Worker(identity, settings, now_ms)
+        self.workers[settings.worker] = worker
+        self._pools[settings.pool].workers.append(worker)
+        return worker
+
+    def leave(self, worker: Worker, *, died: bool) -> list[Task]:
+        """Forget a worker; what it held runs again elsewhere. Returns the tasks whose running alone killed it."""
+        del self.workers[worker.name]
+        self._pools[worker.settings.pool].workers.remove(worker)
+        killers = []
+        for assignment in list(worker.held.values()):
+            unfinished = [task for _, tasks in assignment.folds for task in tasks if task.outcome is None]
+            if died:
+                for task in unfinished:
+                    task.suspect = True
+                    if assignment.alone:
+                        task.deaths += 1
+                        killers.append(task)
+            self.take_back(assignment)
+        return killers
+
+    def overdue(self, now_ms: int) -> list[Worker]:
+        """Workers that hold an assignment far beyond the time limits of its tasks."""
+        return [
+            worker
+            for worker in self.workers.values()
+            if worker.held and next(iter(worker.held.values())).deadline_ms < now_ms
+        ]
+
+    # --- assignments -------------------------------------------------------------------------------------------------
+
+    def assign(self, now_ms: int) -> list[tuple[Worker, Assign]]:
+        """Hand out what can be handed out now."""
+        orders = []
+        for pool in self._pools.values():
+            while pool.ready and (order := self._assign_one(pool, now_ms)) is not None:
+                orders.append(order)
+        return orders
+
+    def settle(self, assignment: Assignment, elapsed_us: int) -> None:
+        """An assignment was answered and its outcomes are applied: what it left undone goes back to its queues."""
+        if assignment.tasks:
+            pace = elapsed_us / assignment.tasks
+            for digest in dict.fromkeys(
+                task.code.digest for _, tasks in assignment.folds for task in tasks if task.code
+            ):
+                known = self._pace_us.get(digest, pace)
+                self._pace_us[digest] = known + _PACE_WEIGHT * (pace - known)
+        self.take_back(assignment)
+        self.orphans.pop(assignment.number)
+
+    def _assign_one(self, pool: _Pool, now_ms: int) -> tuple[Worker, Assign] | None:
+        free = [worker for worker in pool.workers if worker.free]
+        if not free:
+            return None
+        worker = min(free, key=lambda candidate: candidate.held_tasks)
+        lane_name, queues = next(iter(pool.ready.items()))
+        pool.ready.move_to_end(lane_name)
+        if not self._has_head(queues):
+            del pool.ready[lane_name]
+            return self._assign_one(pool, now_ms) if pool.ready else None
+        suspect = queues[0].tasks[0].suspect
+        if suspect and worker.held:
+            return None  # the least loaded worker is not idle yet; a suspect waits for it
+        assignment = Assignment(self._next_number, worker, queues[0].lane, alone=suspect)
+        self._next_number += 1
+        self._fill(assignment, pool, queues)
+        if not queues:
+            del pool.ready[lane_name]
+        self._send_out(assignment, now_ms)
+        return worker, _order(assignment)
+
+    def _fill(self, assignment: Assignment, pool: _Pool, queues: deque[TaskQueue]) -> None:
+        """Take tasks from the ready queues of one lane until the assignment is full."""
+        quota = 1 if assignment.alone else self._quota(pool, assignment.worker, queues[0].tasks[0])
+        bytes_max = min(ASSIGNMENT_BYTES_MAX, assignment.worker.settings.bytes_max - assignment.worker.held_bytes)
+        while quota > assignment.tasks and self._has_head(queues):
+            queue = queues[0]
+            if assignment.tasks and (queue.tasks[0].suspect or assignment.bytes >= bytes_max):
+                break
+            queues.popleft()
+            queue.ready = False
+            taken = self._take(assignment, queue, quota, bytes_max)
+            pool.ready_tasks -= len(taken)
+            assignment.folds.append((queue, taken))
+            if queue.stateless:
+                self._make_ready(queue)
+            else:
+                queue.busy = True
+
+    def _take(self, assignment: Assignment, queue: TaskQueue, quota: int, bytes_max: int) -> list[Task]:
+        """Take the next tasks of a queue: all of one code, none of them a suspect beside others."""
+        tasks = queue.tasks
+        code = tasks[0].code
+        if not queue.stateless:
+            state = queue.lane.agents[queue.address].state
+            assignment.bytes += len(state) if state is not None else 0
+        taken: list[Task] = []
+        while tasks and assignment.tasks < quota and (not assignment.tasks or assignment.bytes < bytes_max):
+            task = tasks[0]
+            if task.outcome is not None:
+                self._drop_head(queue)
+                continue
+            if taken and (task.suspect or task.code is not code):
+                break
+            tasks.popleft()
+            task.assignment = assignment.number
+            task.attempts += 1
+            taken.append(task)
+            assignment.tasks += 1
+            assignment.bytes += len(task.payload)
+        return taken
+
+    def _quota(self, pool: _Pool, worker: Worker, task: Task) -> int:
+        """How many tasks the next assignment may hold: an even share of what waits, and not too much work at once."""
+        assert task.code is not None
+        share = -(-pool.ready_tasks // (len(pool.workers) * ASSIGNMENTS_PER_WORKER))
+        pace_us = self._pace_us.get(task.code.digest)
+        by_pace = FIRST_ASSIGNMENT_TASKS if pace_us is None else int(ASSIGNMENT_TARGET_MS * 1000 / max(pace_us, 1.0))
+        return max(1, min(share, by_pace, FOLD_TASKS_MAX, worker.settings.slots - worker.held_tasks))
+
+    def _send_out(self, assignment: Assignment, now_ms: int) -> None:
+        worker = assignment.worker
+        begins_ms = max([now_ms, *(held.deadline_ms - TIMEOUT_GRACE_MS for held in worker.held.values())])
+        limits_ms = sum(_timeout_ms(task) for _, tasks in assignment.folds for task in tasks)
+        assignment.deadline_ms = begins_ms + limits_ms + TIMEOUT_GRACE_MS
+        worker.held[assignment.number] = assignment
+        worker.held_tasks += assignment.tasks
+        worker.held_bytes += assignment.bytes
+        self.assignments[assignment.number] = assignment
+
+    def take_back(self, assignment: Assignment) -> None:
+        """End an assignment: its unfinished tasks return to the front of their queues, in order."""
+        worker = assignment.worker
+        del self.assignments[assignment.number]
+        del worker.held[assignment.number]
+        worker.held_tasks -= assignment.tasks
+        worker.held_bytes -= assignment.bytes
+        self.orphans[assignment.number] = assignment
+        if len(self.orphans) > ORPHANS_KEPT:
+            self.orphans.popitem(last=False)
+        for queue, tasks in assignment.folds:
+            unfinished = [task for task in tasks if task.outcome is None]
+            for task in unfinished:
+                task.assignment = 0
+            queue.busy = False
+            if unfinished:  # a stateless queue may have been forgotten, and begun anew, while this assignment was out
+                queue = self._queues.setdefault((queue.lane.name, queue.address, queue.stateless), queue)
+            queue.tasks.extendleft(reversed(unfinished))
+            self._pools[queue.pool].ready_tasks += len(unfinished)
+            self._make_ready(queue, first=bool(unfinished))
+
+    # --- queues ------------------------------------------------------------------------------------------------------
+
+    def _make_ready(self, queue: TaskQueue, first: bool = False) -> None:
+        if not queue.tasks:
+            if not queue.busy and not queue.ready:
+                self._queues.pop((queue.lane.name, queue.address, queue.stateless), None)
+            return
+        if queue.busy or queue.ready:
+            return
+        queue.ready = True
+        queues = self._pools[queue.pool].ready.setdefault(queue.lane.name, deque())
+        if first:
+            queues.appendleft(queue)
+        else:
+            queues.append(queue)
+
+    def _has_head(self, queues: deque[TaskQueue]) -> bool:
+        """Whether the first ready queue has a task to run; tasks that were caught meanwhile are skipped here."""
+        while queues:
+            queue = queues[0]
+            while queue.tasks and queue.tasks[0].outcome is not None:
+                self._drop_head(queue)
+            if queue.tasks:
+                return True
+            queues.popleft()
+            queue.ready = False
+            self._make_ready(queue)
+        return False
+
+    def _drop_head(self, queue: TaskQueue) -> None:
+        queue.tasks.popleft()
+        self._pools[queue.pool].ready_tasks -= 1
+
+    def unfinished_queued(self) -> int:
+        """Queued tasks that still want running; those that were caught are skipped when their queue is read."""
+        return sum(task.outcome is None for queue in self._queues.values() for task in queue.tasks)
+
+    def check_invariants(self) -> None:
+        """Assert that assignments, workers and queues tell the same story."""
+        for worker in self.workers.values():
+            assert worker.held_tasks == sum(assignment.tasks for assignment in worker.held.values())
+            assert all(self.assignments[number] is assignment for number, assignment in worker.held.items())
+        for number, assignment in self.assignments.items():
+            assert assignment.worker.held[number] is assignment
+            assert all(task.assignment == number for _, tasks in assignment.folds for task in tasks)
+        for pool in self._pools.values():
+            waiting = [queue for queue in self._queues.values() if self._pools[queue.pool] is pool]
+            assert pool.ready_tasks == sum(len(queue.tasks) for queue in waiting)
+            ready = [queue for queues in pool.ready.values() for queue in queues]
+            assert all(queue.ready and not queue.busy for queue in ready)
+            assert sum(queue.ready for queue in waiting) == len(ready)
+
+
+def _timeout_ms(task: Task) -> int:
+    assert task.code is not None
+    return task.code.limits.timeout_ms
+
+
+def _order(assignment: Assignment) -> Assign:
+    """The assignment as it travels: a table of codes, and per fold its tasks, those with the same header together."""
+    codes: dict[Code, int] = {}
+    folds = []
+    for queue, tasks in assignment.folds:
+        code = tasks[0].code
+        assert code is not None
+        place = codes.setdefault(code, len(codes))
+        state = None if queue.stateless else queue.lane.agents[queue.address].state
+        folds.append(FoldAssignment(place, queue.address, state, tuple(_segments(tasks))))
+    return Assign(assignment.number, assignment.lane.seed, tuple(codes), tuple(folds))
+
+
+def _segments(tasks: list[Task]) -> list[Segment]:
+    segments: list[Segment] = []
+    start = 0
+    for end in range(1, len(tasks) + 1):
+        if end < len(tasks) and tasks[end].run is tasks[start].run and tasks[end].emits_max == tasks[start].emits_max:
+            continue
+        row = tasks[start:end]
+        run = row[0].run
+        segments.append(
+            Segment(
+                run.kind,
+                run.sender,
+                run.now_ms,
+                run.reply_to,
+                row[0].emits_max,
+                tuple([task.turn for task in row]),
+                tuple([run.payloads[task.index] for task in row]),
+                None if run.tensors is None else tuple([run.tensors[task.index] for task in row]),
+            )
+        )
+        start = end
+    return segments

@@ -1,0 +1,162 @@
+"""The journal: one SQLite file, appended in transactions, chained by digest.
+
+Who writes here waits for the disk: `append` returns when the records are durable (WAL, synchronous=FULL: one fsync per
+transaction). Every record carries H(chain before it, its body), so that a changed, missing or reordered record is found
+when the file is read, and the place is named. A file that is not ours, of another format version, or damaged is refused
+and never written to.
+
+What records mean is in records.py; how to change the format stands there and in docs/JOURNAL.md.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from rota.broker import records
+from rota.common.digests import ZERO_DIGEST
+from rota.common.errors import JournalError, StorageFull
+
+APPLICATION_ID: Final = 0x524F5441  # "ROTA"
+_SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+_CHECKPOINT_PAGES: Final = 4_096  # 16 MiB of WAL between checkpoints: each costs an fsync more
+_SCHEMA: Final = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {records.FORMAT_VERSION}",
+    """CREATE TABLE records (
+        number INTEGER PRIMARY KEY,  -- dense, from 1
+        body   BLOB NOT NULL,        -- canonical MessagePack, records.py
+        chain  BLOB NOT NULL         -- BLAKE3 of the chain before and the body
+    ) STRICT""",
+)
+
+
+class Journal:
+    """An open run file. `open` reads all of it once; then only `append` is called."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.last_number = 0
+        self._chain = ZERO_DIGEST
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Journal:
+        """Open a run file, or make a new one where there is none.
+
+        Raises `JournalError` for a file that is not a run file of this format version.
+        """
+        _check_head(path)
+        uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        try:
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            journal = cls(path, connection)
+            journal._prepare(read_only)
+        except sqlite3.Error as error:
+            raise _refusal(path, f"SQLite cannot open it: {error}") from error
+        return journal
+
+    def read(self) -> Iterator[records.Record]:
+        """Yield every record from the first to the last, and make the journal ready to append.
+
+        Raises `JournalError` at the first record that is damaged, missing or out of its place.
+        """
+        try:
+            for number, body, chain in self._connection.execute(
+                "SELECT number, body, chain FROM records ORDER BY number"
+            ):
+                if number != self.last_number + 1:
+                    raise _refusal(self.path, f"record {self.last_number + 1} is missing before record {number}")
+                self._chain = link(self._chain, body)
+                if chain != self._chain:
+                    raise _refusal(
+                        self.path, f"record {number} is damaged: its digest does not follow from the one before"
+                    )
+                self.last_number = number
+                yield records.decode(body)
+        except sqlite3.DatabaseError as error:
+            raise _refusal(self.path, f"after record {self.last_number}: {error}") from error
+
+    def append(self, batch: Sequence[records.Record]) -> None:
+        """Write records in one transaction and return when they are on the disk.
+
+        Raises `StorageFull` if they could not be written; then nothing of the batch is in the file and it can be
+        tried again.
+        """
+        if not batch:
+            return
+        number, chain, rows = self.last_number, self._chain, []
+        for record in batch:
+            body = records.encode(record)
+            number += 1
+            chain = link(chain, body)
+            rows.append((number, body, chain))
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._abandon()
+            raise StorageFull(f"{self.path}: {error}", reason=str(error)) from error
+        self.last_number, self._chain = number, chain
+
+    def close(self) -> None:
+        """Close the file; what was appended is durable already."""
+        self._connection.close()
+
+    def _prepare(self, read_only: bool) -> None:
+        run = self._connection.execute
+        if not read_only:
+            if not run("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                self._create()
+            run("PRAGMA journal_mode = WAL")
+            run("PRAGMA synchronous = FULL")
+            run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        (application,) = run("PRAGMA application_id").fetchone()
+        (version,) = run("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise _refusal(self.path, "an SQLite file, but not one of rota's")
+        if version != records.FORMAT_VERSION:
+            raise _refusal(self.path, f"format version {version}; this rota reads version {records.FORMAT_VERSION}")
+
+    def _create(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            self._connection.execute(statement)
+        self._connection.execute("COMMIT")
+
+    def _abandon(self) -> None:
+        """Leave the transaction; SQLite may have rolled back by itself, and on a full disk even that can fail."""
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                assert not self._connection.in_transaction
+
+
+def link(chain: bytes, body: bytes) -> bytes:
+    """Return the chain digest after a record."""
+    return blake3(chain + body).digest()
+
+
+def _check_head(path: Path) -> None:
+    """Refuse a file that SQLite would take for an empty or foreign database and write to."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_SQLITE_MAGIC))
+    if head != _SQLITE_MAGIC:
+        what = "it is empty" if not head else "it does not begin like an SQLite file"
+        raise _refusal(path, what)
+
+
+def _refusal(path: Path, why: str) -> JournalError:
+    return JournalError(
+        f"{path} is not a run file that can be used: {why}. Nothing was written to it; "
+        "move it away, restore it from a copy, or start in another folder with --dir",
+        path=str(path),
+    )

@@ -1,0 +1,450 @@
+"""One lane: stamp, issue, retire. The deterministic heart of the system. PURE.
+
+Everything here is a function of the records applied so far (execution model, parts 2 to 4): no clock, no worker, no
+load figure. The live broker, recovery and verify all call the same methods with the same records. Dispatch, which may
+use any of these, lives in dispatch.py and only ever learns from `Notes` what there is to run.
+
+The order of one turn of the wheel is fixed: issue while there is room, then retire exactly one task, then issue
+again. Retiring several tasks before issuing would let a completion's timing decide which of two waiting tasks joins
+the line first.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from copy import copy
+from typing import Final
+
+import msgpack
+from blake3 import blake3
+
+from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
+from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer
+from rota.common.digests import ZERO_DIGEST
+from rota.common.limits import DEAD_TASKS_MAX
+from rota.common.targets import MODEL_PREFIX, code_name
+from rota.common.work import AGENT, ASK, FAILURE, REPLY, TELL, TIMER, Code, Done, Emit, Failed, Outcome, Provenance
+
+RECORDED_POLICY: Final = "recorded"
+
+
+class Numbering:
+    """The global sequence: dense, from 1, over all lanes, never reused."""
+
+    __slots__ = ("next_seq",)
+
+    def __init__(self) -> None:
+        self.next_seq = 1
+
+    def take(self, tasks: int) -> int:
+        """Return the first of `tasks` new sequence numbers."""
+        first = self.next_seq
+        self.next_seq += tasks
+        return first
+
+
+class Notes:
+    """What the last records did, for dispatch, results and events."""
+
+    __slots__ = ("finished", "issued", "retired", "stamped", "timers")
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def take(self) -> Notes:
+        """Return what is noted here and start again with nothing."""
+        taken = copy(self)
+        self._clear()
+        return taken
+
+    def _clear(self) -> None:
+        self.stamped: list[Run] = []
+        self.issued: list[Task] = []  # to be executed; those with an outcome already are not in it
+        self.finished: list[Task] = []  # outcome is final
+        self.retired: list[Task] = []
+        self.timers: list[Timer] = []
+
+
+class Lane:
+    """A world of its own: line, window, agents, digest. Its methods apply one record each."""
+
+    def __init__(self, opened: Opened, numbering: Numbering, notes: Notes) -> None:
+        assert opened.settings.seed is not None
+        self.name = opened.lane
+        self.settings = opened.settings
+        self.seed: bytes = opened.settings.seed
+        self.window = opened.settings.window
+        self.paused = opened.paused
+        self.deploys: dict[str, Code] = dict(opened.deploys)
+        self.agents: dict[str, Agent] = {}
+        self.dead: dict[int, DeadTask] = {}
+        self.timers: dict[tuple[int, int], Timer] = {}
+        self.next_turn = 1
+        self.retired = 0
+        self.failed = 0
+        self.digest = ZERO_DIGEST
+        self.waiting_count = 0
+        self.line_count = 0
+        self.line_by_turn: dict[int, Task] = {}
+        self._numbering = numbering
+        self._notes = notes
+        self._waiting: dict[int, deque[Run]] = {}
+        self._levels: list[int] = []  # priorities with waiting runs, ascending
+        self._passes: dict[int, int] = {}  # issues from higher levels since this level was served
+        # The one place where the policies differ: tasks enter the retire order when they are issued, or when they
+        # complete.
+        self._recorded = opened.settings.policy == RECORDED_POLICY
+        self._retire_order: deque[Task] = deque()
+        self._reserved = 0  # emits that the tasks of the line may still make
+
+    @property
+    def load(self) -> int:
+        """Tasks stamped and not retired, waiting timers included: what the lane's bound counts."""
+        return self.waiting_count + self.line_count + len(self.timers)
+
+    # --- inputs ---------------------------------------------------------------------------------------------------
+
+    def submit(self, record: Submitted) -> None:
+        """Stamp a batch of tasks in batch order."""
+        if record.retry_of is not None:
+            self._stamp_again(self.dead.pop(record.retry_of), record.now_ms)
+        for run in record.runs:
+            self._stamp(
+                Run(
+                    lane=self.name,
+                    first_seq=self._numbering.take(len(run.payloads)),
+                    first_turn=self.next_turn,
+                    targets=run.targets,
+                    priority=run.priority,
+                    kind=TELL,
+                    sender=None,
+                    now_ms=record.now_ms,
+                    reply_to=None,
+                    payloads=run.payloads,
+                    tensors=run.tensors,
+                )
+            )
+        self._advance()
+
+    def deploy(self, name: str, code: Code) -> None:
+        """Bind a name to code, for the tasks that are issued from now on."""
+        self.deploys[name] = code
+
+    def decide(self, run: Run, index: int, failure: Failed) -> None:
+        """Catch a task that has not completed: a cancel or a verdict. Its effects are none, its turn retires in
+        order.
+        """
+        task = self.line_by_turn.get(run.first_turn + index)
+        if task is not None:
+            self._complete(task, failure, None)
+            self._advance()
+            return
+        # Not issued yet: it keeps its place, so that runs need not be split, and completes when it is issued.
+        if run.verdicts is None:
+            run.verdicts = {}
+        assert index not in run.verdicts
+        assert index >= run.issued
+        run.verdicts[index] = failure
+
+    def fire_timer(self, record: TimerFired) -> None:
+        """Stamp the message of a timer whose time has come."""
+        timer = self.timers.pop((record.turn, record.index_of_emit))
+        self._stamp_one(timer.emit, timer.sender, record.now_ms, None)
+        self._advance()
+
+    def set_window(self, window: int) -> None:
+        """Change the room of the line; a line that is longer already stays until tasks retire."""
+        self.window = window
+        self._advance()
+
+    def set_paused(self, paused: bool) -> None:
+        """Pause: issue nothing more; what is in the line goes on. Release: issue again."""
+        self.paused = paused
+        self._advance()
+
+    def drop_dead(self, seqs: tuple[int, ...]) -> int:
+        """Forget dead letters, all of them if `seqs` is empty; return how many there were."""
+        named = seqs or tuple(self.dead)
+        return sum(self.dead.pop(seq, None) is not None for seq in named)
+
+    # --- completions ------------------------------------------------------------------------------------------------
+
+    def complete(self, fold: CompletedFold) -> None:
+        """Take the outcomes of consecutive tasks of one target and retire what can be retired."""
+        tasks = [self.line_by_turn[turn] for turn in fold.turns]
+        for task, outcome in zip(tasks, fold.outcomes, strict=True):
+            self._complete(task, outcome, fold.provenance)
+        if fold.state is not None:
+            self.agents[fold.address].state = fold.state
+        self._advance()
+
+    def _complete(self, task: Task, outcome: Outcome, provenance: Provenance | None) -> None:
+        assert task.outcome is None, f"turn {task.turn} completes twice"
+        task.outcome = outcome
+        task.provenance = provenance
+        if not task.stateless:
+            self._leave_agent(task, outcome)
+        self._finish(task)
+
+    def _leave_agent(self, task: Task, outcome: Outcome) -> None:
+        """Write what the task did to its agent. A verdict may catch a task before its turn has come; an execution
+        cannot.
+        """
+        agent = self.agents[task.address]
+        task.before = before = _predecessor(task)
+        if before is None and agent.newest is task:
+            agent.newest = None
+        if type(outcome) is Done:
+            assert before is None, f"turn {task.turn} of {task.address} overtakes turn {before.turn}"
+            if outcome.state_digest is not None:
+                agent.state_digest = outcome.state_digest
+            agent.completed += 1
+            task.state_digest = agent.state_digest
+
+    def _finish(self, task: Task) -> None:
+        self._notes.finished.append(task)
+        if self._recorded:
+            self._retire_order.append(task)
+
+    # --- the wheel ----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Issue, retire one, issue again, until neither moves."""
+        order = self._retire_order
+        while True:
+            self._issue()
+            if not order or order[0].outcome is None:
+                return
+            self._retire(order.popleft())
+
+    def _issue(self) -> None:
+        """Move waiting tasks into the line: highest priority first, then lowest turn, unless a level has been passed
+        over too often.
+        """
+        while self.waiting_count and not self.paused and self.line_count < self.window:
+            level = self._next_level()
+            runs = self._waiting[level]
+            run = runs[0]
+            index = run.issued
+            address = run.target(index)
+            code = self.deploys.get(run.name or code_name(address))
+            emits_max = self._allowance(code)
+            if emits_max < 0:
+                return
+            run.issued += 1
+            self.waiting_count -= 1
+            if len(self._levels) > 1:
+                self._count_passes(level)
+            if run.issued == len(run.payloads):
+                runs.popleft()
+                if not runs:
+                    self._levels.remove(level)
+                    self._passes.pop(level, None)
+            self._join_line(Task(run, index, code, emits_max))
+
+    def _next_level(self) -> int:
+        """The level to serve: one that starved, the one whose head is oldest first, else the highest."""
+        levels = self._levels
+        if len(levels) > 1:
+            bound = self.settings.starvation_passes
+            starved = [level for level in levels if self._passes.get(level, 0) >= bound]
+            if starved:
+                return min(starved, key=lambda level: self._waiting[level][0].first_turn)
+        return levels[-1]
+
+    def _count_passes(self, served: int) -> None:
+        self._passes[served] = 0
+        for level in self._levels:
+            if level >= served:
+                break
+            self._passes[level] = self._passes.get(level, 0) + 1
+
+    def _allowance(self, code: Code | None) -> int:
+        """How many tasks the next task may emit; -1: it must wait until the line has given room back.
+
+        Room for all that the line may emit is kept free, so that no emit can push the lane past its bound, and
+        `overflow` is known when a task runs, not when it retires. Only with an empty line is less than the deploy's
+        `emits_max` handed out.
+        """
+        if code is None or code.kind != AGENT:
+            return 0
+        room = self.settings.tasks_max - self.load - self._reserved
+        wanted = code.limits.emits_max
+        if room >= wanted:
+            return wanted
+        return max(room, 0) if self.line_count == 0 else -1
+
+    def _join_line(self, task: Task) -> None:
+        self.line_by_turn[task.turn] = task
+        self.line_count += 1
+        self._reserved += task.emits_max
+        if not self._recorded:
+            self._retire_order.append(task)
+        verdict = task.run.verdicts.pop(task.index, None) if task.run.verdicts else None
+        if verdict is None and task.code is None:
+            verdict = _unknown(task.address)
+        if verdict is not None:
+            task.outcome = verdict  # it joins the line complete: nothing is executed and nobody waits for it
+            self._finish(task)
+            return
+        if not task.stateless:
+            agent = self.agents.get(task.address)
+            if agent is None:
+                agent = self.agents[task.address] = Agent(task.address)
+            task.before = agent.newest
+            agent.newest = task
+        self._notes.issued.append(task)
+
+    # --- retire -----------------------------------------------------------------------------------
+
+    def _retire(self, task: Task) -> None:
+        """Make the effects of a completed task real: all of them, or none if it failed."""
+        outcome = task.outcome
+        assert outcome is not None
+        del self.line_by_turn[task.turn]
+        self.line_count -= 1
+        self._reserved -= task.emits_max
+        self.retired += 1
+        self.digest = self._turn_digest(task, outcome)
+        if type(outcome) is Done:
+            for index, emit in enumerate(outcome.emits):
+                self._emit(task, index, emit)
+        else:
+            assert type(outcome) is Failed
+            self.failed += 1
+            self._bury(task, outcome)
+        if task.run.kind == ASK:
+            self._reply(task, outcome)
+        self._notes.retired.append(task)
+
+    def _turn_digest(self, task: Task, outcome: Outcome) -> bytes:
+        """H(previous, turn, the task's content and code, outcome, new state, emitted tasks): execution model, part
+        8.
+        """
+        run = task.run
+        if type(outcome) is Done:
+            effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, outcome.emits)
+        else:
+            effect = (1, *outcome[:2])
+        packed: bytes = msgpack.packb(
+            (
+                self.digest,
+                task.turn,
+                task.address,
+                run.kind,
+                run.sender,
+                run.priority,
+                run.payloads[task.index],
+                run.tensors_of(task.index),
+                run.reply_to,
+                None if task.code is None else task.code.digest,
+                effect,
+                task.state_digest,
+            )
+        )
+        return blake3(packed).digest()
+
+    def _emit(self, task: Task, index: int, emit: Emit) -> None:
+        if emit.kind == TIMER:
+            timer = Timer(task.turn, index, task.run.now_ms + emit.delay_ms, task.address, emit)
+            self.timers[(task.turn, index)] = timer
+            self._notes.timers.append(timer)
+        else:
+            self._stamp_one(emit, task.address, task.run.now_ms, None)
+
+    def _reply(self, task: Task, outcome: Outcome) -> None:
+        """Send the outcome of an asked task back to who asked, with the turn that it answers."""
+        asker = task.run.sender
+        assert asker is not None
+        if type(outcome) is Done:
+            answer = Emit(asker, outcome.result or b"", task.run.priority, REPLY, outcome.tensors, 0)
+        else:
+            assert type(outcome) is Failed
+            payload: bytes = msgpack.packb((outcome.kind, outcome.message))
+            answer = Emit(asker, payload, task.run.priority, FAILURE, (), 0)
+        self._stamp_one(answer, task.address, task.run.now_ms, task.turn)
+
+    def _bury(self, task: Task, failure: Failed) -> None:
+        run = task.run
+        tensors = run.tensors_of(task.index)
+        self.dead[task.seq] = DeadTask(
+            task.seq, task.turn, task.address, run.priority, task.payload, tensors, run.now_ms, failure, task.attempts
+        )
+        if len(self.dead) > DEAD_TASKS_MAX:
+            del self.dead[next(iter(self.dead))]
+
+    # --- stamp ------------------------------------------------------------------------------------
+
+    def _stamp(self, run: Run) -> None:
+        count = len(run.payloads)
+        self.next_turn += count
+        self.waiting_count += count
+        runs = self._waiting.get(run.priority)
+        if runs is None:
+            runs = self._waiting[run.priority] = deque()
+        if not runs:
+            insort(self._levels, run.priority)
+        runs.append(run)
+        self._notes.stamped.append(run)
+
+    def _stamp_one(self, emit: Emit, sender: str | None, now_ms: int, reply_to: int | None) -> None:
+        self._stamp(
+            Run(
+                lane=self.name,
+                first_seq=self._numbering.take(1),
+                first_turn=self.next_turn,
+                targets=emit.target,
+                priority=emit.priority,
+                kind=emit.kind,
+                sender=sender,
+                now_ms=now_ms,
+                reply_to=reply_to,
+                payloads=(emit.payload,),
+                tensors=(emit.tensors,) if emit.tensors else None,
+            )
+        )
+
+    def _stamp_again(self, dead: DeadTask, now_ms: int) -> None:
+        emit = Emit(dead.target, dead.payload, dead.priority, TELL, dead.tensors, 0)
+        self._stamp_one(emit, None, now_ms, None)
+
+    # --- invariants -------------------------------------------------------------------------------
+
+    def waiting_runs(self) -> list[Run]:
+        """The runs with tasks that have not been issued, in the order of their turns."""
+        runs = [run for level in self._levels for run in self._waiting[level]]
+        return sorted(runs, key=lambda run: run.first_turn)
+
+    def line(self) -> list[Task]:
+        """The issued, unretired tasks in issue order."""
+        return list(self.line_by_turn.values())
+
+    def check_invariants(self) -> None:
+        """Assert every relation between the fields above; called after each test."""
+        line = self.line()
+        assert len(line) == self.line_count
+        assert self._recorded or line == list(self._retire_order)
+        assert self.waiting_count == sum(len(run.payloads) - run.issued for run in self.waiting_runs())
+        assert self.next_turn - 1 == self.retired + self.waiting_count + self.line_count
+        assert self._levels == sorted(self._levels)
+        assert self._levels == sorted(level for level, runs in self._waiting.items() if runs)
+        assert self._reserved == sum(task.emits_max for task in line)
+        assert self.paused or self.waiting_count == 0 or self.line_count > 0, "waits with an empty line"
+        assert not line or line[0].outcome is None, "the head of the line is complete and not retired"
+        assert not self._recorded or all(task.outcome is None for task in line)
+        for agent in self.agents.values():
+            assert (agent.state is None) == (agent.state_digest is None), f"{agent.address}: state without digest"
+
+
+def _predecessor(task: Task) -> Task | None:
+    """The nearest earlier task of the same agent that has not completed; those that a verdict caught do not count."""
+    before = task.before
+    while before is not None and before.outcome is not None:
+        before = before.before
+    return before
+
+
+def _unknown(address: str) -> Failed:
+    kind = "unknown_model" if address.startswith(MODEL_PREFIX) else "unknown_agent"
+    return Failed(kind, f"{code_name(address)!r} was not deployed in this lane", (), 0)

@@ -1,0 +1,63 @@
+"""Where the broker keeps WASM modules: one file per digest.
+
+The shell stores and checks a module before the core hears of its deploy, so that a Deploy in the journal always names
+bytes that are there. Content-addressed and written once: storing the same bytes again changes nothing, and a deploy
+that is refused later leaves a file that nobody names, which is harmless.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rota.common.digests import digest
+from rota.common.errors import CodeError, StorageFull
+from rota.common.messages import Deploy
+from rota.common.wasm_module import check_interface, inspect_module
+from rota.common.work import MODEL
+
+
+class ModuleStore:
+    """The folder of modules, `<hex digest>.wasm`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def admit(self, request: Deploy) -> Deploy:
+        """Check and keep the module that a deploy brings; return the deploy without it.
+
+        Raises `CodeError` if the module cannot be what the deploy says, `StorageFull` if it cannot be written.
+        """
+        code = request.code
+        if code.kind == MODEL:
+            return request._replace(module=None)  # models are kept by the GPU workers' repository
+        module = request.module if request.module is not None else self._read(code.digest)
+        if digest(module) != code.digest:
+            raise CodeError(f"{request.name}: the module's digest is not the one that was announced; send it again")
+        check_interface(inspect_module(module), code.kind, dict(code.exports))
+        self._write(code.digest, module)
+        return request._replace(module=None)
+
+    def _read(self, code: bytes) -> bytes:
+        try:
+            return self._path(code).read_bytes()
+        except FileNotFoundError:
+            raise CodeError(f"no module {code.hex()} is kept here: send its bytes with the deploy") from None
+
+    def _write(self, code: bytes, module: bytes) -> None:
+        path = self._path(code)
+        if path.exists():
+            return
+        draft = path.with_suffix(f".{os.getpid()}.draft")
+        try:
+            with draft.open("wb") as file:
+                file.write(module)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise StorageFull(f"{path.parent}: {error.strerror}; free some space and deploy again") from error
+
+    def _path(self, code: bytes) -> Path:
+        return self._folder / f"{code.hex()}.wasm"

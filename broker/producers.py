@@ -1,0 +1,72 @@
+"""Who asked for what: idempotent requests. PURE.
+
+A producer names its requests by number; the journal keeps that name with the input, so a request that is sent again
+(a lost reply, a reconnect, a restarted broker) gets its old answer and has no second effect.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from rota.broker.records import Origin
+from rota.common.errors import NumberReused, StaleNumber
+from rota.common.limits import NUMBERS_KEPT_MAX, PRODUCERS_MAX
+from rota.common.messages import Accepted, Answer
+
+
+class _Answered(NamedTuple):
+    request: bytes
+    reply: Accepted | Answer
+
+
+class Producers:
+    """Remembers the answers to the newest requests of each producer."""
+
+    def __init__(self) -> None:
+        self._answers: OrderedDict[str, OrderedDict[int, _Answered]] = OrderedDict()
+        self._dropped: dict[str, int] = {}  # the highest number whose answer is no longer kept
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def old_answer(self, origin: Origin) -> Accepted | Answer | None:
+        """Return what this request was answered before; None if it is new.
+
+        Raises `NumberReused` if the number came with another request, `StaleNumber` if its answer is no longer kept.
+        """
+        if not origin.producer:
+            return None
+        answers = self._answers.get(origin.producer)
+        if answers is None:
+            return None
+        answered = answers.get(origin.number)
+        if answered is None:
+            if origin.number <= self._dropped.get(origin.producer, -1):
+                raise StaleNumber(
+                    f"request {origin.number} of producer {origin.producer!r} is too old: "
+                    f"the answers to the last {NUMBERS_KEPT_MAX} requests are kept",
+                    number=origin.number,
+                )
+            return None
+        if answered.request != origin.request:
+            raise NumberReused(
+                f"request {origin.number} of producer {origin.producer!r} came before with other content: "
+                "use a new number",
+                number=origin.number,
+            )
+        return answered.reply
+
+    def remember(self, origin: Origin, reply: Accepted | Answer) -> None:
+        """Keep the answer to a request that took effect."""
+        if not origin.producer:
+            return
+        answers = self._answers.setdefault(origin.producer, OrderedDict())
+        self._answers.move_to_end(origin.producer)
+        answers[origin.number] = _Answered(origin.request, reply)
+        if len(answers) > NUMBERS_KEPT_MAX:
+            number, _ = answers.popitem(last=False)
+            self._dropped[origin.producer] = max(number, self._dropped.get(origin.producer, -1))
+        if len(self._answers) > PRODUCERS_MAX:
+            silent, _ = self._answers.popitem(last=False)
+            self._dropped.pop(silent, None)

@@ -1,0 +1,268 @@
+"""Answers to read-only questions. PURE.
+
+One function per question of `messages.QUERIES`; each returns plain values that MessagePack can hold. Nothing here
+changes anything, and an answer is sent only when all that it speaks of is durable. docs/PROTOCOL.md lists arguments
+and fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from rota.broker.lane import Lane
+from rota.broker.results import result_item
+from rota.broker.tasks import Run, Task
+from rota.common import errors, messages
+from rota.common.work import Code, Failed
+
+if TYPE_CHECKING:
+    from rota.broker.sequencer import Sequencer
+
+_LIMIT_DEFAULT: Final = 100
+_LIMIT_MAX: Final = 10_000
+TASK_STATES: Final = ("waiting", "ready", "running", "completed", "retired")
+
+
+def answer(core: Sequencer, query: messages.Query) -> messages.Answer | messages.Refused:
+    """Answer a question or refuse it."""
+    try:
+        return messages.Answer(query.number, _QUESTIONS[query.what](core, query.arguments))
+    except errors.RotaError as error:
+        return messages.Refused(query.number, error.code, error.message, error.fields)
+
+
+def _status(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
+    world = core.world
+    queued = core.dispatcher.queued_tasks()
+    return {
+        "boot": world.boot,
+        "version": core.version,
+        "now_ms": core.now_ms,
+        "draining": core.draining,
+        "storage_full": core.storage_full,
+        "next_seq": world.next_seq,
+        "lanes": [_lane_facts(lane) for lane in world.lanes.values()],
+        "workers": [_worker_facts(core, name) for name in core.dispatcher.workers],
+        "queued": queued,
+        "assignments": len(core.dispatcher.assignments),
+        "results_kept": len(world.results),
+        "producers": len(world.producers),
+        "connections": len(core.connections),
+        "late_completions": core.late_completions,
+        "divergences": world.divergences,
+    }
+
+
+def _lanes(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_lane_facts(lane) for lane in core.world.lanes.values()]
+
+
+def _lane_facts(lane: Lane) -> dict[str, Any]:
+    completed = sum(task.outcome is not None for task in lane.line())
+    return {
+        "lane": lane.name,
+        "policy": lane.settings.policy,
+        "window": lane.window,
+        "tasks_max": lane.settings.tasks_max,
+        "seed": lane.seed,
+        "paused": lane.paused,
+        "stamped": lane.next_turn - 1,
+        "waiting": lane.waiting_count,
+        "line": lane.line_count,
+        "completed": completed,
+        "retired": lane.retired,
+        "failed": lane.failed,
+        "timers": len(lane.timers),
+        "agents": len(lane.agents),
+        "dead": len(lane.dead),
+        "digest": lane.digest,
+    }
+
+
+def _workers(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_worker_facts(core, name) for name in core.dispatcher.workers]
+
+
+def _worker_facts(core: Sequencer, name: str) -> dict[str, Any]:
+    worker = core.dispatcher.workers[name]
+    running = [
+        {"assignment": number, "lane": held.lane.name, "tasks": held.tasks, "first": held.folds[0][0].address}
+        for number, held in worker.held.items()
+    ]
+    return {
+        "worker": name,
+        "pool": worker.settings.pool,
+        "pid": worker.settings.pid,
+        "host": worker.settings.host,
+        "slots": worker.settings.slots,
+        "held_tasks": worker.held_tasks,
+        "draining": worker.draining,
+        "silent_ms": core.mono_ms - worker.seen_ms,
+        "running": running,
+        "fingerprint": worker.settings.fingerprint,
+    }
+
+
+def _agents(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    lane = _lane(core, arguments)
+    name = arguments.get("name")
+    chosen = (agent for agent in lane.agents.values() if name is None or agent.address.split("/", 1)[0] == name)
+    return [
+        {
+            "address": agent.address,
+            "completed": agent.completed,
+            "state_bytes": None if agent.state is None else len(agent.state),
+            "state_digest": agent.state_digest,
+        }
+        for agent in islice(chosen, _limit(arguments))
+    ]
+
+
+def _agent(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
+    lane = _lane(core, arguments)
+    agent = lane.agents.get(arguments.get("address", ""))
+    if agent is None:
+        raise errors.UnknownTask(f"no agent {arguments.get('address')!r} in lane {lane.name!r}")
+    return {
+        "address": agent.address,
+        "completed": agent.completed,
+        "state": agent.state,
+        "state_digest": agent.state_digest,
+    }
+
+
+def _deploys(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, **_code_facts(code)} for name, code in sorted(_lane(core, arguments).deploys.items())]
+
+
+def _code_facts(code: Code) -> dict[str, Any]:
+    facts = code._asdict()
+    facts["limits"] = code.limits._asdict()
+    facts["exports"] = dict(code.exports)
+    return facts
+
+
+def _tasks(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    lane = _lane(core, arguments)
+    state = arguments.get("state")
+    if state is not None and state not in TASK_STATES:
+        raise errors.BadPayload(f"no task state {state!r}: use one of {', '.join(TASK_STATES)}")
+    chosen = (facts for facts in _all_tasks(core, lane) if state is None or facts["state"] == state)
+    return list(islice(chosen, _limit(arguments)))
+
+
+def _all_tasks(core: Sequencer, lane: Lane) -> Iterator[dict[str, Any]]:
+    for task in lane.line():
+        yield _task_facts(task)
+    for run in lane.waiting_runs():
+        for index in range(run.issued, len(run.payloads)):
+            yield _waiting_facts(run, index)
+    for task in reversed(core.world.results.kept()):
+        if task.run.lane == lane.name and task.turn not in lane.line_by_turn:
+            yield {**_task_facts(task), "state": "retired"}
+
+
+def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
+    return {
+        "seq": run.first_seq + index,
+        "turn": run.first_turn + index,
+        "lane": run.lane,
+        "target": run.target(index),
+        "kind": run.kind,
+        "sender": run.sender,
+        "priority": run.priority,
+        "now_ms": run.now_ms,
+        "payload_bytes": len(run.payloads[index]),
+        "attempts": 0,
+        "state": "waiting",
+        "failure": None,
+    }
+
+
+def _task_facts(task: Task) -> dict[str, Any]:
+    facts = _waiting_facts(task.run, task.index)
+    facts["attempts"] = task.attempts
+    if task.outcome is not None:
+        facts["state"] = "completed"
+    else:
+        facts["state"] = "running" if task.assignment else "ready"
+    if type(task.outcome) is Failed:
+        facts["failure"] = task.outcome.kind
+    return facts
+
+
+def _task(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
+    seq = arguments.get("seq")
+    if type(seq) is not int or not 1 <= seq < core.world.next_seq:
+        raise errors.UnknownTask(f"no task {seq!r}: the last is {core.world.next_seq - 1}")
+    kept = core.world.results.find(seq)
+    run = core.world.runs.find(seq)
+    task = kept
+    if task is None and run is not None:
+        index = seq - run.first_seq
+        if index >= run.issued:
+            return _waiting_facts(run, index)
+        task = core.world.lanes[run.lane].line_by_turn.get(run.first_turn + index)
+    if task is None:
+        raise errors.Expired(f"task {seq} is retired and its result no longer kept", seq=seq)
+    facts = _task_facts(task)
+    if task.turn not in core.world.lanes[task.run.lane].line_by_turn:
+        facts["state"] = "retired"
+    if kept is not None:
+        facts["result"] = result_item(kept)._asdict()
+    return facts
+
+
+def _dead(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    lane = _lane(core, arguments)
+    return [
+        {
+            "seq": dead.seq,
+            "turn": dead.turn,
+            "target": dead.target,
+            "priority": dead.priority,
+            "kind": dead.failure.kind,
+            "message": dead.failure.message,
+            "log": dead.failure.log,
+            "attempts": dead.attempts,
+            "now_ms": dead.now_ms,
+            "payload": dead.payload,
+        }
+        for dead in islice(lane.dead.values(), _limit(arguments))
+    ]
+
+
+def _digest(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
+    lane = _lane(core, arguments)
+    return {"lane": lane.name, "retired": lane.retired, "digest": lane.digest}
+
+
+def _lane(core: Sequencer, arguments: dict[str, Any]) -> Lane:
+    name = arguments.get("lane", "main")
+    lane = core.world.lanes.get(name) if type(name) is str else None
+    if lane is None:
+        raise errors.UnknownLane(f"no lane {name!r} (open lanes: {', '.join(sorted(core.world.lanes)[:8])})", lane=name)
+    return lane
+
+
+def _limit(arguments: dict[str, Any]) -> int:
+    limit = arguments.get("limit", _LIMIT_DEFAULT)
+    if type(limit) is not int or not 1 <= limit <= _LIMIT_MAX:
+        raise errors.BadPayload(f"limit wants 1..{_LIMIT_MAX}, got {limit!r}")
+    return limit
+
+
+_QUESTIONS: Final[dict[str, Callable[[Any, dict[str, Any]], Any]]] = {
+    "status": _status,
+    "lanes": _lanes,
+    "agents": _agents,
+    "agent": _agent,
+    "workers": _workers,
+    "deploys": _deploys,
+    "tasks": _tasks,
+    "task": _task,
+    "dead": _dead,
+    "digest": _digest,
+}

@@ -1,0 +1,365 @@
+"""What producers ask for: each request becomes an input, an answer, or a typed refusal. PURE.
+
+A request either takes effect as a whole, written down with its origin, or is refused and leaves nothing behind.
+Replies wait until what they speak of is durable. `take` is the only entry; one function per message below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from rota.broker import records
+from rota.broker.effects import FRONTEND, Send
+from rota.broker.results import watch
+from rota.broker.tasks import Run, Task, Watcher
+from rota.common import errors, messages
+from rota.common.digests import digest_of, lane_seed
+from rota.common.limits import DEPLOYS_MAX, LANES_MAX, RUN_TASKS_MAX
+from rota.common.work import MODEL, Code
+
+if TYPE_CHECKING:
+    from rota.broker.dispatch import Worker
+    from rota.broker.lane import Lane
+    from rota.broker.sequencer import Sequencer
+
+DEFAULT_LANE: Final = "main"
+
+
+def take(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> None:
+    """Carry out a request or refuse it."""
+    try:
+        _refuse_if_closed(core, identity, request)
+        _HANDLERS[type(request)](core, identity, request)
+    except errors.RotaError as error:
+        core.reply(FRONTEND, identity, messages.Refused(request.number, error.code, error.message, error.fields))
+
+
+def _refuse_if_closed(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> None:
+    if isinstance(request, messages.Hello | messages.Await | messages.Drain):
+        return
+    if identity not in core.connections:
+        raise errors.ProtocolError(
+            "say Hello first: the broker does not know which producer this connection belongs to"
+        )
+    if core.storage_full:
+        raise errors.StorageFull(
+            f"the journal cannot be written ({core.storage_full}): nothing was accepted; free some space",
+            reason=core.storage_full,
+        )
+    if core.draining and isinstance(request, messages.Submit):
+        raise errors.Draining(
+            "the broker is draining and takes no more tasks: send to another one, or end it with drain --off"
+        )
+
+
+# --- conversations --------------------------------------------------------------------------------------
+
+
+def _hello(core: Sequencer, identity: bytes, request: messages.Hello) -> None:
+    core.connections[identity] = request.producer
+    core.reply(FRONTEND, identity, messages.Welcome(request.number, core.world.boot, core.version))
+
+
+def _drain(core: Sequencer, identity: bytes, request: messages.Drain) -> None:
+    core.draining = request.draining
+    core.reply(FRONTEND, identity, messages.Answer(request.number, {"draining": core.draining}))
+
+
+def _await(core: Sequencer, identity: bytes, request: messages.Await) -> None:
+    first, last = request.first_seq, request.first_seq + request.tasks - 1
+    if request.tasks > RUN_TASKS_MAX:
+        raise errors.BadPayload(f"an Await names at most {RUN_TASKS_MAX} tasks, got {request.tasks}: send several")
+    if last >= core.world.next_seq:
+        raise errors.UnknownTask(f"no task {last}: the last one stamped is {core.world.next_seq - 1}", seq=last)
+    expired = []
+    for seq in range(first, last + 1):
+        task = core.world.results.find(seq)
+        if task is not None:
+            core.send_result(identity, task)
+        elif not _is_open(core, seq):
+            expired.append(seq)
+    for run in core.world.runs.between(first, last):
+        watch(run, Watcher(identity, first, last))
+    if expired:
+        raise errors.Expired(
+            f"the results of {len(expired)} tasks from {expired[0]} on are no longer kept: ask sooner or keep more",
+            seqs=expired,
+        )
+
+
+def _is_open(core: Sequencer, seq: int) -> bool:
+    """Whether a task is stamped and has no outcome yet."""
+    run = core.world.runs.find(seq)
+    if run is None:
+        return False
+    index = seq - run.first_seq
+    if index >= run.issued:
+        return True
+    task = core.world.lanes[run.lane].line_by_turn.get(run.first_turn + index)
+    return task is not None and task.outcome is None
+
+
+# --- inputs ----------------------------------------------------------------------------------------------
+
+
+def _submit(core: Sequencer, identity: bytes, request: messages.Submit) -> None:
+    origin = _origin(core, identity, request, (request.lane, request.runs, request.now_ms, request.retry_of))
+    accepted = core.world.producers.old_answer(origin)
+    if accepted is None:
+        lane = _lane(core, request.lane)
+        count = _check_submit(lane, request)
+        now_ms = core.now_ms if request.now_ms is None else request.now_ms
+        first_seq = core.world.next_seq
+        core.commit(
+            records.Submitted(lane.name, lane.retired, now_ms, origin, first_seq, request.runs, request.retry_of)
+        )
+        accepted = messages.Accepted(request.number, first_seq, count)
+    assert isinstance(accepted, messages.Accepted)
+    core.reply(FRONTEND, identity, accepted)
+    if request.wait:
+        _await(core, identity, messages.Await(request.number, accepted.first_seq, accepted.tasks))
+
+
+def _check_submit(lane: Lane, request: messages.Submit) -> int:
+    """Return how many tasks a submit stamps, if it may."""
+    count = sum(len(run.payloads) for run in request.runs)
+    if request.retry_of is not None:
+        if request.runs:
+            raise errors.BadPayload("a retry names a dead task and brings no tasks of its own")
+        if request.retry_of not in lane.dead:
+            raise errors.UnknownTask(f"lane {lane.name!r} has no dead task {request.retry_of}", seq=request.retry_of)
+        count = 1
+    if not 0 < count <= RUN_TASKS_MAX:
+        raise errors.BadPayload(f"a submit holds 1 to {RUN_TASKS_MAX} tasks, got {count}: split it", tasks=count)
+    if lane.load + count > lane.settings.tasks_max:
+        raise errors.Busy(
+            f"lane {lane.name!r} holds {lane.load} tasks of at most {lane.settings.tasks_max}: wait and send again",
+            lane=lane.name,
+            load=lane.load,
+            tasks_max=lane.settings.tasks_max,
+        )
+    return count
+
+
+def _open_lane(core: Sequencer, identity: bytes, request: messages.OpenLane) -> None:
+    origin = _origin(core, identity, request, request[1:])
+    if _answered(core, identity, origin):
+        return
+    if request.lane in core.world.lanes:
+        raise errors.BadPayload(
+            f"lane {request.lane!r} is open already: use it, or choose another name", lane=request.lane
+        )
+    if len(core.world.lanes) >= LANES_MAX:
+        raise errors.Busy(f"{LANES_MAX} lanes are open, no more fit", lanes_max=LANES_MAX)
+    deploys = {} if request.deploys_from is None else _lane(core, request.deploys_from).deploys
+    settings = request.settings
+    if settings.seed is None:
+        settings = settings._replace(seed=lane_seed(request.lane))
+    core.commit(
+        records.Opened(request.lane, core.now_ms, origin, settings, request.paused, tuple(sorted(deploys.items())))
+    )
+    core.tell("lane", request.lane, opened=True, paused=request.paused)
+    core.reply(FRONTEND, identity, messages.Accepted(request.number, 0, 0))
+
+
+def _set_paused(core: Sequencer, identity: bytes, request: messages.SetPaused) -> None:
+    origin = _origin(core, identity, request, request[1:])
+    if _answered(core, identity, origin):
+        return
+    lane = _lane(core, request.lane)
+    core.commit(records.PauseSet(lane.name, lane.retired, core.now_ms, origin, request.paused))
+    core.tell("lane", lane.name, paused=request.paused)
+    core.reply(FRONTEND, identity, messages.Accepted(request.number, 0, 0))
+
+
+def _set_window(core: Sequencer, identity: bytes, request: messages.SetWindow) -> None:
+    origin = _origin(core, identity, request, request[1:])
+    if _answered(core, identity, origin):
+        return
+    lane = _lane(core, request.lane)
+    core.commit(records.WindowSet(lane.name, lane.retired, core.now_ms, origin, request.window))
+    core.reply(FRONTEND, identity, messages.Accepted(request.number, 0, 0))
+
+
+def _dead_drop(core: Sequencer, identity: bytes, request: messages.DeadDrop) -> None:
+    origin = _origin(core, identity, request, request[1:])
+    if _answered(core, identity, origin):
+        return
+    lane = _lane(core, request.lane)
+    before = len(lane.dead)
+    core.commit(records.DeadDropped(lane.name, lane.retired, core.now_ms, origin, request.seqs))
+    core.reply(FRONTEND, identity, messages.Answer(request.number, {"dropped": before - len(lane.dead)}))
+
+
+def _cancel(core: Sequencer, identity: bytes, request: messages.Cancel) -> None:
+    origin = _origin(core, identity, request, request[1:])
+    if _answered(core, identity, origin):
+        return
+    if request.seq >= core.world.next_seq or request.seq < 1:
+        raise errors.UnknownTask(f"no task {request.seq}: the last is {core.world.next_seq - 1}", seq=request.seq)
+    run = core.world.runs.find(request.seq)
+    caught = run is not None and _catch(core, run, request.seq, origin)
+    core.reply(FRONTEND, identity, messages.Answer(request.number, {"caught": caught}))
+
+
+def _catch(core: Sequencer, run: Run, seq: int, origin: records.Origin) -> bool:
+    """Cancel a task unless it has completed or was caught before."""
+    index = seq - run.first_seq
+    lane = core.world.lanes[run.lane]
+    if index >= run.issued:
+        if run.verdicts is not None and index in run.verdicts:
+            return False
+    elif not _withdraw(core, lane.line_by_turn.get(run.first_turn + index)):
+        return False
+    core.commit(records.Cancelled(lane.name, lane.retired, core.now_ms, origin, seq))
+    return True
+
+
+def _withdraw(core: Sequencer, task: Task | None) -> bool:
+    """Take an issued task away from dispatch; False if it has its outcome."""
+    if task is None or task.outcome is not None:
+        return False
+    core.withdraw(task)
+    return True
+
+
+# --- deploys ------------------------------------------------------------------------------------------------
+
+
+class _PendingDeploy:
+    """A deploy that a worker looks at before it takes effect."""
+
+    __slots__ = ("identity", "number", "origin", "request", "worker")
+
+    def __init__(self, number: int, identity: bytes, request: messages.Deploy, origin: records.Origin) -> None:
+        self.number = number
+        self.identity = identity
+        self.request = request
+        self.origin = origin
+        self.worker = ""  # who was asked; empty while no worker of the pool is there
+
+
+class PendingDeploys:
+    """Deploys that wait for a worker to compile or load what they name. Volatile: a producer that hears nothing asks
+    again.
+    """
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, _PendingDeploy] = {}
+        self._next_number = 1
+
+    def add(self, core: Sequencer, identity: bytes, request: messages.Deploy, origin: records.Origin) -> None:
+        """Ask a worker, now or when one is there; a request that was sent again replaces the first."""
+        for pending in self._by_number.values():
+            if pending.origin == origin and origin.producer:
+                pending.identity = identity
+                return
+        pending = _PendingDeploy(self._next_number, identity, request, origin)
+        self._next_number += 1
+        self._by_number[pending.number] = pending
+        self._ask(core, pending)
+
+    def tick(self, core: Sequencer) -> None:
+        """Ask again where no worker was there, or the one that was asked has gone."""
+        for pending in self._by_number.values():
+            if pending.worker not in core.dispatcher.workers:
+                self._ask(core, pending)
+
+    def settle(self, core: Sequencer, prepared: messages.Prepared) -> None:
+        """A worker has looked: let the deploy take effect, or refuse it with what the worker says."""
+        pending = self._by_number.pop(prepared.number, None)
+        if pending is None:
+            return
+        if not prepared.ok:
+            code = errors.CodeError.code
+            refused = messages.Refused(pending.request.number, code, prepared.message, {"name": pending.request.name})
+            core.reply(FRONTEND, pending.identity, refused)
+        elif core.storage_full:
+            refused = messages.Refused(pending.request.number, errors.StorageFull.code, core.storage_full, {})
+            core.reply(FRONTEND, pending.identity, refused)
+        else:
+            _bind(core, pending.identity, pending.request, pending.origin, prepared.info)
+
+    def _ask(self, core: Sequencer, pending: _PendingDeploy) -> None:
+        pool = "gpu" if pending.request.code.kind == MODEL else "cpu"
+        able: list[Worker] = [
+            worker
+            for worker in core.dispatcher.workers.values()
+            if worker.settings.pool == pool and not worker.draining
+        ]
+        pending.worker = ""
+        if able:
+            worker = min(able, key=lambda candidate: candidate.held_tasks)
+            pending.worker = worker.name
+            order = messages.Prepare(pending.number, pending.request.name, pending.request.code)
+            core.effects.now.append(Send("backend", worker.identity, order))
+
+
+def _deploy(core: Sequencer, identity: bytes, request: messages.Deploy) -> None:
+    assert request.module is None, "the shell stores modules"
+    origin = _origin(core, identity, request, (request.lane, request.name, request.code))
+    if _answered(core, identity, origin):
+        return
+    lane = _lane(core, request.lane)
+    _check_deploy(lane, request.name, request.code)
+    if request.check:
+        core.deploys.add(core, identity, request, origin)
+    else:
+        _bind(core, identity, request, origin, {})
+
+
+def _check_deploy(lane: Lane, name: str, code: Code) -> None:
+    if name.startswith("model:") != (code.kind == MODEL):
+        raise errors.CodeError(
+            f"{name!r} cannot be bound to code of kind {code.kind!r}: models are named model:NAME", name=name
+        )
+    if len(lane.deploys) >= DEPLOYS_MAX and name not in lane.deploys:
+        raise errors.Busy(f"lane {lane.name!r} has {DEPLOYS_MAX} names bound, no more fit", deploys_max=DEPLOYS_MAX)
+
+
+def _bind(
+    core: Sequencer, identity: bytes, request: messages.Deploy, origin: records.Origin, info: dict[str, Any]
+) -> None:
+    lane = core.world.lanes[request.lane]
+    core.commit(records.Deployed(lane.name, lane.retired, core.now_ms, origin, request.name, request.code))
+    core.tell("lane", lane.name, deployed=request.name, code=request.code.digest)
+    core.reply(FRONTEND, identity, messages.Answer(request.number, info))
+
+
+# --- shared ------------------------------------------------------------------------------------------------------
+
+
+def _origin(core: Sequencer, identity: bytes, request: messages.FrontendRequest, content: Any) -> records.Origin:
+    return records.Origin(core.connections[identity], request.number, digest_of((type(request).__name__, content)))
+
+
+def _answered(core: Sequencer, identity: bytes, origin: records.Origin) -> bool:
+    """Answer a request that came before as it was answered then; False if it is new."""
+    answer = core.world.producers.old_answer(origin)
+    if answer is None:
+        return False
+    core.reply(FRONTEND, identity, answer)
+    return True
+
+
+def _lane(core: Sequencer, name: str) -> Lane:
+    lane = core.world.lanes.get(name)
+    if lane is None:
+        known = ", ".join(sorted(core.world.lanes)[:8])
+        raise errors.UnknownLane(f"no lane {name!r}: open it first (open lanes: {known})", lane=name)
+    return lane
+
+
+_HANDLERS: Final[dict[type, Callable[[Any, bytes, Any], None]]] = {
+    messages.Hello: _hello,
+    messages.Submit: _submit,
+    messages.OpenLane: _open_lane,
+    messages.Deploy: _deploy,
+    messages.Cancel: _cancel,
+    messages.SetPaused: _set_paused,
+    messages.SetWindow: _set_window,
+    messages.DeadDrop: _dead_drop,
+    messages.Await: _await,
+    messages.Drain: _drain,
+}

@@ -1,0 +1,114 @@
+"""Results that are kept, tasks by their number, and who waits for what. PURE.
+
+None of this is part of a lane: how long results are kept and who asks for them cannot be seen by any agent. Recovery
+rebuilds it by folding the journal, connections excepted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from typing import Final
+
+from rota.broker.tasks import Run, Task, Watcher
+from rota.common.messages import ResultItem
+from rota.common.work import Done, Failed
+
+_RESULT_OVERHEAD_BYTES: Final = 200  # what a kept result costs beside its payload, roughly
+
+
+class RunIndex:
+    """Finds the run of a sequence number among those that still have tasks without an outcome."""
+
+    def __init__(self) -> None:
+        self._first_seqs: list[int] = []
+        self._runs: list[Run] = []
+        self._done = 0
+
+    def add(self, run: Run) -> None:
+        """Add a run; runs come in the order of their numbers."""
+        self._first_seqs.append(run.first_seq)
+        self._runs.append(run)
+
+    def find(self, seq: int) -> Run | None:
+        """Return the run that holds `seq`, if some task of it is unfinished."""
+        place = bisect_right(self._first_seqs, seq) - 1
+        if place < 0:
+            return None
+        run = self._runs[place]
+        return run if seq < run.first_seq + len(run.payloads) and run.finished < len(run.payloads) else None
+
+    def between(self, first_seq: int, last_seq: int) -> list[Run]:
+        """Return the unfinished runs that hold any of these numbers."""
+        start = max(bisect_right(self._first_seqs, first_seq) - 1, 0)
+        end = bisect_right(self._first_seqs, last_seq)
+        return [
+            run
+            for run in self._runs[start:end]
+            if run.finished < len(run.payloads) and run.first_seq + len(run.payloads) > first_seq
+        ]
+
+    def finish(self, task: Task) -> None:
+        """Count a task's outcome; forget runs that are through, half of the list at a time."""
+        run = task.run
+        run.finished += 1
+        if run.finished == len(run.payloads):
+            self._done += 1
+            if self._done > 64 and self._done * 2 > len(self._runs):
+                self._runs = [kept for kept in self._runs if kept.finished < len(kept.payloads)]
+                self._first_seqs = [kept.first_seq for kept in self._runs]
+                self._done = 0
+
+
+class Results:
+    """Outcomes that are kept for a later ask: the newest ones, bounded by number and bytes."""
+
+    def __init__(self, results_max: int, bytes_max: int) -> None:
+        self._results_max = results_max
+        self._bytes_max = bytes_max
+        self._by_seq: dict[int, Task] = {}
+        self._order: deque[int] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_seq)
+
+    def keep(self, task: Task) -> None:
+        """Keep a finished task; let the oldest go."""
+        self._by_seq[task.seq] = task
+        self._order.append(task.seq)
+        self._bytes += _size(task)
+        while len(self._order) > self._results_max or self._bytes > self._bytes_max:
+            self._bytes -= _size(self._by_seq.pop(self._order.popleft()))
+
+    def find(self, seq: int) -> Task | None:
+        """Return a kept task by its number."""
+        return self._by_seq.get(seq)
+
+    def kept(self) -> list[Task]:
+        """Return every kept task, oldest first."""
+        return [self._by_seq[seq] for seq in self._order]
+
+
+def watch(run: Run, watcher: Watcher) -> None:
+    """Have the results of a run's tasks sent to a connection; asking twice is asking once."""
+    if run.watchers is None:
+        run.watchers = [watcher]
+    elif watcher not in run.watchers:
+        run.watchers.append(watcher)
+
+
+def result_item(task: Task) -> ResultItem:
+    """Return a finished task's outcome as a producer gets it."""
+    run, outcome = task.run, task.outcome
+    head = (task.seq, run.lane, task.turn, task.attempts)
+    if type(outcome) is Done:
+        return ResultItem(*head, True, outcome.result, outcome.tensors, "", "", outcome.log, task.provenance)
+    assert type(outcome) is Failed
+    return ResultItem(*head, False, None, (), outcome.kind, outcome.message, outcome.log, task.provenance)
+
+
+def _size(task: Task) -> int:
+    outcome = task.outcome
+    payload = len(outcome.result) if type(outcome) is Done and outcome.result is not None else 0
+    return payload + len(task.payload) + _RESULT_OVERHEAD_BYTES

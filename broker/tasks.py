@@ -1,0 +1,170 @@
+"""What the broker holds of tasks, agents and lanes' contents. PURE.
+
+A `Run` is a row of tasks that were stamped together; it keeps their header once and their payloads in one tuple, from
+submit to the last completion. A `Task` is made when the task is issued and forgotten when its result is stored. Plain
+classes with slots, because these are the objects that exist by the hundred thousand; who may write which attribute is
+said beside it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rota.common.targets import code_name
+from rota.common.work import FUNCTION, MODEL, Code, Emit, Failed, Outcome, Provenance, TensorRef
+
+
+class Run:
+    """Tasks stamped together: numbers `first_seq ..` and `first_turn ..`, one header, many payloads."""
+
+    __slots__ = (
+        "finished",
+        "first_seq",
+        "first_turn",
+        "issued",
+        "kind",
+        "lane",
+        "name",
+        "now_ms",
+        "payloads",
+        "priority",
+        "reply_to",
+        "sender",
+        "targets",
+        "tensors",
+        "verdicts",
+        "watchers",
+    )
+
+    def __init__(
+        self,
+        *,
+        lane: str,
+        first_seq: int,
+        first_turn: int,
+        targets: str | tuple[str, ...],
+        priority: int,
+        kind: str,
+        sender: str | None,
+        now_ms: int,
+        reply_to: int | None,
+        payloads: tuple[bytes, ...],
+        tensors: tuple[tuple[TensorRef, ...], ...] | None,
+    ) -> None:
+        self.lane = lane
+        self.first_seq = first_seq
+        self.first_turn = first_turn
+        self.targets = targets
+        self.name = code_name(targets) if type(targets) is str else None
+        self.priority = priority
+        self.kind = kind
+        self.sender = sender
+        self.now_ms = now_ms
+        self.reply_to = reply_to
+        self.payloads = payloads
+        self.tensors = tensors
+        self.issued = 0  # how many of its tasks have joined the line; written by the lane
+        self.finished = 0  # how many have their outcome; written by the sequencer's index
+        self.verdicts: dict[int, Failed] | None = None  # outcomes decided before issue, by index; written by the lane
+        self.watchers: list[Watcher] | None = None  # who wants results; written by the sequencer's index
+
+    def target(self, index: int) -> str:
+        return self.targets if type(self.targets) is str else self.targets[index]
+
+    def tensors_of(self, index: int) -> tuple[TensorRef, ...]:
+        return () if self.tensors is None else self.tensors[index]
+
+
+class Watcher(NamedTuple):
+    """A connection that wants the results of the tasks `first_seq .. last_seq`."""
+
+    identity: bytes
+    first_seq: int
+    last_seq: int
+
+
+class Task:
+    """One issued task. The lane writes it up to `outcome`; the dispatcher writes what is below."""
+
+    __slots__ = (
+        "address",
+        "assignment",
+        "attempts",
+        "before",
+        "code",
+        "deaths",
+        "emits_max",
+        "index",
+        "outcome",
+        "provenance",
+        "run",
+        "state_digest",
+        "suspect",
+        "turn",
+    )
+
+    def __init__(self, run: Run, index: int, code: Code | None, emits_max: int) -> None:
+        self.run = run
+        self.index = index
+        self.turn = run.first_turn + index
+        self.address = run.target(index)
+        self.code = code  # bound at issue; None: its name was not deployed then
+        self.emits_max = emits_max  # how many tasks it may emit, bound at issue
+        self.outcome: Outcome | None = None
+        self.state_digest: bytes | None = None  # of its agent, after it
+        self.provenance: Provenance | None = None
+        self.before: Task | None = None  # the task of the same agent that must complete first
+        self.assignment = 0  # the dispatcher's: the assignment it travels in, 0 if none
+        self.attempts = 0  # the dispatcher's: how often it was handed out
+        self.deaths = 0  # the dispatcher's: how many workers died running it alone
+        self.suspect = False  # the dispatcher's: a worker died holding it, so it runs alone
+
+    @property
+    def seq(self) -> int:
+        return self.run.first_seq + self.index
+
+    @property
+    def payload(self) -> bytes:
+        return self.run.payloads[self.index]
+
+    @property
+    def stateless(self) -> bool:
+        """Functions and models keep no state, so their order cannot be seen and they run side by side."""
+        return self.code is not None and self.code.kind in (FUNCTION, MODEL)
+
+
+class Agent:
+    """An agent's private state as its last completed task left it."""
+
+    __slots__ = ("address", "completed", "newest", "state", "state_digest")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.state: bytes | None = None
+        self.state_digest: bytes | None = None
+        self.newest: Task | None = None  # its last issued task that has not completed
+        self.completed = 0
+
+
+class Timer(NamedTuple):
+    """An emitted message that waits for its time. Named by the turn that emitted it and its place among the emits."""
+
+    turn: int
+    index_of_emit: int
+    due_ms: int
+    sender: str
+    emit: Emit
+
+
+class DeadTask(NamedTuple):
+    """A failed task, kept with what is needed to run it again."""
+
+    seq: int
+    turn: int
+    target: str
+    priority: int
+    payload: bytes
+    tensors: tuple[TensorRef, ...]
+    now_ms: int
+    failure: Failed
+    attempts: int

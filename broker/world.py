@@ -1,0 +1,163 @@
+"""All lanes, and the one function that changes them: `apply(record)`. PURE.
+
+The live broker builds a record from what happened and applies it; recovery and verify read records and apply them.
+There is no other way to change a lane, so what is recovered cannot differ from what ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rota.broker import records
+from rota.broker.lane import Lane, Notes, Numbering
+from rota.broker.producers import Producers
+from rota.broker.results import Results, RunIndex
+from rota.broker.tasks import Task
+from rota.common.errors import JournalError
+from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
+from rota.common.messages import Accepted, Answer
+from rota.common.work import Failed
+
+
+class World:
+    """What the records so far amount to."""
+
+    def __init__(self, results_max: int = RESULTS_KEPT_MAX, results_bytes: int = RESULTS_KEPT_BYTES) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self.boot = 0
+        self.epoch: records.Epoch | None = None
+        self.producers = Producers()
+        self.results = Results(results_max, results_bytes)
+        self.runs = RunIndex()
+        self.divergences = 0
+        self._numbering = Numbering()
+        self._notes = Notes()
+
+    @property
+    def next_seq(self) -> int:
+        return self._numbering.next_seq
+
+    def apply(self, record: records.Record) -> Notes:
+        """Let a record take effect and return what it did.
+
+        Raises `JournalError` if it does not fit what came before: a record is missing, or was made by other rules.
+        """
+        _APPLY[type(record)](self, record)
+        notes = self._notes.take()
+        for run in notes.stamped:
+            self.runs.add(run)
+        for task in notes.finished:
+            self.runs.finish(task)
+            self.results.keep(task)
+        return notes
+
+    def unfinished(self) -> list[Task]:
+        """Every issued task without an outcome, lane by lane in line order: what must be dispatched after a restart."""
+        return [task for lane in self.lanes.values() for task in lane.line() if task.outcome is None]
+
+    def check_invariants(self) -> None:
+        """Assert that every lane is consistent, and the numbering with them."""
+        for lane in self.lanes.values():
+            lane.check_invariants()
+        assert self.next_seq - 1 == sum(lane.next_turn - 1 for lane in self.lanes.values())
+
+    # --- one method per kind of record --------------------------------------------------------------------------
+
+    def _begin_epoch(self, record: records.Epoch) -> None:
+        if record.boot != self.boot + 1:
+            raise JournalError(f"epoch {record.boot} follows epoch {self.boot}: records are missing")
+        self.boot = record.boot
+        self.epoch = record
+
+    def _open(self, record: records.Opened) -> None:
+        if record.lane in self.lanes:
+            raise JournalError(f"lane {record.lane!r} is opened twice")
+        self.lanes[record.lane] = Lane(record, self._numbering, self._notes)
+        self.producers.remember(record.origin, Accepted(record.origin.number, 0, 0))
+
+    def _submit(self, record: records.Submitted) -> None:
+        lane = self._lane_at(record)
+        if record.first_seq != self.next_seq:
+            raise JournalError(f"a submit is stamped {record.first_seq}, the next number is {self.next_seq}")
+        lane.submit(record)
+        count = sum(len(run.payloads) for run in record.runs) + (record.retry_of is not None)
+        self.producers.remember(record.origin, Accepted(record.origin.number, record.first_seq, count))
+
+    def _deploy(self, record: records.Deployed) -> None:
+        self._lane_at(record).deploy(record.name, record.code)
+        self.producers.remember(record.origin, Answer(record.origin.number, {}))
+
+    def _cancel(self, record: records.Cancelled) -> None:
+        self._decide(record, Failed("cancelled", "cancelled on request", (), 0))
+        self.producers.remember(record.origin, Answer(record.origin.number, {"caught": True}))
+
+    def _judge(self, record: records.Verdict) -> None:
+        self._decide(record, Failed(record.failure, record.message, (), 0))
+
+    def _fire_timer(self, record: records.TimerFired) -> None:
+        self._lane_at(record).fire_timer(record)
+
+    def _set_window(self, record: records.WindowSet) -> None:
+        self._lane_at(record).set_window(record.window)
+        self.producers.remember(record.origin, Accepted(record.origin.number, 0, 0))
+
+    def _set_paused(self, record: records.PauseSet) -> None:
+        self._lane_at(record).set_paused(record.paused)
+        self.producers.remember(record.origin, Accepted(record.origin.number, 0, 0))
+
+    def _drop_dead(self, record: records.DeadDropped) -> None:
+        dropped = self._lane_at(record).drop_dead(record.seqs)
+        self.producers.remember(record.origin, Answer(record.origin.number, {"dropped": dropped}))
+
+    def _complete(self, record: records.Completed) -> None:
+        lane = self.lanes[record.lane]
+        for fold in record.folds:
+            lane.complete(fold)
+
+    def _meet_mark(self, record: records.Mark) -> None:
+        lane = self.lanes[record.lane]
+        if (lane.retired, lane.digest) != (record.retired, record.digest):
+            raise JournalError(
+                f"lane {record.lane!r} comes to another digest than its journal says, at {lane.retired} retired tasks "
+                f"(journal: {record.retired}): this version of rota follows other rules than the one that wrote it"
+            )
+
+    def _note_divergence(self, record: records.Diverged) -> None:
+        self.divergences += 1
+
+    def _decide(self, record: records.Cancelled | records.Verdict, failure: Failed) -> None:
+        lane = self._lane_at(record)
+        run = self.runs.find(record.seq)
+        if run is None or run.lane != record.lane:
+            raise JournalError(f"a decision catches task {record.seq}, which is not there to be caught")
+        lane.decide(run, record.seq - run.first_seq, failure)
+
+    def _lane_at(self, record: Any) -> Lane:
+        """Return the record's lane, if it stands at the position where the record took effect."""
+        lane = self.lanes.get(record.lane)
+        if lane is None:
+            raise JournalError(f"a record names lane {record.lane!r}, which was never opened")
+        if lane.retired != record.position:
+            raise JournalError(
+                f"lane {record.lane!r}: an input took effect at position {record.position}, "
+                f"but {lane.retired} tasks are retired"
+            )
+        return lane
+
+
+_APPLY: dict[type, Callable[[World, Any], None]] = {
+    records.Epoch: World._begin_epoch,
+    records.Opened: World._open,
+    records.Submitted: World._submit,
+    records.Deployed: World._deploy,
+    records.Cancelled: World._cancel,
+    records.Verdict: World._judge,
+    records.TimerFired: World._fire_timer,
+    records.WindowSet: World._set_window,
+    records.PauseSet: World._set_paused,
+    records.DeadDropped: World._drop_dead,
+    records.Completed: World._complete,
+    records.Mark: World._meet_mark,
+    records.Diverged: World._note_divergence,
+}
