@@ -13,7 +13,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from rota.common import limits
 from rota.common.endpoints import Endpoints, RunFolder
@@ -143,7 +143,7 @@ class GpuWorkerSettings(WorkerSettings):
 
     device: Annotated[int, Option("--device", "ROTA_DEVICE", "Which GPU, by number; one worker per GPU.", high=255)] = 0
     require: Annotated[
-        str,
+        Literal["", "cuda", "cpu"],
         Option(
             "--require",
             "ROTA_REQUIRE",

@@ -1,0 +1,48 @@
+"""The CPU worker process: `python -m rota.cpu_worker`, or `rota cpu-worker`.
+
+`serve` is the whole start, in order. What is heavy (the engine) is loaded there and not above, so that `rota --help`
+stays quick and a host without the `cpu` extra gets a sentence instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rota.common.command import settings_command
+from rota.common.config import CpuWorkerSettings
+from rota.common.errors import ConfigError
+from rota.common.executor import Executor
+from rota.common.service import Exit
+from rota.common.worker_loop import serve_worker
+
+
+def serve(settings: CpuWorkerSettings) -> Exit:
+    """Run WASM agents and functions until told to stop."""
+    try:
+        import wasmtime  # noqa: F401 - only to see whether it is there
+    except ImportError as error:
+        raise ConfigError(f"a CPU worker needs wasmtime ({error}): pip install 'rota[cpu]'") from error
+    from rota.common.tensors import TensorStore
+    from rota.cpu_worker.executor import WasmExecutor
+    from rota.cpu_worker.profile import use_large_thread_stacks
+    from rota.cpu_worker.tensor_access import StoreTensorReader
+
+    folder = settings.folder().prepare()
+    use_large_thread_stacks()  # before the executor's thread starts: deep recursion of a guest needs the room
+
+    def make_executor() -> Executor:
+        return WasmExecutor(
+            folder.modules,
+            folder.artefacts,
+            StoreTensorReader(TensorStore(folder.tensors)),
+            lambda: time.monotonic() * 1_000,
+            raw_calls=settings.raw_calls,
+        )
+
+    return serve_worker("cpu", settings, make_executor)
+
+
+command = settings_command("cpu-worker", CpuWorkerSettings, lambda: serve, "Run WASM agents and functions.")
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,61 @@
+"""The GPU worker process: `python -m rota.gpu_worker`, or `rota gpu-worker`.
+
+`serve` is the whole start, in order. One process drives one GPU: the others are hidden from it before ONNX Runtime is
+loaded, so that no library can claim memory on them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rota.common.command import settings_command
+from rota.common.config import GpuWorkerSettings
+from rota.common.errors import ConfigError
+from rota.common.executor import Executor
+from rota.common.service import Exit
+from rota.common.worker_loop import serve_worker
+
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def serve(settings: GpuWorkerSettings) -> Exit:
+    """Run ONNX models until told to stop."""
+    show_one_device(settings.device)
+    try:
+        import onnxruntime  # noqa: F401 - only to see whether it is there
+    except ImportError as error:
+        raise ConfigError(f"a GPU worker needs ONNX Runtime ({error}): pip install 'rota[gpu]'") from error
+    from rota.common.tensors import TensorStore
+    from rota.gpu_worker.executor import OnnxExecutor
+
+    folder = settings.folder().prepare()
+
+    def make_executor() -> Executor:
+        return OnnxExecutor(
+            settings.models(),
+            TensorStore(folder.tensors),
+            device=settings.require or "auto",
+            require=settings.require != "",
+            threads=settings.threads,
+        )
+
+    return serve_worker("gpu", settings, make_executor)
+
+
+def show_one_device(device: int) -> None:
+    """Let the CUDA libraries of this process see one GPU: the one with this number among those visible so far."""
+    visible = [name for name in os.environ.get(VISIBLE_VARIABLE, "").split(",") if name]
+    if visible and device >= len(visible):
+        raise ConfigError(
+            f"--device {device} (ROTA_DEVICE), but {VISIBLE_VARIABLE} shows {len(visible)}: name one from 0 to "
+            f"{len(visible) - 1}",
+            setting="ROTA_DEVICE",
+        )
+    if VISIBLE_VARIABLE not in os.environ or visible:  # an empty variable hides all of them, on purpose
+        os.environ[VISIBLE_VARIABLE] = visible[device] if visible else str(device)
+
+
+command = settings_command("gpu-worker", GpuWorkerSettings, lambda: serve, "Run ONNX models on one GPU, or the CPU.")
+
+if __name__ == "__main__":
+    command()
