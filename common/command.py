@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
-from rota.common.config import Option, ProcessSettings, options_of
+from rota.common.config import ProcessSettings, Setting, settings_of
 from rota.common.service import Exit, run_process
 
 Settings = TypeVar("Settings", bound=ProcessSettings)
@@ -33,21 +33,26 @@ def settings_command(
 
 def setting_options(settings: type[ProcessSettings]) -> list[click.Option]:
     """Return click's options for the settings of a process."""
-    return [_option(name, option, default) for name, (option, default) in options_of(settings).items()]
+    return [_option(name, setting) for name, setting in settings_of(settings).items()]
 
 
-def _option(name: str, option: Option, default: Any) -> click.Option:
-    if isinstance(default, bool):
-        kind: click.ParamType[Any] = click.BOOL
-    elif isinstance(default, int):
-        kind = click.INT
-    elif option.choices:
-        kind = click.Choice([choice for choice in option.choices if choice])
-    elif isinstance(default, Path) or default is None:
-        kind = click.Path(path_type=Path)
-    else:
-        kind = click.STRING
+def _option(name: str, setting: Setting) -> click.Option:
+    option, default = setting.option, setting.default
     given = {} if default in ("", None) else {"default": default, "show_default": True}
     return click.Option(
-        [option.flag, name], type=kind, envvar=option.variable, help=option.help, show_envvar=True, **given
+        [option.flag, name],
+        type=_click_type(setting),
+        envvar=option.variable,
+        show_envvar=True,
+        help=option.help,
+        **given,
     )
+
+
+def _click_type(setting: Setting) -> click.ParamType[Any]:
+    if setting.option.choices:
+        return click.Choice([choice for choice in setting.option.choices if choice])
+    kinds = get_args(setting.kind) or (setting.kind,)
+    if kinds[0] is Path:
+        return click.Path(path_type=Path)
+    return {bool: click.BOOL, int: click.INT, str: click.STRING}[kinds[0]]

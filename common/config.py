@@ -13,7 +13,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_type_hints
 
 from rota.common import limits
 from rota.common.endpoints import Endpoints, RunFolder
@@ -35,10 +35,21 @@ class Option:
     choices: tuple[str, ...] = ()
 
 
-def options_of(settings: type[ProcessSettings]) -> dict[str, tuple[Option, Any]]:
-    """Return, by field name, the option and the default of every setting."""
+class Setting(NamedTuple):
+    """A setting as `command.py` needs it. `kind` is the plain type, or a union of it and None."""
+
+    option: Option
+    kind: Any
+    default: Any
+
+
+def settings_of(settings: type[ProcessSettings]) -> dict[str, Setting]:
+    """Return every setting of a process by the name of its field."""
     hints = get_type_hints(settings, include_extras=True)
-    return {one.name: (hints[one.name].__metadata__[0], one.default) for one in dataclasses.fields(settings)}
+    return {
+        one.name: Setting(hints[one.name].__metadata__[0], hints[one.name].__origin__, one.default)
+        for one in dataclasses.fields(settings)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +69,8 @@ class ProcessSettings:
 
     def __post_init__(self) -> None:
         """Check every setting against its bounds. Raises `ConfigError`, which names the flag and the variable."""
-        for name, (option, _) in options_of(type(self)).items():
-            _check(option, getattr(self, name))
+        for name, setting in settings_of(type(self)).items():
+            _check(setting.option, getattr(self, name))
         if self.bind:
             self.endpoints()
 

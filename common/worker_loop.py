@@ -22,7 +22,6 @@ import zmq
 
 from rota.common import wire
 from rota.common.config import WorkerSettings, worker_name
-from rota.common.endpoints import Endpoints
 from rota.common.errors import CodeError
 from rota.common.executor import Executor
 from rota.common.limits import MESSAGE_BYTES_MAX
@@ -65,7 +64,6 @@ def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_exe
     `make_executor` is called in the executor's own thread, because engines and sessions belong to one thread.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    endpoints = settings.endpoints()
     worker = worker_name(pool, settings.worker)
     with StopSignals() as signals:
         lane = ExecutorThread(worker, make_executor)
@@ -76,7 +74,7 @@ def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_exe
             identity = WorkerIdentity(
                 worker, pool, settings.slots, settings.bytes_max, host_identity(), os.getpid(), dict(fingerprint)
             )
-            return _Loop(identity, endpoints, lane, signals).run()
+            return _Loop(identity, settings, lane, signals).run()
         finally:
             lane.end()
 
@@ -85,11 +83,11 @@ class _Loop:
     """The main thread of a worker."""
 
     def __init__(
-        self, identity: WorkerIdentity, endpoints: Endpoints, lane: ExecutorThread, signals: StopSignals
+        self, identity: WorkerIdentity, settings: WorkerSettings, lane: ExecutorThread, signals: StopSignals
     ) -> None:
         self._identity = identity
         self._session = WorkerSession(identity)
-        self._endpoint = endpoints.backend
+        self._settings = settings
         self._lane = lane
         self._signals = signals
         self._stop_level = StopLevel.NONE
@@ -173,10 +171,11 @@ class _Loop:
             log.warning("the broker takes no messages: dropped a %s", type(message).__name__)
 
     def _connect(self) -> None:
+        endpoint = self._settings.endpoints().backend  # anew each time: a broker that starts again may have moved
         if self._socket is not None:
-            log.info("no answer from a broker at %s: trying again", self._endpoint)
+            log.info("no answer from a broker; trying again at %s", endpoint)
         self._close_socket(0)
-        self._socket = dealer(self._context, self._endpoint)
+        self._socket = dealer(self._context, endpoint)
         self._poller.register(self._socket, zmq.POLLIN)
 
     def _close_socket(self, linger_ms: int) -> None:

@@ -15,7 +15,7 @@ from rota.common.config import (
     GpuWorkerSettings,
     ProcessSettings,
     WorkerSettings,
-    options_of,
+    settings_of,
     worker_name,
 )
 from rota.common.errors import ConfigError
@@ -27,7 +27,7 @@ CLASSES = [BrokerSettings, CpuWorkerSettings, GpuWorkerSettings]
 @pytest.mark.parametrize("settings", CLASSES)
 def test_every_setting_has_a_flag_and_a_variable(settings: type[ProcessSettings]) -> None:
     """Goal: each setting can be given both ways. Method: the table of options, without doubles."""
-    options = [option for option, _ in options_of(settings).values()]
+    options = [setting.option for setting in settings_of(settings).values()]
     assert all(option.flag.startswith("--") and option.variable.startswith("ROTA_") for option in options)
     assert len({option.flag for option in options}) == len({option.variable for option in options}) == len(options)
     assert settings() == settings()
