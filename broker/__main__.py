@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import time
 from importlib.metadata import version
@@ -32,6 +33,7 @@ def serve(settings: BrokerSettings) -> Exit:
         journal = open_now.enter_context(contextlib.closing(Journal.open(folder.journal)))
         world = _recover(journal, settings)
         open_epoch(world, journal, time.time_ns() // 1_000_000)
+        _calm_collector()
         core = Sequencer(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
         endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)
         sockets = open_now.enter_context(context())
@@ -40,6 +42,12 @@ def serve(settings: BrokerSettings) -> Exit:
         say_ready("broker", boot=world.boot, frontend=endpoints.frontend)
         server.serve(stop)
     return Exit.OK
+
+
+def _calm_collector() -> None:
+    """Look for cycles seldom: tasks and results, of which there are many, are freed by their reference counts."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def _recover(journal: Journal, settings: BrokerSettings) -> World:

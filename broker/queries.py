@@ -172,6 +172,7 @@ def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
         "target": run.target(index),
         "kind": run.kind,
         "sender": run.sender,
+        "parent": run.parent,
         "priority": run.priority,
         "now_ms": run.now_ms,
         "payload_bytes": len(run.payloads[index]),

@@ -73,19 +73,33 @@ def _await(core: Sequencer, identity: bytes, request: messages.Await) -> None:
     if last >= core.world.next_seq:
         raise errors.UnknownTask(f"no task {last}: the last one stamped is {core.world.next_seq - 1}", seq=last)
     expired = []
-    for seq in range(first, last + 1):
-        task = core.world.results.find(seq)
-        if task is not None:
-            core.send_result(identity, task)
-        elif not _is_open(core, seq):
-            expired.append(seq)
+    seq = first
     for run in core.world.runs.between(first, last):
+        expired += _send_kept(core, identity, seq, run.first_seq - 1)
+        seq = max(seq, run.first_seq)
+        end = min(last, run.first_seq + len(run.payloads) - 1)
+        if run.finished:  # nothing to look for in a run that has just been stamped
+            expired += _send_kept(core, identity, seq, end)
         watch(run, Watcher(identity, first, last))
+        seq = end + 1
+    expired += _send_kept(core, identity, seq, last)
     if expired:
         raise errors.Expired(
             f"the results of {len(expired)} tasks from {expired[0]} on are no longer kept: ask sooner or keep more",
             seqs=expired,
         )
+
+
+def _send_kept(core: Sequencer, identity: bytes, first_seq: int, last_seq: int) -> list[int]:
+    """Send the results that are kept; return the numbers of finished tasks whose results are not."""
+    expired = []
+    for seq in range(first_seq, last_seq + 1):
+        task = core.world.results.find(seq)
+        if task is not None:
+            core.send_result(identity, task)
+        elif not _is_open(core, seq):
+            expired.append(seq)
+    return expired
 
 
 def _is_open(core: Sequencer, seq: int) -> bool:

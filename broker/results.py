@@ -67,7 +67,7 @@ class Results:
         self._results_max = results_max
         self._bytes_max = bytes_max
         self._by_seq: dict[int, Task] = {}
-        self._order: deque[int] = deque()
+        self._order: deque[tuple[int, int]] = deque()  # seq and size
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -75,11 +75,17 @@ class Results:
 
     def keep(self, task: Task) -> None:
         """Keep a finished task; let the oldest go."""
+        outcome = task.outcome
+        size = _RESULT_OVERHEAD_BYTES + len(task.payload)
+        if type(outcome) is Done and outcome.result is not None:
+            size += len(outcome.result)
         self._by_seq[task.seq] = task
-        self._order.append(task.seq)
-        self._bytes += _size(task)
+        self._order.append((task.seq, size))
+        self._bytes += size
         while len(self._order) > self._results_max or self._bytes > self._bytes_max:
-            self._bytes -= _size(self._by_seq.pop(self._order.popleft()))
+            seq, size = self._order.popleft()
+            del self._by_seq[seq]
+            self._bytes -= size
 
     def find(self, seq: int) -> Task | None:
         """Return a kept task by its number."""
@@ -87,7 +93,7 @@ class Results:
 
     def kept(self) -> list[Task]:
         """Return every kept task, oldest first."""
-        return [self._by_seq[seq] for seq in self._order]
+        return [self._by_seq[seq] for seq, _ in self._order]
 
 
 def watch(run: Run, watcher: Watcher) -> None:
@@ -106,9 +112,3 @@ def result_item(task: Task) -> ResultItem:
         return ResultItem(*head, True, outcome.result, outcome.tensors, "", "", outcome.log, task.provenance)
     assert type(outcome) is Failed
     return ResultItem(*head, False, None, (), outcome.kind, outcome.message, outcome.log, task.provenance)
-
-
-def _size(task: Task) -> int:
-    outcome = task.outcome
-    payload = len(outcome.result) if type(outcome) is Done and outcome.result is not None else 0
-    return payload + len(task.payload) + _RESULT_OVERHEAD_BYTES

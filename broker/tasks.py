@@ -8,10 +8,12 @@ said beside it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rota.common.targets import code_name
-from rota.common.work import FUNCTION, MODEL, Code, Emit, Failed, Outcome, Provenance, TensorRef
+from rota.common.work import FUNCTION, MODEL, Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef
+
+_STATELESS: Final = (FUNCTION, MODEL)
 
 
 class Run:
@@ -26,6 +28,7 @@ class Run:
         "lane",
         "name",
         "now_ms",
+        "parent",
         "payloads",
         "priority",
         "reply_to",
@@ -47,7 +50,8 @@ class Run:
         kind: str,
         sender: str | None,
         now_ms: int,
-        reply_to: int | None,
+        parent: tuple[int, int] | None,
+        reply_to: ReplyTo | None,
         payloads: tuple[bytes, ...],
         tensors: tuple[tuple[TensorRef, ...], ...] | None,
     ) -> None:
@@ -60,6 +64,7 @@ class Run:
         self.kind = kind
         self.sender = sender
         self.now_ms = now_ms
+        self.parent = parent  # the turn that emitted it, and its place there; None: it came from outside
         self.reply_to = reply_to
         self.payloads = payloads
         self.tensors = tensors
@@ -98,7 +103,9 @@ class Task:
         "outcome",
         "provenance",
         "run",
+        "seq",
         "state_digest",
+        "stateless",
         "suspect",
         "turn",
     )
@@ -106,9 +113,12 @@ class Task:
     def __init__(self, run: Run, index: int, code: Code | None, emits_max: int) -> None:
         self.run = run
         self.index = index
+        self.seq = run.first_seq + index
         self.turn = run.first_turn + index
         self.address = run.target(index)
         self.code = code  # bound at issue; None: its name was not deployed then
+        # Functions and models keep no state, so their order cannot be seen and they run side by side.
+        self.stateless = code is not None and code.kind in _STATELESS
         self.emits_max = emits_max  # how many tasks it may emit, bound at issue
         self.outcome: Outcome | None = None
         self.state_digest: bytes | None = None  # of its agent, after it
@@ -120,17 +130,8 @@ class Task:
         self.suspect = False  # the dispatcher's: a worker died holding it, so it runs alone
 
     @property
-    def seq(self) -> int:
-        return self.run.first_seq + self.index
-
-    @property
     def payload(self) -> bytes:
         return self.run.payloads[self.index]
-
-    @property
-    def stateless(self) -> bool:
-        """Functions and models keep no state, so their order cannot be seen and they run side by side."""
-        return self.code is not None and self.code.kind in (FUNCTION, MODEL)
 
 
 class Agent:

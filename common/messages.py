@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rota.common import limits
-from rota.common.work import Code, FoldResult, Provenance, TensorRef
+from rota.common.work import Code, FoldResult, Provenance, ReplyTo, TensorRef
 
 # --- parts of messages ----------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ class Segment(NamedTuple):
     kind: str
     sender: str | None
     now_ms: int
-    reply_to: int | None
+    reply_to: ReplyTo | None
     emits_max: int
     turns: tuple[int, ...]
     payloads: tuple[bytes, ...]

@@ -1,7 +1,7 @@
 """Addresses: what a task may be sent to. PURE.
 
     name/key      an agent instance: `name` is bound to code by a deploy, `key` picks the instance
-    name          short for `name/` : the instance with the empty key; also how a function is called
+    name          the instance without a key; also how a function is called
     model:NAME    an ONNX model
 
 Names are `[A-Za-z0-9_.-]`, so that they can stand in a file name, a URL and a shell line without quotes; keys may
@@ -19,7 +19,7 @@ from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
 MODEL_PREFIX: Final = "model:"
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}")
-_TARGET: Final = re.compile(rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/.{{0,{KEY_CHARS_MAX}}}")
+_TARGET: Final = re.compile(rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/.{{1,{KEY_CHARS_MAX}}}")
 
 
 def is_name(text: str) -> bool:

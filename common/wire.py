@@ -360,7 +360,7 @@ _segment = _record(
     _one_of(*work.MESSAGE_KINDS),
     _optional(_target),
     _now,
-    _optional(_count),
+    _optional(_record(work.ReplyTo._make, _count, _count, _count)),
     _integer(0, limits.EMITS_MAX),
     _array(_count, limits.RUN_TASKS_MAX),
     _payloads,

@@ -85,6 +85,16 @@ class TensorRef(NamedTuple):
     shape: tuple[int, ...]
 
 
+class ReplyTo(NamedTuple):
+    """What a reply or failure answers: the turn of the asked task, and the ask itself: its turn and its place among the
+    emits of that turn. The asker knows the latter two when it asks.
+    """
+
+    turn: int
+    asked_in: int
+    emit: int
+
+
 class TaskInput(NamedTuple):
     """One task as its target sees it, and how many tasks it may emit (bound at issue)."""
 
@@ -93,7 +103,7 @@ class TaskInput(NamedTuple):
     sender: str | None
     payload: bytes
     now_ms: int
-    reply_to: int | None
+    reply_to: ReplyTo | None
     tensors: tuple[TensorRef, ...]
     emits_max: int
 
