@@ -113,8 +113,8 @@ def _ipc_endpoints(folder: RunFolder) -> Endpoints:
 
 def _short_folder(root: Path) -> Path:
     """Return a folder with a short path for the sockets of a run folder whose own path is too long."""
-    user = os.getuid() if sys.platform != "win32" else 0
-    digest = hashlib.sha256(os.fsencode(root) + b"\0" + str(user).encode()).hexdigest()[:24]
+    user = b"" if sys.platform == "win32" else str(os.getuid()).encode()
+    digest = hashlib.sha256(os.fsencode(root) + b"\0" + user).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"rota-{digest}"
     folder.mkdir(mode=_PRIVATE, exist_ok=True)
     return folder
