@@ -113,8 +113,7 @@ def _ipc_endpoints(folder: RunFolder) -> Endpoints:
 
 def _short_folder(root: Path) -> Path:
     """Return a folder with a short path for the sockets of a run folder whose own path is too long."""
-    user = b"" if sys.platform == "win32" else str(os.getuid()).encode()
-    digest = hashlib.sha256(os.fsencode(root) + b"\0" + user).hexdigest()[:24]
+    digest = hashlib.sha256(os.fsencode(root) + b"\0" + str(_user()).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"rota-{digest}"
     folder.mkdir(mode=_PRIVATE, exist_ok=True)
     return folder
@@ -122,17 +121,20 @@ def _short_folder(root: Path) -> Path:
 
 def _check_private(folder: Path) -> None:
     """Refuse a folder of sockets that somebody else owns or can enter: whoever can, could pose as the broker."""
-    if sys.platform == "win32":
-        return
     try:
         status = os.lstat(folder)
     except FileNotFoundError:
         return  # no broker has been here; the connection waits for one
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != _user() or stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(
             f"{folder} must be a folder of yours with mode 0700: run `chmod 700 {folder}` or remove it",
             folder=str(folder),
         )
+
+
+def _user() -> int:
+    assert sys.platform != "win32", "no socket files there"
+    return os.getuid()
 
 
 # --- ports of the loopback ------------------------------------------------------------------------
