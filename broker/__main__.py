@@ -14,12 +14,14 @@ from rota.broker.modules import ModuleStore
 from rota.broker.recovery import fold, open_epoch
 from rota.broker.sequencer import Sequencer
 from rota.broker.server import Server
+from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common.command import settings_command
 from rota.common.config import BrokerSettings
 from rota.common.endpoints import Endpoints
 from rota.common.service import Exit, StopSignals, host_identity, say_ready
 from rota.common.sockets import context
+from rota.common.tensors import TensorStore
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,9 @@ def serve(settings: BrokerSettings) -> Exit:
         core = Sequencer(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
         endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)
         sockets = open_now.enter_context(context())
-        server = Server(core, journal, ModuleStore(folder.modules), sockets, endpoints)
+        modules = ModuleStore(folder.modules)
+        tensors = TensorKeeper(TensorStore(folder.tensors), world, settings.tensor_lease_ms)
+        server = Server(core, journal, modules, tensors, sockets, endpoints)
         open_now.enter_context(contextlib.closing(server))
         say_ready("broker", boot=world.boot, frontend=endpoints.frontend)
         server.serve(stop)

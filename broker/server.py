@@ -36,6 +36,7 @@ from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
 from rota.broker.records import Record
 from rota.broker.sequencer import Sequencer
+from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
 from rota.common.endpoints import Endpoints
 from rota.common.errors import ProtocolError, RotaError, StorageFull
@@ -59,12 +60,14 @@ class Server:
         core: Sequencer,
         journal: Journal,
         modules: ModuleStore,
+        tensors: TensorKeeper,
         context: zmq.Context[Socket],
         endpoints: Endpoints,
     ) -> None:
         self._core = core
         self._journal = journal
         self._modules = modules
+        self._tensors = tensors
         self._sockets = {
             FRONTEND: router(context, endpoints.frontend),
             BACKEND: router(context, endpoints.backend),
@@ -131,6 +134,7 @@ class Server:
             events.extend(WorkerDied(worker) for worker in self._watch.gone())
         if mono_ms >= self._next_tick_ms:
             self._next_tick_ms = mono_ms + TICK_MS
+            self._tensors.collect(mono_ms)
             events.append(Tick())
         return events
 
@@ -160,6 +164,8 @@ class Server:
         request = wire.decode(frame, wire.FROM_PRODUCERS)
         if isinstance(request, messages.Deploy):
             request = self._modules.admit(request)
+        elif isinstance(request, messages.Submit):
+            self._tensors.admit(request)
         return FromProducer(identity, request)  # type: ignore[arg-type]
 
     # --- out ----------------------------------------------------------------------------------------------------------

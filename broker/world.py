@@ -17,7 +17,7 @@ from rota.broker.tasks import Task
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
-from rota.common.work import Failed
+from rota.common.work import Done, Failed, TensorRef
 
 
 class World:
@@ -55,6 +55,22 @@ class World:
     def unfinished(self) -> list[Task]:
         """Every issued task without an outcome, lane by lane in line order: what must be dispatched after a restart."""
         return [task for lane in self.lanes.values() for task in lane.line() if task.outcome is None]
+
+    def tensors_in_use(self) -> dict[bytes, None]:
+        """The digests of all tensors that a task, a timer, a dead letter or a kept result names."""
+        refs: list[TensorRef] = []
+        for lane in self.lanes.values():
+            for run in lane.waiting_runs():
+                refs += [ref for tensors in run.tensors or () for ref in tensors]
+            for task in lane.line():
+                refs += _tensors_of(task)
+            for dead in lane.dead.values():
+                refs += dead.tensors
+            for timer in lane.timers.values():
+                refs += timer.emit.tensors
+        for task in self.results.kept():
+            refs += _tensors_of(task)
+        return dict.fromkeys([ref.digest for ref in refs])
 
     def check_invariants(self) -> None:
         """Assert that every lane is consistent, and the numbering with them."""
@@ -144,6 +160,15 @@ class World:
                 f"but {lane.retired} tasks are retired"
             )
         return lane
+
+
+def _tensors_of(task: Task) -> list[TensorRef]:
+    """What a task was given, and what its outcome holds."""
+    refs = list(task.run.tensors_of(task.index))
+    if type(task.outcome) is Done:
+        refs += task.outcome.tensors
+        refs += [ref for emit in task.outcome.emits for ref in emit.tensors]
+    return refs
 
 
 _APPLY: dict[type, Callable[[World, Any], None]] = {

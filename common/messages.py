@@ -5,9 +5,9 @@ Four conversations, each with its own socket: producers with the broker (*fronte
 and checks every field; the table there and docs/PROTOCOL.md change together with this file. Fields only ever grow at
 the end, and only with a new protocol version.
 
-`number` pairs a reply with its request. On requests that are inputs to a lane (Submit, OpenLane,
-Deploy, Cancel, SetPaused, SetWindow, DeadDrop) it is also the idempotency number of the producer: the same number with the same content gets the same
-answer, for ever within NUMBERS_KEPT_MAX, across reconnects and restarts of the broker.
+`number` pairs a reply with its request. On requests that are inputs to a lane (Submit, OpenLane, Deploy, Cancel,
+SetPaused, SetWindow, DeadDrop) it is also the idempotency number of the producer: the same number with the same content
+gets the same answer, for ever within NUMBERS_KEPT_MAX, across reconnects and restarts of the broker.
 """
 
 from __future__ import annotations

@@ -1,0 +1,45 @@
+"""The broker's part in the life of tensors: a submit must name tensors that are there; what nobody names is removed.
+
+A tensor lives by its lease until a task names it, then as long as a task, a timer, a dead letter or a kept result does,
+and after that by its lease again (docs/TENSORS.md). The lease covers the time between sealing a file and submitting it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from rota.broker.world import World
+from rota.common.messages import Submit
+from rota.common.tensors import TensorStore
+
+log = logging.getLogger(__name__)
+
+_COLLECTIONS_PER_LEASE: Final = 4
+
+
+class TensorKeeper:
+    """Checks references as they come in, and collects now and then."""
+
+    def __init__(self, store: TensorStore, world: World, lease_ms: int) -> None:
+        self._store = store
+        self._world = world
+        self._lease_ms = lease_ms
+        self._next_ms = 0
+
+    def admit(self, request: Submit) -> None:
+        """Renew the lease of every tensor that a submit names; raises `TensorError` for one that is not there."""
+        for run in request.runs:
+            for tensors in run.tensors or ():
+                for ref in tensors:
+                    self._store.touch(ref)
+
+    def collect(self, mono_ms: int) -> None:
+        """Remove what nobody names and whose lease is over, if it is time to look."""
+        if mono_ms < self._next_ms:
+            return
+        self._next_ms = mono_ms + max(self._lease_ms // _COLLECTIONS_PER_LEASE, 1_000)
+        report = self._store.collect(self._world.tensors_in_use().keys(), time.time(), self._lease_ms / 1_000)
+        if report.removed:
+            log.info("removed %d tensors that nobody names: %d bytes", report.removed, report.bytes)
