@@ -1,0 +1,130 @@
+"""The `rota` command: finds a command, loads only what that one needs, and ends with a named exit code.
+
+Each command lives in the file that the table below names. `rota --help` prints the table without loading any of them.
+A new command is a line here and a section in docs/CLI.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any, Final, NamedTuple
+
+import click
+
+from rota.cli.exits import ExitCode, error_lines, exit_code_of
+from rota.common.errors import RotaError
+
+
+class _Entry(NamedTuple):
+    module: str
+    attribute: str
+    help: str
+
+
+_SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
+    "Processes": {
+        "up": _Entry("processes", "up", "Run a broker and its workers on this host."),
+        "broker": _Entry("processes", "broker", "Run a broker."),
+        "cpu-worker": _Entry("processes", "cpu_worker", "Run a worker for WASM agents."),
+        "gpu-worker": _Entry("processes", "gpu_worker", "Run a worker for ONNX models."),
+    },
+    "Code and models": {
+        "deploy": _Entry("code", "deploy", "Bind a name to a WASM module in a lane."),
+        "model": _Entry("models", "model", "Add ONNX models and look at them."),
+    },
+    "Tasks": {
+        "submit": _Entry("submit", "submit", "Submit tasks."),
+        "result": _Entry("tasks", "result", "Print the result of a task."),
+        "cancel": _Entry("tasks", "cancel", "Catch a task that has not completed."),
+        "tasks": _Entry("tasks", "tasks", "List tasks."),
+        "dead": _Entry("dead", "dead", "Look at dead tasks, run them again, or drop them."),
+    },
+    "Lanes": {
+        "lanes": _Entry("lanes", "lanes", "List lanes."),
+        "lane": _Entry("lanes", "lane", "Open a lane, or change one."),
+        "pause": _Entry("lanes", "pause", "Issue no more tasks of a lane."),
+        "release": _Entry("lanes", "release", "Let a paused lane go on."),
+        "digest": _Entry("lanes", "digest", "Print the digest of a lane."),
+    },
+    "The system": {
+        "status": _Entry("system", "status", "Show broker, lanes and workers in numbers."),
+        "agents": _Entry("system", "agents", "List the agents of a lane, or the names that are deployed in it."),
+        "workers": _Entry("system", "workers", "List workers and what they run."),
+        "drain": _Entry("system", "drain", "Have the broker take no more tasks."),
+        "events": _Entry("system", "events", "Follow what happens."),
+        "doctor": _Entry("doctor", "doctor", "Check this installation and a run folder."),
+        "version": _Entry("system", "version", "Print versions."),
+        "completion": _Entry("system", "completion", "Print the completion script of a shell."),
+    },
+}
+_ENTRIES: Final = {name: entry for entries in _SECTIONS.values() for name, entry in entries.items()}
+
+
+class _Commands(click.Group):
+    """Commands by name, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_ENTRIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = _ENTRIES.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(f"rota.cli.{entry.module}"), entry.attribute)
+        assert isinstance(command, click.Command), entry
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, entries in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
+
+
+@click.group(cls=_Commands, context_settings={"auto_envvar_prefix": "ROTA", "help_option_names": ["-h", "--help"]})
+def rota() -> None:
+    """Rota: deterministic queues for WASM agents and ONNX models.
+
+    \b
+    rota up                          run a broker with workers, in ./.rota
+    rota deploy echo echo.wasm       bind a name to an agent
+    rota submit echo hello --wait    submit a task and print its result
+
+    Every option has an environment variable: ROTA_DIR for --dir, ROTA_SUBMIT_LANE for --lane of `rota submit`.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and end the process."""
+    try:
+        code = rota.main(args=arguments, prog_name="rota", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except (RotaError, TimeoutError) as error:
+        for line in error_lines(error):
+            click.echo(line, err=True)
+        sys.exit(exit_code_of(error))
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+    except Exception:
+        traceback.print_exc()
+        click.echo("error: this is a bug in Rota; please report it with the lines above", err=True)
+        sys.exit(ExitCode.BUG)
+    sys.exit(_as_exit_code(code))
+
+
+def _as_exit_code(value: Any) -> int:
+    """Return what a command returned, or what click did after `--help`, as an exit code."""
+    return value if isinstance(value, int) else ExitCode.OK
+
+
+if __name__ == "__main__":
+    main()

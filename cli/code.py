@@ -1,0 +1,94 @@
+"""`rota deploy`: a WASM module under a name in a lane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option
+from rota.cli.output import print_facts, print_json
+from rota.common import limits
+from rota.common.work import AGENT, FUNCTION, Limits
+
+_DEFAULTS = Limits()
+
+
+@click.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@option(
+    "--kind",
+    type=click.Choice([AGENT, FUNCTION]),
+    default=AGENT,
+    help="How it is called: the agent ABI, or plain bytes in and out.",
+)
+@option(
+    "--reuse", is_flag=True, help="Keep one instance for many tasks: only for modules that keep nothing between calls."
+)
+@option(
+    "--export",
+    "exports",
+    metavar="ROLE=NAME",
+    multiple=True,
+    help="For a function: the module's own name for `alloc` or `call`.",
+)
+@option(
+    "--fuel",
+    type=click.IntRange(1, limits.FUEL_MAX),
+    default=_DEFAULTS.fuel,
+    help="How many units of fuel a task may burn.",
+)
+@option(
+    "--memory",
+    type=click.IntRange(1 << 16, limits.MEMORY_BYTES_MAX),
+    default=_DEFAULTS.memory_bytes,
+    metavar="BYTES",
+    help="How much memory an instance may have.",
+)
+@option(
+    "--timeout-ms",
+    type=click.IntRange(1, limits.TIMEOUT_MS_MAX),
+    default=_DEFAULTS.timeout_ms,
+    help="How long a task may run.",
+)
+@option(
+    "--emits",
+    type=click.IntRange(0, limits.EMITS_MAX),
+    default=_DEFAULTS.emits_max,
+    help="How many tasks a task may emit.",
+)
+@lane_option
+@option("--check/--no-check", default=True, help="Have a worker compile it before it takes effect.")
+@json_option
+@broker_options
+def deploy(
+    connection: Connection, name: str, file: Path, kind: str, reuse: bool, exports: tuple[str, ...], fuel: int,
+    memory: int, timeout_ms: int, emits: int, lane: str, check: bool, json: bool,
+) -> None:  # fmt: skip
+    """Bind NAME to the WASM module in FILE. Tasks that are issued from now on run it.
+
+    \b
+    rota deploy counter counter.wasm
+    rota deploy slug slug.wasm --kind function --reuse --export alloc=malloc --export call=slugify
+    """
+    code_limits = _DEFAULTS._replace(fuel=fuel, memory_bytes=memory, timeout_ms=timeout_ms, emits_max=emits)
+    with connection.open() as client:
+        info = client.deploy(
+            name, file, kind, reuse=reuse, exports=_exports(exports), code_limits=code_limits, lane=lane, check=check
+        )
+    facts = {"name": name, "lane": lane, **info}
+    if json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def _exports(given: tuple[str, ...]) -> dict[str, str]:
+    roles = {}
+    for text in given:
+        role, separator, name = text.partition("=")
+        if not separator or role not in ("alloc", "call") or not name:
+            raise click.BadParameter(f"{text!r} is not alloc=NAME or call=NAME", param_hint="--export")
+        roles[role] = name
+    return roles

@@ -1,0 +1,120 @@
+"""What commands share: the options that lead to the broker, `--json`, and the kinds of argument.
+
+`@broker_options` gives a command `connection`, which opens a client. Nothing heavier than
+the blocking client is loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rota.client.client import Client
+    from rota.common.endpoints import RunFolder
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_DIR: Final = ".rota"
+CONTACT_SECONDS_MAX: Final = 5.0  # a person waits no longer to hear that nothing runs there
+
+
+class Connection:
+    """Where the broker is, as the command line says it."""
+
+    def __init__(self, folder: Path, bind: str | None, timeout_s: float) -> None:
+        self.folder = folder
+        self.bind = bind
+        self.timeout_s = timeout_s
+
+    def open(self, producer: str | None = None) -> Client:
+        """Return a client; use it in a `with` block."""
+        from rota.client.client import Client
+
+        contact_s = min(CONTACT_SECONDS_MAX, self.timeout_s)
+        # With another address the run folder still holds the tensors.
+        tensors = self.run_folder().tensors if self.bind else None
+        return Client(self.bind or self.folder, producer, self.timeout_s, contact_s=contact_s, tensors=tensors)
+
+    def run_folder(self) -> RunFolder:
+        """Return the run folder and what is where in it."""
+        from rota.common.endpoints import RunFolder
+
+        return RunFolder(self.folder)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """Add an option whose help names its variable and its default."""
+    settings.setdefault("show_default", settings.get("default") not in (None, False))
+    return click.option(*names, show_envvar=True, **settings)
+
+
+def dir_option(command: Command) -> Command:
+    """Add --dir."""
+    return option(
+        "--dir",
+        "folder",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=DEFAULT_DIR,
+        envvar="ROTA_DIR",
+        help="The run folder of the broker.",
+    )(command)
+
+
+def broker_options(command: Command) -> Command:
+    """Add --dir, --bind and --timeout, and pass them on as one `connection`."""
+
+    def with_connection(folder: Path, bind: str | None, timeout_s: float, **values: Any) -> Any:
+        return command(connection=Connection(folder, bind, timeout_s), **values)
+
+    functools.update_wrapper(with_connection, command)
+    timeout = option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(0.001),
+        default=30.0,
+        envvar="ROTA_TIMEOUT",
+        metavar="SECONDS",
+        help="How long to wait for an answer of the broker.",
+    )
+    bind = option(
+        "--bind",
+        envvar="ROTA_BIND",
+        metavar="ADDRESS",
+        help="tcp://127.0.0.1:PORT, if the broker was started with it.",
+    )
+    made: Any = dir_option(bind(timeout(with_connection)))
+    return made  # type: ignore[no-any-return]
+
+
+def json_option(command: Command) -> Command:
+    """Add --json."""
+    return option("--json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def lane_option(command: Command) -> Command:
+    """Add --lane."""
+    return option("--lane", default="main", help="The lane.")(command)
+
+
+def limit_option(command: Command) -> Command:
+    """Add --limit."""
+    return option(
+        "--limit",
+        type=click.IntRange(1, 10_000),
+        default=100,
+        help="How many lines at most.",
+    )(command)
+
+
+def progress_option(command: Command) -> Command:
+    """Add --progress."""
+    return option(
+        "--progress/--no-progress",
+        default=None,
+        help="Show progress on stderr; without the option, if that is a terminal.",
+    )(command)

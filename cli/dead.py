@@ -1,0 +1,119 @@
+"""`rota dead`: tasks that failed, and what can be done about them."""
+
+from __future__ import annotations
+
+import click
+
+from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
+from rota.cli.exits import ExitCode
+from rota.cli.output import cell, print_facts, print_json, print_table
+from rota.cli.submit import print_outcome
+from rota.common.errors import UnknownTask
+from rota.common.limits import DEAD_TASKS_MAX
+
+
+@click.group()
+def dead() -> None:
+    """Look at dead tasks, run them again, or drop them.
+
+    A task that fails for good is dead: it is kept with its failure, its payload and its log.
+
+    \b
+    rota dead ls
+    rota dead show 17
+    rota dead retry 17 --wait
+    """
+
+
+@dead.command("ls")
+@lane_option
+@limit_option
+@json_option
+@broker_options
+def ls(connection: Connection, lane: str, limit: int, json: bool) -> None:
+    """List the dead tasks of a lane, oldest first.
+
+    \b
+    rota dead ls --lane import
+    """
+    with connection.open() as client:
+        rows = client.query("dead", lane=lane, limit=limit)
+    if json:
+        print_json(rows)
+    else:
+        columns = ("seq", "turn", "target", "kind", "message", "attempts", "priority")
+        print_table(rows, columns, f"no dead tasks in lane {lane}")
+
+
+@dead.command()
+@click.argument("seq", type=click.IntRange(1))
+@lane_option
+@json_option
+@broker_options
+def show(connection: Connection, seq: int, lane: str, json: bool) -> None:
+    """Show everything about one dead task.
+
+    \b
+    rota dead show 17
+    """
+    with connection.open() as client:
+        rows = client.query("dead", lane=lane, limit=DEAD_TASKS_MAX)
+    for row in rows:
+        if row["seq"] == seq:
+            if json:
+                print_json(row)
+            else:
+                log = row.pop("log")
+                print_facts(row)
+                for line in log:
+                    click.echo(f"log: {cell(line, full=True)}")
+            return
+    raise UnknownTask(f"lane {lane} has no dead task {seq}: `rota dead ls --lane {lane}` lists them", seq=seq)
+
+
+@dead.command()
+@click.argument("seqs", metavar="SEQ...", type=click.IntRange(1), nargs=-1, required=True)
+@lane_option
+@option("--wait", is_flag=True, help="Wait for the results and print them.")
+@json_option
+@broker_options
+def retry(connection: Connection, seqs: tuple[int, ...], lane: str, wait: bool, json: bool) -> int:
+    """Run dead tasks again, as new tasks with the same target and payload; prints their seqs.
+
+    \b
+    rota dead retry 17 18 --wait
+    """
+    failed = 0
+    with connection.open() as client:
+        handles = [(seq, client.retry(seq, lane=lane, wait=wait)) for seq in seqs]
+        for seq, handle in handles:
+            if wait:
+                failed += not print_outcome(handle.outcome(), json, in_lines=len(seqs) > 1)
+            elif json:
+                print_json({"retry_of": seq, "seq": handle.seq})
+            else:
+                click.echo(cell(handle.seq))
+    return ExitCode.FAILED if failed else ExitCode.OK
+
+
+@dead.command()
+@click.argument("seqs", metavar="[SEQ...]", type=click.IntRange(1), nargs=-1)
+@option("--all", "every", is_flag=True, help="Drop all dead tasks of the lane.")
+@lane_option
+@json_option
+@broker_options
+def drop(connection: Connection, seqs: tuple[int, ...], every: bool, lane: str, json: bool) -> None:
+    """Forget dead tasks: those named, or all with --all.
+
+    \b
+    rota dead drop 17
+    rota dead drop --all --lane import
+    """
+    if bool(seqs) == every:
+        raise click.UsageError("name the tasks to drop, or say --all")
+    with connection.open() as client:
+        dropped = client.dead_drop(lane, seqs)
+    if json:
+        print_json({"dropped": dropped})
+    else:
+        click.echo(f"dropped {dropped}")

@@ -1,0 +1,192 @@
+"""`rota lanes`, `rota lane`, `rota pause`, `rota release`, `rota digest`: lanes and what they amount to."""
+
+from __future__ import annotations
+
+import click
+
+from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
+from rota.cli.output import Progress, cell, print_json, print_table
+from rota.common import limits
+
+_COLUMNS = ("lane", "policy", "window", "paused", "waiting", "line", "retired", "failed", "dead", "agents", "digest")
+
+
+@click.command()
+@json_option
+@broker_options
+def lanes(connection: Connection, json: bool) -> None:
+    """List the lanes.
+
+    \b
+    rota lanes
+    """
+    with connection.open() as client:
+        rows = client.query("lanes")
+    if json:
+        print_json(rows)
+    else:
+        print_table(rows, _COLUMNS, "no lanes")
+
+
+@click.group()
+def lane() -> None:
+    """Open a lane, or change one.
+
+    \b
+    rota lane open import --paused --window 64
+    rota lane window import 256
+    """
+
+
+@lane.command("open")
+@click.argument("name")
+@option("--paused", is_flag=True, help="Issue nothing until `rota release NAME`.")
+@option(
+    "--window",
+    type=click.IntRange(1, limits.WINDOW_TASKS_MAX),
+    default=limits.WINDOW_TASKS_DEFAULT,
+    help="How many issued tasks the lane can hold.",
+)
+@option(
+    "--policy",
+    type=click.Choice(["derived", "recorded"]),
+    default="derived",
+    help="Retire in line order, or as tasks complete and write the order down.",
+)
+@option(
+    "--tasks-max",
+    type=click.IntRange(1),
+    default=limits.LANE_TASKS_DEFAULT,
+    help="How many unfinished tasks the lane takes before it is busy.",
+)
+@option(
+    "--starvation-passes",
+    type=click.IntRange(1),
+    default=limits.STARVATION_PASSES_DEFAULT,
+    help="How often a task may be passed over by higher ones.",
+)
+@option("--seed", metavar="HEX", help="32 bytes of entropy as hex; not given: the digest of the lane's name.")
+@option(
+    "--deploys-from",
+    default="main",
+    metavar="LANE",
+    help="Start with the names that are bound in that lane; empty: with none.",
+)
+@json_option
+@broker_options
+def open_(
+    connection: Connection, name: str, paused: bool, window: int, policy: str, tasks_max: int, starvation_passes: int,
+    seed: str | None, deploys_from: str, json: bool,
+) -> None:  # fmt: skip
+    """Open the lane NAME.
+
+    \b
+    rota lane open import --paused --window 64
+    rota lane open experiment --seed $(printf '%064x' 7) --deploys-from ''
+    """
+    with connection.open() as client:
+        client.open_lane(
+            name, paused=paused, policy=policy, window=window, tasks_max=tasks_max,
+            starvation_passes=starvation_passes, seed=_seed(seed), deploys_from=deploys_from or None,
+        )  # fmt: skip
+    if json:
+        print_json({"lane": name, "paused": paused})
+    else:
+        click.echo(f"lane {name} open" + (", paused" if paused else ""))
+
+
+@lane.command("window")
+@click.argument("name")
+@click.argument("window", type=click.IntRange(1, limits.WINDOW_TASKS_MAX))
+@broker_options
+def window_(connection: Connection, name: str, window: int) -> None:
+    """Change the WINDOW of the lane NAME: how many issued tasks it can hold.
+
+    \b
+    rota lane window import 256
+    """
+    with connection.open() as client:
+        client.set_window(name, window)
+    click.echo(f"lane {name} has window {window}")
+
+
+@lane.command("wait")
+@click.argument("name")
+@option("--wait-timeout", type=click.FloatRange(0), metavar="SECONDS", help="Stop waiting after so long.")
+@progress_option
+@json_option
+@broker_options
+def wait_(connection: Connection, name: str, wait_timeout: float | None, progress: bool | None, json: bool) -> None:
+    """Wait until the lane NAME has nothing to do; prints its digest.
+
+    \b
+    rota lane wait import --progress
+    """
+    with connection.open() as client, Progress(progress, "retired") as bar:
+        numbers = client.wait_idle(
+            name, timeout_s=wait_timeout, progress=lambda facts: bar(facts["retired"], facts["stamped"])
+        )
+    if json:
+        print_json(numbers)
+    else:
+        click.echo(cell(numbers["digest"], "digest", full=True))
+
+
+@click.command()
+@click.argument("name", metavar="LANE")
+@broker_options
+def pause(connection: Connection, name: str) -> None:
+    """Issue no more tasks of LANE until it is released. What is issued runs on.
+
+    \b
+    rota pause import
+    """
+    with connection.open() as client:
+        client.pause(name)
+    click.echo(f"lane {name} paused")
+
+
+@click.command()
+@click.argument("name", metavar="LANE")
+@broker_options
+def release(connection: Connection, name: str) -> None:
+    """Let the paused LANE go on.
+
+    \b
+    rota release import
+    """
+    with connection.open() as client:
+        client.release(name)
+    click.echo(f"lane {name} released")
+
+
+@click.command()
+@lane_option
+@json_option
+@broker_options
+def digest(connection: Connection, lane: str, json: bool) -> None:
+    """Print how many tasks a lane has retired, and the digest over all of them.
+
+    Two runs did the same exactly when their digests are equal.
+
+    \b
+    rota digest --lane import
+    """
+    with connection.open() as client:
+        facts = client.digest(lane)
+    if json:
+        print_json(facts)
+    else:
+        click.echo(f"{facts['retired']} {cell(facts['digest'], 'digest', full=True)}")
+
+
+def _seed(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != 32:
+        raise click.BadParameter("a seed is 32 bytes, as 64 hex digits", param_hint="--seed")
+    return seed

@@ -1,0 +1,126 @@
+"""`rota model`: the model repository of a run folder. It is a folder of files; only `add` speaks with a broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rota.cli.common_options import Connection, broker_options, dir_option, json_option, lane_option, option
+from rota.cli.output import print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from rota.gpu_worker.repository import ModelEntry, Repository
+
+_MODELS_HELP = "The model folder; else that of the run folder."
+
+
+def _models_option(command: Any) -> Any:
+    return option(
+        "--models",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="ROTA_MODELS",
+        help=_MODELS_HELP,
+    )(command)
+
+
+@click.group()
+def model() -> None:
+    """Add ONNX models and look at them.
+
+    \b
+    rota model add digits digits.onnx
+    rota submit model:digits --file call.msgpack --wait
+    """
+
+
+@model.command()
+@click.argument("name")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@lane_option
+@option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it.")
+@option("--check/--no-check", default=True, help="Have a GPU worker load it before it takes effect.")
+@option("--timeout-ms", type=click.IntRange(1), default=None, help="How long a task of the model may run.")
+@_models_option
+@json_option
+@broker_options
+def add(
+    connection: Connection, name: str, path: Path, lane: str, deploy: bool, check: bool, timeout_ms: int | None,
+    models: Path | None, json: bool,
+) -> None:  # fmt: skip
+    """Add the model in PATH (one ONNX file, or a folder with model.onnx) and deploy it as model:NAME.
+
+    \b
+    rota model add digits digits.onnx
+    rota model add digits ./digits --no-deploy
+    """
+    from rota.common.work import Limits
+
+    connection.run_folder().prepare()
+    entry = _repository(connection.folder, models).add(path, name)
+    facts: dict[str, Any] = {**_facts(entry), "deployed": False}
+    if deploy:
+        code_limits = None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
+        with connection.open() as client:
+            info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
+        facts |= {"deployed": True, "lane": lane, **info}
+    if json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+@model.command("ls")
+@_models_option
+@json_option
+@dir_option
+def ls(folder: Path, models: Path | None, json: bool) -> None:
+    """List the models and their versions.
+
+    \b
+    rota model ls
+    """
+    rows = [_facts(entry) for entry in _repository(folder, models).list()]
+    if json:
+        print_json(rows)
+    else:
+        print_table(rows, ("name", "version", "size_bytes", "files", "digest"), "no models")
+
+
+@model.command()
+@click.argument("name")
+@option("--version", type=click.IntRange(1), help="Which version; the newest unless told.")
+@_models_option
+@json_option
+@dir_option
+def show(folder: Path, models: Path | None, name: str, version: int | None, json: bool) -> None:
+    """Show one model with its files.
+
+    \b
+    rota model show digits --version 1
+    """
+    entry = _repository(folder, models).show(name, version)
+    files = [
+        {"path": file.path, "size_bytes": file.size_bytes, "digest": file.digest} for file in entry.files
+    ]  # fmt: skip
+    if json:
+        print_json({**_facts(entry), "files": files})
+    else:
+        print_facts(_facts(entry))
+        click.echo()
+        print_table(files, ("path", "size_bytes", "digest"), "no files")
+
+
+def _repository(folder: Path, models: Path | None) -> Repository:
+    from rota.common.endpoints import RunFolder
+    from rota.gpu_worker.repository import Repository
+
+    return Repository(RunFolder(folder).models if models is None else models)
+
+
+def _facts(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name, "version": entry.version, "digest": entry.digest, "files": len(entry.files),
+        "size_bytes": entry.size_bytes, "folder": str(entry.folder),
+    }  # fmt: skip

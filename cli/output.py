@@ -1,0 +1,120 @@
+"""What commands print: tables for people, JSON for programs, progress for the impatient.
+
+Results go to stdout, everything else to stderr, so that a pipe gets results only. JSON has no bytes: digests are hex,
+payloads are text where they are UTF-8 and `{"base64": ...}` where they are not.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import click
+
+_DIGEST_CHARS_SHOWN: Final = 16
+_CELL_CHARS_MAX: Final = 60
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on one line."""
+    click.echo(json.dumps(plain(value), ensure_ascii=False))
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """Return a value with nothing in it that JSON has not got."""
+    if isinstance(value, bytes):
+        return value.hex() if "digest" in key or key in ("seed", "fingerprint") else _text_or_base64(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(item, str(name)) for name, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict(), key)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item, key) for item in value]
+    return value
+
+
+def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
+    """Print these columns of the rows, aligned; `empty` on stderr if there is no row."""
+    lines = [[cell(row.get(column), column) for column in columns] for row in rows]
+    if not lines:
+        click.echo(empty, err=True)
+        return
+    numeric = [all(_is_number(line[place]) for line in lines) for place in range(len(columns))]
+    titles = [column.replace("_", " ") for column in columns]
+    widths = [max(len(line[place]) for line in [titles, *lines]) for place in range(len(columns))]
+    for line in [titles, *lines]:
+        cells = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print one `name  value` per line."""
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        click.echo(f"{name.replace('_', ' ').ljust(width)}  {cell(value, name, full=True)}")
+
+
+def cell(value: Any, key: str = "", *, full: bool = False) -> str:
+    """Return a value as it stands in a table: short, on one line."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = plain(value, key)
+    if isinstance(value, bytes) and isinstance(text, str) and "digest" in key and not full:
+        return text[:_DIGEST_CHARS_SHOWN]
+    shown = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
+    return shown if full or len(shown) <= _CELL_CHARS_MAX else shown[: _CELL_CHARS_MAX - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def write_bytes(data: bytes) -> None:
+    """Write a payload to stdout as it is; to a terminal, text gets a line of its own."""
+    stream = sys.stdout.buffer
+    stream.write(data)
+    if sys.stdout.isatty() and not data.endswith(b"\n"):
+        stream.write(b"\n")
+    stream.flush()
+
+
+class Progress:
+    """One line on stderr that is written over; nothing at all if nobody watches."""
+
+    def __init__(self, wanted: bool | None, what: str) -> None:
+        self._shown = sys.stderr.isatty() if wanted is None else wanted
+        self._what = what
+        self._line = ""
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        if self._shown:
+            line = f"{self._what} {done}" + ("" if total is None else f" of {total}")
+            if line != self._line:
+                click.echo(f"\r{line}" if sys.stderr.isatty() else line, nl=not sys.stderr.isatty(), err=True)
+                self._line = line
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._line and sys.stderr.isatty():
+            click.echo(err=True)
+
+
+def _text_or_base64(data: bytes) -> Any:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def _is_number(text: str) -> bool:
+    return text.isdigit() or text == "-"

@@ -1,0 +1,198 @@
+"""`rota submit`: one task from the command line, many from a file, and their results if wanted.
+
+Lines of `--jsonl` become payloads as they are (an agent gets the line's bytes), or, where a line is a map with
+`target`, tasks with their own target and payload. Everything from one file goes out in as few messages as hold it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json as json_module
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
+from rota.cli.exits import ExitCode
+from rota.cli.output import Progress, cell, print_json, write_bytes
+
+if TYPE_CHECKING:
+    from rota.client.client import Batch, Client
+    from rota.client.results import Result
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.argument("payload", required=False)
+@option(
+    "--file",
+    "files",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="The content of this file is the payload; give it several times for several tasks. - is stdin.",
+)
+@option(
+    "--jsonl",
+    type=click.File("rb"),
+    help='One task per line: the line itself, or {"target": ..., "payload": ...}. - is stdin.',
+)
+@lane_option
+@option("--priority", type=click.IntRange(-8, 7), default=0, help="Higher ones are issued first.")
+@option("--wait", is_flag=True, help="Wait for the results and print them, in order.")
+@option(
+    "--wait-timeout",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="With --wait: stop waiting after so long. The tasks go on.",
+)
+@option("--block", is_flag=True, help="While the lane is full, wait instead of failing.")
+@option(
+    "--now-ms",
+    type=click.IntRange(0),
+    help="Pin the time that the agents see, in ms since 1970, for a run that can be repeated.",
+)
+@option("--producer", help="A producer id of your own, to repeat a submit safely.")
+@option(
+    "--number",
+    type=click.IntRange(1),
+    help="The number of this submit of that producer; repeated, it has no second effect.",
+)
+@progress_option
+@json_option
+@broker_options
+def submit(
+    connection: Connection, target: str | None, payload: str | None, files: tuple[Path, ...], jsonl: IO[bytes] | None,
+    lane: str, priority: int, wait: bool, wait_timeout: float | None, block: bool, now_ms: int | None,
+    producer: str | None, number: int | None, progress: bool | None, json: bool,
+) -> int:  # fmt: skip
+    """Submit tasks to TARGET (name/key, name or model:NAME).
+
+    Prints the seq of each task when it is durable, or with --wait each result. PAYLOAD is text.
+
+    \b
+    rota submit counter/alice 5 --wait
+    rota submit reader --file a.txt --file b.txt
+    cat lines.jsonl | rota submit counter/bob --jsonl - --wait --json
+    rota submit echo hi --producer nightly --number 7
+    """
+    targets, payloads = _tasks(target, payload, files, jsonl)
+    if number is not None and producer is None:
+        raise click.UsageError("--number counts the submits of a --producer: give both")
+    with ExitStack() as stack:
+        client = stack.enter_context(connection.open(producer))
+        bar = stack.enter_context(Progress(progress, "submitted"))
+        batch = client.submit_many(
+            targets, payloads, lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
+            sent=lambda tasks: bar(tasks, len(payloads)),
+        )  # fmt: skip
+        if not wait:
+            _print_seqs(batch, json)
+            return ExitCode.OK
+        return _print_results(client, batch, wait_timeout, progress, json)
+
+
+def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> bool:
+    """Print what came of a task; return whether it succeeded. A lone result goes out as it is, one of several as a
+    line.
+    """
+    if as_json:
+        print_json(outcome_facts(result))
+    elif result.ok:
+        write_bytes((result.payload or b"") + (b"\n" if in_lines else b""))
+    else:
+        click.echo(f"error: task {result.seq} failed with {result.kind}: {result.message}", err=True)
+        for line in result.log:
+            click.echo(f"  log: {line}", err=True)
+    return result.ok
+
+
+def outcome_facts(result: Result) -> dict[str, Any]:
+    """Return a result as JSON shows it."""
+    facts: dict[str, Any] = {
+        "seq": result.seq, "lane": result.lane, "turn": result.turn, "ok": result.ok, "attempts": result.attempts,
+    }  # fmt: skip
+    if result.ok:
+        facts["result"] = result.payload
+    else:
+        facts |= {"kind": result.kind, "message": result.message}
+    facts["log"] = result.log
+    if result.tensors:
+        facts["tensors"] = result.tensors
+    if result.provenance is not None:
+        facts["provenance"] = result.provenance
+    return facts
+
+
+def _tasks(
+    target: str | None, payload: str | None, files: Sequence[Path], jsonl: IO[bytes] | None
+) -> tuple[str | list[str], list[bytes]]:
+    if sum((payload is not None, bool(files), jsonl is not None)) > 1:
+        raise click.UsageError("give one of PAYLOAD, --file and --jsonl")
+    if jsonl is not None:
+        tasks = list(_lines(jsonl, target))
+        if not tasks:
+            raise click.UsageError("--jsonl has no line with a task")
+        return [one for one, _ in tasks], [data for _, data in tasks]
+    if target is None:
+        raise click.UsageError("missing argument TARGET; only the lines of --jsonl can bring their own")
+    if files:
+        return target, [_read(path) for path in files]
+    return target, [(payload or "").encode()]
+
+
+def _read(path: Path) -> bytes:
+    return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+
+
+def _lines(stream: IO[bytes], target: str | None) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(stream, 1):
+        line = line.strip()
+        if not line:
+            continue
+        try:
+            value = json_module.loads(line)
+        except ValueError as error:
+            raise click.UsageError(f"--jsonl, line {number} is no JSON: {error}") from error
+        if isinstance(value, dict) and "target" in value:
+            yield _own_target(value, number)
+        elif target is not None:
+            yield target, line
+        else:
+            raise click.UsageError(f'--jsonl, line {number} names no "target" and there is no argument TARGET')
+
+
+def _own_target(value: dict[str, Any], number: int) -> tuple[str, bytes]:
+    payload = value.get("payload", "")
+    encoded = payload.get("base64") if isinstance(payload, dict) and list(payload) == ["base64"] else None
+    try:
+        if encoded is not None:
+            return str(value["target"]), base64.b64decode(encoded, validate=True)
+    except (ValueError, TypeError) as error:
+        raise click.UsageError(f"--jsonl, line {number}: the payload is no base64: {error}") from error
+    if isinstance(payload, str):
+        return str(value["target"]), payload.encode()
+    return str(value["target"]), json_module.dumps(payload, ensure_ascii=False).encode()
+
+
+def _print_seqs(batch: Batch, as_json: bool) -> None:
+    if as_json:
+        print_json({"seqs": [[first_seq, tasks] for first_seq, tasks in batch.ranges], "tasks": len(batch)})
+        return
+    for seq in batch.seqs:
+        click.echo(cell(seq))
+
+
+def _print_results(client: Client, batch: Batch, timeout_s: float | None, progress: bool | None, as_json: bool) -> int:
+    failed = 0
+    done = 0
+    with Progress(progress if len(batch) > 1 else progress or False, "done") as bar:
+        for first_seq, tasks in batch.ranges:
+            for result in client.results(first_seq, tasks, timeout_s):
+                failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
+                done += 1
+                bar(done, len(batch))
+    return ExitCode.FAILED if failed else ExitCode.OK

@@ -1,0 +1,214 @@
+"""`rota status`, `agents`, `workers`, `drain`, `events`, `version`, `completion`: the system as a whole."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from rota.cli.common_options import (
+    Connection,
+    broker_options,
+    json_option,
+    lane_option,
+    limit_option,
+    option,
+    progress_option,
+)
+from rota.cli.output import Progress, cell, print_facts, print_json, print_table
+from rota.common.errors import ConfigError
+from rota.common.limits import PROTOCOL_VERSION
+from rota.common.messages import TOPICS
+
+PACKAGES = ("pyzmq", "msgpack", "numpy", "click", "blake3", "wasmtime", "onnxruntime", "onnxruntime-gpu", "ml_dtypes")
+
+
+@click.command()
+@json_option
+@broker_options
+def status(connection: Connection, json: bool) -> None:
+    """Show the broker, its lanes and workers in numbers.
+
+    \b
+    rota status
+    rota status --json
+    """
+    with connection.open() as client:
+        facts = client.status()
+    if json:
+        print_json(facts)
+        return
+    lanes, workers = facts.pop("lanes"), facts.pop("workers")
+    print_facts(facts)
+    click.echo()
+    print_table(lanes, ("lane", "paused", "waiting", "line", "retired", "failed", "dead", "digest"), "no lanes")
+    click.echo()
+    print_table(workers, ("worker", "pool", "held_tasks", "draining", "silent_ms"), "no workers")
+
+
+@click.command()
+@lane_option
+@option("--name", help="Only agents of this name.")
+@option("--deploys", is_flag=True, help="List names and what they are bound to instead.")
+@limit_option
+@json_option
+@broker_options
+def agents(connection: Connection, lane: str, name: str | None, deploys: bool, limit: int, json: bool) -> None:
+    """List the agents of a lane that have run, with the size and digest of their states.
+
+    \b
+    rota agents --name counter
+    rota agents --deploys
+    """
+    with connection.open() as client:
+        if deploys:
+            rows = client.query("deploys", lane=lane)
+        else:
+            rows = client.query("agents", lane=lane, name=name, limit=limit)
+    if json:
+        print_json(rows)
+    elif deploys:
+        print_table(rows, ("name", "kind", "reuse", "digest"), f"no names are bound in lane {lane}")
+    else:
+        print_table(rows, ("address", "completed", "state_bytes", "state_digest"), f"no agents in lane {lane}")
+
+
+@click.command()
+@json_option
+@broker_options
+def workers(connection: Connection, json: bool) -> None:
+    """List the workers and what they run.
+
+    \b
+    rota workers
+    """
+    with connection.open() as client:
+        rows = client.query("workers")
+    if json:
+        print_json(rows)
+        return
+    shown = [{**row, "runs": ", ".join(f"{one['tasks']} x {one['first']}" for one in row["running"])} for row in rows]
+    print_table(shown, ("worker", "pool", "pid", "held_tasks", "slots", "draining", "silent_ms", "runs"), "no workers")
+
+
+@click.command()
+@option("--off", is_flag=True, help="Take tasks again.")
+@option("--wait", is_flag=True, help="Wait until no lane has anything to do.")
+@progress_option
+@json_option
+@broker_options
+def drain(connection: Connection, off: bool, wait: bool, progress: bool | None, json: bool) -> None:
+    """Have the broker take no more tasks from producers; what it has taken is finished.
+
+    \b
+    rota drain --wait
+    rota drain --off
+    """
+    if off and wait:
+        raise click.UsageError("--off and --wait exclude each other")
+    with connection.open() as client:
+        client.drain(not off)
+        if wait:
+            with Progress(progress, "retired") as bar:
+                for lane in client.query("lanes"):
+                    if not lane["paused"]:
+                        client.wait_idle(lane["lane"], progress=lambda facts: bar(facts["retired"], facts["stamped"]))
+    if json:
+        print_json({"draining": not off})
+    else:
+        click.echo("taking tasks" if off else "drained" if wait else "draining")
+
+
+@click.command()
+@option(
+    "--topic",
+    "topics",
+    type=click.Choice(TOPICS),
+    multiple=True,
+    help="Only events of this topic; may be given several times.",
+)
+@option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(0.001),
+    metavar="SECONDS",
+    help="End when nothing has happened for so long.",
+)
+@json_option
+@broker_options
+def events(connection: Connection, topics: tuple[str, ...], seconds: float | None, json: bool) -> None:
+    """Follow what happens, one line per event, until interrupted.
+
+    \b
+    rota events --topic worker --topic lane
+    rota events --json | jq .fields
+    """
+    with connection.open() as client:
+        for event in client.events(topics, timeout_s=seconds):
+            if json:
+                print_json(event)
+            else:
+                click.echo(_event_line(event))
+            sys.stdout.flush()
+
+
+@click.command()
+@json_option
+def version(json: bool) -> None:
+    """Print the versions of Rota, its protocol, Python and the packages that it uses.
+
+    \b
+    rota version --json
+    """
+    facts = versions()
+    if json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the completion script of SHELL.
+
+    \b
+    eval "$(rota completion bash)"                               in ~/.bashrc
+    eval "$(rota completion zsh)"                                in ~/.zshrc
+    rota completion fish > ~/.config/fish/completions/rota.fish
+    """
+    found = get_completion_class(shell)
+    assert found is not None
+    try:
+        script = found(context.find_root().command, {}, "rota", "_ROTA_COMPLETE").source()
+    except RuntimeError as error:  # click asks the shell for its version and needs bash 4.4
+        raise ConfigError(f"no completion for {shell} here: {error}") from error
+    click.echo(script)
+
+
+def versions() -> dict[str, Any]:
+    """Return the version of everything that a bug report should name."""
+    facts = {"rota": _version_of("rota"), "protocol": PROTOCOL_VERSION, "python": platform.python_version()}
+    for package in PACKAGES:
+        facts[package] = _version_of(package)
+    return facts | {"platform": platform.platform()}
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _event_line(event: Any) -> str:
+    if not hasattr(event, "topic"):
+        missed = "an unknown number of" if event.events is None else event.events
+        return f"-- {missed} events missed (boot {event.boot}) --"
+    fields = " ".join(f"{name}={cell(value, name)}" for name, value in event.fields.items())
+    return f"{event.now_ms} {event.event} {event.topic} {event.lane or '-'} {fields}".rstrip()

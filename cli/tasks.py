@@ -1,0 +1,87 @@
+"""`rota result`, `rota cancel`, `rota tasks`: single tasks by their seq, and lists of them."""
+
+from __future__ import annotations
+
+import click
+
+from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
+from rota.cli.exits import ExitCode
+from rota.cli.output import print_json, print_table
+from rota.cli.submit import print_outcome
+
+TASK_STATES = ("waiting", "ready", "running", "completed", "retired")
+
+_COLUMNS = ("seq", "turn", "state", "target", "kind", "sender", "priority", "attempts", "payload_bytes", "failure")
+
+
+@click.command()
+@click.argument("seq", type=click.IntRange(1))
+@option(
+    "--wait",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=None,
+    help="How long to wait for a task that has no outcome yet; 0 for ever. Not given: do not wait.",
+)
+@json_option
+@broker_options
+def result(connection: Connection, seq: int, wait: float | None, json: bool) -> int:
+    """Print the result of task SEQ.
+
+    The exit code is 0 if the task succeeded, 1 if it failed, 75 if it has no outcome yet.
+
+    \b
+    rota result 17
+    rota result 17 --wait 60 --json
+    """
+    with connection.open() as client:
+        if wait is None:
+            state = client.query("task", seq=seq)["state"]
+            if state not in ("completed", "retired"):
+                raise TimeoutError(f"task {seq} is {state}: no outcome yet; --wait waits for it")
+        outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or None)
+    return ExitCode.OK if print_outcome(outcome, json) else ExitCode.FAILED
+
+
+@click.command()
+@click.argument("seq", type=click.IntRange(1))
+@json_option
+@broker_options
+def cancel(connection: Connection, seq: int, json: bool) -> int:
+    """Catch task SEQ if it has not completed; it then fails with `cancelled`.
+
+    The exit code is 0 if it was caught, 1 if it had completed.
+
+    \b
+    rota cancel 17
+    """
+    with connection.open() as client:
+        caught = client.cancel(seq)
+    if json:
+        print_json({"seq": seq, "caught": caught})
+    elif caught:
+        click.echo(f"task {seq} cancelled")
+    else:
+        click.echo(f"task {seq} has completed; it cannot be cancelled", err=True)
+    return ExitCode.OK if caught else ExitCode.FAILED
+
+
+@click.command()
+@lane_option
+@option("--state", type=click.Choice(TASK_STATES), help="Only tasks in this state.")
+@limit_option
+@json_option
+@broker_options
+def tasks(connection: Connection, lane: str, state: str | None, limit: int, json: bool) -> None:
+    """List tasks of a lane: those in its line, those that wait, then those whose results are kept.
+
+    \b
+    rota tasks --state running
+    rota tasks --lane import --limit 1000 --json
+    """
+    with connection.open() as client:
+        rows = client.query("tasks", lane=lane, state=state, limit=limit)
+    if json:
+        print_json(rows)
+    else:
+        print_table(rows, _COLUMNS, f"no tasks in lane {lane}" + (f" are {state}" if state else ""))
