@@ -15,7 +15,7 @@ from rota.broker.results import watch
 from rota.broker.tasks import Run, Task, Watcher
 from rota.common import errors, messages
 from rota.common.digests import digest_of, lane_seed
-from rota.common.limits import DEPLOYS_MAX, LANES_MAX, RUN_TASKS_MAX
+from rota.common.limits import CONNECTIONS_MAX, DEPLOYS_MAX, LANES_MAX, RUN_TASKS_MAX
 from rota.common.work import MODEL, Code
 
 if TYPE_CHECKING:
@@ -57,7 +57,10 @@ def _refuse_if_closed(core: Sequencer, identity: bytes, request: messages.Fronte
 
 
 def _hello(core: Sequencer, identity: bytes, request: messages.Hello) -> None:
-    core.connections[identity] = request.producer
+    core.connections.pop(identity, None)
+    core.connections[identity] = request.producer  # the newest last; the longest silent one is forgotten first
+    if len(core.connections) > CONNECTIONS_MAX:
+        del core.connections[next(iter(core.connections))]
     core.reply(FRONTEND, identity, messages.Welcome(request.number, core.world.boot, core.version))
 
 

@@ -109,6 +109,8 @@ class Sequencer:
 
     def send_result(self, identity: bytes, task: Task) -> None:
         """Queue a task's outcome for a connection; it travels with the others at the end of the step."""
+        if identity not in self.connections:
+            return  # gone, or forgotten: whoever comes back awaits again
         self._results.setdefault(identity, []).append(result_item(task))
 
     def decide(self, task: Task, kind: str, message: str) -> None:

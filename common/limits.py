@@ -48,6 +48,7 @@ TIMERS_MAX: Final = 100_000  # waiting timers per lane
 RESULTS_KEPT_MAX: Final = 200_000  # results kept for a later ask, per broker
 RESULTS_KEPT_BYTES: Final = 256 << 20
 PRODUCERS_MAX: Final = 10_000  # producers whose submit numbers are remembered; the longest silent one is dropped first
+CONNECTIONS_MAX: Final = 16_384  # producers' connections that are remembered; a ROUTER does not tell when one closes
 NUMBERS_KEPT_MAX: Final = 4_096  # answers kept per producer
 CLIENT_UNSENT_BYTES: Final = 64 << 20  # results that wait for a slow client before its subscription is dropped
 
