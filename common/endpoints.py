@@ -132,9 +132,15 @@ def _check_private(folder: Path) -> None:
         )
 
 
-def _user() -> int:
-    assert sys.platform != "win32", "no socket files there"
-    return os.getuid()
+if sys.platform == "win32":
+
+    def _user() -> int:
+        raise AssertionError("no socket files there")
+
+else:
+
+    def _user() -> int:
+        return os.getuid()
 
 
 # --- ports of the loopback ------------------------------------------------------------------------

@@ -67,16 +67,19 @@ def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_exe
     worker = worker_name(pool, settings.worker)
     with StopSignals() as signals:
         lane = ExecutorThread(worker, make_executor)
+        code = Exit.BUG  # should what follows raise
         try:
             fingerprint = lane.wait_ready(signals)
             if fingerprint is None:
-                return Exit.OK  # told to stop before the first task
-            identity = WorkerIdentity(
-                worker, pool, settings.slots, settings.bytes_max, host_identity(), os.getpid(), dict(fingerprint)
-            )
-            return _Loop(identity, settings, lane, signals).run()
+                code = Exit.OK  # told to stop before the first task
+            else:
+                identity = WorkerIdentity(
+                    worker, pool, settings.slots, settings.bytes_max, host_identity(), os.getpid(), dict(fingerprint)
+                )
+                code = _Loop(identity, settings, lane, signals).run()
         finally:
-            lane.end()
+            lane.end(code)
+        return code
 
 
 class _Loop:
@@ -231,7 +234,6 @@ class ExecutorThread:
         self._turn = threading.Lock()
         self._running: _Job | None = None
         self._executor: Executor | None = None
-        self._ending = False
         # A daemon, because a task that cannot be interrupted must not keep the process alive after its end.
         self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
         self._thread.start()
@@ -284,18 +286,20 @@ class ExecutorThread:
             taken.append(finished)
         return taken
 
-    def end(self) -> None:
-        """End the thread, after the job that runs; one that does not end in time dies with the process."""
-        self._ending = True
+    def end(self, code: Exit) -> None:
+        """End the thread, interrupting the job that runs; if that takes too long, end the process with `code`."""
         for number in list(self._jobs):
             self.drop(number)
         self._waiting.put(None)
         self._thread.join(_EXECUTOR_END_SECONDS)
         if self._thread.is_alive():
-            log.warning("the executor did not stop in %.0f s: ending without it", _EXECUTOR_END_SECONDS)
+            raised = sys.exc_info()[0] is not None  # nobody else will get to log it
+            log.warning(
+                "the executor did not stop in %.0f s: ending without it", _EXECUTOR_END_SECONDS, exc_info=raised
+            )
             logging.shutdown()
             # Leaving in order would pull the interpreter from under native code that still runs.
-            os._exit(Exit.STOPPED)
+            os._exit(code)
         self._wake.close()
 
     # --- in the thread ---
