@@ -22,6 +22,7 @@ from rota.client.flows import Flow, Ranges, Stream, Turn
 from rota.client.link import descriptor_of, has_input
 from rota.client.operations import MAP_BATCH_TASKS, MAP_IN_FLIGHT_TASKS, Operations, Progress, Run
 from rota.client.results import Result
+from rota.client.session import ALL, Key
 from rota.client.watch import Missed, Watch
 from rota.common import limits
 from rota.common.messages import Event, LaneSettings
@@ -41,7 +42,8 @@ class AsyncClient:
         self._core = Core(where, producer, timeout_s=timeout_s, contact_s=contact_s, tensors=tensors, context=context)
         self._operations = Operations(self._core)
         self._watched: dict[int, Socket] = {}  # by descriptor: what the loop reads for us
-        self._waiting: dict[asyncio.Future[None], None] = {}
+        self._waiting: dict[Key | None, dict[asyncio.Future[None], None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def producer(self) -> str:
@@ -235,6 +237,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connections. What is outstanding goes on at the broker."""
         self._watch_sockets({})
+        if self._timer is not None:
+            self._timer.cancel()
         self._core.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -264,29 +268,38 @@ class AsyncClient:
                     yield step
 
     async def _turn(self, turn: Turn) -> None:
-        """Send what is due, then wait until anything arrives for anybody, or until the time has come."""
-        woken = asyncio.get_running_loop().create_future()
-        self._waiting[woken] = None  # before the pump, which may wake us at once
+        """Send what is due, then wait until what the turn is about has arrived, or until the time has come."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        waiting = self._waiting.setdefault(turn.key, {})
+        waiting[woken] = None  # before the pump, which may wake us at once
         try:
             self._pump()
-            wake_ms = self._core.wake_ms(turn.until_ms)
-            delay_s = None if wake_ms is None else max(0, wake_ms - now_ms()) / 1000
+            delay_s = None if turn.until_ms is None else max(0, turn.until_ms - now_ms()) / 1000
             await asyncio.wait((woken,), timeout=delay_s)
         finally:
-            self._waiting.pop(woken, None)
-        self._pump()
+            waiting.pop(woken, None)
+            if not waiting and self._waiting.get(turn.key) is waiting:
+                del self._waiting[turn.key]
 
     def _pump(self) -> None:
-        """Move frames, and wake everybody if any arrived: who waits for what is known to the flows only."""
-        received = self._core.pump()
+        """Move frames, wake those whose news have come, and see to it that this is called again in time."""
+        news = self._core.pump()
         self._watch_sockets({link.descriptor: link.socket for link in self._core.links()})
-        if received:
-            for waiting in self._waiting:
-                if not waiting.done():
-                    waiting.set_result(None)
+        if news:
+            keys = list(self._waiting) if ALL in news else [None, *news]
+            for key in keys:
+                for woken in self._waiting.get(key, ()):
+                    if not woken.done():
+                        woken.set_result(None)
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        tick_ms = self._core.next_tick_ms()
         if any(link.has_input() for link in self._core.links()):
-            # The descriptor tells of changes only: what came in while we sent would stay unseen.
-            asyncio.get_running_loop().call_soon(self._pump)
+            tick_ms = 0  # the descriptor tells of changes only: what came in while we sent would stay unseen
+        delay_s = None if tick_ms is None else max(0, tick_ms - now_ms()) / 1000
+        self._timer = None if delay_s is None else loop.call_later(delay_s, self._pump)
 
     def _watch_sockets(self, wanted: dict[int, Socket]) -> None:
         loop = asyncio.get_running_loop()

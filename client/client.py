@@ -272,8 +272,8 @@ class Client:
         poller = zmq.Poller()
         for link in core.links():
             poller.register(link.socket, link.events)
-        wake_ms = core.wake_ms(turn.until_ms)
-        poller.poll(None if wake_ms is None else max(0, wake_ms - now_ms()))
+        times = [one for one in (turn.until_ms, core.next_tick_ms()) if one is not None]
+        poller.poll(max(0, min(times) - now_ms()) if times else None)
         core.pump()
 
     def _check_thread(self) -> None:

@@ -20,7 +20,7 @@ from rota.client.flows import Flows, Limits
 from rota.client.link import Link
 from rota.client.payloads import Payloads
 from rota.client.questions import Questions
-from rota.client.session import Session
+from rota.client.session import Key, Session
 from rota.common import limits
 from rota.common.endpoints import Endpoints, RunFolder
 from rota.common.errors import BadTarget, NotReachable
@@ -80,14 +80,15 @@ class Core:
             return Endpoints.of(Path(DEFAULT_DIR), self._where)
         return Endpoints.of(Path(self._where))
 
-    def pump(self) -> bool:
-        """Move frames on every connection that is needed; return whether anything arrived."""
+    def pump(self) -> list[Key]:
+        """Move frames on every connection that is needed; return what has arrived."""
         if self._frontend is None and self.session.is_busy:
             self._frontend = Link(self.context, lambda: self.endpoints().frontend, self.session)
         if self._query is None and self.questions.is_busy:
             self._query = Link(self.context, lambda: self.endpoints().query, self.questions)
-        received = [link.pump(now_ms()) for link in self.links()]
-        return any(received)
+        for link in self.links():
+            link.pump(now_ms())
+        return self.session.take_news() + self.questions.take_news()
 
     def links(self) -> Iterator[Link]:
         """Yield the open connections."""
@@ -95,11 +96,10 @@ class Core:
             if link is not None:
                 yield link
 
-    def wake_ms(self, until_ms: int | None) -> int | None:
-        """Return when to pump again though nothing arrives, at the latest at `until_ms`."""
+    def next_tick_ms(self) -> int | None:
+        """Return when to pump again though nothing arrives."""
         times = [link.next_tick_ms() for link in self.links()]
-        known = [one for one in (*times, until_ms) if one is not None]
-        return min(known, default=None)
+        return min((one for one in times if one is not None), default=None)
 
     def close(self) -> None:
         """Close the connections. What is outstanding goes on at the broker."""

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from rota.client.questions import Questions
 from rota.client.results import Decoder, Result, result_of
-from rota.client.session import Reply, Request, Session
+from rota.client.session import Key, Reply, Request, Session
 from rota.common.errors import Busy, NotReachable, RotaError
 from rota.common.messages import Accepted, ResultItem, Submit, TaskRun
 
@@ -23,9 +23,12 @@ T = TypeVar("T")
 
 
 class Turn(NamedTuple):
-    """Move frames until something has arrived, or until this time (None: as long as it takes)."""
+    """Move frames until what `key` names has arrived (None: until anything has), or until this time (None: as long as
+    it takes).
+    """
 
     until_ms: int | None
+    key: Key | None = None
 
 
 Flow = Generator[Turn, None, T]
@@ -90,7 +93,8 @@ class Flows:
         try:
             while (reply := session.answer(request.number)) is None:
                 self._check(session, deadline_ms, contact_ms, f"no answer to {type(request).__name__} came in time")
-                yield Turn(deadline_ms if session.is_heard else min(deadline_ms, contact_ms))
+                until_ms = deadline_ms if session.is_heard else min(deadline_ms, contact_ms)
+                yield Turn(until_ms, ("answer", request.number))
         except NotReachable as error:
             # Whether it took effect is unknown; with these two the caller can find out.
             error.fields.update(producer=session.producer, number=request.number)
@@ -122,7 +126,8 @@ class Flows:
         try:
             while (answer := questions.answer(number)) is None:
                 self._check(questions, deadline_ms, contact_ms, f"no answer to the question {what!r} came in time")
-                yield Turn(deadline_ms if questions.is_heard else min(deadline_ms, contact_ms))
+                until_ms = deadline_ms if questions.is_heard else min(deadline_ms, contact_ms)
+                yield Turn(until_ms, ("question", number))
         finally:
             questions.forget(number)
         if isinstance(answer, RotaError):
@@ -170,7 +175,7 @@ class Flows:
         while (found := session.take_result(seq)) is None:
             session.want(seq, 1, self._now_ms())
             self._check_result(deadline_ms, contact_ms, seq)
-            yield Turn(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms))
+            yield Turn(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms), ("result", seq))
         return self._result(found)
 
     def outcomes(self, ranges: Sequence[tuple[int, int]], deadline_ms: int | None) -> Stream:

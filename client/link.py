@@ -29,9 +29,9 @@ class Link:
         self._unsent: deque[bytes] = deque()
         self.socket = dealer(context, locate())
 
-    def pump(self, now_ms: int) -> bool:
-        """Read what has arrived, let time pass, send what is due; return whether anything arrived."""
-        received = self._read(now_ms)
+    def pump(self, now_ms: int) -> None:
+        """Read what has arrived, let time pass, send what is due."""
+        self._read(now_ms)
         self._machine.tick(now_ms)
         output = self._machine.output()
         if output.reconnect:
@@ -40,7 +40,6 @@ class Link:
             self.socket = dealer(self._context, self._locate())
         self._unsent.extend(output.frames)
         self._send()
-        return received
 
     @property
     def events(self) -> int:
@@ -63,14 +62,13 @@ class Link:
         """What an event loop watches; it tells of changes only, see zmq_getsockopt(3), ZMQ_FD."""
         return descriptor_of(self.socket)
 
-    def _read(self, now_ms: int) -> bool:
-        for count in range(_FRAMES_PER_PUMP_MAX):
+    def _read(self, now_ms: int) -> None:
+        for _ in range(_FRAMES_PER_PUMP_MAX):
             try:
                 frame = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return count > 0
+                return
             self._machine.receive(frame, now_ms)
-        return True
 
     def _send(self) -> None:
         while self._unsent:

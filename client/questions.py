@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rota.client.session import SILENCE_MS, Output
+from rota.client.session import ALL, SILENCE_MS, Key, Output
 from rota.common.errors import ProtocolError, RotaError, error_from_wire
 from rota.common.messages import Answer, Query, Refused
 from rota.common.wire import decode, encode
@@ -28,6 +28,7 @@ class Questions:
         self._answers: dict[int, Answer | RotaError] = {}
         self._out: list[bytes] = []
         self._reconnect = False
+        self._news: list[Key] = []
         self._silent_since_ms: int | None = None
 
     @property
@@ -64,8 +65,10 @@ class Questions:
             message = decode(frame, _ALLOWED)
         except ProtocolError as error:
             self.failure = error
+            self._news.append(ALL)
             return
         assert isinstance(message, Answer | Refused)
+        self._news += [("question", message.number)] if self.is_heard else [ALL]
         self.is_heard = True
         known = self._open.pop(message.number, None) is not None
         self._silent_since_ms = now_ms if self._open else None
@@ -75,6 +78,7 @@ class Questions:
                 self._answers[message.number] = refusal
             elif isinstance(refusal, ProtocolError):
                 self.failure = refusal
+                self._news.append(ALL)
         elif known:
             self._answers[message.number] = message
 
@@ -93,6 +97,11 @@ class Questions:
         self._reconnect = False
         self._out.clear()
         return output
+
+    def take_news(self) -> list[Key]:
+        """Return what has come since the last call: whoever waits for one of these can go on."""
+        news, self._news = self._news, []
+        return news
 
     def next_tick_ms(self) -> int | None:
         """Return when `tick` has something to do, or None while nothing is open."""

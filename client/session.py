@@ -56,6 +56,12 @@ Request = Input | Drain
 Reply = Accepted | Answer
 
 
+Key = tuple[str, int]
+"""What somebody can wait for: ("answer", number), ("result", seq), ("question", number)."""
+
+ALL: Final[Key] = ("all", 0)  # news for everybody: the first sign of a broker, or the end of the conversation
+
+
 class Output(NamedTuple):
     """What the shell must do now: if `reconnect`, drop the connection with all that it has not sent, and make a new
     one; then send the frames in order.
@@ -84,6 +90,8 @@ class Session:
         self._next_number = first_number
         self._next_pair = PAIR_NUMBERS_FROM
         self._open: dict[int, _Open] = {}
+        self._open_waits = 0  # how many of them are submits whose results are wanted
+        self._news: list[Key] = []
         self._answers: dict[int, Reply | RotaError] = {}
         self._pending: dict[int, None] = {}  # seqs whose results are outstanding, in the order they were asked for
         self._awaits: dict[int, tuple[int, int]] = {}
@@ -117,6 +125,7 @@ class Session:
         self._greet_if_due(now_ms)
         opened = _Open(encode(request), type(request) is Submit and request.wait)
         self._open[request.number] = opened
+        self._open_waits += opened.waits
         self._out.append(opened.frame)
 
     def answer(self, number: int) -> Reply | RotaError | None:
@@ -125,9 +134,8 @@ class Session:
 
     def forget(self, number: int) -> None:
         """Give a request up. Whether it took effect is unknown; the same number with the same content finds out."""
-        self._open.pop(number, None)
+        self._close(number)
         self._answers.pop(number, None)
-        self._drop_early()
 
     def want(self, first_seq: int, tasks: int, now_ms: int) -> None:
         """Ask for the results of `tasks` tasks from `first_seq` on, those apart that are here or on their way."""
@@ -173,7 +181,7 @@ class Session:
         try:
             message = decode(frame, TO_PRODUCERS)
         except ProtocolError as error:
-            self.failure = error
+            self._fail(error)
             return
         self._silent_since_ms = None
         if isinstance(message, Results):
@@ -205,6 +213,11 @@ class Session:
         self._out.clear()
         return output
 
+    def take_news(self) -> list[Key]:
+        """Return what has come since the last call: whoever waits for one of these can go on."""
+        news, self._news = self._news, []
+        return news
+
     def next_tick_ms(self) -> int | None:
         """Return when `tick` has something to do, or None while nothing is outstanding."""
         if not self.is_busy or self._hello_ms is None:
@@ -235,15 +248,18 @@ class Session:
 
     def _on_welcome(self, message: Welcome, now_ms: int) -> None:
         known, self.boot = self.boot, message.boot
+        if known is None:
+            self._news.append(ALL)
         if known not in (None, message.boot) and self.is_busy:
             # The socket has found the new broker by itself, but what went to the old one is lost with it.
             self._start_over(now_ms)
 
     def _on_reply(self, message: Reply) -> None:
-        opened = self._open.pop(message.number, None)
+        opened = self._open.get(message.number)
         if opened is None:
             return
         self._answers[message.number] = message
+        self._news.append(("answer", message.number))
         if opened.waits and isinstance(message, Accepted):
             for seq in range(message.first_seq, message.first_seq + message.tasks):
                 early = self._early.pop(seq, None)
@@ -251,7 +267,7 @@ class Session:
                     self._keep(seq, early)
                 elif seq not in self._results:
                     self._pending[seq] = None
-        self._drop_early()
+        self._close(message.number)
 
     def _on_refused(self, message: Refused, now_ms: int) -> None:
         error = error_from_wire(message.code, message.message, message.fields)
@@ -262,13 +278,13 @@ class Session:
                 self._open[message.number] = opened._replace(rejected=opened.rejected + 1)
                 self._start_over(now_ms)
                 return
-            del self._open[message.number]
+            self._close(message.number)
             self._answers[message.number] = error
-            self._drop_early()
+            self._news.append(("answer", message.number))
         elif message.number in self._awaits or "seqs" in message.fields:
             self._on_await_refused(message, error)
         elif isinstance(error, ProtocolError):
-            self.failure = error
+            self._fail(error)
 
     def _on_await_refused(self, message: Refused, error: RotaError) -> None:
         """Some results are no longer kept: the refusal of an Await, or of a Submit with `wait` that came before."""
@@ -280,30 +296,34 @@ class Session:
                 self._keep(seq, error)
 
     def _on_results(self, items: tuple[ResultItem, ...]) -> None:
-        early_possible = self._waits_for_accept()
         for item in items:
             if item.seq in self._pending:
                 del self._pending[item.seq]
                 self._keep(item.seq, item)
-            elif early_possible and item.seq not in self._results:
+            elif self._open_waits and item.seq not in self._results:
                 self._early[item.seq] = item
         if not self._pending:
             self._awaits.clear()
 
     def _keep(self, seq: int, found: ResultItem | RotaError) -> None:
         self._results[seq] = found
+        self._news.append(("result", seq))
         self._results_bytes += _size(found)
         while len(self._results) > RESULTS_HELD_MAX or (
             self._results_bytes > RESULTS_HELD_BYTES and len(self._results) > 1
         ):
             self.take_result(next(iter(self._results)))
 
-    def _drop_early(self) -> None:
-        if self._early and not self._waits_for_accept():
-            self._early.clear()
+    def _close(self, number: int) -> None:
+        opened = self._open.pop(number, None)
+        if opened is not None and opened.waits:
+            self._open_waits -= 1
+            if not self._open_waits:
+                self._early.clear()
 
-    def _waits_for_accept(self) -> bool:
-        return any(opened.waits for opened in self._open.values())
+    def _fail(self, error: RotaError) -> None:
+        self.failure = error
+        self._news.append(ALL)
 
     def _greet_if_due(self, now_ms: int) -> None:
         """A request that follows a Hello closely reaches a broker that knows us, even if it was started anew."""
