@@ -220,7 +220,7 @@ def _emit(fields: Any, where: str, address: str, tensors: Sequence[TensorRef]) -
     if type(delay_ms) is not int or not 0 <= delay_ms <= DELAY_MS_MAX:
         raise _BadOutput(f"{where}.delay_ms: {_show(delay_ms)}, not 0 to {DELAY_MS_MAX}")
     if kind == TIMER:
-        if _full(target) != _full(address):
+        if target != address:
             raise _BadOutput(f"{where}.target: {_show(target)}, but a timer goes to the agent itself, {address}")
     elif delay_ms:
         raise _BadOutput(f"{where}.delay_ms: {delay_ms}, but only a timer has a delay")
@@ -236,11 +236,6 @@ def _tensors(value: Any, where: str, tensors: Sequence[TensorRef]) -> tuple[Tens
         if type(index) is not int or not 0 <= index < len(tensors):
             raise _BadOutput(f"{where}: {_show(index)}, not an index into the task's {len(tensors)} tensors")
     return tuple([tensors[index] for index in value])
-
-
-def _full(target: str) -> str:
-    """Return an address with its slash: `name` is short for `name/`."""
-    return target if "/" in target else target + "/"
 
 
 def _show(value: Any) -> str:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
+from unicodedata import unidata_version
 
 import wasmtime
 from wasmtime import _ffi as ffi
@@ -140,7 +141,14 @@ def profile() -> Mapping[str, Any]:
 
 def fingerprint(engine: wasmtime.Engine) -> Mapping[str, Any]:
     """Return the profile and what this machine adds to it."""
-    return {**profile(), "machine": platform.machine(), "target": native_digest(engine).hex()}
+    return {
+        **profile(),
+        # What an address may hold follows Python's Unicode tables; what an agent returns passes MessagePack.
+        "unicode": unidata_version,
+        "msgpack": version("msgpack"),
+        "machine": platform.machine(),
+        "target": native_digest(engine).hex(),
+    }
 
 
 def native_digest(engine: wasmtime.Engine) -> bytes:

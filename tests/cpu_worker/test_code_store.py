@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from wasmtime import FuncType, ValType
 
 from rota.common.errors import CodeError
-
-
-def refusal(world: Any, text: str, kind: str = "function", **settings: Any) -> str:
-    with pytest.raises(CodeError) as caught:
-        world.executor().prepare(world.deploy(text, kind, **settings), "counter/alice")
-    return caught.value.message
+from rota.cpu_worker.code_store import check_type
 
 
 def test_description(world: Any, guests: Any) -> None:
@@ -29,43 +26,38 @@ def test_exports_named_at_deploy(world: Any, guests: Any, run: Any) -> None:
     assert run(world.executor(), code, b"abc").outcomes[0].result == b"abc"
 
 
-def test_import_outside_the_list(world: Any, guests: Any) -> None:
-    """Goal: the message names the import, what is allowed, and the remedy.
-
-    Method: WASI, and a wrong type of our own.
-    """
-    text = guests["echo"].replace(
-        "(module", '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
-    )
-    message = refusal(world, text)
-    assert "imports wasi_snapshot_preview1.fd_write, which agents do not have; allowed: rota.tensor_read" in message
-    assert "Link without it" in message
-    wrong = guests["echo"].replace("(module", '(module (import "rota" "tensor_read" (func (param i32) (result i32)))')
-    assert "imports rota.tensor_read as (i32) -> (i32); it is (i32, i64, i32, i32) -> (i32)" in refusal(world, wrong)
-    memory = guests["echo"].replace("(module", '(module (import "rota" "tensor_read" (global i32))')
-    assert "imports rota.tensor_read as global" in refusal(world, memory)
-
-
-def test_exports_that_are_missing_or_wrong(world: Any, guests: Any) -> None:
-    """Goal: each missing or wrong export is named with what it must be. Method: take one away at a time."""
-    echo = guests["echo"]
-    assert "exports no memory named 'memory'" in refusal(world, echo.replace('(export "memory") ', ""))
-    assert "exports no rota_alloc: export a function rota_alloc(i32) -> (i32)" in refusal(
-        world, echo.replace("rota_alloc", "x")
-    )
-    assert "exports no rota_step: export a function rota_step(i32, i32) -> (i64)" in refusal(world, echo, "agent")
-    wrong = echo.replace("(param i32) (result i32) i32.const 1024", "(param i64) (result i32) i32.const 1024")
-    assert "exports rota_alloc as (i64) -> (i32); it must be (i32) -> (i32)" in refusal(world, wrong)
-    initialize = echo[:-1] + ' (global (export "_initialize") i32 (i32.const 0)))'
-    assert "exports _initialize as global; it must be () -> ()" in refusal(world, initialize)
+def test_rules_are_those_of_the_deploy(world: Any, guests: Any) -> None:
+    """Goal: imports, exports and roles are held to common/wasm_module.py. Method: one breach each, and no compile."""
+    executor, echo = world.executor(artefacts_dir=world.modules_dir / "own"), guests["echo"]
+    wasi = '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
+    breaches = [
+        (world.function(echo.replace("(module", wasi)), "imports 'wasi_snapshot_preview1.fd_write' .* not offered"),
+        (world.function(echo.replace('(export "memory") ', "")), "has no export 'memory'"),
+        (world.agent(echo), "has no export 'rota_step'"),
+        (world.function(echo.replace("(param i32) (result i32)", "(param i64) (result i32)")), "'rota_alloc' is func"),
+        (world.function(echo[:-1] + ' (global (export "_initialize") i32 (i32.const 0)))'), "'_initialize' is global"),
+        (world.function(echo, exports=(("free", "free"),)), "'free' is no role of kind function"),
+        (world.agent(guests["counter"], exports=(("step", "x"),)), "kind agent has fixed export names"),
+    ]
+    for code, message in breaches:
+        with pytest.raises(CodeError, match=message):
+            executor.prepare(code, "counter/alice")
+    assert [path.suffix for path in (world.modules_dir / "own").iterdir()] == [".key"]
 
 
-def test_roles_that_do_not_exist(world: Any, guests: Any) -> None:
-    """Goal: a slip in a deploy is told, not ignored. Method: an unknown role, and roles for an agent."""
-    assert "unknown export role 'free': the roles are alloc, call" in refusal(
-        world, guests["echo"], exports=(("free", "free"),)
-    )
-    assert "kind agent has fixed export names" in refusal(world, guests["counter"], "agent", exports=(("call", "x"),))
+@pytest.mark.parametrize(
+    ("found", "good"),
+    [
+        (FuncType([ValType.i32()], [ValType.i32()]), True),
+        (FuncType([ValType.i64()], [ValType.i32()]), False),
+        (FuncType([ValType.i32()], []), False),
+        (None, False),
+    ],
+)
+def test_types_are_compared_as_the_engine_sees_them(found: object, good: bool) -> None:
+    """Goal: no function of another type ever reaches the raw call path. Method: the right type, wrong ones, none."""
+    with nullcontext() if good else pytest.raises(CodeError, match="is not a function"):
+        check_type(found, "rota_alloc", "(i32) -> (i32)")
 
 
 def test_damaged_module_file(world: Any, guests: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from wasmtime import Instance, Module, Store
 
 from rota.common.digests import digest, entropy
 from rota.common.errors import CodeError
@@ -113,6 +114,18 @@ def test_fuel_is_exact(world: Any, guests: Any, run: Any, executor: WasmExecutor
     assert isinstance(run(executor, world.function(guests["echo"], fuel=used), b"abc").outcomes[0], Done)
     short = run(executor, world.function(guests["echo"], fuel=used - 1), b"abc").outcomes[0]
     assert (short.kind, short.fuel) == ("fuel", used - 1)
+
+
+def test_fuel_is_what_the_engine_counts(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
+    """Goal: the fuel in an outcome is the engine's own count. Method: plain wasmtime with no limit near, same calls."""
+    used = run(executor, world.function(guests["echo"]), b"abc").outcomes[0].fuel
+    store = Store(executor._engine)
+    store.set_fuel(1000)
+    store.set_epoch_deadline(1)
+    exports = Instance(store, Module(executor._engine, guests["echo"]), []).exports(store)
+    before = store.get_fuel()
+    exports["rota_call"](store, exports["rota_alloc"](store, 3), 3)
+    assert used == before - store.get_fuel()
 
 
 def test_memory_limit(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:

@@ -64,10 +64,15 @@ def test_refusals(world: Any, guests: Any, run: Any, task: Any, tensor: Any, exe
     assert read(run, task, executor, code, ref, 0, 0, 8, 1) == (BAD_ADDRESS, bytes(8))
 
 
-def test_task_without_tensors(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
-    """Goal: a task reads its own tensors only, never those of the task before. Method: one without any."""
-    result = run(executor, world.function(guests["reader"]), bytes(4)).outcomes[0].result
-    assert int.from_bytes(result[:4], "little", signed=True) == BAD_INDEX
+def test_task_without_tensors(
+    world: Any, guests: Any, run: Any, task: Any, tensor: Any, executor: WasmExecutor
+) -> None:
+    """Goal: a task reads its own tensors only, never those of the task before. Method: one with, one without."""
+    for reuse in (False, True):
+        code = world.function(guests["reader"], reuse=reuse)
+        before, without = run(executor, code, task(bytes(4), tensors=(tensor(DATA),)), bytes(4)).outcomes
+        assert int.from_bytes(before.result[:4], "little", signed=True) == 0
+        assert int.from_bytes(without.result[:4], "little", signed=True) == BAD_INDEX
 
 
 def test_reading_costs_fuel(world: Any, guests: Any, run: Any, task: Any, tensor: Any, executor: WasmExecutor) -> None:
