@@ -8,8 +8,8 @@
  * https://github.com/google/magika, Apache-2.0); tests compare the two byte by byte. The label table is
  * magika_labels.h.
  *
- * The state is the queue of files whose answer is still to come, MessagePack [[path, size], ...], oldest first. An
- * answer does not say which file it is for, and need not: asks of one agent that have the same priority are issued,
+ * The state is the queue of files whose answer is still to come, MessagePack [[path, size], ...], oldest first. Which
+ * ask an answer is for (`asked_in`) need not be looked up: asks of one agent that have the same priority are issued,
  * and in a `derived` lane retired, in the order in which they were emitted, so replies come in that order too. A
  * failure takes its place in the queue like a reply and is told to tally/failed. Where that order does not hold (a
  * `recorded` lane, or asks that somebody cancels before they are issued) give each file a key of its own.

@@ -329,8 +329,10 @@ typedef struct {
     uint64_t turn;          /* position of this task in the lane, from 1 */
     uint64_t now_ms;        /* wall-clock milliseconds at which the input it descends from arrived */
     const uint8_t *entropy; /* 32 random bytes, the same in every replay */
-    bool answers;           /* kind reply or failure: `reply_to` holds the turn of the task that was asked */
-    uint64_t reply_to;
+    bool answers;           /* kind reply or failure: the next three say what it answers */
+    uint64_t reply_to;      /* the turn of the task that was asked */
+    uint64_t asked_in;      /* the turn in which this agent asked, as `turn` was then */
+    uint64_t asked_as;      /* which of the emits of that turn it was, from 0 */
     uint32_t tensor_count;
     const rota_tensor *tensors;
 } rota_input;
@@ -437,7 +439,12 @@ static inline bool rota_read_input(rota_reader *reader, rota_input *input) {
     rota_bytes entropy = rota_read_bytes(reader);
     input->entropy = entropy.data;
     input->answers = !rota_read_nil(reader);
-    if (input->answers) input->reply_to = rota_read_uint(reader);
+    if (input->answers) {
+        if (rota_read_array(reader) != 3) return false;
+        input->reply_to = rota_read_uint(reader);
+        input->asked_in = rota_read_uint(reader);
+        input->asked_as = rota_read_uint(reader);
+    }
     rota_read_tensors(reader, input);
     return !reader->bad && entropy.size == 32 && rota_equal(kind, rota_kind_names[input->kind]);
 }

@@ -100,7 +100,7 @@ class Agent:
         *,
         kind: str = "tell",
         sender: str | None = None,
-        reply_to: int | None = None,
+        reply_to: tuple[int, int, int] | None = None,
         tensors: tuple[bytes, ...] = (),
     ) -> Step:
         """Run one message and keep the new state."""

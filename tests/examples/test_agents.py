@@ -47,7 +47,7 @@ def test_echo_gives_back_any_payload(agent: Make, guest: Make, payload: bytes) -
     sender=st.none() | st.text(max_size=70),
     payload=st.binary(max_size=300),
     turn=st.integers(1, (1 << 64) - 1),
-    reply_to=st.none() | st.integers(0, (1 << 64) - 1),
+    reply_to=st.none() | st.tuples(*[st.integers(0, (1 << 64) - 1)] * 3),
     shapes=st.lists(st.lists(st.integers(0, 1 << 40), max_size=4), max_size=20),
 )
 def test_any_input_of_the_abi_is_read(
@@ -57,7 +57,7 @@ def test_any_input_of_the_abi_is_read(
     sender: str | None,
     payload: bytes,
     turn: int,
-    reply_to: int | None,
+    reply_to: tuple[int, int, int] | None,
     shapes: list[list[int]],
 ) -> None:
     """Goal: rota.h reads every form of every field. Method: random fields, one of a later ABI too, to echo."""
@@ -153,9 +153,9 @@ def test_asker_keeps_replies_and_failures(agent: Make) -> None:
     assert asker.send(b"").emits == [("counter/x", b"", 0, "ask", [], 0)]
     assert asker.send(b"echo/y hello you").emits == [("echo/y", b"hello you", 0, "ask", [], 0)]
     assert asker.state is None
-    asker.send(b"41", kind="reply", sender="counter/x", reply_to=77)
+    asker.send(b"41", kind="reply", sender="counter/x", reply_to=(77, 2, 0))
     assert asker.send(b"get").result == b"77: 41"
-    asker.send(msgpack.packb(["unknown_agent", "no code for it"]), kind="failure", sender="x/y", reply_to=1 << 40)
+    asker.send(msgpack.packb(["unknown_agent", "no code for it"]), kind="failure", sender="x/y", reply_to=(1 << 40, 3, 0))
     assert asker.state == b"1099511627776 failed: unknown_agent: no code for it"
 
 

@@ -146,13 +146,13 @@ def test_features_match_answers_with_files_in_order(agent: Make) -> None:
         failed = number == 7
         answer = msgpack.packb(["timeout", "too slow"]) if failed else scores_message(_5=0.25, _85=0.75)
         kind = "failure" if failed else "reply"
-        step = features.send(answer, kind=kind, sender="model:magika", reply_to=100 + number)
+        step = features.send(answer, kind=kind, sender="model:magika", reply_to=(100 + number, 1 + number, 0))
         label = "failed" if failed else label_table().output[85]
         assert [emit.target for emit in step.emits] == [f"tally/{label}"]
         assert msgpack.unpackb(step.emits[0].payload) == [label, f"f{number}", len(content), 0.0 if failed else 0.75]
         assert step.log == (["no usable answer from the model for f7"] if failed else [])
     assert features.state == b"\x90"
-    assert features.send(scores_message(_5=1.0), kind="reply", reply_to=9).error == "not_asked"
+    assert features.send(scores_message(_5=1.0), kind="reply", reply_to=(9, 1, 0)).error == "not_asked"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_features_report_an_answer_of_another_form(agent: Make, answer: bytes) -
     """Goal: a model that is not magika shows in tally/failed. Method: answers without the 214 scores."""
     features = agent("features")
     features.send(file_message("f", b"some content"))
-    step = features.send(answer, kind="reply", reply_to=2)
+    step = features.send(answer, kind="reply", reply_to=(2, 1, 0))
     assert [emit.target for emit in step.emits] == ["tally/failed"]
 
 
@@ -175,7 +175,7 @@ def test_features_skip_what_else_a_model_says(agent: Make) -> None:
     outputs["target_label"] = ["float32", [1, 214], struct.pack("<214f", *([0.0] * 213), 0.9)]
     features = agent("features")
     features.send(file_message("f", b"some content"))
-    step = features.send(msgpack.packb({"x": others, "outputs": outputs}), kind="reply", reply_to=2)
+    step = features.send(msgpack.packb({"x": others, "outputs": outputs}), kind="reply", reply_to=(2, 1, 0))
     assert step.result == label_table().output[213].encode()
 
 
@@ -197,7 +197,7 @@ def label_given(agent: Make, scores: list[float]) -> str:
     features = agent("features")
     features.state = msgpack.packb([["f", 9]])
     answer = msgpack.packb({"outputs": {"target_label": ["float32", [1, 214], struct.pack("<214f", *scores)]}})
-    return (features.send(answer, kind="reply", reply_to=1).result or b"").decode()
+    return (features.send(answer, kind="reply", reply_to=(2, 1, 0)).result or b"").decode()
 
 
 @pytest.mark.parametrize(
