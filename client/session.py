@@ -5,7 +5,8 @@ Messages received, ticks and calls come in; frames to send, answers and results 
 and `aio.py` are two shells around this one machine; what it does on which event:
 
     call           the frame of a request, after a Hello if the last is older than HELLO_MS
-    tick           a Hello every HELLO_MS while something is outstanding; a new connection after SILENCE_MS
+    tick           a Hello every HELLO_MS while something is outstanding; a new connection after SILENCE_MS;
+                   everything outstanding once more after RENEW_MS
     Welcome        another boot than before: a new connection
     Accepted       an answer; the results of a Submit with `wait` are outstanding from here on
     Results        the outstanding ones are kept, all others are dropped, so that each result is seen once
@@ -44,6 +45,7 @@ from rota.common.wire import TO_PRODUCERS, decode, encode
 
 HELLO_MS: Final = 1_000  # as workers do (limits.HEARTBEAT_MS)
 SILENCE_MS: Final = 3_000  # three Hellos without a Welcome
+RENEW_MS: Final = 60_000  # a connection that broke and healed unseen has lost what was on its way: ask for all again
 AWAY_MS: Final = 5_000  # a shell that did not look for so long may have lost its subscription as a slow reader
 PAIR_NUMBERS_FROM: Final = 1 << 52  # numbers of requests that are no inputs; inputs have lower ones
 RESULTS_HELD_MAX: Final = 200_000  # results nobody has taken; older ones are dropped and can be awaited again
@@ -103,6 +105,7 @@ class Session:
         self._hello_ms: int | None = None  # when the last Hello went out
         self._silent_since_ms: int | None = None  # when the oldest Hello without any reply went out
         self._tick_ms: int | None = None
+        self._renewed_ms: int | None = None  # when everything outstanding was last asked for, or began to be
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -198,13 +201,18 @@ class Session:
         away = self._tick_ms is not None and now_ms - self._tick_ms > AWAY_MS
         self._tick_ms = now_ms
         if not self.is_busy:
+            self._renewed_ms = None
             return
+        if self._renewed_ms is None:
+            self._renewed_ms = now_ms
         if self._silent_since_ms is not None and now_ms - self._silent_since_ms >= SILENCE_MS:
             self._start_over(now_ms)
             return
-        if away and self._pending:
-            self._await(_ranges(sorted(self._pending)))
         self._greet_if_due(now_ms)
+        if now_ms - self._renewed_ms >= RENEW_MS:
+            self._ask_again(now_ms)
+        elif away and self._pending:
+            self._await(_ranges(sorted(self._pending)))
 
     def output(self) -> Output:
         """Return what the shell must do now, once."""
@@ -341,6 +349,10 @@ class Session:
         self._out.clear()
         self._silent_since_ms = None
         self._greet(now_ms)
+        self._ask_again(now_ms)
+
+    def _ask_again(self, now_ms: int) -> None:
+        self._renewed_ms = now_ms
         self._out.extend(opened.frame for opened in self._open.values())
         self._awaits.clear()
         self._await(_ranges(sorted(self._pending)))
