@@ -85,6 +85,7 @@ def test_reading_costs_fuel(world: Any, guests: Any, run: Any, task: Any, tensor
         run(executor, code, task(bytes([0, 0, size, 0]), tensors=(tensor(DATA),))).outcomes[0] for size in (0, 10)
     )
     assert ten.fuel == none.fuel + 10
+    assert none.fuel == run(executor, code, bytes(4)).outcomes[0].fuel
     short = world.function(guests["reader"], fuel=ten.fuel - 1)
     assert run(executor, short, task(bytes([0, 0, 10, 0]), tensors=(tensor(DATA),))).outcomes[0].kind == "fuel"
 
