@@ -35,6 +35,7 @@ def serve(settings: BrokerSettings) -> Exit:
         journal = open_now.enter_context(contextlib.closing(Journal.open(folder.journal)))
         world = _recover(journal, settings)
         open_epoch(world, journal, time.time_ns() // 1_000_000)
+        journal.reserve()
         _calm_collector()
         core = Sequencer(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
         endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)

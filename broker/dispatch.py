@@ -115,7 +115,7 @@ class Dispatcher:
         self._queues: dict[tuple[str, str, bool], TaskQueue] = {}
         self._pace_us: dict[bytes, float] = {}  # measured time per task of a code
         # Numbers of different boots differ, so that an answer from before a restart cannot be taken for one of ours.
-        self._next_number = (boot << 40) + 1
+        self._next_number = (boot << 32) + 1
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 

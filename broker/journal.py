@@ -10,6 +10,7 @@ What records mean is in records.py; how to change the format stands there and in
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from rota.common.errors import JournalError, StorageFull
 
 APPLICATION_ID: Final = 0x524F5441  # "ROTA"
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
-_CHECKPOINT_PAGES: Final = 4_096  # 16 MiB of WAL between checkpoints: each costs an fsync more
+_CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two fsyncs more, and its copying
+_WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (24 + 4_096)  # header and frames: https://www.sqlite.org/fileformat2.html
 _SCHEMA: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {records.FORMAT_VERSION}",
@@ -103,6 +105,21 @@ class Journal:
             self._abandon()
             raise StorageFull(f"{self.path}: {error}", reason=str(error)) from error
         self.last_number, self._chain = number, chain
+
+    def reserve(self) -> None:
+        """Give the WAL its full size now, as zeros: an fsync that need not record growth takes half the time.
+
+        Frames are valid only with the right salts and checksums, so zeros behind the last one are as good as the stale
+        frames that SQLite itself leaves there. Without room for it the WAL grows as it is used.
+        """
+        wal = self.path.with_name(self.path.name + "-wal")
+        with wal.open("r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                file.write(bytes(max(0, _WAL_BYTES - size)))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
 
     def close(self) -> None:
         """Close the file; what was appended is durable already."""
