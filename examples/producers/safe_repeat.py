@@ -1,0 +1,15 @@
+"""Run it as often as you like, kill it in the middle: each line of a file is submitted once. Needs `echo` deployed.
+
+`python examples/producers/safe_repeat.py FILE`: the producer's name and the line's number make a submit one submit.
+"""
+
+import sys
+
+from rota.client import Client, StaleNumber
+
+with Client(producer="safe-repeat") as client, open(sys.argv[1], "rb") as lines:
+    for number, line in enumerate(lines, 1):
+        try:
+            print(client.submit("echo", line.rstrip(), number=number, block=True).seq)
+        except StaleNumber:
+            print("submitted long ago")

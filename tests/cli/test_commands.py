@@ -1,0 +1,220 @@
+"""The command line without a broker: what it says, what it loads, how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from rota.cli.__main__ import main, rota
+from rota.cli.exits import ExitCode, error_lines, exit_code_of
+from rota.common import errors
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> Run:
+    """Run a command line and return its exit code, stdout and stderr."""
+    monkeypatch.setenv("ROTA_DIR", str(run_dir))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capfd.readouterr()
+        assert isinstance(end.value.code, int)
+        return int(end.value.code), out, err
+
+    return call
+
+
+def commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    found = [(path, command)]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None, name
+            found += commands(child, (*path, name))
+    return found
+
+
+def test_the_commands_are_those_of_the_manual() -> None:
+    """Goal: no command gets lost or a wrong name. Method: the whole tree."""
+    names = [" ".join(path) for path, _ in commands(rota, ())]
+    assert names[1:] == [
+        "up", "broker", "cpu-worker", "gpu-worker", "deploy", "model", "model add", "model ls", "model show", "submit",
+        "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show", "lanes", "lane",
+        "lane open", "lane wait", "lane window", "pause", "release", "digest", "status", "agents", "workers", "drain",
+        "events", "doctor", "version", "completion",
+    ]  # fmt: skip
+
+
+def test_every_command_shows_an_example(run: Run) -> None:
+    """Goal: help that helps. Method: `--help` of every command; those of processes have none to show."""
+    for path, command in commands(rota, ())[1:]:
+        code, out, _ = run(*path, "--help")
+        assert code == ExitCode.OK
+        assert "Usage: rota " + " ".join(path) in out
+        if path[0] not in ("up", "broker", "cpu-worker", "gpu-worker"):
+            assert f"rota {' '.join(path)}" in out.split("Options:")[0].split("\n", 1)[1], path
+        assert command.help
+
+
+def test_every_option_has_a_variable() -> None:
+    """Goal: everything can be set from the environment, the run folder everywhere by ROTA_DIR. Method: click's tree."""
+    for path, command in commands(rota, ())[1:]:
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        assert all(one.show_envvar for one in options), path
+        assert [one.envvar for one in options if "--dir" in one.opts] in ([], ["ROTA_DIR"])
+        assert all((one.metavar or one.is_flag or one.type) for one in options)
+
+
+def test_variables_are_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: ROTA_COMMAND_OPTION sets an option. Method: a value that the option refuses."""
+    monkeypatch.setenv("ROTA_SUBMIT_PRIORITY", "99")
+    code, _, err = run("submit", "echo")
+    assert code == ExitCode.USAGE
+    assert "99" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "modules"),
+    [
+        (["submit", "--help"], ("wasmtime", "onnxruntime", "numpy", "asyncio", "rota.broker", "rota.gpu_worker")),
+        (["model", "ls"], ("wasmtime", "onnxruntime", "numpy")),
+        (["up", "--help"], ("wasmtime", "onnxruntime", "numpy", "rota.client")),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(arguments: list[str], modules: tuple[str, ...], tmp_path: Path) -> None:
+    """Goal: a command line that answers at once. Method: what a fresh interpreter has loaded at its end."""
+    loaded = f"[name for name in {modules!r} if name in sys.modules]"
+    script = (
+        "import sys\nfrom rota.cli.__main__ import main\n"
+        f"try:\n    main({arguments!r})\nfinally:\n    print({loaded}, file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",), ("lanes",), ("workers",), ("agents",), ("tasks",), ("digest",), ("result", "1"), ("cancel", "1"),
+        ("submit", "echo", "hi"), ("dead", "ls"), ("dead", "retry", "1"), ("dead", "drop", "--all"), ("pause", "main"),
+        ("release", "main"), ("drain",), ("lane", "open", "two"),
+    ],
+)  # fmt: skip
+def test_without_a_broker_a_command_says_what_to_do(run: Run, arguments: tuple[str, ...]) -> None:
+    """Goal: the most common mistake has a remedy and a code of its own. Method: each kind of command, nobody there."""
+    code, out, err = run(*arguments, "--timeout", "0.01")
+    assert code == ExitCode.NOT_REACHABLE
+    assert out == ""
+    assert err.startswith("error: no broker answers at ipc://")
+    assert "rota up --dir" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nonsense",), "No such command 'nonsense'"),
+        (("submit",), "TARGET"),
+        (("submit", "echo", "a", "--file", __file__), "one of PAYLOAD, --file and --jsonl"),
+        (("submit", "echo", "--number", "3"), "--producer"),
+        (("submit", "not a target", "x"), "is no target"),
+        (("submit", "echo", "x", "--lane", "no/lane"), "cannot name a lane"),
+        (("submit", "echo", "x", "--producer", "p" * 65), "producer id"),
+        (("dead", "drop"), "--all"),
+        (("drain", "--off", "--wait"), "exclude"),
+        (("lane", "open", "two", "--seed", "12"), "64 hex digits"),
+        (("deploy", "echo", __file__, "--export", "memory=x"), "alloc=NAME or call=NAME"),
+        (("result", "0"), "x>=1"),
+        (("model", "show", "nothing"), "there is no model 'nothing'"),
+        (("model", "add", "bad/name", __file__), "cannot name a model"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_sent(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    """Goal: mistakes are told at once, on stderr. Method: one of each kind, with no broker to ask."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (ExitCode.USAGE, "")
+    assert said in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("", "no line with a task"),
+        ("not json\n", "line 1 is no JSON"),
+        ('\n{"payload": 1}\n', 'line 2 names no "target"'),
+        ('{"target": "echo", "payload": {"base64": "?"}}', "no base64"),
+    ],
+)
+def test_wrong_lines_are_named(run: Run, tmp_path: Path, lines: str, said: str) -> None:
+    """Goal: one knows which line of a --jsonl file is wrong. Method: files with one wrong line."""
+    path = tmp_path / "lines.jsonl"
+    path.write_text(lines, encoding="utf-8")
+    code, _, err = run("submit", "--jsonl", str(path))
+    assert code == ExitCode.USAGE
+    assert said in " ".join(err.split())
+
+
+def test_a_bind_address_must_be_local(run: Run) -> None:
+    """Goal: a setting that cannot be used has its own code. Method: an address of another host."""
+    code, _, err = run("status", "--bind", "tcp://192.0.2.1:5000")
+    assert code == ExitCode.CONFIG
+    assert "CURVE" in err
+
+
+@pytest.mark.parametrize("kind", [error for error in vars(errors).values() if isinstance(error, type)])
+def test_every_error_has_an_exit_code(kind: type) -> None:
+    """Goal: no error ends as a traceback. Method: all error classes."""
+    if issubclass(kind, errors.RotaError):
+        code = exit_code_of(kind("words"))
+        assert code not in (ExitCode.OK, ExitCode.BUG)
+        assert (code == ExitCode.TRY_LATER) == (kind in (errors.Busy, errors.Draining, errors.StorageFull))
+
+
+def test_a_failed_task_shows_its_log() -> None:
+    """Goal: one sees why. Method: the lines of a TaskFailed."""
+    error = errors.TaskFailed("task 3 failed with trap: x", log=["one", "two"])
+    assert error_lines(error) == ["error: task 3 failed with trap: x", "  log: one", "  log: two"]
+    assert exit_code_of(TimeoutError("late")) == ExitCode.TRY_LATER
+
+
+def test_version_names_what_a_bug_report_needs(run: Run) -> None:
+    """Goal: `rota version --json` is complete. Method: its keys."""
+    code, out, _ = run("version", "--json")
+    facts = json.loads(out)
+    assert code == ExitCode.OK
+    assert facts["rota"]
+    assert {"protocol", "python", "pyzmq", "wasmtime", "onnxruntime", "platform"} <= set(facts)
+
+
+def test_completion_knows_the_shells(run: Run) -> None:
+    """Goal: completion scripts for the usual shells. Method: print them."""
+    for shell in ("zsh", "fish"):  # bash itself is asked for its version, and may not be there
+        code, out, _ = run("completion", shell)
+        assert code == ExitCode.OK
+        assert "_ROTA_COMPLETE" in out
+
+
+def test_models_live_without_a_broker(run: Run, tmp_path: Path) -> None:
+    """Goal: the repository can be filled before anything runs. Method: add, ls and show, with --no-deploy."""
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(b"not looked into before it is loaded")
+    code, out, _ = run("model", "add", "tiny", str(path), "--no-deploy", "--json")
+    assert code == ExitCode.OK
+    added = json.loads(out)
+    assert (added["name"], added["version"], added["deployed"]) == ("tiny", 1, False)
+    _, out, _ = run("model", "ls", "--json")
+    assert json.loads(out)[0]["digest"] == added["digest"]
+    _, out, _ = run("model", "show", "tiny", "--json")
+    assert json.loads(out)["files"][0]["path"] == "model.onnx"

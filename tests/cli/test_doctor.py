@@ -1,0 +1,72 @@
+"""`rota doctor`: findings on this machine, and that bad news are found where they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rota.cli import checks
+from rota.cli.__main__ import main
+from rota.cli.common_options import Connection
+from rota.cli.exits import ExitCode
+
+
+def levels(findings: list[checks.Finding]) -> dict[str, str]:
+    return {finding.check: finding.level for finding in findings}
+
+
+def test_this_installation_has_no_errors(run_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Goal: the doctor finds a tested installation healthy. Method: run it, nothing but the broker missing."""
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", "--dir", str(run_dir), "--timeout", "0.01", "--json"])
+    findings = json.loads(capfd.readouterr().out)
+    assert end.value.code == ExitCode.OK, [one for one in findings if one["level"] == "error"]
+    found = {one["check"]: one for one in findings}
+    assert found["broker"]["level"] == "note"
+    assert found["wasmtime"]["level"] == "ok"
+    assert {"python", "run folder", "disk", "fsync", "sockets", "open files"} <= set(found)
+    assert all(one["remedy"] for one in findings if one["level"] != "ok")
+
+
+def test_risky_variables_are_named(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
+    """Goal: what breaks workers quietly is said. Method: set one such variable."""
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    findings = list(checks.check_python(Connection(run_dir, None, 1)))
+    assert [(one.level, one.message) for one in findings][1:] == [("warning", "PYTHONFAULTHANDLER is set")]
+
+
+def test_a_folder_that_cannot_be_entered_privately_is_an_error(run_dir: Path) -> None:
+    """Goal: sockets that others can reach are found. Method: a socket folder that everybody may enter."""
+    sockets = run_dir / "sockets"
+    sockets.mkdir(mode=0o755)
+    sockets.chmod(0o755)
+    assert levels(list(checks.check_sockets(Connection(run_dir, None, 1)))) == {"sockets": "error"}
+    sockets.chmod(0o700)
+    assert levels(list(checks.check_sockets(Connection(run_dir, None, 1)))) == {"sockets": "ok"}
+
+
+def test_a_long_path_is_noted(run_dir: Path) -> None:
+    """Goal: one learns where the sockets went. Method: a folder whose path no socket can have."""
+    connection = Connection(run_dir / ("x" * 120), None, 1)
+    assert levels(list(checks.check_sockets(connection))) == {"sockets": "note"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["click>=1.0"], ("click", "ok")),
+        (["click>=999.0"], ("click", "error")),
+        (["no-such-package-of-anybody>=1"], ("no-such-package-of-anybody", "error")),
+        (['no-such-package-of-anybody==1; extra == "cpu"'], ("no-such-package-of-anybody", "note")),
+        (['click==0.1; extra == "cpu"'], ("click", "error")),
+    ],
+)
+def test_packages_are_compared_with_what_is_asked(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, asked: list[str], expected: tuple[str, str]
+) -> None:
+    """Goal: missing, old and unpinned packages are told apart. Method: other requirements for the same packages."""
+    monkeypatch.setattr(checks.metadata, "requires", lambda _: asked)
+    (finding,) = checks.check_packages(Connection(run_dir, None, 1))
+    assert (finding.check, finding.level) == expected
