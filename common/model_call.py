@@ -11,6 +11,7 @@ rule. The broker never reads them. docs/MODELS.md shows the bytes; change it and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -80,7 +81,9 @@ def decode_call(payload: bytes, references: Sequence[TensorRef]) -> Call:
     Raises `BadPayload` if it is anything but a model task.
     """
     fields = _fields(payload, needed="inputs", optional="outputs")
-    return Call(_tensors(fields["inputs"], "input", references), _wanted(fields.get("outputs", [])))
+    return Call(
+        _tensors(fields["inputs"], "input", references), _wanted(fields["outputs"]) if "outputs" in fields else ()
+    )
 
 
 def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, Tensor]:
@@ -89,14 +92,6 @@ def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, 
     Raises `BadPayload` if it is anything but a model's result.
     """
     return _tensors(_fields(payload, needed="outputs", optional="")["outputs"], "output", references)
-
-
-def elements(shape: Iterable[int]) -> int:
-    """Return how many elements a shape has."""
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count
 
 
 def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
@@ -138,13 +133,15 @@ def _tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -
     width = DTYPE_BYTES.get(dtype) if isinstance(dtype, str) else None
     if width is None:
         raise BadPayload(f'{role} "{name}" has the unknown dtype {_shown(dtype)}; known: {", ".join(DTYPE_BYTES)}')
-    tensor = Tensor(dtype, _shape(name, shape, role), data)
-    # Empty extents count as 1 here: numpy cannot make a shape whose other extents overflow, even if it holds nothing.
-    if elements(extent or 1 for extent in tensor.shape) * width > TENSOR_BYTES_MAX:
+    if not _is_shape(shape):
         raise BadPayload(
-            f'{role} "{name}" of {list(tensor.shape)} is over the {TENSOR_BYTES_MAX} bytes that are allowed'
+            f'{role} "{name}" has the shape {_shown(shape)}; it must be a list of up to {TENSOR_RANK_MAX} counts'
         )
-    size_bytes = elements(tensor.shape) * width
+    size_bytes = math.prod(shape) * width
+    # Of empty tensors the other extents count: numpy cannot make a shape that overflows, even if it holds nothing.
+    if size_bytes > TENSOR_BYTES_MAX or (size_bytes == 0 and math.prod(filter(None, shape)) > TENSOR_BYTES_MAX):
+        raise BadPayload(f'{role} "{name}" of {shape} is over the {TENSOR_BYTES_MAX} bytes that are allowed')
+    tensor = Tensor(dtype, tuple(shape), data)
     if isinstance(data, bytes):
         _check_inline(name, tensor, size_bytes, role)
     else:
@@ -152,12 +149,11 @@ def _tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -
     return tensor
 
 
-def _shape(name: str, value: Any, role: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > TENSOR_RANK_MAX or not all(_is_count(extent) for extent in value):
-        raise BadPayload(
-            f'{role} "{name}" has the shape {_shown(value)}; it must be a list of up to {TENSOR_RANK_MAX} counts'
-        )
-    return tuple(value)
+def _is_shape(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) > TENSOR_RANK_MAX:
+        return False
+    # A bool is an int in Python but not here. 2**48 elements are more than any machine maps.
+    return all(type(extent) is int and 0 <= extent < 1 << 48 for extent in value)
 
 
 def _check_inline(name: str, tensor: Tensor, size_bytes: int, role: str) -> None:
@@ -195,11 +191,6 @@ def _wanted(value: Any) -> tuple[str, ...]:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX
-
-
-def _is_count(value: Any) -> bool:
-    # 2**48 elements are more than any machine maps, and keep the products below small.
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ in, never copies.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from rota.common.errors import BadPayload
 from rota.common.limits import INLINE_BYTES_MAX
-from rota.common.model_call import DTYPE_BYTES, Tensor, decode_result, elements, encode_call
+from rota.common.model_call import DTYPE_BYTES, Tensor, decode_result, encode_call
 from rota.common.tensor_format import ALIGNMENT_BYTES, numpy_dtype
 from rota.common.tensors import TensorStore
 from rota.common.work import TensorRef
@@ -28,7 +29,7 @@ assert sys.byteorder == "little", "payloads are little-endian and are mapped, no
 
 def aligned_empty(dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
     """Return a new array whose data starts at a multiple of 64 bytes. What it holds is undefined."""
-    size_bytes = elements(shape) * dtype.itemsize
+    size_bytes = math.prod(shape) * dtype.itemsize
     room = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
     start = -room.ctypes.data % ALIGNMENT_BYTES
     return room[start : start + size_bytes].view(dtype).reshape(shape)

@@ -12,6 +12,7 @@ newer magika change version, digests and the feature rules of docs/MODELS.md tog
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -97,7 +98,7 @@ def _is_complete(folder: Path) -> bool:
 
 def _download(scratch: Path) -> Path:
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+        _python_with_pip(), "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
         *WHEEL_TARGET, f"magika=={VERSION}", "--dest", str(scratch),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -106,6 +107,13 @@ def _download(scratch: Path) -> Path:
         reason = done.stderr.strip().splitlines()[-1:] or ["pip gave no wheel"]
         raise FetchError(NOT_FETCHED, f"pip could not download magika {VERSION}: {reason[0]}")
     return wheels[0]
+
+
+def _python_with_pip() -> str:
+    """Return this Python or, where its environment was made without pip, the one below it."""
+    if importlib.util.find_spec("pip") is None:
+        return str(getattr(sys, "_base_executable", sys.executable))
+    return sys.executable
 
 
 def _read_members(wheel: Path) -> dict[str, bytes]:

@@ -1,0 +1,121 @@
+"""Runs folds of model tasks: payload in, result payload and provenance out. Implements `rota.common.executor.Executor`.
+
+What the payload or the model did wrong is a task's outcome. What this worker cannot do (a model or tensor that is not
+here, a device that fails) is no outcome: it ends the fold as `refused` with its reason, and the broker decides. Every
+task runs alone at its own shape, so no task can see its neighbours. Batches come with the certificates that allow
+them; `run` is the place where a plan of batches replaces the row of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from rota.common.errors import BadPayload, CodeError, ConfigError, TensorError
+from rota.common.limits import MESSAGE_CHARS_MAX, TENSORS_PER_TASK_MAX
+from rota.common.model_call import decode_call
+from rota.common.tensors import TensorStore
+from rota.common.work import MODEL, Code, Done, Failed, Fold, FoldResult, Limits, Outcome, Provenance, TaskInput
+from rota.gpu_worker.fingerprint import machine_facts
+from rota.gpu_worker.inference import Inference, RunEnded
+from rota.gpu_worker.providers import Require, why_no_cuda
+from rota.gpu_worker.repository import Repository
+from rota.gpu_worker.sessions import SESSIONS_MAX, LoadedModel, LoadInterrupted, Sessions
+from rota.gpu_worker.watchdog import Watchdog
+
+
+class OnnxExecutor:
+    """Runs model tasks on one device. One thread calls it, except for `interrupt`."""
+
+    def __init__(
+        self,
+        models_dir: Path,
+        tensors: TensorStore | None,
+        *,
+        device: str = "auto",
+        require: bool = False,
+        threads: int = 1,
+        sessions_max: int = SESSIONS_MAX,
+    ) -> None:
+        """`device` "auto" and "cuda" fall back to the CPU, visibly; with `require` that is a `ConfigError`."""
+        if device not in get_args(Require):
+            raise ConfigError(f"there is no device {device!r}: use {', '.join(get_args(Require))}")
+        if require and device == "auto":
+            raise ConfigError("a required device must be named: cuda or cpu")
+        self.reason = why_no_cuda() if device != "cpu" else ""
+        if require and self.reason:
+            raise ConfigError(f"CUDA is required and cannot be had: {self.reason}", reason=self.reason)
+        self.provider = "cpu" if device == "cpu" or self.reason else "cuda"
+        self._watchdog = Watchdog()
+        self._inference = Inference(tensors, self._watchdog)
+        wanted = cast(Require, device if require or device == "cpu" else "auto")
+        self._sessions = Sessions(
+            Repository(models_dir), self._watchdog, threads=threads, require=wanted, kept=sessions_max
+        )
+        self._threads = threads
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Return what all models of this worker share; each result names the whole fingerprint of its own session."""
+        return {**machine_facts(self.provider), "threads": str(self._threads), "reason": self.reason}
+
+    def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
+        """Load a model, run its warm-up, and describe it.
+
+        Raises `CodeError` if it is missing, damaged, or cannot run on the required device.
+        """
+        assert code.kind == MODEL, (code.kind, address)
+        return self._sessions.get(code.digest).description()
+
+    def run(self, fold: Fold) -> FoldResult:
+        """Run a fold's tasks in order, each alone."""
+        assert fold.code.kind == MODEL, (fold.code.kind, fold.address)
+        outcomes: list[Outcome] = []
+        provenance = None
+        self._watchdog.begin_fold()
+        try:
+            model = self._sessions.get(fold.code.digest)
+            provenance = Provenance("recorded", model.opened.provider, model.fingerprint)
+            for task in fold.tasks:
+                outcomes.append(self._answer(model, task, fold.code.limits))
+        except RunEnded as end:
+            return FoldResult(tuple(outcomes), None, end.stopped, end.reason, provenance)
+        except LoadInterrupted:
+            return FoldResult((), None, "interrupted")
+        except CodeError as error:
+            return FoldResult((), None, "refused", error.message)
+        finally:
+            self._watchdog.end_fold()
+        return FoldResult(tuple(outcomes), None, provenance=provenance)
+
+    def interrupt(self) -> None:
+        """Stop the fold that is running, soon; from any thread, harmless when nothing runs."""
+        self._watchdog.interrupt()
+
+    def close(self) -> None:
+        """Release sessions and the watchdog's thread."""
+        self._sessions.clear()
+        self._watchdog.close()
+
+    def _answer(self, model: LoadedModel, task: TaskInput, limits: Limits) -> Outcome:
+        """Return a task's outcome. Raises `RunEnded` if there is none."""
+        if self._watchdog.interrupted():
+            raise RunEnded("interrupted", "")
+        try:
+            call = decode_call(task.payload, task.tensors)
+            result, references = self._inference.run(model, call, task.tensors, limits.timeout_ms)
+        except BadPayload as error:
+            return _failed("bad_input", error.message)
+        except TensorError as error:
+            raise RunEnded("refused", error.message) from error
+        except MemoryError as error:
+            raise RunEnded("refused", f"not enough memory for model {model.entry.name}: {error}") from error
+        if len(result) > limits.result_bytes:
+            return _failed("bad_output", f"the result has {len(result)} bytes, the limit is {limits.result_bytes}")
+        if len(references) > TENSORS_PER_TASK_MAX:
+            return _failed("bad_output", f"the result has {len(references)} large tensors, more than may travel")
+        return Done(result, None, (), (), 0, references)
+
+
+def _failed(kind: str, message: str) -> Failed:
+    return Failed(kind, message[:MESSAGE_CHARS_MAX], (), 0)

@@ -1,0 +1,157 @@
+"""One call of one model: fits it to the session, runs it under the watchdog, packs what came out.
+
+Small calls that come inline use a binding that is kept for their signature. Where tensors of the store take part, or
+an output is large, the call gets a binding of its own over the mapped files. Both give the same bits: every buffer
+starts at a multiple of 64 bytes. Nothing else of a call can be seen in another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from rota.common.errors import BadPayload
+from rota.common.limits import INLINE_BYTES_MAX
+from rota.common.model_call import DTYPE_BYTES, Call, Tensor, encode_result
+from rota.common.tensor_values import Array, array_of
+from rota.common.tensors import TensorDraft, TensorStore
+from rota.common.work import TensorRef
+from rota.gpu_worker.model_io import BoundCall, OutputShapes
+from rota.gpu_worker.providers import RUN_ERRORS, error_text
+from rota.gpu_worker.sessions import LoadedModel
+from rota.gpu_worker.watchdog import Watchdog
+
+# A run through an IO binding gives one kind of error, so its text has to tell an input that cannot be computed from a
+# machine that cannot. Kernels fail by what they are given, unless they say that memory or the device failed.
+_INPUT_WORDS: Final = re.compile(r"while running \w+ node|shape|dimension|rank", re.IGNORECASE)
+_MACHINE_WORDS: Final = re.compile(r"bad_alloc|ailed to allocate|out of memory|CUDA|CUBLAS|CUDNN|CURAND|CUFFT")
+
+Packed = tuple[bytes, tuple[TensorRef, ...]]
+"""The payload of a result, and the references that it points into."""
+
+
+class RunEnded(Exception):
+    """A task has no outcome from this worker: it was stopped, or the worker cannot run it."""
+
+    def __init__(self, stopped: Literal["timeout", "interrupted", "refused"], reason: str) -> None:
+        super().__init__(reason)
+        self.stopped = stopped
+        self.reason = reason
+
+
+class Inference:
+    """Runs calls. Belongs to the executor's thread."""
+
+    def __init__(self, tensors: TensorStore | None, watchdog: Watchdog) -> None:
+        self._tensors = tensors
+        self._watchdog = watchdog
+
+    def run(self, model: LoadedModel, call: Call, references: tuple[TensorRef, ...], timeout_ms: int) -> Packed:
+        """Run a call and return the payload of its result.
+
+        Raises `BadPayload` if the call does not fit the model, `TensorError` if the store has no such tensor or no
+        room, `RunEnded` if the run was stopped or failed for another reason than its input.
+        """
+        kept = model.kept_call(call)
+        if kept is None:
+            if misfit := model.misfit(call):
+                raise BadPayload(misfit)
+            outputs = model.output_shapes(call)
+            if self._is_small(call, outputs):
+                kept = model.keep_call(call, outputs)
+        try:
+            if kept is not None:
+                return self._run_bound(kept, call, {}, timeout_ms)
+            return self._run_in_place(model, call, references, outputs, timeout_ms)
+        except BadPayload:
+            if not model.declared_outputs_hold:
+                raise
+        # Either the input is bad, or the graph declares outputs that it does not keep: try without the declaration.
+        result = self._run_in_place(model, call, references, dict.fromkeys(model.output_shapes(call)), timeout_ms)
+        model.distrust_declared_outputs()
+        return result
+
+    def _is_small(self, call: Call, outputs: OutputShapes) -> bool:
+        if self._tensors is not None and any(_is_large(port.dtype, shape) for port, shape in outputs.items()):
+            return False
+        return all(isinstance(tensor.data, bytes) for tensor in call.inputs.values())
+
+    def _run_in_place(
+        self,
+        model: LoadedModel,
+        call: Call,
+        references: tuple[TensorRef, ...],
+        outputs: OutputShapes,
+        timeout_ms: int,
+    ) -> Packed:
+        """Run a call over the files of the store: inputs where they are mapped, large outputs where they will stay."""
+        places = self._mapped_inputs(call, references)
+        with contextlib.ExitStack() as stack:  # drops the drafts of a run that fails
+            drafts = self._drafts(outputs, stack)
+            places.update((name, draft.array) for name, draft in drafts.items())
+            return self._run_bound(model.bind(call, outputs, places), call, drafts, timeout_ms)
+
+    def _mapped_inputs(self, call: Call, references: tuple[TensorRef, ...]) -> dict[str, Array]:
+        arrays = {}
+        for name, tensor in call.inputs.items():
+            if not isinstance(tensor.data, bytes):
+                array = array_of(tensor, references, self._tensors)
+                if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
+                    raise BadPayload(f'input "{name}" is bool and holds bytes other than 0 and 1')
+                arrays[name] = array
+        return arrays
+
+    def _drafts(self, outputs: OutputShapes, stack: contextlib.ExitStack) -> dict[str, TensorDraft]:
+        """Return a draft of the store for each output that is known to be large."""
+        if self._tensors is None:
+            return {}
+        return {
+            port.name: stack.enter_context(self._tensors.create(port.dtype, shape))
+            for port, shape in outputs.items()
+            if shape is not None and _is_large(port.dtype, shape)
+        }
+
+    def _run_bound(self, bound: BoundCall, call: Call, drafts: Mapping[str, TensorDraft], timeout_ms: int) -> Packed:
+        for name, tensor in call.inputs.items():
+            if isinstance(tensor.data, bytes):
+                bound.fill(name, tensor.data)
+        options = self._watchdog.arm(timeout_ms)
+        try:
+            arrays = bound.run(options)
+        except RUN_ERRORS as error:
+            raise _what_came_of(error, self._watchdog.disarm(), timeout_ms) from error
+        self._watchdog.disarm()
+        return self._packed(bound, arrays, drafts)
+
+    def _packed(self, bound: BoundCall, arrays: Mapping[str, Array], drafts: Mapping[str, TensorDraft]) -> Packed:
+        references: list[TensorRef] = []
+        tensors = {}
+        for name, array in arrays.items():
+            data: bytes | int = len(references)
+            if name in drafts:
+                references.append(drafts[name].seal())
+            elif self._tensors is not None and array.nbytes > INLINE_BYTES_MAX:
+                references.append(self._tensors.put(array))
+            else:
+                data = array.tobytes()
+            tensors[name] = Tensor(bound.dtypes[name], array.shape, data)
+        return encode_result(tensors), tuple(references)
+
+
+def _is_large(dtype: str, shape: tuple[int, ...] | None) -> bool:
+    return shape is not None and math.prod(shape) * DTYPE_BYTES[dtype] > INLINE_BYTES_MAX
+
+
+def _what_came_of(error: Exception, stopped: Any, timeout_ms: int) -> Exception:
+    """Return what a failed run means: a stop that was asked for, a bad input, or a worker that cannot."""
+    if stopped is not None:
+        return RunEnded(stopped, f"ran longer than {timeout_ms} ms" if stopped == "timeout" else "")
+    text = error_text(error)
+    if _INPUT_WORDS.search(text) and not _MACHINE_WORDS.search(text):
+        return BadPayload(text)
+    return RunEnded("refused", text)

@@ -1,0 +1,259 @@
+"""Builds ONNX Runtime sessions: CUDA strictly, or the CPU with the reason why. The only file that creates a session.
+
+The rule: a session either runs where it says or is not built. ONNX Runtime by itself falls back silently, per session
+and per node; so CUDA is asked for alone and with `session.disable_cpu_ep_fallback`, and what goes wrong is caught and
+handed on. The settings below decide bits: each of them is in the fingerprint, and a change of one changes the results
+of every model. What they do, and what was measured without them: docs/MODELS.md, "Sessions".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from rota.common.errors import CodeError
+from rota.gpu_worker.packages import package_conflict
+from rota.gpu_worker.settings import ModelSettings
+
+Require = Literal["auto", "cuda", "cpu"]
+Session = Any  # onnxruntime ships no types
+
+CUDA: Final = "CUDAExecutionProvider"
+CPU: Final = "CPUExecutionProvider"
+SHORT_NAMES: Final = {CUDA: "cuda", CPU: "cpu"}
+
+# Every error of the library; they have no common base but Exception.
+RUNTIME_ERRORS: Final = (
+    native.EPFail, native.EngineError, native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf,
+    native.ModelLoadCanceled, native.ModelLoaded, native.ModelRequiresCompilation, native.NoModel, native.NoSuchFile,
+    native.NotFound, native.NotImplemented, native.RuntimeException,
+)  # fmt: skip
+
+# Calls through an IO binding raise a plain RuntimeError with the status in its text.
+RUN_ERRORS: Final = (*RUNTIME_ERRORS, RuntimeError)
+
+CUDA_OPTIONS: Final = {
+    "device_id": "0",
+    "cudnn_conv_algo_search": "DEFAULT",  # EXHAUSTIVE chooses by timing, so by luck
+    "use_tf32": "0",
+    "tunable_op_enable": "0",  # would choose kernels by timing
+    "tunable_op_tuning_enable": "0",
+    "do_copy_in_default_stream": "1",
+    "use_ep_level_unified_stream": "1",  # cuBLAS repeats its bits with one active stream only
+    "arena_extend_strategy": "kSameAsRequested",
+}
+# Prepacking stays on: off, batch 1 and 8 differ. session.dynamic_block_base stays unset: on, runs differ at random.
+SESSION_ENTRIES: Final = {"session.record_ep_graph_assignment_info": "1"}
+STRICT_ENTRY: Final = "session.disable_cpu_ep_fallback"
+
+_GRAPH_LEVELS: Final = {
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "layout": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_LAYOUT,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+# One Relu over four floats, as ONNX bytes: the smallest model that needs a device.
+_SMALLEST_MODEL: Final = (
+    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04B\x04\n\x00\x10\x0e"
+)
+
+onnxruntime.set_default_logger_severity(3)  # errors only; warnings are caught below or come as exceptions
+onnxruntime.disable_telemetry_events()  # the Windows wheels send usage events
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session and where it runs. `reason` says why it is not on CUDA, if CUDA was wanted."""
+
+    session: Session
+    provider: str
+    reason: str
+    settings: tuple[tuple[str, str], ...]
+
+
+class _NotBuilt(Exception):
+    """ONNX Runtime refused a session; `said` is what it wrote to stderr meanwhile."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+class _NoCuda(Exception):
+    """CUDA cannot run the model; the text says why."""
+
+
+def open_session(path: Path, settings: ModelSettings, *, threads: int, require: Require) -> Opened:
+    """Build the session of the model at `path`: on CUDA if it can be had wholly, else on the CPU.
+
+    Raises `CodeError` if the model cannot be loaded, or cannot run on the device that `require` names.
+    """
+    return _open(str(path), str(path), settings, settings.threads or threads, require)
+
+
+def why_no_cuda() -> str:
+    """Try CUDA on the smallest model and return why it cannot be had, or an empty text. For start-up and the doctor."""
+    try:
+        _open_cuda(_SMALLEST_MODEL, ModelSettings(), 1)
+    except _NoCuda as error:
+        return str(error)
+    return ""
+
+
+def error_text(error: Exception) -> str:
+    """Return an error of the library in one line, without its prefix of numbers."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Error in execution: )", "", text)
+
+
+def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int, require: Require) -> Opened:
+    reason = ""
+    if require != "cpu":
+        try:
+            return _open_cuda(model, settings, threads)
+        except _NoCuda as error:
+            reason = str(error)
+        if require == "cuda":
+            raise CodeError(f"{title} cannot run on CUDA, which this worker requires: {reason}", reason=reason)
+    options = _session_options(settings, threads)
+    try:
+        session, _ = _build(model, options, [(CPU, {})])
+    except _NotBuilt as error:
+        raise CodeError(f"{title} cannot be loaded: {error}") from error
+    return Opened(session, "cpu", reason, _settings_of(settings, threads, {}, strict=False))
+
+
+def _open_cuda(model: str | bytes, settings: ModelSettings, threads: int) -> Opened:
+    if CUDA not in onnxruntime.get_available_providers():
+        raise _NoCuda(
+            f"the installed {onnxruntime.package_name} {onnxruntime.__version__} has no CUDA: install onnxruntime-gpu"
+        )
+    strict = not settings.allow_cpu_nodes
+    options = _session_options(settings, threads)
+    if strict:
+        options.add_session_config_entry(STRICT_ENTRY, "1")
+    providers = [(CUDA, CUDA_OPTIONS)] if strict else [(CUDA, CUDA_OPTIONS), (CPU, {})]
+    _load_cuda_libraries()
+    try:
+        session, said = _build(model, options, providers)
+    except _NotBuilt as error:
+        raise _NoCuda(_cuda_reason(error.said, str(error))) from error
+    # A graph without a node passes the strict check anywhere, and without the check the library falls back by itself.
+    if session.get_providers()[0] != CUDA:
+        raise _NoCuda(_cuda_reason(said, ""))
+    return Opened(session, "cuda", "", _settings_of(settings, threads, CUDA_OPTIONS, strict=strict))
+
+
+def _session_options(settings: ModelSettings, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = _GRAPH_LEVELS[settings.graph_level]
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3
+    for key, value in SESSION_ENTRIES.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _settings_of(
+    settings: ModelSettings, threads: int, provider_options: dict[str, str], *, strict: bool
+) -> tuple[tuple[str, str], ...]:
+    """Return what the session was built with, for the fingerprint."""
+    entries = {
+        "threads": str(threads),
+        "inter_op_threads": "1",
+        "execution_mode": "sequential",
+        "graph_level": settings.graph_level,
+        "deterministic_compute": "1",
+        **SESSION_ENTRIES,
+        **({STRICT_ENTRY: "1"} if strict else {}),
+        **{f"provider.{key}": value for key, value in provider_options.items()},
+    }
+    return tuple(sorted(entries.items()))
+
+
+def _build(model: str | bytes, options: Any, providers: list[tuple[str, dict[str, str]]]) -> tuple[Session, str]:
+    """Create the session, and return with it what the library wrote to stderr."""
+    with _captured_stderr() as said:
+        try:
+            session = onnxruntime.InferenceSession(model, options, providers=providers)
+        except RUNTIME_ERRORS as error:
+            raise _NotBuilt(error_text(error), said()) from error
+        # The library would move a session to the CPU after some failures of a device, and print that it did.
+        session.disable_fallback()
+        return session, said()
+
+
+def _cuda_reason(said: str, error: str) -> str:
+    """Return in one line why CUDA failed. The cause is on stderr; the exception tells only what followed from it."""
+    if conflict := package_conflict():
+        return conflict
+    if found := re.search(r"with error: (.+)", said):
+        needs = f"needs CUDA {onnxruntime.cuda_version} and cuDNN 9"
+        return f"the CUDA provider cannot be loaded: {found[1].strip()} ({needs})"
+    if error and "assigned to the default CPU EP" not in error:
+        return error
+    if found := re.search(r"\[[EW]:onnxruntime[^\]]*\] (.*CUDA.*)", said):
+        return " ".join(found[1].split())
+    return (
+        "ONNX Runtime puts some of its nodes on the CPU; "
+        "allow_cpu_nodes = true in model.toml accepts that, under a fingerprint of its own"
+    )
+
+
+def _load_cuda_libraries() -> None:
+    """Load the CUDA libraries that pip installed, if it did; without this only those on the system's path are found."""
+    if importlib.util.find_spec("nvidia") is not None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot find
+            onnxruntime.preload_dlls()
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Catch what native code writes to file descriptor 2, and yield a function that returns it so far.
+
+    The library tells the cause of a failed provider nowhere else. Lines that are not its own, such as the log of
+    another thread, are passed on afterwards.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        os.dup2(file.fileno(), 2)
+
+        def said() -> str:
+            # Descriptor 2 shares this file's position; reading to the end leaves it where the next line belongs.
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            _pass_on(said())
+
+
+_OWN_LINE: Final = re.compile(r"\x1b\[|\d{4}-\d\d-\d\d [\d:.]+ \[[VIWEF]:onnxruntime")
+
+
+def _pass_on(text: str) -> None:
+    others = [line for line in text.splitlines() if line and not _OWN_LINE.match(line)]
+    if others:
+        os.write(2, ("\n".join(others) + "\n").encode())

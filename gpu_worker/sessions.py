@@ -1,0 +1,209 @@
+"""Loaded models: a session with its ports, its fingerprint and its ready bindings, kept for the models used last.
+
+Loading checks every file of the model against its manifest, builds the session, and runs the probe, which is the
+warm-up too. What the probe needed and gave is in the fingerprint; a model that the probe cannot run (it may refuse
+inputs of zeros and ones) is still served, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rota.common.errors import CodeError
+from rota.common.model_call import Call, Tensor
+from rota.common.tensor_values import Array
+from rota.gpu_worker.fingerprint import digest_of_facts, probe_digest, probe_input, session_facts
+from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port, named_extents, ports_of
+from rota.gpu_worker.providers import RUN_ERRORS, Opened, Require, error_text, open_session
+from rota.gpu_worker.repository import ModelEntry, Repository
+from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
+from rota.gpu_worker.watchdog import Watchdog
+
+SESSIONS_MAX: Final = 8  # a session holds its weights once or twice in memory
+PROBE_MS_MAX: Final = 60_000
+_KEPT_CALLS_MAX: Final = 16  # kinds of call per session whose buffers are kept
+
+Signature = tuple[Any, ...]
+
+logger = logging.getLogger(__name__)
+
+
+class LoadInterrupted(Exception):
+    """The worker was told to stop while a model was loading."""
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model that is ready to run. Belongs to the executor's thread."""
+
+    entry: ModelEntry
+    opened: Opened
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+    wanted: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: bytes = b""
+    warm_up: str = ""  # why the probe did not run, if it did not
+    declared_outputs_hold: bool = True
+    _kept: OrderedDict[Signature, BoundCall] = field(default_factory=OrderedDict)
+
+    def misfit(self, call: Call) -> str:
+        """Return in words why a call does not fit this model, or an empty text."""
+        for name, tensor in call.inputs.items():
+            if name not in self.inputs:
+                return f'the model has no input "{name}"; it has {_names(self.inputs)}'
+            if text := self.inputs[name].misfit(tensor.dtype, tensor.shape):
+                return text
+        for name, port in self.inputs.items():
+            if name not in call.inputs:
+                return f'input "{name}" ({port.dtype} {port.shape_text()}) is missing'
+        for name in call.outputs:
+            if name not in self.outputs:
+                return f'the model has no output "{name}"; it has {_names(self.outputs)}'
+        return ""
+
+    def output_shapes(self, call: Call) -> OutputShapes:
+        """Return the shapes of the wanted outputs, as far as the graph's declaration tells them for these inputs."""
+        wanted = call.outputs or self.wanted
+        if not self.declared_outputs_hold:
+            return dict.fromkeys(self.outputs[name] for name in wanted)
+        named = named_extents(self.inputs, call)
+        return {self.outputs[name]: self.outputs[name].resolved(named) for name in wanted}
+
+    def kept_call(self, call: Call) -> BoundCall | None:
+        """Return the kept binding for calls like this one, which then fits the model; else None."""
+        signature = _signature(call)
+        bound = self._kept.get(signature)
+        if bound is not None:
+            self._kept.move_to_end(signature)
+        return bound
+
+    def keep_call(self, call: Call, outputs: OutputShapes) -> BoundCall:
+        """Make a binding with buffers of its own, and keep it; the next call like this one overwrites its buffers."""
+        bound = self._kept[_signature(call)] = self.bind(call, outputs, {})
+        if len(self._kept) > _KEPT_CALLS_MAX:
+            self._kept.popitem(last=False)
+        return bound
+
+    def bind(self, call: Call, outputs: OutputShapes, places: Mapping[str, Array]) -> BoundCall:
+        """Return a binding for a call that fits, with arrays in place of own buffers."""
+        inputs = {port: call.inputs[name].shape for name, port in self.inputs.items()}
+        return BoundCall(self.opened.session, inputs, outputs, places)
+
+    def distrust_declared_outputs(self) -> None:
+        """From now on let the library size every output: the graph declares shapes that its nodes do not keep."""
+        self.declared_outputs_hold = False
+        self._kept.clear()
+
+    def description(self) -> dict[str, Any]:
+        """Return what a producer or an operator wants to know; values of MessagePack."""
+        return {
+            "model": self.entry.name,
+            "version": self.entry.version,
+            "inputs": {name: [port.dtype, list(port.extents)] for name, port in self.inputs.items()},
+            "outputs": {name: [port.dtype, list(port.extents)] for name, port in self.outputs.items()},
+            "provider": self.opened.provider,
+            "reason": self.opened.reason,
+            "fingerprint": self.fingerprint,
+            "class": "recorded",
+            "warm_up": self.warm_up,
+        }
+
+
+class Sessions:
+    """The models loaded last, by digest."""
+
+    def __init__(
+        self, repository: Repository, watchdog: Watchdog, *, threads: int, require: Require, kept: int
+    ) -> None:
+        assert kept >= 1
+        self._repository = repository
+        self._watchdog = watchdog
+        self._threads = threads
+        self._require = require
+        self._kept = kept
+        self._loaded: OrderedDict[bytes, LoadedModel] = OrderedDict()
+
+    def get(self, digest: bytes) -> LoadedModel:
+        """Return the model with this digest, loading it if need be.
+
+        Raises `CodeError` if it is missing, damaged or does not load, `LoadInterrupted` if the worker was told to stop.
+        """
+        model = self._loaded.get(digest)
+        if model is None:
+            model = self._load(self._repository.find(digest))
+            self._loaded[digest] = model
+            if len(self._loaded) > self._kept:
+                self._loaded.popitem(last=False)
+        else:
+            self._loaded.move_to_end(digest)
+        return model
+
+    def clear(self) -> None:
+        """Forget all sessions, which frees them."""
+        self._loaded.clear()
+
+    def _load(self, entry: ModelEntry) -> LoadedModel:
+        entry.check()
+        settings = entry.settings()
+        opened = open_session(entry.model_path, settings, threads=self._threads, require=self._require)
+        model = LoadedModel(
+            entry,
+            opened,
+            ports_of(opened.session.get_inputs(), "input"),
+            ports_of(opened.session.get_outputs(), "output"),
+            settings.outputs or tuple(output.name for output in opened.session.get_outputs()),
+        )
+        for name in (*settings.outputs, *settings.probe_shapes):
+            if name not in model.inputs and name not in model.outputs:
+                raise CodeError(f"{entry.folder / SETTINGS_FILE} names {name!r}, which the model does not have")
+        probe = self._probe(model, settings.probe_shapes)
+        model.facts = session_facts(opened, entry.digest, probe)
+        model.fingerprint = digest_of_facts(model.facts)
+        if opened.reason:
+            logger.warning("model %s %d runs on the CPU: %s", entry.name, entry.version, opened.reason)
+        else:
+            logger.info("model %s %d runs on %s", entry.name, entry.version, opened.provider)
+        return model
+
+    def _probe(self, model: LoadedModel, given: Mapping[str, tuple[int, ...]]) -> str:
+        """Run the fixed inputs through the session and return the digest of the bits, or why there are none."""
+        tensors, data = {}, {}
+        for name, port in model.inputs.items():
+            shape = given.get(name) or _smallest(port)
+            data[name] = probe_input(name, port.dtype, shape).tobytes()
+            tensors[name] = Tensor(port.dtype, shape, data[name])
+        call = Call(tensors, tuple(model.outputs))
+        if misfit := model.misfit(call):
+            raise CodeError(f"{model.entry.folder / SETTINGS_FILE}: probe_shapes: {misfit}")
+        bound = model.bind(call, dict.fromkeys(model.outputs.values()), {})
+        for name, bytes_of_input in data.items():
+            bound.fill(name, bytes_of_input)
+        options = self._watchdog.arm(PROBE_MS_MAX)
+        try:
+            outputs = bound.run(options)
+        except RUN_ERRORS as error:
+            stopped = self._watchdog.disarm()
+            if stopped == "interrupted":
+                raise LoadInterrupted from error
+            model.warm_up = f"longer than {PROBE_MS_MAX} ms" if stopped else error_text(error)
+            return f"none: {stopped or type(error).__name__}"
+        self._watchdog.disarm()
+        return probe_digest(sorted(outputs.items()))
+
+
+def _signature(call: Call) -> Signature:
+    """Return what calls have in common that can use the same buffers."""
+    return (call.outputs, *[(name, dtype, shape, type(data)) for name, (dtype, shape, data) in call.inputs.items()])
+
+
+def _smallest(port: Port) -> tuple[int, ...]:
+    return tuple(extent if isinstance(extent, int) else 1 for extent in port.extents)
+
+
+def _names(ports: Mapping[str, Port]) -> str:
+    return ", ".join(f'"{name}"' for name in ports)
