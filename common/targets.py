@@ -4,8 +4,9 @@
     name          the instance without a key; also how a function is called
     model:NAME    an ONNX model
 
-Names are `[A-Za-z0-9_.-]`, so that they can stand in a file name, a URL and a shell line without quotes; keys may
-hold any printable character.
+Names are `[A-Za-z0-9_.-]` and do not begin with a dot or a dash, so that they can stand in a file name, a URL and a
+shell line without quotes; keys may hold any character but control characters. The ranges are spelled out here,
+because what a target is decides outcomes, and Python's own tables of characters change with its version.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
 
 MODEL_PREFIX: Final = "model:"
 
-_NAME: Final = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_CHARS_MAX}}}")
-_TARGET: Final = re.compile(rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/.{{1,{KEY_CHARS_MAX}}}")
+_NAME: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}")
+_TARGET: Final = re.compile(rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/[^\x00-\x1f\x7f-\x9f]{{1,{KEY_CHARS_MAX}}}")
 
 
 def is_name(text: str) -> bool:
@@ -29,7 +30,7 @@ def is_name(text: str) -> bool:
 
 def is_target(text: str) -> bool:
     """Say whether a task can be sent to `text`."""
-    return _TARGET.fullmatch(text) is not None and text.isprintable()
+    return _TARGET.fullmatch(text) is not None
 
 
 def check_target(text: str) -> str:
@@ -41,7 +42,7 @@ def check_target(text: str) -> str:
         raise BadTarget(
             f"{text!r} is no target: use name/key, name or model:NAME "
             f"(names: letters, digits, _ . -, at most {NAME_CHARS_MAX}; "
-            f"keys: at most {KEY_CHARS_MAX} printable characters)",
+            f"keys: at most {KEY_CHARS_MAX} characters, none of them a control character)",
             target=text,
         )
     return text

@@ -42,8 +42,9 @@ IN_FIELDS: Final = (
     ("turn", "int", "1 or more"),
     ("now_ms", "int", "milliseconds since 1970"),
     ("entropy", "bin", "32 bytes"),
-    ("reply_to", "int or nil", "the turn that a reply or failure answers"),
+    ("reply_to", "[turn, asked_in, emit] or nil", "what a reply or failure answers"),
     ("tensors", "array of [digest, dtype, shape]", f"at most {TENSORS_PER_TASK_MAX}"),
+    ("address", "str", "the agent's own: name or name/key"),
 )
 DONE_FIELDS: Final = (
     ("version", "int", "1"),
@@ -89,7 +90,7 @@ class _Overflow(Exception):
     """The output has more emits than the task may make."""
 
 
-def encode_input(task: TaskInput, *, state: bytes | None, lane_seed: bytes) -> bytes:
+def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_seed: bytes) -> bytes:
     """Return what the guest is given."""
     packed: bytes = _packer.pack(
         (
@@ -103,6 +104,7 @@ def encode_input(task: TaskInput, *, state: bytes | None, lane_seed: bytes) -> b
             entropy(lane_seed, task.turn),
             task.reply_to,
             task.tensors,
+            address,
         )
     )
     return packed

@@ -18,7 +18,7 @@ from rota.common.work import FUNCTION, Code, Done, Failed, Fold, FoldResult, Out
 from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
-from rota.cpu_worker.guest import GuestFault, GuestStopped
+from rota.cpu_worker.guest import OUTPUT_BYTES_MAX, GuestFault, GuestStopped
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.sandbox import Sandbox
 from rota.cpu_worker.tensor_access import TensorReader
@@ -81,8 +81,10 @@ class WasmExecutor:
         run_task = self._run_function if fold.code.kind == FUNCTION else self._run_agent
         outcomes: list[Outcome] = []
         state, new_state = fold.state, None
+        answered_bytes = 0
         for task in fold.tasks:
-            if self._watchdog.reason_to_stop() == "interrupted":
+            # A fold's outcomes travel in one message; what does not fit runs again, in an assignment of its own.
+            if self._watchdog.reason_to_stop() == "interrupted" or answered_bytes > OUTPUT_BYTES_MAX:
                 return FoldResult(tuple(outcomes), new_state, "interrupted")
             try:
                 outcome, changed = run_task(fold, task, state)
@@ -91,12 +93,13 @@ class WasmExecutor:
             except GuestStopped as stopped:
                 return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
             outcomes.append(outcome)
+            answered_bytes += self._sandbox.answer_bytes
             if changed is not None:
                 state = new_state = changed
         return FoldResult(tuple(outcomes), new_state)
 
     def _run_agent(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:
-        data = abi.encode_input(task, state=state, lane_seed=fold.lane_seed)
+        data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)
         answer = self._sandbox.call(data, task.tensors)
         return abi.decode_output(
             answer, address=fold.address, task=task, limits=fold.code.limits, fuel=self._sandbox.fuel_used

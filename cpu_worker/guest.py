@@ -15,7 +15,9 @@ from wasmtime import InstancePre, Module
 INITIALIZE: Final = "_initialize"
 MEMORY: Final = "memory"
 
-OUTPUT_BYTES_MAX: Final = 64 << 20  # what a guest returns must fit into one message to the broker
+# What one task may return, and about what a fold may: three times this, tensors' names and log lines included, fit into
+# one message to the broker.
+OUTPUT_BYTES_MAX: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

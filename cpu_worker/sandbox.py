@@ -21,7 +21,7 @@ from rota.cpu_worker.watchdog import Watchdog
 
 
 class Sandbox:
-    """Belongs to one thread: `begin`, any number of `call`, `end`. `fuel_used` is what the last call took."""
+    """Belongs to one thread: `begin`, any number of `call`, `end`. `fuel_used`, `answer_bytes`: of the last call."""
 
     def __init__(self, engine: Engine, watchdog: Watchdog, tensors: TensorReader | None, *, raw_calls: bool) -> None:
         self._engine = engine
@@ -33,6 +33,7 @@ class Sandbox:
         self.linker = Linker(engine)
         self._tensors.define(self.linker)
         self.fuel_used = 0
+        self.answer_bytes = 0
 
     def begin(self, prepared: PreparedCode, code: Code) -> None:
         """Start a fold; its instance comes back if its code is one that keeps it."""
@@ -71,7 +72,7 @@ class Sandbox:
         self.linker.close()
 
     def _call_once(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
-        self.fuel_used = 0
+        self.fuel_used = self.answer_bytes = 0
         limits = self._code.limits
         guest = self._kept or self._guest_type(self._engine, self._prepared, memory_bytes=limits.memory_bytes)
         self._kept = None
@@ -90,6 +91,7 @@ class Sandbox:
             guest.close()
             raise
         self.fuel_used = limits.fuel + 1 - left
+        self.answer_bytes = len(answer)
         if self._code.reuse:
             self._kept = guest
         else:

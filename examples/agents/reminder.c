@@ -1,7 +1,7 @@
 /* reminder: sends itself a timer and answers when it fires.
  *
- *     "DELAY_MS ADDRESS TEXT"   sets a timer; ADDRESS is the reminder's own, e.g. reminder/alice
- *     "get"                     result: the state, or "0 0 " before the first
+ *     "DELAY_MS TEXT"   sets a timer
+ *     "get"             result: the state, or "0 0 " before the first
  *
  * The state is text, "WAITING FIRED LAST": timers set and not fired, timers fired, and the text of the last that fired.
  * A timer fires as an input with a journaled position, so a replay fires it at the same place, without waiting.
@@ -24,11 +24,10 @@ static void agent(const rota_input *input) {
     } else if (rota_equal(text, ROTA_TEXT("get"))) {
         rota_result(with_counts(waiting, fired, last));
     } else if (rota_take_number(&text, &delay_ms)) {
-        rota_bytes self = rota_take_word(&text);
-        rota_timer(self, text, delay_ms);
+        rota_timer(input->address, text, delay_ms);
         rota_state(with_counts(waiting + 1, fired, last));
         rota_result(ROTA_JOIN(ROTA_TEXT("at "), rota_decimal(input->now_ms + delay_ms)));
     } else {
-        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send \"DELAY_MS ADDRESS TEXT\" or \"get\""));
+        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send \"DELAY_MS TEXT\" or \"get\""));
     }
 }

@@ -335,6 +335,7 @@ typedef struct {
     uint64_t asked_as;      /* which of the emits of that turn it was, from 0 */
     uint32_t tensor_count;
     const rota_tensor *tensors;
+    rota_bytes address;     /* the agent's own */
 } rota_input;
 
 /* Copy up to `size` bytes of a tensor's data (C order, little-endian), from byte `offset` on, into `to`. Returns how
@@ -426,9 +427,9 @@ static inline void rota_read_tensors(rota_reader *reader, rota_input *input) {
     input->tensors = tensors;
 }
 
-/* Fields after the tenth are left alone: a later host may add some. */
+/* Fields after the eleventh are left alone: a later host may add some. */
 static inline bool rota_read_input(rota_reader *reader, rota_input *input) {
-    if (rota_read_array(reader) < 10 || rota_read_uint(reader) != ROTA_ABI) return false;
+    if (rota_read_array(reader) < 11 || rota_read_uint(reader) != ROTA_ABI) return false;
     input->state = rota_read_bytes(reader);
     rota_bytes kind = rota_read_bytes(reader);
     while (input->kind < ROTA_TIMER && !rota_equal(kind, rota_kind_names[input->kind])) input->kind++;
@@ -446,6 +447,7 @@ static inline bool rota_read_input(rota_reader *reader, rota_input *input) {
         input->asked_as = rota_read_uint(reader);
     }
     rota_read_tensors(reader, input);
+    input->address = rota_read_bytes(reader);
     return !reader->bad && entropy.size == 32 && rota_equal(kind, rota_kind_names[input->kind]);
 }
 

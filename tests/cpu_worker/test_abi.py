@@ -225,7 +225,7 @@ def test_any_values_become_an_outcome(fields: list[Any]) -> None:
 
 def test_tables_name_the_encoded_fields() -> None:
     """Goal: the table of the input has one row per field. Method: compare lengths with an encoded task."""
-    encoded = msgpack.unpackb(abi.encode_input(TASK, state=None, lane_seed=bytes(32)))
+    encoded = msgpack.unpackb(abi.encode_input(TASK, address="a/b", state=None, lane_seed=bytes(32)))
     assert len(encoded) == len(abi.IN_FIELDS)
 
 

@@ -73,7 +73,7 @@ def test_agent_sees_every_field(
     outcome = run(executor, world.agent(guests["whole"]), given, state=b"before").outcomes[0]
     assert msgpack.unpackb(outcome.result) == [
         1, b"before", "reply", "other/x", b"payload", 7, 1_700_000_000_000, entropy(lane_seed, 7), 3,
-        [[ref.digest, "uint8", [3]]],
+        [[ref.digest, "uint8", [3]]], "counter/alice",
     ]  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_any_input_of_the_abi_is_read(
 ) -> None:
     """Goal: rota.h reads every form of every field. Method: random fields, one of a later ABI too, to echo."""
     tensors = [[b"\1" * 32, "float32", shape] for shape in shapes]
-    message = [1, state, kind, sender, payload, turn, NOW_MS, ENTROPY, reply_to, tensors, "a later field"]
+    message = [1, state, kind, sender, payload, turn, NOW_MS, ENTROPY, reply_to, tensors, "name/key", "a later field"]
     answer = msgpack.unpackb(guest("echo").call("rota_step", msgpack.packb(message)))
     assert answer == [1, 0, None, payload, [], [], []]
 
@@ -155,17 +155,18 @@ def test_asker_keeps_replies_and_failures(agent: Make) -> None:
     assert asker.state is None
     asker.send(b"41", kind="reply", sender="counter/x", reply_to=(77, 2, 0))
     assert asker.send(b"get").result == b"77: 41"
-    asker.send(msgpack.packb(["unknown_agent", "no code for it"]), kind="failure", sender="x/y", reply_to=(1 << 40, 3, 0))
+    failure = msgpack.packb(["unknown_agent", "no code for it"])
+    asker.send(failure, kind="failure", sender="x/y", reply_to=(1 << 40, 3, 0))
     assert asker.state == b"1099511627776 failed: unknown_agent: no code for it"
 
 
 def test_reminder_sets_timers_and_counts_those_that_fire(agent: Make) -> None:
     """Goal: timers. Method: set two, let one fire, read the state."""
     reminder = agent("reminder")
-    step = reminder.send(b"1500 reminder/alice tea is ready")
+    step = reminder.send(b"1500 tea is ready")
     assert step.emits == [("reminder/alice", b"tea is ready", 0, "timer", [], 1500)]
     assert step.result == f"at {NOW_MS + 1500}".encode()
-    reminder.send(b"5 reminder/alice x")
+    reminder.send(b"5 x")
     assert reminder.send(b"tea is ready", kind="timer", sender="reminder/alice").result == b"tea is ready"
     assert reminder.send(b"get").result == b"1 1 tea is ready"
     assert reminder.send(b"soon").error == "bad_payload"
