@@ -204,21 +204,27 @@ class Dispatcher:
         if not free:
             return None
         worker = min(free, key=lambda candidate: candidate.held_tasks)
-        lane_name, queues = next(iter(pool.ready.items()))
-        pool.ready.move_to_end(lane_name)
-        if not self._has_head(queues):
-            del pool.ready[lane_name]
-            return self._assign_one(pool, now_ms) if pool.ready else None
+        queues = self._next_lane(pool)
+        if queues is None:
+            return None
         suspect = queues[0].tasks[0].suspect
         if suspect and worker.held:
             return None  # the least loaded worker is not idle yet; a suspect waits for it
         assignment = Assignment(self._next_number, worker, queues[0].lane, alone=suspect)
         self._next_number += 1
         self._fill(assignment, pool, queues)
-        if not queues:
-            del pool.ready[lane_name]
         self._send_out(assignment, now_ms)
         return worker, _order(assignment)
+
+    def _next_lane(self, pool: _Pool) -> deque[TaskQueue] | None:
+        """The ready queues of the lane whose turn it is; lanes with nothing to run are forgotten."""
+        while pool.ready:
+            lane, queues = next(iter(pool.ready.items()))
+            if self._has_head(queues):
+                pool.ready.move_to_end(lane)
+                return queues
+            del pool.ready[lane]
+        return None
 
     def _fill(self, assignment: Assignment, pool: _Pool, queues: deque[TaskQueue]) -> None:
         """Take tasks from the ready queues of one lane until the assignment is full."""
@@ -239,14 +245,14 @@ class Dispatcher:
                 queue.busy = True
 
     def _take(self, assignment: Assignment, queue: TaskQueue, quota: int, bytes_max: int) -> list[Task]:
-        """Take the next tasks of a queue: all of one code, none of them a suspect beside others."""
+        """Take the next tasks of a queue, at least one: all of one code, none of them a suspect beside others."""
         tasks = queue.tasks
         code = tasks[0].code
         if not queue.stateless:
             state = queue.lane.agents[queue.address].state
             assignment.bytes += len(state) if state is not None else 0
         taken: list[Task] = []
-        while tasks and assignment.tasks < quota and (not assignment.tasks or assignment.bytes < bytes_max):
+        while tasks and assignment.tasks < quota and (not taken or assignment.bytes < bytes_max):
             task = tasks[0]
             if task.outcome is not None:
                 self._drop_head(queue)
@@ -304,8 +310,9 @@ class Dispatcher:
 
     def _make_ready(self, queue: TaskQueue, first: bool = False) -> None:
         if not queue.tasks:
-            if not queue.busy and not queue.ready:
-                self._queues.pop((queue.lane.name, queue.address, queue.stateless), None)
+            key = (queue.lane.name, queue.address, queue.stateless)
+            if not queue.busy and not queue.ready and self._queues.get(key) is queue:
+                del self._queues[key]
             return
         if queue.busy or queue.ready:
             return
