@@ -147,6 +147,7 @@ class Lane:
     def deploy(self, name: str, code: Code) -> None:
         """Bind a name to code, for the tasks that are issued from now on."""
         self.deploys[name] = code
+        self._advance()  # code that may emit less needs less room
 
     def decide(self, run: Run, index: int, failure: Failed) -> None:
         """Catch a task that has not completed: a cancel or a verdict. Its effects are none, its turn retires in
@@ -253,6 +254,8 @@ class Lane:
             self.waiting_count -= 1
             if len(self._levels) > 1:
                 self._count_passes(level)
+            elif self._passes:
+                self._passes.clear()
             if run.issued == len(run.payloads):
                 runs.popleft()
                 if not runs:
@@ -267,7 +270,8 @@ class Lane:
             bound = self.settings.starvation_passes
             starved = [level for level in levels if self._passes.get(level, 0) >= bound]
             if starved:
-                return min(starved, key=lambda level: self._waiting[level][0].first_turn)
+                heads = {level: self._waiting[level][0] for level in starved}
+                return min(starved, key=lambda level: heads[level].first_turn + heads[level].issued)
         return levels[-1]
 
     def _count_passes(self, served: int) -> None:
