@@ -209,7 +209,8 @@ class Dispatcher:
             return None
         suspect = queues[0].tasks[0].suspect
         if suspect and worker.held:
-            return None  # the least loaded worker is not idle yet; a suspect waits for it
+            return None  # the least loaded worker is not idle yet; a suspect waits for it, and its pool with it
+        pool.ready.move_to_end(queues[0].lane.name)
         assignment = Assignment(self._next_number, worker, queues[0].lane, alone=suspect)
         self._next_number += 1
         self._fill(assignment, pool, queues)
@@ -221,7 +222,6 @@ class Dispatcher:
         while pool.ready:
             lane, queues = next(iter(pool.ready.items()))
             if self._has_head(queues):
-                pool.ready.move_to_end(lane)
                 return queues
             del pool.ready[lane]
         return None
