@@ -64,6 +64,8 @@ def tick(core: Sequencer) -> None:
     core.tick_ms = core.mono_ms
     for worker in list(core.dispatcher.workers.values()):
         worker.seen_ms += late_ms
+        for assignment in worker.held.values():
+            assignment.deadline_ms += late_ms
         if core.mono_ms - worker.seen_ms > core.heartbeat_ms * HEARTBEATS_MISSED_MAX:
             died(core, worker.name, f"no sign of life for {core.mono_ms - worker.seen_ms} ms")
     for worker in core.dispatcher.overdue(core.mono_ms):
@@ -190,7 +192,9 @@ def _compare_late(core: Sequencer, message: messages.Completed) -> None:
         return
     for (queue, tasks), result in zip(assignment.folds, message.folds, strict=False):
         for task, outcome in zip(tasks, result.outcomes, strict=False):
-            if result.provenance is None and _differ(task.outcome, outcome):
+            if _was_caught(task) and not queue.stateless:
+                break  # the worker went on from a state that never became real
+            if result.provenance is None and _differ(task, outcome):
                 assert task.outcome is not None
                 kept, other = _digest(task.outcome), _digest(outcome)
                 core.commit(
@@ -201,10 +205,12 @@ def _compare_late(core: Sequencer, message: messages.Completed) -> None:
                 )
 
 
-def _differ(kept: Outcome | None, other: Outcome) -> bool:
-    if kept is None or (type(kept) is Failed and kept.kind in RECORDED_FAILURES):
-        return False
-    return kept != other
+def _was_caught(task: Task) -> bool:
+    return type(task.outcome) is Failed and task.outcome.kind in RECORDED_FAILURES
+
+
+def _differ(task: Task, other: Outcome) -> bool:
+    return task.outcome is not None and not _was_caught(task) and task.outcome != other
 
 
 def _digest(outcome: Outcome) -> bytes:
