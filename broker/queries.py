@@ -122,9 +122,10 @@ def _agents(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _agent(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
     lane = _lane(core, arguments)
-    agent = lane.agents.get(arguments.get("address", ""))
+    address = arguments.get("address")
+    agent = lane.agents.get(address) if type(address) is str else None
     if agent is None:
-        raise errors.UnknownTask(f"no agent {arguments.get('address')!r} in lane {lane.name!r}")
+        raise errors.UnknownTask(f"no agent {address!r} in lane {lane.name!r}")
     return {
         "address": agent.address,
         "completed": agent.completed,
