@@ -106,7 +106,8 @@ class Agent:
         """Run one message and keep the new state."""
         self.turn += 1
         references = [[bytes(32), "uint8", [len(data)]] for data in tensors]
-        message = [1, self.state, kind, sender, payload, self.turn, NOW_MS, ENTROPY, reply_to, references, f"{self.name}/alice"]
+        head = [1, self.state, kind, sender, payload, self.turn, NOW_MS, ENTROPY]
+        message = [*head, reply_to, references, f"{self.name}/alice"]
         packed = Guest(self._modules, self.name, tensors).call("rota_step", msgpack.packb(message))
         version, failed, *fields = msgpack.unpackb(packed)
         assert version == 1
