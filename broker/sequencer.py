@@ -197,6 +197,8 @@ class Sequencer:
             self.commit(records.TimerFired(lane_name, lane.retired, self.now_ms, turn, index_of_emit))
 
     def _hand_out(self) -> None:
+        if self.storage_full:
+            return  # what cannot be written down must not grow
         for worker, order in self.dispatcher.assign(self.mono_ms):
             self.effects.now.append(Send("backend", worker.identity, order))
 
