@@ -9,6 +9,7 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, dir_option, json_option, lane_option, option
 from rota.cli.output import print_facts, print_json, print_table
+from rota.common.errors import RotaError
 
 if TYPE_CHECKING:
     from rota.gpu_worker.repository import ModelEntry, Repository
@@ -62,8 +63,12 @@ def add(
     facts: dict[str, Any] = {**_facts(entry), "deployed": False}
     if deploy:
         code_limits = None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
-        with connection.open() as client:
-            info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
+        try:
+            with connection.open() as client:
+                info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
+        except (RotaError, TimeoutError):
+            click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)
+            raise
         facts |= {"deployed": True, "lane": lane, **info}
     if json:
         print_json(facts)

@@ -136,7 +136,7 @@ def drain(connection: Connection, off: bool, wait: bool, progress: bool | None, 
     "seconds",
     type=click.FloatRange(0.001),
     metavar="SECONDS",
-    help="End when nothing has happened for so long.",
+    help="End when there was no event for so long.",
 )
 @json_option
 @broker_options

@@ -25,6 +25,7 @@ from rota.client.results import Result
 from rota.client.session import ALL, Key
 from rota.client.watch import Missed, Watch
 from rota.common import limits
+from rota.common.errors import RotaError
 from rota.common.messages import Event, LaneSettings
 from rota.common.sockets import Socket, subscriber
 from rota.common.work import AGENT, Limits
@@ -208,29 +209,10 @@ class AsyncClient:
         """Wait until a lane has no task left that waits or runs, and return its numbers."""
         return await self._run(self._operations.wait_idle(lane, timeout_s, progress))
 
-    async def events(
-        self, topics: Iterable[str] = (), *, timeout_s: float | None = None
-    ) -> AsyncIterator[Event | Missed]:
+    def events(self, topics: Iterable[str] = (), *, timeout_s: float | None = None) -> AsyncIterator[Event | Missed]:
         """Give what happens from now on, of these topics or all; `Missed` tells of gaps."""
         watch = Watch(topics)
-        loop = asyncio.get_running_loop()
-        arrived = asyncio.Event()
-        with subscriber(self._core.context, self._core.endpoints().events, [""]) as socket:
-            descriptor = descriptor_of(socket)
-            loop.add_reader(descriptor, arrived.set)
-            try:
-                while True:
-                    # The descriptor tells of changes only, so everything is read before it is waited for again.
-                    arrived.clear()
-                    while has_input(socket):
-                        for event in watch.receive(socket.recv_multipart(zmq.NOBLOCK)[-1]):
-                            yield event
-                    try:
-                        await asyncio.wait_for(arrived.wait(), timeout_s)
-                    except TimeoutError:
-                        return
-            finally:
-                loop.remove_reader(descriptor)
+        return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
 
     # --- running flows --------------------------------------------------------------------------------
 
@@ -240,6 +222,7 @@ class AsyncClient:
         if self._timer is not None:
             self._timer.cancel()
         self._core.close()
+        self._wake([ALL])
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -284,14 +267,13 @@ class AsyncClient:
 
     def _pump(self) -> None:
         """Move frames, wake those whose news have come, and see to it that this is called again in time."""
-        news = self._core.pump()
+        try:
+            news = self._core.pump()
+        except RotaError as error:  # a new connection could not be made; as a callback, nobody would hear of it
+            self._core.end(error)
+            news = [ALL]
         self._watch_sockets({link.descriptor: link.socket for link in self._core.links()})
-        if news:
-            keys = list(self._waiting) if ALL in news else [None, *news]
-            for key in keys:
-                for woken in self._waiting.get(key, ()):
-                    if not woken.done():
-                        woken.set_result(None)
+        self._wake(news)
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
@@ -300,6 +282,13 @@ class AsyncClient:
             tick_ms = 0  # the descriptor tells of changes only: what came in while we sent would stay unseen
         delay_s = None if tick_ms is None else max(0, tick_ms - now_ms()) / 1000
         self._timer = None if delay_s is None else loop.call_later(delay_s, self._pump)
+
+    def _wake(self, news: list[Key]) -> None:
+        if news:
+            for key in list(self._waiting) if ALL in news else [None, *news]:
+                for woken in self._waiting.get(key, ()):
+                    if not woken.done():
+                        woken.set_result(None)
 
     def _watch_sockets(self, wanted: dict[int, Socket]) -> None:
         loop = asyncio.get_running_loop()
@@ -310,6 +299,30 @@ class AsyncClient:
             if descriptor not in self._watched:
                 loop.add_reader(descriptor, self._pump)
                 self._watched[descriptor] = socket
+
+
+async def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> AsyncIterator[Event | Missed]:
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    with socket:
+        descriptor = descriptor_of(socket)
+        loop.add_reader(descriptor, arrived.set)
+        try:
+            since_ms = now_ms()
+            while True:
+                # The descriptor tells of changes only, so everything is read before it is waited for again.
+                arrived.clear()
+                while has_input(socket):
+                    for event in watch.receive(socket.recv_multipart(zmq.NOBLOCK)[-1]):
+                        yield event
+                        since_ms = now_ms()
+                left_s = None if timeout_s is None else timeout_s - (now_ms() - since_ms) / 1000
+                try:
+                    await asyncio.wait_for(arrived.wait(), left_s)
+                except TimeoutError:
+                    return
+        finally:
+            loop.remove_reader(descriptor)
 
 
 class AsyncHandle:

@@ -222,13 +222,12 @@ class Client:
     def events(self, topics: Iterable[str] = (), *, timeout_s: float | None = None) -> Iterator[Event | Missed]:
         """Give what happens from now on, of these topics or all; `Missed` tells of gaps.
 
-        Ends when nothing at all happens for `timeout_s`.
+        Ends when there was none for `timeout_s`.
         """
-        watch = Watch(topics)
         self._check_thread()
-        with subscriber(self._core.context, self._core.endpoints().events, [""]) as socket:
-            while socket.poll(None if timeout_s is None else int(timeout_s * 1000)):
-                yield from watch.receive(socket.recv_multipart()[-1])
+        watch = Watch(topics)
+        # Subscribed here and not at the first `next`: what is done in between is seen.
+        return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
 
     # --- running flows --------------------------------------------------------------------------------
 
@@ -279,6 +278,19 @@ class Client:
     def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:
             raise LocalError("a Client belongs to the thread that made it: make one per thread, or use AsyncClient")
+
+
+def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> Iterator[Event | Missed]:
+    with socket:
+        since_ms = now_ms()
+        while True:
+            left_ms = None if timeout_s is None else since_ms + int(timeout_s * 1000) - now_ms()
+            if left_ms is not None and left_ms <= 0:
+                return
+            if socket.poll(left_ms):
+                for event in watch.receive(socket.recv_multipart()[-1]):
+                    yield event
+                    since_ms = now_ms()
 
 
 class Handle:

@@ -23,7 +23,7 @@ from rota.client.questions import Questions
 from rota.client.session import Key, Session
 from rota.common import limits
 from rota.common.endpoints import Endpoints, RunFolder
-from rota.common.errors import BadTarget, NotReachable
+from rota.common.errors import BadTarget, LocalError, NotReachable, RotaError
 from rota.common.sockets import Socket
 from rota.common.sockets import context as new_context
 
@@ -90,6 +90,11 @@ class Core:
             link.pump(now_ms())
         return self.session.take_news() + self.questions.take_news()
 
+    def end(self, error: RotaError) -> None:
+        """Give everybody who waits or asks this error from now on."""
+        self.session.end(error)
+        self.questions.end(error)
+
     def links(self) -> Iterator[Link]:
         """Yield the open connections."""
         for link in (self._frontend, self._query):
@@ -103,6 +108,7 @@ class Core:
 
     def close(self) -> None:
         """Close the connections. What is outstanding goes on at the broker."""
+        self.end(LocalError("the client is closed: make a new one"))
         for link in self.links():
             link.close()
         self._frontend = self._query = None

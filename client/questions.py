@@ -64,8 +64,7 @@ class Questions:
         try:
             message = decode(frame, _ALLOWED)
         except ProtocolError as error:
-            self.failure = error
-            self._news.append(ALL)
+            self.end(error)
             return
         assert isinstance(message, Answer | Refused)
         self._news += [("question", message.number)] if self.is_heard else [ALL]
@@ -77,10 +76,14 @@ class Questions:
             if known:
                 self._answers[message.number] = refusal
             elif isinstance(refusal, ProtocolError):
-                self.failure = refusal
-                self._news.append(ALL)
+                self.end(refusal)
         elif known:
             self._answers[message.number] = message
+
+    def end(self, error: RotaError) -> None:
+        """End the conversation: whoever waits, and whoever asks from now on, gets this error."""
+        self.failure = error
+        self._news.append(ALL)
 
     def tick(self, now_ms: int) -> None:
         """Let time pass. The shell reads its socket first: what has arrived is no silence."""

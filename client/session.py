@@ -184,7 +184,7 @@ class Session:
         try:
             message = decode(frame, TO_PRODUCERS)
         except ProtocolError as error:
-            self._fail(error)
+            self.end(error)
             return
         self._silent_since_ms = None
         if isinstance(message, Results):
@@ -195,6 +195,11 @@ class Session:
             self._on_refused(message, now_ms)
         elif isinstance(message, Accepted | Answer):
             self._on_reply(message)
+
+    def end(self, error: RotaError) -> None:
+        """End the conversation: whoever waits, and whoever asks from now on, gets this error."""
+        self.failure = error
+        self._news.append(ALL)
 
     def tick(self, now_ms: int) -> None:
         """Let time pass. The shell reads its socket first: what has arrived is no silence."""
@@ -292,7 +297,7 @@ class Session:
         elif message.number in self._awaits or "seqs" in message.fields:
             self._on_await_refused(message, error)
         elif isinstance(error, ProtocolError):
-            self._fail(error)
+            self.end(error)
 
     def _on_await_refused(self, message: Refused, error: RotaError) -> None:
         """Some results are no longer kept: the refusal of an Await, or of a Submit with `wait` that came before."""
@@ -328,10 +333,6 @@ class Session:
             self._open_waits -= 1
             if not self._open_waits:
                 self._early.clear()
-
-    def _fail(self, error: RotaError) -> None:
-        self.failure = error
-        self._news.append(ALL)
 
     def _greet_if_due(self, now_ms: int) -> None:
         """A request that follows a Hello closely reaches a broker that knows us, even if it was started anew."""

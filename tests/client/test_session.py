@@ -11,7 +11,6 @@ from rota.client.session import (
     HELLO_MS,
     OPEN_REQUESTS_MAX,
     RENEW_MS,
-    RESULTS_HELD_MAX,
     SILENCE_MS,
     Session,
 )
@@ -266,18 +265,17 @@ def test_open_requests_are_bounded() -> None:
     assert machine.is_full
 
 
-def test_results_nobody_takes_are_bounded() -> None:
-    """Goal: fire and forget does not eat the memory. Method: more results than are held; the oldest can be wanted
-    again.
+@pytest.mark.parametrize("bound", ["RESULTS_HELD_MAX", "RESULTS_HELD_BYTES"])
+def test_results_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Goal: fire and forget does not eat the memory. Method: more results than are held, by number and by bytes; the
+    oldest can be wanted again.
     """
+    monkeypatch.setattr(f"rota.client.session.{bound}", 20)
     machine = session()
-    extra = 3
-    machine.want(1, RESULTS_HELD_MAX + extra, 0)
-    for first in range(1, RESULTS_HELD_MAX + extra + 1, 50_000):
-        last = min(first + 50_000, RESULTS_HELD_MAX + extra + 1)
-        give(machine, messages.Results(tuple(item(seq) for seq in range(first, last))))
-    assert machine.missing(range(1, 10)) == [(1, extra)]
-    assert machine.take_result(RESULTS_HELD_MAX + extra) is not None
+    machine.want(1, 23, 0)
+    give(machine, messages.Results(tuple(item(seq, b"1") for seq in range(1, 24))))
+    assert machine.missing(range(1, 10)) == [(1, 3)]
+    assert machine.take_result(23) is not None
 
 
 def test_unwanted_results_are_dropped() -> None:

@@ -7,11 +7,13 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy
+import onnx
 import pytest
 
 from rota.cli.__main__ import main
@@ -29,6 +31,7 @@ from rota.client import (
     UnknownTask,
 )
 from rota.common.errors import CodeError, LocalError
+from rota.common.messages import Event
 
 pytestmark = pytest.mark.processes
 
@@ -218,20 +221,70 @@ def test_many_coroutines_share_a_client(rota_up: Start, run_dir: Path) -> None:
 
 
 def test_events_are_followed(rota_up: Start, run_dir: Path) -> None:
-    """Goal: a watcher sees what happens. Method: watch from one client, open lanes from another until one is seen."""
-    rota_up(run_dir)
-    with Client(run_dir) as client, Client(run_dir) as watcher:
-        client.open_lane("seen-0")
-        stream = watcher.events(["lane"], timeout_s=0.2)
-        for number in range(1, 100):  # a subscription takes effect when it does; until then nothing is seen
-            client.open_lane(f"seen-{number}")
-            event = next(stream, None)
-            if event is not None:
-                assert not isinstance(event, Missed)
-                assert event.lane.startswith("seen-")
-                return
-            stream = watcher.events(["lane"], timeout_s=0.2)
-        pytest.fail("no event was seen")
+    """Goal: watchers see what happens. Method: a second thread pauses and releases a lane until both clients saw it."""
+    rota_up(run_dir, cpu_workers=0)
+    seen = threading.Event()
+
+    def keep_changing() -> None:
+        with Client(run_dir) as client:
+            client.open_lane("seen")
+            while not seen.is_set():
+                client.pause("seen")
+                client.release("seen")
+
+    async def watch() -> Event | Missed:
+        async with AsyncClient(run_dir) as client:
+            return await anext(client.events(["lane"], timeout_s=60))
+
+    changing = threading.Thread(target=keep_changing)
+    changing.start()
+    try:
+        with Client(run_dir) as client:
+            events = [next(client.events(["lane"], timeout_s=60)), asyncio.run(watch())]
+            assert list(client.events(["divergence"], timeout_s=0.1)) == []  # other topics do not count
+    finally:
+        seen.set()
+        changing.join()
+    for event in events:
+        assert isinstance(event, Event)
+        assert (event.topic, event.lane) == ("lane", "seen")
+
+
+def test_models_are_added_and_used(rota_up: Start, run_dir: Path, tmp_path: Path, rota: Callable[..., str]) -> None:
+    """Goal: arrays to a model and back, inline and through the tensor store. Method: y = x + 1 on the CPU."""
+    declared = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3]) for name in "xy"]
+    one = onnx.helper.make_tensor("one", onnx.TensorProto.FLOAT, [1], [1.0])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "one"], ["y"])], "plus", declared[:1], declared[1:], [one]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "plus.onnx")
+    rota_up(run_dir, cpu_workers=0, gpu_workers=1, ROTA_REQUIRE="cpu")
+    added = json.loads(rota("model", "add", "plus", str(tmp_path / "plus.onnx"), "--json"))
+    assert (added["deployed"], added["provider"]) == (True, "cpu")
+    with Client(run_dir) as client:
+        for rows in (2, 100_000):
+            result = client.submit("model:plus", {"x": numpy.ones((rows, 3), numpy.float32)}).result(60)
+            assert numpy.array_equal(result.arrays["y"], numpy.full((rows, 3), 2, numpy.float32))
+            assert len(result.tensors) == (rows > 2)
+            assert result.provenance is not None
+
+
+def test_a_closed_client_says_so(run_dir: Path) -> None:
+    """Goal: a use after the end is an error, and nobody waits for ever. Method: close both kinds."""
+    client = Client(run_dir)
+    client.close()
+    with pytest.raises(LocalError, match="closed"):
+        client.submit("echo", b"")
+
+    async def scenario() -> None:
+        async with AsyncClient(run_dir) as client:
+            waiting = asyncio.create_task(client.submit("echo", b""))
+            await asyncio.sleep(0)
+        with pytest.raises(LocalError, match="closed"):
+            await waiting
+
+    asyncio.run(scenario())
 
 
 def test_a_client_keeps_to_its_thread(run_dir: Path) -> None:
