@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from rota.common.errors import ProtocolError, RotaError, error_from_wire
+from rota.common.errors import LocalError, ProtocolError, RotaError, error_from_wire
 from rota.common.limits import RUN_TASKS_MAX
 from rota.common.messages import (
     Accepted,
@@ -112,7 +112,10 @@ class Session:
     def take_number(self, wanted: int | None = None) -> int:
         """Return the number of the next input: the wanted one, or one more than ever before."""
         number = self._next_number if wanted is None else wanted
-        assert 0 < number < PAIR_NUMBERS_FROM, number
+        if not 0 < number < PAIR_NUMBERS_FROM:
+            raise LocalError(f"number {number} is not in 1..{PAIR_NUMBERS_FROM - 1}", number=number)
+        if number in self._open:
+            raise LocalError(f"number {number} is in use: its answer has not come yet", number=number)
         self._next_number = max(self._next_number, number + 1)
         return number
 

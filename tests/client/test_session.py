@@ -15,7 +15,7 @@ from rota.client.session import (
     Session,
 )
 from rota.common import limits, messages
-from rota.common.errors import Busy, Expired, ProtocolError, VersionMismatch
+from rota.common.errors import Busy, Expired, LocalError, ProtocolError, VersionMismatch
 from rota.common.wire import FROM_PRODUCERS, decode, encode
 
 FIRST = 5
@@ -75,6 +75,17 @@ def test_numbers_rise_past_a_number_that_was_given() -> None:
     ]  # fmt: skip
     assert machine.take_number() == 42
     assert machine.take_pair_number() > 1 << 52
+
+
+def test_numbers_that_cannot_be_used_are_refused() -> None:
+    """Goal: a wrong number of the caller's is told to the caller. Method: out of range, and in use."""
+    machine = session()
+    for number in (0, -1, 1 << 52):
+        with pytest.raises(LocalError, match="is not in"):
+            machine.take_number(number)
+    machine.request(submit(machine.take_number(9), b""), 0)
+    with pytest.raises(LocalError, match="in use"):
+        machine.take_number(9)
 
 
 def test_hellos_go_out_every_second_while_something_is_outstanding() -> None:
