@@ -3,13 +3,15 @@
 Who writes here waits for the disk: `append` returns when the records are durable (WAL, synchronous=FULL: one fsync per
 transaction). Every record carries H(chain before it, its body), so that a changed, missing or reordered record is found
 when the file is read, and the place is named. A file that is not ours, of another format version, or damaged is refused
-and never written to.
+and never written to: it is opened for writing only when all of it has been read, because SQLite moves a WAL into its
+file even when it only closes it.
 
 What records mean is in records.py; how to change the format stands there and in docs/JOURNAL.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,9 +23,11 @@ from blake3 import blake3
 from rota.broker import records
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, StorageFull
+from rota.common.file_kit import sync_folder
 
 APPLICATION_ID: Final = 0x524F5441  # "ROTA"
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+_HEAD_BYTES: Final = 100  # of the file; user version at 60, application id at 68, big-endian
 _CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two fsyncs more, and its copying
 _WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (24 + 4_096)  # header and frames: https://www.sqlite.org/fileformat2.html
 _SCHEMA: Final = (
@@ -38,29 +42,29 @@ _SCHEMA: Final = (
 
 
 class Journal:
-    """An open run file. `open` reads all of it once; then only `append` is called."""
+    """An open run file. Read all of it once; from then on only `append` is called."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, read_only: bool) -> None:
         self.path = path
         self.last_number = 0
         self._chain = ZERO_DIGEST
         self._connection = connection
+        self._read_only = read_only
+        self._can_append = False
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Journal:
-        """Open a run file, or make a new one where there is none.
+        """Open a run file, or make a new one where there is none. Call `read` next.
 
         Raises `JournalError` for a file that is not a run file of this format version.
         """
-        _check_head(path)
-        uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
         try:
-            connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            journal = cls(path, connection)
-            journal._prepare(read_only)
-        except sqlite3.Error as error:
-            raise _refusal(path, f"SQLite cannot open it: {error}") from error
-        return journal
+            if not path.exists() and not read_only:
+                _create(path)
+            _check_head(path)
+            return cls(path, _connect(path, "ro"), read_only)
+        except (sqlite3.Error, FileNotFoundError) as error:
+            raise _refusal(path, str(error)) from error
 
     def read(self) -> Iterator[records.Record]:
         """Yield every record from the first to the last, and make the journal ready to append.
@@ -80,8 +84,10 @@ class Journal:
                     )
                 self.last_number = number
                 yield records.decode(body)
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             raise _refusal(self.path, f"after record {self.last_number}: {error}") from error
+        if not self._read_only:
+            self._open_for_append()
 
     def append(self, batch: Sequence[records.Record]) -> None:
         """Write records in one transaction and return when they are on the disk.
@@ -91,6 +97,7 @@ class Journal:
         """
         if not batch:
             return
+        assert self._can_append, "read it first"
         number, chain, rows = self.last_number, self._chain, []
         for record in batch:
             body = records.encode(record)
@@ -112,8 +119,7 @@ class Journal:
         Frames are valid only with the right salts and checksums, so zeros behind the last one are as good as the stale
         frames that SQLite itself leaves there. Without room for it the WAL grows as it is used.
         """
-        wal = self.path.with_name(self.path.name + "-wal")
-        with wal.open("r+b", buffering=0) as file:
+        with _beside(self.path, "-wal").open("r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
                 file.write(bytes(max(0, _WAL_BYTES - size)))
@@ -125,26 +131,13 @@ class Journal:
         """Close the file; what was appended is durable already."""
         self._connection.close()
 
-    def _prepare(self, read_only: bool) -> None:
-        run = self._connection.execute
-        if not read_only:
-            if not run("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-                self._create()
-            run("PRAGMA journal_mode = WAL")
-            run("PRAGMA synchronous = FULL")
-            run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-        (application,) = run("PRAGMA application_id").fetchone()
-        (version,) = run("PRAGMA user_version").fetchone()
-        if application != APPLICATION_ID:
-            raise _refusal(self.path, "an SQLite file, but not one of rota's")
-        if version != records.FORMAT_VERSION:
-            raise _refusal(self.path, f"format version {version}; this rota reads version {records.FORMAT_VERSION}")
-
-    def _create(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            self._connection.execute(statement)
-        self._connection.execute("COMMIT")
+    def _open_for_append(self) -> None:
+        self._connection.close()
+        self._connection = _connect(self.path, "rw")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        self._can_append = True
 
     def _abandon(self) -> None:
         """Leave the transaction; SQLite may have rolled back by itself, and on a full disk even that can fail."""
@@ -160,20 +153,49 @@ def link(chain: bytes, body: bytes) -> bytes:
     return blake3(chain + body).digest()
 
 
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _create(path: Path) -> None:
+    """Make a run file aside and move it to its place, so that what is there is never half made."""
+    wal = _beside(path, "-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise _refusal(path, f"it is not there, but its {path.name}-wal is; the two belong together")
+    draft = _beside(path, ".draft")
+    for leftover in (draft, *(_beside(draft, suffix) for suffix in ("-journal", "-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)
+    with contextlib.closing(_connect(draft, "rwc")) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
 def _check_head(path: Path) -> None:
-    """Refuse a file that SQLite would take for an empty or foreign database and write to."""
-    if not path.exists():
-        return
+    """Look at the first bytes without SQLite, which would write to an empty file and to a foreign one with a WAL."""
     with path.open("rb") as file:
-        head = file.read(len(_SQLITE_MAGIC))
-    if head != _SQLITE_MAGIC:
-        what = "it is empty" if not head else "it does not begin like an SQLite file"
-        raise _refusal(path, what)
+        head = file.read(_HEAD_BYTES)
+    if head[:16] != _SQLITE_MAGIC or len(head) < _HEAD_BYTES:
+        raise _refusal(path, "it does not begin like an SQLite file" if head else "it is empty")
+    version, application = int.from_bytes(head[60:64]), int.from_bytes(head[68:72])
+    if application != APPLICATION_ID:
+        raise _refusal(path, "an SQLite file, but not one of rota's")
+    if version != records.FORMAT_VERSION:
+        raise _refusal(path, f"format version {version}; this rota reads version {records.FORMAT_VERSION}")
 
 
 def _refusal(path: Path, why: str) -> JournalError:
     return JournalError(
         f"{path} is not a run file that can be used: {why}. Nothing was written to it; "
-        "move it away, restore it from a copy, or start in another folder with --dir",
+        "move it away together with its -wal file, restore both from a copy, or start in another folder with --dir",
         path=str(path),
     )
