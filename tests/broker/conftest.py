@@ -1,0 +1,44 @@
+"""The core in a test: `make_broker` and `broker`; every broker that a test made is checked when the test is over.
+
+The kit, the agent language and the reference are plain modules beside this file; pytest's importlib mode does not put
+a test's folder on the path, so it is done here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from core_kit import Broker  # noqa: E402 - the path comes first
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="record the golden transcripts of tests/broker anew")
+
+
+@pytest.fixture
+def make_broker() -> Iterator[Callable[..., Broker]]:
+    """Make brokers; after the test, assert their invariants and that their journals fold to the same world."""
+    made: list[Broker] = []
+
+    def make(**settings: Any) -> Broker:
+        made.append(Broker(**settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.check()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    """A broker with the agent `counter` deployed in lane main by producer `alice`, and no worker."""
+    made = make_broker()
+    made.producer("setup").deploy("counter")
+    return made

@@ -1,0 +1,233 @@
+"""What a lane means, done one task at a time: the execution model, parts 2 to 4 and 8, with nothing in it to be fast.
+
+The reference takes a lane's inputs at the positions where they took effect and runs everything else itself, task after
+task in line order. It knows nothing of workers, dispatch, folds, completions or restarts. What it shares with the core
+are words (records, outcomes) and the agent language, no code that decides anything. It is for derived lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import scripted
+from blake3 import blake3
+
+from rota.broker import records
+from rota.common.work import Code, Done, Emit, Failed, Outcome, ReplyTo, TaskInput
+
+UNPLACED = (records.Epoch, records.Completed, records.Mark, records.Diverged)
+
+
+@dataclass
+class Stamped:
+    """One stamped task."""
+
+    turn: int
+    target: str
+    payload: bytes
+    priority: int
+    kind: str
+    sender: str | None
+    now_ms: int
+    asked_by: tuple[int, int] | None  # the turn that emitted it, and its place among the emits there
+    reply_to: ReplyTo | None
+    caught: Failed | None = None
+    code: Code | None = None  # this and the next: bound at issue
+    emits_max: int = 0
+    outcome: Outcome | None = None
+
+
+@dataclass
+class Reference:
+    """A lane that executes in line order. `turn_of` translates the numbers that cancels and retries name."""
+
+    opened: records.Opened
+    turn_of: dict[int, int]
+    retired: int = 0
+    digest: bytes = bytes(32)
+    next_turn: int = 1
+    waiting: list[Stamped] = field(default_factory=list)
+    line: list[Stamped] = field(default_factory=list)
+    done: dict[int, Stamped] = field(default_factory=dict)
+    dead: dict[int, Stamped] = field(default_factory=dict)
+    timers: dict[tuple[int, int], tuple[str, Emit]] = field(default_factory=dict)
+    states: dict[str, bytes] = field(default_factory=dict)
+    passes: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.window = self.opened.settings.window
+        self.paused = self.opened.paused
+        self.deploys = dict(self.opened.deploys)
+
+    def run_to(self, position: int) -> None:
+        """Execute and retire the head of the line until so many tasks are retired."""
+        while self.retired < position:
+            self._execute_head()
+
+    def take(self, record: Any) -> None:
+        """Let an input take effect where it did."""
+        self.run_to(record.position)
+        match record:
+            case records.Submitted():
+                self._submit(record)
+            case records.Deployed():
+                self.deploys[record.name] = record.code
+            case records.Cancelled():
+                self._catch(record.seq, Failed("cancelled", "cancelled on request", (), 0))
+            case records.Verdict():
+                self._catch(record.seq, Failed(record.failure, record.message, (), 0))
+            case records.TimerFired():
+                sender, emit = self.timers.pop((record.turn, record.index_of_emit))
+                self._stamp(sender, emit.payload, emit.priority, "timer", sender, record.now_ms)
+            case records.WindowSet():
+                self.window = record.window
+            case records.PauseSet():
+                self.paused = record.paused
+            case records.DeadDropped():
+                for turn in [self.turn_of[seq] for seq in record.seqs] or list(self.dead):
+                    self.dead.pop(turn, None)
+        self._issue()
+
+    # --- stamp and issue -----------------------------------------------------------------------------------------
+
+    def _submit(self, record: records.Submitted) -> None:
+        if record.retry_of is not None:
+            old = self.dead.pop(self.turn_of[record.retry_of])
+            self._stamp(old.target, old.payload, old.priority, "tell", None, record.now_ms)
+        for run in record.runs:
+            for index, payload in enumerate(run.payloads):
+                target = run.targets if isinstance(run.targets, str) else run.targets[index]
+                self._stamp(target, payload, run.priority, "tell", None, record.now_ms)
+
+    def _stamp(
+        self, target: str, payload: bytes, priority: int, kind: str, sender: str | None, now_ms: int,
+        asked_by: tuple[int, int] | None = None, reply_to: ReplyTo | None = None,
+    ) -> None:  # fmt: skip
+        self.waiting.append(
+            Stamped(self.next_turn, target, payload, priority, kind, sender, now_ms, asked_by, reply_to)
+        )
+        self.next_turn += 1
+
+    def _issue(self) -> None:
+        while self.waiting and not self.paused and len(self.line) < self.window:
+            task = self._next()
+            task.code = self.deploys.get(task.target.split("/")[0])
+            emits_max = self._allowance(task.code)
+            if emits_max is None:
+                return
+            task.emits_max = emits_max
+            self._count_passes(task.priority)
+            self.waiting.remove(task)
+            self.line.append(task)
+
+    def _next(self) -> Stamped:
+        """The lowest turn of the highest level; before it, of all levels that starve, the one with the lowest turn."""
+        heads: dict[int, Stamped] = {}
+        for task in self.waiting:  # by turn, so the first of a level is its head
+            heads.setdefault(task.priority, task)
+        starved = [
+            head
+            for level, head in heads.items()
+            if self.passes.get(level, 0) >= self.opened.settings.starvation_passes and len(heads) > 1
+        ]
+        return min(starved, key=lambda task: task.turn) if starved else heads[max(heads)]
+
+    def _count_passes(self, served: int) -> None:
+        """A level counts the issues from higher levels since it was served, or since it had something waiting."""
+        levels = {task.priority for task in self.waiting}
+        self.passes = {level: self.passes.get(level, 0) + (level < served) for level in levels}
+        self.passes[served] = 0
+        if sum(task.priority == served for task in self.waiting) == 1:
+            del self.passes[served]
+
+    def _allowance(self, code: Code | None) -> int | None:
+        """How many tasks may be emitted without ever passing the lane's bound; None: wait for room."""
+        if code is None or code.kind != "agent":
+            return 0
+        promised = sum(task.emits_max for task in self.line)
+        room = self.opened.settings.tasks_max - len(self.waiting) - len(self.line) - len(self.timers) - promised
+        if room >= code.limits.emits_max:
+            return code.limits.emits_max
+        return None if self.line else max(room, 0)
+
+    def _catch(self, seq: int, failure: Failed) -> None:
+        turn = self.turn_of[seq]
+        (task,) = [task for task in [*self.waiting, *self.line] if task.turn == turn]
+        assert task.caught is None
+        task.caught = failure
+
+    # --- execute and retire ----------------------------------------------------------------------------------------
+
+    def _execute_head(self) -> None:
+        task = self.line.pop(0)
+        if task.caught is not None:
+            task.outcome = task.caught
+        elif task.code is None:
+            kind = "unknown_model" if task.target.startswith("model:") else "unknown_agent"
+            task.outcome = Failed(kind, f"{task.target.split('/')[0]!r} was not deployed in this lane", (), 0)
+        else:
+            task.outcome = self._execute(task, task.code)
+        self.retired += 1
+        self._retire(task, task.outcome)
+        self._issue()
+
+    def _execute(self, task: Stamped, code: Code) -> Outcome:
+        seed = self.opened.settings.seed
+        assert seed is not None
+        seen = TaskInput(
+            task.turn, task.kind, task.sender, task.payload, task.now_ms, task.reply_to, (), task.emits_max
+        )
+        before = self.states.get(task.target) if code.kind == "agent" else None
+        outcome, after = scripted.run_task(seed, code, task.target, before, seen)
+        if code.kind == "agent" and after is not None:
+            self.states[task.target] = after
+        return outcome
+
+    def _retire(self, task: Stamped, outcome: Outcome) -> None:
+        self.digest = self._extend(task, outcome)
+        self.done[task.turn] = task
+        if isinstance(outcome, Failed):
+            self.dead[task.turn] = task
+            answer, kind = msgpack.packb([outcome.kind, outcome.message]), "failure"
+        else:
+            answer, kind = outcome.result or b"", "reply"
+            for index, emit in enumerate(outcome.emits):
+                if emit.kind == "timer":
+                    self.timers[(task.turn, index)] = (task.target, emit)
+                else:
+                    origin = (task.turn, index)
+                    self._stamp(emit.target, emit.payload, emit.priority, emit.kind, task.target, task.now_ms, origin)
+        if task.kind == "ask":
+            assert task.sender is not None
+            assert task.asked_by is not None
+            reply_to = ReplyTo(task.turn, *task.asked_by)
+            self._stamp(task.sender, answer, task.priority, kind, task.target, task.now_ms, None, reply_to)
+
+    def _extend(self, task: Stamped, outcome: Outcome) -> bytes:
+        """H(previous, turn, the task's content and code digest, outcome, new state digest, emitted tasks)."""
+        code_digest = None if task.code is None else task.code.digest
+        content = [
+            task.turn, task.target, task.kind, task.sender, task.priority, task.payload, (), task.reply_to, code_digest
+        ]  # fmt: skip
+        if isinstance(outcome, Done):
+            state = self.states.get(task.target) if task.code is not None and task.code.kind == "agent" else None
+            state_digest = None if state is None else blake3(state).digest()
+            effect: list[Any] = [0, outcome.result, outcome.tensors, outcome.emits]
+        else:
+            state_digest, effect = None, [1, outcome.kind, outcome.message]
+        return blake3(msgpack.packb([self.digest, *content, effect, state_digest])).digest()
+
+
+def run_reference(journal: list[Any], turn_of: dict[int, int], retired: dict[str, int]) -> dict[str, Reference]:
+    """Run the inputs of a journal, lane by lane, each up to `retired` tasks. Completions are not looked at."""
+    lanes: dict[str, Reference] = {}
+    for record in journal:
+        if isinstance(record, records.Opened):
+            lanes[record.lane] = Reference(record, turn_of)
+        elif not isinstance(record, UNPLACED):
+            lanes[record.lane].take(record)
+    for name, lane in lanes.items():
+        lane.run_to(retired[name])
+    return lanes

@@ -1,0 +1,176 @@
+"""A small agent language: what a task does is written in its payload, and is a function of state and task alone.
+
+A program is a JSON list of steps, run in order:
+
+    ["add", n]                             add to the counter, which is the agent's state
+    ["tell", target, program, priority?]   emit a message; ["ask", ...] wants the outcome back
+    ["timer", delay_ms, program]           emit a message to oneself
+    ["spawn", n, target]                   emit n messages with empty programs
+    ["fail", text] ["trap"]                fail
+    ["log", text] ["size", n] ["grow", n]  write a log line, make the result or the state n bytes longer
+    ["hang"] ["die"] ["refuse"]            no outcome: run past the time limit, kill the worker, be refused by it
+
+The result holds everything that a task can see of its world, so whatever should not be visible shows in the digest.
+The simulated workers and the sequential reference run the same function.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgpack
+
+from rota.common.digests import digest, entropy
+from rota.common.work import (
+    AGENT,
+    ASK,
+    FAILURE,
+    FUNCTION,
+    MODEL,
+    REPLY,
+    TELL,
+    TIMER,
+    Code,
+    Done,
+    Emit,
+    Failed,
+    FoldResult,
+    Limits,
+    Outcome,
+    TaskInput,
+)
+
+
+class NoOutcome(Exception):
+    """The task does not come to an end: `why` is hang, die or refuse."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+def program(*steps: Any) -> bytes:
+    """Return the payload that runs these steps."""
+    return json.dumps(steps, separators=(",", ":")).encode()
+
+
+def code(name: str, kind: str = AGENT, **limits: int) -> Code:
+    """Return code of the small language; names only tell digests apart."""
+    return Code(digest(name.encode()), kind, limits=Limits(**limits))
+
+
+def run_task(
+    seed: bytes, bound: Code, address: str, state: bytes | None, task: TaskInput
+) -> tuple[Outcome, bytes | None]:
+    """Run one task and return its outcome and the state after it."""
+    steps = _steps(task)
+    if steps is None:
+        return Failed("bad_input", "not a program", (), 0), state
+    before = _State(state)
+    run = _Run(address, _State(state))
+    for step in steps:
+        failure = run.take(step)
+        if failure is not None:
+            return Failed(*failure, tuple(run.log), len(steps)), state
+    if len(run.emits) > task.emits_max:
+        text = f"{len(run.emits)} emits, {task.emits_max} allowed"
+        return Failed("overflow", text, tuple(run.log), len(steps)), state
+    after = run.state
+    seen = [after.counter, task.turn, task.kind, task.sender, task.reply_to, task.now_ms, bound.digest.hex()[:4]]
+    result = json.dumps([*seen, entropy(seed, task.turn).hex()[:8]]).encode() + b" " * run.padding
+    changed = bound.kind == AGENT and (after.counter, after.padding) != (before.counter, before.padding)
+    packed = after.pack() if changed else state
+    state_digest = digest(packed) if changed and packed is not None else None
+    return Done(result, state_digest, tuple(run.emits), tuple(run.log), len(steps), ()), packed
+
+
+def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks: list[TaskInput]) -> FoldResult:
+    """Run tasks one after another, as a worker does. Raises `NoOutcome("die")` if one of them kills the worker."""
+    outcomes: list[Outcome] = []
+    current, changed = state, False
+    for task in tasks:
+        try:
+            outcome, current = run_task(seed, bound, address, current, task)
+        except NoOutcome as end:
+            if end.why == "die":
+                raise
+            stopped: Any = "timeout" if end.why == "hang" else "refused"
+            left = current if changed else None
+            return FoldResult(tuple(outcomes), left, stopped, "no such device" if stopped == "refused" else "")
+        changed = changed or (type(outcome) is Done and outcome.state_digest is not None)
+        outcomes.append(outcome)
+    return FoldResult(tuple(outcomes), current if changed else None)
+
+
+class _State:
+    """The counter and how many bytes stand behind it."""
+
+    def __init__(self, packed: bytes | None) -> None:
+        self.counter = 0 if packed is None else int(packed.split(b" ", 1)[0])
+        self.padding = 0 if packed is None else packed.count(b" ")
+
+    def pack(self) -> bytes:
+        return b"%d" % self.counter + b" " * self.padding
+
+
+class _Run:
+    """What a task has done so far."""
+
+    def __init__(self, address: str, state: _State) -> None:
+        self.address = address
+        self.state = state
+        self.emits: list[Emit] = []
+        self.log: list[str] = []
+        self.padding = 0
+
+    def take(self, step: Any) -> tuple[str, str] | None:
+        """Carry out a step; return kind and message if it fails."""
+        match step:
+            case ["add", int(n)]:
+                self.state.counter += n
+            case ["tell" | "ask" as kind, str(target), list(steps)]:
+                self._emit(target, steps, 0, kind)
+            case ["tell" | "ask" as kind, str(target), list(steps), int(priority)]:
+                self._emit(target, steps, priority, kind)
+            case ["timer", int(delay_ms), list(steps)]:
+                self.emits.append(Emit(self.address, program(*steps), 0, TIMER, (), delay_ms))
+            case ["spawn", int(n), str(target)]:
+                self.emits += [Emit(target, program(), 0, TELL, (), 0)] * n
+            case ["log", str(text)]:
+                self.log.append(text)
+            case ["size", int(n)]:
+                self.padding = n
+            case ["grow", int(n)]:
+                self.state.padding += n
+            case ["fail", str(text)]:
+                return "error", text
+            case ["trap"]:
+                return "trap", "unreachable"
+            case ["hang" | "die" | "refuse" as why]:
+                raise NoOutcome(why)
+            case _:
+                return "bad_input", f"no such step: {step}"
+        return None
+
+    def _emit(self, target: str, steps: list[Any], priority: int, kind: str) -> None:
+        self.emits.append(Emit(target, program(*steps), priority, ASK if kind == "ask" else TELL, (), 0))
+
+
+def _steps(task: TaskInput) -> list[Any] | None:
+    """The steps of a task; answers to what the agent asked are counted in its state."""
+    if task.kind == FAILURE:
+        kind, _ = msgpack.unpackb(task.payload)
+        return [["add", 1000], ["log", kind]]
+    try:
+        steps = json.loads(task.payload)
+    except ValueError:
+        return None
+    if task.kind == REPLY:
+        return [["add", 100 + steps[0]]]
+    return steps if isinstance(steps, list) else None
+
+
+COUNTER = code("counter")
+FUNCTION_CODE = code("function", FUNCTION)
+MODEL_CODE = code("model", MODEL)
