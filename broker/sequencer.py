@@ -44,6 +44,7 @@ from rota.common.work import Failed
 MARK_EVERY_TASKS: Final = 4_096  # retired tasks of a lane between two marks in the journal
 _RESULT_BYTES_PER_MESSAGE: Final = 8 << 20
 _RESULTS_PER_MESSAGE: Final = 8_192
+_REFERENCE_BYTES: Final = 100  # digest, dtype and shape of a tensor
 
 
 class Sequencer:
@@ -86,7 +87,7 @@ class Sequencer:
 
     def next_timer_ms(self) -> int | None:
         """Wall time of the next timer, so that the shell need not wake up for nothing."""
-        return self._timers[0][0] if self._timers else None
+        return self._timers[0][0] if self._timers and not self.storage_full else None
 
     # --- what the functions over this class use ------------------------------------------------------------------
 
@@ -219,10 +220,16 @@ class Sequencer:
             size = 0
             for item in items:
                 batch.append(item)
-                size += len(item.result) if item.result is not None else 0
+                size += _size(item)
                 if size >= _RESULT_BYTES_PER_MESSAGE or len(batch) >= _RESULTS_PER_MESSAGE:
                     self.reply(FRONTEND, identity, Results(tuple(batch)))
                     batch, size = [], 0
             if batch:
                 self.reply(FRONTEND, identity, Results(tuple(batch)))
         self._results = {}
+
+
+def _size(item: ResultItem) -> int:
+    """About how many bytes an outcome takes on the wire; text counts by its characters."""
+    result = 0 if item.result is None else len(item.result)
+    return result + len(item.message) + sum(map(len, item.log)) + _REFERENCE_BYTES * len(item.tensors)
