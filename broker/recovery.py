@@ -30,7 +30,7 @@ def fold(world: World, found: Iterable[records.Record], progress: Callable[[int]
             world.apply(record)
         except JournalError as error:
             raise JournalError(f"record {number}: {error.message}", number=number, **error.fields) from error
-        except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
+        except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             what = f"record {number} does not follow from those before it ({type(error).__name__}: {error})"
             raise JournalError(what, number=number) from error
         if progress is not None and number % _PROGRESS_EVERY_RECORDS == 0:
