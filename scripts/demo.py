@@ -74,6 +74,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ndemo: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except FetchError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -140,7 +144,9 @@ def _demo(options: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _started(options: argparse.Namespace) -> Iterator[tuple[Up, RunFolder]]:
     """Yield the running processes and their folder; end and remove them afterwards."""
-    from _demo_processes import Up, run_folder
+    from _demo_processes import StartError, Up, run_folder
+
+    from rota.common.errors import RotaError
 
     cpu, gpu = options.cpu_workers, options.gpu_workers
     with run_folder(options.keep) as folder, Up(folder, cpu, gpu) as up:
@@ -149,7 +155,7 @@ def _started(options: argparse.Namespace) -> Iterator[tuple[Up, RunFolder]]:
                 up.wait_ready(step.show)
                 step.show(f"1 broker, {cpu} for agents (CPU), {gpu} for the model (GPU), in {folder.root}")
             yield up, folder
-        except Exception:
+        except (StartError, RotaError, TimeoutError):
             print(f"the last lines that the processes wrote:\n{up.last_lines()}", file=sys.stderr)
             raise
 
