@@ -72,6 +72,10 @@ class Journal:
         Raises `JournalError` at the first record that is damaged, missing or out of its place.
         """
         try:
+            # The chain cannot tell that records are missing at the end; a page that nothing points to tells.
+            (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise _refusal(self.path, str(verdict))
             for number, body, chain in self._connection.execute(
                 "SELECT number, body, chain FROM records ORDER BY number"
             ):
@@ -84,7 +88,7 @@ class Journal:
                     )
                 self.last_number = number
                 yield records.decode(body)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a damaged name stands in the message
             raise _refusal(self.path, f"after record {self.last_number}: {error}") from error
         if not self._read_only:
             self._open_for_append()
