@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from core_kit import Broker  # noqa: E402 - the path comes first
+from core_kit import Broker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
