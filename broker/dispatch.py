@@ -50,11 +50,12 @@ class TaskQueue:
 class Worker:
     """A registered worker and what it holds."""
 
-    __slots__ = ("draining", "held", "held_bytes", "held_tasks", "identity", "seen_ms", "settings")
+    __slots__ = ("draining", "fingerprint", "held", "held_bytes", "held_tasks", "identity", "seen_ms", "settings")
 
-    def __init__(self, identity: bytes, settings: Register, seen_ms: int) -> None:
+    def __init__(self, identity: bytes, settings: Register, fingerprint: int, seen_ms: int) -> None:
         self.identity = identity
         self.settings = settings
+        self.fingerprint = fingerprint  # the number of its record in the journal
         self.seen_ms = seen_ms
         self.held: OrderedDict[int, Assignment] = OrderedDict()
         self.held_tasks = 0
@@ -145,10 +146,10 @@ class Dispatcher:
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
-    def join(self, identity: bytes, settings: Register, now_ms: int) -> Worker:
+    def join(self, identity: bytes, settings: Register, fingerprint: int, now_ms: int) -> Worker:
         """Take a worker that is not known, or no longer."""
         assert settings.worker not in self.workers
-        worker = Worker(identity, settings, now_ms)
+        worker = Worker(identity, settings, fingerprint, now_ms)
         self.workers[settings.worker] = worker
         self._pools[settings.pool].workers.append(worker)
         return worker

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from rota.broker.records import Record
+from rota.common.errors import RotaError
 from rota.common.messages import FrontendReply, FrontendRequest, Query, WorkerMessage, WorkerOrder
 
 FRONTEND: Final = "frontend"
@@ -25,10 +26,14 @@ QUERY: Final = "query"
 
 
 class FromProducer(NamedTuple):
-    """A request came on the frontend. Modules are stored and checked by the shell: a Deploy carries none here."""
+    """A request came on the frontend. Modules are stored and checked by the shell.
+
+    `objection` is what the shell found against the request (a bad module, a missing tensor).
+    """
 
     identity: bytes
     message: FrontendRequest
+    objection: RotaError | None = None
 
 
 class FromQuery(NamedTuple):

@@ -22,7 +22,7 @@ from blake3 import blake3
 from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer
 from rota.common.digests import ZERO_DIGEST
-from rota.common.limits import DEAD_TASKS_MAX
+from rota.common.limits import DEAD_TASKS_MAX, PAYLOAD_BYTES_MAX
 from rota.common.targets import MODEL_PREFIX, code_name
 from rota.common.work import (
     AGENT,
@@ -112,7 +112,7 @@ class Lane:
         # complete.
         self._recorded = opened.settings.policy == RECORDED_POLICY
         self._retire_order: deque[Task] = deque()
-        self._reserved = 0  # emits that the tasks of the line may still make
+        self.reserved = 0  # emits that the tasks of the line may still make
 
     @property
     def load(self) -> int:
@@ -290,7 +290,7 @@ class Lane:
         """
         if code is None or code.kind != AGENT:
             return 0
-        room = self.settings.tasks_max - self.load - self._reserved
+        room = self.settings.tasks_max - self.load - self.reserved
         wanted = code.limits.emits_max
         if room >= wanted:
             return wanted
@@ -299,7 +299,7 @@ class Lane:
     def _join_line(self, task: Task) -> None:
         self.line_by_turn[task.turn] = task
         self.line_count += 1
-        self._reserved += task.emits_max
+        self.reserved += task.emits_max
         if not self._recorded:
             self._retire_order.append(task)
         verdict = task.run.verdicts.pop(task.index, None) if task.run.verdicts else None
@@ -325,7 +325,7 @@ class Lane:
         assert outcome is not None
         del self.line_by_turn[task.turn]
         self.line_count -= 1
-        self._reserved -= task.emits_max
+        self.reserved -= task.emits_max
         self.retired += 1
         self.digest = self._turn_digest(task, outcome)
         if type(outcome) is Done:
@@ -380,6 +380,8 @@ class Lane:
         assert asker is not None
         assert asked is not None
         emits = len(outcome.emits) if type(outcome) is Done else 0
+        if type(outcome) is Done and len(outcome.result or b"") > PAYLOAD_BYTES_MAX:
+            outcome = Failed("bad_output", f"a result of over {PAYLOAD_BYTES_MAX} bytes cannot be a reply", (), 0)
         if type(outcome) is Done:
             answer = Emit(asker, outcome.result or b"", task.run.priority, REPLY, outcome.tensors, 0)
         else:
@@ -461,7 +463,7 @@ class Lane:
         assert self.next_turn - 1 == self.retired + self.waiting_count + self.line_count
         assert self._levels == sorted(self._levels)
         assert self._levels == sorted(level for level, runs in self._waiting.items() if runs)
-        assert self._reserved == sum(task.emits_max for task in line)
+        assert self.reserved == sum(task.emits_max for task in line)
         assert self.paused or self.waiting_count == 0 or self.line_count > 0, "waits with an empty line"
         assert not line or line[0].outcome is None, "the head of the line is complete and not retired"
         assert not self._recorded or all(task.outcome is None for task in line)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rota.common.digests import digest
 from rota.common.errors import CodeError, StorageFull
+from rota.common.file_kit import sync_folder
 from rota.common.messages import Deploy
 from rota.common.wasm_module import check_interface, inspect_module
 from rota.common.work import MODEL
@@ -23,20 +24,19 @@ class ModuleStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def admit(self, request: Deploy) -> Deploy:
-        """Check and keep the module that a deploy brings; return the deploy without it.
+    def admit(self, request: Deploy) -> None:
+        """Check and keep the module that a deploy brings.
 
         Raises `CodeError` if the module cannot be what the deploy says, `StorageFull` if it cannot be written.
         """
         code = request.code
         if code.kind == MODEL:
-            return request._replace(module=None)  # models are kept by the GPU workers' repository
+            return  # models are kept by the GPU workers' repository
         module = request.module if request.module is not None else self._read(code.digest)
         if digest(module) != code.digest:
             raise CodeError(f"{request.name}: the module's digest is not the one that was announced; send it again")
         check_interface(inspect_module(module), code.kind, dict(code.exports))
         self._write(code.digest, module)
-        return request._replace(module=None)
 
     def _read(self, code: bytes) -> bytes:
         try:
@@ -55,6 +55,7 @@ class ModuleStore:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)
+            sync_folder(self._folder)
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise StorageFull(f"{path.parent}: {error.strerror}; free some space and deploy again") from error

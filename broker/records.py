@@ -39,6 +39,7 @@ class Kind(IntEnum):
     COMPLETED = 11
     MARK = 12
     DIVERGED = 13
+    FINGERPRINT = 14
 
 
 class Origin(NamedTuple):
@@ -161,10 +162,22 @@ class CompletedFold(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """A worker's folds completed."""
+    """A worker's folds completed. `fingerprint` is the number of the worker's Fingerprint record."""
 
     lane: str
+    fingerprint: int
     folds: tuple[CompletedFold, ...]
+
+
+class Fingerprint(NamedTuple):
+    """A worker with these facts (versions, engine profile, device) joined; written once for each set of facts.
+
+    Numbers are dense, from 1, over the whole journal.
+    """
+
+    number: int
+    pool: str
+    facts: tuple[tuple[str, str], ...]
 
 
 class Mark(NamedTuple):
@@ -200,6 +213,7 @@ Record = (
     | Completed
     | Mark
     | Diverged
+    | Fingerprint
 )
 
 _KIND_OF: Final[dict[type, int]] = {
@@ -216,6 +230,7 @@ _KIND_OF: Final[dict[type, int]] = {
     Completed: Kind.COMPLETED,
     Mark: Kind.MARK,
     Diverged: Kind.DIVERGED,
+    Fingerprint: Kind.FINGERPRINT,
 }
 _CLASS_OF: Final[dict[int, Any]] = {int(kind): cls for cls, kind in _KIND_OF.items()}
 
@@ -294,8 +309,8 @@ def _deployed(values: Any) -> Deployed:
 
 
 def _completed(values: Any) -> Completed:
-    lane, folds = values
-    return Completed(lane, tuple([_fold(fold) for fold in folds]))
+    lane, fingerprint, folds = values
+    return Completed(lane, fingerprint, tuple([_fold(fold) for fold in folds]))
 
 
 def _fold(value: Any) -> CompletedFold:

@@ -15,7 +15,7 @@ from rota.broker.results import watch
 from rota.broker.tasks import Run, Task, Watcher
 from rota.common import errors, messages
 from rota.common.digests import digest_of, lane_seed
-from rota.common.limits import CONNECTIONS_MAX, DEPLOYS_MAX, LANES_MAX, RUN_TASKS_MAX
+from rota.common.limits import CONNECTIONS_MAX, DEPLOYS_MAX, LANES_MAX, PENDING_DEPLOYS_MAX, RUN_TASKS_MAX
 from rota.common.work import MODEL, Code
 
 if TYPE_CHECKING:
@@ -26,26 +26,31 @@ if TYPE_CHECKING:
 DEFAULT_LANE: Final = "main"
 
 
-def take(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> None:
-    """Carry out a request or refuse it."""
+def take(
+    core: Sequencer, identity: bytes, request: messages.FrontendRequest, objection: errors.RotaError | None
+) -> None:
+    """Carry out a request or refuse it. `objection` is what the shell found against it; a repeat is answered anyway."""
     try:
         _refuse_if_closed(core, identity, request)
+        if objection is not None and not _is_repeat(core, identity, request):
+            raise objection
         _HANDLERS[type(request)](core, identity, request)
     except errors.RotaError as error:
         core.reply(FRONTEND, identity, messages.Refused(request.number, error.code, error.message, error.fields))
 
 
 def _refuse_if_closed(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> None:
-    if isinstance(request, messages.Hello | messages.Await | messages.Drain):
+    if isinstance(request, messages.Hello):
         return
     if identity not in core.connections:
-        raise errors.ProtocolError(
-            "say Hello first: the broker does not know which producer this connection belongs to"
-        )
+        raise errors.NotGreeted("say Hello first: the broker does not know which producer this connection belongs to")
+    if isinstance(request, messages.Await | messages.Drain):
+        return
     if core.storage_full:
         raise errors.StorageFull(
             f"the journal cannot be written ({core.storage_full}): nothing was accepted; free some space",
             reason=core.storage_full,
+            pending=False,
         )
     if core.draining and isinstance(request, messages.Submit):
         raise errors.Draining(
@@ -121,7 +126,7 @@ def _is_open(core: Sequencer, seq: int) -> bool:
 
 
 def _submit(core: Sequencer, identity: bytes, request: messages.Submit) -> None:
-    origin = _origin(core, identity, request, (request.lane, request.runs, request.now_ms, request.retry_of))
+    origin = _submit_origin(core, identity, request)
     accepted = core.world.producers.old_answer(origin)
     if accepted is None:
         lane = _lane(core, request.lane)
@@ -138,6 +143,19 @@ def _submit(core: Sequencer, identity: bytes, request: messages.Submit) -> None:
         _await(core, identity, messages.Await(request.number, accepted.first_seq, accepted.tasks))
 
 
+def _submit_origin(core: Sequencer, identity: bytes, request: messages.Submit) -> records.Origin:
+    return _origin(core, identity, request, (request.lane, request.runs, request.now_ms, request.retry_of))
+
+
+def _is_repeat(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> bool:
+    """Whether a request took effect before; only those matter to which the shell can object."""
+    if isinstance(request, messages.Submit):
+        return core.world.producers.old_answer(_submit_origin(core, identity, request)) is not None
+    if isinstance(request, messages.Deploy):
+        return core.world.producers.old_answer(_deploy_origin(core, identity, request)) is not None
+    return False
+
+
 def _check_submit(lane: Lane, request: messages.Submit) -> int:
     """Return how many tasks a submit stamps, if it may."""
     count = sum(len(run.payloads) for run in request.runs)
@@ -149,9 +167,10 @@ def _check_submit(lane: Lane, request: messages.Submit) -> int:
         count = 1
     if not 0 < count <= RUN_TASKS_MAX:
         raise errors.BadPayload(f"a submit holds 1 to {RUN_TASKS_MAX} tasks, got {count}: split it", tasks=count)
-    if lane.load + count > lane.settings.tasks_max:
+    if lane.load + lane.reserved + count > lane.settings.tasks_max:
         raise errors.Busy(
-            f"lane {lane.name!r} holds {lane.load} tasks of at most {lane.settings.tasks_max}: wait and send again",
+            f"lane {lane.name!r} holds {lane.load} tasks of at most {lane.settings.tasks_max}, "
+            f"and keeps room for {lane.reserved} that its line may emit: wait and send again",
             lane=lane.name,
             load=lane.load,
             tasks_max=lane.settings.tasks_max,
@@ -262,9 +281,9 @@ class PendingDeploys:
     again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, boot: int) -> None:
         self._by_number: dict[int, _PendingDeploy] = {}
-        self._next_number = 1
+        self._next_number = (boot << 32) + 1  # an answer to a broker before this one is no answer to us
 
     def add(self, core: Sequencer, identity: bytes, request: messages.Deploy, origin: records.Origin) -> None:
         """Ask a worker, now or when one is there; a request that was sent again replaces the first."""
@@ -272,7 +291,9 @@ class PendingDeploys:
             if pending.origin == origin and origin.producer:
                 pending.identity = identity
                 return
-        pending = _PendingDeploy(self._next_number, identity, request, origin)
+        if len(self._by_number) >= PENDING_DEPLOYS_MAX:
+            raise errors.Busy(f"{PENDING_DEPLOYS_MAX} deploys wait for a worker: start one, or deploy without a check")
+        pending = _PendingDeploy(self._next_number, identity, request._replace(module=None), origin)
         self._next_number += 1
         self._by_number[pending.number] = pending
         self._ask(core, pending)
@@ -285,9 +306,10 @@ class PendingDeploys:
 
     def settle(self, core: Sequencer, prepared: messages.Prepared) -> None:
         """A worker has looked: let the deploy take effect, or refuse it with what the worker says."""
-        pending = self._by_number.pop(prepared.number, None)
-        if pending is None:
+        pending = self._by_number.get(prepared.number)
+        if pending is None or pending.worker != prepared.worker:
             return
+        del self._by_number[prepared.number]
         if not prepared.ok:
             code = errors.CodeError.code
             refused = messages.Refused(pending.request.number, code, prepared.message, {"name": pending.request.name})
@@ -314,8 +336,7 @@ class PendingDeploys:
 
 
 def _deploy(core: Sequencer, identity: bytes, request: messages.Deploy) -> None:
-    assert request.module is None, "the shell stores modules"
-    origin = _origin(core, identity, request, (request.lane, request.name, request.code))
+    origin = _deploy_origin(core, identity, request)
     if _answered(core, identity, origin):
         return
     lane = _lane(core, request.lane)
@@ -324,6 +345,10 @@ def _deploy(core: Sequencer, identity: bytes, request: messages.Deploy) -> None:
         core.deploys.add(core, identity, request, origin)
     else:
         _bind(core, identity, request, origin, {})
+
+
+def _deploy_origin(core: Sequencer, identity: bytes, request: messages.Deploy) -> records.Origin:
+    return _origin(core, identity, request, (request.lane, request.name, request.code))
 
 
 def _check_deploy(lane: Lane, name: str, code: Code) -> None:

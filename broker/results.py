@@ -77,8 +77,8 @@ class Results:
         """Keep a finished task; let the oldest go."""
         outcome = task.outcome
         size = _RESULT_OVERHEAD_BYTES + len(task.payload)
-        if type(outcome) is Done and outcome.result is not None:
-            size += len(outcome.result)
+        if type(outcome) is Done:
+            size += len(outcome.result or b"") + sum([len(emit.payload) for emit in outcome.emits])
         self._by_seq[task.seq] = task
         self._order.append((task.seq, size))
         self._bytes += size
@@ -97,11 +97,19 @@ class Results:
 
 
 def watch(run: Run, watcher: Watcher) -> None:
-    """Have the results of a run's tasks sent to a connection; asking twice is asking once."""
-    if run.watchers is None:
-        run.watchers = [watcher]
-    elif watcher not in run.watchers:
-        run.watchers.append(watcher)
+    """Have the results of a run's tasks sent to a connection.
+
+    Each connection has one range per run, which grows to hold all that it asks for: whoever awaits the tasks of a large
+    run one by one gets some results early.
+    """
+    identity, first, last = watcher
+    kept = []
+    for other in run.watchers or ():
+        if other.identity == identity:
+            first, last = min(first, other.first_seq), max(last, other.last_seq)
+        else:
+            kept.append(other)
+    run.watchers = [*kept, Watcher(identity, first, last)]
 
 
 def result_item(task: Task) -> ResultItem:

@@ -57,7 +57,7 @@ class Sequencer:
         self.host = host
         self.heartbeat_ms = heartbeat_ms
         self.dispatcher = Dispatcher(world.boot)
-        self.deploys = requests.PendingDeploys()
+        self.deploys = requests.PendingDeploys(world.boot)
         self.connections: dict[bytes, str] = {}  # frontend identity -> producer
         self.draining = False
         self.storage_full = ""  # why the journal cannot be written at present
@@ -141,8 +141,8 @@ class Sequencer:
         match event:
             case FromWorker(identity, message):
                 workers.take(self, identity, message)
-            case FromProducer(identity, request):
-                requests.take(self, identity, request)
+            case FromProducer(identity, request, objection):
+                requests.take(self, identity, request, objection)
             case FromQuery(identity, query):
                 self.reply("query", identity, answer(self, query))
             case WorkerDied(worker):

@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 MESSAGES_PER_WAKE: Final = 256  # of one socket before the others get their turn
 TICK_MS: Final = 100
 STORAGE_RETRY_MS: Final = 200
+NEWS_HELD_MAX: Final = 10_000  # events that wait for the journal; watchers see a gap in their numbers
+_SAME_NUMBER: Final = "free some space and send it again under the same number, which answers whether it did"
 
 
 class Server:
@@ -85,7 +87,7 @@ class Server:
         self._next_tick_ms = 0
 
     def serve(self, stop: StopSignals) -> None:
-        """Work until the first stop signal has drained what workers hold, or the second comes."""
+        """Work until told to stop. Whoever wants workers to finish first stops them first, as `rota up` does."""
         poller = zmq.Poller()
         for socket in self._sockets.values():
             poller.register(socket, zmq.POLLIN)
@@ -162,10 +164,13 @@ class Server:
         if name == QUERY:
             return FromQuery(identity, wire.decode(frame, wire.QUERIES))  # type: ignore[arg-type]
         request = wire.decode(frame, wire.FROM_PRODUCERS)
-        if isinstance(request, messages.Deploy):
-            request = self._modules.admit(request)
-        elif isinstance(request, messages.Submit):
-            self._tensors.admit(request)
+        try:
+            if isinstance(request, messages.Deploy):
+                self._modules.admit(request)
+            elif isinstance(request, messages.Submit):
+                self._tensors.admit(request)
+        except RotaError as error:
+            return FromProducer(identity, request, error)  # type: ignore[arg-type]
         return FromProducer(identity, request)  # type: ignore[arg-type]
 
     # --- out ----------------------------------------------------------------------------------------------------------
@@ -180,7 +185,7 @@ class Server:
                 self._watch.remove(worker)
         self._unwritten += effects.records
         self._held += effects.after
-        self._held_news += effects.news
+        self._held_news = (self._held_news + effects.news)[-NEWS_HELD_MAX:]
         if self._storage_full and mono_ms < self._next_retry_ms:
             self._refuse_held("the journal cannot be written at present")
             return
@@ -220,10 +225,9 @@ class Server:
                 kept.append(send)
                 continue
             if send.socket == FRONTEND and isinstance(message, messages.Accepted | messages.Answer):
-                text = f"the journal cannot be written ({reason}); free some space and send again"
-                send = send._replace(
-                    message=messages.Refused(message.number, StorageFull.code, text, {"reason": reason})
-                )
+                text = f"the journal cannot be written ({reason}): this request may still take effect; {_SAME_NUMBER}"
+                fields = {"reason": reason, "pending": True}
+                send = send._replace(message=messages.Refused(message.number, StorageFull.code, text, fields))
             self._outbox.send(send)
         self._held = kept
 

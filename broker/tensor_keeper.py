@@ -30,10 +30,9 @@ class TensorKeeper:
 
     def admit(self, request: Submit) -> None:
         """Renew the lease of every tensor that a submit names; raises `TensorError` for one that is not there."""
-        for run in request.runs:
-            for tensors in run.tensors or ():
-                for ref in tensors:
-                    self._store.touch(ref)
+        named = [ref for run in request.runs for tensors in run.tensors or () for ref in tensors]
+        for ref in dict.fromkeys(named):
+            self._store.touch(ref)
 
     def collect(self, mono_ms: int) -> None:
         """Remove what nobody names and whose lease is over, if it is time to look."""

@@ -7,7 +7,8 @@ allowed) expels the worker; its tasks run again elsewhere.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rota.broker import records
 from rota.broker.dispatch import Assignment, TaskQueue, Worker
@@ -16,7 +17,7 @@ from rota.broker.tasks import Task
 from rota.common import messages
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError
-from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
+from rota.common.limits import HEARTBEATS_MISSED_MAX, MESSAGE_CHARS_MAX, POISON_DEATHS_MAX
 from rota.common.wire import outcome_fields
 from rota.common.work import RECORDED_FAILURES, Done, Failed, FoldResult, Outcome
 
@@ -40,7 +41,8 @@ def take(core: Sequencer, identity: bytes, message: messages.WorkerMessage) -> N
         case messages.Completed():
             _completed(core, worker if known else None, message)
         case messages.Prepared():
-            core.deploys.settle(core, message)
+            if known:
+                core.deploys.settle(core, message)
         case messages.Goodbye():
             if worker is not None and known:
                 _goodbye(core, worker, message.draining)
@@ -93,7 +95,17 @@ def _register(core: Sequencer, identity: bytes, message: messages.Register, work
         died(core, worker.name, "another process registered under its name")
         worker = None
     if worker is None:
-        worker = core.dispatcher.join(identity, message, core.mono_ms)
+        facts = flat_facts(message.fingerprint)
+        odd = _odd_profile(core, message)
+        if odd:
+            error = ProtocolError(odd)
+            _send(core, identity, messages.Refused(0, error.code, error.message, {}))
+            return
+        fingerprint = core.world.fingerprints.get((message.pool, facts))
+        if fingerprint is None:
+            fingerprint = len(core.world.fingerprints) + 1
+            core.commit(records.Fingerprint(fingerprint, message.pool, facts))
+        worker = core.dispatcher.join(identity, message, fingerprint, core.mono_ms)
         core.tell("worker", "", worker=worker.name, joined=True, pool=message.pool, fingerprint=message.fingerprint)
         if core.host and message.host == core.host:
             core.watch(worker.name, message.pid)
@@ -105,6 +117,34 @@ def _register(core: Sequencer, identity: bytes, message: messages.Register, work
     dropped = tuple([number for number in message.holds if number not in worker.held])
     _send(core, identity, messages.Registered(core.world.boot, core.heartbeat_ms, dropped))
     core.deploys.tick(core)
+
+
+def _odd_profile(core: Sequencer, message: messages.Register) -> str:
+    """Say how a worker's engine differs from that of the workers of its pool; empty if it may work beside them.
+
+    Derived results must not depend on who computes them. GPU workers may differ: each of their results names its own.
+    """
+    profile = message.fingerprint.get("profile")
+    for worker in core.dispatcher.workers.values():
+        other = worker.settings.fingerprint.get("profile")
+        if worker.settings.pool == message.pool and other != profile:
+            return (
+                f"worker {message.worker} has engine profile {profile!r}, {worker.name} has {other!r}: "
+                "install the same rota and wasmtime for all workers of a broker"
+            )
+    return ""
+
+
+def flat_facts(fingerprint: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Return a fingerprint as pairs of text in the order of their keys, nested maps with dotted keys."""
+    pairs: list[tuple[str, str]] = []
+    for key in sorted(fingerprint):
+        value = fingerprint[key]
+        if isinstance(value, Mapping):
+            pairs += flat_facts(value, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, value.hex() if isinstance(value, bytes) else str(value)))
+    return tuple(pairs)
 
 
 def _goodbye(core: Sequencer, worker: Worker, draining: bool) -> None:
@@ -139,7 +179,7 @@ def _completed(core: Sequencer, worker: Worker | None, message: messages.Complet
     pairs = list(zip(assignment.folds, message.folds, strict=True))
     folds = tuple([_record(queue, tasks, result) for (queue, tasks), result in pairs if result.outcomes])
     if folds:
-        core.commit(records.Completed(assignment.lane.name, folds))
+        core.commit(records.Completed(assignment.lane.name, assignment.worker.fingerprint, folds))
     core.dispatcher.settle(assignment, message.elapsed_us)
     for (_, tasks), result in pairs:
         if result.stopped == "timeout":
@@ -148,7 +188,7 @@ def _completed(core: Sequencer, worker: Worker | None, message: messages.Complet
             core.decide(task, "timeout", f"it ran longer than {task.code.limits.timeout_ms} ms")
         elif result.stopped == "refused":
             for task in tasks[len(result.outcomes) :]:
-                core.decide(task, "refused", result.reason)
+                core.decide(task, "refused", result.reason[:MESSAGE_CHARS_MAX])
 
 
 def _record(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> records.CompletedFold:

@@ -31,6 +31,7 @@ class World:
         self.results = Results(results_max, results_bytes)
         self.runs = RunIndex()
         self.divergences = 0
+        self.fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._numbering = Numbering()
         self._notes = Notes()
 
@@ -139,6 +140,11 @@ class World:
                 f"(journal: {record.retired}): this version of rota follows other rules than the one that wrote it"
             )
 
+    def _note_fingerprint(self, record: records.Fingerprint) -> None:
+        if record.number != len(self.fingerprints) + 1:
+            raise JournalError(f"fingerprint {record.number} follows {len(self.fingerprints)}: records are missing")
+        self.fingerprints[(record.pool, record.facts)] = record.number
+
     def _note_divergence(self, record: records.Diverged) -> None:
         self.divergences += 1
 
@@ -185,4 +191,5 @@ _APPLY: dict[type, Callable[[World, Any], None]] = {
     records.Completed: World._complete,
     records.Mark: World._meet_mark,
     records.Diverged: World._note_divergence,
+    records.Fingerprint: World._note_fingerprint,
 }

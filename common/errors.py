@@ -18,6 +18,7 @@
     │   └── StaleNumber       a submit number so old that its answer is no longer kept
     ├── TaskFailed            a task's outcome is a failure; kind and message say which
     ├── ProtocolError         bytes that are no message of this protocol
+    │   ├── NotGreeted        a request on a connection that has not said Hello
     │   └── VersionMismatch   the peer speaks another protocol version
     ├── JournalError          a run file that is torn, corrupt or foreign
     └── NotReachable          no broker answered in time
@@ -111,6 +112,10 @@ class ProtocolError(RotaError):
     code = "protocol"
 
 
+class NotGreeted(ProtocolError):
+    code = "hello_first"
+
+
 class VersionMismatch(ProtocolError):
     code = "version"
 
@@ -127,8 +132,8 @@ _BY_CODE: dict[str, type[RotaError]] = {
     cls.code: cls
     for cls in (
         BadTarget, BadPayload, ConfigError, CodeError, TensorError, RemoteError, Busy, Draining, StorageFull,
-        UnknownLane, UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError, VersionMismatch,
-        JournalError, NotReachable,
+        UnknownLane, UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError, NotGreeted,
+        VersionMismatch, JournalError, NotReachable,
     )
 }  # fmt: skip
 

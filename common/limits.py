@@ -40,9 +40,9 @@ WINDOW_TASKS_MAX: Final = 65_536
 LANE_TASKS_DEFAULT: Final = 1_000_000  # stamped and unretired tasks: the bound behind Busy and `overflow`
 STARVATION_PASSES_DEFAULT: Final = 64  # a waiting priority level is served after so many issues from higher levels
 LANES_MAX: Final = 1_024
+PENDING_DEPLOYS_MAX: Final = 64  # deploys that wait for a worker to look at them, per broker
 DEPLOYS_MAX: Final = 4_096  # names per lane
 DEAD_TASKS_MAX: Final = 10_000  # dead letters kept per lane; the oldest is dropped first
-TIMERS_MAX: Final = 100_000  # waiting timers per lane
 
 # --- results and producers ------------------------------------------------------------------------
 RESULTS_KEPT_MAX: Final = 200_000  # results kept for a later ask, per broker

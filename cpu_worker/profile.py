@@ -16,7 +16,6 @@ import threading
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Final
-from unicodedata import unidata_version
 
 import wasmtime
 from wasmtime import _ffi as ffi
@@ -141,10 +140,12 @@ def profile() -> Mapping[str, Any]:
 
 def fingerprint(engine: wasmtime.Engine) -> Mapping[str, Any]:
     """Return the profile and what this machine adds to it."""
+    settings = digest_of([*ENGINE_SETTINGS, INITIALIZE_FUEL, TABLE_ELEMENTS_MAX, TABLES_MAX]).hex()[:16]
     return {
+        # Must be the same for all CPU workers of a broker: derived results may not depend on who computes them.
+        "profile": f"abi {ABI_VERSION}, wasmtime {WASMTIME_VERSION}, settings {settings}",
         **profile(),
-        # What an address may hold follows Python's Unicode tables; what an agent returns passes MessagePack.
-        "unicode": unidata_version,
+        # What an agent returns passes MessagePack.
         "msgpack": version("msgpack"),
         "machine": platform.machine(),
         "target": native_digest(engine).hex(),
