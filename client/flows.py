@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from rota.client.questions import Questions
 from rota.client.results import Decoder, Result, result_of
 from rota.client.session import Key, Reply, Request, Session
-from rota.common.errors import Busy, NotReachable, RotaError
+from rota.common.errors import Busy, NotReachable, RotaError, StorageFull
 from rota.common.messages import Accepted, ResultItem, Submit, TaskRun
 
 T = TypeVar("T")
@@ -101,17 +101,19 @@ class Flows:
             raise
         finally:
             session.forget(request.number)
+        if isinstance(reply, StorageFull):
+            reply.fields.update(producer=session.producer, number=request.number)  # unknown here too if it is pending
         if isinstance(reply, RotaError):
             raise reply
         return reply
 
     def request_patiently(self, request: Request, deadline_ms: int) -> Flow[Reply]:
-        """Send a request; while the broker says Busy, wait and send it again, until the deadline."""
+        """Send a request; while the broker has no room, wait and send it again (same number), until the deadline."""
         wait_ms = BUSY_WAIT_MS
         while True:
             try:
                 return (yield from self.request(request, deadline_ms))
-            except Busy:
+            except (Busy, StorageFull):
                 until_ms = self._now_ms() + int(wait_ms * (0.5 + self._chance()))
                 if until_ms >= deadline_ms:
                     raise

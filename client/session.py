@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from rota.common.errors import LocalError, ProtocolError, RotaError, error_from_wire
+from rota.common.errors import LocalError, NotGreeted, ProtocolError, RotaError, error_from_wire
 from rota.common.limits import RUN_TASKS_MAX
 from rota.common.messages import (
     Accepted,
@@ -288,12 +288,12 @@ class Session:
     def _on_refused(self, message: Refused, now_ms: int) -> None:
         error = error_from_wire(message.code, message.message, message.fields)
         opened = self._open.get(message.number)
-        if opened is not None:
-            if type(error) is ProtocolError and opened.rejected < REJECTED_MAX:
-                # The socket has found a new broker by itself and our request was there before our Hello.
+        if isinstance(error, NotGreeted) and (opened is None or opened.rejected < REJECTED_MAX):
+            # The socket has found a new broker by itself, and what we sent was there before our Hello.
+            if opened is not None:
                 self._open[message.number] = opened._replace(rejected=opened.rejected + 1)
-                self._start_over(now_ms)
-                return
+            self._start_over(now_ms)
+        elif opened is not None:
             self._close(message.number)
             self._answers[message.number] = error
             self._news.append(("answer", message.number))

@@ -15,7 +15,7 @@ from rota.client.session import (
     Session,
 )
 from rota.common import limits, messages
-from rota.common.errors import Busy, Expired, LocalError, ProtocolError, VersionMismatch
+from rota.common.errors import Busy, Expired, LocalError, NotGreeted, ProtocolError, VersionMismatch
 from rota.common.wire import FROM_PRODUCERS, decode, encode
 
 FIRST = 5
@@ -152,11 +152,11 @@ def test_a_new_boot_does_not_matter_with_nothing_outstanding() -> None:
 
 def test_a_broker_that_asks_for_a_hello_gets_one() -> None:
     """Goal: a request that overtook its Hello at a new broker is not lost, and does not go round for ever. Method:
-    refuse it with `protocol` again and again.
+    refuse it with `hello_first` again and again.
     """
     machine = session()
     machine.request(submit(FIRST, b""), 0)
-    refused = messages.Refused(FIRST, ProtocolError.code, "say Hello first", {})
+    refused = messages.Refused(FIRST, NotGreeted.code, "say Hello first", {})
     for _ in range(2):
         sent(machine)
         give(machine, refused)
