@@ -125,10 +125,13 @@ class Journal:
         """
         with _beside(self.path, "-wal").open("r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
+            missing = max(0, _WAL_BYTES - size)
             try:
-                file.write(bytes(max(0, _WAL_BYTES - size)))
+                has_room = file.write(bytes(missing)) == missing  # with some room but not enough it writes less
                 os.fsync(file.fileno())
             except OSError:
+                has_room = False
+            if not has_room:  # leave what there is to those who need it
                 file.truncate(size)
 
     def close(self) -> None:
