@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from types import NoneType
 from typing import Any, Final
 
 import msgpack
@@ -23,6 +24,9 @@ from rota.common.targets import is_name, is_target
 
 Check = Callable[[Any], Any]
 """Takes a decoded value, returns what the message holds, raises ValueError if it is not allowed."""
+
+_ARGUMENTS_MAX: Final = 16
+_ARGUMENT_CHARS_MAX: Final = 512  # an address has up to 265
 
 
 class Tag(IntEnum):
@@ -244,6 +248,30 @@ def _digest(value: Any) -> bytes:
 def _mapping(value: Any) -> dict[str, Any]:
     if type(value) is not dict or not all(type(key) is str for key in value):
         raise ValueError(f"wants a map with text keys, got {_short(value)}")
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    """Level by level: whoever prints or packs a value later recurses into it, and would not come back."""
+    level: list[Any] = [value]
+    for _ in range(limits.VALUE_DEPTH_MAX):
+        inner = [item.values() if type(item) is dict else item for item in level]
+        level = [item for items in inner for item in items if type(item) in (list, dict)]
+        if not level:
+            return
+    raise ValueError(f"wants at most {limits.VALUE_DEPTH_MAX} levels of lists and maps inside each other")
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    """Of a question: a few plain values, because refusals repeat them."""
+    if type(value) is not dict or len(value) > _ARGUMENTS_MAX:
+        raise ValueError(f"wants a map of at most {_ARGUMENTS_MAX} arguments, got {_short(value)}")
+    for name, argument in value.items():
+        if type(name) is not str or type(argument) not in (str, int, bool, NoneType):
+            raise ValueError(f"wants text, integers, booleans or nil by name, got {_short(argument)}")
+        if max(len(name), len(argument) if type(argument) is str else 0) > _ARGUMENT_CHARS_MAX:
+            raise ValueError(f"wants names and texts of at most {_ARGUMENT_CHARS_MAX} characters")
     return value
 
 
@@ -407,7 +435,7 @@ SCHEMA: Final[Mapping[int, tuple[Any, tuple[Check, ...]]]] = {
     Tag.ANSWER: (messages.Answer, (_number, _anything)),
     Tag.REFUSED: (messages.Refused, (_number, _text(64), _message_text, _mapping)),
     Tag.RESULTS: (messages.Results, (_array(_result, limits.MESSAGE_ITEMS_MAX),)),
-    Tag.QUERY: (messages.Query, (_number, _one_of(*messages.QUERIES), _mapping)),
+    Tag.QUERY: (messages.Query, (_number, _one_of(*messages.QUERIES), _arguments)),
     Tag.REGISTER: (
         messages.Register,
         (
