@@ -64,7 +64,7 @@ class Journal:
             _check_head(path)
             return cls(path, _connect(path, "ro"), read_only)
         except (sqlite3.Error, FileNotFoundError) as error:
-            raise _refusal(path, str(error)) from error
+            raise _no_room(path, error) if _is_full(error) else _refusal(path, str(error)) from error
 
     def read(self) -> Iterator[records.Record]:
         """Yield every record from the first to the last, and make the journal ready to append.
@@ -140,10 +140,13 @@ class Journal:
 
     def _open_for_append(self) -> None:
         self._connection.close()
-        self._connection = _connect(self.path, "rw")
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        try:
+            self._connection = _connect(self.path, "rw")
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        except sqlite3.Error as error:
+            raise _no_room(self.path, error) if _is_full(error) else _refusal(self.path, str(error)) from error
         self._can_append = True
 
     def _abandon(self) -> None:
@@ -198,6 +201,16 @@ def _check_head(path: Path) -> None:
         raise _refusal(path, "an SQLite file, but not one of rota's")
     if version != records.FORMAT_VERSION:
         raise _refusal(path, f"format version {version}; this rota reads version {records.FORMAT_VERSION}")
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether SQLite found no room; a size limit of the process comes as an error of the write."""
+    name = error.sqlite_errorname if isinstance(error, sqlite3.OperationalError) else ""
+    return name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC")
+
+
+def _no_room(path: Path, error: Exception) -> StorageFull:
+    return StorageFull(f"{path} cannot be written: {error}; free some space and start again", reason=str(error))
 
 
 def _refusal(path: Path, why: str) -> JournalError:

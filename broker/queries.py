@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rota.broker.lane import Lane
 from rota.broker.results import result_item
-from rota.broker.tasks import Run, Task
+from rota.broker.tasks import DeadTask, Run, Task
 from rota.common import errors, messages
 from rota.common.work import Code, Failed
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 10_000
+_LOG_LINES_SHOWN: Final = 20  # of a dead letter in a list; the task's result has them all
 TASK_STATES: Final = ("waiting", "ready", "running", "completed", "retired")
 
 
@@ -150,19 +151,23 @@ def _tasks(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     state = arguments.get("state")
     if state is not None and state not in TASK_STATES:
         raise errors.BadPayload(f"no task state {state!r}: use one of {', '.join(TASK_STATES)}")
-    chosen = (facts for facts in _all_tasks(core, lane) if state is None or facts["state"] == state)
+    chosen = (facts for facts in _all_tasks(core, lane, state) if state is None or facts["state"] == state)
     return list(islice(chosen, _limit(arguments)))
 
 
-def _all_tasks(core: Sequencer, lane: Lane) -> Iterator[dict[str, Any]]:
-    for task in lane.line():
-        yield _task_facts(task)
-    for run in lane.waiting_runs():
-        for index in range(run.issued, len(run.payloads)):
-            yield _waiting_facts(run, index)
-    for task in reversed(core.world.results.kept()):
-        if task.run.lane == lane.name and task.turn not in lane.line_by_turn:
-            yield {**_task_facts(task), "state": "retired"}
+def _all_tasks(core: Sequencer, lane: Lane, state: str | None) -> Iterator[dict[str, Any]]:
+    """Tasks of a lane, only looking where tasks of that state can be: a lane may have a million waiting."""
+    if state not in ("waiting", "retired"):
+        for task in lane.line():
+            yield _task_facts(task)
+    if state in (None, "waiting"):
+        for run in lane.waiting_runs():
+            for index in range(run.issued, len(run.payloads)):
+                yield _waiting_facts(run, index)
+    if state in (None, "retired"):
+        for task in reversed(core.world.results.kept()):
+            if task.run.lane == lane.name and task.turn not in lane.line_by_turn:
+                yield {**_task_facts(task), "state": "retired"}
 
 
 def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
@@ -218,22 +223,29 @@ def _task(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dead(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """Dead letters, without their payloads; one with its payload if `seq` names it."""
     lane = _lane(core, arguments)
-    return [
-        {
-            "seq": dead.seq,
-            "turn": dead.turn,
-            "target": dead.target,
-            "priority": dead.priority,
-            "kind": dead.failure.kind,
-            "message": dead.failure.message,
-            "log": dead.failure.log,
-            "attempts": dead.attempts,
-            "now_ms": dead.now_ms,
-            "payload": dead.payload,
-        }
-        for dead in islice(lane.dead.values(), _limit(arguments))
-    ]
+    seq = arguments.get("seq")
+    if seq is not None:
+        if seq not in lane.dead:
+            raise errors.UnknownTask(f"lane {lane.name!r} has no dead task {seq}", seq=seq)
+        return [{**_dead_facts(lane.dead[seq]), "payload": lane.dead[seq].payload}]
+    return [_dead_facts(dead) for dead in islice(lane.dead.values(), _limit(arguments))]
+
+
+def _dead_facts(dead: DeadTask) -> dict[str, Any]:
+    return {
+        "seq": dead.seq,
+        "turn": dead.turn,
+        "target": dead.target,
+        "priority": dead.priority,
+        "kind": dead.failure.kind,
+        "message": dead.failure.message,
+        "log": dead.failure.log[:_LOG_LINES_SHOWN],
+        "attempts": dead.attempts,
+        "now_ms": dead.now_ms,
+        "payload_bytes": len(dead.payload),
+    }
 
 
 def _digest(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:

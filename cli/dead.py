@@ -8,8 +8,6 @@ from rota.cli.common_options import Connection, broker_options, json_option, lan
 from rota.cli.exits import ExitCode
 from rota.cli.output import cell, print_facts, print_json, print_table
 from rota.cli.submit import print_outcome
-from rota.common.errors import UnknownTask
-from rota.common.limits import DEAD_TASKS_MAX
 
 
 @click.group()
@@ -57,18 +55,14 @@ def show(connection: Connection, seq: int, lane: str, json: bool) -> None:
     rota dead show 17
     """
     with connection.open() as client:
-        rows = client.query("dead", lane=lane, limit=DEAD_TASKS_MAX)
-    for row in rows:
-        if row["seq"] == seq:
-            if json:
-                print_json(row)
-            else:
-                log = row.pop("log")
-                print_facts(row)
-                for line in log:
-                    click.echo(f"log: {cell(line, full=True)}")
-            return
-    raise UnknownTask(f"lane {lane} has no dead task {seq}: `rota dead ls --lane {lane}` lists them", seq=seq)
+        (row,) = client.query("dead", lane=lane, seq=seq)
+    if json:
+        print_json(row)
+        return
+    log = row.pop("log")
+    print_facts(row)
+    for line in log:
+        click.echo(f"log: {cell(line, full=True)}")
 
 
 @dead.command()

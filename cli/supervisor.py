@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from rota.common.errors import ConfigError
 from rota.common.service import PARENT_FD_VARIABLE, Exit, StopLevel, StopSignals, say_ready
 from rota.common.sockets import WakePair
 
@@ -58,11 +59,25 @@ class Plan(NamedTuple):
 def plan(settings: UpSettings, cpu_workers: int, gpu_workers: int) -> list[Plan]:
     """Return the processes of a run folder: the broker, then the workers. A GPU worker has the device of its number."""
     shared = {"ROTA_DIR": str(settings.folder().root), "ROTA_BIND": settings.bind, "ROTA_LOG_LEVEL": settings.log_level}
+    devices = nvidia_devices()
+    if devices and gpu_workers > devices:
+        raise ConfigError(
+            f"--gpu-workers {gpu_workers}: this host has {devices} GPU, and each takes one worker; a further one would "
+            "fall back to the CPU, whose bits are others"
+        )
     plans = [Plan("broker", "rota.broker", shared)]
     plans += [Plan(f"cpu-{number}", "rota.cpu_worker", shared) for number in range(1, cpu_workers + 1)]
     for number in range(gpu_workers):
         plans.append(Plan(f"gpu-{number + 1}", "rota.gpu_worker", {**shared, "ROTA_DEVICE": str(number)}))
     return plans
+
+
+def nvidia_devices() -> int:
+    """Return how many NVIDIA GPUs the kernel driver of this host lists; 0 where there is none, or no way to tell."""
+    try:
+        return len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return 0
 
 
 class _Phase(Enum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Final, cast, get_args
 
 from rota.common.errors import BadPayload, CodeError, ConfigError, TensorError
 from rota.common.limits import MESSAGE_CHARS_MAX, TENSORS_PER_TASK_MAX
@@ -23,6 +23,9 @@ from rota.gpu_worker.providers import Require, why_no_cuda
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.sessions import SESSIONS_MAX, LoadedModel, LoadInterrupted, Sessions
 from rota.gpu_worker.watchdog import Watchdog
+
+# A fold's outcomes travel in one message: after so many bytes of results the rest of the fold runs again, by itself.
+FOLD_RESULT_BYTES_MAX: Final = 16 << 20
 
 
 class OnnxExecutor:
@@ -76,8 +79,12 @@ class OnnxExecutor:
         try:
             model = self._sessions.get(fold.code.digest)
             provenance = Provenance("recorded", model.opened.provider, model.fingerprint)
+            result_bytes = 0
             for task in fold.tasks:
-                outcomes.append(self._answer(model, task, fold.code.limits))
+                if result_bytes > FOLD_RESULT_BYTES_MAX:
+                    return FoldResult(tuple(outcomes), None, "interrupted", provenance=provenance)
+                outcomes.append(outcome := self._answer(model, task, fold.code.limits))
+                result_bytes += len(outcome.result or b"") if type(outcome) is Done else 0
         except RunEnded as end:
             return FoldResult(tuple(outcomes), None, end.stopped, end.reason, provenance)
         except LoadInterrupted:

@@ -73,7 +73,7 @@ _SMALLEST_MODEL: Final = (
 )
 
 onnxruntime.set_default_logger_severity(3)  # errors only; warnings are caught below or come as exceptions
-onnxruntime.disable_telemetry_events()  # the Windows wheels send usage events
+onnxruntime.disable_telemetry_events()  # the package also reads ORT_DISABLE_TELEMETRY, see __init__.py
 
 
 @dataclass(frozen=True, slots=True)
