@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from rota.broker import records
 from rota.common.digests import ZERO_DIGEST
-from rota.common.errors import JournalError, StorageFull
+from rota.common.errors import JournalError, RotaError, StorageFull
 from rota.common.file_kit import sync_folder
 
 APPLICATION_ID: Final = 0x524F5441  # "ROTA"
@@ -64,7 +64,7 @@ class Journal:
             _check_head(path)
             return cls(path, _connect(path, "ro"), read_only)
         except (sqlite3.Error, FileNotFoundError) as error:
-            raise _no_room(path, error) if _is_full(error) else _refusal(path, str(error)) from error
+            raise _not_usable(path, error) from error
 
     def read(self) -> Iterator[records.Record]:
         """Yield every record from the first to the last, and make the journal ready to append.
@@ -89,7 +89,7 @@ class Journal:
                 self.last_number = number
                 yield records.decode(body)
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a damaged name stands in the message
-            raise _refusal(self.path, f"after record {self.last_number}: {error}") from error
+            raise _not_usable(self.path, error, f"after record {self.last_number}: ") from error
         if not self._read_only:
             self._open_for_append()
 
@@ -146,7 +146,7 @@ class Journal:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         except sqlite3.Error as error:
-            raise _no_room(self.path, error) if _is_full(error) else _refusal(self.path, str(error)) from error
+            raise _not_usable(self.path, error) from error
         self._can_append = True
 
     def _abandon(self) -> None:
@@ -203,14 +203,12 @@ def _check_head(path: Path) -> None:
         raise _refusal(path, f"format version {version}; this rota reads version {records.FORMAT_VERSION}")
 
 
-def _is_full(error: Exception) -> bool:
-    """Whether SQLite found no room; a size limit of the process comes as an error of the write."""
+def _not_usable(path: Path, error: Exception, where: str = "") -> RotaError:
+    """Tell a file that is damaged from one that there is no room for: even reading takes some, for the -shm file."""
     name = error.sqlite_errorname if isinstance(error, sqlite3.OperationalError) else ""
-    return name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC")
-
-
-def _no_room(path: Path, error: Exception) -> StorageFull:
-    return StorageFull(f"{path} cannot be written: {error}; free some space and start again", reason=str(error))
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
+        return StorageFull(f"{path} cannot be written: {error}; free some space and start again", reason=str(error))
+    return _refusal(path, f"{where}{error}")
 
 
 def _refusal(path: Path, why: str) -> JournalError:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from rota.common.errors import ConfigError, JournalError, ProtocolError, RemoteError, RotaError
+from rota.common.errors import ConfigError, JournalError, ProtocolError, RemoteError, RotaError, StorageFull
 from rota.common.sockets import WakePair
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Exit(IntEnum):
     STOPPED = 3  # told twice: ended at once, with work unfinished that somebody else will do
     CRASH_LOOP = 69  # EX_UNAVAILABLE: a child ended again and again, so `rota up` gave up
     BUG = 70  # EX_SOFTWARE: an error in Rota; the log has the traceback
-    STORAGE = 74  # EX_IOERR: the run file is torn, corrupt, foreign or in use
+    STORAGE = 74  # EX_IOERR: the run file is torn, corrupt or foreign, or has no room to grow
     REFUSED = 76  # EX_PROTOCOL: the broker does not take this process, or does not speak its protocol version
     CONFIG = 78  # EX_CONFIG: a setting that cannot be used; starting again changes nothing
 
@@ -67,6 +67,7 @@ def exit_of(error: RotaError) -> Exit:
     """Return the exit code of a process that ends with this error."""
     for kind, code in (
         (JournalError, Exit.STORAGE),
+        (StorageFull, Exit.STORAGE),
         (ProtocolError, Exit.REFUSED),
         (RemoteError, Exit.REFUSED),
         (ConfigError, Exit.CONFIG),
