@@ -61,4 +61,3 @@ def test_seed_is_seen_and_order_counts(rota_up: RotaUp, run_dir: Path, expected:
     assert digests[LANE] == digests["twin"] == (FOREST.tasks, expected.digest)
     assert digests["other"][0] == FOREST.tasks
     assert digests["other"][1] != expected.digest
-
