@@ -357,4 +357,4 @@ QUERIES = (
     "dead",  # {lane, limit?}: dead letters
     "digest",  # {lane}: retired count and lane digest
 )
-TOPICS = ("lane", "task", "worker", "journal", "divergence", "model")
+TOPICS = ("lane", "task", "worker", "journal", "divergence")
