@@ -153,6 +153,15 @@ class Broker:
     def lane(self, name: str = "main") -> Lane:
         return self.core.world.lanes[name]
 
+    def line(self, name: str = "main") -> list[int]:
+        """The turns in a lane's line, in issue order."""
+        return [task.turn for task in self.lane(name).line()]
+
+    def counter(self, address: str, name: str = "main") -> int:
+        """The counter of an agent; 0 if it has no state yet."""
+        agent = self.lane(name).agents.get(address)
+        return int((agent.state if agent is not None else None) or b"0")
+
     def ask(self, what: str, **arguments: Any) -> Any:
         """Ask the query socket; returns the value, or the refusal."""
         self.step(FromQuery(b"q", Query(1, what, arguments)))

@@ -1,0 +1,447 @@
+"""Workers as the broker sees them: joining, silence, death, lies, and answers that come too late."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from core_kit import Broker, SimWorker
+from scripted import MODEL_CODE, code, program
+
+from rota.broker import records
+from rota.common import limits, messages
+from rota.common.digests import digest
+from rota.common.messages import Completed, Registered, Revoke, TaskRun
+from rota.common.work import Done, Emit, Failed, Provenance
+
+ADD = program(["add", 1])
+
+
+def last_registered(worker: SimWorker) -> Registered:
+    return [message for message in worker.inbox if isinstance(message, Registered)][-1]
+
+
+# --- coming and going -----------------------------------------------------------------------------
+
+
+def test_a_worker_registers_and_gets_work(broker: Broker) -> None:
+    """Goal: registration is answered with boot and heartbeat, and work follows. Method: submit first, join later."""
+    broker.producer().submit("counter/a", ADD)
+    worker = broker.worker()
+    assert last_registered(worker) == Registered(1, 1_000, ())
+    assert worker.turns() == [1]
+    assert broker.told("worker", worker="w1", joined=True)
+
+
+def test_a_reconnect_keeps_what_the_worker_holds(broker: Broker) -> None:
+    """Goal: after a reconnect work goes on where it was; what got lost on the way is handed out again, what is no
+    longer wanted is dropped. Method: register again naming one of two orders, and an invented one.
+    """
+    alice = broker.producer()
+    worker = broker.worker(slots=2)
+    alice.submit("counter/a", ADD)
+    alice.submit("counter/b", ADD)
+    kept, lost = worker.orders
+    worker.forget(lost.assignment)
+    worker.identity = b"new connection"
+    broker.workers = {worker.identity: worker}
+    worker.register(holds=(kept.assignment, 99))
+    assert last_registered(worker).dropped == (99,)
+    assert worker.turns() == [1, 2]
+    broker.run()
+    assert (broker.counter("counter/a"), broker.counter("counter/b")) == (1, 1)
+    assert broker.core.late_completions == 0
+
+
+def test_a_message_from_the_old_connection_is_late(broker: Broker) -> None:
+    """Goal: a worker's older connection cannot answer for it. Method: answer from there after a reconnect."""
+    alice, worker = broker.producer(), broker.worker()
+    alice.submit("counter/a", ADD)
+    answer = worker.compute(worker.orders[0])
+    old, worker.identity = worker.identity, b"new connection"
+    broker.workers[worker.identity] = worker
+    worker.register()
+    worker.identity = old
+    worker.say(answer)
+    assert broker.core.late_completions == 1
+    assert broker.lane().retired == 0
+
+
+def test_another_process_under_a_name_replaces_the_first(broker: Broker) -> None:
+    """Goal: a restarted worker is not taken for the dead one. Method: the same name with another pid."""
+    alice = broker.producer()
+    broker.worker("w1", pid=1)
+    alice.submit("counter/a", ADD)
+    second = broker.worker("w1", pid=2, identity=b"second")
+    assert second.turns() == [1]
+    assert len(broker.core.dispatcher.workers) == 1
+    assert broker.told("worker", worker="w1", left=True)
+
+
+def test_work_of_an_older_boot_is_not_taken(broker: Broker) -> None:
+    """Goal: an answer to an order of the broker before this one changes nothing. Method: answer across a restart."""
+    alice, worker = broker.producer(), broker.worker()
+    alice.submit("counter/a", ADD)
+    answer = worker.compute(worker.orders[0])
+    broker.restart()
+    worker.say(answer)
+    assert broker.core.late_completions == 1
+    assert broker.lane().retired == 0
+    worker.finish()
+    assert broker.counter("counter/a") == 1
+
+
+def test_a_worker_of_an_older_boot_is_told_to_drop_what_it_holds(broker: Broker) -> None:
+    """Goal: what was given before a restart is not wanted any more. Method: register with a hold of then."""
+    alice, worker = broker.producer(), broker.worker()
+    alice.submit("counter/a", ADD)
+    held = worker.orders[0].assignment
+    broker.restart()
+    worker.register(boot=1, holds=(held,))
+    assert last_registered(worker).dropped == (held,)
+
+
+def test_an_unknown_worker_is_asked_to_register(broker: Broker) -> None:
+    """Goal: a heartbeat finds out that the broker forgot. Method: restart without registration."""
+    worker = broker.worker()
+    del broker.workers[worker.identity]
+    broker.restart()
+    broker.workers[worker.identity] = worker
+    worker.heartbeat()
+    assert "w1" in broker.core.dispatcher.workers
+
+
+def test_a_draining_worker_gets_nothing_and_may_finish(broker: Broker) -> None:
+    """Goal: Goodbye(draining) stops the flow, Goodbye gives back the rest. Method: two workers, one says goodbye."""
+    alice = broker.producer()
+    first = broker.worker("w1", slots=1)
+    alice.submit("counter/a", ADD)
+    alice.submit("counter/b", ADD)
+    first.goodbye(draining=True)
+    first.finish()
+    assert not first.orders
+    assert broker.lane().retired == 1
+    second = broker.worker("w2")
+    assert second.turns() == [2]
+    second.goodbye(draining=False)
+    assert list(broker.core.dispatcher.workers) == ["w1"]
+    third = broker.worker("w3")
+    third.finish()
+    assert broker.counter("counter/b") == 1
+    assert not any(task.suspect for task in broker.core.world.results.kept())
+
+
+def test_a_local_worker_s_process_is_watched(broker: Broker) -> None:
+    """Goal: the shell is told which process to watch and when to stop. Method: register from the broker's host."""
+    broker.core.host = "elsewhere"
+    worker = broker.worker("w1", pid=77)
+    assert broker.watched == {"w1": 77}
+    worker.die()
+    assert broker.watched == {"w1": 0}
+
+
+# --- silence --------------------------------------------------------------------------------------
+
+
+def test_a_silent_worker_is_given_up(broker: Broker) -> None:
+    """Goal: three missed heartbeats are death, and its work goes elsewhere. Method: one of two workers falls silent."""
+    alice = broker.producer()
+    silent = broker.worker("w1", slots=1)
+    alice.submit("counter/a", ADD)
+    other = broker.worker("w2")
+    silent.leave_silently()
+    broker.live(3_000)
+    assert "w1" in broker.core.dispatcher.workers
+    broker.live(500)
+    assert list(broker.core.dispatcher.workers) == ["w2"]
+    other.finish()
+    assert broker.counter("counter/a") == 1
+
+
+def test_a_late_broker_blames_nobody(broker: Broker) -> None:
+    """Goal: a broker that was stopped for a while does not take its own absence for the workers'. Method: a jump of
+    an hour between two ticks, with work out whose time limit is over by then.
+    """
+    alice, worker = broker.producer(), broker.worker()
+    alice.deploy("counter", code("counter", timeout_ms=100))
+    broker.advance(100)
+    alice.submit("counter/a", ADD)
+    broker.advance(3_600_000)
+    assert list(broker.core.dispatcher.workers) == ["w1"]
+    worker.heartbeat()
+    broker.advance(500)
+    worker.finish()
+    assert alice.results[1].attempts == 1
+
+
+def test_a_worker_that_is_stuck_is_given_up(broker: Broker) -> None:
+    """Goal: heartbeats alone do not keep work for ever. Method: a worker that lives and never answers."""
+    alice = broker.producer()
+    alice.deploy("counter", code("counter", timeout_ms=1_000))
+    stuck = broker.worker("w1", slots=1)
+    alice.submit("counter/a", ADD)
+    broker.live(1_000 + limits.TIMEOUT_GRACE_MS)
+    assert "w1" in broker.core.dispatcher.workers
+    stuck.take = lambda message: None  # type: ignore[method-assign]
+    broker.live(1_000)
+    assert broker.told("worker", worker="w1", left=True)
+    broker.worker("w2").finish()
+    assert alice.results[1].attempts == 2
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def test_a_task_out_of_time_is_judged(broker: Broker) -> None:
+    """Goal: `timeout` is a recorded verdict; what was before and after it in the fold is not touched. Method: the
+    middle one of three hangs.
+    """
+    alice = broker.producer()
+    alice.submit("counter/a", ADD, program(["hang"]), ADD)
+    broker.worker()
+    broker.run()
+    assert [alice.results[seq].kind for seq in (1, 2, 3)] == ["", "timeout", ""]
+    assert "10000 ms" in alice.results[2].message
+    assert broker.counter("counter/a") == 2
+    assert [(verdict.seq, verdict.failure) for verdict in broker.recorded(records.Verdict)] == [(2, "timeout")]
+
+
+def test_a_refused_fold_is_judged(broker: Broker) -> None:
+    """Goal: a model that no worker can load fails as `refused` with the worker's reason. Method: it says so."""
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    worker = broker.worker("g", pool="gpu")
+    alice.submit("model:net", ADD, program(["refuse"]), *[ADD] * 4)
+    assert worker.turns()[:3] == [1, 2, 3]
+    worker.finish()
+    broker.run()
+    assert [alice.results[seq].kind for seq in range(1, 7)] == ["", "refused", "refused", "", "", ""]
+    assert alice.results[2].message == "no such device"
+
+
+def test_an_interrupted_fold_goes_on_elsewhere(broker: Broker) -> None:
+    """Goal: `interrupted` is no outcome: the rest runs again. Method: a worker that stops after the first task."""
+    alice = broker.producer()
+    worker = broker.worker("w1")
+    alice.submit("counter/a", ADD, ADD, ADD)
+    outcomes = worker.compute(worker.orders[0]).folds[0].outcomes
+    worker.lie(outcomes=outcomes[:1], state=b"1", stopped="interrupted")
+    assert broker.lane().retired == 1
+    broker.run()
+    assert broker.counter("counter/a") == 3
+
+
+def test_death_by_itself_is_no_outcome(broker: Broker) -> None:
+    """Goal: a task runs again elsewhere as often as workers die beside it. Method: five workers die, the sixth ends
+    the work; of all that they held only what ran alone is counted, and nothing was alone three times.
+    """
+    alice = broker.producer()
+    alice.submit("counter/a", *[ADD] * 3)
+    for number in range(3):
+        worker = broker.worker(f"w{number}")
+        worker.die()
+    broker.worker("last")
+    broker.run()
+    assert broker.counter("counter/a") == 3
+
+
+def test_only_the_task_that_runs_alone_is_counted(broker: Broker) -> None:
+    """Goal: the poison cap catches the right task. Method: four agents in one order; one of them kills each worker.
+    The others end well, the poison is lost after three deaths alone.
+    """
+    alice = broker.producer()
+    targets = ("counter/a", "counter/b", "counter/c", "counter/d")
+    alice.submit_runs(TaskRun(targets, 0, (ADD, program(["die"]), ADD, ADD), None))
+    workers = 0
+    while broker.lane().line_count:
+        if not broker.workers:
+            workers += 1
+            broker.worker(f"w{workers}")
+        broker.run()
+    assert [alice.results[seq].kind for seq in (1, 2, 3, 4)] == ["", "lost", "", ""]
+    assert workers <= 1 + limits.POISON_DEATHS_MAX + 1  # one died beside others, the last one ended the work
+    assert "3 workers died running it alone" in alice.results[2].message
+    assert len(broker.recorded(records.Verdict)) == 1
+
+
+def test_a_suspect_runs_alone_on_an_idle_worker(broker: Broker) -> None:
+    """Goal: after a death its tasks travel one by one, with nothing else on that worker. Method: look at the orders."""
+    alice = broker.producer()
+    first = broker.worker("w1")
+    alice.submit_runs(TaskRun(("counter/a", "counter/b", "counter/c"), 0, (ADD,) * 3, None))
+    held = len(first.turns())
+    assert held > 1
+    first.die()
+    second = broker.worker("w2")
+    for _ in range(held):
+        assert len(second.orders) == 1
+        assert len(second.turns()) == 1
+        second.finish()
+    broker.run()
+    assert broker.lane().retired == 3
+
+
+# --- lies -----------------------------------------------------------------------------------------
+
+
+def done(**changes: Any) -> Done:
+    return Done(b"[1]", digest(b"1"), (), (), 1, ())._replace(**changes)
+
+
+TELL = Emit("counter/b", b"[]", 0, "tell", (), 0)
+LIES: dict[str, dict[str, Any]] = {
+    "too few outcomes": {"outcomes": ()},
+    "too many outcomes": {"outcomes": (done(), done())},
+    "all done, but stopped": {"stopped": "timeout"},
+    "a state that is not the digest's": {"outcomes": (done(),), "state": b"2"},
+    "a digest without a state": {"outcomes": (done(),), "state": None},
+    "a state without a digest": {"outcomes": (done(state_digest=None),), "state": b"1"},
+    "more emits than allowed": {"outcomes": (done(emits=(TELL,) * 65),), "state": b"1"},
+    "a verdict": {"outcomes": (Failed("lost", "", (), 0),), "state": None},
+    "a failure with a state": {"outcomes": (Failed("error", "", (), 0),), "state": b"1"},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_liar_is_expelled(lie: str, broker: Broker) -> None:
+    """Goal: an answer that is not possible is not applied; its worker is sent away and the task runs elsewhere.
+    Method: one lie of each kind.
+    """
+    alice = broker.producer()
+    liar = broker.worker("liar")
+    alice.submit("counter/a", ADD)
+    liar.lie(**LIES[lie])
+    assert broker.told("worker", worker="liar", expelled=True)
+    assert isinstance(liar.inbox[-1], messages.Refused)
+    assert broker.lane().retired == 0
+    assert not broker.core.dispatcher.workers
+    broker.worker("honest")
+    broker.run()
+    assert broker.counter("counter/a") == 1
+
+
+def test_a_wrong_number_of_folds_is_a_lie(broker: Broker) -> None:
+    """Goal: one answer per fold. Method: none at all."""
+    alice, liar = broker.producer(), broker.worker("liar")
+    alice.submit("counter/a", ADD)
+    liar.say(Completed("liar", liar.orders[0].assignment, (), 1))
+    assert broker.told("worker", worker="liar", expelled=True)
+
+
+def test_state_of_a_function_is_a_lie(broker: Broker) -> None:
+    """Goal: what keeps no state cannot get one. Method: a model's result with a state."""
+    alice, liar = broker.producer(), broker.worker("liar", pool="gpu")
+    alice.deploy("model:net", MODEL_CODE)
+    alice.submit("model:net", ADD)
+    liar.lie(outcomes=(done(),), state=b"1")
+    assert broker.told("worker", worker="liar", expelled=True)
+
+
+def test_nobody_answers_for_another(broker: Broker) -> None:
+    """Goal: an order can be answered only by who holds it. Method: another worker, and one that never registered."""
+    alice = broker.producer()
+    holder = broker.worker("w1")
+    alice.submit("counter/a", ADD)
+    other = broker.worker("w2")
+    other.say(holder.compute(holder.orders[0])._replace(worker="w2"))
+    stranger = SimWorker(broker, "w3")
+    stranger.say(holder.compute(holder.orders[0])._replace(worker="w3"))
+    stranger.say(holder.compute(holder.orders[0])._replace(worker="w1"))
+    assert broker.lane().retired == 0
+    assert broker.core.late_completions == 3
+    holder.finish()
+    assert broker.counter("counter/a") == 1
+
+
+# --- too late -------------------------------------------------------------------------------------
+
+
+def given_up(broker: Broker, *payloads: bytes, target: str = "counter/a") -> Completed:
+    """A worker is given up with its order in hand, another one does the work; returns what the first one found."""
+    alice = broker.producer()
+    slow = broker.worker("slow", slots=8)
+    alice.submit(target, *payloads)
+    answer = slow.compute(slow.orders[0])
+    slow.die()
+    broker.worker("quick")
+    broker.run()
+    return answer
+
+
+def test_a_late_answer_that_agrees_is_counted_only(broker: Broker) -> None:
+    """Goal: work done twice is normal. Method: the first worker answers after the second."""
+    answer = given_up(broker, ADD, ADD)
+    SimWorker(broker, "slow").say(answer)
+    assert (broker.core.late_completions, broker.core.world.divergences) == (1, 0)
+
+
+def test_a_late_answer_that_differs_is_a_divergence(broker: Broker) -> None:
+    """Goal: the first completion stands, the difference is reported and journaled. Method: change the late result."""
+    answer = given_up(broker, *[ADD] * 4)
+    fold = answer.folds[0]
+    changed = fold._replace(outcomes=(fold.outcomes[0], fold.outcomes[1]._replace(result=b"other")))
+    before = broker.lane().digest
+    SimWorker(broker, "slow").say(answer._replace(folds=(changed,)))
+    (report,) = broker.recorded(records.Diverged)
+    assert (report.lane, report.turn, report.address, report.worker) == ("main", 2, "counter/a", "slow")
+    assert report.kept != report.other
+    assert broker.told("divergence", turn=2)
+    assert broker.lane().digest == before
+    assert broker.core.world.divergences == 1
+
+
+def test_a_late_answer_is_compared_once(broker: Broker) -> None:
+    """Goal: a repeated late answer is not a second divergence. Method: send it twice."""
+    answer = given_up(broker, ADD)
+    fold = answer.folds[0]
+    changed = answer._replace(folds=(fold._replace(outcomes=(fold.outcomes[0]._replace(result=b"other"),)),))
+    SimWorker(broker, "slow").say(changed)
+    SimWorker(broker, "slow").say(changed)
+    assert broker.core.world.divergences == 1
+
+
+def test_what_followed_a_caught_task_is_not_compared(broker: Broker) -> None:
+    """Goal: a worker that went on from a task that was cancelled meanwhile did nothing wrong. Method: it answers the
+    whole fold after the cancel; what comes after the caught task differs of necessity.
+    """
+    alice, worker = broker.producer(), broker.worker()
+    alice.submit("counter/a", *[ADD] * 6)
+    assert worker.turns() == [1, 2, 3]
+    answer = worker.compute(worker.orders[0])
+    alice.cancel(2)
+    assert any(isinstance(message, Revoke) for message in worker.inbox)
+    broker.run()
+    worker.say(answer)
+    assert broker.core.late_completions == 1
+    assert broker.core.world.divergences == 0
+
+
+def test_recorded_results_are_not_compared(broker: Broker) -> None:
+    """Goal: what carries a provenance may differ between two runs. Method: a late model result that differs."""
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    slow = broker.worker("slow", pool="gpu")
+    alice.submit("model:net", ADD)
+    answer = slow.compute(slow.orders[0])
+    slow.die()
+    broker.worker("quick", pool="gpu")
+    broker.run()
+    fold = answer.folds[0]
+    source = Provenance("recorded", "CUDA", bytes(32))
+    outcomes = (fold.outcomes[0]._replace(result=b"other"),)
+    SimWorker(broker, "slow").say(answer._replace(folds=(fold._replace(outcomes=outcomes, provenance=source),)))
+    assert broker.core.world.divergences == 0
+
+
+def test_provenance_reaches_the_producer(broker: Broker) -> None:
+    """Goal: each result says where it came from, after a restart too. Method: a model result with its class."""
+    alice, worker = broker.producer(), broker.worker("g", pool="gpu")
+    alice.deploy("model:net", MODEL_CODE)
+    alice.submit("model:net", ADD)
+    source = Provenance("bitwise", "CPU", digest(b"fingerprint"))
+    worker.lie(provenance=source)
+    assert alice.results[1].provenance == source
+    broker.restart()
+    alice.results.clear()
+    alice.await_results(1)
+    assert alice.results[1].provenance == source
