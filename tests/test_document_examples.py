@@ -40,7 +40,7 @@ def test_the_example_journal_is_one() -> None:
         assert records.encode(record) == body
         chain = link(chain, body)
         assert chain.hex().startswith(beginning)
-    assert len(_example_rows()) == 5
+    assert len(_example_rows()) == 6
 
 
 def test_the_example_journal_gives_the_example_digest() -> None:
