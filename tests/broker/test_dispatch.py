@@ -1,0 +1,172 @@
+"""Dispatch: what travels together, to whom, and that nothing is forgotten. None of it can be seen in a lane."""
+
+from __future__ import annotations
+
+from core_kit import Broker
+from scripted import FUNCTION_CODE, code, program
+
+from rota.common import limits
+from rota.common.messages import TaskRun
+
+ADD = program(["add", 1])
+
+
+def test_short_tasks_travel_together_once_their_pace_is_known(broker: Broker) -> None:
+    """Goal: assignments grow to about 10 ms of work. Method: a worker that reports 1 ms per order; watch the sizes."""
+    alice, worker = broker.producer(), broker.worker()
+    alice.submit_runs(TaskRun(tuple(f"counter/{key}" for key in range(900)), 0, (ADD,) * 900, None))
+    sizes = []
+    while worker.orders:
+        sizes.append(sum(len(part.turns) for fold in worker.orders[0].folds for part in fold.segments))
+        worker.finish()
+    assert sizes[0] == 4
+    assert max(sizes) > 30
+    assert max(sizes) <= limits.FOLD_TASKS_MAX
+    assert sum(sizes) == 900
+
+
+def test_long_tasks_travel_alone(broker: Broker) -> None:
+    """Goal: a task that takes longer than an assignment should does not hold others up. Method: report 50 ms each."""
+    alice, worker = broker.producer(), broker.worker()
+    alice.submit_runs(TaskRun(tuple(f"counter/{key}" for key in range(20)), 0, (ADD,) * 20, None))
+    for _ in range(3):
+        order = worker.orders[0]
+        worker.forget(order.assignment)
+        tasks = sum(len(part.turns) for fold in order.folds for part in fold.segments)
+        worker.say(worker.compute(order)._replace(elapsed_us=50_000 * tasks))
+    assert [len(order.folds) for order in worker.orders] == [1, 1]
+
+
+def test_credit_in_tasks(broker: Broker) -> None:
+    """Goal: a worker never holds more tasks than its slots. Method: slots 3."""
+    alice, worker = broker.producer(), broker.worker(slots=3)
+    alice.submit_runs(TaskRun(tuple(f"counter/{key}" for key in range(20)), 0, (ADD,) * 20, None))
+    while worker.orders:
+        assert len(worker.turns()) <= 3
+        worker.finish()
+    assert broker.lane().retired == 20
+
+
+def test_credit_in_bytes_counts_states(broker: Broker) -> None:
+    """Goal: large states and payloads end an assignment, and one task always fits. Method: agents of 100 kB each, a
+    worker that takes 250 kB at once; every fold has a task.
+    """
+    alice, worker = broker.producer(), broker.worker(bytes_max=250_000)
+    targets = tuple(f"counter/{key}" for key in range(8))
+    alice.submit_runs(TaskRun(targets, 0, (program(["grow", 100_000]),) * 8, None))
+    broker.run()
+    alice.submit_runs(TaskRun(targets, 0, (ADD,) * 8, None))
+    while worker.orders:
+        for order in worker.orders:
+            assert all(part.turns for fold in order.folds for part in fold.segments)
+        held = sum(len(fold.state or b"") for order in worker.orders for fold in order.folds)
+        assert held <= 250_000 + 100_001
+        worker.finish()
+    assert broker.lane().retired == 16
+
+
+def test_work_is_shared(broker: Broker) -> None:
+    """Goal: many workers all get something, and functions of one name run side by side. Method: 40 tasks, 4 workers."""
+    alice = broker.producer()
+    alice.deploy("function", FUNCTION_CODE)
+    for number in range(4):
+        broker.worker(f"w{number}")
+    alice.submit("function", *[ADD] * 40)
+    assert all(worker.orders for worker in broker.workers.values())
+    broker.run()
+    assert broker.lane().retired == 40
+
+
+def test_lanes_take_turns(broker: Broker) -> None:
+    """Goal: a lane with much work does not starve another. Method: 300 tasks in one, then one in another."""
+    alice, worker = broker.producer(), broker.worker(slots=4)
+    alice.open_lane("l", deploys_from="main")
+    alice.submit("counter/a", *[ADD] * 300)
+    alice.submit("counter/b", ADD, lane="l")
+    for _ in range(4):
+        worker.finish()
+    assert broker.lane("l").retired == 1
+    broker.run()
+
+
+def test_a_suspect_is_not_starved_by_other_lanes(broker: Broker) -> None:
+    """Goal: a task whose worker died gets its turn under steady load elsewhere. Method: one worker; a suspect in one
+    lane, always something ready in another.
+    """
+    alice = broker.producer()
+    alice.open_lane("l", deploys_from="main")
+    first = broker.worker("w1")
+    alice.submit("counter/a", ADD)
+    first.die()
+    alice.submit("counter/b", *[ADD] * 10, lane="l")
+    broker.worker("w2", slots=2)
+    for round_number in range(20):
+        alice.submit(f"counter/{round_number}", *[ADD] * 2, lane="l")
+        for worker in list(broker.workers.values()):
+            worker.finish()
+        if broker.lane().retired:
+            break
+    assert broker.lane().retired == 1
+    broker.run()
+
+
+def test_a_function_s_queue_may_end_while_a_new_one_waits(broker: Broker) -> None:
+    """Goal: no task of a function is forgotten. Method: the invariants, after its queue ended and began again while an
+    assignment was out.
+    """
+    alice = broker.producer()
+    alice.deploy("function", FUNCTION_CODE)
+    worker = broker.worker(slots=1)
+    alice.submit("function", ADD)
+    alice.submit("function", ADD)
+    worker.finish()
+    broker.core.check_invariants()
+    alice.submit("function", ADD)
+    broker.core.check_invariants()
+    broker.run()
+    assert broker.lane().retired == 3
+
+
+def test_a_fold_ends_where_the_code_changes(broker: Broker) -> None:
+    """Goal: one fold has one code. Method: a redeploy between two tasks of one agent, both in the line."""
+    alice = broker.producer()
+    alice.submit("counter/a", ADD)
+    alice.deploy("counter", code("new"))
+    alice.submit("counter/a", ADD)
+    worker = broker.worker()
+    assert worker.turns() == [1]
+    worker.finish()
+    assert worker.turns() == [2]
+    assert worker.orders[0].codes == (code("new"),)
+    broker.run()
+
+
+def test_tasks_that_were_caught_everywhere_cost_nothing(broker: Broker) -> None:
+    """Goal: ready queues that hold only caught tasks are passed over, however many. Method: cancel one task in each of
+    very many lanes before a worker comes.
+    """
+    alice = broker.producer()
+    lanes = limits.LANES_MAX - 1
+    for number in range(lanes):
+        alice.open_lane(f"l{number}", deploys_from="main")
+        alice.submit("counter/a", ADD, lane=f"l{number}", wait=False)
+    for seq in range(1, lanes):
+        alice.cancel(seq)
+    worker = broker.worker()
+    assert len(worker.turns()) == 1
+    broker.run()
+
+
+def test_numbers_of_orders_fit_the_wire_after_very_many_starts(broker: Broker) -> None:
+    """Goal: a run folder does not wear out. Method: open the millionth epoch and hand out work; the kit sends it
+    through the wire.
+    """
+    alice = broker.producer()
+    broker.core.world.boot = 1_000_000
+    dispatcher = type(broker.core.dispatcher)(1_000_000)
+    broker.core.dispatcher = dispatcher
+    worker = broker.worker()
+    alice.submit("counter/a", ADD)
+    assert worker.orders
+    broker.run()
+    broker.core.world.boot = 1
