@@ -1,0 +1,110 @@
+"""A broker and its run folder: a damaged run file is refused and left alone, and a folder has one broker."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rota.client import Client
+from rota.common.service import Exit
+
+pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
+
+COUNTER = Path(__file__).resolve().parents[2] / "examples" / "agents" / "counter.wasm"
+
+StartProcess = Callable[..., Any]
+
+
+def _torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"a payload to be found")] ^= 1
+    path.write_bytes(data)
+
+
+def _without_a_record(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM records WHERE number = 3")
+
+
+def _other_version(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA user_version = 999")
+
+
+def _foreign(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "torn": (_torn, "run.rota"),
+    "one bit": (_flipped, "record 4 is damaged"),
+    "record gone": (_without_a_record, "record 3 is missing"),
+    "other version": (_other_version, "format version 999"),
+    "foreign": (_foreign, "not one of rota's"),
+    "empty": (_empty, "it is empty"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_run_file_is_refused_and_left_alone(start_process: StartProcess, run_dir: Path, damage: str) -> None:
+    """Goal: what cannot be trusted is neither used nor overwritten. Method: damage the run file of a broker that ended,
+    start another: it says which file and what, ends with STORAGE, and every byte is as before.
+    """
+    break_it, words = DAMAGES[damage]
+    broker = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+    broker.wait_for("^ready broker ")
+    with Client(run_dir) as client:
+        client.deploy("counter", COUNTER, check=False)
+        client.submit("counter/a", b"a payload to be found")
+        client.submit_many("counter/a", [b"x" * 1_000] * 20)
+    broker.close()
+    path = run_dir / "run.rota"
+    with closing(sqlite3.connect(path)) as connection:  # moves what the killed broker left in the WAL into the file
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    break_it(path)
+    before = _files(run_dir)
+    again = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+    assert again.wait() == Exit.STORAGE
+    assert str(path) in again.text
+    assert words in again.text
+    assert "Traceback" not in again.text
+    assert _files(run_dir) == before
+
+
+def test_second_broker_in_a_folder_is_refused(start_process: StartProcess, run_dir: Path) -> None:
+    """Goal: two brokers never share a journal. Method: start a second one; the first goes on working. When the first is
+    killed, the folder is free at once.
+    """
+    first = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+    first.wait_for("^ready broker boot=1 ")
+    second = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+    assert second.wait() == Exit.CONFIG
+    assert "another broker works in" in second.text
+    with Client(run_dir) as client:
+        client.deploy("counter", COUNTER, check=False)
+        assert client.status()["boot"] == 1
+        first.close()
+        start_process("-m", "rota.broker", ROTA_DIR=str(run_dir)).wait_for("^ready broker boot=2 ")
+        assert client.status()["boot"] == 2
+
+
+def _files(run_dir: Path) -> dict[str, bytes]:
+    """The run file and its WAL, if that holds anything. The -shm file is an index that SQLite makes anew."""
+    data = {path.name: path.read_bytes() for path in run_dir.glob("run.rota*") if not path.name.endswith("-shm")}
+    return {name: content for name, content in data.items() if content or name == "run.rota"}
