@@ -54,8 +54,8 @@ def test_model_inline_by_reference_and_asked_by_an_agent(rota_up: RotaUp, run_di
 
 
 def test_wrong_input_and_unknown_model_are_outcomes(rota_up: RotaUp, run_dir: Path, tmp_path: Path) -> None:
-    """Goal: a bad call costs its task only. Method: an input of the wrong rank, one of a wrong name, and a model that is
-    not there, between good ones.
+    """Goal: a bad call costs its task only. Method: an input of the wrong rank, one of a wrong name, and a model that
+    is not there, between good ones.
     """
     rota_up(run_dir, cpu_workers=0, gpu_workers=1, ROTA_REQUIRE="cpu")
     good = {"x": np.ones((1, 2), np.float32)}
