@@ -7,7 +7,6 @@ become values is `payloads.py`'s matter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rota.common.errors import TaskFailed
@@ -23,26 +22,65 @@ class Decoder(Protocol):
     def arrays(self, payload: bytes, tensors: tuple[TensorRef, ...]) -> Mapping[str, Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of one task. `ok` is False for a failure, which `kind`, `message` and `log` then explain.
 
-    `payload` is the result's bytes, None where the task succeeded without one. `log` holds the lines that the agent
-    wrote. `provenance` says on which provider a model ran.
+    It holds what came over the wire as it is: results come by the hundred thousand, few of them are looked at whole.
     """
 
-    seq: int
-    lane: str
-    turn: int
-    attempts: int
-    ok: bool
-    payload: bytes | None
-    tensors: tuple[TensorRef, ...]
-    kind: str
-    message: str
-    log: tuple[str, ...]
-    provenance: Provenance | None
-    _decoder: Decoder = field(repr=False, compare=False)
+    __slots__ = ("_decoder", "_item")
+
+    def __init__(self, item: ResultItem, decoder: Decoder) -> None:
+        self._item = item
+        self._decoder = decoder
+
+    @property
+    def seq(self) -> int:
+        return self._item.seq
+
+    @property
+    def lane(self) -> str:
+        return self._item.lane
+
+    @property
+    def turn(self) -> int:
+        return self._item.turn
+
+    @property
+    def attempts(self) -> int:
+        """How often the task was handed to a worker."""
+        return self._item.attempts
+
+    @property
+    def ok(self) -> bool:
+        return self._item.ok
+
+    @property
+    def payload(self) -> bytes | None:
+        """The result's bytes; None where the task succeeded without a result, and for a failure."""
+        return self._item.result
+
+    @property
+    def tensors(self) -> tuple[TensorRef, ...]:
+        return self._item.tensors
+
+    @property
+    def kind(self) -> str:
+        return self._item.kind
+
+    @property
+    def message(self) -> str:
+        return self._item.message
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """The lines that the agent wrote."""
+        return self._item.log
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """On which provider a model ran."""
+        return self._item.provenance
 
     @property
     def value(self) -> Any:
@@ -69,10 +107,16 @@ class Result:
             log=list(self.log),
         )  # fmt: skip
 
+    def __eq__(self, other: object) -> bool:
+        return self._item == other._item if isinstance(other, Result) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._item)
+
+    def __repr__(self) -> str:
+        return f"Result({', '.join(f'{name}={value!r}' for name, value in self._item._asdict().items())})"
+
 
 def result_of(item: ResultItem, decoder: Decoder) -> Result:
     """Return a result as it came over the wire, with what it takes to read it."""
-    return Result(
-        item.seq, item.lane, item.turn, item.attempts, item.ok, item.result, item.tensors, item.kind, item.message,
-        item.log, item.provenance, decoder,
-    )  # fmt: skip
+    return Result(item, decoder)
