@@ -1,0 +1,338 @@
+"""The cases of the bench: what is sent through a running Rota, and which bounds it is compared with.
+
+A case is a generator: each `yield` ends a round, and what it measured in the round is in its rows. Bounds are measured
+in the same round as the values, just before them. Payloads, arrays and weights come from fixed seeds; arrays differ
+from round to round, because the tensor store does not write again what it has.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+import zmq
+from _bench_bounds import (
+    PlainSession,
+    copy_seconds,
+    fsync_seconds,
+    hash_seconds,
+    read_seconds,
+    sandbox,
+    write_seconds,
+)
+from _bench_models import add_one, multilayer
+from _bench_raw import raw_loop
+from _bench_table import Table
+from _demo_processes import Up
+from _environment import REPOSITORY
+
+from rota.broker.journal import Journal
+from rota.broker.recovery import fold
+from rota.broker.world import World
+from rota.client import Client
+from rota.common import messages, wire
+from rota.common.endpoints import Endpoints, RunFolder
+from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
+from rota.common.sockets import context, dealer
+from rota.common.tensors import TensorStore
+from rota.common.work import AGENT, FUNCTION, Limits
+from rota.gpu_worker.repository import Repository
+
+AGENTS = REPOSITORY / "examples" / "agents"
+PAYLOAD = np.random.default_rng(1).bytes(100)
+KEYS = 64
+SUBMIT_TASKS = 1_000
+RAW_TASKS_PER_MESSAGE = 128
+WAIT_SECONDS = 60.0  # for anything; more means that something is broken
+TENSOR_LIMITS = Limits(fuel=100_000_000_000, timeout_ms=60_000)
+
+
+class Sizes(NamedTuple):
+    """How much is sent in one round."""
+
+    tasks: int
+    round_trips: int
+    tensor_bytes: int
+    inferences: int
+    recovered_tasks: int
+    fsyncs: int
+
+
+FULL = Sizes(20_000, 500, 64 << 20, 5_000, 100_000, 200)
+QUICK = Sizes(500, 20, 1 << 20, 100, 1_000, 20)
+
+
+class Kind(NamedTuple):
+    """One way to deploy a no-op, and how tasks are addressed to it."""
+
+    name: str
+    target: str
+    module: Path
+    kind: str
+    reuse: bool
+    keys: int = 0
+
+    def targets(self, tasks: int) -> str | list[str]:
+        return [f"{self.target}/{number % self.keys}" for number in range(tasks)] if self.keys else self.target
+
+
+FUNCTION_FRESH = Kind("function fresh", "function_fresh", AGENTS / "echo_function.wasm", FUNCTION, False)
+FUNCTION_REUSE = Kind("function reuse", "function_reuse", AGENTS / "echo_function.wasm", FUNCTION, True)
+KINDS = (
+    FUNCTION_FRESH,
+    FUNCTION_REUSE,
+    Kind("agent fresh", "agent_fresh", AGENTS / "echo.wasm", AGENT, False),
+    Kind("agent reuse", "agent_reuse", AGENTS / "echo.wasm", AGENT, True),
+    Kind("agents, 64 keys", "agent_keys", AGENTS / "echo.wasm", AGENT, False, KEYS),
+)
+
+
+class Place(NamedTuple):
+    """Where a case runs: a run folder of its own, what to fill in, and how much to send."""
+
+    folder: RunFolder
+    table: Table
+    sizes: Sizes
+    say: Callable[[str], None]
+
+
+# --- tasks per second -----------------------------------------------------------------------------
+
+
+def tasks(place: Place, workers: int) -> Iterator[None]:
+    """No-op tasks per second, from the start of the submit to the last result, all of it durable."""
+    with (
+        raw_loop(place.folder.sockets, workers) as raw,
+        sandbox(place.folder.root) as inside,
+        Up(place.folder, workers, 0) as up,
+        Client(place.folder.root) as client,
+    ):
+        up.wait_ready(place.say)
+        for kind in KINDS:
+            _deploy(client, kind)
+        while True:
+            count = place.sizes.tasks
+            zeromq = raw.tasks_per_second(count, RAW_TASKS_PER_MESSAGE, PAYLOAD)
+            for kind in KINDS:
+                place.say(kind.name)
+                alone = inside.tasks_per_second(kind.module, kind.kind, kind.reuse, count, PAYLOAD)
+                bounds = {"raw ZeroMQ": zeromq, f"raw wasmtime x {workers}": alone * workers}
+                for way, send in (("one submit", _one_submit), (f"submits of {SUBMIT_TASKS}", _many_submits)):
+                    name = f"{kind.name}, {way}, {_workers(workers)}"
+                    before = up.processor_seconds()
+                    seconds = send(client, kind, count)
+                    place.table.add("tasks", name, "tasks/s", count / seconds, bounds, _processor(before, up, count))
+            bounds = {"raw ZeroMQ": zeromq}
+            name = f"{FUNCTION_REUSE.name}, frames without the client, {_workers(workers)}"
+            place.table.add("tasks", name, "tasks/s", count / _frames(place, count), bounds)
+            yield
+
+
+def _deploy(client: Client, kind: Kind) -> None:
+    client.deploy(kind.target, kind.module, kind.kind, reuse=kind.reuse)
+    first = client.submit_many(kind.targets(SUBMIT_TASKS), [PAYLOAD] * SUBMIT_TASKS)  # compiled and warm
+    for handle in first:
+        assert handle.result(WAIT_SECONDS).payload == PAYLOAD
+
+
+def _one_submit(client: Client, kind: Kind, count: int) -> float:
+    targets, payloads = kind.targets(count), [PAYLOAD] * count
+    started = time.perf_counter()
+    _take_all(client, client.submit_many(targets, payloads), count)
+    return time.perf_counter() - started
+
+
+def _many_submits(client: Client, kind: Kind, count: int) -> float:
+    """Submit a thousand at a time; each submit is durable before the next is sent."""
+    sizes = [min(SUBMIT_TASKS, count - first) for first in range(0, count, SUBMIT_TASKS)]
+    parts = [(kind.targets(size), [PAYLOAD] * size) for size in sizes]
+    started = time.perf_counter()
+    handles = [handle for targets, payloads in parts for handle in client.submit_many(targets, payloads)]
+    _take_all(client, handles, count)
+    return time.perf_counter() - started
+
+
+def _take_all(client: Client, submitted: Any, count: int) -> None:
+    ok = sum(result.ok for result in client.as_completed(submitted, WAIT_SECONDS))
+    assert ok == count, f"{ok} of {count} tasks succeeded"
+
+
+def _frames(place: Place, count: int) -> float:
+    """Do what `_one_submit` does with frames of our own: how fast is the rest if the producer does next to nothing?"""
+    run = messages.TaskRun(FUNCTION_REUSE.target, 0, (PAYLOAD,) * count, None)
+    with context() as sockets, dealer(sockets, Endpoints.of(place.folder.root).frontend) as socket:
+        socket.send(wire.encode(messages.Hello(1, f"bench-{time.monotonic_ns()}")))
+        started = time.perf_counter()
+        socket.send(wire.encode(messages.Submit(2, "main", (run,), True, None, None)))
+        came = 0
+        while came < count:
+            if not socket.poll(int(WAIT_SECONDS * 1_000), zmq.POLLIN):
+                raise TimeoutError(f"{came} of {count} results in {WAIT_SECONDS:.0f} s")
+            _, tag, *fields = msgpack.unpackb(socket.recv())
+            assert tag != wire.Tag.REFUSED, fields
+            came += len(fields[0]) if tag == wire.Tag.RESULTS else 0
+        return time.perf_counter() - started
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def _processor(before: dict[str, float] | None, up: Up, count: int) -> dict[str, float]:
+    """Return the processor time per task since `before`, by kind of process, in steps of 10 ms."""
+    after = up.processor_seconds()
+    if before is None or after is None:
+        return {}
+    return {
+        f"{kind} us/task": round((after[kind] - before[kind]) / count * 1e6, 1) for kind in ("broker", "cpu_worker")
+    }
+
+
+# --- latency --------------------------------------------------------------------------------------
+
+
+def latency(place: Place) -> Iterator[None]:
+    """One task at a time, from submit to result. Two fsyncs lie on the way, the task's and its completion's."""
+    with (
+        raw_loop(place.folder.sockets, 1) as raw,
+        Up(place.folder, 1, 0) as up,
+        Client(place.folder.root) as client,
+    ):
+        up.wait_ready(place.say)
+        for kind in (FUNCTION_FRESH, FUNCTION_REUSE):
+            _deploy(client, kind)
+        while True:
+            fsync = fsync_seconds(place.folder.root, place.sizes.fsyncs)
+            trips = [raw.round_trip_seconds(PAYLOAD) for _ in range(place.sizes.round_trips)]
+            bound = {"raw ZeroMQ + 1 fsync": (statistics.median(trips) + fsync) * 1e3}
+            for kind in (FUNCTION_FRESH, FUNCTION_REUSE):
+                place.say(kind.name)
+                taken = sorted(_round_trip(client, kind) * 1e3 for _ in range(place.sizes.round_trips))
+                place.table.add("latency", f"{kind.name}, p50", "ms", taken[len(taken) // 2], bound)
+                place.table.add("latency", f"{kind.name}, p99", "ms", taken[len(taken) * 99 // 100], {})
+                place.table.add("latency", f"{kind.name}, max", "ms", taken[-1], {})
+            place.table.add("latency", "fsync of 256 bytes, p50", "ms", fsync * 1e3, {})
+            yield
+
+
+def _round_trip(client: Client, kind: Kind) -> float:
+    started = time.perf_counter()
+    client.submit(kind.target, PAYLOAD).result(WAIT_SECONDS)
+    return time.perf_counter() - started
+
+
+# --- a large tensor -------------------------------------------------------------------------------
+
+
+def tensor(place: Place) -> Iterator[None]:
+    """A float32 tensor to a task and back by reference: put into the store, read by the task, its answer mapped."""
+    store = TensorStore(place.folder.prepare().tensors)
+    array = np.random.default_rng(2).standard_normal(place.sizes.tensor_bytes // 4, np.float32)
+    digest = Repository(place.folder.models).add(add_one(place.folder.root / "add_one.onnx"), "add_one").digest
+    megabytes = f"{place.sizes.tensor_bytes >> 20} MiB"
+    with Up(place.folder, 1, 1) as up, Client(place.folder.root, timeout_s=120) as client:
+        up.wait_ready(place.say)
+        client.deploy("tensor_sum", AGENTS / "tensor_sum.wasm", AGENT, code_limits=TENSOR_LIMITS)
+        client.deploy_model("add_one", digest, code_limits=TENSOR_LIMITS)
+        for number in _from_one():
+            place.say(megabytes)
+            array[0] = number
+            memory = {
+                "memcpy": copy_seconds(array) * 1e3,
+                "BLAKE3": hash_seconds(array) * 1e3,
+                "write and fsync": write_seconds(place.folder.root, array) * 1e3,
+            }
+            started = time.perf_counter()
+            result = client.submit("tensor_sum", array).result(WAIT_SECONDS)
+            back = store.open(result.tensors[0])
+            taken = time.perf_counter() - started
+            assert back[0] == number
+            assert result.payload == str(int(array.view(np.uint8).sum(dtype=np.uint64))).encode()
+            place.table.add("tensor", f"{megabytes} to an agent that reads it all, and back", "ms", taken * 1e3, memory)
+            started = time.perf_counter()
+            answer = client.submit("model:add_one", {"x": array}).result(WAIT_SECONDS).arrays["y"]
+            taken = time.perf_counter() - started
+            assert np.array_equal(answer, array + 1)
+            place.table.add("tensor", f"{megabytes} to a model, and another back", "ms", taken * 1e3, memory)
+            yield
+
+
+# --- inference ------------------------------------------------------------------------------------
+
+
+def inference(place: Place) -> Iterator[None]:
+    """Inferences per second of a small model, one row a task, with inputs packed by the client and outputs inline."""
+    model = multilayer(place.folder.prepare().root / "mlp.onnx")
+    digest = Repository(place.folder.models).add(model, "mlp").digest
+    row = np.random.default_rng(4).standard_normal((1, 256), np.float32)
+    count = place.sizes.inferences
+    with Up(place.folder, 0, 1) as up, Client(place.folder.root) as client:
+        up.wait_ready(place.say)
+        client.deploy_model("mlp", digest)
+        first = client.submit("model:mlp", {"x": row}).result(WAIT_SECONDS)
+        assert first.provenance is not None
+        plain = PlainSession(model, first.provenance.provider, threads=1)
+        while True:
+            place.say("MLP 256-256-10")
+            bound = {f"session.run loop on {first.provenance.provider}": plain.runs_per_second({"x": row}, count)}
+            started = time.perf_counter()
+            _take_all(client, client.submit_many("model:mlp", [{"x": row}] * count), count)
+            taken = time.perf_counter() - started
+            place.table.add("inference", "MLP 256-256-10, batch 1, 1 worker", "inferences/s", count / taken, bound)
+            yield
+
+
+# --- recovery -------------------------------------------------------------------------------------
+
+
+def recovery(place: Place) -> Iterator[None]:
+    """Read a run file of many tasks back, as a broker does when it starts. It is made once, by a run."""
+    count = place.sizes.recovered_tasks
+    place.say(f"making a run file of {count} tasks")
+    with Up(place.folder, 1, 0) as up, Client(place.folder.root) as client:
+        up.wait_ready(place.say)
+        _deploy(client, FUNCTION_REUSE)
+        for _ in range(count // SUBMIT_TASKS):
+            _take_all(client, client.submit_many(FUNCTION_REUSE.target, [PAYLOAD] * SUBMIT_TASKS), SUBMIT_TASKS)
+    run_file = place.folder.journal
+    while True:
+        place.say("reading it")
+        bound = read_seconds(run_file)
+        seconds, records, stamped = _recover(run_file)
+        rate, rate_bound = stamped / seconds, {"read, decode and check only": stamped / bound}
+        place.table.add("recovery", f"{stamped} tasks in {records} records", "tasks/s", rate, rate_bound)
+        place.table.add("recovery", "the same, per record", "records/s", records / seconds, {})
+        place.table.add("recovery", "run file", "bytes/task", run_file.stat().st_size / stamped, {})
+        yield
+
+
+def _recover(run_file: Path) -> tuple[float, int, int]:
+    """Return the seconds that it took, how many records there were, and how many tasks."""
+    started = time.perf_counter()
+    journal = Journal.open(run_file, read_only=True)
+    world = World(RESULTS_KEPT_MAX, RESULTS_KEPT_BYTES)
+    fold(world, journal.read())
+    taken = time.perf_counter() - started
+    journal.close()
+    return taken, journal.last_number, world.next_seq - 1
+
+
+def _from_one() -> Iterator[int]:
+    number = 0
+    while True:
+        number += 1
+        yield number
+
+
+CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
+    "tasks": [lambda place: tasks(place, 1), lambda place: tasks(place, 2)],
+    "latency": [latency],
+    "tensor": [tensor],
+    "inference": [inference],
+    "recovery": [recovery],
+}
