@@ -1,0 +1,238 @@
+"""The wire: every message comes back as it was sent, every other sequence of bytes is a `ProtocolError`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rota.common import limits, messages, wire, work
+from rota.common.errors import ProtocolError, VersionMismatch
+
+COUNT = st.integers(0, limits.NOW_MS_MAX)
+FLAG = st.booleans()
+TEXT = st.text(max_size=20)
+BLOB = st.binary(max_size=30)
+DIGEST = st.binary(min_size=32, max_size=32)
+NAME = st.text("AZaz09_.-", min_size=1, max_size=6).map("n{}".format)
+KEY = st.text("aZ0 /:-é字🦀", min_size=1, max_size=6)
+TARGET = NAME | NAME.map("model:{}".format) | st.builds("{}/{}".format, NAME, KEY)
+PRIORITY = st.integers(limits.PRIORITY_MIN, limits.PRIORITY_MAX)
+PLAIN = st.none() | FLAG | st.integers(-(2**63), 2**64 - 1) | TEXT | BLOB | st.lists(st.integers(0, 9), max_size=3)
+MAP = st.dictionaries(TEXT, PLAIN | st.dictionaries(TEXT, PLAIN, max_size=2), max_size=3)
+ARGUMENTS = st.dictionaries(NAME, TEXT | st.integers(0, 99) | FLAG | st.none(), max_size=4)
+
+
+def some(strategy: st.SearchStrategy[Any], size: int = 3) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(strategy, max_size=size).map(tuple)
+
+
+REF = st.builds(work.TensorRef, DIGEST, TEXT, some(COUNT))
+LIMITS = st.builds(
+    work.Limits, st.integers(1, limits.FUEL_MAX), st.integers(1 << 16, limits.MEMORY_BYTES_MAX),
+    st.integers(1, limits.TIMEOUT_MS_MAX), st.integers(0, limits.EMITS_MAX), COUNT.map(lambda n: n % (1 << 20)),
+    COUNT.map(lambda n: n % (1 << 20)), st.integers(0, limits.PAYLOAD_BYTES_MAX),
+)  # fmt: skip
+CODE = st.builds(work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS)
+EMIT = st.builds(
+    work.Emit, TARGET, BLOB, PRIORITY, st.sampled_from(work.EMIT_KINDS), some(REF), st.integers(0, limits.DELAY_MS_MAX)
+)
+LOG = some(TEXT)
+FUEL = st.integers(0, limits.FUEL_MAX)
+OUTCOME = st.builds(work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT), LOG, FUEL, some(REF)) | st.builds(
+    work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL
+)
+PROVENANCE = st.none() | st.builds(work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST)
+STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused"))
+FOLD_RESULT = st.builds(work.FoldResult, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> messages.TaskRun:
+    payloads = draw(st.lists(BLOB, min_size=1, max_size=4).map(tuple))
+    count = len(payloads)
+    targets = draw(TARGET | st.lists(TARGET, min_size=count, max_size=count).map(tuple))
+    tensors = draw(st.none() | st.lists(some(REF), min_size=count, max_size=count).map(tuple))
+    return messages.TaskRun(targets, draw(PRIORITY), payloads, tensors)
+
+
+SETTINGS = st.builds(
+    messages.LaneSettings, st.sampled_from(("derived", "recorded")), st.integers(1, limits.WINDOW_TASKS_MAX),
+    st.integers(1, 1 << 32), st.integers(1, 1 << 32), st.none() | DIGEST,
+)  # fmt: skip
+REPLY_TO = st.none() | st.builds(work.ReplyTo, COUNT, COUNT, COUNT)
+SEGMENT = st.builds(
+    messages.Segment, st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, COUNT, REPLY_TO,
+    st.integers(0, limits.EMITS_MAX), some(COUNT), some(BLOB), st.none() | some(some(REF)),
+)  # fmt: skip
+FOLD = st.builds(messages.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(SEGMENT))
+ITEM = st.builds(
+    messages.ResultItem, COUNT, NAME, COUNT, COUNT, FLAG, st.none() | BLOB, some(REF), TEXT, TEXT, LOG, PROVENANCE
+)
+POOL = st.sampled_from(("cpu", "gpu"))
+POSITIVE = st.integers(1, limits.NOW_MS_MAX)
+
+MESSAGES: dict[type, st.SearchStrategy[Any]] = {
+    messages.Hello: st.builds(messages.Hello, COUNT, TEXT),
+    messages.Submit: st.builds(
+        messages.Submit, COUNT, NAME, some(runs()), FLAG, st.none() | COUNT, st.none() | COUNT
+    ),
+    messages.OpenLane: st.builds(messages.OpenLane, COUNT, NAME, SETTINGS, FLAG, st.none() | NAME),
+    messages.Deploy: st.builds(
+        messages.Deploy, COUNT, NAME, NAME | NAME.map("model:{}".format), CODE, st.none() | BLOB, FLAG
+    ),
+    messages.Cancel: st.builds(messages.Cancel, COUNT, COUNT),
+    messages.SetPaused: st.builds(messages.SetPaused, COUNT, NAME, FLAG),
+    messages.SetWindow: st.builds(messages.SetWindow, COUNT, NAME, st.integers(1, limits.WINDOW_TASKS_MAX)),
+    messages.DeadDrop: st.builds(messages.DeadDrop, COUNT, NAME, some(COUNT)),
+    messages.Await: st.builds(messages.Await, COUNT, POSITIVE, POSITIVE),
+    messages.Drain: st.builds(messages.Drain, COUNT, FLAG),
+    messages.Welcome: st.builds(messages.Welcome, COUNT, COUNT, TEXT),
+    messages.Accepted: st.builds(messages.Accepted, COUNT, COUNT, COUNT),
+    messages.Answer: st.builds(messages.Answer, COUNT, PLAIN | MAP),
+    messages.Refused: st.builds(messages.Refused, COUNT, TEXT, TEXT, MAP),
+    messages.Results: st.builds(messages.Results, some(ITEM)),
+    messages.Query: st.builds(messages.Query, COUNT, st.sampled_from(messages.QUERIES), ARGUMENTS),
+    messages.Register: st.builds(
+        messages.Register, TEXT, POOL, st.integers(1, limits.RUN_TASKS_MAX), COUNT, TEXT, COUNT, MAP, COUNT, some(COUNT)
+    ),
+    messages.Heartbeat: st.builds(messages.Heartbeat, TEXT, COUNT),
+    messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT), COUNT),
+    messages.Prepared: st.builds(messages.Prepared, TEXT, COUNT, FLAG, MAP, TEXT),
+    messages.Goodbye: st.builds(messages.Goodbye, TEXT, FLAG),
+    messages.Registered: st.builds(messages.Registered, COUNT, COUNT, some(COUNT)),
+    messages.HeartbeatAck: st.builds(messages.HeartbeatAck, COUNT, FLAG),
+    messages.Assign: st.builds(messages.Assign, COUNT, DIGEST, some(CODE), some(FOLD)),
+    messages.Revoke: st.builds(messages.Revoke, COUNT),
+    messages.Prepare: st.builds(messages.Prepare, COUNT, TARGET, CODE),
+    messages.Event: st.builds(
+        messages.Event, COUNT, COUNT, COUNT, st.sampled_from(messages.TOPICS), TEXT, MAP
+    ),
+}  # fmt: skip
+
+
+def test_every_message_has_a_strategy() -> None:
+    """Goal: a new message cannot escape the properties below. Method: compare with the table of the wire."""
+    assert set(MESSAGES) == {row[0] for row in wire.SCHEMA.values()}
+    conversations = wire.FROM_PRODUCERS | wire.TO_PRODUCERS | wire.FROM_WORKERS | wire.TO_WORKERS | wire.QUERIES
+    assert set(MESSAGES) == conversations | {messages.Event}
+
+
+@pytest.mark.parametrize("cls", MESSAGES, ids=lambda cls: cls.__name__)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_sent_is_received(cls: type, data: st.DataObject) -> None:
+    """Goal: decode(encode(m)) == m, made of tuples and of the same classes. Method: messages of every class."""
+    message = data.draw(MESSAGES[cls])
+    frame = wire.encode(message)
+    received = wire.decode(frame, frozenset({cls}))
+    assert received == message
+    assert repr(received) == repr(message)
+    assert wire.encode(received) == frame
+    with pytest.raises(ProtocolError, match="does not belong"):
+        wire.decode(frame, frozenset())
+
+
+@given(st.binary(max_size=120))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_decode_or_raise(frame: bytes) -> None:
+    """Goal: garbage is a ProtocolError, never another one. Method: random bytes."""
+    decode_or_refuse(frame)
+
+
+@given(tag=st.sampled_from(list(wire.SCHEMA)), fields=st.lists(PLAIN | MAP, max_size=9))
+@settings(max_examples=300, deadline=None)
+def test_any_fields_decode_or_raise(tag: int, fields: list[Any]) -> None:
+    """Goal: well-formed MessagePack of the wrong kind is refused the same way. Method: random fields under each tag."""
+    decode_or_refuse(msgpack.packb([limits.PROTOCOL_VERSION, tag, *fields]))
+
+
+@given(message=st.one_of(*MESSAGES.values()), data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_damaged_message_decodes_or_raises(message: Any, data: st.DataObject) -> None:
+    """Goal: nearly right is refused or read, at any depth. Method: replace one value somewhere in a real message, and
+    cut its frame.
+    """
+    frame = wire.encode(message)
+    decode_or_refuse(frame[: data.draw(st.integers(0, len(frame)))])
+    target = whole = msgpack.unpackb(frame, strict_map_key=False)
+    while True:
+        index = data.draw(st.integers(0, len(target) - 1))
+        if not isinstance(target[index], list) or not target[index] or data.draw(FLAG):
+            target[index] = data.draw(PLAIN | MAP)
+            break
+        target = target[index]
+    decode_or_refuse(msgpack.packb(whole))
+
+
+def decode_or_refuse(frame: bytes) -> None:
+    """Decode; what comes out goes in again as it is."""
+    number = wire.request_number(frame)
+    assert 0 <= number <= limits.NOW_MS_MAX
+    try:
+        message = wire.decode(frame)
+    except ProtocolError:
+        return
+    assert wire.decode(wire.encode(message)) == message
+
+
+def packed(*fields: Any, version: int = limits.PROTOCOL_VERSION) -> bytes:
+    return msgpack.packb([version, *fields])
+
+
+def test_another_version_is_named() -> None:
+    """Goal: who speaks another version learns both, and its request number is still known. Method: version 2."""
+    frame = packed(wire.Tag.HELLO, 7, "alice", version=2)
+    with pytest.raises(VersionMismatch) as caught:
+        wire.decode(frame)
+    assert (caught.value.fields["theirs"], caught.value.fields["ours"]) == (2, limits.PROTOCOL_VERSION)
+    assert wire.request_number(frame) == 7
+
+
+NESTED = 100_000
+
+
+@pytest.mark.parametrize(
+    ("frame", "told"),
+    [
+        (b"", "not one MessagePack value"),
+        (b"\x91" * NESTED, "not one MessagePack value"),
+        (packed(wire.Tag.HELLO, 1, "a") + b"\0", "not one MessagePack value"),
+        (msgpack.packb({"a": 1}), "not an array"),
+        (msgpack.packb([1]), "not an array"),
+        (msgpack.packb([True, 1]), "not an array"),
+        (packed(99), "tag 99 names no message"),
+        (packed(wire.Tag.HELLO, 1), "Hello has 2 fields, got 1"),
+        (packed(wire.Tag.HELLO, 1, b"alice"), "Hello: field producer"),
+        (packed(wire.Tag.HELLO, -1, "a"), "Hello: field number"),
+        (packed(wire.Tag.HELLO, True, "a"), "Hello: field number"),
+        (packed(wire.Tag.HELLO, 1, "a" * 65), "Hello: field producer"),
+        (packed(wire.Tag.SET_PAUSED, 1, "a lane", True), "SetPaused: field lane"),
+        (packed(wire.Tag.SET_PAUSED, 1, "lane", 1), "SetPaused: field paused"),
+        (packed(wire.Tag.SET_WINDOW, 1, "lane", 0), "SetWindow: field window"),
+        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 0, [], None]], True, None, None), "at least one payload"),
+        (packed(wire.Tag.SUBMIT, 1, "l", [[["a"], 0, [b"", b""], None]], True, None, None), "1 targets for 2 payloads"),
+        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 0, [b""], []]], True, None, None), "0 lists of tensors"),
+        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 8, [b""], None]], True, None, None), "Submit: field runs"),
+        (packed(wire.Tag.SUBMIT, 1, "l", [["a b", 0, [b""], None]], True, None, None), "wants a target"),
+        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 0, [b"x" * ((1 << 20) + 1)], None]], True, None, None), "as tensors"),
+        (packed(wire.Tag.QUERY, 1, "everything", {}), "Query: field what"),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_place(frame: bytes, told: str) -> None:
+    """Goal: the message says which field is wrong and what it wants. Method: one frame per rule."""
+    with pytest.raises(ProtocolError) as caught:
+        wire.decode(frame)
+    assert told in caught.value.message
+
+
+def test_deep_values_are_refused() -> None:
+    """Goal: nobody who prints or packs a value later runs out of stack. Method: a map of 200 levels."""
+    value: Any = {}
+    for _ in range(200):
+        value = {"a": value}
+    with pytest.raises(ProtocolError, match="levels"):
+        wire.decode(packed(wire.Tag.REFUSED, 1, "busy", "", value))
