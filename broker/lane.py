@@ -241,13 +241,12 @@ class Lane:
         over too often.
         """
         while self.waiting_count and not self.paused and self.line_count < self.window:
-            level = self._next_level()
+            level = self._levels[-1] if len(self._levels) == 1 else self._next_level()
             runs = self._waiting[level]
             run = runs[0]
             index = run.issued
-            address = run.target(index)
-            code = self.deploys.get(run.name or code_name(address))
-            emits_max = self._allowance(code)
+            code = self.deploys.get(run.name or code_name(run.targets[index]))
+            emits_max = 0 if code is None or code.kind != AGENT else self._allowance(code.limits.emits_max)
             if emits_max < 0:
                 return
             run.issued += 1
@@ -265,14 +264,12 @@ class Lane:
 
     def _next_level(self) -> int:
         """The level to serve: one that starved, the one whose head is oldest first, else the highest."""
-        levels = self._levels
-        if len(levels) > 1:
-            bound = self.settings.starvation_passes
-            starved = [level for level in levels if self._passes.get(level, 0) >= bound]
-            if starved:
-                heads = {level: self._waiting[level][0] for level in starved}
-                return min(starved, key=lambda level: heads[level].first_turn + heads[level].issued)
-        return levels[-1]
+        bound = self.settings.starvation_passes
+        starved = [level for level in self._levels if self._passes.get(level, 0) >= bound]
+        if starved:
+            heads = {level: self._waiting[level][0] for level in starved}
+            return min(starved, key=lambda level: heads[level].first_turn + heads[level].issued)
+        return self._levels[-1]
 
     def _count_passes(self, served: int) -> None:
         self._passes[served] = 0
@@ -281,17 +278,14 @@ class Lane:
                 break
             self._passes[level] = self._passes.get(level, 0) + 1
 
-    def _allowance(self, code: Code | None) -> int:
-        """How many tasks the next task may emit; -1: it must wait until the line has given room back.
+    def _allowance(self, wanted: int) -> int:
+        """How many tasks an agent's next task may emit; -1: it must wait until the line has given room back.
 
         Room for all that the line may emit is kept free, so that no emit can push the lane past its bound, and
         `overflow` is known when a task runs, not when it retires. Only with an empty line is less than the deploy's
         `emits_max` handed out.
         """
-        if code is None or code.kind != AGENT:
-            return 0
         room = self.settings.tasks_max - self.load - self.reserved
-        wanted = code.limits.emits_max
         if room >= wanted:
             return wanted
         return max(room, 0) if self.line_count == 0 else -1

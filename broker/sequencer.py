@@ -35,12 +35,13 @@ from rota.broker.effects import (
 from rota.broker.lane import Notes
 from rota.broker.queries import answer
 from rota.broker.results import result_item
-from rota.broker.tasks import Task
+from rota.broker.tasks import Task, Watcher
 from rota.broker.world import World
 from rota.common.limits import HEARTBEAT_MS
 from rota.common.messages import ResultItem, Results
 from rota.common.work import Failed
 
+LANE_NEWS_EVERY_MS: Final = 100  # how far lanes are is told so often: an event a step would cost as much as its results
 MARK_EVERY_TASKS: Final = 4_096  # retired tasks of a lane between two marks in the journal
 _RESULT_BYTES_PER_MESSAGE: Final = 8 << 20
 _RESULTS_PER_MESSAGE: Final = 8_192
@@ -69,7 +70,8 @@ class Sequencer:
         self._timers: list[tuple[int, str, int, int]] = []
         self._results: dict[bytes, list[ResultItem]] = {}
         self._marked: dict[str, int] = {name: lane.retired for name, lane in world.lanes.items()}
-        self._moved: dict[str, None] = {}  # lanes in which tasks retired during this step
+        self._moved: dict[str, None] = {}  # lanes in which tasks retired since watchers were told
+        self._told_ms = 0
         self._resume()
 
     def step(self, events: Iterable[Event], now_ms: int, mono_ms: int) -> Effects:
@@ -171,9 +173,7 @@ class Sequencer:
             self.dispatcher.add(self.world.lanes[task.run.lane], task)
         for task in notes.finished:
             if task.run.watchers is not None:
-                for identity, first_seq, last_seq in task.run.watchers:
-                    if first_seq <= task.seq <= last_seq:
-                        self.send_result(identity, task)
+                self._send_to_watchers(task, task.run.watchers)
             if type(task.outcome) is Failed:
                 self._tell_failure(task, task.outcome)
         if not notes.retired:
@@ -182,6 +182,16 @@ class Sequencer:
         self._moved[lane_name] = None
         for timer in notes.timers:
             heapq.heappush(self._timers, (timer.due_ms, lane_name, timer.turn, timer.index_of_emit))
+
+    def _send_to_watchers(self, task: Task, watchers: list[Watcher]) -> None:
+        item = result_item(task)
+        for identity, first_seq, last_seq in watchers:
+            if first_seq <= task.seq <= last_seq:
+                items = self._results.get(identity)
+                if items is not None:
+                    items.append(item)
+                elif identity in self.connections:  # else it is gone: whoever comes back awaits again
+                    self._results[identity] = [item]
 
     def _tell_failure(self, task: Task, failure: Failed) -> None:
         self.tell(
@@ -207,11 +217,15 @@ class Sequencer:
         """Write a lane's digest now and then, and tell watchers how far each lane is."""
         for name in self._moved:
             lane = self.world.lanes[name]
-            self.tell("lane", name, retired=lane.retired, digest=lane.digest, waiting=lane.waiting_count)
             if lane.retired - self._marked.get(name, 0) >= MARK_EVERY_TASKS:
                 self._marked[name] = lane.retired
                 self.commit(records.Mark(name, lane.retired, lane.digest))
-        self._moved = {}
+        if self._moved and self.mono_ms - self._told_ms >= LANE_NEWS_EVERY_MS:
+            self._told_ms = self.mono_ms
+            for name in self._moved:
+                lane = self.world.lanes[name]
+                self.tell("lane", name, retired=lane.retired, digest=lane.digest, waiting=lane.waiting_count)
+            self._moved = {}
 
     def _flush_results(self) -> None:
         """Send every connection its results, in messages of bounded size."""

@@ -12,6 +12,7 @@ because what a target is decides outcomes, and Python's own tables of characters
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from rota.common.errors import BadTarget
@@ -19,15 +20,19 @@ from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
 
 MODEL_PREFIX: Final = "model:"
 
+_KNOWN_MAX: Final = 65_536  # the same few addresses come again and again: their answers are kept
+
 _NAME: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}")
 _TARGET: Final = re.compile(rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/[^\x00-\x1f\x7f-\x9f]{{1,{KEY_CHARS_MAX}}}")
 
 
+@lru_cache(_KNOWN_MAX)
 def is_name(text: str) -> bool:
     """Say whether `text` can name a lane, an agent's code or a model."""
     return _NAME.fullmatch(text) is not None
 
 
+@lru_cache(_KNOWN_MAX)
 def is_target(text: str) -> bool:
     """Say whether a task can be sent to `text`."""
     return _TARGET.fullmatch(text) is not None
@@ -48,6 +53,7 @@ def check_target(text: str) -> str:
     return text
 
 
+@lru_cache(_KNOWN_MAX)
 def code_name(target: str) -> str:
     """Return the name that a deploy binds for a target: `counter` for `counter/alice`, `model:NAME` as it is."""
     return target.split("/", 1)[0]
