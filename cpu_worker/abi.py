@@ -117,6 +117,10 @@ def decode_output(
     log: tuple[str, ...] = ()
     try:
         fields = _unpack(data)
+        if len(fields) == len(DONE_FIELDS) and fields[4] == fields[5] == fields[6] == []:
+            # Neither emits nor log nor tensors: most outputs are that.
+            state, result = _state(fields[2], limits.state_bytes), _result(fields[3], limits.result_bytes)
+            return Done(result, None if state is None else digest(state), (), (), fuel, ()), state
         if fields[1] == STATUS_ERROR:
             log = _log(fields, 4, limits.log_bytes)
             return Failed("error", _error_message(fields), log, fuel), None

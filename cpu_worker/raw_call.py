@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from ctypes import POINTER, addressof, byref, c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint64, c_void_p
+from functools import lru_cache
 from typing import Any, Final
 
 from wasmtime import Engine, TrapCode
@@ -80,6 +81,9 @@ _error_message = _prototype(_holding, "wasmtime_error_message", None, c_void_p, 
 _error_delete = _prototype(_holding, "wasmtime_error_delete", None, c_void_p)
 
 
+_encoded: Final = lru_cache(str.encode)  # the names of exports: three per fresh instance, always the same
+
+
 class RawGuest:
     """One instance in a store of its own, over the C API (see `guest.Guest`)."""
 
@@ -93,6 +97,9 @@ class RawGuest:
         self._fuel_reference = byref(self._fuel)
         self._words = _Words()
         self._externs = _Externs()
+        self._externs_address = addressof(self._externs)
+        self._instance = ffi.wasmtime_instance_t()
+        self._instance_address = addressof(self._instance)
         self._store: int | None = _store_new(engine.ptr(), None, None)
         try:
             self._open(memory_bytes)
@@ -105,8 +112,7 @@ class RawGuest:
         self._context = _store_context(self._store)
         _store_limiter(self._store, memory_bytes, TABLE_ELEMENTS_MAX, -1, TABLES_MAX, -1)
         self._give(INITIALIZE_FUEL)
-        self._instance = ffi.wasmtime_instance_t()
-        error = _instantiate(prepared.linked.ptr(), self._context, addressof(self._instance), self._trap_reference)
+        error = _instantiate(prepared.linked.ptr(), self._context, self._instance_address, self._trap_reference)
         if error or self._trap.value:
             self._raise(error, "instantiation")
         self._memory = self._export(0, MEMORY)
@@ -177,9 +183,9 @@ class RawGuest:
 
     def _export(self, place: int, name: str) -> int:
         """Return the address of an export, of the kind that `prepare()` has checked; it lives in our array."""
-        address = addressof(self._externs) + place * _EXTERN_BYTES
-        encoded = name.encode()
-        found = _export_get(self._context, addressof(self._instance), encoded, len(encoded), address)
+        address = self._externs_address + place * _EXTERN_BYTES
+        encoded = _encoded(name)
+        found = _export_get(self._context, self._instance_address, encoded, len(encoded), address)
         assert found, "prepare() has checked that it exists"
         return address + _EXTERN_VALUE_OFFSET
 

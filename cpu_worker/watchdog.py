@@ -30,6 +30,7 @@ class Watchdog:
         self._serial = 0
         self._expired_serial = -1
         self._interrupted = False
+        self._active = False
         self._closed = threading.Event()
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rota-watchdog", daemon=True)
@@ -40,14 +41,18 @@ class Watchdog:
         self._timeout_ms = timeout_ms
         self._interrupted = False
         self._serial += 1
-        self._running.set()
+        self._active = True
+        if not self._running.is_set():
+            self._running.set()
 
     def next_task(self) -> None:
         """Start the clock of a task anew."""
         self._serial += 1
 
     def end(self) -> None:
-        self._running.clear()
+        self._active = (
+            False  # the thread goes to sleep by itself: waking it for each row would cost more than a short task
+        )
 
     def interrupt(self) -> None:
         """Stop what runs now; from any thread."""
@@ -71,6 +76,11 @@ class Watchdog:
             self._running.wait()
             if self._closed.is_set():
                 return
+            if not self._active:
+                self._running.clear()
+                if self._active:  # a row began in between and found the thread awake
+                    self._running.set()
+                continue
             now_ms = self._clock()
             if serial != self._serial:
                 serial, since_ms = self._serial, now_ms
