@@ -172,6 +172,10 @@ class Flows:
 
     def outcome(self, seq: int, deadline_ms: int | None) -> Flow[Result]:
         """Wait for the outcome of a task. Raises `TimeoutError`, or what the broker says (`Expired`)."""
+        self._session.drop_refusals((seq,))
+        return (yield from self._outcome(seq, deadline_ms))
+
+    def _outcome(self, seq: int, deadline_ms: int | None) -> Flow[Result]:
         session = self._session
         contact_ms = self._now_ms() + self._limits.contact_ms
         while (found := session.take_result(seq)) is None:
@@ -183,14 +187,16 @@ class Flows:
     def outcomes(self, ranges: Sequence[tuple[int, int]], deadline_ms: int | None) -> Stream:
         """Give the outcomes of tasks in the order of their seqs."""
         for first_seq, tasks in ranges:
+            self._session.drop_refusals(range(first_seq, first_seq + tasks))
             self._session.want(first_seq, tasks, self._now_ms())
         for first_seq, tasks in ranges:
             for seq in range(first_seq, first_seq + tasks):
-                yield (yield from self.outcome(seq, deadline_ms))
+                yield (yield from self._outcome(seq, deadline_ms))
 
     def as_completed(self, ranges: Sequence[tuple[int, int]], deadline_ms: int | None) -> Stream:
         """Give the outcomes of tasks as they come."""
         left = {seq: None for first_seq, tasks in ranges for seq in range(first_seq, first_seq + tasks)}
+        self._session.drop_refusals(left)
         while left:
             for result in (yield from self.some_of(left, deadline_ms)):
                 del left[result.seq]

@@ -166,6 +166,12 @@ class Session:
             self._results_bytes -= _size(found)
         return found
 
+    def drop_refusals(self, seqs: Iterable[int]) -> None:
+        """Forget refusals that nobody has taken, before asking anew: what was refused then may be there now."""
+        for seq in seqs:
+            if isinstance(self._results.get(seq), RotaError):
+                self.take_result(seq)
+
     def arrived(self, wanted: Mapping[int, None]) -> list[int]:
         """Return those of the wanted seqs that `take_result` has something for."""
         if len(self._results) < len(wanted):

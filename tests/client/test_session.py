@@ -15,7 +15,7 @@ from rota.client.session import (
     Session,
 )
 from rota.common import limits, messages
-from rota.common.errors import Busy, Expired, LocalError, NotGreeted, ProtocolError, VersionMismatch
+from rota.common.errors import Busy, Expired, LocalError, NotGreeted, ProtocolError, UnknownTask, VersionMismatch
 from rota.common.wire import FROM_PRODUCERS, decode, encode
 
 FIRST = 5
@@ -213,6 +213,21 @@ def test_results_that_are_not_kept_become_errors(by_submit: bool) -> None:
     assert isinstance(machine.take_result(10), Expired)
     assert machine.is_pending(11)
     assert isinstance(machine.take_result(12), Expired)
+
+
+def test_a_refused_ask_is_asked_again() -> None:
+    """Goal: what was refused may be there later. Method: a whole Await refused, its refusals dropped untaken, want it
+    again.
+    """
+    machine = session()
+    machine.want(1, 3, 0)
+    number = sent(machine)[-1].number  # type: ignore[union-attr]
+    give(machine, messages.Refused(number, UnknownTask.code, "no task 3", {"seq": 3}))
+    assert isinstance(machine.take_result(1), UnknownTask)
+    machine.drop_refusals(range(1, 4))
+    assert machine.take_result(2) is None
+    machine.want(1, 3, 0)
+    assert [one[1:] for one in sent(machine) if isinstance(one, messages.Await)] == [(1, 3)]
 
 
 def test_wanting_what_is_on_its_way_sends_nothing() -> None:
