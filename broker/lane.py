@@ -267,8 +267,7 @@ class Lane:
         bound = self.settings.starvation_passes
         starved = [level for level in self._levels if self._passes.get(level, 0) >= bound]
         if starved:
-            heads = {level: self._waiting[level][0] for level in starved}
-            return min(starved, key=lambda level: heads[level].first_turn + heads[level].issued)
+            return min(starved, key=lambda level: self._waiting[level][0].first_turn)  # runs do not overlap
         return self._levels[-1]
 
     def _count_passes(self, served: int) -> None:
