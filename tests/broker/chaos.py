@@ -102,9 +102,14 @@ class Chaos:
         world = self.broker.core.world
         while any(lane.line_count for lane in world.lanes.values()):
             self._staff()
-            moved = [worker.finish() for worker in list(self.broker.workers.values())]
-            assert any(moved), "tasks wait, and no worker is given one"
+            if not self._finish_one_each():
+                for worker in list(self.broker.workers.values()):
+                    worker.heartbeat()  # one that was given up as stuck learns of it and registers again
+                assert self._finish_one_each(), "tasks wait, and no worker is given one"
         return any(lane.timers for lane in world.lanes.values())
+
+    def _finish_one_each(self) -> bool:
+        return sum(worker.finish() for worker in list(self.broker.workers.values())) > 0
 
     def _staff(self) -> None:
         """Replace workers that are gone; every fourth is one for models."""

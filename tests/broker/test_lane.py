@@ -99,9 +99,7 @@ def test_starvation_bound(broker: Broker) -> None:
 
 
 def test_of_starved_levels_the_oldest_task_goes_first(broker: Broker) -> None:
-    """Goal: ties between starved levels go to the lower turn, not to the older run. Method: bound 1; the run that
-    began first has been served up to a task that is younger than the head of the other level.
-    """
+    """Goal: of several starved levels the one with the lowest turn is served. Method: bound 1, three levels."""
     alice = broker.producer()
     alice.open_lane("l", paused=True, deploys_from="main", starvation_passes=1)
     alice.submit_runs(
