@@ -128,6 +128,8 @@ class World:
         self.producers.remember(record.origin, Answer(record.origin.number, {"dropped": dropped}))
 
     def _complete(self, record: records.Completed) -> None:
+        if not 1 <= record.fingerprint <= len(self.fingerprints):
+            raise JournalError(f"a completion names fingerprint {record.fingerprint} of {len(self.fingerprints)}")
         lane = self.lanes[record.lane]
         for fold in record.folds:
             lane.complete(fold)
