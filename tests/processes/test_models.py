@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import numpy as np
 import pytest
 
 from rota.client import Client, TaskFailed
+from rota.common.endpoints import RunFolder
 from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import Tensor, decode_result, encode_call
+from rota.gpu_worker.repository import Repository
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+helper = onnx.helper
+BOOL, FLOAT, INT64 = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
 
@@ -71,21 +76,65 @@ def test_wrong_input_and_unknown_model_are_outcomes(rota_up: RotaUp, run_dir: Pa
             outcomes[1].raise_if_failed()
 
 
+def test_killed_gpu_worker_loses_no_call(rota_up: RotaUp, run_dir: Path, tmp_path: Path) -> None:
+    """Goal: the death of the only GPU worker costs time only. Method: 40 calls of a model that counts in a loop, kill
+    the worker after five results; every call has its result once, and some were begun twice.
+    """
+    up = rota_up(run_dir, cpu_workers=0, gpu_workers=1, ROTA_REQUIRE="cpu")
+    with Client(run_dir) as client:
+        client.deploy_model("count", _add_loop(run_dir, tmp_path))
+        batch = client.submit_many("model:count", [{"turns": np.array(20_000 + n)} for n in range(40)])
+        results = []
+        for result in batch.as_completed(timeout_s=60):
+            results.append(result)
+            if len(results) == 5:
+                os.kill(up.pids()["gpu-1"], signal.SIGKILL)
+        results.sort(key=lambda result: result.seq)
+        assert [float(result.arrays["y"][0]) for result in results] == [20_000.0 + n for n in range(40)]
+        assert {result.attempts for result in results} == {1, 2}
+
+
 def _add_model(run_dir: Path, folder: Path) -> bytes:
     """Add y = x * 2 + 1 to the model repository of a run folder, and return its digest."""
-    from onnx import TensorProto, helper
-
-    from rota.common.endpoints import RunFolder
-    from rota.gpu_worker.repository import Repository
-
     shape = ["n", "m"]
     graph = helper.make_graph(
         [helper.make_node("Add", ["x", "x"], ["twice"]), helper.make_node("Add", ["twice", "one"], ["y"])],
         "double",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("x", FLOAT, shape)],
+        [helper.make_tensor_value_info("y", FLOAT, shape)],
         [onnx.numpy_helper.from_array(np.ones(1, np.float32), "one")],
     )
-    path = folder / "double.onnx"
+    return _add(run_dir, folder, graph)
+
+
+def _add_loop(run_dir: Path, folder: Path) -> bytes:
+    """Add y = 1 + 1 + ... (`turns` times) to the model repository of a run folder, and return its digest."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Add", ["before", "one"], ["after"]), helper.make_node("Identity", ["go_on"], ["still"])],
+        "body",
+        [
+            value("turn", INT64, []),
+            value("go_on", BOOL, []),
+            value("before", FLOAT, [1]),
+        ],
+        [value("still", BOOL, []), value("after", FLOAT, [1])],
+        [onnx.numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["turns", "yes", "zero"], ["y"], body=body)],
+        "count",
+        [value("turns", INT64, [])],
+        [value("y", FLOAT, [1])],
+        [
+            onnx.numpy_helper.from_array(np.array(True), "yes"),
+            onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+        ],
+    )
+    return _add(run_dir, folder, graph)
+
+
+def _add(run_dir: Path, folder: Path, graph: Any) -> bytes:
+    path = folder / f"{graph.name}.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return Repository(RunFolder(run_dir).models).add(path, "double").digest
+    return Repository(RunFolder(run_dir).models).add(path, graph.name).digest
