@@ -21,6 +21,7 @@ from typing import Final
 from blake3 import blake3
 
 from rota.broker import records
+from rota.broker.wal import find_damage
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, RotaError, StorageFull
 from rota.common.file_kit import sync_folder
@@ -62,6 +63,9 @@ class Journal:
             if not path.exists() and not read_only:
                 _create(path)
             _check_head(path)
+            damage = find_damage(_beside(path, "-wal"))
+            if damage:
+                raise _refusal(path, f"its {path.name}-wal is damaged: {damage}")
             return cls(path, _connect(path, "ro"), read_only)
         except (sqlite3.Error, FileNotFoundError) as error:
             raise _not_usable(path, error) from error
