@@ -111,7 +111,7 @@ class Result:
         return self._item == other._item if isinstance(other, Result) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._item)
+        return self._item.seq
 
     def __repr__(self) -> str:
         return f"Result({', '.join(f'{name}={value!r}' for name, value in self._item._asdict().items())})"
