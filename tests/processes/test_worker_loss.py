@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason=
 
 COUNTER = Path(__file__).resolve().parents[2] / "examples" / "agents" / "counter.wasm"
 WAIT_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 0.05
 FIRST_FOLD_TASKS_MAX = 4  # broker/dispatch.py: before it knows how long a task of this code takes
 
 # A function that turns a loop as often as its payload's first 8 bytes say (0: for ever) and gives the payload back.
@@ -152,11 +153,14 @@ def _pid_that_runs(client: Client, seq: int, killed: list[int], up: Any) -> int 
     """Wait until a worker that lives runs the task, and return its process; None once the task has its outcome."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        state = client.query("task", seq=seq)["state"]
-        if state in ("completed", "retired"):
+        try:
+            client.outcome(seq, LOOK_AGAIN_SECONDS)  # to ask without a break would take the processor from the worker
+        except TimeoutError:
+            running = client.query("task", seq=seq)["state"] == "running"
+            holding = [worker["pid"] for worker in client.query("workers") if worker["held_tasks"]]
+            if running and holding and holding[0] not in killed:
+                pid: int = holding[0]
+                return pid
+        else:
             return None
-        holding = [worker["pid"] for worker in client.query("workers") if worker["held_tasks"]]
-        if state == "running" and holding and holding[0] not in killed:
-            pid: int = holding[0]
-            return pid
     raise AssertionError(f"task {seq} neither runs nor ends; the processes said:\n{up.text}")
