@@ -31,31 +31,46 @@ def take(
 ) -> None:
     """Carry out a request or refuse it. `objection` is what the shell found against it; a repeat is answered anyway."""
     try:
-        _refuse_if_closed(core, identity, request)
+        if identity not in core.connections and not isinstance(request, messages.Hello):
+            raise errors.NotGreeted(
+                "say Hello first: the broker does not know which producer this connection belongs to"
+            )
+        objection = _closed(core, request) or objection
         if objection is not None and not _is_repeat(core, identity, request):
             raise objection
         _HANDLERS[type(request)](core, identity, request)
     except errors.RotaError as error:
-        core.reply(FRONTEND, identity, messages.Refused(request.number, error.code, error.message, error.fields))
+        core.reply(FRONTEND, identity, _refusal(request.number, error))
 
 
-def _refuse_if_closed(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> None:
-    if isinstance(request, messages.Hello):
-        return
-    if identity not in core.connections:
-        raise errors.NotGreeted("say Hello first: the broker does not know which producer this connection belongs to")
-    if isinstance(request, messages.Await | messages.Drain):
-        return
+def _closed(core: Sequencer, request: messages.FrontendRequest) -> errors.RotaError | None:
+    """What stands against any new input of this kind now."""
+    if isinstance(request, messages.Hello | messages.Await | messages.Drain):
+        return None
     if core.storage_full:
-        raise errors.StorageFull(
-            f"the journal cannot be written ({core.storage_full}): nothing was accepted; free some space",
-            reason=core.storage_full,
-            pending=False,
-        )
+        return _storage_full(core)
     if core.draining and isinstance(request, messages.Submit):
-        raise errors.Draining(
+        return errors.Draining(
             "the broker is draining and takes no more tasks: send to another one, or end it with drain --off"
         )
+    return None
+
+
+def _is_repeat(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> bool:
+    """Whether an input took effect before: then it is answered, whatever stands against it now."""
+    return core.world.producers.old_answer(_origin(core, identity, request)) is not None
+
+
+def _storage_full(core: Sequencer) -> errors.StorageFull:
+    return errors.StorageFull(
+        f"the journal cannot be written ({core.storage_full}): nothing was accepted; free some space",
+        reason=core.storage_full,
+        pending=False,
+    )
+
+
+def _refusal(number: int, error: errors.RotaError) -> messages.Refused:
+    return messages.Refused(number, error.code, error.message, error.fields)
 
 
 # --- conversations --------------------------------------------------------------------------------------
@@ -126,7 +141,7 @@ def _is_open(core: Sequencer, seq: int) -> bool:
 
 
 def _submit(core: Sequencer, identity: bytes, request: messages.Submit) -> None:
-    origin = _submit_origin(core, identity, request)
+    origin = _origin(core, identity, request)
     accepted = core.world.producers.old_answer(origin)
     if accepted is None:
         lane = _lane(core, request.lane)
@@ -141,19 +156,6 @@ def _submit(core: Sequencer, identity: bytes, request: messages.Submit) -> None:
     core.reply(FRONTEND, identity, accepted)
     if request.wait:
         _await(core, identity, messages.Await(request.number, accepted.first_seq, accepted.tasks))
-
-
-def _submit_origin(core: Sequencer, identity: bytes, request: messages.Submit) -> records.Origin:
-    return _origin(core, identity, request, (request.lane, request.runs, request.now_ms, request.retry_of))
-
-
-def _is_repeat(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> bool:
-    """Whether a request took effect before; only those matter to which the shell can object."""
-    if isinstance(request, messages.Submit):
-        return core.world.producers.old_answer(_submit_origin(core, identity, request)) is not None
-    if isinstance(request, messages.Deploy):
-        return core.world.producers.old_answer(_deploy_origin(core, identity, request)) is not None
-    return False
 
 
 def _check_submit(lane: Lane, request: messages.Submit) -> int:
@@ -179,7 +181,7 @@ def _check_submit(lane: Lane, request: messages.Submit) -> int:
 
 
 def _open_lane(core: Sequencer, identity: bytes, request: messages.OpenLane) -> None:
-    origin = _origin(core, identity, request, request[1:])
+    origin = _origin(core, identity, request)
     if _answered(core, identity, origin):
         return
     if request.lane in core.world.lanes:
@@ -200,7 +202,7 @@ def _open_lane(core: Sequencer, identity: bytes, request: messages.OpenLane) -> 
 
 
 def _set_paused(core: Sequencer, identity: bytes, request: messages.SetPaused) -> None:
-    origin = _origin(core, identity, request, request[1:])
+    origin = _origin(core, identity, request)
     if _answered(core, identity, origin):
         return
     lane = _lane(core, request.lane)
@@ -210,7 +212,7 @@ def _set_paused(core: Sequencer, identity: bytes, request: messages.SetPaused) -
 
 
 def _set_window(core: Sequencer, identity: bytes, request: messages.SetWindow) -> None:
-    origin = _origin(core, identity, request, request[1:])
+    origin = _origin(core, identity, request)
     if _answered(core, identity, origin):
         return
     lane = _lane(core, request.lane)
@@ -219,7 +221,7 @@ def _set_window(core: Sequencer, identity: bytes, request: messages.SetWindow) -
 
 
 def _dead_drop(core: Sequencer, identity: bytes, request: messages.DeadDrop) -> None:
-    origin = _origin(core, identity, request, request[1:])
+    origin = _origin(core, identity, request)
     if _answered(core, identity, origin):
         return
     lane = _lane(core, request.lane)
@@ -229,7 +231,7 @@ def _dead_drop(core: Sequencer, identity: bytes, request: messages.DeadDrop) -> 
 
 
 def _cancel(core: Sequencer, identity: bytes, request: messages.Cancel) -> None:
-    origin = _origin(core, identity, request, request[1:])
+    origin = _origin(core, identity, request)
     if _answered(core, identity, origin):
         return
     if request.seq >= core.world.next_seq or request.seq < 1:
@@ -336,7 +338,7 @@ class PendingDeploys:
 
 
 def _deploy(core: Sequencer, identity: bytes, request: messages.Deploy) -> None:
-    origin = _deploy_origin(core, identity, request)
+    origin = _origin(core, identity, request)
     if _answered(core, identity, origin):
         return
     lane = _lane(core, request.lane)
@@ -345,10 +347,6 @@ def _deploy(core: Sequencer, identity: bytes, request: messages.Deploy) -> None:
         core.deploys.add(core, identity, request, origin)
     else:
         _bind(core, identity, request, origin, {})
-
-
-def _deploy_origin(core: Sequencer, identity: bytes, request: messages.Deploy) -> records.Origin:
-    return _origin(core, identity, request, (request.lane, request.name, request.code))
 
 
 def _check_deploy(lane: Lane, name: str, code: Code) -> None:
@@ -372,7 +370,15 @@ def _bind(
 # --- shared ------------------------------------------------------------------------------------------------------
 
 
-def _origin(core: Sequencer, identity: bytes, request: messages.FrontendRequest, content: Any) -> records.Origin:
+def _origin(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> records.Origin:
+    """Who asks for what under which number. How the answer travels is no part of what is asked for."""
+    match request:
+        case messages.Submit():
+            content: Any = (request.lane, request.runs, request.now_ms, request.retry_of)
+        case messages.Deploy():
+            content = (request.lane, request.name, request.code)
+        case _:
+            content = request[1:]
     return records.Origin(core.connections[identity], request.number, digest_of((type(request).__name__, content)))
 
 

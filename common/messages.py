@@ -170,7 +170,7 @@ class Await(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """Take no more inputs from producers (or take them again), broker-wide. Answered when it is in force."""
+    """Take no more Submits (or take them again), broker-wide. Answered when it is in force."""
 
     number: int
     draining: bool

@@ -141,6 +141,27 @@ def test_acknowledgements_wait_for_the_disk(broker: Broker) -> None:
     assert 1 in alice.results
 
 
+@pytest.mark.parametrize("closed_by", ["drain", "full disk"])
+def test_a_repeat_is_answered_while_new_inputs_are_refused(closed_by: str, broker: Broker) -> None:
+    """Goal: nobody hears that a request was not accepted which was, and sends it again under a new number. Method:
+    submit before the broker closes, where the disk failed before the record was written; repeat it.
+    """
+    alice = broker.producer()
+    broker.disk_works = closed_by == "drain"
+    alice.submit("counter/a", ADD, number=7)
+    if closed_by == "drain":
+        alice.drain()
+    else:
+        broker.storage(full=True)
+    alice.submit("counter/a", ADD, number=7, wait=False)
+    alice.submit("counter/a", ADD, number=8)
+    broker.sync()
+    replies = {reply.number: reply for reply in alice.inbox if isinstance(reply, Accepted | Refused)}
+    assert replies[7] == Accepted(7, 1, 1)
+    assert refused(replies[8]) == ("draining" if closed_by == "drain" else "storage_full")
+    assert broker.core.world.next_seq == 2
+
+
 def test_what_was_not_acknowledged_never_happened(broker: Broker) -> None:
     """Goal: a crash before the fsync leaves nothing, and the same request may come again. Method: crash in between."""
     alice, worker = broker.producer(), broker.worker()
