@@ -294,7 +294,7 @@ class PendingDeploys:
                 pending.identity = identity
                 return
         if len(self._by_number) >= PENDING_DEPLOYS_MAX:
-            raise errors.Busy(f"{PENDING_DEPLOYS_MAX} deploys wait for a worker: start one, or deploy without a check")
+            self._give_up_oldest(core)
         pending = _PendingDeploy(self._next_number, identity, request._replace(module=None), origin)
         self._next_number += 1
         self._by_number[pending.number] = pending
@@ -306,21 +306,36 @@ class PendingDeploys:
             if pending.worker not in core.dispatcher.workers:
                 self._ask(core, pending)
 
+    def registered(self, core: Sequencer, worker: str) -> None:
+        """A worker came, or came again: what it was asked on another connection, or in another process, may be lost."""
+        for pending in self._by_number.values():
+            if pending.worker == worker:
+                pending.worker = ""
+        self.tick(core)
+
     def settle(self, core: Sequencer, prepared: messages.Prepared) -> None:
         """A worker has looked: let the deploy take effect, or refuse it with what the worker says."""
         pending = self._by_number.get(prepared.number)
         if pending is None or pending.worker != prepared.worker:
             return
         del self._by_number[prepared.number]
-        if not prepared.ok:
-            code = errors.CodeError.code
-            refused = messages.Refused(pending.request.number, code, prepared.message, {"name": pending.request.name})
-            core.reply(FRONTEND, pending.identity, refused)
-        elif core.storage_full:
-            refused = messages.Refused(pending.request.number, errors.StorageFull.code, core.storage_full, {})
-            core.reply(FRONTEND, pending.identity, refused)
-        else:
-            _bind(core, pending.identity, pending.request, pending.origin, prepared.info)
+        try:
+            if not prepared.ok:
+                raise errors.CodeError(prepared.message, name=pending.request.name)
+            if core.storage_full:
+                raise _storage_full(core)
+            if not _answered(core, pending.identity, pending.origin):  # it may have come again without `check`
+                _bind(core, pending.identity, pending.request, pending.origin, prepared.info)
+        except errors.RotaError as error:
+            core.reply(FRONTEND, pending.identity, _refusal(pending.request.number, error))
+
+    def _give_up_oldest(self, core: Sequencer) -> None:
+        """Its producer is the likeliest to have given up itself: a ROUTER does not tell."""
+        pending = self._by_number.pop(next(iter(self._by_number)))
+        busy = errors.Busy(
+            f"{PENDING_DEPLOYS_MAX} newer deploys wait for a worker: start one of that pool, or deploy without check"
+        )
+        core.reply(FRONTEND, pending.identity, _refusal(pending.request.number, busy))
 
     def _ask(self, core: Sequencer, pending: _PendingDeploy) -> None:
         pool = "gpu" if pending.request.code.kind == MODEL else "cpu"

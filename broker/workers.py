@@ -116,7 +116,7 @@ def _register(core: Sequencer, identity: bytes, message: messages.Register, work
         core.dispatcher.take_back(assignment)
     dropped = tuple([number for number in message.holds if number not in worker.held])
     _send(core, identity, messages.Registered(core.world.boot, core.heartbeat_ms, dropped))
-    core.deploys.tick(core)
+    core.deploys.registered(core, worker.name)
 
 
 def _odd_profile(core: Sequencer, message: messages.Register) -> str:

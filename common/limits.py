@@ -40,7 +40,7 @@ WINDOW_TASKS_MAX: Final = 65_536
 LANE_TASKS_DEFAULT: Final = 1_000_000  # stamped and unretired tasks: the bound behind Busy and `overflow`
 STARVATION_PASSES_DEFAULT: Final = 64  # a waiting priority level is served after so many issues from higher levels
 LANES_MAX: Final = 1_024
-PENDING_DEPLOYS_MAX: Final = 64  # deploys that wait for a worker to look at them, per broker
+PENDING_DEPLOYS_MAX: Final = 64  # deploys that wait for a worker to look at them; the oldest is refused first
 DEPLOYS_MAX: Final = 4_096  # names per lane
 DEAD_TASKS_MAX: Final = 10_000  # dead letters kept per lane; the oldest is dropped first
 

@@ -414,6 +414,45 @@ def test_a_checked_deploy_outlives_the_worker_that_was_asked(broker: Broker) -> 
     assert isinstance(alice.inbox[-1], Answer)
 
 
+def test_a_checked_deploy_outlives_the_connection_it_was_asked_on(broker: Broker) -> None:
+    """Goal: no deploy waits for ever for an order that was lost. Method: the worker registers again without having read
+    it; then another process registers under its name.
+    """
+    alice = broker.producer()
+    worker = broker.worker("w1")
+    alice.deploy("other", COUNTER, check=True)
+    for registration in ({}, {"pid": 2}):
+        worker.prepares.clear()
+        worker.register(**registration)
+        assert len(worker.prepares) == 1
+    worker.say(Prepared("w1", worker.prepares[0].number, True, {}, ""))
+    assert "other" in broker.lane().deploys
+
+
+def test_a_deploy_that_comes_again_without_check_takes_effect_once(broker: Broker) -> None:
+    """Goal: one number has one effect. Method: the worker answers after the repeat has bound the name."""
+    alice, worker = broker.producer(), broker.worker()
+    request = messages.Deploy(alice.next_number(), "main", "other", COUNTER, None, True)
+    assert alice.send(request) is None
+    assert isinstance(alice.send(request._replace(check=False)), Answer)
+    before = len(broker.journal)
+    worker.say(Prepared("w1", worker.prepares[0].number, True, {}, ""))
+    assert len(broker.journal) == before
+
+
+def test_deploys_that_wait_for_ever_do_not_close_the_door(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: what a producer gave up on does not refuse others. Method: models without a GPU worker, two may wait; then
+    an agent, for which a worker is there.
+    """
+    monkeypatch.setattr("rota.broker.requests.PENDING_DEPLOYS_MAX", 2)
+    alice, worker = broker.producer(), broker.worker()
+    for name in ("model:a", "model:b"):
+        assert alice.deploy(name, MODEL_CODE, check=True) is None
+    alice.deploy("other", COUNTER, check=True)
+    assert [(reply.number, reply.code) for reply in alice.inbox if isinstance(reply, Refused)] == [(1, "busy")]
+    assert len(worker.prepares) == 1
+
+
 def test_a_model_is_checked_by_a_gpu_worker(broker: Broker) -> None:
     """Goal: code goes to the pool that can run it. Method: deploy a model beside a cpu worker."""
     alice = broker.producer()
