@@ -127,16 +127,20 @@ def digest(value: Any) -> bytes:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    if type(value) is not dict or not all(type(key) is str for key in value):
+    if type(value) is not dict:
         raise ValueError(f"wants a map with text keys, got {_short(value)}")
-    _check_depth(value)
+    _check_inside(value)
     return value
 
 
-def _check_depth(value: dict[str, Any]) -> None:
-    """Level by level: whoever prints or packs a value later recurses into it, and would not come back."""
+def _check_inside(value: dict[str, Any]) -> None:
+    """Level by level: whoever prints or packs a value later recurses into it, and would not come back. Keys are text at
+    every level: some are sorted and joined.
+    """
     level: list[Any] = [value]
     for _ in range(limits.VALUE_DEPTH_MAX):
+        if not all(type(key) is str for item in level if type(item) is dict for key in item):
+            raise ValueError("wants a map with text keys, got another key")
         inner = [item.values() if type(item) is dict else item for item in level]
         level = [item for items in inner for item in items if type(item) in (list, dict)]
         if not level:

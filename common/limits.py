@@ -54,6 +54,7 @@ CLIENT_UNSENT_BYTES: Final = 64 << 20  # results that wait for a slow client bef
 
 # --- workers --------------------------------------------------------------------------------------
 HEARTBEAT_MS: Final = 1_000
+PID_MAX: Final = (1 << 31) - 1  # what the calls that look for a process take
 HEARTBEATS_MISSED_MAX: Final = 3  # zguide chapter 4: liveness 3 to 5 at 1 s
 POISON_DEATHS_MAX: Final = 3  # workers a task may take with it when it runs alone; Dask has 3, RabbitMQ 20
 FOLD_TASKS_MAX: Final = 256  # tasks of one assignment

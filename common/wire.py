@@ -105,9 +105,10 @@ def decode(frame: bytes, allowed: frozenset[type] | None = None) -> messages.Mes
     if len(fields) != len(wanted) + 2:
         raise ProtocolError(f"{cls.__name__} has {len(wanted)} fields, got {len(fields) - 2}")
     try:
-        return cls._make([check(value) for check, value in zip(wanted, fields[2:], strict=True)])  # type: ignore[no-any-return]
+        message: messages.Message = cls._make([check(value) for check, value in zip(wanted, fields[2:], strict=True)])
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"{cls.__name__}: {_name_bad_field(cls, wanted, fields[2:])}: {error}") from None
+    return message
 
 
 def request_number(frame: bytes) -> int:
@@ -198,7 +199,7 @@ SCHEMA: Final[Mapping[int, tuple[Any, tuple[Check, ...]]]] = {
             integer(1, limits.RUN_TASKS_MAX),
             count,
             text(512),
-            count,
+            integer(0, limits.PID_MAX),
             mapping,
             count,
             array(count, limits.RUN_TASKS_MAX),

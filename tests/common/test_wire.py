@@ -74,6 +74,7 @@ ITEM = st.builds(
 )
 POOL = st.sampled_from(("cpu", "gpu"))
 POSITIVE = st.integers(1, limits.NOW_MS_MAX)
+PID = st.integers(0, limits.PID_MAX)
 
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Hello: st.builds(messages.Hello, COUNT, TEXT),
@@ -97,7 +98,8 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Results: st.builds(messages.Results, some(ITEM)),
     messages.Query: st.builds(messages.Query, COUNT, st.sampled_from(messages.QUERIES), ARGUMENTS),
     messages.Register: st.builds(
-        messages.Register, TEXT, POOL, st.integers(1, limits.RUN_TASKS_MAX), COUNT, TEXT, COUNT, MAP, COUNT, some(COUNT)
+        messages.Register, TEXT, POOL, st.integers(1, limits.RUN_TASKS_MAX), COUNT, TEXT, PID, MAP, COUNT,
+        some(COUNT),
     ),
     messages.Heartbeat: st.builds(messages.Heartbeat, TEXT, COUNT),
     messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT), COUNT),
@@ -220,6 +222,8 @@ NESTED = 100_000
         (packed(wire.Tag.SUBMIT, 1, "l", [["a b", 0, [b""], None]], True, None, None), "wants a target"),
         (packed(wire.Tag.SUBMIT, 1, "l", [["a", 0, [b"x" * ((1 << 20) + 1)], None]], True, None, None), "as tensors"),
         (packed(wire.Tag.QUERY, 1, "everything", {}), "Query: field what"),
+        (packed(wire.Tag.PREPARED, "w", 1, True, {"a": [{b"b": 1}]}, ""), "field info: wants a map with text"),
+        (packed(wire.Tag.REGISTER, "w", "cpu", 1, 1, "h", 1 << 31, {}, 0, []), "Register: field pid"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_place(frame: bytes, told: str) -> None:
