@@ -43,6 +43,7 @@ from rota.common.work import Failed
 
 LANE_NEWS_EVERY_MS: Final = 100  # how far lanes are is told so often: an event a step would cost as much as its results
 MARK_EVERY_TASKS: Final = 4_096  # retired tasks of a lane between two marks in the journal
+TIMERS_PER_STEP: Final = 4_096  # about 40 ms of work; agents that set theirs together wake together
 _RESULT_BYTES_PER_MESSAGE: Final = 8 << 20
 _RESULTS_PER_MESSAGE: Final = 8_192
 _REFERENCE_BYTES: Final = 100  # digest, dtype and shape of a tensor
@@ -202,7 +203,10 @@ class Sequencer:
     # --- the end of a step -------------------------------------------------------------------------------------------
 
     def _fire_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= self.now_ms and not self.storage_full:
+        """Fire what is due. What is left over is due at once: `next_timer_ms` has passed already."""
+        for _ in range(TIMERS_PER_STEP):
+            if not self._timers or self._timers[0][0] > self.now_ms or self.storage_full:
+                return
             _, lane_name, turn, index_of_emit = heapq.heappop(self._timers)
             lane = self.world.lanes[lane_name]
             self.commit(records.TimerFired(lane_name, lane.retired, self.now_ms, turn, index_of_emit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from core_kit import Broker
 from scripted import FUNCTION_CODE, program
 
@@ -9,7 +10,7 @@ from rota.broker import records
 from rota.broker.effects import FRONTEND, FromProducer, FromWorker, Tick, WorkerDied
 from rota.broker.sequencer import MARK_EVERY_TASKS
 from rota.common import limits, messages, wire
-from rota.common.messages import Results, TaskRun
+from rota.common.messages import HeartbeatAck, Results, TaskRun
 
 ADD = program(["add", 1])
 
@@ -104,6 +105,27 @@ def test_timers_that_are_due_together_fire_in_a_fixed_order(broker: Broker) -> N
     fired = [(record.turn, record.index_of_emit) for record in broker.recorded(records.TimerFired)]
     assert fired == [(1, 0), (1, 1), (2, 0)]
     broker.run()
+
+
+def test_many_timers_do_not_keep_the_others_waiting(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a step stays short when an army of agents wakes. Method: five timers due, two per step; the shell is told
+    to come back at once, and a heartbeat in between is answered.
+    """
+    monkeypatch.setattr("rota.broker.sequencer.TIMERS_PER_STEP", 2)
+    alice, worker = broker.producer(), broker.worker()
+    alice.submit("counter/a", program(*[["timer", 100, [["add", 1]]]] * 5))
+    broker.run()
+    broker.advance(100)
+    assert len(broker.recorded(records.TimerFired)) == 2
+    due_ms = broker.core.next_timer_ms()
+    assert due_ms is not None
+    assert due_ms <= broker.now_ms
+    worker.heartbeat()
+    assert isinstance(worker.inbox[-1], HeartbeatAck)
+    broker.step()
+    assert len(broker.recorded(records.TimerFired)) == 5
+    broker.run()
+    assert broker.counter("counter/a") == 5
 
 
 def test_a_timer_without_delay_fires_at_once(broker: Broker) -> None:
