@@ -158,7 +158,7 @@ class Dispatcher:
         """Forget a worker; what it held runs again elsewhere. Returns the tasks whose running alone killed it."""
         del self.workers[worker.name]
         self._pools[worker.settings.pool].workers.remove(worker)
-        killers = []
+        killers: list[Task] = []
         for assignment in list(worker.held.values()):
             unfinished = [task for _, tasks in assignment.folds for task in tasks if task.outcome is None]
             if died:
@@ -182,7 +182,7 @@ class Dispatcher:
 
     def assign(self, now_ms: int) -> list[tuple[Worker, Assign]]:
         """Hand out what can be handed out now."""
-        orders = []
+        orders: list[tuple[Worker, Assign]] = []
         for pool in self._pools.values():
             while pool.ready and (order := self._assign_one(pool, now_ms)) is not None:
                 orders.append(order)
@@ -369,7 +369,7 @@ def _timeout_ms(task: Task) -> int:
 def _order(assignment: Assignment) -> Assign:
     """The assignment as it travels: a table of codes, and per fold its tasks, those with the same header together."""
     codes: dict[Code, int] = {}
-    folds = []
+    folds: list[FoldAssignment] = []
     for queue, tasks in assignment.folds:
         code = tasks[0].code
         assert code is not None

@@ -115,7 +115,7 @@ def _await(core: Sequencer, identity: bytes, request: messages.Await) -> None:
 
 def _send_kept(core: Sequencer, identity: bytes, first_seq: int, last_seq: int) -> list[int]:
     """Send the results that are kept; return the numbers of finished tasks whose results are not."""
-    expired = []
+    expired: list[int] = []
     for seq in range(first_seq, last_seq + 1):
         task = core.world.results.find(seq)
         if task is not None:

@@ -103,7 +103,7 @@ def watch(run: Run, watcher: Watcher) -> None:
     run one by one gets some results early.
     """
     identity, first, last = watcher
-    kept = []
+    kept: list[Watcher] = []
     for other in run.watchers or ():
         if other.identity == identity:
             first, last = min(first, other.first_seq), max(last, other.last_seq)

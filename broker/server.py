@@ -100,6 +100,7 @@ class Server:
             now_ms, mono_ms = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
             events = self._collect(ready, mono_ms)
             self._carry_out(self._core.step(events, now_ms, mono_ms), now_ms, mono_ms)
+            self._outbox.flush()
 
     def close(self) -> None:
         """Close the sockets; what the last turn sent may leave for a moment."""
@@ -176,16 +177,7 @@ class Server:
     # --- out ----------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: Effects, now_ms: int, mono_ms: int) -> None:
-        for send in effects.now:
-            self._outbox.send(send)
-        for worker, pid in effects.watches:
-            if pid:
-                self._watch.add(worker, pid)
-            else:
-                self._watch.remove(worker)
-        self._unwritten += effects.records
-        self._held += effects.after
-        self._held_news = (self._held_news + effects.news)[-NEWS_HELD_MAX:]
+        self._take(effects)
         if self._storage_full and mono_ms < self._next_retry_ms:
             self._refuse_held("the journal cannot be written at present")
             return
@@ -199,7 +191,22 @@ class Server:
         self._unwritten = []
         self._release(now_ms)
         self._change_storage(False, "", now_ms, mono_ms)
-        self._outbox.flush()
+
+    def _take(self, effects: Effects) -> None:
+        """Do what need not wait for the disk, and keep the rest."""
+        for send in effects.now:
+            self._outbox.send(send)
+        for worker, pid in effects.watches:
+            if pid:
+                self._watch.add(worker, pid)
+            else:
+                self._watch.remove(worker)
+        self._unwritten += effects.records
+        self._held += effects.after
+        self._held_news += effects.news
+        dropped = max(0, len(self._held_news) - NEWS_HELD_MAX)
+        del self._held_news[:dropped]
+        self._event_number += dropped
 
     def _release(self, now_ms: int) -> None:
         """Everything so far is durable: say so."""
@@ -240,12 +247,7 @@ class Server:
             log.error("the journal cannot be written, producers are refused: %s", reason)
         else:
             log.warning("the journal can be written again")
-        effects = self._core.step([StorageChanged(full, reason)], now_ms, mono_ms)
-        self._unwritten += effects.records
-        self._held += effects.after
-        self._held_news += effects.news
-        for send in effects.now:
-            self._outbox.send(send)
+        self._take(self._core.step([StorageChanged(full, reason)], now_ms, mono_ms))
 
 
 class _Outbox:

@@ -168,7 +168,7 @@ def _expel(core: Sequencer, worker: Worker, error: ProtocolError) -> None:
 
 def _completed(core: Sequencer, worker: Worker | None, message: messages.Completed) -> None:
     assignment = core.dispatcher.assignments.get(message.assignment)
-    if assignment is None or assignment.worker is not worker:
+    if assignment is None or worker is None or assignment.worker is not worker:
         _compare_late(core, message)
         return
     try:

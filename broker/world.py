@@ -7,7 +7,7 @@ There is no other way to change a lane, so what is recovered cannot differ from 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from rota.broker import records
 from rota.broker.lane import Lane, Notes, Numbering
@@ -44,7 +44,7 @@ class World:
 
         Raises `JournalError` if it does not fit what came before: a record is missing, or was made by other rules.
         """
-        _APPLY[type(record)](self, record)
+        self._APPLY[type(record)](self, record)
         notes = self._notes.take()
         for run in notes.stamped:
             self.runs.add(run)
@@ -169,6 +169,23 @@ class World:
             )
         return lane
 
+    _APPLY: ClassVar[dict[type, Callable[[World, Any], None]]] = {
+        records.Epoch: _begin_epoch,
+        records.Opened: _open,
+        records.Submitted: _submit,
+        records.Deployed: _deploy,
+        records.Cancelled: _cancel,
+        records.Verdict: _judge,
+        records.TimerFired: _fire_timer,
+        records.WindowSet: _set_window,
+        records.PauseSet: _set_paused,
+        records.DeadDropped: _drop_dead,
+        records.Completed: _complete,
+        records.Mark: _meet_mark,
+        records.Diverged: _note_divergence,
+        records.Fingerprint: _note_fingerprint,
+    }
+
 
 def _tensors_of(task: Task) -> list[TensorRef]:
     """What a task was given, and what its outcome holds."""
@@ -177,21 +194,3 @@ def _tensors_of(task: Task) -> list[TensorRef]:
         refs += task.outcome.tensors
         refs += [ref for emit in task.outcome.emits for ref in emit.tensors]
     return refs
-
-
-_APPLY: dict[type, Callable[[World, Any], None]] = {
-    records.Epoch: World._begin_epoch,
-    records.Opened: World._open,
-    records.Submitted: World._submit,
-    records.Deployed: World._deploy,
-    records.Cancelled: World._cancel,
-    records.Verdict: World._judge,
-    records.TimerFired: World._fire_timer,
-    records.WindowSet: World._set_window,
-    records.PauseSet: World._set_paused,
-    records.DeadDropped: World._drop_dead,
-    records.Completed: World._complete,
-    records.Mark: World._meet_mark,
-    records.Diverged: World._note_divergence,
-    records.Fingerprint: World._note_fingerprint,
-}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import NoneType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from rota.common import limits, messages, work
 from rota.common.targets import is_name, is_target
@@ -18,6 +18,8 @@ Check = Callable[[Any], Any]
 
 _ARGUMENTS_MAX: Final = 16
 _ARGUMENT_CHARS_MAX: Final = 512  # an address has up to 265
+
+_new_tuple: Final[Any] = cast(Any, tuple).__new__  # past NamedTuple's own constructor, which takes twice as long
 
 
 def integer(low: int, high: int) -> Check:
@@ -239,8 +241,8 @@ failed = record(
 def check_outcome(value: Any) -> work.Outcome:
     """Return the outcome in `[0, ...Done]` or `[1, ...Failed]`; raises ValueError if it is neither."""
     if type(value) is list and len(value) == 7 and _is_plain_done(value):
-        # Past NamedTuple's own constructor, which takes twice as long.
-        return tuple.__new__(work.Done, (value[1], value[2], (), (), value[5], ()))
+        plain: work.Done = _new_tuple(work.Done, (value[1], value[2], (), (), value[5], ()))
+        return plain
     if type(value) is not list or not value or value[0] not in (0, 1):
         raise ValueError(f"wants an outcome, got {_short(value)}")
     outcome: work.Outcome = (done if value[0] == 0 else failed)(value[1:])
@@ -328,8 +330,8 @@ def result(value: Any) -> messages.ResultItem:
             and not (refs or lines)
             and source is None
         ):
-            return tuple.__new__(
-                messages.ResultItem, (seq, lane, turn, attempts, ok, data, (), kind, message, (), None)
-            )
+            fields = (seq, lane, turn, attempts, ok, data, (), kind, message, (), None)
+            plain: messages.ResultItem = _new_tuple(messages.ResultItem, fields)
+            return plain
     whole: messages.ResultItem = _any_result(value)
     return whole
