@@ -53,10 +53,12 @@ def _calm_collector() -> None:
     """Look for cycles seldom: tasks and results, of which there are many, are freed by their reference counts."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
+    gc.enable()
 
 
 def _recover(journal: Journal, settings: BrokerSettings) -> World:
     started_ms = time.monotonic_ns() // 1_000_000
+    gc.disable()  # a fold only makes objects; looking for cycles among them took a quarter of its time
     world = World(settings.results_kept_max, settings.results_kept_bytes)
     fold(world, journal.read(), lambda number: log.info("recovering: %d records", number))
     if journal.last_number:
