@@ -97,16 +97,19 @@ class Server:
             ready = dict(poller.poll(self._timeout_ms()))
             if stop.fileno() in ready and self._should_stop(stop):
                 return
-            now_ms, mono_ms = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
-            events = self._collect(ready, mono_ms)
-            self._carry_out(self._core.step(events, now_ms, mono_ms), now_ms, mono_ms)
-            self._outbox.flush()
+            self._turn(ready)
 
     def close(self) -> None:
         """Close the sockets; what the last turn sent may leave for a moment."""
         self._watch.close()
         for socket in (*self._sockets.values(), self._events):
             socket.close(linger=500)
+
+    def _turn(self, ready: dict[object, int]) -> None:
+        now_ms, mono_ms = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
+        events = self._collect(ready, mono_ms)
+        self._carry_out(self._core.step(events, now_ms, mono_ms), now_ms, mono_ms)
+        self._outbox.flush()  # also while the journal cannot be written: what waits here is durable
 
     # --- in ---------------------------------------------------------------------------------------------------------
 

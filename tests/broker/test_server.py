@@ -1,0 +1,117 @@
+"""The shell in one process, with real sockets and a real journal: what leaves while the journal cannot be written.
+
+Whole brokers under load, on full disks and with hostile peers are tested in tests/processes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from rota.broker import records
+from rota.broker.effects import FRONTEND, Effects, News, Send
+from rota.broker.journal import Journal
+from rota.broker.modules import ModuleStore
+from rota.broker.recovery import fold, open_epoch
+from rota.broker.sequencer import Sequencer
+from rota.broker.server import STORAGE_RETRY_MS, Server
+from rota.broker.tensor_keeper import TensorKeeper
+from rota.broker.world import World
+from rota.common import wire
+from rota.common.endpoints import Endpoints
+from rota.common.messages import Event, Hello, Welcome
+from rota.common.sockets import Socket, context
+from rota.common.tensors import TensorStore
+
+ENDPOINTS = Endpoints("inproc://frontend", "inproc://backend", "inproc://events", "inproc://query")
+RECORD = records.Diverged("main", 1, "counter/a", b"", b"", "w1")  # any record without an effect
+
+
+class Shell:
+    """A server whose turns the test takes, and a lock on its journal that stands for a full disk."""
+
+    def __init__(self, folder: Path, end: ExitStack) -> None:
+        self.zmq: zmq.Context[Socket] = end.enter_context(context())
+        journal = end.enter_context(closing(Journal.open(folder / "run.rota")))
+        world = World()
+        fold(world, journal.read())
+        open_epoch(world, journal, 1)
+        journal._connection.execute("PRAGMA busy_timeout = 0")
+        core = Sequencer(world, version="test")
+        tensors = TensorKeeper(TensorStore(folder / "tensors"), world, 60_000)
+        server = Server(core, journal, ModuleStore(folder), tensors, self.zmq, ENDPOINTS)
+        self.server = end.enter_context(closing(server))
+        self._disk = end.enter_context(closing(sqlite3.connect(folder / "run.rota", isolation_level=None)))
+        self._end = end
+
+    def fill_disk(self) -> None:
+        self._disk.execute("BEGIN IMMEDIATE")
+
+    def free_disk(self) -> None:
+        self._disk.execute("ROLLBACK")
+
+    def carry_out(self, mono_ms: int, **effects: Any) -> None:
+        wanted = Effects()
+        for name, value in effects.items():
+            setattr(wanted, name, value)
+        self.server._carry_out(wanted, 1, mono_ms)
+
+    def connect(self, kind: int, endpoint: str, **options: Any) -> Socket:
+        socket = self._end.enter_context(self.zmq.socket(kind))
+        socket.setsockopt(zmq.LINGER, 0)
+        for name, value in options.items():
+            socket.set(getattr(zmq, name), value)
+        socket.connect(endpoint)
+        return socket
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    with ExitStack() as end:
+        yield Shell(tmp_path, end)
+
+
+def frames_of(socket: Socket) -> list[bytes]:
+    """The last frames of all messages that are here."""
+    found = []
+    while socket.poll(0):
+        found.append(socket.recv_multipart()[-1])
+    return found
+
+
+def test_events_that_were_dropped_leave_a_gap(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a watcher can tell that it missed something. Method: five events while the disk is full, of which, with the
+    one that says so, three are kept; the numbers of those that come begin at four.
+    """
+    monkeypatch.setattr("rota.broker.server.NEWS_HELD_MAX", 3)
+    watcher = shell.connect(zmq.SUB, ENDPOINTS.events, SUBSCRIBE=b"")
+    shell.fill_disk()
+    shell.carry_out(0, records=[RECORD], news=[News("task", "main", {"seq": seq}) for seq in range(5)])
+    shell.free_disk()
+    shell.carry_out(STORAGE_RETRY_MS)
+    events = [event for event in map(wire.decode, frames_of(watcher)) if isinstance(event, Event)]
+    assert [(event.event, event.fields.get("seq")) for event in events] == [(4, 3), (5, 4), (6, None)]
+
+
+def test_slow_peers_are_served_while_the_disk_is_full(shell: Shell) -> None:
+    """Goal: what is durable reaches a slow reader, and a slow worker hears that the broker lives. Method: a connection
+    that does not read until much waits for it; it reads while the disk is full.
+    """
+    peer = shell.connect(zmq.DEALER, ENDPOINTS.frontend, RCVHWM=1, IDENTITY=b"slow")
+    peer.send(wire.encode(Hello(0, "alice")))
+    shell.server._turn({shell.server._sockets[FRONTEND]: zmq.POLLIN})
+    sends = [Send(FRONTEND, b"slow", Welcome(number, 1, "test")) for number in range(1, 2_001)]
+    shell.fill_disk()
+    shell.carry_out(0, now=sends, records=[RECORD])
+    numbers: list[int] = []
+    while frames := frames_of(peer):
+        numbers += [wire.decode(frame).number for frame in frames]  # type: ignore[union-attr]
+        shell.server._turn({})
+    assert numbers == list(range(2_001))
+    shell.free_disk()
