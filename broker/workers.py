@@ -57,7 +57,8 @@ def died(core: Sequencer, name: str, reason: str) -> None:
     core.watch(name, 0)
     for task in core.dispatcher.leave(worker, died=True):
         if task.deaths >= POISON_DEATHS_MAX:
-            core.decide(task, "lost", f"{task.deaths} workers died running it alone; the last: {reason}")
+            # Not how they died: the text is in the lane digest, and may hold times and names.
+            core.decide(task, "lost", f"{task.deaths} workers died running it alone")
 
 
 def tick(core: Sequencer) -> None:

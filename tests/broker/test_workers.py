@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from rota.common.digests import digest
 from rota.common.messages import Completed, Registered, Revoke, TaskRun
 from rota.common.work import Done, Emit, Failed, Provenance
 
+MakeBroker = Callable[..., Broker]
 ADD = program(["add", 1])
 
 
@@ -260,8 +262,30 @@ def test_only_the_task_that_runs_alone_is_counted(broker: Broker) -> None:
         broker.run()
     assert [alice.results[seq].kind for seq in (1, 2, 3, 4)] == ["", "lost", "", ""]
     assert workers <= 1 + limits.POISON_DEATHS_MAX + 1  # one died beside others, the last one ended the work
-    assert "3 workers died running it alone" in alice.results[2].message
+    assert alice.results[2].message == "3 workers died running it alone"
     assert len(broker.recorded(records.Verdict)) == 1
+
+
+def test_how_workers_died_is_not_in_the_digest(make_broker: MakeBroker) -> None:
+    """Goal: neither when a verdict fell nor how its workers ended can be seen in a lane. Method: the same poison, its
+    workers dead at once or silent, for some time or for longer.
+    """
+    digests = []
+    for tick_ms in (0, 500, 700):
+        broker = make_broker()
+        alice = broker.producer()
+        alice.deploy("counter")
+        alice.submit("counter/a", ADD)
+        while not alice.results:
+            worker = broker.worker(f"w{len(broker.news)}")
+            if not tick_ms:
+                worker.die()
+            worker.leave_silently()
+            for _ in range(10):
+                broker.advance(tick_ms)
+        assert alice.results[1].kind == "lost"
+        digests.append(broker.lane().digest)
+    assert digests == digests[:1] * 3
 
 
 def test_a_suspect_runs_alone_on_an_idle_worker(broker: Broker) -> None:
