@@ -29,6 +29,7 @@ from rota.common.file_kit import sync_folder
 APPLICATION_ID: Final = 0x524F5441  # "ROTA"
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _HEAD_BYTES: Final = 100  # of the file; user version at 60, application id at 68, big-endian
+_LOCK_SECONDS: Final = 1.0  # for another program that writes to the file; workers wait longer for a sign of life
 _CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two fsyncs more, and its copying
 _WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (24 + 4_096)  # header and frames: https://www.sqlite.org/fileformat2.html
 _SCHEMA: Final = (
@@ -169,7 +170,7 @@ def link(chain: bytes, body: bytes) -> bytes:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_LOCK_SECONDS)
 
 
 def _create(path: Path) -> None:

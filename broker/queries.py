@@ -23,12 +23,18 @@ if TYPE_CHECKING:
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 10_000
 _LOG_LINES_SHOWN: Final = 20  # of a dead letter in a list; the task's result has them all
+_ABOUT_PROCESSES: Final = ("status", "workers")  # answered even while nothing can be made durable: they say so
 TASK_STATES: Final = ("waiting", "ready", "running", "completed", "retired")
 
 
 def answer(core: Sequencer, query: messages.Query) -> messages.Answer | messages.Refused:
     """Answer a question or refuse it."""
     try:
+        if core.storage_full and query.what not in _ABOUT_PROCESSES:
+            raise errors.StorageFull(
+                f"the journal cannot be written ({core.storage_full}): only status and workers are answered now",
+                reason=core.storage_full,
+            )
         return messages.Answer(query.number, _QUESTIONS[query.what](core, query.arguments))
     except errors.RotaError as error:
         return messages.Refused(query.number, error.code, error.message, error.fields)

@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 MESSAGES_PER_WAKE: Final = 256  # of one socket before the others get their turn
 TICK_MS: Final = 100
 STORAGE_RETRY_MS: Final = 200
+RESULTS_HELD_MAX: Final = 1_000  # messages with results that wait for the journal
 NEWS_HELD_MAX: Final = 10_000  # events that wait for the journal; watchers see a gap in their numbers
 _SAME_NUMBER: Final = "free some space and send it again under the same number, which answers whether it did"
 
@@ -239,7 +240,8 @@ class Server:
                 fields = {"reason": reason, "pending": True}
                 send = send._replace(message=messages.Refused(message.number, StorageFull.code, text, fields))
             self._outbox.send(send)
-        self._held = kept
+        # Results that are let go here are awaited again by their producers: nothing says that they were sent.
+        self._held = kept[-RESULTS_HELD_MAX:]
 
     def _change_storage(self, full: bool, reason: str, now_ms: int, mono_ms: int) -> None:
         """Let the core know when writing begins to fail or works again."""

@@ -8,7 +8,7 @@ allowed) expels the worker; its tasks run again elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rota.broker import records
 from rota.broker.dispatch import Assignment, TaskQueue, Worker
@@ -23,6 +23,10 @@ from rota.common.work import RECORDED_FAILURES, Done, Failed, FoldResult, Outcom
 
 if TYPE_CHECKING:
     from rota.broker.sequencer import Sequencer
+
+
+FACTS_MAX: Final = 512  # of a fingerprint; ours have about fifty
+FACT_CHARS_MAX: Final = 512
 
 
 def take(core: Sequencer, identity: bytes, message: messages.WorkerMessage) -> None:
@@ -144,8 +148,9 @@ def flat_facts(fingerprint: Mapping[str, Any], prefix: str = "") -> tuple[tuple[
         if isinstance(value, Mapping):
             pairs += flat_facts(value, f"{prefix}{key}.")
         else:
-            pairs.append((prefix + key, value.hex() if isinstance(value, bytes) else str(value)))
-    return tuple(pairs)
+            text = value.hex() if isinstance(value, bytes) else str(value)
+            pairs.append(((prefix + key)[:FACT_CHARS_MAX], text[:FACT_CHARS_MAX]))
+    return tuple(pairs[:FACTS_MAX])
 
 
 def _goodbye(core: Sequencer, worker: Worker, draining: bool) -> None:

@@ -140,7 +140,8 @@ def _check_that_all_is_closed(client: Client) -> None:
         with pytest.raises(StorageFull):
             change()
     assert client.status()["storage_full"]
-    assert [lane["lane"] for lane in client.query("lanes")] == ["main"]
+    with pytest.raises(StorageFull):  # it could speak of what is not durable
+        client.query("lanes")
 
 
 def _check_results(client: Client, accepted: list[Batch]) -> None:
