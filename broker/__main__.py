@@ -39,6 +39,7 @@ def serve(settings: BrokerSettings) -> Exit:
         _calm_collector()
         core = Sequencer(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
         endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)
+        open_now.callback(Endpoints.withdraw, settings.run_dir)
         sockets = open_now.enter_context(context())
         modules = ModuleStore(folder.modules)
         tensors = TensorKeeper(TensorStore(folder.tensors), world, settings.tensor_lease_ms)

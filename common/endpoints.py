@@ -8,6 +8,7 @@ Nothing but the loopback is allowed until connections are encrypted. A new addre
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -63,12 +64,27 @@ class Endpoints(NamedTuple):
         folder = RunFolder(run_dir)
         if not bind and sys.platform != "win32":
             folder.endpoints_file.unlink(missing_ok=True)  # left by an earlier run with other addresses
+            _socket_folder(folder).mkdir(mode=_PRIVATE, exist_ok=True)
             return _ipc_endpoints(folder)
         endpoints = _tcp_endpoints(bind) if bind else Endpoints(*_free_addresses())
         unfinished = folder.endpoints_file.with_suffix(".new")
         unfinished.write_text(json.dumps(endpoints._asdict()) + "\n", encoding="utf-8")
         os.replace(unfinished, folder.endpoints_file)
         return endpoints
+
+    @staticmethod
+    def withdraw(run_dir: Path) -> None:
+        """Remove, as the broker of a run folder, the socket files, which libzmq leaves, and a folder outside of it.
+
+        Call it when the sockets are closed, and before the journal's lock is given back.
+        """
+        folder = RunFolder(run_dir)
+        sockets = _socket_folder(folder)
+        for name in _NAMES:
+            (sockets / f"{name}.sock").unlink(missing_ok=True)
+        if sockets != folder.sockets:
+            with contextlib.suppress(OSError):  # not there, or not empty: somebody else put something in
+                sockets.rmdir()
 
 
 class RunFolder:
@@ -104,19 +120,21 @@ class RunFolder:
 
 
 def _ipc_endpoints(folder: RunFolder) -> Endpoints:
-    sockets = folder.sockets
-    if max(len(os.fsencode(sockets / f"{name}.sock")) for name in _NAMES) > SOCKET_PATH_BYTES_MAX:
-        sockets = _short_folder(folder.root)
+    sockets = _socket_folder(folder)
     _check_private(sockets)
     return Endpoints(*(f"ipc://{sockets / name}.sock" for name in _NAMES))
+
+
+def _socket_folder(folder: RunFolder) -> Path:
+    if max(len(os.fsencode(folder.sockets / f"{name}.sock")) for name in _NAMES) > SOCKET_PATH_BYTES_MAX:
+        return _short_folder(folder.root)
+    return folder.sockets
 
 
 def _short_folder(root: Path) -> Path:
     """Return a folder with a short path for the sockets of a run folder whose own path is too long."""
     digest = hashlib.sha256(os.fsencode(root) + b"\0" + str(_user()).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"rota-{digest}"
-    folder.mkdir(mode=_PRIVATE, exist_ok=True)
-    return folder
+    return Path(tempfile.gettempdir()) / f"rota-{digest}"
 
 
 def _check_private(folder: Path) -> None:

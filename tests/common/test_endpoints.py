@@ -48,7 +48,12 @@ def test_long_path_moves_the_sockets_to_a_short_folder(
     assert first == Endpoints.of(deep[0])
     assert not set(first) & set(second)
     folder = Path(first.query.removeprefix("ipc://")).parent
+    assert not folder.exists(), "whoever only asks where the broker is leaves nothing behind"
+    assert Endpoints.publish(deep[0]) == first
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    Path(first.query.removeprefix("ipc://")).touch()
+    Endpoints.withdraw(deep[0])
+    assert not folder.exists()
 
 
 @posix_only
