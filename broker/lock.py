@@ -15,7 +15,13 @@ class FolderLock:
         self._path = path
 
     def __enter__(self) -> FolderLock:
-        self._file = self._path.open("a+b")
+        try:
+            self._file = self._path.open("a+b")
+        except OSError as error:
+            raise ConfigError(
+                f"{self._path} cannot be written: {error.strerror}; name a folder that is yours with --dir",
+                dir=str(self._path.parent),
+            ) from error
         try:
             _lock(self._file.fileno())
         except OSError:

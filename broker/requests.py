@@ -169,6 +169,12 @@ def _check_submit(lane: Lane, request: messages.Submit) -> int:
         count = 1
     if not 0 < count <= RUN_TASKS_MAX:
         raise errors.BadPayload(f"a submit holds 1 to {RUN_TASKS_MAX} tasks, got {count}: split it", tasks=count)
+    if count > lane.settings.tasks_max:
+        raise errors.BadPayload(
+            f"{count} tasks can never fit into lane {lane.name!r}, which holds {lane.settings.tasks_max}: split them",
+            tasks=count,
+            tasks_max=lane.settings.tasks_max,
+        )
     if lane.load + lane.reserved + count > lane.settings.tasks_max:
         raise errors.Busy(
             f"lane {lane.name!r} holds {lane.load} tasks of at most {lane.settings.tasks_max}, "

@@ -110,7 +110,7 @@ class AsyncClient:
 
     def results(self, first_seq: int, count: int, timeout_s: float | None = None) -> AsyncIterator[Result]:
         """Give the outcomes of `count` tasks from `first_seq` on, in order, failures as they are."""
-        return self._stream(self._operations.outcomes(((first_seq, count),), timeout_s))
+        return self._stream(self._operations.results(first_seq, count, timeout_s))
 
     def as_completed(
         self, tasks: AsyncBatch | Iterable[AsyncHandle | int], timeout_s: float | None = None

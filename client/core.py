@@ -23,7 +23,7 @@ from rota.client.questions import Questions
 from rota.client.session import Key, Session
 from rota.common import limits
 from rota.common.endpoints import Endpoints, RunFolder
-from rota.common.errors import BadTarget, LocalError, NotReachable, RotaError
+from rota.common.errors import BadTarget, ConfigError, LocalError, NotReachable, RotaError
 from rota.common.sockets import Socket
 from rota.common.sockets import context as new_context
 
@@ -49,6 +49,8 @@ class Core:
     ) -> None:
         if producer is not None and not 0 < len(producer) <= limits.NAME_CHARS_MAX:
             raise BadTarget(f"a producer id has 1 to {limits.NAME_CHARS_MAX} characters, got {len(producer)}")
+        if timeout_s <= 0:
+            raise ConfigError(f"timeout_s={timeout_s}: a request needs some time, give more than 0 seconds")
         if where is None:
             where = os.environ.get("ROTA_BIND") or os.environ.get("ROTA_DIR") or DEFAULT_DIR
         self._where = where

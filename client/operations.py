@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple
 from rota.client.core import Core, now_ms
 from rota.client.flows import Flow, MapOptions, Ranges, Stream, Turn
 from rota.client.payloads import check_message, check_priority, check_targets, run_of
+from rota.client.session import RESULTS_HELD_MAX
 from rota.common import digests, limits
-from rota.common.errors import BadPayload, BadTarget, CodeError, LocalError, UnknownLane
+from rota.common.errors import BadPayload, BadTarget, CodeError, ConfigError, LocalError, UnknownLane
 from rota.common.messages import (
     Accepted,
     Answer,
@@ -180,6 +181,13 @@ class Operations:
     def outcomes(self, ranges: Ranges, timeout_s: float | None) -> Stream:
         return self._flows.outcomes(ranges, self._deadline_or_none(timeout_s))
 
+    def results(self, first_seq: int, count: int, timeout_s: float | None) -> Stream:
+        if first_seq < 1 or not 0 <= count <= RESULTS_HELD_MAX:
+            raise BadPayload(
+                f"results({first_seq}, {count}): numbers begin at 1, and at most {RESULTS_HELD_MAX} are held at once"
+            )
+        return self.outcomes(((first_seq, count),), timeout_s)
+
     def as_completed(self, ranges: Ranges, timeout_s: float | None) -> Stream:
         return self._flows.as_completed(ranges, self._deadline_or_none(timeout_s))
 
@@ -241,6 +249,8 @@ class Operations:
         return run_of(run.targets if isinstance(run.targets, str) else tuple(targets), packed, run.priority)
 
     def _deadline(self, timeout_s: float | None) -> int:
+        if timeout_s is not None and timeout_s <= 0:
+            raise ConfigError(f"timeout_s={timeout_s}: a request needs some time, give more than 0 seconds")
         return now_ms() + (self._core.timeout_ms if timeout_s is None else int(timeout_s * 1000))
 
     def _deadline_or_none(self, timeout_s: float | None) -> int | None:

@@ -18,6 +18,7 @@ same story from outside and changes with this file.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -97,7 +98,7 @@ class Session:
         self._answers: dict[int, Reply | RotaError] = {}
         self._pending: dict[int, None] = {}  # seqs whose results are outstanding, in the order they were asked for
         self._awaits: dict[int, tuple[int, int]] = {}
-        self._results: dict[int, ResultItem | RotaError] = {}
+        self._results: OrderedDict[int, ResultItem | RotaError] = OrderedDict()  # emptied from the front
         self._results_bytes = 0
         self._early: dict[int, ResultItem] = {}  # results that came before their Accepted
         self._out: list[bytes] = []
@@ -285,6 +286,8 @@ class Session:
         if opened.waits and isinstance(message, Accepted):
             for seq in range(message.first_seq, message.first_seq + message.tasks):
                 early = self._early.pop(seq, None)
+                if isinstance(self._results.get(seq), RotaError):
+                    self.take_result(seq)  # an earlier ask for this number was refused, before there was such a task
                 if early is not None:
                     self._keep(seq, early)
                 elif seq not in self._results:

@@ -97,8 +97,8 @@ def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, 
 def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(payload, object_pairs_hook=_unique)
-    except ValueError as error:  # every complaint of msgpack is one, UnicodeDecodeError too
-        raise BadPayload(f"the payload is not one MessagePack value: {error or type(error).__name__}") from None
+    except ValueError:  # every complaint of msgpack is one; its words are not ours, and a failure's words are digested
+        raise BadPayload("the payload is not one MessagePack value") from None
     if not isinstance(fields, dict) or needed not in fields:
         raise BadPayload(f'the payload must be a map with "{needed}", got {_shown(fields)}')
     for name in fields:
@@ -112,7 +112,7 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     pairs = list(pairs)
     built = dict(pairs)
     if len(built) != len(pairs):
-        raise ValueError("a name occurs twice in a map")
+        raise BadPayload("the payload has a name twice in one map")
     return built
 
 

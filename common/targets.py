@@ -23,7 +23,9 @@ MODEL_PREFIX: Final = "model:"
 _KNOWN_MAX: Final = 65_536  # the same few addresses come again and again: their answers are kept
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}")
-_TARGET: Final = re.compile(rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/[^\x00-\x1f\x7f-\x9f]{{1,{KEY_CHARS_MAX}}}")
+_TARGET: Final = re.compile(
+    rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{KEY_CHARS_MAX}}}"
+)
 
 
 @lru_cache(_KNOWN_MAX)
