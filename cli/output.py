@@ -17,6 +17,7 @@ import click
 
 _DIGEST_CHARS_SHOWN: Final = 16
 _CELL_CHARS_MAX: Final = 60
+_ERASE_LINE: Final = "\r\x1b[K"
 
 
 def print_json(value: Any) -> None:
@@ -96,8 +97,15 @@ class Progress:
         if self._shown:
             line = f"{self._what} {done}" + ("" if total is None else f" of {total}")
             if line != self._line:
-                click.echo(f"\r{line}" if sys.stderr.isatty() else line, nl=not sys.stderr.isatty(), err=True)
+                self.clear()
+                click.echo(line, nl=not sys.stderr.isatty(), err=True)
                 self._line = line
+
+    def clear(self) -> None:
+        """Take the line away: call it before anything is printed beside it."""
+        if self._line and sys.stderr.isatty():
+            click.echo(_ERASE_LINE, nl=False, err=True, color=True)
+        self._line = ""
 
     def __enter__(self) -> Progress:
         return self
@@ -105,8 +113,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._line and sys.stderr.isatty():
-            click.echo(err=True)
+        self.clear()
 
 
 def _text_or_base64(data: bytes) -> Any:

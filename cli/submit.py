@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import base64
 import json as json_module
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, cell, print_json, write_bytes
+from rota.common.errors import BadPayload, BadTarget
+from rota.common.targets import check_target
 
 if TYPE_CHECKING:
     from rota.client.client import Batch, Client
     from rota.client.results import Result
+
+_LINE_KEYS: Final = ("target", "payload")
 
 
 @click.command()
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 @option(
     "--file",
     "files",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True),
     multiple=True,
     help="The content of this file is the payload; give it several times for several tasks. - is stdin.",
 )
@@ -71,7 +75,7 @@ def submit(
 ) -> int:  # fmt: skip
     """Submit tasks to TARGET (name/key, name or model:NAME).
 
-    Prints the seq of each task when it is durable, or with --wait each result. PAYLOAD is text.
+    Prints the seq of each task when it is durable, or with --wait each result. PAYLOAD goes as typed.
 
     \b
     rota submit counter/alice 5 --wait
@@ -82,13 +86,14 @@ def submit(
     targets, payloads = _tasks(target, payload, files, jsonl)
     if number is not None and producer is None:
         raise click.UsageError("--number counts the submits of a --producer: give both")
-    with ExitStack() as stack:
-        client = stack.enter_context(connection.open(producer))
-        bar = stack.enter_context(Progress(progress, "submitted"))
-        batch = client.submit_many(
-            targets, payloads, lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
-            sent=lambda tasks: bar(tasks, len(payloads)),
-        )  # fmt: skip
+    if len(payloads) == 1 and progress is None:
+        progress = False  # one task is soon done, and its result stands alone
+    with connection.open(producer) as client:
+        with Progress(progress, "submitted") as bar:
+            batch = client.submit_many(
+                targets, payloads, lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
+                sent=lambda tasks: bar(tasks, len(payloads)),
+            )  # fmt: skip
         if not wait:
             _print_seqs(batch, json)
             return ExitCode.OK
@@ -141,7 +146,7 @@ def _tasks(
         raise click.UsageError("missing argument TARGET; only the lines of --jsonl can bring their own")
     if files:
         return target, [_read(path) for path in files]
-    return target, [(payload or "").encode()]
+    return target, [os.fsencode(payload or "")]  # the bytes that were typed, be they UTF-8 or not
 
 
 def _read(path: Path) -> bytes:
@@ -154,28 +159,51 @@ def _lines(stream: IO[bytes], target: str | None) -> Iterator[tuple[str, bytes]]
         if not line:
             continue
         try:
-            value = json_module.loads(line)
+            value = json_module.loads(line, parse_constant=_no_json)
         except ValueError as error:
-            raise click.UsageError(f"--jsonl, line {number} is no JSON: {error}") from error
+            raise BadPayload(f"--jsonl, line {number} is no JSON: {error}") from error
+        except RecursionError as error:
+            raise BadPayload(f"--jsonl, line {number} is nested too deeply") from error
         if isinstance(value, dict) and "target" in value:
-            yield _own_target(value, number)
+            yield _own_target(value, number), _own_payload(value, number)
         elif target is not None:
             yield target, line
         else:
             raise click.UsageError(f'--jsonl, line {number} names no "target" and there is no argument TARGET')
 
 
-def _own_target(value: dict[str, Any], number: int) -> tuple[str, bytes]:
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is none of its numbers")
+
+
+def _own_target(value: dict[str, Any], number: int) -> str:
+    unknown = [key for key in value if key not in _LINE_KEYS]
+    if unknown:
+        raise BadPayload(f"--jsonl, line {number}: unknown key {unknown[0]!r}; there are {' and '.join(_LINE_KEYS)}")
+    target = value["target"]
+    if not isinstance(target, str):
+        raise BadTarget(f"--jsonl, line {number}: the target is no text")
+    try:
+        return check_target(target)
+    except BadTarget as error:
+        raise BadTarget(f"--jsonl, line {number}: {error.message}", **error.fields) from error
+
+
+def _own_payload(value: dict[str, Any], number: int) -> bytes:
     payload = value.get("payload", "")
     encoded = payload.get("base64") if isinstance(payload, dict) and list(payload) == ["base64"] else None
     try:
         if encoded is not None:
-            return str(value["target"]), base64.b64decode(encoded, validate=True)
+            return base64.b64decode(encoded, validate=True)
     except (ValueError, TypeError) as error:
-        raise click.UsageError(f"--jsonl, line {number}: the payload is no base64: {error}") from error
-    if isinstance(payload, str):
-        return str(value["target"]), payload.encode()
-    return str(value["target"]), json_module.dumps(payload, ensure_ascii=False).encode()
+        raise BadPayload(f"--jsonl, line {number}: the payload is no base64: {error}") from error
+    try:
+        text = payload if isinstance(payload, str) else json_module.dumps(payload, ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except RecursionError as error:
+        raise BadPayload(f"--jsonl, line {number} is nested too deeply") from error
+    except ValueError as error:  # half of a surrogate pair, or a number that no float can hold
+        raise BadPayload(f"--jsonl, line {number}: the payload cannot be sent: {error}") from error
 
 
 def _print_seqs(batch: Batch, as_json: bool) -> None:
@@ -189,9 +217,10 @@ def _print_seqs(batch: Batch, as_json: bool) -> None:
 def _print_results(client: Client, batch: Batch, timeout_s: float | None, progress: bool | None, as_json: bool) -> int:
     failed = 0
     done = 0
-    with Progress(progress if len(batch) > 1 else progress or False, "done") as bar:
+    with Progress(progress, "done") as bar:
         for first_seq, tasks in batch.ranges:
             for result in client.results(first_seq, tasks, timeout_s):
+                bar.clear()
                 failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
                 done += 1
                 bar(done, len(batch))

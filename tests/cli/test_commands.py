@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from rota.cli.__main__ import main, rota
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
+from rota.cli.submit import _tasks, submit
 from rota.common import errors
 
 Run = Callable[..., tuple[int, str, str]]
@@ -155,6 +157,14 @@ def test_wrong_usage_is_refused_before_anything_is_sent(run: Run, arguments: tup
         ("not json\n", "line 1 is no JSON"),
         ('\n{"payload": 1}\n', 'line 2 names no "target"'),
         ('{"target": "echo", "payload": {"base64": "?"}}', "no base64"),
+        ('{"target": "echo", "payload": "\\ud800"}', "line 1: the payload cannot be sent"),
+        ('{"target": "echo", "payload": ["\\ud800"]}', "line 1: the payload cannot be sent"),
+        ('{"target": "echo/\\ud800"}', "line 1: 'echo/\\ud800' is no target"),
+        ("[" * 100_000, "line 1 is nested too deeply"),
+        ('\n{"target": "echo", "payload": NaN}', "line 2 is no JSON: NaN"),
+        ('{"target": "echo", "payload": 1e999}', "line 1: the payload cannot be sent"),
+        ('{"target": "echo", "payloud": 1}', "line 1: unknown key 'payloud'"),
+        ('{"target": 7}', "line 1: the target is no text"),
     ],
 )
 def test_wrong_lines_are_named(run: Run, tmp_path: Path, lines: str, said: str) -> None:
@@ -164,6 +174,33 @@ def test_wrong_lines_are_named(run: Run, tmp_path: Path, lines: str, said: str) 
     code, _, err = run("submit", "--jsonl", str(path))
     assert code == ExitCode.USAGE
     assert said in " ".join(err.split())
+
+
+def test_payloads_are_the_bytes_that_were_typed() -> None:
+    """Goal: text of any encoding can be sent, and - is stdin. Method: what becomes of such arguments."""
+    assert _tasks("echo", os.fsdecode(b"\xff"), (), None) == ("echo", [b"\xff"])
+    (files,) = (one for one in submit.params if one.name == "files")
+    assert files.type.convert("-", files, None) == Path("-")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo terminal is needed")
+def test_progress_leaves_nothing_behind() -> None:
+    """Goal: results never stand beside a progress line. Method: what a terminal gets while both are written."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    script = (
+        "from rota.cli.output import Progress, write_bytes\n"
+        "with Progress(None, 'done') as bar:\n    bar(1, 2)\n    bar.clear()\n    write_bytes(b'one')\n    bar(2, 2)\n"
+        "write_bytes(b'two')"
+    )
+    try:
+        subprocess.run([sys.executable, "-c", script], stdout=theirs, stderr=theirs, timeout=60, check=True)
+        shown = os.read(ours, 4096).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert shown == "done 1 of 2\r\x1b[Kone\r\ndone 2 of 2\r\x1b[Ktwo\r\n"
 
 
 def test_a_bind_address_must_be_local(run: Run) -> None:
