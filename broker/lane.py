@@ -1,7 +1,7 @@
 """One lane: stamp, issue, retire. The deterministic heart of the system. PURE.
 
 Everything here is a function of the records applied so far (execution model, parts 2 to 4): no clock, no worker, no
-load figure. The live broker, recovery and verify all call the same methods with the same records. Dispatch, which may
+load figure. The live broker and recovery call the same methods with the same records. Dispatch, which may
 use any of these, lives in dispatch.py and only ever learns from `Notes` what there is to run.
 
 The order of one turn of the wheel is fixed: issue while there is room, then retire exactly one task, then issue
@@ -333,9 +333,7 @@ class Lane:
         self._notes.retired.append(task)
 
     def _turn_digest(self, task: Task, outcome: Outcome) -> bytes:
-        """H(previous, turn, the task's content and code, outcome, new state, emitted tasks): execution model, part
-        8.
-        """
+        """H(previous, turn, task and code, outcome, new state, emitted tasks): execution model, part 8."""
         run = task.run
         if type(outcome) is Done:
             effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, outcome.emits)
