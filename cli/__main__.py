@@ -84,6 +84,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"auto_envvar_prefix": "ROTA", "help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rota", prog_name="rota", message="%(prog)s %(version)s")
 def rota() -> None:
     """Rota: deterministic queues for WASM agents and ONNX models.
 

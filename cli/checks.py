@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from rota.common.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder
-from rota.common.errors import ConfigError, RotaError
+from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
 
 if TYPE_CHECKING:
     from rota.cli.common_options import Connection
@@ -144,6 +144,27 @@ def check_run_folder(connection: Connection) -> Iterator[Finding]:
         yield Finding("disk", "ok", shown)
 
 
+def check_run_file(connection: Connection) -> Iterator[Finding]:
+    """Whether the head of the run file and its WAL are in order; its records are read by a broker when it starts."""
+    path = connection.run_folder().journal
+    if not path.exists():
+        return
+    from rota.broker.journal import Journal
+
+    try:
+        try:
+            Journal.open(path, read_only=True).close()
+        except JournalError:  # a broker that writes a new WAL over the old one at this moment looks like damage, once
+            Journal.open(path, read_only=True).close()
+    except JournalError as error:
+        problem, _, remedy = error.message.partition(". ")
+        yield Finding("run file", "error", problem, remedy)
+    except (OSError, StorageFull) as error:
+        yield Finding("run file", "error", f"{path} cannot be read: {error}", "run the doctor as the broker's user")
+    else:
+        yield Finding("run file", "ok", str(path))
+
+
 def check_fsync(connection: Connection) -> Iterator[Finding]:
     """How long the disk takes to make a write durable: every acknowledgement waits for that."""
     folder = _nearest(connection.run_folder().root)
@@ -230,8 +251,8 @@ def check_broker(connection: Connection) -> Iterator[Finding]:
 
 
 CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (
-    check_python, check_packages, check_onnxruntime, check_run_folder, check_fsync, check_shared_memory, check_sockets,
-    check_open_files, check_broker,
+    check_python, check_packages, check_onnxruntime, check_run_folder, check_run_file, check_fsync, check_shared_memory,
+    check_sockets, check_open_files, check_broker,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from rota.cli.common_options import Connection, broker_options, json_option, lan
 from rota.cli.exits import ExitCode
 from rota.cli.output import cell, print_facts, print_json, print_table
 from rota.cli.submit import print_outcome
+from rota.common.errors import UnknownTask
 
 
 @click.group()
@@ -107,6 +108,8 @@ def drop(connection: Connection, seqs: tuple[int, ...], every: bool, lane: str, 
         raise click.UsageError("name the tasks to drop, or say --all")
     with connection.open() as client:
         dropped = client.dead_drop(lane, seqs)
+    if seqs and not dropped:
+        raise UnknownTask(f"lane {lane!r} has no dead task {', '.join(str(seq) for seq in seqs)}")
     if json:
         print_json({"dropped": dropped})
     else:

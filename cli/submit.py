@@ -217,11 +217,23 @@ def _print_seqs(batch: Batch, as_json: bool) -> None:
 def _print_results(client: Client, batch: Batch, timeout_s: float | None, progress: bool | None, as_json: bool) -> int:
     failed = 0
     done = 0
-    with Progress(progress, "done") as bar:
-        for first_seq, tasks in batch.ranges:
-            for result in client.results(first_seq, tasks, timeout_s):
-                bar.clear()
-                failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
-                done += 1
-                bar(done, len(batch))
+    try:
+        with Progress(progress, "done") as bar:
+            for first_seq, tasks in batch.ranges:
+                for result in client.results(first_seq, tasks, timeout_s):
+                    bar.clear()
+                    failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
+                    done += 1
+                    bar(done, len(batch))
+    except KeyboardInterrupt:
+        if done < len(batch):
+            click.echo(go_on_line(batch.seqs[done:]), err=True)
+        raise
     return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def go_on_line(seqs: Sequence[int]) -> str:
+    """Say what becomes of tasks that nobody waits for any more."""
+    if len(seqs) == 1:
+        return f"task {seqs[0]} goes on: rota result {seqs[0]} --wait 0"
+    return f"{len(seqs)} tasks go on, from {seqs[0]} to {seqs[-1]}: rota result SEQ --wait 0"

@@ -74,7 +74,8 @@ def agents(connection: Connection, lane: str, name: str | None, deploys: bool, l
     elif deploys:
         print_table(rows, ("name", "kind", "reuse", "digest"), f"no names are bound in lane {lane}")
     else:
-        print_table(rows, ("address", "completed", "state_bytes", "state_digest"), f"no agents in lane {lane}")
+        named = "" if name is None else f" named {name}"
+        print_table(rows, ("address", "completed", "state_bytes", "state_digest"), f"no agents{named} in lane {lane}")
 
 
 @click.command()

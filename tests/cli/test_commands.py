@@ -14,7 +14,7 @@ import pytest
 
 from rota.cli.__main__ import main, rota
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
-from rota.cli.submit import _tasks, submit
+from rota.cli.submit import _tasks, go_on_line, submit
 from rota.common import errors
 
 Run = Callable[..., tuple[int, str, str]]
@@ -233,6 +233,18 @@ def test_version_names_what_a_bug_report_needs(run: Run) -> None:
     assert code == ExitCode.OK
     assert facts["rota"]
     assert {"protocol", "python", "pyzmq", "wasmtime", "onnxruntime", "platform"} <= set(facts)
+
+
+def test_version_is_an_option_as_well(run: Run) -> None:
+    """Goal: what everybody tries first works. Method: `rota --version`."""
+    code, out, _ = run("--version")
+    assert (code, out.split()[0], len(out.split())) == (ExitCode.OK, "rota", 2)
+
+
+def test_an_interrupted_wait_says_what_goes_on() -> None:
+    """Goal: one can come back for the results. Method: the lines for one task and for several."""
+    assert go_on_line([7]) == "task 7 goes on: rota result 7 --wait 0"
+    assert go_on_line([7, 8, 12]) == "3 tasks go on, from 7 to 12: rota result SEQ --wait 0"
 
 
 def test_completion_knows_the_shells(run: Run) -> None:

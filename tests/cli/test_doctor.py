@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rota.broker.journal import Journal
 from rota.cli import checks
 from rota.cli.__main__ import main
 from rota.cli.common_options import Connection
@@ -45,6 +46,20 @@ def test_a_folder_that_cannot_be_entered_privately_is_an_error(run_dir: Path) ->
     assert levels(list(checks.check_sockets(Connection(run_dir, None, 1)))) == {"sockets": "error"}
     sockets.chmod(0o700)
     assert levels(list(checks.check_sockets(Connection(run_dir, None, 1)))) == {"sockets": "ok"}
+
+
+def test_a_foreign_run_file_is_an_error(run_dir: Path) -> None:
+    """Goal: one learns of a damaged run file before a broker refuses it. Method: none, a new one, another file."""
+    connection = Connection(run_dir, None, 1)
+    path = connection.run_folder().journal
+    assert list(checks.check_run_file(connection)) == []
+    Journal.open(path).close()
+    assert levels(list(checks.check_run_file(connection))) == {"run file": "ok"}
+    path.write_bytes(b"something else")
+    (finding,) = checks.check_run_file(connection)
+    assert (finding.check, finding.level) == ("run file", "error")
+    assert "does not begin like an SQLite file" in finding.message
+    assert "--dir" in finding.remedy
 
 
 def test_a_long_path_is_noted(run_dir: Path) -> None:
