@@ -1,0 +1,66 @@
+"""The command line with a broker and no workers: what is said of things that are not there, or not yet."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rota.cli.exits import ExitCode
+from rota.client import Client
+
+ECHO = Path(__file__).parents[2] / "examples" / "agents" / "echo.wasm"
+
+
+def rota(run_dir: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "rota.cli", *arguments, "--dir", str(run_dir)]
+
+
+def ended(run_dir: Path, *arguments: str) -> tuple[int, str]:
+    """Run a command to its end and return its exit code and stderr."""
+    done = subprocess.run(rota(run_dir, *arguments), capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def broker(run_dir: Path) -> Iterator[Path]:
+    """A broker without workers; gives its run folder."""
+    with subprocess.Popen(rota(run_dir, "broker"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            with Client(run_dir, contact_s=30) as client:
+                client.status()
+            yield run_dir
+        finally:
+            process.kill()
+
+
+def test_what_is_not_there_is_named(broker: Path) -> None:
+    """Goal: nothing done is not success. Method: drop and retry a task that is not dead, ask for a name nobody has."""
+    for action in ("drop", "retry"):
+        code, err = ended(broker, "dead", action, "9999")
+        assert (code, err) == (ExitCode.REFUSED, "error: lane 'main' has no dead task 9999\n")
+    assert ended(broker, "agents", "--name", "nobody") == (ExitCode.OK, "no agents named nobody in lane main\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be sent Ctrl-C there")
+def test_an_interrupted_wait_names_its_task(broker: Path) -> None:
+    """Goal: Ctrl-C loses nothing. Method: interrupt when one of two tasks has failed; nothing runs the other."""
+    with Client(broker) as client:
+        client.deploy("echo", ECHO, check=False)
+    lines = broker / "lines.jsonl"
+    lines.write_text('{"target": "nobody"}\n{"target": "echo"}\n', encoding="utf-8")
+    command = rota(broker, "submit", "--jsonl", str(lines), "--wait")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            assert process.stderr.readline().startswith("error: task 1 failed")
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "task 2 goes on: rota result 2 --wait 0" in err
