@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from rota.broker import records
-from rota.broker.effects import FRONTEND, Send
+from rota.broker.effects import BACKEND, FRONTEND, Send
 from rota.broker.results import watch
 from rota.broker.tasks import Run, Task, Watcher
 from rota.common import errors, messages
@@ -35,18 +35,34 @@ def take(
             raise errors.NotGreeted(
                 "say Hello first: the broker does not know which producer this connection belongs to"
             )
-        objection = _closed(core, request) or objection
-        if objection is not None and not _is_repeat(core, identity, request):
-            raise objection
-        _HANDLERS[type(request)](core, identity, request)
+        if type(request) in _CONVERSATIONS:
+            _CONVERSATIONS[type(request)](core, identity, request)
+        else:
+            _take_input(core, identity, request, objection)
     except errors.RotaError as error:
         core.reply(FRONTEND, identity, _refusal(request.number, error))
 
 
+def _take_input(
+    core: Sequencer, identity: bytes, request: messages.FrontendRequest, objection: errors.RotaError | None
+) -> None:
+    """Answer an input that took effect before as it was answered then, whatever stands against it now; else let it."""
+    origin = _origin(core, identity, request)
+    answer = core.world.producers.old_answer(origin)
+    if answer is None:
+        objection = _closed(core, request) or objection
+        if objection is not None:
+            raise objection
+        answer = _INPUTS[type(request)](core, identity, request, origin)
+    if answer is not None:
+        core.reply(FRONTEND, identity, answer)
+    if isinstance(request, messages.Submit) and request.wait:
+        assert isinstance(answer, messages.Accepted)
+        _await(core, identity, messages.Await(request.number, answer.first_seq, answer.tasks))
+
+
 def _closed(core: Sequencer, request: messages.FrontendRequest) -> errors.RotaError | None:
     """What stands against any new input of this kind now."""
-    if isinstance(request, messages.Hello | messages.Await | messages.Drain):
-        return None
     if core.storage_full:
         return _storage_full(core)
     if core.draining and isinstance(request, messages.Submit):
@@ -54,11 +70,6 @@ def _closed(core: Sequencer, request: messages.FrontendRequest) -> errors.RotaEr
             "the broker is draining and takes no more tasks: send to another one, or end it with drain --off"
         )
     return None
-
-
-def _is_repeat(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> bool:
-    """Whether an input took effect before: then it is answered, whatever stands against it now."""
-    return core.world.producers.old_answer(_origin(core, identity, request)) is not None
 
 
 def _storage_full(core: Sequencer) -> errors.StorageFull:
@@ -140,22 +151,13 @@ def _is_open(core: Sequencer, seq: int) -> bool:
 # --- inputs ----------------------------------------------------------------------------------------------
 
 
-def _submit(core: Sequencer, identity: bytes, request: messages.Submit) -> None:
-    origin = _origin(core, identity, request)
-    accepted = core.world.producers.old_answer(origin)
-    if accepted is None:
-        lane = _lane(core, request.lane)
-        count = _check_submit(lane, request)
-        now_ms = core.now_ms if request.now_ms is None else request.now_ms
-        first_seq = core.world.next_seq
-        core.commit(
-            records.Submitted(lane.name, lane.retired, now_ms, origin, first_seq, request.runs, request.retry_of)
-        )
-        accepted = messages.Accepted(request.number, first_seq, count)
-    assert isinstance(accepted, messages.Accepted)
-    core.reply(FRONTEND, identity, accepted)
-    if request.wait:
-        _await(core, identity, messages.Await(request.number, accepted.first_seq, accepted.tasks))
+def _submit(core: Sequencer, identity: bytes, request: messages.Submit, origin: records.Origin) -> messages.Accepted:
+    lane = _lane(core, request.lane)
+    count = _check_submit(lane, request)
+    now_ms = core.now_ms if request.now_ms is None else request.now_ms
+    first_seq = core.world.next_seq
+    core.commit(records.Submitted(lane.name, lane.retired, now_ms, origin, first_seq, request.runs, request.retry_of))
+    return messages.Accepted(request.number, first_seq, count)
 
 
 def _check_submit(lane: Lane, request: messages.Submit) -> int:
@@ -186,10 +188,9 @@ def _check_submit(lane: Lane, request: messages.Submit) -> int:
     return count
 
 
-def _open_lane(core: Sequencer, identity: bytes, request: messages.OpenLane) -> None:
-    origin = _origin(core, identity, request)
-    if _answered(core, identity, origin):
-        return
+def _open_lane(
+    core: Sequencer, identity: bytes, request: messages.OpenLane, origin: records.Origin
+) -> messages.Accepted:
     if request.lane in core.world.lanes:
         raise errors.BadPayload(
             f"lane {request.lane!r} is open already: use it, or choose another name", lane=request.lane
@@ -204,47 +205,39 @@ def _open_lane(core: Sequencer, identity: bytes, request: messages.OpenLane) -> 
         records.Opened(request.lane, core.now_ms, origin, settings, request.paused, tuple(sorted(deploys.items())))
     )
     core.tell("lane", request.lane, opened=True, paused=request.paused)
-    core.reply(FRONTEND, identity, messages.Accepted(request.number, 0, 0))
+    return messages.Accepted(request.number, 0, 0)
 
 
-def _set_paused(core: Sequencer, identity: bytes, request: messages.SetPaused) -> None:
-    origin = _origin(core, identity, request)
-    if _answered(core, identity, origin):
-        return
+def _set_paused(
+    core: Sequencer, identity: bytes, request: messages.SetPaused, origin: records.Origin
+) -> messages.Accepted:
     lane = _lane(core, request.lane)
     core.commit(records.PauseSet(lane.name, lane.retired, core.now_ms, origin, request.paused))
     core.tell("lane", lane.name, paused=request.paused)
-    core.reply(FRONTEND, identity, messages.Accepted(request.number, 0, 0))
+    return messages.Accepted(request.number, 0, 0)
 
 
-def _set_window(core: Sequencer, identity: bytes, request: messages.SetWindow) -> None:
-    origin = _origin(core, identity, request)
-    if _answered(core, identity, origin):
-        return
+def _set_window(
+    core: Sequencer, identity: bytes, request: messages.SetWindow, origin: records.Origin
+) -> messages.Accepted:
     lane = _lane(core, request.lane)
     core.commit(records.WindowSet(lane.name, lane.retired, core.now_ms, origin, request.window))
-    core.reply(FRONTEND, identity, messages.Accepted(request.number, 0, 0))
+    return messages.Accepted(request.number, 0, 0)
 
 
-def _dead_drop(core: Sequencer, identity: bytes, request: messages.DeadDrop) -> None:
-    origin = _origin(core, identity, request)
-    if _answered(core, identity, origin):
-        return
+def _dead_drop(core: Sequencer, identity: bytes, request: messages.DeadDrop, origin: records.Origin) -> messages.Answer:
     lane = _lane(core, request.lane)
     before = len(lane.dead)
     core.commit(records.DeadDropped(lane.name, lane.retired, core.now_ms, origin, request.seqs))
-    core.reply(FRONTEND, identity, messages.Answer(request.number, {"dropped": before - len(lane.dead)}))
+    return messages.Answer(request.number, {"dropped": before - len(lane.dead)})
 
 
-def _cancel(core: Sequencer, identity: bytes, request: messages.Cancel) -> None:
-    origin = _origin(core, identity, request)
-    if _answered(core, identity, origin):
-        return
+def _cancel(core: Sequencer, identity: bytes, request: messages.Cancel, origin: records.Origin) -> messages.Answer:
     if request.seq >= core.world.next_seq or request.seq < 1:
         raise errors.UnknownTask(f"no task {request.seq}: the last is {core.world.next_seq - 1}", seq=request.seq)
     run = core.world.runs.find(request.seq)
     caught = run is not None and _catch(core, run, request.seq, origin)
-    core.reply(FRONTEND, identity, messages.Answer(request.number, {"caught": caught}))
+    return messages.Answer(request.number, {"caught": caught})
 
 
 def _catch(core: Sequencer, run: Run, seq: int, origin: records.Origin) -> bool:
@@ -330,8 +323,10 @@ class PendingDeploys:
                 raise errors.CodeError(prepared.message, name=pending.request.name)
             if core.storage_full:
                 raise _storage_full(core)
-            if not _answered(core, pending.identity, pending.origin):  # it may have come again without `check`
-                _bind(core, pending.identity, pending.request, pending.origin, prepared.info)
+            answer = core.world.producers.old_answer(pending.origin)  # it may have come again without `check`
+            if answer is None:
+                answer = _bind(core, pending.request, pending.origin, prepared.info)
+            core.reply(FRONTEND, pending.identity, answer)
         except errors.RotaError as error:
             core.reply(FRONTEND, pending.identity, _refusal(pending.request.number, error))
 
@@ -355,19 +350,19 @@ class PendingDeploys:
             worker = min(able, key=lambda candidate: candidate.held_tasks)
             pending.worker = worker.name
             order = messages.Prepare(pending.number, pending.request.name, pending.request.code)
-            core.effects.now.append(Send("backend", worker.identity, order))
+            core.effects.now.append(Send(BACKEND, worker.identity, order))
 
 
-def _deploy(core: Sequencer, identity: bytes, request: messages.Deploy) -> None:
-    origin = _origin(core, identity, request)
-    if _answered(core, identity, origin):
-        return
+def _deploy(
+    core: Sequencer, identity: bytes, request: messages.Deploy, origin: records.Origin
+) -> messages.Answer | None:
+    """Bind a name, or have a worker look at the code first: then the answer comes later."""
     lane = _lane(core, request.lane)
     _check_deploy(lane, request.name, request.code)
-    if request.check:
-        core.deploys.add(core, identity, request, origin)
-    else:
-        _bind(core, identity, request, origin, {})
+    if not request.check:
+        return _bind(core, request, origin, {})
+    core.deploys.add(core, identity, request, origin)
+    return None
 
 
 def _check_deploy(lane: Lane, name: str, code: Code) -> None:
@@ -379,13 +374,11 @@ def _check_deploy(lane: Lane, name: str, code: Code) -> None:
         raise errors.Busy(f"lane {lane.name!r} has {DEPLOYS_MAX} names bound, no more fit", deploys_max=DEPLOYS_MAX)
 
 
-def _bind(
-    core: Sequencer, identity: bytes, request: messages.Deploy, origin: records.Origin, info: dict[str, Any]
-) -> None:
+def _bind(core: Sequencer, request: messages.Deploy, origin: records.Origin, info: dict[str, Any]) -> messages.Answer:
     lane = core.world.lanes[request.lane]
     core.commit(records.Deployed(lane.name, lane.retired, core.now_ms, origin, request.name, request.code))
     core.tell("lane", lane.name, deployed=request.name, code=request.code.digest)
-    core.reply(FRONTEND, identity, messages.Answer(request.number, info))
+    return messages.Answer(request.number, info)
 
 
 # --- shared ------------------------------------------------------------------------------------------------------
@@ -403,15 +396,6 @@ def _origin(core: Sequencer, identity: bytes, request: messages.FrontendRequest)
     return records.Origin(core.connections[identity], request.number, digest_of((type(request).__name__, content)))
 
 
-def _answered(core: Sequencer, identity: bytes, origin: records.Origin) -> bool:
-    """Answer a request that came before as it was answered then; False if it is new."""
-    answer = core.world.producers.old_answer(origin)
-    if answer is None:
-        return False
-    core.reply(FRONTEND, identity, answer)
-    return True
-
-
 def _lane(core: Sequencer, name: str) -> Lane:
     lane = core.world.lanes.get(name)
     if lane is None:
@@ -420,8 +404,13 @@ def _lane(core: Sequencer, name: str) -> Lane:
     return lane
 
 
-_HANDLERS: Final[dict[type, Callable[[Any, bytes, Any], None]]] = {
+# What each request is: a word between two sides, or an input, whose handler returns its answer (None: it comes later).
+_CONVERSATIONS: Final[dict[type, Callable[[Any, bytes, Any], None]]] = {
     messages.Hello: _hello,
+    messages.Await: _await,
+    messages.Drain: _drain,
+}
+_INPUTS: Final[dict[type, Callable[[Any, bytes, Any, records.Origin], messages.Accepted | messages.Answer | None]]] = {
     messages.Submit: _submit,
     messages.OpenLane: _open_lane,
     messages.Deploy: _deploy,
@@ -429,6 +418,4 @@ _HANDLERS: Final[dict[type, Callable[[Any, bytes, Any], None]]] = {
     messages.SetPaused: _set_paused,
     messages.SetWindow: _set_window,
     messages.DeadDrop: _dead_drop,
-    messages.Await: _await,
-    messages.Drain: _drain,
 }

@@ -18,7 +18,9 @@ from typing import Final
 from rota.broker import records, requests, workers
 from rota.broker.dispatch import Dispatcher
 from rota.broker.effects import (
+    BACKEND,
     FRONTEND,
+    QUERY,
     Effects,
     Event,
     FromProducer,
@@ -113,9 +115,7 @@ class Sequencer:
 
     def send_result(self, identity: bytes, task: Task) -> None:
         """Queue a task's outcome for a connection; it travels with the others at the end of the step."""
-        if identity not in self.connections:
-            return  # gone, or forgotten: whoever comes back awaits again
-        self._results.setdefault(identity, []).append(result_item(task))
+        self._queue_result(identity, result_item(task))
 
     def decide(self, task: Task, kind: str, message: str) -> None:
         """Pass a verdict on a task that has not completed; what it travels with is revoked."""
@@ -147,7 +147,7 @@ class Sequencer:
             case FromProducer(identity, request, objection):
                 requests.take(self, identity, request, objection)
             case FromQuery(identity, query):
-                self.reply("query", identity, answer(self, query))
+                self.reply(QUERY, identity, answer(self, query))
             case WorkerDied(worker):
                 workers.died(self, worker, "its process ended")
             case Unreachable(socket, identity):
@@ -188,11 +188,14 @@ class Sequencer:
         item = result_item(task)
         for identity, first_seq, last_seq in watchers:
             if first_seq <= task.seq <= last_seq:
-                items = self._results.get(identity)
-                if items is not None:
-                    items.append(item)
-                elif identity in self.connections:  # else it is gone: whoever comes back awaits again
-                    self._results[identity] = [item]
+                self._queue_result(identity, item)
+
+    def _queue_result(self, identity: bytes, item: ResultItem) -> None:
+        items = self._results.get(identity)
+        if items is not None:
+            items.append(item)
+        elif identity in self.connections:  # else it is gone, or forgotten: whoever comes back awaits again
+            self._results[identity] = [item]
 
     def _tell_failure(self, task: Task, failure: Failed) -> None:
         self.tell(
@@ -215,7 +218,7 @@ class Sequencer:
         if self.storage_full:
             return  # what cannot be written down must not grow
         for worker, order in self.dispatcher.assign(self.mono_ms):
-            self.effects.now.append(Send("backend", worker.identity, order))
+            self.effects.now.append(Send(BACKEND, worker.identity, order))
 
     def _mark(self) -> None:
         """Write a lane's digest now and then, and tell watchers how far each lane is."""

@@ -26,7 +26,6 @@ class World:
     def __init__(self, results_max: int = RESULTS_KEPT_MAX, results_bytes: int = RESULTS_KEPT_BYTES) -> None:
         self.lanes: dict[str, Lane] = {}
         self.boot = 0
-        self.epoch: records.Epoch | None = None
         self.producers = Producers()
         self.results = Results(results_max, results_bytes)
         self.runs = RunIndex()
@@ -85,7 +84,6 @@ class World:
         if record.boot != self.boot + 1:
             raise JournalError(f"epoch {record.boot} follows epoch {self.boot}: records are missing")
         self.boot = record.boot
-        self.epoch = record
 
     def _open(self, record: records.Opened) -> None:
         if record.lane in self.lanes:
