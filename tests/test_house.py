@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "gpu_worker": ("gpu_worker", "common"),
     "client": ("client", "common"),
     "local": ("local", "broker", "cpu_worker", "gpu_worker", "common"),
-    "cli": ("cli", "local", "broker", "cpu_worker", "gpu_worker", "client", "common"),
+    "proof": ("proof", "local", "broker", "common"),
+    "cli": ("cli", "proof", "local", "broker", "cpu_worker", "gpu_worker", "client", "common"),
     "examples": ("client",),
 }
 
