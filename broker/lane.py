@@ -320,7 +320,7 @@ class Lane:
         self.line_count -= 1
         self.reserved -= task.emits_max
         self.retired += 1
-        self.digest = self._turn_digest(task, outcome)
+        self.digest = task.turn_digest = self._turn_digest(task, outcome)
         if type(outcome) is Done:
             for index, emit in enumerate(outcome.emits):
                 self._emit(task, index, emit)

@@ -108,6 +108,7 @@ class Task:
         "stateless",
         "suspect",
         "turn",
+        "turn_digest",
     )
 
     def __init__(self, run: Run, index: int, code: Code | None, emits_max: int) -> None:
@@ -122,6 +123,7 @@ class Task:
         self.emits_max = emits_max  # how many tasks it may emit, bound at issue
         self.outcome: Outcome | None = None
         self.state_digest: bytes | None = None  # of its agent, after it
+        self.turn_digest: bytes | None = None  # the lane's, after its retire
         self.provenance: Provenance | None = None
         self.before: Task | None = None  # the task of the same agent that must complete first
         self.assignment = 0  # the dispatcher's: the assignment it travels in, 0 if none
