@@ -20,7 +20,7 @@ from rota.common.errors import JournalError
 from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import Code, Done, Emit, Failed, Limits, Outcome, Provenance, TensorRef
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 
 class Kind(IntEnum):
@@ -162,9 +162,16 @@ class CompletedFold(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """A worker's folds completed. `fingerprint` is the number of the worker's Fingerprint record."""
+    """A worker's folds completed. `fingerprint` is the number of the worker's Fingerprint record.
+
+    `now_ms` (when the broker took it), `worker` and `elapsed_us` (as the worker said) are reports: nothing follows from
+    them.
+    """
 
     lane: str
+    now_ms: int
+    worker: str
+    elapsed_us: int
     fingerprint: int
     folds: tuple[CompletedFold, ...]
 
@@ -309,8 +316,8 @@ def _deployed(values: Any) -> Deployed:
 
 
 def _completed(values: Any) -> Completed:
-    lane, fingerprint, folds = values
-    return Completed(lane, fingerprint, tuple([_fold(fold) for fold in folds]))
+    lane, now_ms, worker, elapsed_us, fingerprint, folds = values
+    return Completed(lane, now_ms, worker, elapsed_us, fingerprint, tuple([_fold(fold) for fold in folds]))
 
 
 def _fold(value: Any) -> CompletedFold:

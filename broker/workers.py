@@ -185,7 +185,8 @@ def _completed(core: Sequencer, worker: Worker | None, message: messages.Complet
     pairs = list(zip(assignment.folds, message.folds, strict=True))
     folds = tuple([_record(queue, tasks, result) for (queue, tasks), result in pairs if result.outcomes])
     if folds:
-        core.commit(records.Completed(assignment.lane.name, assignment.worker.fingerprint, folds))
+        head = (assignment.lane.name, core.now_ms, worker.name, message.elapsed_us)
+        core.commit(records.Completed(*head, assignment.worker.fingerprint, folds))
     core.dispatcher.settle(assignment, message.elapsed_us)
     for (_, tasks), result in pairs:
         if result.stopped == "timeout":

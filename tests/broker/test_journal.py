@@ -179,7 +179,7 @@ def damage(path: Path, *statements: str) -> None:
         ("UPDATE records SET chain = zeroblob(32) WHERE number = 9", "record 9 is damaged"),
         ("UPDATE records SET number = -number WHERE number = 4", "record 1 is missing before record -4"),
         ("DROP TABLE records", "no such table"),
-        ("PRAGMA user_version = 2", "format version 2; this rota reads version 1"),
+        ("PRAGMA user_version = 1", "format version 1; this rota reads version 2"),
         ("PRAGMA application_id = 7", "not one of rota's"),
     ],
 )

@@ -35,6 +35,25 @@ def test_a_worker_registers_and_gets_work(broker: Broker) -> None:
     assert broker.told("worker", worker="w1", joined=True)
 
 
+def test_a_completion_says_who_when_and_how_long(make_broker: MakeBroker) -> None:
+    """Goal: the journal tells the timing of a task, and no digest depends on it. Method: the same task twice, by other
+    workers at other times; the record names them, the digests are equal.
+    """
+    found = []
+    for name, wait_ms in (("w1", 0), ("w2", 700)):
+        broker = make_broker()
+        alice, worker = broker.producer(), broker.worker(name)
+        alice.deploy("counter")
+        alice.submit("counter/a", ADD, now_ms=7)
+        broker.live(wait_ms)
+        worker.say(worker.compute(worker.orders.popleft())._replace(elapsed_us=100 + wait_ms))
+        (record,) = broker.recorded(records.Completed)
+        assert record[:4] == ("main", broker.now_ms, name, 100 + wait_ms)
+        found.append((broker.now_ms, broker.lane().digest))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] == found[1][1]
+
+
 def test_a_reconnect_keeps_what_the_worker_holds(broker: Broker) -> None:
     """Goal: after a reconnect work goes on where it was; what got lost on the way is handed out again, what is no
     longer wanted is dropped. Method: register again naming one of two orders, and an invented one.
