@@ -290,6 +290,7 @@ class Lane:
         return max(room, 0) if self.line_count == 0 else -1
 
     def _join_line(self, task: Task) -> None:
+        task.issued_at = self.retired
         self.line_by_turn[task.turn] = task
         self.line_count += 1
         self.reserved += task.emits_max

@@ -100,6 +100,7 @@ class Task:
         "deaths",
         "emits_max",
         "index",
+        "issued_at",
         "outcome",
         "provenance",
         "run",
@@ -121,6 +122,7 @@ class Task:
         # Functions and models keep no state, so their order cannot be seen and they run side by side.
         self.stateless = code is not None and code.kind in _STATELESS
         self.emits_max = emits_max  # how many tasks it may emit, bound at issue
+        self.issued_at: int | None = None  # how many tasks the lane had retired when it joined the line
         self.outcome: Outcome | None = None
         self.state_digest: bytes | None = None  # of its agent, after it
         self.turn_digest: bytes | None = None  # the lane's, after its retire
