@@ -1,0 +1,119 @@
+"""The executors of this process: WASM and ONNX behind one `run`, each made when it is first needed.
+
+They run in one thread that all of the process shares, with a stack that holds the deepest guest: an engine belongs to
+one thread, and wasmtime's Python package keeps host exceptions in one slot. Ctrl-C interrupts what runs there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from rota.common.errors import ConfigError
+from rota.common.executor import Executor
+from rota.common.tensors import TensorStore
+from rota.common.work import Code, Fold, FoldResult
+from rota.local.folds import pool_of
+
+_STACK_BYTES: Final = 8 << 20  # holds the deepest guest: THREAD_STACK_BYTES of cpu_worker/profile.py
+
+_lock: Final = threading.Lock()
+_thread: ThreadPoolExecutor | None = None
+
+
+class Folders:
+    """Where executors find code and data. `artefacts` is written to, the others are only read."""
+
+    def __init__(self, *, modules: Path, artefacts: Path, models: Path, tensors: Path) -> None:
+        self.modules = modules
+        self.artefacts = artefacts
+        self.models = models
+        self.tensors = tensors
+
+
+class Executors:
+    """Runs folds of any code. A context manager; closing it releases engines and sessions."""
+
+    def __init__(self, folders: Folders, *, device: str = "auto") -> None:
+        """`device`, for models: "auto" takes the GPU where there is one, "cpu" does not look for it."""
+        self._folders = folders
+        self._device = device
+        self._made: dict[str, Executor] = {}
+
+    def run(self, fold: Fold) -> FoldResult:
+        """Run a fold's tasks in order (see `common/executor.py`). Raises `ConfigError` if its engine is not installed.
+
+        Ctrl-C stops the fold and is raised again.
+        """
+        pool = pool_of(fold.code)
+        executor = self._executor(pool)
+        running = _shared_thread().submit(executor.run, fold)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            executor.interrupt()
+            running.result()
+            raise
+
+    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
+        """Run independent folds one after another."""
+        return [self.run(fold) for fold in folds]
+
+    def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
+        """Load code and describe it. Raises `CodeError` if it cannot be used, `ConfigError` without its engine."""
+        return _shared_thread().submit(self._executor(pool_of(code)).prepare, code, address).result()
+
+    def fingerprint(self, pool: str) -> Mapping[str, Any]:
+        """Return what could change a bit of a result of this pool ("cpu" or "gpu") in this process."""
+        return self._executor(pool).fingerprint()
+
+    def close(self) -> None:
+        """Release what was made."""
+        for executor in self._made.values():
+            _shared_thread().submit(executor.close).result()
+        self._made = {}
+
+    def __enter__(self) -> Executors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _executor(self, pool: str) -> Executor:
+        made = self._made.get(pool)
+        if made is None:
+            make: Callable[[], Executor] = self._make_cpu if pool == "cpu" else self._make_gpu
+            made = self._made[pool] = _shared_thread().submit(make).result()
+        return made
+
+    def _make_cpu(self) -> Executor:
+        try:
+            from rota.cpu_worker.executor import WasmExecutor
+            from rota.cpu_worker.tensor_access import StoreTensorReader
+        except ImportError as error:
+            raise ConfigError(f"agents and functions need wasmtime ({error}): pip install 'rota[cpu]'") from error
+        self._folders.artefacts.mkdir(parents=True, exist_ok=True)
+        reader = StoreTensorReader(TensorStore(self._folders.tensors))
+        return WasmExecutor(self._folders.modules, self._folders.artefacts, reader, lambda: time.monotonic() * 1_000)
+
+    def _make_gpu(self) -> Executor:
+        try:
+            from rota.gpu_worker.executor import OnnxExecutor
+        except ImportError as error:
+            raise ConfigError(f"models need ONNX Runtime ({error}): pip install 'rota[gpu]'") from error
+        return OnnxExecutor(self._folders.models, TensorStore(self._folders.tensors), device=self._device)
+
+
+def _shared_thread() -> ThreadPoolExecutor:
+    global _thread
+    with _lock:
+        if _thread is None:
+            before = threading.stack_size(_STACK_BYTES)
+            _thread = ThreadPoolExecutor(1, thread_name_prefix="rota-executor")
+            _thread.submit(int).result()  # starts the thread
+            threading.stack_size(before)
+        return _thread

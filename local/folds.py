@@ -1,0 +1,85 @@
+"""From a lane's line to folds that an executor runs, and back to what a lane takes. PURE.
+
+This is the broker's dispatch without workers: no queues, no quotas, only the first tasks of the line, each agent's
+together. Because a derived lane retires in line order whatever completes first (execution model, part 3), the order in
+which these folds run cannot be seen in it. Whoever needs to stop the lane at a position plans no further than to there.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import NamedTuple
+
+from rota.broker.lane import Lane
+from rota.broker.records import CompletedFold
+from rota.broker.tasks import Task
+from rota.common.limits import FOLD_TASKS_MAX
+from rota.common.work import MODEL, Code, Fold, FoldResult, TaskInput
+
+
+class PlannedFold(NamedTuple):
+    """A fold, and the issued tasks it is made of."""
+
+    tasks: tuple[Task, ...]
+    fold: Fold
+
+
+def head(lane: Lane) -> Task | None:
+    """Return the first task of the line; None if nothing is issued."""
+    return next(iter(lane.line_by_turn.values()), None)
+
+
+def plan(lane: Lane, tasks_max: int) -> list[PlannedFold]:
+    """Return folds of those of the first `tasks_max` tasks of the line that have no outcome yet.
+
+    An agent whose code changes on the way gets one fold, up to the change: what follows needs the state that it leaves.
+    """
+    rows: list[list[Task]] = []
+    open_rows: dict[tuple[str, bool], list[Task]] = {}
+    closed: dict[str, None] = {}
+    for task in islice(lane.line_by_turn.values(), tasks_max):
+        if task.outcome is not None or (not task.stateless and task.address in closed):
+            continue
+        row = open_rows.get((task.address, task.stateless))
+        if row is not None and len(row) < FOLD_TASKS_MAX and row[0].code == task.code:
+            row.append(task)
+        elif row is None or task.stateless:
+            row = open_rows[(task.address, task.stateless)] = [task]
+            rows.append(row)
+        else:
+            closed[task.address] = None
+    return [fold_of(lane, tuple(row)) for row in rows]
+
+
+def fold_of(lane: Lane, tasks: tuple[Task, ...]) -> PlannedFold:
+    """Return the fold of consecutive tasks of one target, from the state that the lane has for it now."""
+    first = tasks[0]
+    assert first.code is not None
+    state = None if first.stateless else lane.agents[first.address].state
+    return PlannedFold(tasks, Fold(lane.seed, first.code, first.address, state, tuple(map(task_input, tasks))))
+
+
+def task_input(task: Task) -> TaskInput:
+    """Return what a task shows to its target."""
+    run = task.run
+    return TaskInput(
+        task.turn, run.kind, run.sender, task.payload, run.now_ms, run.reply_to, run.tensors_of(task.index),
+        task.emits_max
+    )  # fmt: skip
+
+
+def completed(planned: PlannedFold, result: FoldResult) -> CompletedFold:
+    """Return the outcomes of a fold as its lane takes them; there must be at least one."""
+    assert result.outcomes
+    turns = tuple([task.turn for task in planned.tasks[: len(result.outcomes)]])
+    return CompletedFold(planned.fold.address, turns, result.outcomes, result.state, result.provenance)
+
+
+def patient(code: Code, timeout_ms: int) -> Code:
+    """Return code whose tasks may take so long: in a replay the wall clock decides nothing, fuel does."""
+    return code._replace(limits=code.limits._replace(timeout_ms=timeout_ms))
+
+
+def pool_of(code: Code) -> str:
+    """Return which kind of worker runs this code."""
+    return "gpu" if code.kind == MODEL else "cpu"
