@@ -316,7 +316,7 @@ class Session:
         first_seq, tasks = self._awaits.get(message.number, (0, 0))
         named = message.fields.get("seqs")
         for seq in named if isinstance(named, list) else range(first_seq, first_seq + tasks):
-            if seq in self._pending:
+            if type(seq) is int and seq in self._pending:
                 del self._pending[seq]
                 self._keep(seq, error)
 

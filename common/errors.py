@@ -36,7 +36,7 @@ class RotaError(Exception):
 
     code: ClassVar[str] = "error"
 
-    def __init__(self, message: str, **fields: Any) -> None:
+    def __init__(self, message: str, /, **fields: Any) -> None:  # a peer's fields may have any name
         super().__init__(message)
         self.message = message
         self.fields = fields

@@ -19,6 +19,7 @@ import msgpack
 
 from rota.common.errors import BadPayload
 from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX, TENSORS_PER_TASK_MAX
+from rota.common.shown import shown
 from rota.common.work import TensorRef
 
 # Names as numpy and ml_dtypes write them. Strings, complex numbers and sub-byte types are not carried.
@@ -43,8 +44,6 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
 }
 NAME_CHARS_MAX: Final = 200  # names inside a graph carry their whole scope
 _TENSORS_MAX: Final = 4 * TENSORS_PER_TASK_MAX  # inline and referenced ones together
-
-_SHOWN_CHARS: Final = 60  # of a wrong value in a message
 
 
 class Tensor(NamedTuple):
@@ -100,10 +99,10 @@ def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
     except ValueError:  # every complaint of msgpack is one; its words are not ours, and a failure's words are digested
         raise BadPayload("the payload is not one MessagePack value") from None
     if not isinstance(fields, dict) or needed not in fields:
-        raise BadPayload(f'the payload must be a map with "{needed}", got {_shown(fields)}')
+        raise BadPayload(f'the payload must be a map with "{needed}", got {shown(fields)}')
     for name in fields:
         if name not in (needed, optional):
-            raise BadPayload(f"the payload has an unknown field {_shown(name)}")
+            raise BadPayload(f"the payload has an unknown field {shown(name)}")
     return fields
 
 
@@ -118,7 +117,7 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def _tensors(value: Any, role: str, references: Sequence[TensorRef]) -> dict[str, Tensor]:
     if not isinstance(value, dict):
-        raise BadPayload(f'"{role}s" must be a map of name to tensor, got {_shown(value)}')
+        raise BadPayload(f'"{role}s" must be a map of name to tensor, got {shown(value)}')
     if len(value) > _TENSORS_MAX:
         raise BadPayload(f"{len(value)} {role}s are more than the {_TENSORS_MAX} that are allowed")
     return {name: _tensor(name, fields, role, references) for name, fields in value.items()}
@@ -126,16 +125,16 @@ def _tensors(value: Any, role: str, references: Sequence[TensorRef]) -> dict[str
 
 def _tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -> Tensor:
     if not _is_name(name):
-        raise BadPayload(f"{role} names are text of 1 to {NAME_CHARS_MAX} characters, got {_shown(name)}")
+        raise BadPayload(f"{role} names are text of 1 to {NAME_CHARS_MAX} characters, got {shown(name)}")
     if not isinstance(value, list) or len(value) != 3:
-        raise BadPayload(f'{role} "{name}" must be [dtype, shape, data], got {_shown(value)}')
+        raise BadPayload(f'{role} "{name}" must be [dtype, shape, data], got {shown(value)}')
     dtype, shape, data = value
     width = DTYPE_BYTES.get(dtype) if isinstance(dtype, str) else None
     if width is None:
-        raise BadPayload(f'{role} "{name}" has the unknown dtype {_shown(dtype)}; known: {", ".join(DTYPE_BYTES)}')
+        raise BadPayload(f'{role} "{name}" has the unknown dtype {shown(dtype)}; known: {", ".join(DTYPE_BYTES)}')
     if not _is_shape(shape):
         raise BadPayload(
-            f'{role} "{name}" has the shape {_shown(shape)}; it must be a list of up to {TENSOR_RANK_MAX} counts'
+            f'{role} "{name}" has the shape {shown(shape)}; it must be a list of up to {TENSOR_RANK_MAX} counts'
         )
     size_bytes = math.prod(shape) * width
     # Of empty tensors the other extents count: numpy cannot make a shape that overflows, even if it holds nothing.
@@ -170,7 +169,7 @@ def _check_inline(name: str, tensor: Tensor, size_bytes: int, role: str) -> None
 def _check_reference(name: str, tensor: Tensor, role: str, references: Sequence[TensorRef]) -> None:
     index = tensor.data
     if not isinstance(index, int) or isinstance(index, bool):
-        raise BadPayload(f'{role} "{name}" must hold bin or the index of a tensor reference, got {_shown(index)}')
+        raise BadPayload(f'{role} "{name}" must hold bin or the index of a tensor reference, got {shown(index)}')
     if not 0 <= index < len(references):
         raise BadPayload(f'{role} "{name}" points at tensor reference {index}; there are {len(references)}')
     reference = references[index]
@@ -183,7 +182,7 @@ def _check_reference(name: str, tensor: Tensor, role: str, references: Sequence[
 
 def _wanted(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > _TENSORS_MAX or not all(_is_name(name) for name in value):
-        raise BadPayload(f'"outputs" must be a list of up to {_TENSORS_MAX} names, got {_shown(value)}')
+        raise BadPayload(f'"outputs" must be a list of up to {_TENSORS_MAX} names, got {shown(value)}')
     if len(dict.fromkeys(value)) != len(value):
         raise BadPayload('"outputs" names an output twice')
     return tuple(value)
@@ -191,8 +190,3 @@ def _wanted(value: Any) -> tuple[str, ...]:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from rota.common.errors import TensorError
 from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX
+from rota.common.shown import shown
 
 ALIGNMENT_BYTES: Final = 64  # alignment changes bits in some kernels; 64 is a cache line and the widest vector
 DIGEST_BYTES: Final = 32
@@ -103,11 +104,11 @@ def check_tensor(dtype: str, shape: tuple[int, ...]) -> int:
     """Return how many bytes of data a tensor has. Raises `TensorError` for a dtype, shape or size that cannot be."""
     known = _known(dtype)
     if not isinstance(shape, tuple) or len(shape) > TENSOR_RANK_MAX:
-        raise TensorError(f"shape {shape!r} is not a tuple of at most {TENSOR_RANK_MAX} lengths")
+        raise TensorError(f"shape {shown(shape)} is not a tuple of at most {TENSOR_RANK_MAX} lengths")
     # A zero makes the size zero whatever else stands there, so each length has the bound by itself too.
     for length in shape:
         if type(length) is not int or not 0 <= length <= TENSOR_BYTES_MAX:
-            raise TensorError(f"shape {shape!r} has a length that is not an integer from 0 to {TENSOR_BYTES_MAX}")
+            raise TensorError(f"shape {shown(shape)} has a length that is not an integer from 0 to {TENSOR_BYTES_MAX}")
     data_bytes = math.prod(shape) * known.item_bytes
     if data_bytes > TENSOR_BYTES_MAX:
         raise TensorError(
@@ -153,5 +154,5 @@ def flat_bytes(array: numpy.typing.NDArray[Any]) -> memoryview:
 def _known(name: str) -> _Type:
     known = _TYPES.get(name) if isinstance(name, str) else None
     if known is None:
-        raise TensorError(f"{name!r} is no dtype of a tensor: use one of {', '.join(DTYPES)}", dtype=repr(name))
+        raise TensorError(f"{shown(name)} is no dtype of a tensor: use one of {', '.join(DTYPES)}", dtype=shown(name))
     return known

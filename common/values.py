@@ -25,6 +25,7 @@ from rota.common.limits import (
     TENSORS_PER_TASK_MAX,
     VALUE_DEPTH_MAX,
 )
+from rota.common.shown import shown
 from rota.common.tensor_format import ALIGNMENT_BYTES, DIGEST_BYTES, check_tensor, dtype_name, flat_bytes, numpy_dtype
 from rota.common.tensors import TensorStore
 from rota.common.work import TensorRef
@@ -35,7 +36,6 @@ TENSOR_EXTENSION: Final = 1  # MessagePack's application types are 0 to 127
 _Timestamp: Final[Any] = msgpack.Timestamp  # type: ignore[attr-defined]
 _INT_MIN: Final = -(1 << 63)
 _INT_MAX: Final = (1 << 64) - 1
-_SHOWN_CHARS: Final = 60  # of a key in a path
 
 
 def pack_value(value: Any, store: TensorStore | None) -> tuple[bytes, list[TensorRef]]:
@@ -141,11 +141,11 @@ class _Packing:
         previous = None
         for encoded, key in sorted(((_key_bytes(key), key) for key in values), key=lambda pair: pair[0]):
             if encoded == previous:
-                raise _Misfit(f"has two keys that are packed alike: {_shown(key)}")
+                raise _Misfit(f"has two keys that are packed alike: {shown(key)}")
             try:
                 out[_scalar(key)] = self.canonical(values[key], depth + 1)
             except _Misfit as misfit:
-                misfit.steps.append(f"[{_shown(key)}]")
+                misfit.steps.append(f"[{shown(key)}]")
                 raise
             previous = encoded
         return out
@@ -207,18 +207,13 @@ def _remedy(value: Any) -> str:
 
 def _key_bytes(key: Any) -> bytes:
     if isinstance(key, bool) or not isinstance(key, (str, bytes, int, numpy.integer)):
-        raise _Misfit(f"has a key of type {type(key).__name__} ({_shown(key)}): keys are str, bytes or integers")
+        raise _Misfit(f"has a key of type {type(key).__name__} ({shown(key)}): keys are str, bytes or integers")
     try:
         packed: bytes = msgpack.packb(_scalar(key))
     except _Misfit as misfit:
-        misfit.steps.append(f"[{_shown(key)}]")
+        misfit.steps.append(f"[{shown(key)}]")
         raise
     return packed
-
-
-def _shown(key: Any) -> str:
-    text = repr(key)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
 def _check_length(values: Sequence[Any] | dict[Any, Any]) -> None:

@@ -22,7 +22,7 @@ import zmq
 
 from rota.common import wire
 from rota.common.config import WorkerSettings, worker_name
-from rota.common.errors import CodeError
+from rota.common.errors import CodeError, ProtocolError
 from rota.common.executor import Executor
 from rota.common.limits import MESSAGE_BYTES_MAX
 from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
@@ -355,14 +355,21 @@ def _prepare(executor: Executor, worker: str, order: Prepare) -> Prepared:
 
 
 def folds_of(order: Assign) -> list[Fold]:
-    """Return the folds of an assignment as an executor takes them."""
+    """Return the folds of an assignment as an executor takes them.
+
+    Raises `ProtocolError` if its parts do not fit each other.
+    """
     folds = []
     for code, address, state, segments in order.folds:
         tasks: list[TaskInput] = []
         for kind, sender, now_ms, reply_to, emits_max, turns, payloads, tensors in segments:
             references = tensors if tensors is not None else ((),) * len(turns)
+            if not len(turns) == len(payloads) == len(references):
+                raise ProtocolError(f"a segment for {address} has {len(turns)} turns and {len(payloads)} payloads")
             for turn, payload, own in zip(turns, payloads, references, strict=True):
                 tasks.append(TaskInput(turn, kind, sender, payload, now_ms, reply_to, own, emits_max))
+        if code >= len(order.codes):
+            raise ProtocolError(f"a fold for {address} names code {code} of {len(order.codes)}")
         folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks)))
     return folds
 

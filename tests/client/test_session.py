@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -302,6 +304,19 @@ def test_results_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyPatch, bound
     give(machine, messages.Results(tuple(item(seq, b"1") for seq in range(1, 24))))
     assert machine.missing(range(1, 10)) == [(1, 3)]
     assert machine.take_result(23) is not None
+
+
+@pytest.mark.parametrize("fields", [{"seqs": [[1]]}, {"seqs": [{}, 1.5, None]}, {"message": 1, "self": 2}])
+def test_odd_fields_of_a_refusal_do_no_harm(fields: dict[str, Any]) -> None:
+    """Goal: what a refusal names is not believed to be numbers, nor to have other names than an error's own words.
+    Method: fields that cannot be looked up, or are called as the parameters of the error are. Found by tests/fuzz.
+    """
+    machine = Session("p", 1)
+    machine.want(1, 2, 0)
+    for code in ("expired", "odd"):
+        give(machine, messages.Refused(0, code, "no", fields))
+    assert machine.failure is None
+    assert machine.is_pending(1)
 
 
 def test_unwanted_results_are_dropped() -> None:

@@ -156,6 +156,15 @@ def test_arrays_travel_inline_or_through_the_store(tmp_path: Any) -> None:
         encode_arrays({"x": np.array(["text"])}, store=None)
 
 
+@pytest.mark.parametrize("depth", [60, 900, 1_015, 1_020])
+def test_a_payload_of_any_depth_is_refused_in_a_few_words(depth: int) -> None:
+    """Goal: no payload can end the worker that reads it. Method: lists inside each other, as deep as the decoder lets
+    them be: `repr` of them runs out of stack. Found by tests/fuzz.
+    """
+    with pytest.raises(BadPayload, match="got a list of 1"):
+        decode_call(b"\x81\xa6inputs" + b"\x91" * depth + b"\xc0", ())
+
+
 @pytest.mark.parametrize("shape", [(), (3, 5), (1000,)])
 def test_own_buffers_start_at_a_multiple_of_64_bytes(shape: tuple[int, ...]) -> None:
     """Goal: alignment never varies. Method: many buffers of sizes that the allocator places differently."""

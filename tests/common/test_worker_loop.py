@@ -18,6 +18,7 @@ import pytest
 
 from rota.common import wire
 from rota.common.endpoints import Endpoints, RunFolder
+from rota.common.errors import ProtocolError
 from rota.common.limits import MESSAGE_BYTES_MAX
 from rota.common.messages import (
     Assign,
@@ -266,3 +267,19 @@ def test_folds_of_an_assignment() -> None:
     assert [task.turn for task in one.tasks] == [3, 4, 9]
     assert one.tasks[1] == (4, "tell", None, b"y", 5, None, (), 64)
     assert one.tasks[2] == (9, "ask", "c/d", b"z", 6, 2, (ref,), 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "segment"),
+    [
+        (1, Segment("tell", None, 5, None, 64, (3,), (b"x",), None)),
+        (0, Segment("tell", None, 5, None, 64, (3, 4), (b"x",), None)),
+        (0, Segment("tell", None, 5, None, 64, (3,), (b"x",), ())),
+    ],
+)
+def test_an_assignment_whose_parts_do_not_fit_is_refused(code: int, segment: Segment) -> None:
+    """Goal: a typed error, not an IndexError in the executor's thread. Method: a code that is not in the table, turns
+    without payloads, payloads without tensors. Found by tests/fuzz.
+    """
+    with pytest.raises(ProtocolError):
+        folds_of(Assign(1, bytes(32), (CODE,), (FoldAssignment(code, "a/b", None, (segment,)),)))

@@ -1,0 +1,26 @@
+"""How a wrong value is shown in an error: short, and whatever it is. PURE.
+
+What comes from outside may be a million elements long, or as deep as the decoder lets it be; `repr` of that is as long,
+or ends in a RecursionError. Messages become outcomes and are digested, so this is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_CHARS_MAX: Final = 60
+_ITEMS_MAX: Final = 40
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: flat lists and scalars as they are, cut; what holds more by its size."""
+    if type(value) in (list, tuple) and (len(value) > _ITEMS_MAX or any(_holds_more(item) for item in value)):
+        return f"a list of {len(value)}"
+    if type(value) is dict:
+        return f"a map of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= _CHARS_MAX else f"{text[:_CHARS_MAX]}..."
+
+
+def _holds_more(value: Any) -> bool:
+    return type(value) in (list, tuple, dict)
