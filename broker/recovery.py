@@ -39,7 +39,7 @@ def fold(world: World, found: Iterable[records.Record], progress: Callable[[int]
 
 def open_epoch(world: World, journal: Journal, now_ms: int) -> None:
     """Write that a broker starts here, with the versions in force, and open the default lane in a new run file."""
-    started: list[records.Record] = [records.Epoch(world.boot + 1, now_ms, _facts())]
+    started: list[records.Record] = [records.Epoch(world.boot + 1, now_ms, facts())]
     if DEFAULT_LANE not in world.lanes:
         settings = LaneSettings(seed=lane_seed(DEFAULT_LANE))
         started.append(records.Opened(DEFAULT_LANE, now_ms, _NOBODY, settings, False, ()))
@@ -47,8 +47,8 @@ def open_epoch(world: World, journal: Journal, now_ms: int) -> None:
     fold(world, started)
 
 
-def _facts() -> tuple[tuple[str, str], ...]:
-    """What the broker's own part of a run depends on. Workers' fingerprints come with their results."""
+def facts() -> tuple[tuple[str, str], ...]:
+    """Return what the broker's own part of a run depends on. Workers' fingerprints come with their results."""
     return (
         ("rota", version("rota")),
         ("format", str(records.FORMAT_VERSION)),

@@ -153,15 +153,15 @@ def _is_open(core: Sequencer, seq: int) -> bool:
 
 def _submit(core: Sequencer, identity: bytes, request: messages.Submit, origin: records.Origin) -> messages.Accepted:
     lane = _lane(core, request.lane)
-    count = _check_submit(lane, request)
+    count = check_submit(lane, request)
     now_ms = core.now_ms if request.now_ms is None else request.now_ms
     first_seq = core.world.next_seq
     core.commit(records.Submitted(lane.name, lane.retired, now_ms, origin, first_seq, request.runs, request.retry_of))
     return messages.Accepted(request.number, first_seq, count)
 
 
-def _check_submit(lane: Lane, request: messages.Submit) -> int:
-    """Return how many tasks a submit stamps, if it may."""
+def check_submit(lane: Lane, request: messages.Submit) -> int:
+    """Return how many tasks a submit stamps. Raises what stands against it now."""
     count = sum(len(run.payloads) for run in request.runs)
     if request.retry_of is not None:
         if request.runs:
@@ -358,14 +358,15 @@ def _deploy(
 ) -> messages.Answer | None:
     """Bind a name, or have a worker look at the code first: then the answer comes later."""
     lane = _lane(core, request.lane)
-    _check_deploy(lane, request.name, request.code)
+    check_deploy(lane, request.name, request.code)
     if not request.check:
         return _bind(core, request, origin, {})
     core.deploys.add(core, identity, request, origin)
     return None
 
 
-def _check_deploy(lane: Lane, name: str, code: Code) -> None:
+def check_deploy(lane: Lane, name: str, code: Code) -> None:
+    """Raise what stands against binding a name to code now."""
     if name.startswith("model:") != (code.kind == MODEL):
         raise errors.CodeError(
             f"{name!r} cannot be bound to code of kind {code.kind!r}: models are named model:NAME", name=name
@@ -385,7 +386,12 @@ def _bind(core: Sequencer, request: messages.Deploy, origin: records.Origin, inf
 
 
 def _origin(core: Sequencer, identity: bytes, request: messages.FrontendRequest) -> records.Origin:
-    """Who asks for what under which number. How the answer travels is no part of what is asked for."""
+    """Who asks for what under which number."""
+    return records.Origin(core.connections[identity], request.number, request_digest(request))
+
+
+def request_digest(request: messages.FrontendRequest) -> bytes:
+    """Return the digest of what is asked for. How the answer travels is no part of it."""
     match request:
         case messages.Submit():
             content: Any = (request.lane, request.runs, request.now_ms, request.retry_of)
@@ -393,7 +399,7 @@ def _origin(core: Sequencer, identity: bytes, request: messages.FrontendRequest)
             content = (request.lane, request.name, request.code)
         case _:
             content = request[1:]
-    return records.Origin(core.connections[identity], request.number, digest_of((type(request).__name__, content)))
+    return digest_of((type(request).__name__, content))
 
 
 def _lane(core: Sequencer, name: str) -> Lane:

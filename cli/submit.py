@@ -24,7 +24,7 @@ from rota.common.targets import check_target
 
 if TYPE_CHECKING:
     from rota.client.client import Batch, Client
-    from rota.client.results import Result
+    from rota.common.results import Result
 
 _LINE_KEYS: Final = ("target", "payload")
 

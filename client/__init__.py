@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rota.client.client import Batch, Client, Handle
 from rota.client.operations import Run
-from rota.client.results import Result
 from rota.client.watch import Missed
 from rota.common.errors import (
     Busy,
@@ -22,6 +21,7 @@ from rota.common.errors import (
     UnknownLane,
     UnknownTask,
 )
+from rota.common.results import Result
 from rota.common.work import Limits
 
 if TYPE_CHECKING:

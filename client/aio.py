@@ -21,12 +21,12 @@ from rota.client.core import Core, Where, now_ms
 from rota.client.flows import Flow, Ranges, Stream, Turn
 from rota.client.link import descriptor_of, has_input
 from rota.client.operations import MAP_BATCH_TASKS, MAP_IN_FLIGHT_TASKS, Operations, Progress, Run
-from rota.client.results import Result
 from rota.client.session import ALL, Key
 from rota.client.watch import Missed, Watch
 from rota.common import limits
 from rota.common.errors import RotaError
 from rota.common.messages import Event, LaneSettings
+from rota.common.results import Result
 from rota.common.sockets import Socket, subscriber
 from rota.common.work import AGENT, Limits
 

@@ -19,11 +19,11 @@ import zmq
 from rota.client.core import Core, Where, now_ms
 from rota.client.flows import Flow, Ranges, Stream, Turn
 from rota.client.operations import MAP_BATCH_TASKS, MAP_IN_FLIGHT_TASKS, Operations, Progress, Run
-from rota.client.results import Result
 from rota.client.watch import Missed, Watch
 from rota.common import limits
 from rota.common.errors import LocalError
 from rota.common.messages import Event, LaneSettings
+from rota.common.results import Result
 from rota.common.sockets import Socket, subscriber
 from rota.common.work import AGENT, Limits
 

@@ -18,12 +18,12 @@ import zmq
 
 from rota.client.flows import Flows, Limits
 from rota.client.link import Link
-from rota.client.payloads import Payloads
 from rota.client.questions import Questions
 from rota.client.session import Key, Session
 from rota.common import limits
 from rota.common.endpoints import Endpoints, RunFolder
 from rota.common.errors import BadTarget, ConfigError, LocalError, NotReachable, RotaError
+from rota.common.payloads import Payloads
 from rota.common.sockets import Socket
 from rota.common.sockets import context as new_context
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from rota.client.questions import Questions
-from rota.client.results import Decoder, Result, result_of
 from rota.client.session import Key, Reply, Request, Session
 from rota.common.errors import Busy, NotReachable, RotaError, StorageFull
 from rota.common.messages import Accepted, ResultItem, Submit, TaskRun
+from rota.common.results import Decoder, Result, result_of
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 
 from rota.client.core import Core, now_ms
 from rota.client.flows import Flow, MapOptions, Ranges, Stream, Turn
-from rota.client.payloads import check_message, check_priority, check_targets, run_of
 from rota.client.session import RESULTS_HELD_MAX
 from rota.common import digests, limits
 from rota.common.errors import BadPayload, BadTarget, CodeError, ConfigError, LocalError, UnknownLane
@@ -31,6 +30,7 @@ from rota.common.messages import (
     Submit,
     TaskRun,
 )
+from rota.common.payloads import check_message, check_priority, check_targets, run_of
 from rota.common.targets import MODEL_PREFIX, is_name
 from rota.common.work import CODE_KINDS, MODEL, Code, Limits
 

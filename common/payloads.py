@@ -30,7 +30,7 @@ Packed = tuple[bytes, tuple[TensorRef, ...]]
 
 
 class Payloads:
-    """Packs and unpacks for one client. `store_folder` None: there is no store, arrays travel inline."""
+    """Packs and unpacks for one client or local lane. `store_folder` None: there is no store, arrays travel inline."""
 
     def __init__(self, store_folder: Path | None) -> None:
         self._store_folder = store_folder

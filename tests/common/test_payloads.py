@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from rota.client.payloads import RUN_BYTES_MAX, Payloads, check_message, check_priority, check_targets, run_of
 from rota.common import limits
 from rota.common.errors import BadPayload, BadTarget
 from rota.common.messages import Submit
 from rota.common.model_call import decode_call
+from rota.common.payloads import RUN_BYTES_MAX, Payloads, check_message, check_priority, check_targets, run_of
 from rota.common.wire import decode, encode
 
 
