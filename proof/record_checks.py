@@ -1,0 +1,83 @@
+"""What a record must agree with in itself, beyond what folding it needs. PURE.
+
+The chain of digests shows that a record was changed after it was written; whoever changes one and makes the chain anew
+is found here or by executing. An input carries the digest of the request that it came from, a completion the digest of
+the state that it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.lane import Notes
+from rota.common.digests import ZERO_DIGEST, digest, digest_of
+from rota.common.work import Done
+
+CORRUPT_RECORD: Final = "corrupt record"
+INPUT: Final = "input"
+ORDER: Final = "order"
+
+
+class Fault(NamedTuple):
+    """A record that contradicts itself, and the first turn that it speaks of."""
+
+    number: int
+    lane: str
+    turn: int
+    cause: str
+    text: str
+
+
+def check_completed(number: int, record: records.Completed, notes: Notes) -> Fault | None:
+    """Compare the states and addresses of a completion with its outcomes and tasks; `notes` are of its applying."""
+    tasks = {task.turn: task for task in notes.finished}
+    for fold in record.folds:
+        left, left_by = None, fold.turns[0]
+        for turn, outcome in zip(fold.turns, fold.outcomes, strict=True):
+            if tasks[turn].address != fold.address:
+                text = f"an outcome of {fold.address} is written for a task of {tasks[turn].address}"
+                return Fault(number, record.lane, turn, ORDER, text)
+            if type(outcome) is Done and outcome.state_digest is not None:
+                left, left_by = outcome.state_digest, turn
+        found = None if fold.state is None else digest(fold.state)
+        if found != left:
+            text = f"the state of {fold.address} has digest {_short(found)}, its outcome says {_short(left)}"
+            return Fault(number, record.lane, left_by, CORRUPT_RECORD, text)
+    return None
+
+
+def check_input(number: int, record: Any, turn: int) -> Fault | None:
+    """Compare an input with the digest of the request that it came from; `turn` is the first one it can have moved."""
+    origin = getattr(record, "origin", None)
+    if origin is None or origin.request == ZERO_DIGEST:  # decided by the broker, or made by nobody's request
+        return None
+    if any(digest_of((name, content)) == origin.request for name, content in _requests(record)):
+        return None
+    asked = f"request {origin.number} of producer {origin.producer}"
+    return Fault(number, record.lane, turn, INPUT, f"it is not what {asked} asked for: its digest is another")
+
+
+def _requests(record: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the requests that this input can have come from: docs/JOURNAL.md, "The digest of a request"."""
+    match record:
+        case records.Submitted():
+            for now_ms in (None, record.now_ms):  # the producer may have pinned it
+                yield "Submit", (record.lane, record.runs, now_ms, record.retry_of)
+        case records.Deployed():
+            yield "Deploy", (record.lane, record.name, record.code)
+        case records.Cancelled():
+            yield "Cancel", (record.seq,)
+        case records.WindowSet():
+            yield "SetWindow", (record.lane, record.window)
+        case records.PauseSet():
+            yield "SetPaused", (record.lane, record.paused)
+        case records.DeadDropped():
+            yield "DeadDrop", (record.lane, record.seqs)
+        case _:
+            raise AssertionError(type(record).__name__)
+
+
+def _short(found: bytes | None) -> str:
+    return "none" if found is None else found.hex()[:12]

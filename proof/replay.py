@@ -1,0 +1,159 @@
+"""A lane played again in a world of its own: its inputs at their positions, its outcomes executed or read back. PURE.
+
+The caller folds the journal and hands on, in its order, what concerns the lane: inputs (as alone.py gives them) and
+completions. Inputs take effect exactly where they did; between them the lane runs by itself. Completions decide nothing
+in a derived lane and are not looked at; in a recorded lane they say in which order tasks retire.
+
+A completion whose turns are all *trusted* is taken as it stands: so a replay gets to a turn without executing what came
+before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from rota.broker import records
+from rota.broker.lane import RECORDED_POLICY, Lane
+from rota.broker.tasks import Task
+from rota.broker.world import World
+from rota.common.work import BITWISE, MODEL, Done, Failed, Fold, FoldResult
+from rota.local.engine import Engine, Runner
+from rota.local.folds import fold_of, patient
+from rota.proof.alone import Input
+
+BATCH_TASKS: Final = 1_024  # executed before outcomes are compared
+PATIENCE_MS: Final = 600_000  # what a task may take here: fuel ends it, the clock only ends what hangs
+
+
+class LaneReplay:
+    """One lane again. `trusted(turn)`: whether a recorded outcome is believed (default: none is)."""
+
+    def __init__(
+        self,
+        opened: records.Opened,
+        runner: Runner,
+        *,
+        trusted: Callable[[int], bool] | None = None,
+        keep: Callable[[records.Record], None] | None = None,
+    ) -> None:
+        self.engine = Engine(World(0, 0), runner, keep)
+        self.name = opened.lane
+        self.until: int | None = None  # a recorded lane retires no further
+        self.engine.apply(opened)
+        self._recorded = opened.settings.policy == RECORDED_POLICY
+        self._trusted = trusted
+        self._fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = self.engine.world.fingerprints
+
+    @property
+    def lane(self) -> Lane:
+        return self.engine.world.lanes[self.name]
+
+    def take(self, record: Input) -> Iterator[Task]:
+        """Run to where an input took effect, and let it; yields what retires."""
+        yield from self.run_to(record.position)
+        yield from self.engine.apply(record).retired
+
+    def run_to(self, position: int) -> Iterator[Task]:
+        """Execute until so many tasks are retired, or nothing is left to execute; yields them in retire order.
+
+        A recorded lane does not move by itself: its completions say what comes next.
+        """
+        while not self._recorded and (missing := position - self.lane.retired) > 0:
+            retired = self.engine.run(self.name, min(missing, BATCH_TASKS))
+            if not retired:
+                return
+            yield from retired
+
+    def follow(self, record: records.Completed, pool: str, facts: tuple[tuple[str, str], ...]) -> Iterator[Task]:
+        """Hear of a completion of this lane, and of the worker it came from."""
+        trusted = [fold for fold in record.folds if self._is_trusted(fold)]
+        if trusted:
+            number = self._number(pool, facts)
+            believed = record._replace(fingerprint=number, folds=tuple(trusted))
+            yield from self.engine.apply(believed).retired
+        if self._recorded:
+            for fold in record.folds:
+                if not self._is_trusted(fold):
+                    yield from self._execute(fold)
+
+    def _is_trusted(self, fold: records.CompletedFold) -> bool:
+        return self._trusted is not None and all(map(self._trusted, fold.turns))
+
+    def _execute(self, fold: records.CompletedFold) -> Iterator[Task]:
+        """Execute the tasks of a recorded lane that completed together, and only those."""
+        tasks = [task for turn in fold.turns if (task := self.lane.line_by_turn.get(turn)) is not None]
+        if self.until is not None:
+            tasks = tasks[: self.until - self.lane.retired]
+        while tasks:
+            retired, stopped = self.engine.execute([fold_of(self.lane, tuple(tasks))])
+            yield from retired
+            tasks = [task for task in tasks if task.outcome is None]
+            if stopped or not retired:
+                return
+
+    def _number(self, pool: str, facts: tuple[tuple[str, str], ...]) -> int:
+        number = self._fingerprints.get((pool, facts))
+        if number is None:
+            number = len(self._fingerprints) + 1
+            self.engine.apply(records.Fingerprint(number, pool, facts))
+        return number
+
+
+class ReadBack:
+    """A runner that executes what is derived and reads back what was recorded.
+
+    `recorded` holds the recorded outcomes of model tasks, by turn; each is taken out when it is read.
+    """
+
+    def __init__(self, runner: Runner, recorded: dict[int, Task], *, live_models: bool = False) -> None:
+        self.executed = 0
+        self.models_executed = 0
+        self.read_back = 0
+        self._runner = runner
+        self._recorded = recorded
+        self._live_models = live_models
+
+    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
+        found = [self._read(fold) for fold in folds]
+        asked = [
+            fold._replace(code=patient(fold.code, PATIENCE_MS))
+            for fold, known in zip(folds, found, strict=True)
+            if known is None
+        ]
+        ran = iter(self._runner.run_all(asked) if asked else ())
+        return [
+            self._count(fold, next(ran)) if known is None else known for fold, known in zip(folds, found, strict=True)
+        ]
+
+    def fingerprint(self, pool: str) -> Mapping[str, Any]:
+        return self._runner.fingerprint(pool)
+
+    def _count(self, fold: Fold, result: FoldResult) -> FoldResult:
+        if fold.code.kind == MODEL:
+            self.models_executed += len(result.outcomes)
+        else:
+            self.executed += len(result.outcomes)
+        return result
+
+    def _read(self, fold: Fold) -> FoldResult | None:
+        """Return a recorded model's outcomes; None if they are to be executed."""
+        if fold.code.kind != MODEL or self._live_models:
+            return None
+        known: list[Done | Failed] = []
+        provenance = None
+        for seen in fold.tasks:
+            task = self._recorded.get(seen.turn)
+            if task is None or task.outcome is None or task.provenance is None:
+                break
+            if known and task.provenance != provenance:
+                break
+            provenance = task.provenance
+            known.append(task.outcome)
+        if provenance is None or provenance.result_class == BITWISE:
+            return None
+        self.read_back += len(known)
+        for seen in fold.tasks[: len(known)]:
+            del self._recorded[seen.turn]
+        stopped = None if len(known) == len(fold.tasks) else "interrupted"
+        return FoldResult(tuple(known), None, stopped, provenance=provenance)  # type: ignore[arg-type]

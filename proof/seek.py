@@ -1,0 +1,102 @@
+"""Follows one lane through a journal, and brings it to a turn.
+
+A journal says what state a fold of tasks left, not what each of them left. So where a turn lies inside a fold, the
+tasks of that fold are executed up to it; what came before is taken as it was written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rota.broker import records
+from rota.broker.tasks import Task
+from rota.common.errors import JournalError
+from rota.common.work import MODEL
+from rota.local.engine import Runner
+from rota.proof.replay import LaneReplay, ReadBack
+from rota.proof.source import RunSource
+from rota.proof.steps import Fold, Step, check_lane, retire_order, retired_in
+
+
+class Follower:
+    """Hands on what concerns one lane, from the fold of a journal to its replay."""
+
+    def __init__(
+        self,
+        lane: str,
+        runner: Runner,
+        *,
+        trusted: Callable[[int], bool] | None = None,
+        keep: Callable[[records.Record], None] | None = None,
+        live_models: bool = False,
+    ) -> None:
+        self.lane = lane
+        self.replay: LaneReplay | None = None  # from when the lane is opened
+        self._recorded: dict[int, Task] = {}
+        self.runner = ReadBack(runner, self._recorded, live_models=live_models)
+        self._trusted = trusted
+        self._keep = keep
+
+    def hear(self, step: Step, fold: Fold) -> Iterator[Task]:
+        """Take a step of the journal's fold; yields what retires in the replay."""
+        record = step.record
+        if isinstance(record, records.Opened) and record.lane == self.lane:
+            self.replay = LaneReplay(record, self.runner, trusted=self._trusted, keep=self._keep)
+        if self.replay is None or getattr(record, "lane", None) != self.lane:
+            return
+        for task in step.notes.finished:
+            if task.code is not None and task.code.kind == MODEL:
+                self._recorded[task.turn] = task
+        if isinstance(record, records.Completed):
+            yield from self.replay.follow(record, *fold.worker(record.fingerprint))
+        elif step.moved is not None:
+            yield from self.replay.take(step.moved)
+
+
+def stand_at(
+    source: RunSource,
+    lane: str,
+    turn: int,
+    runner: Runner,
+    *,
+    before: bool = False,
+    keep: Callable[[records.Record], None] | None = None,
+) -> LaneReplay:
+    """Return a lane as it was just after a turn retired, or just before; turn 0 is the lane's begin.
+
+    Inputs that took effect after that retire and before the next are not in it. `keep` gets the records that lead
+    there. Raises `UnknownLane`; `JournalError` if the turn has not retired, or cannot be reached.
+    """
+    order = retire_order(source, lane, turn)
+    trusted = dict.fromkeys(order[:-1] if before else order)
+    follower = Follower(lane, runner, trusted=trusted.__contains__, keep=keep)
+    fold = Fold(source)
+    for step in fold.steps():
+        is_there = turn in [task.turn for task in retired_in(step, lane)]
+        if is_there and before and step.moved is not None:
+            break  # the turn retired because of this input
+        _hear_up_to(follower, step, fold, len(trusted))
+        if is_there or (turn == 0 and follower.replay is not None):
+            break
+    check_lane(fold.world, lane)
+    replay = follower.replay
+    assert replay is not None
+    _drain(replay.run_to(len(trusted)))
+    if replay.lane.retired != len(trusted):
+        raise JournalError(
+            f"lane {lane!r} does not come to turn {turn} again when it is executed: run `rota verify` to see why",
+            lane=lane,
+            turn=turn,
+        )
+    return replay
+
+
+def _hear_up_to(follower: Follower, step: Step, fold: Fold, position: int) -> None:
+    if follower.replay is not None:
+        follower.replay.until = position
+    _drain(follower.hear(step, fold))
+
+
+def _drain(retired: Iterator[Task]) -> None:
+    for _ in retired:
+        pass

@@ -1,0 +1,92 @@
+"""The journal's own fold, step by step: what each record says, what it did, and what it means for its lane alone.
+
+This is the expected side of every comparison: outcomes as they were written down, digests as they follow from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rota.broker import records
+from rota.broker.lane import Notes
+from rota.broker.tasks import Task
+from rota.broker.world import World
+from rota.common.errors import JournalError, UnknownLane
+from rota.proof.alone import INPUTS, Input, alone
+from rota.proof.source import RunSource
+
+
+class Step(NamedTuple):
+    """A record that took effect. `moved`: an input with turns for seqs, as its lane alone would have it."""
+
+    number: int
+    record: records.Record
+    moved: Input | None
+    notes: Notes
+
+
+class Fold:
+    """A run's journal being folded; `world` stands after the step that `steps` yielded last."""
+
+    def __init__(self, source: RunSource) -> None:
+        self.source = source
+        self.world = source.begin()
+        self.number = 0
+        self._facts: list[tuple[str, tuple[tuple[str, str], ...]]] = list(self.world.fingerprints)
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps. Raises `JournalError`, with the number of the record, where the journal breaks off."""
+        for number, record in self.source.records():
+            self.number = number
+            try:
+                moved = alone(record, self.world) if isinstance(record, INPUTS) else None
+                notes = self.world.apply(record)
+            except JournalError as error:
+                raise JournalError(f"record {number}: {error.message}", **{**error.fields, "number": number}) from error
+            except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+                what = f"record {number} does not follow from those before it ({type(error).__name__}: {error})"
+                raise JournalError(what, number=number) from error
+            if isinstance(record, records.Fingerprint):
+                self._facts.append((record.pool, record.facts))
+            yield Step(number, record, moved, notes)
+
+    def worker(self, fingerprint: int) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Return pool and facts of a Fingerprint record."""
+        return self._facts[fingerprint - 1]
+
+
+def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
+    """Return the turns of a lane in the order in which they retired, up to and with `turn` (0: none).
+
+    Raises `UnknownLane`, or `JournalError` if the turn has not retired.
+    """
+    order: list[int] = []
+    fold = Fold(source)
+    if turn == 0:
+        return order
+    for step in fold.steps():
+        for task in retired_in(step, lane):
+            order.append(task.turn)
+            if task.turn == turn:
+                return order
+    check_lane(fold.world, lane)
+    raise JournalError(
+        f"turn {turn} of lane {lane!r} has not retired: {len(order)} turns have, the last one is turn "
+        f"{order[-1] if order else 0}",
+        lane=lane,
+        turn=turn,
+    )
+
+
+def retired_in(step: Step, lane: str) -> list[Task]:
+    """Return the tasks of a lane that retired in a step; one record moves one lane."""
+    retired = step.notes.retired
+    return retired if retired and retired[0].run.lane == lane else []
+
+
+def check_lane(world: World, lane: str) -> None:
+    """Raise `UnknownLane` if a run has no such lane."""
+    if lane not in world.lanes:
+        known = ", ".join(sorted(world.lanes)[:8]) or "none"
+        raise UnknownLane(f"the run has no lane {lane!r} (lanes: {known}); name one with --lane", lane=lane)
