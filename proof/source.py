@@ -26,8 +26,10 @@ from typing import Final
 from rota.broker.journal import Journal
 from rota.broker.records import Record
 from rota.broker.world import World
+from rota.common.digests import ZERO_DIGEST
 from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError, JournalError, StorageFull
+from rota.proof.archive import ARCHIVE_MAGIC, JOURNAL, unpack
 
 CACHE_VARIABLE: Final = "ROTA_CACHE"
 
@@ -65,6 +67,16 @@ class RunSource:
         ):
             for record in journal.read():
                 yield journal.last_number, record
+
+    def extent(self) -> tuple[int, int, bytes]:
+        """Return the numbers of the first and last kept record, and the chain digest after the last; 0 for none."""
+        with (
+            _named(self.journal_path, self.name),
+            contextlib.closing(sqlite3.connect(self.journal_path, isolation_level=None)) as connection,
+        ):
+            rows = connection.execute("SELECT number, chain FROM records ORDER BY number DESC LIMIT 1").fetchall()
+            ((first,),) = connection.execute("SELECT coalesce(min(number), 0) FROM records").fetchall()
+        return (first, *rows[0]) if rows else (0, 0, ZERO_DIGEST)
 
     def close(self) -> None:
         """Remove the private copy."""
@@ -104,14 +116,30 @@ def copy_journal(journal: Path, copy: Path, name: str) -> None:
 
 
 def _open(path: Path, private: Path) -> RunSource:
+    if _is_archive(path):
+        return _open_archive(path, private)
     journal = RunFolder(path).journal if path.is_dir() else path
     if not journal.is_file():
         what = f"{path} has no {journal.name}" if path.is_dir() else f"{path} is not there"
         remedy = "name a run folder, a run file, or a file made by `rota export`"
         raise ConfigError(f"{what}, so there is no run to read: {remedy}", path=str(path))
-    copy = private / "run.rota"
+    copy = private / JOURNAL
     copy_journal(journal, copy, str(path))
     return RunSource(str(path), copy, {part: _part_of(journal, part) for part in _PARTS}, private)
+
+
+def _is_archive(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(ARCHIVE_MAGIC)) == ARCHIVE_MAGIC
+
+
+def _open_archive(path: Path, private: Path) -> RunSource:
+    folder = private / "unpacked"
+    folder.mkdir()
+    unpack(path, folder)
+    return RunSource(str(path), folder / JOURNAL, {part: folder / part for part in _PARTS}, private)
 
 
 def _part_of(journal: Path, part: str) -> Path:

@@ -1,0 +1,35 @@
+"""What commands that read a run need of a model folder: the files of the model with a digest, found and checked.
+
+The repository is the GPU worker's (its layout is told in docs/MODELS.md); it needs no ONNX Runtime. This file is its
+door for `proof/`, which imports no worker.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rota.gpu_worker.repository import MANIFEST_FILE, Repository
+
+
+class ModelFiles(NamedTuple):
+    """One version of a model: `NAME/VERSION`, and its files below that, the manifest included."""
+
+    place: str
+    files: tuple[str, ...]
+    folder: Path
+
+
+def find_model(models: Path, digest: bytes) -> ModelFiles | None:
+    """Return the files of the model with this digest, None if the folder has no such model.
+
+    Raises `CodeError` if one of its files is not what was added.
+    """
+    repository = Repository(models)
+    entry = next((entry for entry in repository.list() if entry.digest == digest), None)
+    if entry is None:
+        return None
+    entry.check()
+    return ModelFiles(
+        f"{entry.name}/{entry.version}", (*(file.path for file in entry.files), MANIFEST_FILE), entry.folder
+    )
