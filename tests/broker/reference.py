@@ -220,12 +220,14 @@ class Reference:
         return blake3(msgpack.packb([self.digest, *content, effect, state_digest])).digest()
 
 
-def run_reference(journal: list[Any], turn_of: dict[int, int], retired: dict[str, int]) -> dict[str, Reference]:
+def run_reference(
+    journal: list[Any], turn_of: dict[int, int], retired: dict[str, int], kind: type[Reference] = Reference
+) -> dict[str, Reference]:
     """Run the inputs of a journal, lane by lane, each up to `retired` tasks. Completions are not looked at."""
     lanes: dict[str, Reference] = {}
     for record in journal:
         if isinstance(record, records.Opened):
-            lanes[record.lane] = Reference(record, turn_of)
+            lanes[record.lane] = kind(record, turn_of)
         elif not isinstance(record, UNPLACED):
             lanes[record.lane].take(record)
     for name, lane in lanes.items():

@@ -1,0 +1,217 @@
+"""The broker's disk: a real folder with a real run file, and what is left of it after a crash.
+
+A killed process leaves what it has written. A power cut leaves what was synced, and of the bytes written since any
+part: whole sectors, a prefix, garbage, a file that is longer or shorter than it should be. SQLite syncs in a known
+order (https://www.sqlite.org/wal.html, and `walWriteFrames` of its sources), and only what that order allows is made:
+
+    a commit           frames are written, then synced; before the sync any of their sectors may be missing
+    a WAL begun anew   its header is written and synced before the first frame; the file it was copied into was synced
+    a checkpoint       the WAL was synced, pages of the database are written in any order, then synced
+
+So a crash in the middle of an append is made of the files before and after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from simulation.processes import Crashed, SimProcess
+
+from rota.broker import records
+from rota.broker.journal import Journal
+
+SECTOR = 512
+WAL_HEADER = 32
+RUN_FILE = "run.rota"
+_FSYNC_US = (150, 2_500)
+
+
+class Image(NamedTuple):
+    """The bytes of a run file and of its WAL."""
+
+    file: bytes
+    wal: bytes
+
+
+class SimJournal(Journal):
+    """The real journal, with points around each commit."""
+
+    disk: Disk
+
+    def append(self, batch: Sequence[records.Record]) -> None:
+        if not batch:
+            return
+        disk = self.disk
+        disk.process.point("before the commit")
+        disk.attempt = list(batch)
+        if disk.fails():
+            self._fail(batch)
+            return
+        if disk.process.points_left == 0:
+            before = disk.read()
+            super().append(batch)
+            disk.left = torn(before, disk.read(), disk.chance) if disk.cuts_power() else disk.read()
+            raise Crashed("in the commit")
+        super().append(batch)
+        self._committed(batch)
+        disk.process.elapsed_us += disk.fsync_us()
+
+    def _fail(self, batch: Sequence[records.Record]) -> None:
+        """Let SQLite itself give up in the middle, so that what stands here is its error and our cleaning up."""
+        steps = self.disk.chance.choice((0, 1, 3, 8, 20))
+
+        def give_up() -> int:
+            nonlocal steps
+            steps -= 1
+            return steps == -1
+
+        self._connection.set_progress_handler(give_up, 5)
+        try:
+            super().append(batch)
+        finally:
+            self._connection.set_progress_handler(None, 0)
+        self._committed(batch)  # it was small enough to pass
+
+    def _committed(self, batch: Sequence[records.Record]) -> None:
+        self.disk.attempt = []
+        self.disk.durable = self.last_number
+        self.disk.process.simulation.checker.committed(list(batch))
+
+
+class Disk:
+    """The folder of the run file, from one life of the broker to the next."""
+
+    def __init__(self, root: Path, process: SimProcess, chance: Random) -> None:
+        self.process = process
+        self.chance = chance
+        self.durable = 0  # records that must be there after any crash
+        self.attempt: list[records.Record] = []  # a commit that was begun and not confirmed
+        self.full_until_us = 0
+        self.slow_until_us = 0
+        self.left: Image | None = None
+        self.power_cuts = True
+        self.commits = 0
+        self._root = root
+        self._generation = 0
+        self._journal: Journal | None = None
+        (root / "0").mkdir()
+
+    @property
+    def path(self) -> Path:
+        return self._root / str(self._generation) / RUN_FILE
+
+    def open(self) -> Journal:
+        """Open the run file as a broker does at its start."""
+        journal = SimJournal.open(self.path)
+        assert isinstance(journal, SimJournal)
+        journal.disk = self
+        self._journal = journal
+        return journal
+
+    def crash(self) -> None:
+        """Leave what the crash left; the files of the dead broker are never looked at again."""
+        if self._journal is None:
+            return
+        left = self.left if self.left is not None else self._as_it_is()
+        self.left = None
+        old = self.path.parent
+        self._journal.close()
+        self._journal = None
+        self._generation += 1
+        self.path.parent.mkdir()
+        self.path.write_bytes(left.file)
+        self._wal().write_bytes(left.wal)
+        shutil.rmtree(old)
+
+    def read(self) -> Image:
+        """What the files hold now, for whoever reads them with SQLite's locks out of the way."""
+        wal = self._wal()
+        return Image(self.path.read_bytes(), wal.read_bytes() if wal.exists() else b"")
+
+    def records(self) -> list[records.Record]:
+        """Every record of the run file, read from a copy."""
+        copy = self._root / "copy"
+        copy.mkdir()
+        try:
+            image = self.read()
+            (copy / RUN_FILE).write_bytes(image.file)
+            (copy / f"{RUN_FILE}-wal").write_bytes(image.wal)
+            with contextlib.closing(Journal.open(copy / RUN_FILE, read_only=True)) as journal:
+                return list(journal.read())
+        finally:
+            shutil.rmtree(copy)
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def fails(self) -> bool:
+        return self.full_until_us > self.process.clock.now_us
+
+    def cuts_power(self) -> bool:
+        return self.power_cuts and self.chance.random() < 0.8
+
+    def fsync_us(self) -> int:
+        low, high = _FSYNC_US
+        if self.slow_until_us > self.process.clock.now_us:
+            low, high = 50_000, 1_500_000
+        return low + int((high - low) * self.chance.random() ** 4)
+
+    def heal(self) -> None:
+        self.full_until_us = self.slow_until_us = 0
+
+    def _as_it_is(self) -> Image:
+        """A kill between two commits. What could not be written may be there all the same: a failed fsync tells
+        nothing about the bytes.
+        """
+        if self.attempt and self._journal is not None and self.chance.random() < 0.5:
+            before = self.read()
+            Journal.append(self._journal, self.attempt)
+            return torn(before, self.read(), self.chance)
+        return self.read()
+
+    def _wal(self) -> Path:
+        return self.path.with_name(f"{RUN_FILE}-wal")
+
+
+def torn(before: Image, after: Image, chance: Random) -> Image:
+    """What a power cut leaves between two states of the files."""
+    if after.file != before.file and chance.random() < 0.5:
+        return Image(_tear(before.file, after.file, chance, garbage=False), after.wal)  # in the middle of a checkpoint
+    wal = before.wal
+    if wal[:WAL_HEADER] != after.wal[:WAL_HEADER]:
+        if chance.random() < 0.2:
+            return before
+        wal = after.wal[:WAL_HEADER] + wal[WAL_HEADER:]
+    return Image(before.file, _tear(wal, after.wal, chance, garbage=True))
+
+
+def _tear(before: bytes, after: bytes, chance: Random, *, garbage: bool) -> bytes:
+    """Part of the way from one content to the other, sector by sector."""
+    how = chance.choice(("nothing", "all", "prefix", "prefix", "scattered", "scattered"))
+    if how == "nothing":
+        return before
+    if how == "all":
+        return after
+    sectors = [at for at in range(0, len(after), SECTOR) if after[at : at + SECTOR] != before[at : at + SECTOR]]
+    count = chance.randint(0, len(sectors))
+    kept = set(sectors[:count]) if how == "prefix" else set(chance.sample(sectors, count))
+    made = bytearray(before)
+    for at in sectors:
+        piece = after[at : at + SECTOR]
+        if at not in kept:
+            if not garbage or at < len(before) or chance.random() < 0.7:
+                continue
+            piece = chance.choice((bytes(len(piece)), chance.randbytes(len(piece))))
+        if len(made) < at:
+            made += bytes(at - len(made))
+        made[at : at + len(piece)] = piece
+    if garbage and len(made) > len(before) and chance.random() < 0.3:
+        del made[chance.randint(len(before), len(made)) :]  # a short write, to the byte
+    return bytes(made)

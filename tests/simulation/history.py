@@ -1,0 +1,102 @@
+"""A run file read from its first record to its last: what became of every task, and whether the reference agrees."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from reference import Reference, Stamped, run_reference
+from simulation.worker_lies import LIE
+
+from rota.broker import records
+from rota.broker.tasks import Task
+from rota.broker.world import World
+from rota.common.work import Code, Done, Failed, Outcome
+
+
+class History(NamedTuple):
+    """What a run file says."""
+
+    world: World
+    turn_of: dict[int, int]
+    finished: dict[int, Task]
+    digests: dict[str, dict[int, bytes]]  # by lane: the digest after so many retired tasks
+    inputs: dict[tuple[str, int], Any]  # by producer and number
+    stamped_by: dict[tuple[str, int], int]  # how many tasks a submit stamped
+    diverged: dict[tuple[str, int], None]
+
+
+def read_history(found: list[records.Record], world_settings: dict[str, int]) -> History:
+    """Fold records one by one and watch. Raises AssertionError where a task has two outcomes, or agents lose order."""
+    world = World(**world_settings)
+    history = History(world, {}, {}, {}, {}, {}, {})
+    issued: dict[tuple[str, str], list[int]] = {}
+    completed: dict[tuple[str, str], list[int]] = {}
+    for record in found:
+        before = world.next_seq
+        notes = world.apply(record)
+        origin = getattr(record, "origin", None)
+        if origin is not None and origin.producer:
+            key = (origin.producer, origin.number)
+            assert key not in history.inputs, f"{key} took effect twice"
+            history.inputs[key] = record
+            if isinstance(record, records.Submitted):
+                history.stamped_by[key] = sum(len(run.payloads) for run in record.runs) + (record.retry_of is not None)
+                assert record.first_seq == before
+        if isinstance(record, records.Diverged):
+            history.diverged[(record.lane, record.turn)] = None
+        for run in notes.stamped:
+            history.turn_of.update({run.first_seq + at: run.first_turn + at for at in range(len(run.payloads))})
+        for task in notes.issued:
+            issued.setdefault((task.run.lane, task.address), []).append(task.turn)
+        for task in notes.finished:
+            assert task.seq not in history.finished, f"task {task.seq} has two outcomes"
+            history.finished[task.seq] = task
+            if type(task.outcome) is Done and not task.stateless:
+                completed.setdefault((task.run.lane, task.address), []).append(task.turn)
+        for task in notes.retired:
+            digests = history.digests.setdefault(task.run.lane, {0: bytes(32)})
+            assert task.turn_digest is not None
+            digests[len(digests)] = task.turn_digest
+    for lane in world.lanes:
+        history.digests.setdefault(lane, {0: bytes(32)})
+    for agent, turns in completed.items():
+        done = set(turns)
+        assert turns == [turn for turn in issued[agent] if turn in done], f"{agent} completed out of line order"
+    return history
+
+
+def outcome_key(task: Task) -> tuple[Any, ...]:
+    """An outcome as clients see it."""
+    outcome = task.outcome
+    if type(outcome) is Done:
+        return (task.run.lane, task.turn, True, outcome.result, "", "", tuple(outcome.log))
+    assert type(outcome) is Failed
+    return (task.run.lane, task.turn, False, None, outcome.kind, outcome.message, tuple(outcome.log))
+
+
+def check_reference(found: list[records.Record], history: History, lied: dict[tuple[str, int], None]) -> None:
+    """Compare every derived lane with the sequential reference."""
+    lanes = history.world.lanes
+    derived = {name: lane.retired for name, lane in lanes.items() if lane.settings.policy == "derived"}
+    kept = [record for record in found if getattr(record, "lane", None) in derived]
+
+    class Deceived(Reference):
+        """The reference, told which lies stand."""
+
+        def _execute(self, task: Stamped, code: Code) -> Outcome:
+            outcome = super()._execute(task, code)
+            if (self.opened.lane, task.turn) in lied:
+                assert type(outcome) is Done
+                outcome = outcome._replace(result=(outcome.result or b"") + LIE)
+            return outcome
+
+    references = run_reference(kept, history.turn_of, derived, Deceived)
+    outcomes = {(task.run.lane, task.turn): task.outcome for task in history.finished.values()}
+    for name, reference in references.items():
+        lane = lanes[name]
+        for turn, stamped in reference.done.items():
+            expected, actual = stamped.outcome, outcomes[(name, turn)]
+            assert actual == expected, f"turn {turn} of {name}: {actual}, the reference says {expected}"
+        assert (lane.retired, lane.digest) == (reference.retired, reference.digest), f"the digest of {name} differs"
+        assert [dead.turn for dead in lane.dead.values()] == list(reference.dead), f"dead letters of {name}"
+        assert sorted(lane.timers) == sorted(reference.timers), f"timers of {name}"

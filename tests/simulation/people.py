@@ -1,0 +1,185 @@
+"""Producers: processes with the real client session, flows, questions and links, who have errands to do.
+
+An errand is a generator over the client's flows. It survives the process it runs in: whoever is started again does
+what was open once more under the same numbers, as a producer does that keeps its own list. Everything that a client
+is told goes to the checker at once, whether or not anybody waits for it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final
+
+from simulation.broker_host import ENDPOINTS
+from simulation.network import Context
+from simulation.processes import SimProcess
+
+from rota.client.flows import Flows, Limits, Turn
+from rota.client.link import Link
+from rota.client.questions import Questions
+from rota.client.session import ALL, Key, Session
+from rota.common import errors
+from rota.common.errors import NotReachable, RotaError
+from rota.common.results import Result
+
+if TYPE_CHECKING:
+    from simulation.world import Simulation
+
+Steps = Generator[Turn, None, None]
+Errand = Callable[["Client"], Steps]
+
+ANSWER_MS: Final = 20_000
+_FOREVER_MS: Final = 1 << 60
+AGAIN: Final = (
+    errors.Busy, errors.StorageFull, errors.Draining, errors.NotReachable, errors.UnknownLane, TimeoutError
+)  # fmt: skip
+
+
+class _Running:
+    """An errand on its way."""
+
+    def __init__(self, name: int, steps: Steps) -> None:
+        self.name = name
+        self.steps = steps
+        self.turn: Turn | None = None  # what it waits for; None: it can go on
+
+
+class Client(SimProcess):
+    """One producer, through all of its lives."""
+
+    def __init__(self, simulation: Simulation, name: str) -> None:
+        super().__init__(simulation, name)
+        self.chance = simulation.chances.stream(name)
+        self.errands: dict[int, Errand] = {}  # to be done, by their number in the plan
+        self.running: list[_Running] = []
+        self._aims: dict[int, int] = {}
+
+    def start(self) -> None:
+        if self.up:
+            return
+        self.begin()
+        self.mono_offset_us = self.chance.randrange(1 << 40)
+        self.session = Session(self.name, 1)
+        self.questions = Questions()
+        self.context: Any = Context(self.simulation.network, self)
+        self.links: dict[str, Link] = {}
+        decoder: Any = None  # nobody looks into a result here
+        self.flows = Flows(
+            self.session, self.questions, decoder, limits=Limits(ANSWER_MS, 10 * ANSWER_MS), now_ms=self.now_ms,
+            chance=self.chance.random, not_reachable=NotReachable,
+        )  # fmt: skip
+        self.running = [_Running(number, errand(self)) for number, errand in self.errands.items()]
+        self.wake()
+
+    def give(self, number: int, errand: Errand) -> None:
+        """Have something done."""
+        self.errands[number] = errand
+        if self.up:
+            self.running.append(_Running(number, errand(self)))
+            self.wake()
+
+    def ended(self) -> None:
+        self.running = []
+        self.clock.after(self.chance.choice((1_000, 100_000, 3_000_000)), self.start)
+
+    def now_ms(self) -> int:
+        return (self.clock.now_us + self.mono_offset_us) // 1_000
+
+    def turn(self) -> None:
+        """Pump the links and go on with every errand that has got what it waited for."""
+        news = self._pump()
+        while self._resume(news):
+            news = self._pump()
+        times = [link.next_tick_ms() for link in self.links.values()]
+        times += [errand.turn.until_ms for errand in self.running if errand.turn is not None]
+        due_ms = min((one for one in times if one is not None), default=None)
+        if due_ms is not None and due_ms < _FOREVER_MS:
+            self.wake_at(self.clock.now_us + max(1, (due_ms - self.now_ms()) * 1_000))
+
+    def _pump(self) -> list[Key]:
+        """What `client.core.Core.pump` does."""
+        for name, machine, endpoint in (
+            ("frontend", self.session, ENDPOINTS.frontend),
+            ("query", self.questions, ENDPOINTS.query),
+        ):
+            if name not in self.links and machine.is_busy:
+                self.links[name] = Link(self.context, lambda endpoint=endpoint: endpoint, machine)  # type: ignore[misc]
+        for link in self.links.values():
+            link.pump(self.now_ms())
+        assert self.session.failure is None, f"the conversation ended: {self.session.failure}"
+        assert self.questions.failure is None, f"the questions ended: {self.questions.failure}"
+        return self.session.take_news() + self.questions.take_news()
+
+    def _resume(self, news: list[Key]) -> bool:
+        """Go on where news came or time is up; False if nobody could."""
+        moved = False
+        for errand in list(self.running):
+            turn = errand.turn
+            due = turn is None or (turn.until_ms is not None and turn.until_ms <= self.now_ms())
+            if not due and turn is not None and news:
+                due = turn.key is None or turn.key in news or ALL in news
+            if due:
+                moved = True
+                try:
+                    errand.turn = next(errand.steps)
+                except StopIteration:
+                    self.running.remove(errand)
+                    self.errands.pop(errand.name, None)
+        return moved
+
+    # --- what errands are made of ----------------------------------------------------------------------------------
+
+    def ask_for(self, request: Any, *, tries: int = 1_000) -> Generator[Turn, None, Any]:
+        """Send an input until it is answered or refused for good; return the answer, or the refusal."""
+        for _ in range(tries):
+            self.simulation.checker.asked(self.name, request)
+            try:
+                reply = yield from self.flows.request(request, self.now_ms() + ANSWER_MS)
+            except AGAIN as error:
+                if isinstance(error, RotaError):
+                    self.simulation.checker.refused(self.name, request, error)
+                # Give way to what the session sent again meanwhile: its answer would be taken for that of the next try.
+                yield from self.flows.pause(self.now_ms() + self.chance.choice((10, 300, 2_000)))
+                continue
+            except RotaError as error:
+                self.simulation.checker.refused(self.name, request, error)
+                return error
+            self.simulation.checker.answered(self.name, request, reply)
+            return reply
+        return None
+
+    def pair(self, make: Callable[[int], Any]) -> Generator[Turn, None, Any]:
+        """Send a request that is no input; return its answer's value, or None if none came."""
+        request = make(self.session.take_pair_number())
+        try:
+            reply = yield from self.flows.request(request, self.now_ms() + ANSWER_MS)
+        except (RotaError, TimeoutError):
+            return None
+        return reply.value
+
+    def aim(self, number: int, choose: Callable[[], int]) -> int:
+        """Choose a target for the request of this number once; every life of this process takes the same."""
+        return self._aims.setdefault(number, choose())
+
+    def take_results(self, first_seq: int, tasks: int) -> Steps:
+        """Wait for outcomes, and tell the checker each."""
+        for seq in range(first_seq, first_seq + tasks):
+            try:
+                result: Result = yield from self.flows.outcome(seq, None)
+            except RotaError as error:
+                self.simulation.checker.no_result(self.name, seq, error)
+                continue
+            self.simulation.checker.told(self.name, result._item)
+
+    def question(self, what: str, **arguments: Any) -> Generator[Turn, None, Any]:
+        """Ask, and return the answer's value or None."""
+        try:
+            value = yield from self.flows.question(what, arguments, self.now_ms() + ANSWER_MS)
+        except (RotaError, TimeoutError):
+            return None
+        return value
+
+
+def inputs_of(errand_number: int, count: int = 16) -> list[int]:
+    """The numbers that an errand's requests have, the same in every life."""
+    return [errand_number * count + place + 1 for place in range(count)]

@@ -1,0 +1,139 @@
+"""What a seed decides before its run begins: how many of everything, which bounds are small, which faults come when.
+
+A plan is a value: shrinking makes smaller ones, and the same plan gives the same run. Errands and faults are dealt in
+full from the seed and then chosen by their numbers, so that leaving one out leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, Final, NamedTuple
+
+from simulation.clock import Chances
+
+FAULTS: Final = (
+    "break", "storm", "partition", "slow network", "slow reader",
+    "kill broker", "freeze broker", "slow disk", "full disk",
+    "kill worker", "freeze worker", "slow worker", "stuck worker", "liar", "drain worker",
+    "kill client", "freeze client", "clock forwards", "clock back",
+)  # fmt: skip
+# What may decide a task's outcome by the wall clock, so that it has no place where positions are pinned.
+UNPINNED_FAULTS: Final = ("clock forwards", "clock back", "liar")
+
+_DEALT: Final = (*FAULTS, "kill broker", "kill broker", "break", "kill worker", "kill client", "liar")
+
+ERRANDS: Final = ("submit",) * 6 + (
+    "twice", "cancel", "cancel", "deploy", "deploy", "pause", "window", "dead", "ask", "ask", "look back", "reuse",
+    "drain", "open",
+)  # fmt: skip
+
+# Bounds of ours that a seed may make small: module, name, values to choose from.
+KNOBS: Final[tuple[tuple[str, str, tuple[Any, ...]], ...]] = (
+    ("rota.broker.journal", "_CHECKPOINT_PAGES", (4, 24, 200)),
+    ("rota.broker.sequencer", "MARK_EVERY_TASKS", (1, 3, 50)),
+    ("rota.broker.sequencer", "LANE_NEWS_EVERY_MS", (0, 100)),
+    ("rota.broker.sequencer", "TIMERS_PER_STEP", (1, 2, 4_096)),
+    ("rota.broker.sequencer", "_RESULTS_PER_MESSAGE", (1, 3, 8_192)),
+    ("rota.broker.server", "MESSAGES_PER_WAKE", (1, 4, 256)),
+    ("rota.broker.server", "RESULTS_HELD_MAX", (1, 4, 1_000)),
+    ("rota.broker.server", "NEWS_HELD_MAX", (1, 10_000)),
+    ("rota.broker.dispatch", "FIRST_ASSIGNMENT_TASKS", (1, 4, 64)),
+    ("rota.broker.dispatch", "ORPHANS_KEPT", (2, 1_024)),
+    ("rota.broker.dispatch", "FOLD_TASKS_MAX", (1, 2, 256)),
+    ("rota.broker.requests", "CONNECTIONS_MAX", (2, 16_384)),
+    ("rota.broker.requests", "PENDING_DEPLOYS_MAX", (1, 64)),
+    ("rota.client.session", "RENEW_MS", (5_000, 60_000)),
+)
+
+
+class Plan(NamedTuple):
+    """One run."""
+
+    seed: int
+    pinned: bool  # all inputs at fixed positions, so that the digest is the same however many workers there are
+    workers: int
+    gpu_workers: int
+    clients: int
+    lanes: int
+    errands: tuple[int, ...]  # the numbers of those that are done
+    faults: tuple[int, ...]  # the numbers of those that strike
+    duration_ms: int  # after so long nothing goes wrong any more
+    deadly: bool  # tasks may kill their workers
+    knobs: tuple[tuple[str, str, Any], ...]
+    world: tuple[tuple[str, int], ...]  # settings of World
+    heartbeat_ms: int = 1_000
+    reserves_wal: bool = False
+
+    @property
+    def world_settings(self) -> dict[str, int]:
+        return dict(self.world)
+
+    def size(self) -> str:
+        """How large it is, in words."""
+        return (
+            f"{self.workers}+{self.gpu_workers} workers, {self.clients} clients, {self.lanes} lanes, "
+            f"{len(self.errands)} errands, {len(self.faults)} faults, {len(self.knobs)} knobs, "
+            f"{self.duration_ms / 1_000:.0f} s"
+        )
+
+
+class Fault(NamedTuple):
+    """Something goes wrong at a moment."""
+
+    number: int
+    at_us: int
+    kind: str
+
+
+def make_plan(seed: int, *, pinned: bool = False, workers: int | None = None) -> Plan:
+    """Return what a seed stands for."""
+    chance = Chances(seed).stream("plan")
+    staff = chance.choice((1, 2, 2, 3, 4, 8))
+    duration_ms = chance.choice((2_000, 5_000, 10_000, 30_000, 90_000))
+    errands = chance.choice((4, 10, 20, 40))
+    faults = chance.choice((0, 5, 12, 30, 80))
+    results_max = chance.choice((20, 200_000, 200_000, 200_000))
+    return Plan(
+        seed=seed,
+        pinned=pinned,
+        workers=staff if workers is None else workers,
+        gpu_workers=1 + chance.randrange(2),
+        clients=1 if pinned else chance.choice((1, 2, 3)),
+        lanes=1 if pinned else chance.choice((1, 2, 4)),
+        errands=() if pinned else tuple(range(errands)),
+        faults=tuple(range(faults)),
+        duration_ms=min(duration_ms, 10_000) if pinned else duration_ms,
+        deadly=chance.random() < 0.3 and not pinned,
+        knobs=_knobs(chance, pinned),
+        world=(() if pinned else (("results_max", results_max),)),
+        heartbeat_ms=chance.choice((200, 1_000)),
+        reserves_wal=chance.random() < 0.02,
+    )
+
+
+def faults_of(plan: Plan) -> list[Fault]:
+    """The faults of a plan, all of them dealt, those chosen returned."""
+    found = []
+    for number in plan.faults:
+        chance = Chances(plan.seed).stream(f"fault {number}")
+        kind = chance.choice([kind for kind in _DEALT if not plan.pinned or kind not in UNPINNED_FAULTS])
+        found.append(Fault(number, int(chance.random() * plan.duration_ms * 1_000), kind))
+    return found
+
+
+def errand_of(plan: Plan, number: int) -> tuple[str, int, int, Random]:
+    """What an errand is: its kind, its client, its moment, and its stream of chance."""
+    chance = Chances(plan.seed).stream(f"errand {number}")
+    kind = chance.choice(ERRANDS)
+    return kind, chance.randrange(plan.clients), int(chance.random() ** 1.5 * plan.duration_ms * 800), chance
+
+
+def _knobs(chance: Random, pinned: bool) -> tuple[tuple[str, str, Any], ...]:
+    if chance.random() < 0.4:
+        return ()
+    found = []
+    for module, name, values in KNOBS:
+        turned, value = chance.random() < 0.4, chance.choice(values)
+        if turned and not (pinned and name == "TIMERS_PER_STEP"):  # it would decide which timers share a position
+            found.append((module, name, value))
+    return tuple(found)
