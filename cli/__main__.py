@@ -49,6 +49,10 @@ _SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
         "release": _Entry("lanes", "release", "Let a paused lane go on."),
         "digest": _Entry("lanes", "digest", "Print the digest of a lane."),
     },
+    "Runs": {
+        "export": _Entry("archive", "export", "Pack a run into one file."),
+        "import": _Entry("archive", "import_", "Make a run folder from a packed run."),
+    },
     "The system": {
         "status": _Entry("system", "status", "Show broker, lanes and workers in numbers."),
         "agents": _Entry("system", "agents", "List the agents of a lane, or the names that are deployed in it."),

@@ -1,0 +1,115 @@
+"""`rota export` and `rota import`: a run as one file, and back. Neither needs a broker."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rota.cli.common_options import json_option, option, progress_option
+from rota.cli.output import Progress, cell, print_facts, print_json
+
+if TYPE_CHECKING:
+    from rota.proof.archive import Packed
+
+_NEEDED = ("modules", "models", "tensors")
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@option("--models", is_flag=True, help="Pack the models that the run names, not only their digests.")
+@option("--tensors", is_flag=True, help="Pack the tensors that the run names, not only their digests.")
+@progress_option
+@json_option
+def export(run: Path, file: Path, models: bool, tensors: bool, progress: bool | None, json: bool) -> None:
+    """Pack RUN, a run folder or run file, into the new FILE: its journal and every module that it names.
+
+    A broker may work in it meanwhile: what is durable now is packed. The same run gives the same bytes. The digest that
+    is printed is that of the file; tell it to whoever imports it.
+
+    \b
+    rota export .rota friday.rota.zip
+    rota export .rota friday.rota.zip --models --tensors
+    """
+    from rota.proof.export import export_run
+
+    with _Steps(progress) as steps:
+        packed = export_run(run, file, models=models, tensors=tensors, progress=steps)
+    _print(file, packed, json)
+    for what in _NEEDED:
+        _say_missing(packed, what)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@progress_option
+@json_option
+def import_(file: Path, folder: Path, progress: bool | None, json: bool) -> None:
+    """Make the new run folder DIR from FILE, which `rota export` made. Every digest in it is checked.
+
+    What only looks at a run or executes it again (`rota verify` and so on) takes FILE as it is.
+
+    \b
+    rota import friday.rota.zip friday
+    rota up --dir friday
+    """
+    from rota.proof.export import import_run
+
+    with _Steps(progress) as steps:
+        packed = import_run(file, folder, progress=steps)
+    _print(folder, packed, json)
+    for what in _NEEDED:
+        _say_missing(packed, what)
+
+
+class _Steps(contextlib.ExitStack):
+    """The progress of work in several steps: a line for each, one after the other."""
+
+    def __init__(self, wanted: bool | None) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self._bars: dict[str, Progress] = {}
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        if what not in self._bars:
+            self.close()  # clears the line of the step before
+            self._bars[what] = self.enter_context(Progress(self._wanted, what))
+        self._bars[what](done, total)
+
+
+def _print(made: Path, packed: Packed, json: bool) -> None:
+    run, members = packed.manifest.run, packed.manifest.members
+    facts: dict[str, Any] = {
+        "made": str(made),
+        "digest": bytes.fromhex(packed.seal),
+        "rota": packed.manifest.rota,
+        "size_bytes": sum(member.size_bytes for member in members),
+    }
+    if json:
+        print_json({**facts, "run": run, "missing": packed.manifest.missing, "members": members})
+        return
+    print_facts({
+        **facts,
+        "records": run["last_record"] - run["first_record"] + 1 if run["last_record"] else 0,
+        **{what: f"{_held(packed, what)} of {len(run[what])}" for what in _NEEDED},
+    })  # fmt: skip
+    for lane in run["lanes"]:
+        click.echo(f"lane {lane['lane']}: {lane['retired']} retired, digest {cell(lane['digest'], full=True)}")
+
+
+def _held(packed: Packed, what: str) -> int:
+    return len(packed.manifest.run[what]) - sum(one["kind"] == what[:-1] for one in packed.manifest.missing)
+
+
+def _say_missing(packed: Packed, what: str) -> None:
+    """Say what whoever runs this again will have to get elsewhere."""
+    missing = [one for one in packed.manifest.missing if one["kind"] == what[:-1]]
+    gone = sum(one["why"] == "not there" for one in missing)
+    if gone:
+        click.echo(f"{gone} {what} that the run names are not there (--json lists them)", err=True)
+    if len(missing) > gone:
+        click.echo(f"{len(missing) - gone} {what} are named and not packed: --{what} packs them", err=True)
