@@ -77,6 +77,7 @@ class Journal:
         Raises `JournalError` at the first record that is damaged, missing or out of its place.
         """
         try:
+            self._check_schema()
             # The chain cannot tell that records are missing at the end; a page that nothing points to tells.
             (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
@@ -142,6 +143,12 @@ class Journal:
     def close(self) -> None:
         """Close the file; what was appended is durable already."""
         self._connection.close()
+
+    def _check_schema(self) -> None:
+        """Refuse tables, views and triggers that are not ours: reading them may run somebody's code, without end."""
+        for name, statement in self._connection.execute("SELECT name, sql FROM sqlite_schema"):
+            if statement not in _SCHEMA:
+                raise _refusal(self.path, f"it holds {name!r}, which is not as this version of rota makes it")
 
     def _open_for_append(self) -> None:
         self._connection.close()

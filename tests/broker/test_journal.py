@@ -204,6 +204,23 @@ def test_a_body_that_no_rota_wrote_is_refused_even_in_a_valid_chain(tmp_path: Pa
         read(path)
 
 
+ENDLESS = """CREATE VIEW records AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)
+    SELECT n AS number, x'' AS body, x'' AS chain FROM c WHERE n < 0"""
+
+
+@pytest.mark.parametrize("schema", [ENDLESS, "CREATE TABLE records (number, body, chain)"])
+def test_a_file_whose_tables_are_not_ours_is_refused(schema: str, tmp_path: Path) -> None:
+    """Goal: reading a stranger's run file comes to an end, and finds bytes where it expects them. Method: a view that
+    never gives a row, and a table that holds text. Found by tests/fuzz.
+    """
+    path = tmp_path / "run.db"
+    write(path)
+    damage(path, "DROP TABLE records", schema)
+    if "TABLE" in schema:
+        damage(path, "INSERT INTO records VALUES (1, 'text', 'text')")
+    assert "it holds 'records', which is not as" in refusal(path)
+
+
 def make_foreign(path: Path) -> None:
     damage(path, "CREATE TABLE notes(text)", "INSERT INTO notes VALUES ('mine')")
 
