@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from copy import copy
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgpack
 from blake3 import blake3
@@ -23,6 +23,7 @@ from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer
 from rota.common.digests import ZERO_DIGEST
 from rota.common.limits import DEAD_TASKS_MAX, PAYLOAD_BYTES_MAX
+from rota.common.messages import LaneSettings
 from rota.common.targets import MODEL_PREFIX, code_name
 from rota.common.work import (
     AGENT,
@@ -80,6 +81,21 @@ class Notes:
         self.finished: list[Task] = []  # outcome is final
         self.retired: list[Task] = []
         self.timers: list[Timer] = []
+
+
+class LaneImage(NamedTuple):
+    """What a lane is between two records, its tasks, agents, timers and dead letters aside: what a snapshot keeps."""
+
+    name: str
+    settings: LaneSettings
+    window: int
+    paused: bool
+    deploys: tuple[tuple[str, Code], ...]
+    next_turn: int
+    retired: int
+    failed: int
+    digest: bytes
+    passes: tuple[tuple[int, int], ...]
 
 
 class Lane:
@@ -181,6 +197,11 @@ class Lane:
         self.paused = paused
         self._advance()
 
+    def set_seed(self, seed: bytes) -> None:
+        """Take the entropy of tasks that are executed from here on from another seed."""
+        self.seed = seed
+        self.settings = self.settings._replace(seed=seed)
+
     def drop_dead(self, seqs: tuple[int, ...]) -> int:
         """Forget dead letters, all of them if `seqs` is empty; return how many there were."""
         named = seqs or tuple(self.dead)
@@ -210,7 +231,7 @@ class Lane:
         cannot.
         """
         agent = self.agents[task.address]
-        task.before = before = _predecessor(task)
+        task.before = before = predecessor(task)
         if before is None and agent.newest is task:
             agent.newest = None
         if type(outcome) is Done:
@@ -435,6 +456,40 @@ class Lane:
         emit = Emit(dead.target, dead.payload, dead.priority, TELL, dead.tensors, 0)
         self._stamp_one(emit, None, now_ms, None)
 
+    # --- snapshots --------------------------------------------------------------------------------
+
+    def image(self) -> LaneImage:
+        """Return what does not stand in its tasks, agents, timers and dead letters."""
+        deploys, passes = tuple(self.deploys.items()), tuple(sorted(self._passes.items()))
+        return LaneImage(
+            self.name, self.settings, self.window, self.paused, deploys, self.next_turn, self.retired, self.failed,
+            self.digest, passes,
+        )  # fmt: skip
+
+    def restore(self, image: LaneImage) -> None:
+        """Become, as a lane that was just made, the one that `image` was taken of; `restore_tasks` comes next."""
+        self.window = image.window
+        self.next_turn = image.next_turn
+        self.retired = image.retired
+        self.failed = image.failed
+        self.digest = image.digest
+        self._passes = dict(image.passes)
+
+    def restore_tasks(self, waiting: list[Run], line: list[Task]) -> None:
+        """Take back the runs that wait, in the order of their turns, and the line in issue order."""
+        for run in waiting:
+            if run.priority not in self._waiting:
+                self._waiting[run.priority] = deque()
+                insort(self._levels, run.priority)
+            self._waiting[run.priority].append(run)
+            self.waiting_count += len(run.payloads) - run.issued
+        for task in line:
+            self.line_by_turn[task.turn] = task
+            self.line_count += 1
+            self.reserved += task.emits_max
+            if not self._recorded:
+                self._retire_order.append(task)
+
     # --- invariants -------------------------------------------------------------------------------
 
     def waiting_runs(self) -> list[Run]:
@@ -463,7 +518,7 @@ class Lane:
             assert (agent.state is None) == (agent.state_digest is None), f"{agent.address}: state without digest"
 
 
-def _predecessor(task: Task) -> Task | None:
+def predecessor(task: Task) -> Task | None:
     """The nearest earlier task of the same agent that has not completed; those that a verdict caught do not count."""
     before = task.before
     while before is not None and before.outcome is not None:

@@ -57,6 +57,19 @@ class Producers:
             )
         return answered.reply
 
+    def image(self) -> list[tuple[str, int | None, list[tuple[bytes, Accepted | Answer]]]]:
+        """Return each producer, the longest silent first: name, highest forgotten number, requests with answers."""
+        return [
+            (name, self._dropped.get(name), [(one.request, one.reply) for one in answers.values()])
+            for name, answers in self._answers.items()
+        ]
+
+    def restore(self, name: str, dropped: int | None, answers: list[tuple[bytes, Accepted | Answer]]) -> None:
+        """Take back a row of an image; rows come in its order."""
+        self._answers[name] = OrderedDict((reply.number, _Answered(request, reply)) for request, reply in answers)
+        if dropped is not None:
+            self._dropped[name] = dropped
+
     def remember(self, origin: Origin, reply: Accepted | Answer) -> None:
         """Keep the answer to a request that took effect."""
         if not origin.producer:

@@ -40,6 +40,8 @@ class Kind(IntEnum):
     MARK = 12
     DIVERGED = 13
     FINGERPRINT = 14
+    SNAPSHOTTED = 15
+    SEED_SET = 16
 
 
 class Origin(NamedTuple):
@@ -139,6 +141,16 @@ class PauseSet(NamedTuple):
     paused: bool
 
 
+class SeedSet(NamedTuple):
+    """The entropy of tasks that are executed from here on comes from another seed: how a fork begins."""
+
+    lane: str
+    position: int
+    now_ms: int
+    origin: Origin
+    seed: bytes
+
+
 class DeadDropped(NamedTuple):
     """Dead letters were forgotten; an empty list stands for all."""
 
@@ -206,6 +218,18 @@ class Diverged(NamedTuple):
     worker: str
 
 
+class Snapshotted(NamedTuple):
+    """A snapshot of the state after record `number` lies in the file: `size_bytes` bytes with this digest.
+
+    `chain` is the chain digest after that record. Nothing follows from it; who holds the chain can check the snapshot.
+    """
+
+    number: int
+    chain: bytes
+    digest: bytes
+    size_bytes: int
+
+
 Record = (
     Epoch
     | Opened
@@ -216,11 +240,13 @@ Record = (
     | TimerFired
     | WindowSet
     | PauseSet
+    | SeedSet
     | DeadDropped
     | Completed
     | Mark
     | Diverged
     | Fingerprint
+    | Snapshotted
 )
 
 _KIND_OF: Final[dict[type, int]] = {
@@ -233,11 +259,13 @@ _KIND_OF: Final[dict[type, int]] = {
     TimerFired: Kind.TIMER_FIRED,
     WindowSet: Kind.WINDOW_SET,
     PauseSet: Kind.PAUSE_SET,
+    SeedSet: Kind.SEED_SET,
     DeadDropped: Kind.DEAD_DROPPED,
     Completed: Kind.COMPLETED,
     Mark: Kind.MARK,
     Diverged: Kind.DIVERGED,
     Fingerprint: Kind.FINGERPRINT,
+    Snapshotted: Kind.SNAPSHOTTED,
 }
 _CLASS_OF: Final[dict[int, Any]] = {int(kind): cls for cls, kind in _KIND_OF.items()}
 
@@ -338,5 +366,6 @@ _REBUILD: Final[dict[Any, Any]] = {
     Cancelled: _with_origin(Cancelled),
     WindowSet: _with_origin(WindowSet),
     PauseSet: _with_origin(PauseSet),
+    SeedSet: _with_origin(SeedSet),
     DeadDropped: _with_origin(DeadDropped),
 }

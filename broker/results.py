@@ -73,6 +73,11 @@ class Results:
     def __len__(self) -> int:
         return len(self._by_seq)
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """How many results are kept, and how many bytes of them."""
+        return self._results_max, self._bytes_max
+
     def keep(self, task: Task) -> None:
         """Keep a finished task; let the oldest go."""
         outcome = task.outcome

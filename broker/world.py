@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from rota.broker import records
-from rota.broker.lane import Lane, Notes, Numbering
+from rota.broker.lane import Lane, LaneImage, Notes, Numbering
 from rota.broker.producers import Producers
 from rota.broker.results import Results, RunIndex
 from rota.broker.tasks import Task
+from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
@@ -72,6 +73,20 @@ class World:
             refs += _tensors_of(task)
         return dict.fromkeys([ref.digest for ref in refs])
 
+    def restore(self, boot: int, next_seq: int, divergences: int) -> None:
+        """Take up the counts of a snapshot; lanes follow with `restore_lane`, all else by its own part."""
+        self.boot = boot
+        self._numbering.next_seq = next_seq
+        self.divergences = divergences
+
+    def restore_lane(self, image: LaneImage) -> Lane:
+        """Make a lane as it was when the image was taken, still without tasks."""
+        origin = records.Origin("", 0, ZERO_DIGEST)
+        opened = records.Opened(image.name, 0, origin, image.settings, image.paused, image.deploys)
+        lane = self.lanes[image.name] = Lane(opened, self._numbering, self._notes)
+        lane.restore(image)
+        return lane
+
     def check_invariants(self) -> None:
         """Assert that every lane is consistent, and the numbering with them."""
         for lane in self.lanes.values():
@@ -121,6 +136,9 @@ class World:
         self._lane_at(record).set_paused(record.paused)
         self.producers.remember(record.origin, Accepted(record.origin.number, 0, 0))
 
+    def _set_seed(self, record: records.SeedSet) -> None:
+        self._lane_at(record).set_seed(record.seed)
+
     def _drop_dead(self, record: records.DeadDropped) -> None:
         dropped = self._lane_at(record).drop_dead(record.seqs)
         self.producers.remember(record.origin, Answer(record.origin.number, {"dropped": dropped}))
@@ -147,6 +165,9 @@ class World:
 
     def _note_divergence(self, record: records.Diverged) -> None:
         self.divergences += 1
+
+    def _note_snapshot(self, record: records.Snapshotted) -> None:
+        """Nothing follows from it: it says what the state was before, and who folds comes to the same."""
 
     def _decide(self, record: records.Cancelled | records.Verdict, failure: Failed) -> None:
         lane = self._lane_at(record)
@@ -177,11 +198,13 @@ class World:
         records.TimerFired: _fire_timer,
         records.WindowSet: _set_window,
         records.PauseSet: _set_paused,
+        records.SeedSet: _set_seed,
         records.DeadDropped: _drop_dead,
         records.Completed: _complete,
         records.Mark: _meet_mark,
         records.Diverged: _note_divergence,
         records.Fingerprint: _note_fingerprint,
+        records.Snapshotted: _note_snapshot,
     }
 
 
