@@ -1,1 +1,73 @@
-"""Rota in one process: the core with real executors and no sockets, for tests of agents and for notebooks."""
+"""Rota in one process: the core with real executors and no sockets, for tests of agents and for notebooks.
+
+`with local.open_lane() as lane: lane.deploy("echo", "echo.wasm"); lane.submit("echo", b"hello").result()`; all of it is
+in docs/LOCAL.md. Names are loaded at their first use: the pytest plugin is part of this package, and must cost nothing
+where nobody asks for a lane.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rota.common.errors import (
+        BadPayload,
+        BadTarget,
+        Busy,
+        CodeError,
+        ConfigError,
+        Expired,
+        LocalError,
+        RotaError,
+        TaskFailed,
+        UnknownTask,
+    )
+    from rota.common.results import Result
+    from rota.common.work import Done, Emit, Failed, Limits, TensorRef
+    from rota.local.handles import Batch, Handle
+    from rota.local.lane import Lane
+    from rota.local.lane import Lane as open_lane
+    from rota.local.tables import Table
+    from rota.local.turns import Pending, Turn
+
+__all__ = [
+    "BadPayload",
+    "BadTarget",
+    "Batch",
+    "Busy",
+    "CodeError",
+    "ConfigError",
+    "Done",
+    "Emit",
+    "Expired",
+    "Failed",
+    "Handle",
+    "Lane",
+    "Limits",
+    "LocalError",
+    "Pending",
+    "Result",
+    "RotaError",
+    "Table",
+    "TaskFailed",
+    "TensorRef",
+    "Turn",
+    "UnknownTask",
+    "open_lane",
+]
+
+_HOME = {
+    "Batch": "handles", "Handle": "handles", "Lane": "lane", "open_lane": "lane", "Table": "tables",
+    "Pending": "turns", "Turn": "turns",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOME:
+        module = import_module(f"rota.local.{_HOME[name]}")
+        return module.Lane if name == "open_lane" else getattr(module, name)
+    for module in map(import_module, ("rota.common.errors", "rota.common.work", "rota.common.results")):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AssertionError(name)

@@ -65,10 +65,7 @@ class Engine:
         retired: at least one task, unless nothing is issued.
         """
         retired, stopped = self.execute(plan(self.world.lanes[lane], tasks_max))
-        for task, why, reason in stopped:
-            if task.outcome is None:
-                retired += self._judge(task, why, reason)
-        return retired
+        return retired + self.judge(stopped)
 
     def execute(self, planned: list[PlannedFold]) -> tuple[list[Task], list[Stopped]]:
         """Execute folds of one lane and apply their outcomes; return what retired, and what got none."""
@@ -95,6 +92,14 @@ class Engine:
             if result.stopped in ("timeout", "refused")
         ]
         return retired, stopped
+
+    def judge(self, stopped: Sequence[Stopped]) -> list[Task]:
+        """Pass verdicts on tasks that got no outcome; return what retired."""
+        retired: list[Task] = []
+        for task, why, reason in stopped:
+            if task.outcome is None:
+                retired += self._judge(task, why, reason)
+        return retired
 
     def _judge(self, task: Task, why: str, reason: str) -> list[Task]:
         assert task.code is not None

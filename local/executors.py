@@ -1,7 +1,8 @@
 """The executors of this process: WASM and ONNX behind one `run`, each made when it is first needed.
 
 They run in one thread that all of the process shares, with a stack that holds the deepest guest: an engine belongs to
-one thread, and wasmtime's Python package keeps host exceptions in one slot. Ctrl-C interrupts what runs there.
+one thread, and wasmtime's Python package keeps host exceptions in one slot. Whatever is raised in the caller while it
+waits, Ctrl-C first of all, stops what runs there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from rota.common.work import Code, Fold, FoldResult
 from rota.local.folds import pool_of
 
 _STACK_BYTES: Final = 8 << 20  # holds the deepest guest: THREAD_STACK_BYTES of cpu_worker/profile.py
+_THREAD_NAME: Final = "rota-executor"
+_ASK_AGAIN_SECONDS: Final = 0.005
 
 _lock: Final = threading.Lock()
 _thread: ThreadPoolExecutor | None = None
@@ -43,25 +46,37 @@ class Executors:
         self._folders = folders
         self._device = device
         self._made: dict[str, Executor] = {}
+        self._stopping = False
 
     def run(self, fold: Fold) -> FoldResult:
         """Run a fold's tasks in order (see `common/executor.py`). Raises `ConfigError` if its engine is not installed.
 
-        Ctrl-C stops the fold and is raised again.
+        An exception in this thread, such as that of Ctrl-C, stops the fold and is raised again.
         """
-        pool = pool_of(fold.code)
-        executor = self._executor(pool)
+        executor = self._executor(pool_of(fold.code))
+        if self._stopping:
+            return FoldResult((), None, "interrupted")
         running = _shared_thread().submit(executor.run, fold)
         try:
             return running.result()
-        except KeyboardInterrupt:
-            executor.interrupt()
-            running.result()
+        except BaseException:
+            while wait([running], _ASK_AGAIN_SECONDS).not_done:  # an executor forgets what it is told before it begins
+                executor.interrupt()
             raise
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
         """Run independent folds one after another."""
         return [self.run(fold) for fold in folds]
+
+    def interrupt(self) -> None:
+        """Stop the fold that is running, and run no other until `resume`; from any thread or signal handler."""
+        self._stopping = True
+        for executor in list(self._made.values()):
+            executor.interrupt()
+
+    def resume(self) -> None:
+        """Run folds again."""
+        self._stopping = False
 
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
         """Load code and describe it. Raises `CodeError` if it cannot be used, `ConfigError` without its engine."""
@@ -73,9 +88,8 @@ class Executors:
 
     def close(self) -> None:
         """Release what was made."""
-        for executor in self._made.values():
-            _shared_thread().submit(executor.close).result()
-        self._made = {}
+        while self._made:
+            _call_in_thread(self._made.popitem()[1].close)
 
     def __enter__(self) -> Executors:
         return self
@@ -108,12 +122,25 @@ class Executors:
         return OnnxExecutor(self._folders.models, TensorStore(self._folders.tensors), device=self._device)
 
 
+def _call_in_thread(close: Callable[[], None]) -> None:
+    """Call in the shared thread, or here where that thread is this one, or has ended with the interpreter."""
+    if threading.current_thread().name.startswith(_THREAD_NAME):  # the collector closes what nobody closed, anywhere
+        close()
+        return
+    try:
+        running = _shared_thread().submit(close)
+    except RuntimeError:  # of the pool: it takes no more work
+        close()
+        return
+    running.result()
+
+
 def _shared_thread() -> ThreadPoolExecutor:
     global _thread
     with _lock:
         if _thread is None:
             before = threading.stack_size(_STACK_BYTES)
-            _thread = ThreadPoolExecutor(1, thread_name_prefix="rota-executor")
+            _thread = ThreadPoolExecutor(1, thread_name_prefix=_THREAD_NAME)
             _thread.submit(int).result()  # starts the thread
             threading.stack_size(before)
         return _thread

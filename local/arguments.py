@@ -1,0 +1,90 @@
+"""What callers of a lane hand in, made into what the core takes, or refused with a typed error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+from rota.common import checks, wire
+from rota.common.digests import DIGEST_BYTES, lane_seed
+from rota.common.errors import BadTarget, CodeError, ConfigError, LocalError, ProtocolError
+from rota.common.limits import MODULE_BYTES_MAX, NAME_CHARS_MAX
+from rota.common.targets import is_name
+from rota.common.work import Limits
+
+
+class LimitChanges(TypedDict, total=False):
+    """The limits of a deploy, by name (see `Limits`)."""
+
+    fuel: int
+    memory_bytes: int
+    timeout_ms: int
+    emits_max: int
+    result_bytes: int
+    state_bytes: int
+    log_bytes: int
+
+
+def checked(request: Any, kind: type[LocalError]) -> Any:
+    """Return a request as the broker reads it. Raises an error of this kind for what the broker would not take."""
+    try:
+        return wire.decode(wire.encode(request), wire.FROM_PRODUCERS)
+    except ProtocolError as error:
+        raise kind(error.message, **error.fields) from error
+    except TypeError as error:  # of msgpack: a value that no frame can hold
+        raise kind(f"{type(request).__name__} cannot be sent: {error}") from error
+
+
+def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:
+    """Return the limits of a deploy: given whole, by name, or both. Raises `ConfigError` that names the wrong one."""
+    unknown = [name for name in changes if name not in Limits._fields]
+    if unknown:
+        raise ConfigError(f"there is no limit {unknown[0]!r}: use {', '.join(Limits._fields)}")
+    found = (limits or Limits())._replace(**changes)
+    for name, value in found._asdict().items():
+        try:
+            checks.limits_of_code(list(Limits()._replace(**{name: value})))
+        except ValueError as error:
+            raise ConfigError(f"limit {name}: {error}") from error
+    return found
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise `BadTarget` for a name that cannot be one."""
+    if not is_name(name):
+        raise BadTarget(f"{name!r} cannot name {what}: use letters, digits, _ . - ({NAME_CHARS_MAX} at most)")
+
+
+def read_module(path: Path) -> bytes:
+    """Return the bytes of a module. Raises `CodeError` if they cannot be had."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CodeError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+    if len(data) > MODULE_BYTES_MAX:
+        raise CodeError(f"the module has {len(data)} bytes, the limit is {MODULE_BYTES_MAX}", path=str(path))
+    return data
+
+
+def seed_of(seed: bytes | int | None, lane: str) -> bytes:
+    """Return the seed of a lane. A number stands for its 32 bytes, the highest first, as in `rota lane open --seed`."""
+    if seed is None:
+        return lane_seed(lane)
+    if isinstance(seed, int):
+        if not 0 <= seed < 1 << 8 * DIGEST_BYTES:
+            raise ConfigError(f"seed {seed}: a number from 0 to 2**256 - 1 is a seed")
+        return seed.to_bytes(DIGEST_BYTES, "big")
+    if not isinstance(seed, bytes) or len(seed) != DIGEST_BYTES:
+        raise ConfigError(f"seed {seed!r}: give {DIGEST_BYTES} bytes or a number")
+    return seed
+
+
+def path_of(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def duration(ms: int) -> int:
+    """Return a step of the clock. Raises `LocalError` for one back."""
+    if ms < 0:
+        raise LocalError(f"a lane's clock does not go back: {ms} ms")
+    return ms

@@ -1,0 +1,72 @@
+"""Tasks that were submitted, to ask for what came of them.
+
+As in the client, `result` raises what went wrong and `outcome` returns it; here both run the lane as far as they must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
+
+from rota.common.results import Result
+
+if TYPE_CHECKING:
+    from rota.local.lane import Lane
+
+
+class Handle:
+    """A task that was submitted. Wherever a turn is asked for, it can be given."""
+
+    def __init__(self, lane: Lane, turn: int) -> None:
+        self.turn = turn
+        self._lane = lane
+
+    def result(self) -> Result:
+        """Run the lane until the task has its result. Raises `TaskFailed` if it failed."""
+        return self._lane.result(self.turn)
+
+    def outcome(self) -> Result:
+        """Run the lane until the task has its outcome, a failure being one."""
+        return self._lane.outcome(self.turn)
+
+    def cancel(self) -> bool:
+        """Catch the task if it has no outcome, and say whether it was caught."""
+        return self._lane.cancel(self.turn)
+
+    def __repr__(self) -> str:
+        return f"<turn {self.turn} of {self._lane.name}>"
+
+
+class Batch(Sequence[Handle]):
+    """Tasks that were submitted together, in the order of their payloads."""
+
+    def __init__(self, lane: Lane, turns: Sequence[int]) -> None:
+        self.turns = turns
+        self._lane = lane
+
+    def results(self) -> list[Result]:
+        """Run the lane until all have their results. Raises `TaskFailed` for the first that failed."""
+        return [outcome.raise_if_failed() for outcome in self.outcomes()]
+
+    def outcomes(self) -> list[Result]:
+        """Run the lane until all have their outcomes, failures being some."""
+        if self.turns:
+            self._lane.outcome(self.turns[-1])
+        return [self._lane.outcome(turn) for turn in self.turns]
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    @overload
+    def __getitem__(self, index: int) -> Handle: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Handle]: ...
+
+    def __getitem__(self, index: int | slice) -> Handle | list[Handle]:
+        if isinstance(index, slice):
+            return [Handle(self._lane, turn) for turn in self.turns[index]]
+        return Handle(self._lane, self.turns[index])
+
+    def __repr__(self) -> str:
+        return f"<{len(self.turns)} turns of {self._lane.name}>"

@@ -1,0 +1,531 @@
+"""A lane in this process: deploy, submit, step, look. Real executors, no sockets, no clock but the caller's.
+
+A lane here is the broker's own lane: it changes by the same records, through `Engine`, and refuses what the broker
+refuses, by the same functions. So the same inputs at the same positions give the same digest here and there; what is
+missing is durability before each answer (see `keeper.py`), other producers, and workers that die. Ctrl-C, threads and
+files are settled beside this one, in interrupts.py, executors.py and places.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, Unpack
+
+from rota.broker import records
+from rota.broker.lane import RECORDED_POLICY
+from rota.broker.modules import ModuleStore
+from rota.broker.recovery import facts
+from rota.broker.requests import check_deploy, check_submit, request_digest
+from rota.broker.tasks import DeadTask, Timer
+from rota.broker.world import World
+from rota.common import limits as bounds
+from rota.common import messages
+from rota.common.digests import digest
+from rota.common.errors import BadPayload, CodeError, ConfigError, Expired, LocalError, UnknownTask
+from rota.common.payloads import Payloads, check_priority, check_targets, run_of
+from rota.common.results import Result
+from rota.common.targets import MODEL_PREFIX, check_target
+from rota.common.tensors import TensorStore
+from rota.common.work import AGENT, CODE_KINDS, MODEL, Code, Limits, TensorRef
+from rota.gpu_worker.repository import Repository
+from rota.local.arguments import (
+    LimitChanges,
+    check_name,
+    checked,
+    duration,
+    limits_of,
+    path_of,
+    read_module,
+    seed_of,
+)  # fmt: skip
+from rota.local.engine import Engine
+from rota.local.executors import Executors
+from rota.local.folds import plan
+from rota.local.handles import Batch, Handle
+from rota.local.interrupts import Interrupts
+from rota.local.keeper import Keeper
+from rota.local.places import Place
+from rota.local.tables import Table
+from rota.local.turns import History, Pending, Turn, dead_table, pending_of, pending_table, timer_table, turn_table
+
+HISTORY_TURNS: Final = 100_000  # about a kilobyte each, and their payloads
+
+_PRODUCER: Final = "local"
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _operation(method: Callable[Concatenate[Lane, _P], _R]) -> Callable[Concatenate[Lane, _P], _R]:
+    """Let one thread at a time work in a lane that is open, hold Ctrl-C back, and keep what it did."""
+
+    @functools.wraps(method)
+    def guarded(lane: Lane, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
+        with lane._lock, lane._interrupts.held_back():
+            if not lane._finalizer.alive:
+                raise ConfigError(f"lane {lane.name!r} is closed: open another one")
+            try:
+                return method(lane, *arguments, **named)
+            finally:
+                lane._keeper.flush()
+
+    return guarded
+
+
+class Lane:
+    """A lane with its own world, files and executors. Use it in a `with` block, or close it."""
+
+    def __init__(
+        self, name: str = "main", *, seed: bytes | int | None = None, policy: str = "derived",
+        window: int = bounds.WINDOW_TASKS_DEFAULT, tasks_max: int = bounds.LANE_TASKS_DEFAULT,
+        starvation_passes: int = bounds.STARVATION_PASSES_DEFAULT, paused: bool = False, now_ms: int = 0,
+        models: Path | str | None = None, tensors: Path | str | None = None, device: str = "cpu",
+        keep: Path | str | None = None, history: int = HISTORY_TURNS,
+    ) -> None:  # fmt: skip
+        """Open a lane; the settings are those of `rota lane open`.
+
+        `seed`: 32 bytes, or a number; not given, the digest of the name. `now_ms`: where the lane's clock starts.
+        `models`: a model folder; `tensors`: a tensor store; `device`: where models run, "cpu", "cuda" or "auto".
+        `keep`: a new run folder, which everything is written to. `history`: how many turns are remembered.
+        """
+        settings = messages.LaneSettings(policy, window, tasks_max, starvation_passes, seed_of(seed, name))
+        request = checked(messages.OpenLane(1, name, settings, paused, None), ConfigError)
+        self.name = name
+        self._lock = threading.RLock()
+        self._place = Place(path_of(keep), path_of(models), path_of(tensors))
+        try:
+            self._keeper = Keeper(self._place, in_file=keep is not None)
+        except BaseException:
+            self._place.close()
+            raise
+        self._executors = Executors(self._place.folders(), device=device)
+        self._finalizer = weakref.finalize(self, _release, self._executors, self._keeper, self._place)
+        self._interrupts = Interrupts(self._executors.interrupt, self._executors.resume)
+        self._payloads = Payloads(self._place.tensors)
+        self._history = History(history, self._payloads, self._executors.run)
+        self._ready: deque[Turn] = deque(maxlen=history)  # retired, and not returned by `step` or `run` yet
+        self._next_number = 1
+        self._engine = Engine(World(results_max=0), self._executors, self._keeper.take, now_ms)
+        self._engine.apply(records.Epoch(1, now_ms, facts()))
+        self._engine.apply(records.Opened(name, now_ms, self._origin(request), request.settings, paused, ()))
+        self._lane = self._engine.world.lanes[name]
+        self._keeper.flush()
+
+    # --- inputs ---------------------------------------------------------------------------------------
+
+    @_operation
+    def deploy(
+        self, name: str, module: Path | str | bytes | None = None, kind: str = AGENT, *, reuse: bool = False,
+        exports: Mapping[str, str] | None = None, limits: Limits | None = None, **changes: Unpack[LimitChanges],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Bind `name` to code, and return what is known of it; tasks that are issued from now on run it.
+
+        `module`: a file or its bytes. For kind "model" (or a name `model:NAME`): an ONNX file or a folder with
+        model.onnx, which is added to the model folder, or the digest of a model that is there; not given, the newest
+        one of that name. Limits can be given whole or by name (`fuel=1_000_000`). Raises `CodeError` for code that
+        cannot run.
+        """
+        code_limits = limits_of(limits, changes)
+        if kind == MODEL or name.startswith(MODEL_PREFIX):
+            name = name.removeprefix(MODEL_PREFIX)
+            check_name(name, "a model")
+            code, data = Code(self._model(name, module), MODEL, limits=code_limits), None
+            name = MODEL_PREFIX + name
+        else:
+            check_name(name, "an agent")
+            if kind not in CODE_KINDS or module is None:
+                raise CodeError(f"{name}: give a module, and as its kind one of {', '.join(CODE_KINDS)}, not {kind!r}")
+            data = module if isinstance(module, bytes) else read_module(Path(module))
+            code = Code(digest(data), kind, reuse, tuple((exports or {}).items()), code_limits)
+        request = messages.Deploy(self._next_number, self.name, name, code, data, True)
+        request = checked(request, CodeError)
+        ModuleStore(self._place.run.modules).admit(request)
+        check_deploy(self._lane, name, request.code)
+        info = dict(self._executors.prepare(request.code, name))
+        self._apply(records.Deployed(*self._head(), self._origin(request), name, request.code))
+        return {**info, "digest": code.digest}
+
+    @_operation
+    def submit(
+        self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = ()
+    ) -> Handle:
+        """Submit one task. What is not bytes is packed, as by the client; `tensors` goes with a payload of bytes."""
+        check_targets(target)
+        check_priority(priority)
+        packed, references = self._payloads.pack(target, payload)
+        if tensors and references:
+            raise BadPayload("this payload brings tensors of its own: give `tensors` with a payload of bytes only")
+        first_turn = self._submit((run_of(target, [(packed, tuple(tensors) or references)], priority),))
+        return Handle(self, first_turn)
+
+    @_operation
+    def submit_many(
+        self, targets: str | Sequence[str], payloads: Iterable[Any], *, priority: int = 0
+    ) -> Batch:  # fmt: skip
+        """Submit many tasks in as few inputs as a client would send messages, mostly one, each taken all or none.
+
+        `targets` is one for all, or one per payload.
+        """
+        check_targets(targets)
+        check_priority(priority)
+        first_turn = self._lane.next_turn
+        turns: list[int] = []
+        for runs in self._payloads.messages(targets, payloads, priority):
+            first_turn = self._submit(runs)
+            turns += range(first_turn, first_turn + len(runs[0].payloads))
+        return Batch(self, turns)
+
+    @_operation
+    def retry(self, turn: int | Handle) -> Handle:
+        """Run a dead task again, as a new one."""
+        return Handle(self, self._submit((), retry_of=_number(turn)))
+
+    @_operation
+    def cancel(self, turn: int | Handle) -> bool:
+        """Catch a task that has no outcome, and say whether it was caught."""
+        number = self._stamped(turn)
+        run = self._engine.world.runs.find(number)
+        if run is None:
+            return False
+        index = number - run.first_seq
+        if index >= run.issued:
+            caught = run.verdicts is None or index not in run.verdicts
+        else:
+            task = self._lane.line_by_turn.get(number)
+            caught = task is not None and task.outcome is None
+        if caught:
+            request = messages.Cancel(self._next_number, number)
+            self._apply(records.Cancelled(*self._head(), self._origin(request), number))
+        return caught
+
+    @_operation
+    def pause(self) -> None:
+        """Issue no more tasks; those of the line go on."""
+        self._set_paused(True)
+
+    @_operation
+    def release(self) -> None:
+        """Issue tasks again."""
+        self._set_paused(False)
+
+    @_operation
+    def set_window(self, window: int) -> None:
+        """Change how many issued tasks the lane can hold."""
+        request = checked(messages.SetWindow(self._next_number, self.name, window), LocalError)
+        self._apply(records.WindowSet(*self._head(), self._origin(request), window))
+
+    @_operation
+    def drop_dead(self, *turns: int | Handle) -> int:
+        """Forget these dead letters, or all of them, and return how many there were."""
+        request = messages.DeadDrop(self._next_number, self.name, tuple(map(_number, turns)))
+        before = len(self._lane.dead)
+        self._apply(records.DeadDropped(*self._head(), self._origin(request), request.seqs))
+        return before - len(self._lane.dead)
+
+    @_operation
+    def advance(self, ms: int) -> int:
+        """Move the clock, and fire the timers that come due on the way, each at its time. Returns how many.
+
+        Nothing is executed: what timers send waits in the line. See `run_for` for timers that set timers.
+        """
+        return self._advance_to(self.now_ms + duration(ms))
+
+    # --- running --------------------------------------------------------------------------------------
+
+    @_operation
+    def step(self) -> Turn | None:
+        """Execute the next task in line, and return the turn that retired; None if there is nothing to do."""
+        turns = self._run(1)
+        return turns[0] if turns else None
+
+    @_operation
+    def run(self, turns: int | None = None) -> Table[Turn]:
+        """Execute until nothing is left to do, or so many turns have retired; return those, the newest `history`.
+
+        Timers that wait for a later time are left: see `advance` and `run_for`.
+        """
+        return turn_table(self._run(turns))
+
+    @_operation
+    def run_for(self, ms: int) -> Table[Turn]:
+        """Run for so long by the lane's clock: whenever nothing is left to do, go on to the next timer."""
+        end_ms = self.now_ms + duration(ms)
+        found = deque(self._run(None), maxlen=self._ready.maxlen)
+        while not self._interrupts.came:
+            due_ms = min([timer.due_ms for timer in self._lane.timers.values()], default=None)
+            if due_ms is None or due_ms > end_ms:
+                break
+            self._advance_to(due_ms)
+            found += self._run(None)
+        self._advance_to(max(end_ms, self.now_ms))
+        return turn_table(found)
+
+    @_operation
+    def result(self, turn: int | Handle) -> Result:
+        """Return a task's result; runs the lane until it has one. Raises `TaskFailed` if the task failed."""
+        return self._outcome(turn).raise_if_failed()
+
+    @_operation
+    def outcome(self, turn: int | Handle) -> Result:
+        """Return a task's outcome, a failure being one; runs the lane until it has one."""
+        return self._outcome(turn)
+
+    # --- what there is --------------------------------------------------------------------------------
+
+    def state(self, address: str) -> bytes | None:
+        """Return the state of an agent, None if it has none yet."""
+        agent = self._lane.agents.get(check_target(address))
+        return None if agent is None else agent.state
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The addresses of all agents that have been sent something, in the order in which that was issued."""
+        return tuple(self._lane.agents)
+
+    @property
+    def turns(self) -> Table[Turn]:
+        """The turns that have retired, in that order: the newest `history`."""
+        return turn_table(self._history.newest())
+
+    def turn(self, turn: int | Handle) -> Turn:
+        """Return a turn that has retired. Raises `UnknownTask` if it has not, `Expired` if it is forgotten."""
+        number = self._stamped(turn)
+        found = self._history.find(number)
+        if found is None and self._is_open(number):
+            raise UnknownTask(f"turn {number} has not retired yet: step or run the lane", turn=number)
+        return self._remembered(number, found)
+
+    @property
+    def digest(self) -> bytes:
+        """The lane's digest after its last retired turn."""
+        return self._lane.digest
+
+    @property
+    def retired(self) -> int:
+        """How many tasks have retired: the lane's position."""
+        return self._lane.retired
+
+    @property
+    def line(self) -> Table[Pending]:
+        """The issued tasks, in the order in which they retire."""
+        return pending_table(pending_of(task.run, task.index) for task in self._lane.line())
+
+    @property
+    def waiting(self) -> Table[Pending]:
+        """The stamped tasks that are not issued yet, by turn."""
+        runs = self._lane.waiting_runs()
+        return pending_table(pending_of(run, index) for run in runs for index in range(run.issued, len(run.payloads)))
+
+    @property
+    def timers(self) -> Table[Timer]:
+        """The timers that wait, in the order in which they come due."""
+        return timer_table(sorted(self._lane.timers.values(), key=_timer_order))
+
+    @property
+    def dead(self) -> Table[DeadTask]:
+        """The failed tasks that are kept for a retry."""
+        return dead_table(self._lane.dead.values())
+
+    @property
+    def deploys(self) -> dict[str, Code]:
+        """The code that each name is bound to."""
+        return dict(self._lane.deploys)
+
+    @property
+    def now_ms(self) -> int:
+        """The lane's clock: what tasks that are submitted now will see."""
+        return self._engine.now_ms
+
+    @property
+    def seed(self) -> bytes:
+        return self._lane.seed
+
+    @property
+    def window(self) -> int:
+        return self._lane.window
+
+    @property
+    def paused(self) -> bool:
+        return self._lane.paused
+
+    @property
+    def tensors(self) -> TensorStore:
+        """The lane's tensor store, to put arrays and to open references."""
+        store = self._payloads.store()
+        assert store is not None
+        return store
+
+    def report(self, turns: int = 20) -> str:
+        """Return the last turns, what they logged, and what is left, as text for people."""
+        newest = self._history.newest(turns)
+        logs = [f"turn {turn.turn} log: {line}" for turn in newest for line in turn.log]
+        rest = [
+            f"{title}:\n{table.text(turns)}"
+            for title, table in (("line", self.line), ("waiting", self.waiting), ("timers", self.timers))
+            if table
+        ]
+        return "\n".join([repr(self), turn_table(newest).text(turns), *logs, *rest])
+
+    def __repr__(self) -> str:
+        lane = self._lane
+        parts = [f"{lane.retired} retired ({lane.failed} failed)", f"{lane.line_count} in line"]
+        parts += [f"{lane.waiting_count} waiting", f"{len(lane.timers)} timers", f"now {self.now_ms} ms"]
+        parts += ["paused"] * lane.paused + ["closed"] * (not self._finalizer.alive)
+        return f"<lane {self.name}: {', '.join(parts)}, digest {lane.digest.hex()[:12]}>"
+
+    # --- the run file and the end ---------------------------------------------------------------------
+
+    @_operation
+    def save(self, folder: Path | str, *, models: bool = False) -> Path:
+        """Write all that happened so far into a new run folder and return it: `rota verify` and the others take it.
+
+        With `models`, the files of the deployed models go with it.
+        """
+        self._keeper.save(Path(folder), models=models)
+        return Path(folder)
+
+    def close(self) -> None:
+        """Release engines and files; a lane without `keep` leaves nothing behind. May be called again."""
+        with self._lock:
+            self._finalizer()
+
+    def __enter__(self) -> Lane:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- inside ---------------------------------------------------------------------------------------
+
+    def _submit(self, runs: tuple[messages.TaskRun, ...], retry_of: int | None = None) -> int:
+        """Let a submit take effect, and return its first turn."""
+        request = messages.Submit(self._next_number, self.name, runs, False, self.now_ms, retry_of)
+        check_submit(self._lane, request)
+        named = [ref for run in runs for tensors in run.tensors or () for ref in tensors]
+        for ref in dict.fromkeys(named):
+            self.tensors.touch(ref)
+        first_turn = self._lane.next_turn
+        self._apply(records.Submitted(*self._head(), self._origin(request), first_turn, runs, retry_of))
+        return first_turn
+
+    def _set_paused(self, paused: bool) -> None:
+        request = messages.SetPaused(self._next_number, self.name, paused)
+        self._apply(records.PauseSet(*self._head(), self._origin(request), paused))
+
+    def _model(self, name: str, module: Path | str | bytes | None) -> bytes:
+        repository = Repository(self._place.models)
+        if isinstance(module, bytes):
+            return repository.find(module).digest
+        return repository.show(name).digest if module is None else repository.add(Path(module), name).digest
+
+    def _head(self) -> tuple[str, int, int]:
+        """Return what every input of a lane begins with."""
+        return self.name, self._lane.retired, self.now_ms
+
+    def _origin(self, request: messages.FrontendRequest) -> records.Origin:
+        origin = records.Origin(_PRODUCER, self._next_number, request_digest(request))
+        self._next_number += 1
+        return origin
+
+    def _apply(self, record: records.Record) -> None:
+        self._ready += self._history.retired(self._engine.apply(record).retired)
+
+    def _advance_to(self, end_ms: int) -> int:
+        due = sorted([timer for timer in self._lane.timers.values() if timer.due_ms <= end_ms], key=_timer_order)
+        for timer in due:
+            self._engine.now_ms = max(self.now_ms, timer.due_ms)
+            self._apply(records.TimerFired(*self._head(), timer.turn, timer.index_of_emit))
+        self._engine.now_ms = end_ms
+        return len(due)
+
+    def _run(self, turns_max: int | None) -> list[Turn]:
+        """Return turns as they retire; those that retired beside others come first."""
+        if turns_max is not None and turns_max < 0:
+            raise LocalError(f"run({turns_max}): a number of turns is 0 or more")
+        found: deque[Turn] = deque(maxlen=self._ready.maxlen)
+        count = 0
+        while turns_max is None or count < turns_max:
+            left = self._lane.window if turns_max is None else turns_max - count
+            if not self._ready and not self._execute(left):
+                break
+            while self._ready and (turns_max is None or count < turns_max):
+                found.append(self._ready.popleft())
+                count += 1
+        return list(found)
+
+    def _execute(self, tasks_max: int) -> bool:
+        """Execute the first tasks in line; False if there is nothing to do, or Ctrl-C came."""
+        if self._interrupts.came:
+            return False
+        lane = self._lane
+        if not lane.line_count:
+            self._advance_to(self.now_ms)  # timers that were due when they were set
+        # In a recorded lane the order of completion counts: one at a time, it is that of the line.
+        planned = plan(lane, 1 if lane.settings.policy == RECORDED_POLICY else tasks_max)
+        if not planned:
+            return bool(self._ready)
+        retired, stopped = self._engine.execute(planned)
+        self._history.executed(lane, planned)
+        self._ready += self._history.retired(retired)
+        self._ready += self._history.retired(self._engine.judge(stopped))
+        self._keeper.flush_many()
+        return True
+
+    def _outcome(self, turn: int | Handle) -> Result:
+        number = self._stamped(turn)
+        self._run_until(number)
+        if self._interrupts.came:
+            raise KeyboardInterrupt
+        return self._remembered(number, self._history.find(number)).as_result()
+
+    def _run_until(self, number: int) -> None:
+        """Run until a task has retired, no further than there."""
+        lane = self._lane
+        while self._is_open(number):
+            place = next((place for place, turn in enumerate(lane.line_by_turn, 1) if turn == number), lane.window)
+            if not self._execute(place):
+                break
+        self._ready.clear()
+        if self._is_open(number) and not self._interrupts.came:
+            why = "the lane is paused: release it" if lane.paused else "nothing is left to run"
+            raise LocalError(f"turn {number} has no outcome, and {why}", turn=number)
+
+    def _stamped(self, turn: int | Handle) -> int:
+        number = _number(turn)
+        if not 1 <= number < self._lane.next_turn:
+            raise UnknownTask(f"no turn {number}: the last one stamped is {self._lane.next_turn - 1}", turn=number)
+        return number
+
+    def _is_open(self, number: int) -> bool:
+        """Whether a stamped task has not retired."""
+        if number in self._lane.line_by_turn:
+            return True
+        run = self._engine.world.runs.find(number)
+        return run is not None and number - run.first_seq >= run.issued
+
+    def _remembered(self, number: int, turn: Turn | None) -> Turn:
+        if turn is None:
+            raise Expired(f"turn {number} is forgotten: open the lane with a longer `history`", seqs=[number])
+        return turn
+
+
+def _release(executors: Executors, keeper: Keeper, place: Place) -> None:
+    executors.close()
+    keeper.close()
+    place.close()
+
+
+def _timer_order(timer: Timer) -> tuple[int, int, int]:
+    return timer.due_ms, timer.turn, timer.index_of_emit
+
+
+def _number(turn: int | Handle) -> int:
+    return turn if isinstance(turn, int) else turn.turn

@@ -1,0 +1,95 @@
+"""Rows that read well: at a prompt as an aligned table, in a notebook as an HTML one. PURE.
+
+A `Table` is a sequence of whatever a lane holds (turns, waiting tasks, timers, dead letters), so code indexes and
+loops over it; only its repr is for people. Long tables show their last rows, because those are the news.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import Any, Final, Generic, TypeVar, overload
+
+ROWS_SHOWN: Final = 20
+_BYTES_SHOWN: Final = 32
+
+Row = TypeVar("Row")
+Column = tuple[str, Callable[[Any], str]]  # title, and what stands in it
+
+
+class Table(Sequence[Row], Generic[Row]):
+    """Rows of one kind, and how they are shown. A slice is a table again."""
+
+    __slots__ = ("_columns", "_rows")
+
+    def __init__(self, rows: Iterable[Row], columns: Sequence[Column]) -> None:
+        self._rows = tuple(rows)
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Table[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | Table[Row]:
+        if isinstance(index, slice):
+            return Table(self._rows[index], self._columns)
+        return self._rows[index]
+
+    def __add__(self, other: Table[Row]) -> Table[Row]:
+        return Table((*self._rows, *other), self._columns)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self._rows) == list(other) if isinstance(other, Table | list | tuple) else NotImplemented
+
+    def __hash__(self) -> int:
+        raise TypeError("a Table may hold rows that cannot be hashed: take tuple(table)")
+
+    def text(self, rows_max: int = ROWS_SHOWN) -> str:
+        """Return the last rows as an aligned table."""
+        shown = self._cells(rows_max)
+        if not shown:
+            return "(none)"
+        titles = [title for title, _ in self._columns]
+        widths = [max(map(len, column)) for column in zip(titles, *shown, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (titles, *shown)
+        ]
+        left_out = len(self._rows) - len(shown)
+        return "\n".join([*([f"({left_out} before)"] if left_out else []), *lines])
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook. What agents wrote is escaped."""
+        head = "".join(f"<th>{escape(title)}</th>" for title, _ in self._columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self._cells(ROWS_SHOWN)
+        )
+        left_out = max(len(self._rows) - ROWS_SHOWN, 0)
+        caption = f"<caption>{left_out} before</caption>" if left_out else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _cells(self, rows_max: int) -> list[list[str]]:
+        rows = self._rows[-rows_max:] if rows_max > 0 else ()
+        return [[cell(row) for _, cell in self._columns] for row in rows]
+
+
+def shown_bytes(data: bytes | None) -> str:
+    """Return bytes as one short piece of a line."""
+    if data is None:
+        return "-"
+    return repr(data) if len(data) <= _BYTES_SHOWN else f"{data[:_BYTES_SHOWN]!r}... {len(data)} bytes"
+
+
+def shown_text(text: str, chars_max: int = 80) -> str:
+    """Return text as one short piece of a line: a lane's guests write what they like."""
+    line = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    return line if len(line) <= chars_max else line[: chars_max - 3] + "..."

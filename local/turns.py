@@ -1,0 +1,339 @@
+"""What a lane tells of its tasks: those that retired (`Turn`), and those that have not (`Pending`). PURE.
+
+A turn knows the state before and after it. Folds return only the last state; the ones in between are computed again
+when somebody asks, which gives the same bytes, because a task is a function of what it is given. `History` keeps the
+newest turns and drops the oldest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from rota.broker.lane import Lane
+from rota.broker.results import result_item
+from rota.broker.tasks import DeadTask, Run, Task, Timer
+from rota.common.digests import digest
+from rota.common.errors import CodeError
+from rota.common.results import Decoder, Result, result_of
+from rota.common.work import Done, Emit, Failed, Fold, FoldResult, Outcome, Provenance, ReplyTo, TensorRef
+from rota.local.folds import PlannedFold
+from rota.local.tables import Column, Table, shown_bytes, shown_text
+
+
+class Turn:
+    """One task that has retired: what it was, what came of it, and what the lane had come to then."""
+
+    __slots__ = ("_after", "_before", "_decoder", "_task")
+
+    def __init__(self, task: Task, before: StateAt | None, after: StateAt | None, decoder: Decoder) -> None:
+        self._task = task
+        self._before = before
+        self._after = after
+        self._decoder = decoder
+
+    @property
+    def turn(self) -> int:
+        """Its number in the lane."""
+        return self._task.turn
+
+    @property
+    def target(self) -> str:
+        return self._task.address
+
+    @property
+    def sender(self) -> str | None:
+        """The agent that sent it; None: it came from outside."""
+        return self._task.run.sender
+
+    @property
+    def parent(self) -> int | None:
+        """The turn that it came from: which emitted it, or which it is the reply to. None: it came from outside."""
+        return None if self._task.run.parent is None else self._task.run.parent[0]
+
+    @property
+    def kind(self) -> str:
+        """The kind of message: tell, ask, reply, failure or timer."""
+        return self._task.run.kind
+
+    @property
+    def payload(self) -> bytes:
+        return self._task.payload
+
+    @property
+    def tensors(self) -> tuple[TensorRef, ...]:
+        return self._task.run.tensors_of(self._task.index)
+
+    @property
+    def priority(self) -> int:
+        return self._task.run.priority
+
+    @property
+    def now_ms(self) -> int:
+        """The time that it saw."""
+        return self._task.run.now_ms
+
+    @property
+    def reply_to(self) -> ReplyTo | None:
+        return self._task.run.reply_to
+
+    @property
+    def code(self) -> bytes | None:
+        """The digest of the code that ran; None: its name was not deployed."""
+        return None if self._task.code is None else self._task.code.digest
+
+    @property
+    def outcome(self) -> Outcome:
+        """All that came of it: `Done` or `Failed`."""
+        assert self._task.outcome is not None
+        return self._task.outcome
+
+    @property
+    def ok(self) -> bool:
+        return type(self._task.outcome) is Done
+
+    @property
+    def failure(self) -> Failed | None:
+        """The failure, with `kind`, `message` and `log`; None if it succeeded."""
+        outcome = self.outcome
+        return outcome if isinstance(outcome, Failed) else None
+
+    @property
+    def result(self) -> bytes | None:
+        """The result's bytes; None where it failed, or succeeded without one."""
+        outcome = self.outcome
+        return outcome.result if isinstance(outcome, Done) else None
+
+    @property
+    def value(self) -> Any:
+        """The result as the value that was packed. Raises `TaskFailed` for a failure."""
+        return self.as_result().value
+
+    @property
+    def arrays(self) -> Mapping[str, Any]:
+        """The outputs of a model by name. Raises `TaskFailed` for a failure."""
+        return self.as_result().arrays
+
+    @property
+    def emits(self) -> tuple[Emit, ...]:
+        """The tasks that it sent; none if it failed."""
+        outcome = self.outcome
+        return outcome.emits if isinstance(outcome, Done) else ()
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """The lines that the agent wrote."""
+        return self.outcome.log
+
+    @property
+    def fuel(self) -> int:
+        """How much fuel it burned; 0 for models and for what was not executed."""
+        return self.outcome.fuel
+
+    @property
+    def state_before(self) -> bytes | None:
+        """Its agent's state as it found it; None: no state yet, or a function or model."""
+        return None if self._before is None else self._before.get()
+
+    @property
+    def state(self) -> bytes | None:
+        """Its agent's state as it left it."""
+        return None if self._after is None else self._after.get()
+
+    @property
+    def digest(self) -> bytes:
+        """The lane's digest after it."""
+        assert self._task.turn_digest is not None
+        return self._task.turn_digest
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """On which provider a model ran."""
+        return self._task.provenance
+
+    def as_result(self) -> Result:
+        """Return what a producer gets of it."""
+        return result_of(result_item(self._task), self._decoder)
+
+    def __repr__(self) -> str:
+        sender = f" from {self.sender}" if self.sender else ""
+        head = f"turn {self.turn}: {self.kind} {shown_bytes(self.payload)} to {self.target}{sender}"
+        emits = f", {len(self.emits)} emits" if self.emits else ""
+        return f"<{head} -> {_shown_outcome(self)}{emits}, {self.fuel} fuel>"
+
+
+class Pending(NamedTuple):
+    """A task that has not retired."""
+
+    turn: int
+    target: str
+    sender: str | None
+    kind: str
+    payload: bytes
+    priority: int
+    now_ms: int
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+class FoldStates:
+    """The states that one agent went through in a fold."""
+
+    __slots__ = ("_fold", "_known", "_last", "_run", "_tasks")
+
+    def __init__(self, planned: PlannedFold, done: int, last: bytes | None, run: Callable[[Fold], FoldResult]) -> None:
+        """`last` is the state after the first `done` tasks, which are those with an outcome."""
+        self._tasks = planned.tasks[:done]
+        self._fold = planned.fold
+        self._last = last
+        self._run = run
+        self._known = [planned.fold.state]
+
+    def after(self, index: int) -> bytes | None:
+        """Return the state after the task at `index`; -1: as it was before the fold.
+
+        Raises `CodeError` if the code comes to another state when it runs again.
+        """
+        if index == len(self._tasks) - 1:
+            return self._last
+        while len(self._known) <= index + 1:
+            self._known.append(self._again(len(self._known) - 1))
+        return self._known[index + 1]
+
+    def _again(self, index: int) -> bytes | None:
+        task, before = self._tasks[index], self._known[index]
+        result = self._run(self._fold._replace(state=before, tasks=self._fold.tasks[index : index + 1]))
+        state = before if result.state is None else result.state
+        if len(result.outcomes) != 1 or (task.state_digest is not None and digest(state or b"") != task.state_digest):
+            raise CodeError(
+                f"{task.address} came to another state when turn {task.turn} ran again ({result.stopped or 'differs'}):"
+                " deploy it without reuse, it keeps something between calls"
+            )
+        return state
+
+
+class StateAt(NamedTuple):
+    """One state of a fold."""
+
+    states: FoldStates
+    place: int  # of the task that left it; -1: as it was before the fold
+
+    def get(self) -> bytes | None:
+        return self.states.after(self.place)
+
+
+class History:
+    """The newest turns of a lane, and where their states are to be had."""
+
+    def __init__(self, turns_max: int, decoder: Decoder, run: Callable[[Fold], FoldResult]) -> None:
+        self._turns_max = turns_max
+        self._decoder = decoder
+        self._run = run
+        self._turns: dict[int, Turn] = {}  # in the order in which they retired
+        self._newest: dict[str, StateAt] = {}  # by agent: the state that its last retired task left
+        self._executed: dict[int, StateAt] = {}  # by turn: of tasks that have an outcome and have not retired
+
+    def executed(self, lane: Lane, planned: Iterable[PlannedFold]) -> None:
+        """Note where the states of folds are that have just been applied; call `retired` next."""
+        for one in planned:
+            first = one.tasks[0]
+            done = sum(task.outcome is not None for task in one.tasks)
+            if done and not first.stateless:
+                states = FoldStates(one, done, lane.agents[first.address].state, self._run)
+                for index, task in enumerate(one.tasks[:done]):
+                    self._executed[task.turn] = StateAt(states, index)
+
+    def retired(self, tasks: Iterable[Task]) -> list[Turn]:
+        """Keep tasks that have just retired, and return them as turns."""
+        found = [self._keep(task) for task in tasks]
+        while len(self._turns) > self._turns_max:
+            del self._turns[next(iter(self._turns))]
+        return found
+
+    def find(self, turn: int) -> Turn | None:
+        return self._turns.get(turn)
+
+    def newest(self, turns: int | None = None) -> list[Turn]:
+        """Return the last so many turns that are kept, or all, in the order in which they retired."""
+        skipped = 0 if turns is None else max(len(self._turns) - turns, 0)
+        return list(islice(self._turns.values(), skipped, None))
+
+    def _keep(self, task: Task) -> Turn:
+        before = self._newest.get(task.address)
+        after = self._executed.pop(task.turn, None)
+        if after is None:  # it was not executed, so its agent is as it was
+            after = before
+        else:
+            before = StateAt(after.states, after.place - 1)
+            self._newest[task.address] = after
+        if task.stateless:
+            before = after = None
+        turn = self._turns[task.turn] = Turn(task, before, after, self._decoder)
+        return turn
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def turn_table(turns: Iterable[Turn]) -> Table[Turn]:
+    return Table(turns, _TURN_COLUMNS)
+
+
+def pending_table(tasks: Iterable[Pending]) -> Table[Pending]:
+    return Table(tasks, _PENDING_COLUMNS)
+
+
+def timer_table(timers: Iterable[Timer]) -> Table[Timer]:
+    return Table(timers, _TIMER_COLUMNS)
+
+
+def dead_table(dead: Iterable[DeadTask]) -> Table[DeadTask]:
+    return Table(dead, _DEAD_COLUMNS)
+
+
+def pending_of(run: Run, index: int) -> Pending:
+    """Return a stamped task as it is shown."""
+    target, payload = run.target(index), run.payloads[index]
+    return Pending(run.first_turn + index, target, run.sender, run.kind, payload, run.priority, run.now_ms)
+
+
+def _shown_outcome(turn: Turn) -> str:
+    failure = turn.failure
+    if failure is not None:
+        return f"failed {failure.kind}: {shown_text(failure.message)}"
+    return f"ok {shown_bytes(turn.result)}" if turn.result is not None else "ok"
+
+
+_TURN_COLUMNS: Final[tuple[Column, ...]] = (
+    ("turn", lambda turn: str(turn.turn)),
+    ("from", lambda turn: turn.sender or ("-" if turn.parent is None else f"turn {turn.parent}")),
+    ("kind", lambda turn: turn.kind),
+    ("target", lambda turn: turn.target),
+    ("payload", lambda turn: shown_bytes(turn.payload)),
+    ("outcome", _shown_outcome),
+    ("emits", lambda turn: str(len(turn.emits))),
+    ("fuel", lambda turn: str(turn.fuel)),
+    ("digest", lambda turn: turn.digest.hex()[:12]),
+)
+_PENDING_COLUMNS: Final[tuple[Column, ...]] = (
+    ("turn", lambda task: str(task.turn)),
+    ("from", lambda task: task.sender or "-"),
+    ("kind", lambda task: task.kind),
+    ("target", lambda task: task.target),
+    ("payload", lambda task: shown_bytes(task.payload)),
+    ("priority", lambda task: str(task.priority)),
+)
+_TIMER_COLUMNS: Final[tuple[Column, ...]] = (
+    ("due ms", lambda timer: str(timer.due_ms)),
+    ("set in turn", lambda timer: str(timer.turn)),
+    ("target", lambda timer: timer.emit.target),
+    ("payload", lambda timer: shown_bytes(timer.emit.payload)),
+)
+_DEAD_COLUMNS: Final[tuple[Column, ...]] = (
+    ("turn", lambda dead: str(dead.turn)),
+    ("target", lambda dead: dead.target),
+    ("payload", lambda dead: shown_bytes(dead.payload)),
+    ("failure", lambda dead: f"{dead.failure.kind}: {shown_text(dead.failure.message)}"),
+)
