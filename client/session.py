@@ -341,7 +341,11 @@ class Session:
 
     def _close(self, number: int) -> None:
         opened = self._open.pop(number, None)
-        if opened is not None and opened.waits:
+        if opened is None:
+            return
+        # It may stand here to be sent again. What was refused must not take effect after that.
+        self._out = [frame for frame in self._out if frame is not opened.frame]
+        if opened.waits:
             self._open_waits -= 1
             if not self._open_waits:
                 self._early.clear()

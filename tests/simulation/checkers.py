@@ -63,14 +63,16 @@ class Checker:
         """A broker has read its run file: all that was durable is there, and at most one commit more, in full."""
         disk = host.disk
         bodies = [records.encode(record) for record in found]
-        attempt = [records.encode(record) for record in disk.attempt]
+        attempts = [[records.encode(record) for record in attempt] for attempt in disk.attempts]
         assert len(bodies) >= disk.durable, f"{disk.durable} records were durable, {len(bodies)} are there"
-        assert bodies in (self.written, self.written + attempt), (
-            f"{len(bodies)} records are there: neither the {len(self.written)} durable ones, nor those and the "
-            f"{len(attempt)} of the commit that was cut off"
+        assert bodies in (self.written, *(self.written + attempt for attempt in attempts)), (
+            f"{len(bodies)} records are there: neither the {len(self.written)} durable ones, nor those and one of the "
+            f"commits that were cut off, which had {[len(attempt) for attempt in attempts]}"
         )
+        if len(bodies) > len(self.written):
+            disk.attempts = []
         self.written = bodies
-        disk.durable, disk.attempt = len(bodies), []
+        disk.durable = len(bodies)
         world.check_invariants()
 
     def committed(self, batch: list[records.Record]) -> None:

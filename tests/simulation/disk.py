@@ -14,8 +14,9 @@ So a crash in the middle of an append is made of the files before and after it.
 from __future__ import annotations
 
 import contextlib
+import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -48,11 +49,11 @@ class SimJournal(Journal):
             return
         disk = self.disk
         disk.process.point("before the commit")
-        disk.attempt = list(batch)
+        disk.attempts.append(list(batch))
         if disk.fails():
             self._fail(batch)
             return
-        if disk.process.points_left == 0:
+        if disk.process.points_left == 0 or disk.is_cut_now():
             before = disk.read()
             super().append(batch)
             disk.left = torn(before, disk.read(), disk.chance) if disk.cuts_power() else disk.read()
@@ -62,23 +63,46 @@ class SimJournal(Journal):
         disk.process.elapsed_us += disk.fsync_us()
 
     def _fail(self, batch: Sequence[records.Record]) -> None:
-        """Let SQLite itself give up in the middle, so that what stands here is its error and our cleaning up."""
-        steps = self.disk.chance.choice((0, 1, 3, 8, 20))
+        """Let SQLite give up in the middle: what stands here then is its own error, and our cleaning up."""
+        with self.disk.chance.choice((self._interrupted, self._without_room))():
+            super().append(batch)
+        self._committed(batch)  # there was room enough in what the WAL held before
+
+    @contextlib.contextmanager
+    def _interrupted(self) -> Iterator[None]:
+        """An error between two steps of a statement; not in the last one, which would have been carried out."""
+        steps = self.disk.chance.choice((0, 1, 2, 4))
 
         def give_up() -> int:
             nonlocal steps
             steps -= 1
             return steps == -1
 
+        def begins(statement: str) -> None:
+            if statement == "COMMIT":
+                self._connection.set_progress_handler(None, 0)
+
+        self._connection.set_trace_callback(begins)
         self._connection.set_progress_handler(give_up, 5)
         try:
-            super().append(batch)
+            yield
         finally:
             self._connection.set_progress_handler(None, 0)
-        self._committed(batch)  # it was small enough to pass
+            self._connection.set_trace_callback(None)
+
+    @contextlib.contextmanager
+    def _without_room(self) -> Iterator[None]:
+        """The file may not grow beyond a few bytes more: a real short write."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        room = len(self.disk.read().wal) + self.disk.chance.choice((0, 1, 30, 700, 4_200, 9_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     def _committed(self, batch: Sequence[records.Record]) -> None:
-        self.disk.attempt = []
+        self.disk.attempts = []
         self.disk.durable = self.last_number
         self.disk.process.simulation.checker.committed(list(batch))
 
@@ -90,11 +114,14 @@ class Disk:
         self.process = process
         self.chance = chance
         self.durable = 0  # records that must be there after any crash
-        self.attempt: list[records.Record] = []  # a commit that was begun and not confirmed
+        # Commits that were begun and not confirmed since the last one that was. Any of them may be found after a crash,
+        # even an older one: a sector that a later attempt wrote alike can complete it.
+        self.attempts: list[list[records.Record]] = []
         self.full_until_us = 0
         self.slow_until_us = 0
         self.left: Image | None = None
         self.power_cuts = True
+        self.commits_left: int | None = None  # until the power goes, None: it does not
         self.commits = 0
         self._root = root
         self._generation = 0
@@ -154,6 +181,16 @@ class Disk:
     def fails(self) -> bool:
         return self.full_until_us > self.process.clock.now_us
 
+    def is_cut_now(self) -> bool:
+        """Count a commit; True if the power goes in the middle of it."""
+        if self.commits_left is None:
+            return False
+        self.commits_left -= 1
+        if self.commits_left >= 0:
+            return False
+        self.commits_left = None
+        return True
+
     def cuts_power(self) -> bool:
         return self.power_cuts and self.chance.random() < 0.8
 
@@ -165,14 +202,16 @@ class Disk:
 
     def heal(self) -> None:
         self.full_until_us = self.slow_until_us = 0
+        self.power_cuts = False
+        self.commits_left = None
 
     def _as_it_is(self) -> Image:
         """A kill between two commits. What could not be written may be there all the same: a failed fsync tells
         nothing about the bytes.
         """
-        if self.attempt and self._journal is not None and self.chance.random() < 0.5:
+        if self.attempts and self._journal is not None and self.chance.random() < 0.5:
             before = self.read()
-            Journal.append(self._journal, self.attempt)
+            Journal.append(self._journal, self.attempts[-1])
             return torn(before, self.read(), self.chance)
         return self.read()
 

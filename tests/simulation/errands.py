@@ -152,6 +152,16 @@ def _submit(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
             yield from client.take_results(reply.first_seq, reply.tasks)
 
 
+def _bulk(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
+    """Many bytes at once, so that a commit has many pages."""
+    payload = scripted.program(["add", 1]) + b" " * chance.choice((100, 1_500, 6_000))
+    run = TaskRun(chance.choice(("counter/a", "function")), 0, (payload,) * chance.randint(3, 12), None)
+    request = messages.Submit(Numbers(number).take(), _lane(plan, chance), (run,), True, None, None)
+    reply = yield from client.ask_for(request)
+    if isinstance(reply, Accepted):
+        yield from client.take_results(reply.first_seq, reply.tasks)
+
+
 def _twice(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     """The same number with the same content: the same answer, also much later."""
     run = TaskRun("counter/a", 0, (scripted.program(["add", 1]),), None)
@@ -274,6 +284,7 @@ def _lane(plan: Plan, chance: Random) -> str:
 
 _KINDS: dict[str, Callable[[Client, Plan, Random, int], Steps]] = {
     "submit": _submit,
+    "bulk": _bulk,
     "twice": _twice,
     "reuse": _reuse,
     "cancel": _cancel,

@@ -27,7 +27,6 @@ def heal(simulation: Simulation) -> None:
     """From now on everything works."""
     simulation.network.heal()
     simulation.broker.disk.heal()
-    simulation.broker.disk.power_cuts = False
     for process in simulation.processes():
         process.points_left = None
         process.frozen_until_us = 0
@@ -79,6 +78,11 @@ def _crash(process: SimProcess, chance: Random) -> None:
 
 def _kill_broker(simulation: Simulation, chance: Random) -> None:
     _crash(simulation.broker, chance)
+
+
+def _power_cut(simulation: Simulation, chance: Random) -> None:
+    """End the broker in the middle of one of its next commits, and its disk with it."""
+    simulation.broker.disk.commits_left = chance.choice((0, 0, 1, 2, 8))
 
 
 def _freeze_broker(simulation: Simulation, chance: Random) -> None:
@@ -144,6 +148,7 @@ _KINDS: dict[str, Callable[[Simulation, Random], None]] = {
     "slow network": _slow_network,
     "slow reader": _slow_reader,
     "kill broker": _kill_broker,
+    "power cut": _power_cut,
     "freeze broker": _freeze_broker,
     "slow disk": _slow_disk,
     "full disk": _full_disk,

@@ -13,18 +13,28 @@ from simulation.clock import Chances
 
 FAULTS: Final = (
     "break", "storm", "partition", "slow network", "slow reader",
-    "kill broker", "freeze broker", "slow disk", "full disk",
+    "kill broker", "power cut", "freeze broker", "slow disk", "full disk",
     "kill worker", "freeze worker", "slow worker", "stuck worker", "liar", "drain worker",
     "kill client", "freeze client", "clock forwards", "clock back",
 )  # fmt: skip
 # What may decide a task's outcome by the wall clock, so that it has no place where positions are pinned.
 UNPINNED_FAULTS: Final = ("clock forwards", "clock back", "liar")
 
-_DEALT: Final = (*FAULTS, "kill broker", "kill broker", "break", "kill worker", "kill client", "liar")
+_DEALT: Final = (
+    *FAULTS,
+    "kill broker",
+    "kill broker",
+    "power cut",
+    "power cut",
+    "break",
+    "kill worker",
+    "kill client",
+    "liar",
+)
 
 ERRANDS: Final = ("submit",) * 6 + (
     "twice", "cancel", "cancel", "deploy", "deploy", "pause", "window", "dead", "ask", "ask", "look back", "reuse",
-    "drain", "open",
+    "drain", "open", "bulk",
 )  # fmt: skip
 
 # Bounds of ours that a seed may make small: module, name, values to choose from.

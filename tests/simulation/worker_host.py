@@ -82,8 +82,10 @@ class WorkerHost(SimProcess):
         self.begin()
         self.pid = self.simulation.new_pid()
         self.mono_offset_us = self.chance.randrange(1 << 40)
-        identity = Identity(self.name, self.pool, self.slots, self.bytes_max, self.host, self.pid, self._fingerprint())  # type: ignore[arg-type]
-        self.session = WorkerSession(identity)
+        pool: Any = self.pool
+        self.session = WorkerSession(
+            Identity(self.name, pool, self.slots, self.bytes_max, self.host, self.pid, self._fingerprint())
+        )
         self.socket: Dealer | None = None
         self.context: Any = Context(self.simulation.network, self)
         self.jobs: deque[_Job] = deque()

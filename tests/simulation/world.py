@@ -123,7 +123,7 @@ class Simulation:
         if core.next_timer_ms() is not None:
             self._pass_time(core.next_timer_ms() or 0)
             return False
-        return not any(client.errands for client in self.clients) and not self.broker.disk.attempt
+        return not any(client.errands for client in self.clients) and not self.broker.disk.attempts
 
     def _pass_time(self, due_ms: int) -> None:
         """With nothing to do but wait for timers, move the calendar to the next one."""
