@@ -50,6 +50,11 @@ _SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
         "digest": _Entry("lanes", "digest", "Print the digest of a lane."),
     },
     "Runs": {
+        "log": _Entry("inspect", "log", "Print a journal, one line per record."),
+        "show": _Entry("inspect", "show", "Print everything that a journal has about a task."),
+        "story": _Entry("inspect", "story", "Print the life of an agent, message by message."),
+        "state": _Entry("inspect", "state", "Print the state of an agent at a turn."),
+        "tree": _Entry("inspect", "tree", "Print where a task came from, and what came from it."),
         "export": _Entry("archive", "export", "Pack a run into one file."),
         "import": _Entry("archive", "import_", "Make a run folder from a packed run."),
     },

@@ -1,0 +1,359 @@
+"""`rota log`, `show`, `story`, `state`, `tree`: what a journal says. No broker is needed, and none is asked.
+
+Each command opens the run for reading (proof/source.py), asks proof/ one question and prints the answer; how answers
+look is in inspect_views.py, their JSON in proof/task_facts.py and proof/log_lines.py. Meanwhile a broker may write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from rota.cli.common_options import Command, dir_option, json_option, lane_option, option, progress_option
+from rota.cli.output import Progress, print_facts, print_json, write_bytes
+from rota.common.errors import ConfigError, UnknownLane, UnknownTask
+
+if TYPE_CHECKING:
+    from rota.broker.records import Record
+    from rota.common.work import Fold, FoldResult
+    from rota.proof.history import Step
+    from rota.proof.log_lines import Entry
+    from rota.proof.source import RunSource
+
+KINDS: Final = (
+    "epoch", "opened", "submitted", "deployed", "cancelled", "verdict", "timer_fired", "window_set", "pause_set",
+    "dead_dropped", "completed", "mark", "diverged", "fingerprint",
+)  # fmt: skip
+_POLL_SECONDS: Final = 0.2
+_NODES_MAX: Final = 1_000
+
+
+def run_options(command: Command) -> Command:
+    """Add --run and --dir, and pass on the `run` that they lead to."""
+
+    def with_run(run: Path | None, folder: Path, **values: Any) -> Any:
+        return command(run=run or folder, **values)
+
+    functools.update_wrapper(with_run, command)
+    named = option(
+        "--run",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="A run folder, a run file, or a file of `rota export`, if not the folder of --dir.",
+    )
+    made: Any = named(dir_option(with_run))
+    return made  # type: ignore[no-any-return]
+
+
+# --- rota log -------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@option("--lane", help="Only records of this lane.")
+@option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; may be given several times.")
+@option("--agent", metavar="ADDRESS", help="Only what this agent, function or model has to do with.")
+@option("--seq", type=click.IntRange(1), help="Only what this task has to do with.")
+@option("--from", "first", type=click.IntRange(1), metavar="N", help="From record N on.")
+@option("--to", "last", type=click.IntRange(1), metavar="N", help="Up to record N.")
+@option("--tail", type=click.IntRange(1), metavar="N", help="Only the last N of them.")
+@option("--follow", is_flag=True, help="Go on with what a broker writes, until interrupted.")
+@progress_option
+@json_option
+@dir_option
+def log(run: Path | None, folder: Path, follow: bool, progress: bool | None, json: bool, **wanted: Any) -> None:
+    """Print the journal, one line per record: what it says, and what followed from it.
+
+    RUN is a run folder, a run file, or a file of `rota export`; without it the folder of --dir.
+
+    \b
+    rota log
+    rota log --agent counter/alice --tail 20
+    rota log --kind verdict --kind diverged old-run --json
+    rota log --follow --lane main
+    """
+    from rota.proof.source import open_run
+
+    path = run or folder
+    with open_run(path) as source, Progress(progress, "record") as bar:
+        first, number, chain = source.extent()
+        lines = _LogLines(wanted, as_json=json)
+        if follow and wanted["last"]:
+            raise click.UsageError("--follow and --to exclude each other")
+        if not json and not follow and first > 1:
+            click.echo(f"records 1 to {first - 1} were compacted away", err=True)
+        world = source.begin()
+        lines.take(world, source.records(), lambda done: bar(done, number))
+        bar.clear()
+        if not follow:
+            lines.check(world)
+            return
+        live = _live_file(path)
+        source.close()  # the copy is not needed any more
+        sys.stdout.flush()
+        _follow(lines, world, live, number, chain)
+
+
+class _LogLines:
+    """Prints those records that are wanted."""
+
+    def __init__(self, wanted: dict[str, Any], *, as_json: bool) -> None:
+        from rota.cli.inspect_views import LOG_PIPE_COLUMNS, columns
+        from rota.proof.log_lines import Concern
+
+        self._lane: str | None = wanted["lane"]
+        self._kinds: tuple[str, ...] = wanted["kinds"]
+        self._first: int = wanted["first"] or 1
+        self._last: int | None = wanted["last"]
+        self._tail: int | None = wanted["tail"]
+        self._agent: str | None = wanted["agent"]
+        self._seq: int | None = wanted["seq"]
+        self._concern = Concern(self._agent, self._seq)
+        self._as_json = as_json
+        self._width = columns(LOG_PIPE_COLUMNS)
+        self._is_titled = as_json
+
+    def take(
+        self, world: Any, records: Iterable[tuple[int, Record]], progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Print the records that are wanted; with a tail, the last of them when all are read."""
+        from rota.proof.history import walk
+
+        kept: deque[Entry] = deque(maxlen=self._tail)
+        for step in walk(world, records, None, progress):
+            entry = self._entry(step, world)
+            if entry is not None and self._tail:
+                kept.append(entry)
+            elif entry is not None:
+                self._print(entry)
+            if self._last is not None and step.number >= self._last:
+                break
+        for entry in kept:
+            self._print(entry)
+        self._tail = None  # what follows is new
+
+    def check(self, world: Any) -> None:
+        """Complain about a lane, an agent or a task that the run has not got."""
+        if self._lane is not None and self._lane not in world.lanes:
+            known = ", ".join(sorted(world.lanes)) or "none"
+            raise UnknownLane(f"the run has no lane {self._lane!r} (lanes: {known}); name one with --lane")
+        if self._last is not None:
+            return  # what comes after is not known
+        if not self._concern.met_seq:
+            raise UnknownTask(f"the run has no task {self._seq}: it has tasks 1 to {world.next_seq - 1}")
+        if not self._concern.met_address:
+            raise UnknownTask(f"nothing in the run was for {self._agent!r}: `rota log --kind submitted` shows targets")
+
+    def _entry(self, step: Step, world: Any) -> Entry | None:
+        from rota.proof.log_lines import entry, kind_of
+
+        if (self._agent or self._seq) and not self._concern(step, world):
+            return None
+        if step.number < self._first or (self._last is not None and step.number > self._last):
+            return None
+        if self._lane is not None and (step.lane is None or step.lane.name != self._lane):
+            return None
+        return None if self._kinds and kind_of(step.record) not in self._kinds else entry(step)
+
+    def _print(self, entry: Entry) -> None:
+        from rota.cli.inspect_views import log_line, log_title
+
+        if self._as_json:
+            print_json(entry._asdict())
+            return
+        if not self._is_titled:
+            click.echo(log_title())
+            self._is_titled = True
+        click.echo(log_line(entry, self._width))
+
+
+def _live_file(path: Path) -> Path:
+    from rota.common.endpoints import RunFolder
+    from rota.proof.archive import ARCHIVE_MAGIC
+
+    journal = RunFolder(path).journal if path.is_dir() else path.absolute()
+    with journal.open("rb") as file:
+        if file.read(len(ARCHIVE_MAGIC)) == ARCHIVE_MAGIC:
+            raise ConfigError(f"{path} is a packed run, which nobody writes to: leave --follow away", path=str(path))
+    return journal
+
+
+def _follow(lines: _LogLines, world: Any, journal: Path, number: int, chain: bytes) -> None:
+    """Print what is written from now on, until Ctrl-C."""
+    from rota.proof.tail import Tail
+
+    tail = Tail(journal, number, chain)
+    while True:
+        lines.take(world, tail.read())
+        sys.stdout.flush()
+        time.sleep(_POLL_SECONDS)
+
+
+# --- rota show, story, tree -----------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("seq", type=click.IntRange(1))
+@option("--lane", help="The lane it must be in; a seq is of one lane only.")
+@progress_option
+@json_option
+@run_options
+def show(run: Path, seq: int, lane: str | None, progress: bool | None, json: bool) -> None:
+    """Print everything that the journal has about task SEQ.
+
+    \b
+    rota show 17
+    rota show 17 --json | jq .outcome
+    rota show 17 --run copies/monday.rota
+    """
+    from rota.cli.inspect_views import columns, show_lines
+    from rota.proof.look import family
+    from rota.proof.task_facts import family_facts
+
+    with _opened(run, progress) as (source, bar):
+        found = family(source, seq, lane=lane, progress=bar)
+    if json:
+        print_json(family_facts(found))
+    else:
+        for line in show_lines(found, columns()):
+            click.echo(line)
+
+
+@click.command()
+@click.argument("agent")
+@lane_option
+@option("--from", "first", type=click.IntRange(1), metavar="TURN", help="From this turn on.")
+@option("--to", "last", type=click.IntRange(1), metavar="TURN", help="Up to this turn.")
+@progress_option
+@json_option
+@run_options
+def story(
+    run: Path, agent: str, lane: str, first: int | None, last: int | None, progress: bool | None, json: bool
+) -> None:
+    """Print the life of AGENT, message by message: what came, what came of it, and how its state changed.
+
+    Messages stand in the order in which they took effect. A state is shown by the beginning of its digest.
+
+    \b
+    rota story counter/alice
+    rota story counter/alice --from 100 --to 200 --json
+    """
+    from rota.cli.inspect_views import columns, story_line, story_title
+    from rota.proof.look import story as told
+    from rota.proof.task_facts import life_facts
+
+    is_titled, width = json, columns()
+    with _opened(run, progress) as (source, bar):
+        for trace in told(source, agent, lane, (first, last), bar):
+            if not is_titled:
+                click.echo(story_title(width))
+                is_titled = True
+            if json:
+                print_json(life_facts(trace))
+            else:
+                click.echo(story_line(trace, width))
+
+
+@click.command()
+@click.argument("seq", type=click.IntRange(1))
+@option("--up", is_flag=True, help="Only what is above it.")
+@option("--depth", type=click.IntRange(1), default=32, metavar="N", help="So many levels up, and so many down.")
+@option("--limit", type=click.IntRange(1, 100_000), default=_NODES_MAX, help="How many tasks below at most.")
+@progress_option
+@json_option
+@run_options
+def tree(run: Path, seq: int, up: bool, depth: int, limit: int, progress: bool | None, json: bool) -> None:
+    """Print where task SEQ came from, and what came from it: emits, asks with their replies, timers.
+
+    \b
+    rota tree 17
+    rota tree 17 --up
+    rota tree 1 --depth 3 --json
+    """
+    from rota.cli.inspect_views import columns, tree_lines
+    from rota.proof.look import family
+    from rota.proof.task_facts import tree_facts
+
+    with _opened(run, progress) as (source, bar):
+        found = family(source, seq, depth_max=0 if up else depth, traces_max=limit + 1, progress=bar)
+    if json:
+        for node in tree_facts(found):
+            print_json(node)
+    else:
+        for line in tree_lines(found, depth, columns(), up=up):
+            click.echo(line)
+
+
+# --- rota state -----------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("agent")
+@option("--at", type=click.IntRange(1), metavar="TURN", help="Just after this turn retired; else after the last one.")
+@lane_option
+@option("--raw", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write its bytes; - is stdout.")
+@progress_option
+@json_option
+@run_options
+def state(
+    run: Path, agent: str, at: int | None, lane: str, raw: Path | None, progress: bool | None, json: bool
+) -> None:
+    """Print the state of AGENT as it was at a turn.
+
+    Where the journal has only its digest, the turn is executed again, which needs the agent's module in the run folder.
+
+    \b
+    rota state counter/alice
+    rota state counter/alice --at 17
+    rota state counter/alice --at 17 --raw state.bin
+    """
+    from rota.cli.inspect_views import state_facts, state_lines
+    from rota.proof.states import state_at
+    from rota.proof.task_facts import agent_state_facts
+
+    with _opened(run, progress) as (source, bar):
+        found = state_at(source, agent, lane, at, functools.partial(_execute, source), bar)
+    if raw is not None:
+        _write_raw(raw, found.state or b"")
+    if json:
+        print_json(agent_state_facts(found))
+    elif raw is None:
+        print_facts(dict(state_facts(found)))
+        for line in state_lines(found.state):
+            click.echo(line)
+
+
+def _execute(source: RunSource, fold: Fold) -> FoldResult:
+    from rota.local.executors import Executors, Folders
+
+    folders = Folders(modules=source.modules, artefacts=source.artefacts, models=source.models, tensors=source.tensors)
+    with Executors(folders) as executors:
+        return executors.run(fold)
+
+
+def _write_raw(path: Path, data: bytes) -> None:
+    if str(path) == "-":
+        write_bytes(data)
+        return
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}; name another file", path=str(path)) from error
+
+
+@contextlib.contextmanager
+def _opened(run: Path, progress: bool | None) -> Iterator[tuple[RunSource, Callable[[int], None]]]:
+    """Open a run, and show how far it has been read."""
+    from rota.proof.source import open_run
+
+    with open_run(run) as source, Progress(progress, "record") as bar:
+        _, last, _ = source.extent()
+        yield source, lambda done: bar(done, last)

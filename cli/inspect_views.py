@@ -1,0 +1,424 @@
+"""How answers of `rota log`, `show`, `story`, `state` and `tree` look to a person: aligned, bounded, coloured.
+
+Functions here take what proof/ found and return lines; commands print them. Colour only says again what a word says
+already; click leaves it away where output is no terminal. Nothing that came from a payload reaches a terminal raw.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import click
+
+from rota.common.work import TIMER, Code, Done, Emit, Failed
+from rota.proof.history import Trace, waiting_timers
+from rota.proof.lineage import Ancestor
+from rota.proof.log_lines import Entry
+from rota.proof.look import Family
+from rota.proof.readable import cut, readable, size_text
+from rota.proof.states import AgentState
+
+PIPE_COLUMNS: Final = 160  # where output is no terminal
+LOG_PIPE_COLUMNS: Final = 1_000  # lines of the log are bounded by themselves
+_COLUMNS_MIN: Final = 80
+_TIME_MS_MAX: Final = 253_402_300_799_999  # the year 9999
+_TIME_CHARS: Final = 23
+_NAME_CHARS: Final = 14
+_LOG_LINES: Final = 40
+_TREE_INDENT_MAX: Final = 60
+_ONLY: Final = "   "
+_BESIDE: Final = "\N{BOX DRAWINGS LIGHT VERTICAL}  "
+_LAST: Final = "\N{BOX DRAWINGS LIGHT UP AND RIGHT}\N{BOX DRAWINGS LIGHT HORIZONTAL} "
+_NEXT: Final = "\N{BOX DRAWINGS LIGHT VERTICAL AND RIGHT}\N{BOX DRAWINGS LIGHT HORIZONTAL} "
+_STATE_CHARS: Final = 4_000
+_HEX_BYTES: Final = 256
+
+
+def columns(pipe_columns: int = PIPE_COLUMNS) -> int:
+    """Return how wide a line may be."""
+    return max(shutil.get_terminal_size().columns, _COLUMNS_MIN) if sys.stdout.isatty() else pipe_columns
+
+
+def time_text(now_ms: int | None) -> str:
+    """Return a time in UTC, or `-`."""
+    if now_ms is None:
+        return "-"
+    if not 0 <= now_ms <= _TIME_MS_MAX:
+        return f"{now_ms} ms"
+    return datetime.fromtimestamp(now_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S") + f".{now_ms % 1000:03}"
+
+
+def marked(word: str) -> str:
+    """Return an outcome or standing in its colour."""
+    return click.style(word, fg="green" if word == "ok" else "yellow" if word in _UNDECIDED else "red")
+
+
+_UNDECIDED: Final = ("waiting", "issued")
+
+
+# --- rota log -------------------------------------------------------------------------------------
+
+
+def log_title() -> str:
+    """Return the titles above the lines of `rota log`."""
+    return f"{'record':>8}  {'time (UTC)':{_TIME_CHARS}}  {'kind':12}  {'lane':10}  {'position':>8}  what"
+
+
+def log_line(entry: Entry, width: int) -> str:
+    """Return one record in one line."""
+    lane, position = cut(entry.lane or "-", 10), "-" if entry.position is None else str(entry.position)
+    head = f"{entry.number:>8}  {time_text(entry.now_ms):{_TIME_CHARS}}  "
+    kind = click.style(f"{entry.kind:12}", fg="red" if entry.alarm else "cyan")
+    tail = f"  {lane:10}  {position:>8}  "
+    room = max(width - len(head) - 12 - len(tail), 40)
+    return f"{head}{kind}{tail}{cut(entry.text, room)}"
+
+
+# --- rota show ------------------------------------------------------------------------------------
+
+
+def show_lines(family: Family, width: int) -> Iterator[str]:
+    """Yield everything about a task."""
+    trace = family.trace
+    yield (
+        click.style(f"task {trace.seq}", bold=True)
+        + f"  {trace.target}  {trace.kind}  {marked(trace.mark)}  (lane {trace.lane}, turn {trace.turn})"
+    )
+    if family.missing:
+        yield f"records 1 to {family.missing} were compacted away: what happened before is not known"
+    room = max(width - _NAME_CHARS - 4, 40)
+    for title, facts in (
+        ("came from", _source_facts(family, room)),
+        ("schedule", _schedule_facts(trace)),
+        ("execution", _execution_facts(family, room)),
+        ("outcome", _outcome_facts(trace, room)),
+        ("effect", _effect_facts(trace)),
+    ):
+        yield ""
+        yield click.style(title, bold=True)
+        for name, value in facts:
+            yield f"  {name:{_NAME_CHARS}}  {value}"
+    yield from _children_lines(family, width)
+
+
+_Facts = Iterator[tuple[str, str]]
+
+
+def _source_facts(family: Family, room: int) -> _Facts:
+    trace, chain = family.trace, family.root.chain
+    if trace.parent is not None:
+        turn, emit = trace.parent
+        above = f"task {chain[0].seq} {chain[0].target}, " if chain else ""
+        yield "parent", f"{above}turn {turn}, {'its reply' if trace.reply_to else f'emit {emit}'}"
+    if len(chain) > 1:
+        yield "first", f"task {chain[-1].seq} {chain[-1].target}, {len(chain)} above this one"
+    if family.origin is None:
+        yield "input", "before the records that are kept"
+    else:
+        origin = family.origin
+        again = "" if origin.retry_of is None else f", dead task {origin.retry_of} again"
+        who = f"submit {origin.number} of {cut(origin.producer, 60)}" if origin.producer else "the broker"
+        yield "input", f"record {origin.record}, {who}{again}, arrived {time_text(origin.now_ms)}"
+    yield "sender", trace.sender or "outside"
+    if trace.reply_to is not None:
+        asked = trace.reply_to
+        yield "answers", f"turn {asked.turn}, asked in turn {asked.asked_in} as emit {asked.emit}"
+    yield "now", f"{time_text(trace.now_ms)} ({trace.now_ms} ms), as the task sees it"
+    yield "priority", str(trace.priority)
+    yield "payload", str(readable(trace.payload, room))
+    for ref in trace.tensors:
+        yield "tensor", f"{ref.dtype} {list(ref.shape)} {ref.digest.hex()}"
+    if trace.retried_as:
+        yield "retried as", ", ".join([f"task {seq}" for seq in trace.retried_as])
+
+
+def _schedule_facts(trace: Trace) -> _Facts:
+    yield "stamped", _when(trace.stamped, trace.stamped_at)
+    if not trace.bound:
+        yield "issued", "not yet: it waits"
+        return
+    place = "" if trace.place is None else f", place {trace.place} in the line"
+    yield "issued", _when(trace.issued, trace.issued_at) + place
+    if trace.code is None:
+        yield "code", "its name was not deployed"
+    else:
+        yield from _code_facts(trace.code)
+    yield "emits allowed", str(trace.emits_max)
+    yield "entropy", trace.entropy.hex()
+
+
+def _code_facts(code: Code) -> _Facts:
+    yield "code", f"{code.kind} {code.digest.hex()}" + (", instance reused" if code.reuse else "")
+    limits = code.limits
+    yield "limits", f"fuel {limits.fuel:,}, memory {size_text(limits.memory_bytes)}, {limits.timeout_ms:,} ms"
+    sizes = (("result", limits.result_bytes), ("state", limits.state_bytes), ("log", limits.log_bytes))
+    yield "", ", ".join([f"{name} {size_text(size)}" for name, size in sizes]) + f", {limits.emits_max} emits"
+
+
+def _execution_facts(family: Family, room: int) -> _Facts:
+    trace = family.trace
+    if trace.decision is not None:
+        decision = trace.decision
+        yield "decided", f"{decision.kind} in record {decision.number} at {time_text(decision.now_ms)}"
+    if trace.completion is not None:
+        done, fold = trace.completion, trace.completion.fold
+        yield "completed", f"record {done.number} at {time_text(done.now_ms)}, {_after_ms(done.now_ms - trace.now_ms)}"
+        yield "worker", cut(done.worker, room)
+        together = "" if done.tasks == 1 else f", for all {done.tasks} tasks of its assignment"
+        yield "elapsed", f"{done.elapsed_us / 1000:.3f} ms{together}"
+        if len(fold) > 1:
+            yield "fold", f"{fold.index(trace.turn) + 1} of {len(fold)} in one go, turns {fold[0]} to {fold[-1]}"
+    elif trace.outcome is None:
+        yield "completed", "not yet"
+    else:
+        yield "completed", "without an execution" if trace.completed else "before the records that are kept"
+    if family.worker is not None:
+        worker = family.worker
+        facts = ", ".join([f"{name} {value}" for name, value in worker.facts.items()])
+        yield "fingerprint", cut(f"{worker.number}, pool {worker.pool}: {facts}", room)
+    if trace.provenance is not None:
+        source = trace.provenance
+        yield "result is", f"{source.result_class}, by {source.provider}, model fingerprint {source.fingerprint.hex()}"
+    yield "attempts", "not in the journal"
+
+
+def _outcome_facts(trace: Trace, room: int) -> _Facts:
+    outcome = trace.outcome
+    if outcome is None:
+        yield "none yet", f"the task is {trace.standing}"
+        return
+    if type(outcome) is Done:
+        yield "ok", "no result" if outcome.result is None else str(readable(outcome.result, room))
+        for ref in outcome.tensors:
+            yield "tensor", f"{ref.dtype} {list(ref.shape)} {ref.digest.hex()}"
+    else:
+        assert type(outcome) is Failed
+        yield outcome.kind, cut(outcome.message, room)
+    yield "fuel", f"{outcome.fuel:,}"
+    yield "state before", _digest(trace.state_before)
+    changed = type(outcome) is Done and outcome.state_digest is not None
+    yield "state after", _digest(trace.state_after) + ("" if changed else " (as it was)")
+    for line in outcome.log[:_LOG_LINES]:
+        yield "log", cut(line, room)
+    if len(outcome.log) > _LOG_LINES:
+        yield "log", f"and {len(outcome.log) - _LOG_LINES} more lines: --json has them all"
+    if type(outcome) is Done:
+        for index, emit in enumerate(outcome.emits):
+            yield f"emit {index}", _emit_text(trace, index, emit, room)
+
+
+def _emit_text(trace: Trace, index: int, emit: Emit, room: int) -> str:
+    stamps = [child for child in trace.children if child.emit == index]
+    if stamps:
+        became = f"task {stamps[0].seq}"
+    elif emit.kind == TIMER and trace.retired_at is not None:
+        became = f"waits until {time_text(trace.now_ms + emit.delay_ms)}"
+    else:
+        became = "stamped when the task retires"
+    delay = f" after {emit.delay_ms:,} ms" if emit.kind == TIMER else ""
+    priority = f", priority {emit.priority}" if emit.priority else ""
+    head = f"{emit.kind} {emit.target}{delay}{priority}, {became}: "
+    return head + str(readable(emit.payload, max(room - len(head), 20)))
+
+
+def _effect_facts(trace: Trace) -> _Facts:
+    if trace.retired_at is None:
+        yield "retired", "not yet"
+        return
+    yield "retired", _when(trace.retired, trace.retired_at)
+    yield "lane digest", _digest(trace.digest)
+
+
+def _children_lines(family: Family, width: int) -> Iterator[str]:
+    children = family.trace.children
+    if children:
+        yield ""
+        yield click.style(f"children ({len(children)})", bold=True)
+        for child in children:
+            known = family.below.get(child.turn)
+            mark = "-" if known is None else marked(known.mark)
+            yield f"  task {child.seq}  turn {child.turn}  {child.target}  {child.kind}  {mark}"
+
+
+def _when(record: int | None, position: int | None) -> str:
+    if record is None:
+        return "before the records that are kept"
+    return f"record {record} at position {position}"
+
+
+def _after_ms(passed_ms: int) -> str:
+    return f"{passed_ms:,} ms after its now" if passed_ms >= 0 else "its now was pinned to later"
+
+
+def _digest(digest: bytes | None) -> str:
+    return "none" if digest is None else digest.hex()
+
+
+# --- rota story -----------------------------------------------------------------------------------
+
+
+def story_title(width: int) -> str:
+    """Return the titles above the lines of `rota story`."""
+    payload, outcome = _story_widths(width)
+    return (
+        f"{'turn':>8}  {'seq':>8}  {'kind':7}  {'sender':16}  {'payload':{payload}}  {'outcome':{outcome}}  "
+        f"{'state':19}  emits"
+    )
+
+
+def story_line(trace: Trace, width: int) -> str:
+    """Return one message of an agent's life."""
+    payload, outcome = _story_widths(width)
+    shown = readable(trace.payload, payload)
+    word = cut(_outcome_text(trace, outcome), outcome)
+    colored = word.replace(trace.mark, marked(trace.mark), 1) + " " * (outcome - len(word))
+    return (
+        f"{trace.turn:>8}  {trace.seq:>8}  {trace.kind:7}  {cut(trace.sender or '-', 16):16}  "
+        f"{shown.text or '(empty)':{payload}}  {colored}  {_state_change(trace):19}  {_emits_text(trace)}"
+    ).rstrip()
+
+
+def _story_widths(width: int) -> tuple[int, int]:
+    room = max(width - 95, 40)
+    return room // 2, room - room // 2
+
+
+def _outcome_text(trace: Trace, room: int) -> str:
+    outcome = trace.outcome
+    if type(outcome) is Failed:
+        return f"{outcome.kind}: {outcome.message}"
+    if type(outcome) is Done and outcome.result:
+        return f"ok {readable(outcome.result, room).text}"
+    return trace.mark
+
+
+def _state_change(trace: Trace) -> str:
+    if type(trace.outcome) is not Done or trace.outcome.state_digest is None:
+        return "="
+    before = "-" if trace.state_before is None else trace.state_before.hex()[:8]
+    return f"{before}\N{RIGHTWARDS ARROW}{trace.outcome.state_digest.hex()[:8]}"
+
+
+def _emits_text(trace: Trace) -> str:
+    if type(trace.outcome) is not Done or not trace.outcome.emits:
+        return ""
+    targets = list(dict.fromkeys([emit.target for emit in trace.outcome.emits]))
+    more = f" and {len(targets) - 2} more" if len(targets) > 2 else ""
+    return f"{len(trace.outcome.emits)}: {', '.join(targets[:2])}{more}"
+
+
+# --- rota state -----------------------------------------------------------------------------------
+
+
+def state_facts(found: AgentState) -> Iterator[tuple[str, str]]:
+    """Yield what is to be said of a state, its content last."""
+    yield "agent", found.address
+    at = f"turn {found.turn}" if found.turn else "the beginning"
+    yield "after", f"{at} of lane {found.lane}, position {found.position}"
+    yield "messages", f"{found.tasks} retired until then"
+    if found.left_by is not None:
+        yield "left by", f"turn {found.left_by.turn}, task {found.left_by.seq}"
+    yield "digest", _digest(found.digest)
+    how = {"recorded": "the journal", "executed": "executing its turn again, to the recorded digest"}
+    if found.state is not None:
+        yield "from", how[found.how]
+        yield "size", size_text(len(found.state))
+
+
+def state_lines(state: bytes | None) -> Iterator[str]:
+    """Yield a state as text, or as bytes in hex with what is readable of them."""
+    if state is None:
+        yield "(no state)"
+        return
+    shown = readable(state, _STATE_CHARS)
+    if shown.form != "bytes":
+        yield f"({shown.form})" if shown.form == "empty" else f"({shown.form}) {shown.text}"
+        return
+    for start in range(0, min(len(state), _HEX_BYTES), 16):
+        row = state[start : start + 16]
+        letters = "".join([chr(byte) if 32 <= byte < 127 else "." for byte in row])
+        yield f"{start:08x}  {row.hex(' '):47}  {letters}"
+    if len(state) > _HEX_BYTES:
+        yield f"and {size_text(len(state) - _HEX_BYTES)} more: --raw FILE writes them all"
+
+
+# --- rota tree ------------------------------------------------------------------------------------
+
+
+def tree_lines(family: Family, depth_max: int, width: int, *, up: bool) -> Iterator[str]:
+    """Yield the tasks above a task, then those below it."""
+    if family.origin is not None:
+        origin = family.origin
+        yield cut(
+            f"submit {origin.number} of {origin.producer}, {time_text(origin.now_ms)}, record {origin.record}", width
+        )
+    else:
+        yield "(what is above was compacted away)"
+    chain = family.root.chain[::-1]
+    kept = chain if len(chain) <= depth_max else (chain[0], *chain[len(chain) - depth_max + 1 :])
+    level = 0
+    for place, ancestor in enumerate(kept):
+        yield _node_line(_ONLY * level, _ancestor_text(ancestor), level, width, is_last=True)
+        level += 1
+        if place == 0 and len(kept) < len(chain):
+            text = f"({len(chain) - len(kept)} between: --depth shows more)"
+            yield _node_line(_ONLY * level, text, level, width, is_last=True)
+            level += 1
+    yield _node_line(_ONLY * level, click.style(_node_text(family.trace), bold=True), level, width, is_last=True)
+    if not up:
+        yield from _below_lines(family, level, width)
+        if family.left_out:
+            yield f"({family.left_out} more below: --limit shows more)"
+
+
+def _below_lines(family: Family, level: int, width: int) -> Iterator[str]:
+    """Yield what is below a task, without recursion: chains may be long."""
+    stack = _children_nodes(family, family.trace, _ONLY * (level + 1), level + 1)
+    while stack:
+        node = stack.pop()
+        yield _node_line(node.prefix, node.text, node.level, width, is_last=node.is_last)
+        if node.trace is not None:
+            prefix = node.prefix + (_ONLY if node.is_last else _BESIDE)
+            stack += _children_nodes(family, node.trace, prefix, node.level + 1)
+
+
+class _Node(NamedTuple):
+    prefix: str  # of itself and what is below it
+    level: int
+    is_last: bool  # among those of its parent
+    text: str
+    trace: Trace | None
+
+
+def _children_nodes(family: Family, parent: Trace, prefix: str, level: int) -> list[_Node]:
+    """Return what is right below a task, the last first."""
+    nodes: list[tuple[str, Trace | None]] = []
+    for child in parent.children:
+        known = family.below.get(child.turn)
+        text = f"{child.seq}  {child.target}  {child.kind}  (rota tree {child.seq})"
+        nodes.append((text if known is None else _node_text(known), known))
+    nodes += [(f"(timer, emit {index}, has not fired)", None) for index in waiting_timers(parent)]
+    last = len(nodes) - 1
+    return [_Node(prefix, level, place == last, *node) for place, node in enumerate(nodes)][::-1]
+
+
+def _node_text(trace: Trace) -> str:
+    text = f"{trace.seq}  {trace.target}  {trace.kind}  {marked(trace.mark)}"
+    return text + (f"  {cut(trace.outcome.message, 60)}" if type(trace.outcome) is Failed else "")
+
+
+def _ancestor_text(ancestor: Ancestor) -> str:
+    return f"{ancestor.seq}  {ancestor.target}  {ancestor.kind}  {marked('ok' if ancestor.ok else 'failed')}"
+
+
+def _node_line(prefix: str, text: str, level: int, width: int, *, is_last: bool) -> str:
+    """Return a node below others; a very deep one says how deep it is instead of moving out of sight."""
+    if level == 0:
+        return text
+    if len(prefix) > min(_TREE_INDENT_MAX, width // 2):
+        return f"{level:>6} deep  {text}"
+    return prefix[len(_ONLY) :] + (_LAST if is_last else _NEXT) + text

@@ -1,0 +1,354 @@
+"""What the journal says of single tasks: a walk over its records, and traces of the tasks that somebody asks for. PURE.
+
+`walk` folds the records through `World.apply`, as the broker does, and yields what each one did. A `Tracer` looks on
+and keeps what it is asked for and nothing else, so that one task of a million costs no more memory than one of ten.
+What neither a record nor the fold says (attempts, who waited for a result) is not guessed here.
+
+A journal that was compacted begins with a world that has tasks already; of those a trace has no stamp (`stamped` is
+None). When `Task` or `Notes` in broker/ change, this file does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+from rota.broker import records
+from rota.broker.lane import Lane, Notes
+from rota.broker.tasks import Run, Task
+from rota.broker.world import World
+from rota.common.digests import entropy
+from rota.common.errors import JournalError
+from rota.common.work import TIMER, Code, Done, Failed, Outcome, Provenance, ReplyTo, TensorRef
+
+PROGRESS_EVERY_RECORDS: Final = 2_000
+
+Progress = Callable[[int], None]
+
+
+class Step(NamedTuple):
+    """One record and what it did. `position`: how many tasks its lane had retired before it."""
+
+    number: int
+    record: records.Record
+    lane: Lane | None
+    position: int
+    notes: Notes
+
+
+class Completion(NamedTuple):
+    """The record that brought an outcome: who computed it, when it was taken, and in which company it was computed."""
+
+    number: int
+    now_ms: int
+    worker: str
+    elapsed_us: int  # of the whole assignment
+    fingerprint: int
+    tasks: int  # of the whole assignment
+    fold: tuple[int, ...]  # the turns that were computed in one go
+
+
+class Decision(NamedTuple):
+    """A cancel or a verdict that caught the task."""
+
+    number: int
+    now_ms: int
+    kind: str
+
+
+class Stamp(NamedTuple):
+    """What became of one emit, reply or fired timer: the task that was stamped for it."""
+
+    emit: int  # its place among the emits; a reply comes after the last
+    seq: int
+    turn: int
+    target: str
+    kind: str
+
+
+@dataclass(slots=True)
+class Trace:
+    """One task, as far as the journal has told of it. Record numbers and positions are None for what has not happened,
+    or happened before the records that are kept.
+    """
+
+    lane: str
+    seq: int
+    turn: int
+    target: str
+    kind: str
+    sender: str | None
+    priority: int
+    now_ms: int
+    payload: bytes
+    tensors: tuple[TensorRef, ...]
+    parent: tuple[int, int] | None
+    reply_to: ReplyTo | None
+    depth: int = 0  # how far below a task that was asked for
+    stamped: int | None = None
+    stamped_at: int | None = None
+    retry_of: int | None = None
+    retried_as: list[int] = field(default_factory=list)
+    issued: int | None = None
+    issued_at: int | None = None
+    place: int | None = None  # in the line when it joined; only where the line decides the order
+    code: Code | None = None
+    emits_max: int = 0
+    entropy: bytes = b""
+    decision: Decision | None = None
+    completion: Completion | None = None
+    completed: int | None = None  # the record with which its outcome became final
+    outcome: Outcome | None = None
+    provenance: Provenance | None = None
+    state_before: bytes | None = None
+    state_after: bytes | None = None
+    retired: int | None = None
+    retired_at: int | None = None
+    digest: bytes | None = None
+    children: list[Stamp] = field(default_factory=list)
+    bound: bool = False  # issued: `code` None then says that its name was not deployed
+
+    @property
+    def standing(self) -> str:
+        """Where it is: waiting, issued, completed or retired."""
+        if self.retired_at is not None:
+            return "retired"
+        return "completed" if self.outcome is not None else "issued" if self.bound else "waiting"
+
+    @property
+    def mark(self) -> str:
+        """Its outcome in a word: ok, the kind of its failure, or where it is."""
+        if self.outcome is None:
+            return self.standing
+        return self.outcome.kind if type(self.outcome) is Failed else "ok"
+
+
+class Tracer:
+    """Keeps traces of the tasks that were asked for, and of what came from them down to a depth.
+
+    Ask by seq or by address (in one lane). With `forget_retired` a trace is handed over by `after` when its task has
+    retired, and not kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        seqs: Iterable[int] = (),
+        address: str | None = None,
+        lane: str | None = None,
+        depth_max: int = 0,
+        traces_max: int | None = None,
+        forget_retired: bool = False,
+    ) -> None:
+        self.traces: dict[tuple[str, int], Trace] = {}
+        self.by_seq: dict[int, Trace] = {}
+        self.left_out = 0  # descendants beyond `traces_max`
+        self.met_address = False
+        self._seqs = frozenset(seqs)
+        self._address = address
+        self._lane = lane
+        self._depth_max = depth_max
+        self._traces_max = traces_max
+        self._forget_retired = forget_retired
+
+    def begin(self, world: World) -> None:
+        """Look at what is there before the first record that is kept."""
+        for lane in world.lanes.values():
+            for task in lane.line():
+                trace = self._wanted(task.run, task.index)
+                if trace is not None:
+                    self._bind(trace, task, lane, None)
+                    trace.outcome = task.outcome
+            for run in lane.waiting_runs():
+                for index in range(run.issued, len(run.payloads)):
+                    self._wanted(run, index)
+
+    def before(self, number: int, record: records.Record, world: World) -> None:
+        """Look at a record before it is applied: agents still have the states that it found."""
+        if type(record) is records.Completed and self.traces:
+            lane, running = world.lanes.get(record.lane), dict[str, bytes | None]()
+            tasks = sum([len(fold.turns) for fold in record.folds])
+            for fold in record.folds:
+                for turn, outcome in zip(fold.turns, fold.outcomes, strict=False):  # the lane refuses what does not fit
+                    trace = self.traces.get((record.lane, turn))
+                    if fold.address not in running:
+                        agent = lane.agents.get(fold.address) if lane is not None else None
+                        running[fold.address] = None if agent is None else agent.state_digest
+                    if trace is not None:
+                        trace.state_before = running[fold.address]
+                        head = (number, record.now_ms, record.worker, record.elapsed_us, record.fingerprint)
+                        trace.completion = Completion(*head, tasks, fold.turns)
+                    if type(outcome) is Done and outcome.state_digest is not None:
+                        running[fold.address] = outcome.state_digest
+        elif type(record) in (records.Cancelled, records.Verdict):
+            assert isinstance(record, records.Cancelled | records.Verdict)
+            caught = self.by_seq.get(record.seq)
+            if caught is not None:
+                kind = record.failure if type(record) is records.Verdict else "cancelled"
+                caught.decision = Decision(number, record.now_ms, kind)
+
+    def after(self, step: Step) -> list[Trace]:
+        """Take what a record did; return the traces whose tasks have retired by it, in that order."""
+        notes, lane = step.notes, step.lane
+        if lane is None:
+            return []
+        retired_at = {task.turn: step.position + place for place, task in enumerate(notes.retired, 1)}
+        for run in notes.stamped:
+            self._take_stamped(run, step, retired_at)
+        if not self.traces:
+            return []
+        for task in notes.issued:
+            trace = self.traces.get((lane.name, task.turn))
+            if trace is not None:
+                self._bind(trace, task, lane, step.number)
+        for task in notes.finished:
+            trace = self.traces.get((lane.name, task.turn))
+            if trace is not None:
+                self._finish(trace, task, lane, step.number)
+        return [
+            self._retire(trace, task, lane, step.number, retired_at[task.turn])
+            for task in notes.retired
+            if (trace := self.traces.get((lane.name, task.turn))) is not None
+        ]
+
+    def end(self, world: World) -> None:
+        """Complete what only the end can tell: the places of those that are still in the line."""
+        for lane in world.lanes.values():
+            for place, task in enumerate(lane.line(), 1):
+                trace = self.traces.get((lane.name, task.turn))
+                if trace is not None and trace.issued_at is not None and lane.settings.policy == "derived":
+                    trace.place = lane.retired + place - trace.issued_at
+
+    # --- one kind of news each ----------------------------------------------------------------------------------
+
+    def _take_stamped(self, run: Run, step: Step, retired_at: dict[int, int]) -> None:
+        record = step.record
+        position = step.position
+        if run.parent is not None and type(record) is not records.TimerFired:
+            position = retired_at[run.parent[0]]  # emits and replies are stamped when their parent retires
+        parent = None if run.parent is None else self.traces.get((run.lane, run.parent[0]))
+        retry_of = record.retry_of if type(record) is records.Submitted and run.parent is None else None
+        if parent is None and not self._may_hold(run) and (retry_of is None or retry_of not in self.by_seq):
+            return
+        if parent is not None and run.parent is not None:
+            stamp = Stamp(run.parent[1], run.first_seq, run.first_turn, run.target(0), run.kind)
+            parent.children.append(stamp)
+        if retry_of is not None and retry_of in self.by_seq:
+            self.by_seq[retry_of].retried_as.append(run.first_seq)
+        for index in range(len(run.payloads)):
+            trace = self._wanted(run, index, parent)
+            if trace is not None:
+                trace.stamped, trace.stamped_at, trace.retry_of = step.number, position, retry_of
+
+    def _may_hold(self, run: Run) -> bool:
+        """Tell quickly that none of a run's tasks is asked for."""
+        if self._seqs:
+            last = run.first_seq + len(run.payloads)
+            return any(run.first_seq <= seq < last for seq in self._seqs)
+        return self._address is not None and (type(run.targets) is not str or run.targets == self._address)
+
+    def _wanted(self, run: Run, index: int, parent: Trace | None = None) -> Trace | None:
+        """Begin a trace if the task is asked for, or comes from one that is."""
+        if self._lane is not None and run.lane != self._lane:
+            return None
+        seq, target = run.first_seq + index, run.target(index)
+        asked = seq in self._seqs or (self._address is not None and target == self._address)
+        self.met_address = self.met_address or target == self._address
+        if not asked and (parent is None or parent.depth >= self._depth_max):
+            return None
+        if not asked and self._traces_max is not None and len(self.traces) >= self._traces_max:
+            self.left_out += 1
+            return None
+        trace = Trace(
+            lane=run.lane,
+            seq=seq,
+            turn=run.first_turn + index,
+            target=target,
+            kind=run.kind,
+            sender=run.sender,
+            priority=run.priority,
+            now_ms=run.now_ms,
+            payload=run.payloads[index],
+            tensors=run.tensors_of(index),
+            parent=run.parent,
+            reply_to=run.reply_to,
+            depth=0 if asked or parent is None else parent.depth + 1,
+        )
+        self.traces[(trace.lane, trace.turn)] = self.by_seq[seq] = trace
+        return trace
+
+    def _bind(self, trace: Trace, task: Task, lane: Lane, number: int | None) -> None:
+        trace.bound = True
+        trace.issued, trace.issued_at = number, task.issued_at
+        trace.code, trace.emits_max = task.code, task.emits_max
+        trace.entropy = entropy(lane.seed, task.turn)
+
+    def _finish(self, trace: Trace, task: Task, lane: Lane, number: int) -> None:
+        if not trace.bound:  # it joined the line complete: a decision, or a name that is not deployed
+            self._bind(trace, task, lane, number)
+        trace.completed, trace.outcome, trace.provenance = number, task.outcome, task.provenance
+        trace.state_after = task.state_digest if type(task.outcome) is Done else trace.state_before
+
+    def _retire(self, trace: Trace, task: Task, lane: Lane, number: int, position: int) -> Trace:
+        trace.retired, trace.retired_at, trace.digest = number, position, task.turn_digest
+        if trace.issued_at is not None and lane.settings.policy == "derived":
+            trace.place = position - trace.issued_at
+        if self._forget_retired:
+            del self.traces[(trace.lane, trace.turn)]
+            del self.by_seq[trace.seq]
+        return trace
+
+
+class Onlooker(Protocol):
+    """Whoever wants to see the world before each record, too."""
+
+    def begin(self, world: World) -> None: ...
+
+    def before(self, number: int, record: records.Record, world: World) -> None: ...
+
+    def end(self, world: World) -> None: ...
+
+
+def walk(
+    world: World,
+    numbered: Iterable[tuple[int, records.Record]],
+    onlooker: Onlooker | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Step]:
+    """Apply records in their order and yield what each did, for the onlooker's `after`, if it has one.
+
+    Raises `JournalError`, with the number of the record, if one cannot follow from those before it.
+    """
+    if onlooker is not None:
+        onlooker.begin(world)
+    for number, record in numbered:
+        name: str | None = getattr(record, "lane", None)
+        known = None if name is None else world.lanes.get(name)
+        position = 0 if known is None else known.retired
+        if onlooker is not None:
+            onlooker.before(number, record, world)
+        notes = _applied(world, number, record)
+        yield Step(number, record, None if name is None else world.lanes[name], position, notes)
+        if progress is not None and number % PROGRESS_EVERY_RECORDS == 0:
+            progress(number)
+    if onlooker is not None:
+        onlooker.end(world)
+
+
+def _applied(world: World, number: int, record: records.Record) -> Notes:
+    try:
+        return world.apply(record)
+    except JournalError as error:
+        raise JournalError(f"record {number}: {error.message}", number=number, **error.fields) from error
+    except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        what = f"record {number} does not follow from those before it ({type(error).__name__}: {error})"
+        raise JournalError(what, number=number) from error
+
+
+def waiting_timers(trace: Trace) -> list[int]:
+    """Return the places of the emits of a retired task that are timers which have not fired."""
+    if type(trace.outcome) is not Done or trace.retired_at is None:
+        return []
+    fired = {child.emit: child for child in trace.children}
+    return [index for index, emit in enumerate(trace.outcome.emits) if emit.kind == TIMER and index not in fired]
