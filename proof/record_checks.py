@@ -7,17 +7,24 @@ the state that it left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Notes
-from rota.common.digests import ZERO_DIGEST, digest, digest_of
-from rota.common.work import Done
+from rota.common.digests import ZERO_DIGEST, digest, digest_of, lane_seed
+from rota.common.work import RECORDED_FAILURES, Done, Failed
 
-CORRUPT_RECORD: Final = "corrupt record"
-INPUT: Final = "input"
-ORDER: Final = "order"
+# The classes of causes of a divergence.
+INPUT: Final = "input"  # a request, a seed or a time is not what was asked for
+CODE: Final = "code"  # the module or model is not the one that ran, or does not compute the same twice
+RUNTIME_VERSION: Final = "runtime version"  # another engine computed the outcome
+DEVICE: Final = "device"  # another processor, accelerator or provider did
+ORDER: Final = "order"  # things happened in another order than the run says
+CORRUPT_RECORD: Final = "corrupt record"  # what is written is not what happened
+CAUSES: Final = (INPUT, CODE, RUNTIME_VERSION, DEVICE, ORDER, CORRUPT_RECORD)
+
+_VERDICTS: Final = ("timeout", "lost", "refused")
 
 
 class Fault(NamedTuple):
@@ -39,6 +46,9 @@ def check_completed(number: int, record: records.Completed, notes: Notes) -> Fau
             if tasks[turn].address != fold.address:
                 text = f"an outcome of {fold.address} is written for a task of {tasks[turn].address}"
                 return Fault(number, record.lane, turn, ORDER, text)
+            if type(outcome) is Failed and outcome.kind in RECORDED_FAILURES:
+                text = f"a worker's outcome of {fold.address} is {outcome.kind!r}, which only a decision can be"
+                return Fault(number, record.lane, turn, CORRUPT_RECORD, text)
             if type(outcome) is Done and outcome.state_digest is not None:
                 left, left_by = outcome.state_digest, turn
         found = None if fold.state is None else digest(fold.state)
@@ -48,20 +58,33 @@ def check_completed(number: int, record: records.Completed, notes: Notes) -> Fau
     return None
 
 
-def check_input(number: int, record: Any, turn: int) -> Fault | None:
-    """Compare an input with the digest of the request that it came from; `turn` is the first one it can have moved."""
+def check_input(number: int, record: Any, turn: int, lanes: Iterable[str] = ()) -> Fault | None:
+    """Compare an input with the digest of the request that it came from.
+
+    `turn` is the first one it can have moved, `lanes` are the names of those that a new lane can have its deploys from.
+    """
+    if isinstance(record, records.Verdict) and record.failure not in _VERDICTS:
+        text = f"a verdict says {record.failure!r}, it can only say {', '.join(_VERDICTS)}"
+        return Fault(number, record.lane, turn, CORRUPT_RECORD, text)
     origin = getattr(record, "origin", None)
-    if origin is None or origin.request == ZERO_DIGEST:  # decided by the broker, or made by nobody's request
+    if origin is None or origin.request == ZERO_DIGEST or isinstance(record, records.SeedSet):
+        return None  # decided by the broker, or made by nobody's request
+    if any(digest_of((name, content)) == origin.request for name, content in _requests(record, lanes)):
         return None
-    if any(digest_of((name, content)) == origin.request for name, content in _requests(record)):
-        return None
-    asked = f"request {origin.number} of producer {origin.producer}"
-    return Fault(number, record.lane, turn, INPUT, f"it is not what {asked} asked for: its digest is another")
+    asked = f"request {origin.number} of producer {origin.producer!r}"
+    cause = CODE if isinstance(record, records.Deployed) else INPUT
+    return Fault(number, record.lane, turn, cause, f"it is not what {asked} asked for: its digest is another")
 
 
-def _requests(record: Any) -> Iterator[tuple[str, Any]]:
+def _requests(record: Any, lanes: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """Yield the requests that this input can have come from: docs/JOURNAL.md, "The digest of a request"."""
     match record:
+        case records.Opened():
+            asked = record.settings._replace(seed=None)
+            seeds = (record.settings, asked) if record.settings.seed == lane_seed(record.lane) else (record.settings,)
+            for settings in seeds:
+                for deploys_from in (None, *lanes):
+                    yield "OpenLane", (record.lane, settings, record.paused, deploys_from)
         case records.Submitted():
             for now_ms in (None, record.now_ms):  # the producer may have pinned it
                 yield "Submit", (record.lane, record.runs, now_ms, record.retry_of)

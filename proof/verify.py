@@ -53,6 +53,15 @@ class Counts(NamedTuple):
     believed: int = 0  # before the first turn that was asked for
 
 
+class WorkerSeen(NamedTuple):
+    """A Fingerprint record that completions of a lane name, and the first turn that was completed under it."""
+
+    number: int
+    pool: str
+    facts: tuple[tuple[str, str], ...]
+    first_turn: int
+
+
 class LaneReport(NamedTuple):
     """What came of one lane: equal if there is neither mismatch nor fault."""
 
@@ -63,6 +72,7 @@ class LaneReport(NamedTuple):
     counts: Counts
     mismatch: Mismatch | None
     fault: Fault | None
+    workers: tuple[WorkerSeen, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -155,17 +165,21 @@ class _LaneCheck:
         self._mismatch: Mismatch | None = None
         self._fault: Fault | None = None
         self._next_turn = 1
+        self._workers: dict[int, WorkerSeen] = {}
 
     def hear(self, step: Step, fold: Fold) -> None:
         """Take a step of the journal and execute what it allows."""
         if self.is_done:
             return
         record = step.record
-        self._fault = self._fault or _fault_of(step, self._next_turn)
+        self._fault = self._fault or _fault_of(step, self._next_turn, fold)
         self._next_turn = fold.world.lanes[self._lane].next_turn
         if step.moved is not None:
             self._inputs += 1
             self._decisions += isinstance(record, records.Cancelled | records.Verdict)
+        if isinstance(record, records.Completed) and record.fingerprint not in self._workers:
+            seen = WorkerSeen(record.fingerprint, *fold.worker(record.fingerprint), record.folds[0].turns[0])
+            self._workers[record.fingerprint] = seen
         self._expected.extend(retired_in(step, self._lane))
         self._compare(self._follower.hear(step, fold), fold)
         if len(self._expected) >= COMPARE_EVERY_TASKS:
@@ -176,7 +190,8 @@ class _LaneCheck:
         replay = self._follower.replay
         if self.is_done or replay is None:
             return
-        self._compare(replay.run_to(fold.world.lanes[self._lane].retired), fold)
+        # Not how far the fold's lane is: a record that breaks off may have moved it.
+        self._compare(replay.run_to(replay.lane.retired + len(self._expected)), fold)
         if self._expected and not self.is_done:
             self._part(Mismatch(self._lane, fold.number, self._expected[0], None))
 
@@ -187,7 +202,10 @@ class _LaneCheck:
         )
         replay = self._follower.replay
         digest = b"" if replay is None else replay.lane.digest
-        return LaneReport(self._lane, self.compared, digest, self.compared, counts, self._mismatch, self._fault)
+        workers = tuple(self._workers.values())
+        return LaneReport(
+            self._lane, self.compared, digest, self.compared, counts, self._mismatch, self._fault, workers
+        )
 
     def _compare(self, retired: Iterable[Task], fold: Fold) -> None:
         for task in retired:
@@ -205,8 +223,13 @@ class _LaneCheck:
         self.is_done = True
 
 
-def _fault_of(step: Step, next_turn: int) -> Fault | None:
+def _fault_of(step: Step, next_turn: int, fold: Fold) -> Fault | None:
     """Return what is wrong with a record in itself. `next_turn`: of the lane, before the record."""
-    if isinstance(step.record, records.Completed):
-        return check_completed(step.number, step.record, step.notes)
-    return None if step.moved is None else check_input(step.number, step.record, next_turn)
+    record, moved = step.record, step.moved
+    if isinstance(record, records.Completed):
+        return check_completed(step.number, record, step.notes)
+    if isinstance(record, records.Opened):
+        return check_input(step.number, record, next_turn, fold.world.lanes)
+    if isinstance(moved, records.Cancelled | records.Verdict):
+        return check_input(step.number, record, moved.seq)
+    return None if moved is None else check_input(step.number, record, next_turn)
