@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "local": ("local", "broker", "cpu_worker", "gpu_worker", "common"),
     "proof": ("proof", "local", "broker", "common"),
     "cli": ("cli", "proof", "local", "broker", "cpu_worker", "gpu_worker", "client", "common"),
-    "examples": ("client",),
+    "examples": ("client", "local"),
 }
 
 # A head that loses its PURE would free the file from every rule below, so the core is named here as well.

@@ -1,0 +1,61 @@
+"""The pytest plugin that comes with Rota: a lane for each test, and its last turns in the report of one that fails.
+
+    rota_lane            a fresh lane; options by a marker: @pytest.mark.rota_lane(window=8)
+    rota_lane_factory    makes lanes with options, as many as the test wants
+
+pytest loads this file in every run where Rota is installed, so it imports nothing of ours before a test asks for a
+lane. `-p no:rota` leaves it out. docs/LOCAL.md shows both fixtures; change it with this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from rota.local.lane import Lane
+
+MARKER: Final = "rota_lane(**options): the options that the fixture rota_lane opens its lane with"
+
+_LANES: Final = pytest.StashKey[list["Lane"]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+
+
+@pytest.fixture
+def rota_lane_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lane]]:
+    """Open a lane with these options (see `rota.local.Lane`); each is closed after the test."""
+    from rota.local.lane import Lane
+
+    lanes: list[Lane] = []
+    request.node.stash[_LANES] = lanes
+
+    def open_lane(name: str = "main", **options: Any) -> Lane:
+        lane = Lane(name, **options)
+        lanes.append(lane)
+        return lane
+
+    yield open_lane
+    for lane in reversed(lanes):
+        lane.close()
+
+
+@pytest.fixture
+def rota_lane(request: pytest.FixtureRequest, rota_lane_factory: Callable[..., Lane]) -> Lane:
+    """A fresh lane with real executors, closed after the test."""
+    marker = request.node.get_closest_marker("rota_lane")
+    return rota_lane_factory(**(marker.kwargs if marker is not None else {}))
+
+
+@pytest.hookimpl(hookwrapper=True)  # the older form, which every pytest that loads this file has
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """Show what the lanes of a failed test did."""
+    outcome = yield
+    report: pytest.TestReport = outcome.get_result()
+    if call.when == "call" and report.failed:
+        for lane in item.stash.get(_LANES, []):
+            report.sections.append((f"rota lane {lane.name}", lane.report()))

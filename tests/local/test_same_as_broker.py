@@ -1,0 +1,180 @@
+"""A lane in one process comes to what the broker's core comes to: same digest, same results, for the same inputs.
+
+The broker is the real core (tests/broker/core_kit.py) with workers that run the real modules. Inputs have the same
+positions on both sides because they come while nothing runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import core_kit
+import pytest
+
+from rota.common.digests import digest, lane_seed
+from rota.common.messages import Assign, Completed, TaskRun
+from rota.common.work import Code, Fold, Limits
+from rota.local import Lane
+from rota.local.executors import Executors, Folders
+
+LANE = "experiment"
+WINDOW = 5
+NOW_MS = core_kit.START_MS
+DELAY_MS = 400  # less than a heartbeat: no worker is missed
+
+# What is deployed: name, file, kind, reuse, limits.
+DEPLOYS = [
+    ("relay", "relay", "agent", False, {}),
+    ("counter", "counter", "agent", True, {}),
+    ("asker", "asker", "agent", False, {}),
+    ("reminder", "reminder", "agent", False, {}),
+    ("echo", "echo_function", "function", True, {}),
+    ("poor", "counter", "agent", False, {"fuel": 100}),
+]
+
+# What is submitted: priority, target, payloads.
+SUBMITS: list[tuple[int, str, list[bytes]]] = [
+    (0, "relay/1", [b"3 3 5", b"2 4 5"]),
+    (3, "counter/a", [b"+"] * 7),
+    (-2, "asker/a", [b"", b"nobody/x hello", b"asker/b ", b"poor/x +", b"echo ping"]),
+    (0, "reminder/a", [f"{DELAY_MS} one".encode(), f"{2 * DELAY_MS} two".encode(), b"wrong"]),
+    (7, "echo", [b"x" * 100, b""]),
+    (0, "poor/y", [b"+", b"get"]),
+    (1, "missing/z", [b"lost"]),
+    (0, "model:none", [b"{}"]),
+]
+
+
+class RealWorker(core_kit.SimWorker):
+    """A worker of the kit that runs real modules."""
+
+    def __init__(self, executors: Executors, broker: core_kit.Broker, name: str) -> None:
+        super().__init__(broker, name)
+        self._executors = executors
+
+    def compute(self, order: Assign) -> Completed:
+        folds = [
+            Fold(order.seed, order.codes[one.code], one.address, one.state, tuple(core_kit.inputs_of(one)))
+            for one in order.folds
+        ]
+        return Completed(self.name, order.assignment, tuple(self._executors.run_all(folds)), 1_000)
+
+
+@pytest.fixture
+def executors(agents: Path, tmp_path: Path) -> Iterator[Executors]:
+    """Executors that find every example agent by its digest."""
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    for path in sorted(agents.glob("*.wasm")):
+        (modules / f"{digest(path.read_bytes()).hex()}.wasm").write_bytes(path.read_bytes())
+    (tmp_path / "tensors").mkdir()
+    folders = Folders(modules=modules, artefacts=tmp_path / "a", models=tmp_path, tensors=tmp_path / "tensors")
+    with Executors(folders) as made:
+        yield made
+
+
+class ByBroker:
+    """The inputs through the broker's core."""
+
+    def __init__(self, executors: Executors, agents: Path, policy: str, workers: int) -> None:
+        self.broker = core_kit.Broker()
+        self.producer = self.broker.producer()
+        for number in range(workers):
+            RealWorker(executors, self.broker, f"w{number}").register()
+        self.producer.open_lane(LANE, paused=True, policy=policy, window=WINDOW, seed=lane_seed(LANE))
+        for name, file, kind, reuse, limits in DEPLOYS:
+            code = Code(digest((agents / f"{file}.wasm").read_bytes()), kind, reuse, (), Limits(**limits))
+            self.producer.deploy(name, code, lane=LANE)
+
+    def submit(self, priority: int, target: str, payloads: list[bytes]) -> None:
+        self.producer.submit_runs(TaskRun(target, priority, tuple(payloads), None), lane=LANE)
+
+    def cancel(self, turn: int) -> Any:
+        return self.producer.cancel(turn)
+
+    def retry(self, turn: int) -> None:
+        self.producer.submit_runs(lane=LANE, retry_of=turn)
+
+    def release(self) -> None:
+        self.producer.release(LANE)
+
+    def set_window(self, window: int) -> None:
+        self.producer.window(window, LANE)
+
+    def run(self) -> None:
+        self.broker.run()
+
+    def advance(self, ms: int) -> None:
+        self.broker.live(ms, ms)
+
+    def end(self) -> tuple[int, bytes, dict[int, Any]]:
+        self.broker.check()
+        lane = self.broker.lane(LANE)
+        done = self.broker.core.world.results.kept()
+        return lane.retired, lane.digest, {task.turn: task.outcome for task in done}
+
+
+class InOneProcess:
+    """The same inputs through rota.local."""
+
+    def __init__(self, lane: Lane, agents: Path) -> None:
+        self.lane = lane
+        self.submit = lambda priority, target, payloads: lane.submit_many(target, payloads, priority=priority)
+        self.cancel, self.retry, self.release = lane.cancel, lane.retry, lane.release
+        self.set_window, self.run, self.advance = lane.set_window, lane.run, lane.advance
+        for name, file, kind, reuse, limits in DEPLOYS:
+            lane.deploy(name, agents / f"{file}.wasm", kind, reuse=reuse, **limits)  # type: ignore[arg-type]
+
+    def end(self) -> tuple[int, bytes, dict[int, Any]]:
+        return self.lane.retired, self.lane.digest, {turn.turn: turn.outcome for turn in self.lane.turns}
+
+
+def play(side: Any) -> tuple[int, bytes, dict[int, Any]]:
+    """Give one side all inputs, and return what it came to."""
+    for priority, target, payloads in SUBMITS:
+        side.submit(priority, target, payloads)
+    assert side.cancel(2)
+    assert not side.cancel(2)
+    side.release()
+    side.run()
+    side.advance(DELAY_MS)
+    side.run()
+    side.set_window(2)
+    side.retry(2)
+    side.submit(0, "relay/2", [b"2 6 3"])
+    side.advance(DELAY_MS)
+    side.run()
+    found: tuple[int, bytes, dict[int, Any]] = side.end()
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_digest_and_outcomes_are_the_brokers(
+    rota_lane_factory: Callable[..., Lane], executors: Executors, agents: Path, workers: int
+) -> None:
+    """Goal: what passes here passes there. Method: emits, asks, replies, failures, timers, functions, priorities, a
+    cancel, a retry and two windows, through the core with one and three workers and through a lane; all is equal.
+    """
+    lane = rota_lane_factory(LANE, window=WINDOW, paused=True, now_ms=NOW_MS)
+    here = play(InOneProcess(lane, agents))
+    there = play(ByBroker(executors, agents, "derived", workers))
+    assert here == there
+    outcomes = [getattr(outcome, "kind", "ok") for outcome in here[2].values()]
+    assert {"ok", "fuel", "unknown_agent", "unknown_model", "cancelled", "error"} == set(outcomes)
+    kinds = {turn.kind for turn in lane.turns}
+    assert kinds == {"tell", "ask", "reply", "failure", "timer"}
+    assert here[0] > 100
+
+
+def test_a_step_at_a_time_is_the_same(rota_lane_factory: Callable[..., Lane], agents: Path) -> None:
+    """Goal: how one runs it cannot be seen. Method: the same inputs by `run`, by `step` and in rows of seven."""
+    ends = []
+    for how in (None, 1, 7):
+        lane = rota_lane_factory(LANE, window=WINDOW, paused=True, now_ms=NOW_MS)
+        side = InOneProcess(lane, agents)
+        if how is not None:
+            side.run = lambda lane=lane, how=how: [None for _ in iter(lambda: len(lane.run(how)), 0)]
+        ends.append(play(side))
+    assert ends[0] == ends[1] == ends[2]
