@@ -14,7 +14,9 @@ from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
+from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
+from rota.common.work import Failed
 from rota.local.engine import Runner
 from rota.proof.record_checks import Fault, check_completed, check_input
 from rota.proof.seek import Follower
@@ -42,6 +44,14 @@ class Mismatch(NamedTuple):
     actual: Task | None
 
 
+class Blocked(NamedTuple):
+    """A turn that cannot be computed again here: a tensor, a module or a model is missing, or it does not end."""
+
+    number: int  # the journal's record whose effects were being compared
+    task: Task  # as the journal has it
+    reason: str
+
+
 class Counts(NamedTuple):
     """How the outcomes of a lane came about."""
 
@@ -63,7 +73,10 @@ class WorkerSeen(NamedTuple):
 
 
 class LaneReport(NamedTuple):
-    """What came of one lane: equal if there is neither mismatch nor fault."""
+    """What came of one lane: equal if nothing parts, contradicts itself, or could not be computed again.
+
+    `retired` and `digest`: as far as run and repetition are equal. `compared`: without what was believed.
+    """
 
     lane: str
     retired: int
@@ -73,10 +86,11 @@ class LaneReport(NamedTuple):
     mismatch: Mismatch | None
     fault: Fault | None
     workers: tuple[WorkerSeen, ...] = ()
+    blocked: Blocked | None = None
 
     @property
     def equal(self) -> bool:
-        return self.mismatch is None and self.fault is None
+        return self.mismatch is None and self.fault is None and self.blocked is None
 
 
 class Report(NamedTuple):
@@ -92,9 +106,9 @@ class Report(NamedTuple):
 
 
 def verify(
-    source: RunSource, runner: Runner, options: Options, progress: Callable[[int], None] | None = None
+    source: RunSource, runner: Runner, options: Options, progress: Callable[[int, int], None] | None = None
 ) -> Report:
-    """Execute a run again and compare; `progress` is told how many turns are compared.
+    """Execute a run again and compare; `progress` is told how many turns are compared, and up to which record.
 
     Raises `UnknownLane`, `JournalError` for a first or last turn that has not retired, `ConfigError` if an engine is
     missing.
@@ -104,7 +118,7 @@ def verify(
 
 class _Verification:
     def __init__(
-        self, source: RunSource, runner: Runner, options: Options, progress: Callable[[int], None] | None
+        self, source: RunSource, runner: Runner, options: Options, progress: Callable[[int, int], None] | None
     ) -> None:
         self._fold = Fold(source)
         self._runner = runner
@@ -116,6 +130,9 @@ class _Verification:
         if options.first_turn is not None:
             assert options.lane is not None
             self._believed = dict.fromkeys(retire_order(source, options.lane, options.first_turn)[:-1])
+            if options.last_turn in self._believed:
+                text = f"turn {options.last_turn} retired before turn {options.first_turn}: verify up to a later one"
+                raise JournalError(text, lane=options.lane, turn=options.last_turn)
 
     def run(self) -> Report:
         broken = None
@@ -130,6 +147,9 @@ class _Verification:
             check_lane(self._fold.world, self._options.lane)
         for check in self._lanes.values():
             check.finish(self._fold)
+            self._tell(check)
+        if broken is None:
+            self._check_last_turn()
         return Report(tuple([check.report() for check in self._lanes.values()]), self._fold.number, broken)
 
     def _hear(self, step: Step) -> None:
@@ -139,11 +159,24 @@ class _Verification:
         check = self._lanes.get(name)
         if check is None:
             check = self._lanes[name] = _LaneCheck(name, self._runner, self._options, self._believed)
-        before = check.compared
         check.hear(step, self._fold)
-        self._compared += check.compared - before
-        if self._progress is not None and check.compared != before:
-            self._progress(self._compared)
+        self._tell(check)
+
+    def _tell(self, check: _LaneCheck) -> None:
+        fresh = check.take_fresh()
+        self._compared += fresh
+        if self._progress is not None and fresh:
+            self._progress(self._compared, self._fold.number)
+
+    def _check_last_turn(self) -> None:
+        turn = self._options.last_turn
+        checks = [check for check in self._lanes.values() if check.lane == self._options.lane]
+        if turn is not None and checks and not checks[0].is_done:
+            raise JournalError(
+                f"turn {turn} of lane {checks[0].lane!r} has not retired: {checks[0].compared} turns have",
+                lane=checks[0].lane,
+                turn=turn,
+            )
 
     def _is_done(self) -> bool:
         return bool(self._lanes) and self._options.lane is not None and all(c.is_done for c in self._lanes.values())
@@ -153,16 +186,19 @@ class _LaneCheck:
     """One lane: what the journal says retired, and what retires when it is executed."""
 
     def __init__(self, lane: str, runner: Runner, options: Options, believed: dict[int, None]) -> None:
+        self.lane = lane
         self.compared = 0
         self.is_done = False
-        self._lane = lane
+        self._told = 0
         self._last_turn = options.last_turn
         trusted = believed.__contains__ if believed else None
         self._follower = Follower(lane, runner, trusted=trusted, live_models=options.live_models)
         self._expected: deque[Task] = deque()
         self._believed = believed
         self._inputs = self._decisions = 0
+        self._digest = ZERO_DIGEST
         self._mismatch: Mismatch | None = None
+        self._blocked: Blocked | None = None
         self._fault: Fault | None = None
         self._next_turn = 1
         self._workers: dict[int, WorkerSeen] = {}
@@ -173,14 +209,14 @@ class _LaneCheck:
             return
         record = step.record
         self._fault = self._fault or _fault_of(step, self._next_turn, fold)
-        self._next_turn = fold.world.lanes[self._lane].next_turn
+        self._next_turn = fold.world.lanes[self.lane].next_turn
         if step.moved is not None:
             self._inputs += 1
             self._decisions += isinstance(record, records.Cancelled | records.Verdict)
         if isinstance(record, records.Completed) and record.fingerprint not in self._workers:
             seen = WorkerSeen(record.fingerprint, *fold.worker(record.fingerprint), record.folds[0].turns[0])
             self._workers[record.fingerprint] = seen
-        self._expected.extend(retired_in(step, self._lane))
+        self._expected.extend(retired_in(step, self.lane))
         self._compare(self._follower.hear(step, fold), fold)
         if len(self._expected) >= COMPARE_EVERY_TASKS:
             self.finish(fold)
@@ -193,34 +229,56 @@ class _LaneCheck:
         # Not how far the fold's lane is: a record that breaks off may have moved it.
         self._compare(replay.run_to(replay.lane.retired + len(self._expected)), fold)
         if self._expected and not self.is_done:
-            self._part(Mismatch(self._lane, fold.number, self._expected[0], None))
+            self._part(Mismatch(self.lane, fold.number, self._expected[0], None))
+
+    def take_fresh(self) -> int:
+        """Return how many turns were compared since the last time."""
+        fresh, self._told = self.compared - self._told, self.compared
+        return fresh
 
     def report(self) -> LaneReport:
-        ran = self._follower.runner
-        counts = Counts(
-            self._inputs, self._decisions, ran.executed, ran.models_executed, ran.read_back, len(self._believed)
-        )
-        replay = self._follower.replay
-        digest = b"" if replay is None else replay.lane.digest
-        workers = tuple(self._workers.values())
+        ran, believed = self._follower.runner, min(len(self._believed), self.compared)
+        counts = Counts(self._inputs, self._decisions, ran.executed, ran.models_executed, ran.read_back, believed)
         return LaneReport(
-            self._lane, self.compared, digest, self.compared, counts, self._mismatch, self._fault, workers
+            self.lane,
+            self.compared,
+            self._digest,
+            self.compared - believed,
+            counts,
+            self._mismatch,
+            self._fault,
+            tuple(self._workers.values()),
+            self._blocked,
         )
 
     def _compare(self, retired: Iterable[Task], fold: Fold) -> None:
         for task in retired:
             expected = self._expected.popleft() if self._expected else None
             if expected is None or (expected.turn, expected.turn_digest) != (task.turn, task.turn_digest):
-                self._part(Mismatch(self._lane, fold.number, expected, task))
+                self._blocked = _blocked(fold.number, expected, task)
+                self._part(None if self._blocked else Mismatch(self.lane, fold.number, expected, task))
                 return
+            assert task.turn_digest is not None
+            self._digest = task.turn_digest
             self.compared += 1
             if task.turn == self._last_turn:
                 self.is_done = True
                 return
 
-    def _part(self, mismatch: Mismatch) -> None:
+    def _part(self, mismatch: Mismatch | None) -> None:
         self._mismatch = mismatch
         self.is_done = True
+
+
+def _blocked(number: int, expected: Task | None, actual: Task) -> Blocked | None:
+    """Return why a turn was not computed again, if that is why it differs: the replay then decided so by itself."""
+    outcome = actual.outcome
+    if expected is None or expected.turn != actual.turn or type(outcome) is not Failed:
+        return None
+    known = expected.outcome
+    if outcome.kind not in ("refused", "timeout") or (type(known) is Failed and known.kind == outcome.kind):
+        return None
+    return Blocked(number, expected, outcome.message)
 
 
 def _fault_of(step: Step, next_turn: int, fold: Fold) -> Fault | None:

@@ -1,0 +1,295 @@
+"""Folds in worker processes of our own: a `Runner` (local/engine.py) that survives the death of any of them.
+
+One thread here for each process there. It hands over one batch, waits, and takes the next; so a quick process gets
+more, and nobody queues all. A batch whose process died is run again by whoever is free, its folds one by one, because
+one of them may be what killed it; a fold that kills three processes by itself is an error that names it. Processes end
+with their stdin, so none outlives this one, and with Ctrl-C nothing is waited for.
+
+`Kills` does on purpose what happens by accident: it shows that deaths leave no trace in any digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, Final, NamedTuple
+
+from rota.common.errors import ConfigError, LocalError, RotaError
+from rota.common.limits import ASSIGNMENT_BYTES_MAX, POISON_DEATHS_MAX
+from rota.common.work import MODEL, Fold, FoldResult
+from rota.local.executors import Folders
+from rota.proof.frames import (
+    AskFingerprint,
+    Prepare,
+    Request,
+    Run,
+    decode_results,
+    encode_request,
+    read_frame,
+    unpack_answer,
+    write_frame,
+)
+
+PROCESSES_MAX: Final = 256
+KILLS_MAX: Final = 16
+
+_BATCHES_PER_PROCESS: Final = 3  # of one `run_all`: small enough to share evenly, large enough to be few
+_KILL_SECONDS_MAX: Final = 0.02  # after a batch is handed over
+_LOOK_SECONDS: Final = 0.5  # on Windows a wait without an end cannot be interrupted
+
+
+class Kills:
+    """Says when to kill: at the first batch, and then after ever more of them, `KILLS_MAX` times at most."""
+
+    def __init__(self, seed: int) -> None:
+        self.done = 0
+        self._random = Random(seed)
+        self._batches_left = 0
+
+    def delay_seconds(self) -> float | None:
+        """Return after how long the process that was just given a batch is to be killed; None if it is not."""
+        self._batches_left -= 1
+        if self.done == KILLS_MAX or self._batches_left >= 0:
+            return None
+        self.done += 1
+        self._batches_left = self._random.randint(0, 4 << min(self.done, 6))
+        return self._random.uniform(0, _KILL_SECONDS_MAX)
+
+
+class _Job(NamedTuple):
+    """Something to ask of a process. `places`: of its folds among those of the caller."""
+
+    request: Request
+    places: tuple[int, ...] = ()
+    deaths: int = 0
+
+
+class _Done(NamedTuple):
+    job: _Job
+    answer: bytes
+
+
+class Processes:
+    """A runner over `count` processes; use it in a `with` block. Only one thread may call it."""
+
+    def __init__(self, folders: Folders, count: int, *, device: str = "auto", kills: Kills | None = None) -> None:
+        assert 1 <= count <= PROCESSES_MAX
+        self.deaths = 0  # of processes that nobody killed on purpose
+        self._command = [sys.executable, "-P", "-m", "rota.proof.process_main"]
+        self._command += [*map(str, (folders.modules, folders.artefacts, folders.models, folders.tensors)), device]
+        self._kills = kills
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_Done | BaseException] = queue.SimpleQueue()
+        self._prepared: dict[bytes, None] = {}
+        self._fingerprints: dict[str, Mapping[str, Any]] = {}
+        self._lines = [_Line(self, number) for number in range(count)]
+        for line in self._lines:
+            line.start()
+
+    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
+        """Run independent folds on all processes; raises `LocalError` for a fold that kills whatever runs it."""
+        self._prepare(folds)
+        for job in _batches(folds, len(self._lines)):
+            self._jobs.put(job)
+        results: dict[int, FoldResult] = {}
+        while len(results) < len(folds):
+            job, answer = self._next()
+            results.update(zip(job.places, decode_results(answer), strict=True))
+        return [results[place] for place in range(len(folds))]
+
+    def fingerprint(self, pool: str) -> Mapping[str, Any]:
+        """Return what could change a bit of a result of this pool in these processes."""
+        if pool not in self._fingerprints:
+            self._fingerprints[pool] = self._ask(AskFingerprint(pool))
+        return self._fingerprints[pool]
+
+    def close(self) -> None:
+        """End all processes, at once."""
+        self._closing.set()
+        for line in self._lines:
+            self._jobs.put(None)
+            line.kill()
+        for line in self._lines:
+            line.join()
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(self, folds: Sequence[Fold]) -> None:
+        """Have new code compiled once; the other processes find the artefact."""
+        for fold in folds:
+            if fold.code.digest not in self._prepared and fold.code.kind != MODEL:
+                self._prepared[fold.code.digest] = None
+                self._ask(Prepare(fold.code, fold.address))
+
+    def _ask(self, request: Request) -> Any:
+        self._jobs.put(_Job(request))
+        return unpack_answer(self._next().answer)
+
+    def _next(self) -> _Done:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                answer = self._answers.get(timeout=_LOOK_SECONDS)
+                if isinstance(answer, BaseException):
+                    self.close()
+                    raise answer
+                return answer
+
+
+class _Line(threading.Thread):
+    """The thread of one process after another."""
+
+    def __init__(self, owner: Processes, number: int) -> None:
+        super().__init__(name=f"rota-process-{number}", daemon=True)
+        self._owner = owner
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        owner = self._owner
+        try:
+            self._start_process()  # all of them load at the same time
+            while (job := owner._jobs.get()) is not None and not owner._closing.is_set():
+                self._do(job)
+        except BaseException as error:  # raised again by whoever waits for the answer
+            owner._answers.put(error)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the process, and what it started; from any thread."""
+        with self._owner._lock:
+            process = self._process
+            if process is None or process.poll() is not None:
+                return
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def _do(self, job: _Job) -> None:
+        """Have a job done; a job whose process dies goes back to all."""
+        owner = self._owner
+        process = self._process or self._start_process()
+        if process is None:
+            return
+        delay_seconds = None
+        if owner._kills is not None and job.places:
+            with owner._lock:
+                delay_seconds = owner._kills.delay_seconds()
+        answer = self._exchange(process, job, delay_seconds)
+        if answer is not None:
+            owner._answers.put(_Done(job, answer))
+            return
+        self._bury(process)
+        if not owner._closing.is_set():
+            self._hand_back(job, process, was_killed=delay_seconds is not None)
+
+    def _exchange(self, process: subprocess.Popen[bytes], job: _Job, delay_seconds: float | None) -> bytes | None:
+        """Return the answer; None if the process died, or was killed, with the job in its hands."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            write_frame(process.stdin, encode_request(job.request))
+        except OSError:
+            return None
+        if delay_seconds is not None:
+            self._owner._closing.wait(delay_seconds)
+            self.kill()
+            return None
+        return read_frame(process.stdout)
+
+    def _hand_back(self, job: _Job, process: subprocess.Popen[bytes], *, was_killed: bool) -> None:
+        if was_killed:
+            self._owner._jobs.put(job)
+            return
+        with self._owner._lock:
+            self._owner.deaths += 1
+        folds = job.request.folds if isinstance(job.request, Run) else ()
+        if len(folds) > 1:
+            for place, fold in zip(job.places, folds, strict=True):
+                self._owner._jobs.put(_Job(Run((fold,)), (place,)))
+            return
+        if job.deaths + 1 < POISON_DEATHS_MAX:
+            self._owner._jobs.put(job._replace(deaths=job.deaths + 1))
+            return
+        raise _poison(job.request, process.returncode)
+
+    def _start_process(self) -> subprocess.Popen[bytes] | None:
+        """Start a process and wait until it is there; None if all is to end."""
+        with self._owner._lock:  # whoever ends all sees either no process, or this one
+            if self._owner._closing.is_set():
+                return None
+            process = self._process = _spawn(self._owner._command)
+        assert process.stdout is not None
+        if read_frame(process.stdout) is not None:
+            return process
+        self._bury(process)
+        if self._owner._closing.is_set():
+            return None
+        raise ConfigError(
+            f"a worker process ended with {process.returncode} before it could work (what it said is above): run "
+            "`rota doctor`, or leave --workers out"
+        )
+
+    def _bury(self, process: subprocess.Popen[bytes]) -> None:
+        self.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            with contextlib.suppress(OSError):  # what it never read
+                stream.close()
+        with self._owner._lock:
+            self._process = None
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a process outside the terminal's process group: Ctrl-C comes to us, and we end it."""
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=flags)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+
+
+def _batches(folds: Sequence[Fold], processes: int) -> list[_Job]:
+    """Share folds out, the largest first."""
+    tasks_max = sum(len(fold.tasks) for fold in folds) // (processes * _BATCHES_PER_PROCESS) + 1
+    jobs: list[_Job] = []
+    places: list[int] = []
+    tasks = size = 0
+    for place in sorted(range(len(folds)), key=lambda place: -len(folds[place].tasks)):
+        fold = folds[place]
+        fold_bytes = len(fold.state or b"") + sum(len(task.payload) for task in fold.tasks)
+        if places and (tasks + len(fold.tasks) > tasks_max or size + fold_bytes > ASSIGNMENT_BYTES_MAX):
+            jobs.append(_job(folds, places))
+            places, tasks, size = [], 0, 0
+        places.append(place)
+        tasks, size = tasks + len(fold.tasks), size + fold_bytes
+    return [*jobs, _job(folds, places)] if places else jobs
+
+
+def _job(folds: Sequence[Fold], places: list[int]) -> _Job:
+    return _Job(Run(tuple([folds[place] for place in places])), tuple(places))
+
+
+def _poison(request: Request, returncode: int) -> RotaError:
+    how = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
+    again = f"{POISON_DEATHS_MAX} processes that had nothing else to do ended with {how}"
+    if isinstance(request, Run):
+        (fold,) = request.folds
+        turn = fold.tasks[0].turn
+        more = f" to {fold.tasks[-1].turn}" if len(fold.tasks) > 1 else ""
+        what = f"turn {turn}{more} of {fold.address} (lane seed {fold.lane_seed.hex()[:8]}) cannot be executed"
+        return LocalError(f"{what}: {again}; verify up to there with --to", turn=turn, target=fold.address)
+    return LocalError(f"{request} was not answered: {again}; run `rota doctor`")
