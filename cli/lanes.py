@@ -87,7 +87,7 @@ def open_(
     with connection.open() as client:
         client.open_lane(
             name, paused=paused, policy=policy, window=window, tasks_max=tasks_max,
-            starvation_passes=starvation_passes, seed=_seed(seed), deploys_from=deploys_from or None,
+            starvation_passes=starvation_passes, seed=seed_of(seed), deploys_from=deploys_from or None,
         )  # fmt: skip
     if json:
         print_json({"lane": name, "paused": paused})
@@ -180,7 +180,8 @@ def digest(connection: Connection, lane: str, json: bool) -> None:
         click.echo(f"{facts['retired']} {cell(facts['digest'], 'digest', full=True)}")
 
 
-def _seed(text: str | None) -> bytes | None:
+def seed_of(text: str | None) -> bytes | None:
+    """Return the seed of an option; None if it was not given."""
     if text is None:
         return None
     try:

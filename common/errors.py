@@ -62,6 +62,10 @@ class CodeError(LocalError):
     code = "bad_code"
 
 
+class BadChange(LocalError):
+    code = "bad_change"
+
+
 class TensorError(LocalError):
     code = "bad_tensor"
 

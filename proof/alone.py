@@ -22,6 +22,7 @@ Input = (
     | records.TimerFired
     | records.WindowSet
     | records.PauseSet
+    | records.SeedSet
     | records.DeadDropped
 )
 INPUTS: Final = (
@@ -32,6 +33,7 @@ INPUTS: Final = (
     records.TimerFired,
     records.WindowSet,
     records.PauseSet,
+    records.SeedSet,
     records.DeadDropped,
 )
 

@@ -36,6 +36,7 @@ class LaneReplay:
         *,
         trusted: Callable[[int], bool] | None = None,
         keep: Callable[[records.Record], None] | None = None,
+        batch_tasks: int = BATCH_TASKS,
     ) -> None:
         self.engine = Engine(World(0, 0), runner, keep)
         self.name = opened.lane
@@ -43,6 +44,7 @@ class LaneReplay:
         self.engine.apply(opened)
         self._recorded = opened.settings.policy == RECORDED_POLICY
         self._trusted = trusted
+        self._batch_tasks = batch_tasks
         self._fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = self.engine.world.fingerprints
 
     @property
@@ -52,7 +54,9 @@ class LaneReplay:
     def take(self, record: Input) -> Iterator[Task]:
         """Run to where an input took effect, and let it; yields what retires."""
         yield from self.run_to(record.position)
-        yield from self.engine.apply(record).retired
+        if self.lane.retired == record.position:  # else the lane has parted from its journal, and nothing follows
+            self.engine.now_ms = record.now_ms
+            yield from self.engine.apply(record).retired
 
     def run_to(self, position: int) -> Iterator[Task]:
         """Execute until so many tasks are retired, or nothing is left to execute; yields them in retire order.
@@ -60,7 +64,7 @@ class LaneReplay:
         A recorded lane does not move by itself: its completions say what comes next.
         """
         while not self._recorded and (missing := position - self.lane.retired) > 0:
-            retired = self.engine.run(self.name, min(missing, BATCH_TASKS))
+            retired = self.engine.run(self.name, min(missing, self._batch_tasks))
             if not retired:
                 return
             yield from retired
@@ -86,7 +90,7 @@ class LaneReplay:
         if self.until is not None:
             tasks = tasks[: self.until - self.lane.retired]
         while tasks:
-            retired, stopped = self.engine.execute([fold_of(self.lane, tuple(tasks))])
+            retired, stopped = self.engine.execute([fold_of(self.lane, tuple(tasks[: self._batch_tasks]))])
             yield from retired
             tasks = [task for task in tasks if task.outcome is None]
             if stopped or not retired:

@@ -7,13 +7,16 @@ tasks of that fold are executed up to it; what came before is taken as it was wr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
+from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.work import MODEL
 from rota.local.engine import Runner
-from rota.proof.replay import LaneReplay, ReadBack
+from rota.proof.replay import BATCH_TASKS, LaneReplay, ReadBack
 from rota.proof.source import RunSource
 from rota.proof.steps import Fold, Step, check_lane, retire_order, retired_in
 
@@ -29,6 +32,7 @@ class Follower:
         trusted: Callable[[int], bool] | None = None,
         keep: Callable[[records.Record], None] | None = None,
         live_models: bool = False,
+        batch_tasks: int = BATCH_TASKS,
     ) -> None:
         self.lane = lane
         self.replay: LaneReplay | None = None  # from when the lane is opened
@@ -36,12 +40,15 @@ class Follower:
         self.runner = ReadBack(runner, self._recorded, live_models=live_models)
         self._trusted = trusted
         self._keep = keep
+        self._batch_tasks = batch_tasks
 
     def hear(self, step: Step, fold: Fold) -> Iterator[Task]:
         """Take a step of the journal's fold; yields what retires in the replay."""
         record = step.record
         if isinstance(record, records.Opened) and record.lane == self.lane:
-            self.replay = LaneReplay(record, self.runner, trusted=self._trusted, keep=self._keep)
+            self.replay = LaneReplay(
+                record, self.runner, trusted=self._trusted, keep=self._keep, batch_tasks=self._batch_tasks
+            )
         if self.replay is None or getattr(record, "lane", None) != self.lane:
             return
         for task in step.notes.finished:
@@ -53,6 +60,15 @@ class Follower:
             yield from self.replay.take(step.moved)
 
 
+class Stand(NamedTuple):
+    """A lane at a turn, and what the journal has after it."""
+
+    replay: LaneReplay
+    fold: Fold
+    ahead: list[Task]  # retired after the turn by the journal's step that retired it
+    rest: Iterator[Step]
+
+
 def stand_at(
     source: RunSource,
     lane: str,
@@ -62,33 +78,57 @@ def stand_at(
     before: bool = False,
     keep: Callable[[records.Record], None] | None = None,
 ) -> LaneReplay:
-    """Return a lane as it was just after a turn retired, or just before; turn 0 is the lane's begin.
+    """Return a lane as `seek` finds it."""
+    return seek(source, lane, turn, runner, before=before, keep=keep).replay
 
-    Inputs that took effect after that retire and before the next are not in it. `keep` gets the records that lead
-    there. Raises `UnknownLane`; `JournalError` if the turn has not retired, or cannot be reached.
+
+def seek(
+    source: RunSource,
+    lane: str,
+    turn: int,
+    runner: Runner,
+    *,
+    before: bool = False,
+    keep: Callable[[records.Record], None] | None = None,
+    watch: Callable[[Step], None] | None = None,
+) -> Stand:
+    """Find a lane as it was just after a turn retired, or just before; turn 0 is the lane's begin.
+
+    Inputs that took effect after that retire and before the next are in the rest. `keep` gets the records that lead
+    there, `watch` the steps of the journal. The lane comes to the digest that the journal has. Raises `UnknownLane`;
+    `JournalError` if the turn has not retired, or the lane cannot be brought there.
     """
     order = retire_order(source, lane, turn)
     trusted = dict.fromkeys(order[:-1] if before else order)
     follower = Follower(lane, runner, trusted=trusted.__contains__, keep=keep)
     fold = Fold(source)
-    for step in fold.steps():
-        is_there = turn in [task.turn for task in retired_in(step, lane)]
-        if is_there and before and step.moved is not None:
+    steps = fold.steps()
+    digest, ahead = ZERO_DIGEST, list[Task]()
+    for step in steps:
+        if watch is not None:
+            watch(step)
+        retired = retired_in(step, lane)
+        place = next((place for place, task in enumerate(retired) if task.turn == turn), None)
+        known = retired if place is None else retired[: place + (not before)]
+        digest = known[-1].turn_digest or digest if known else digest
+        if place is not None and before and step.moved is not None:
+            ahead, steps = retired[place:], chain([step], steps)
             break  # the turn retired because of this input
         _hear_up_to(follower, step, fold, len(trusted))
-        if is_there or (turn == 0 and follower.replay is not None):
+        if place is not None or (turn == 0 and follower.replay is not None):
+            ahead = retired[len(known) :]
             break
     check_lane(fold.world, lane)
     replay = follower.replay
     assert replay is not None
     _drain(replay.run_to(len(trusted)))
-    if replay.lane.retired != len(trusted):
+    if (replay.lane.retired, replay.lane.digest) != (len(trusted), digest):
         raise JournalError(
             f"lane {lane!r} does not come to turn {turn} again when it is executed: run `rota verify` to see why",
             lane=lane,
             turn=turn,
         )
-    return replay
+    return Stand(replay, fold, ahead, steps)
 
 
 def _hear_up_to(follower: Follower, step: Step, fold: Fold, position: int) -> None:

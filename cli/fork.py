@@ -1,0 +1,281 @@
+"""`rota fork`, `rota check-upgrade`, `rota bisect`: a run executed again with something changed, or asked something."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rota.cli.common_options import json_option, lane_option, option, progress_option
+from rota.cli.exits import ExitCode
+from rota.cli.lanes import seed_of
+from rota.cli.output import Progress, cell, print_facts, print_json
+
+if TYPE_CHECKING:
+    from rota.proof.changed import Consequences
+    from rota.proof.continuing import Change
+    from rota.proof.source import RunSource
+
+_run_argument = click.argument("run", type=click.Path(path_type=Path))
+
+
+@click.command()
+@_run_argument
+@option("--at", "turn", type=click.IntRange(0), required=True, help="The last turn that both share; 0: none.")
+@option("--to", "folder", type=click.Path(path_type=Path), required=True, help="The new run folder.")
+@lane_option
+@option("--deploy", "deploys", metavar="NAME=FILE", multiple=True, help="Bind a name to a WASM module there.")
+@option(
+    "--drop-input", "dropped", metavar="RECORD", type=click.IntRange(1), multiple=True,
+    help="Leave out a later input: the number of its record.",
+)  # fmt: skip
+@option(
+    "--edit", "edits", metavar="RECORD[:INDEX]=TEXT", multiple=True,
+    help="Another payload for a task of a later submit; the first task has index 0. @FILE takes a file's content.",
+)  # fmt: skip
+@option("--seed", metavar="HEX", help="Other entropy from there on: 32 bytes as hex.")
+@option("--inputs/--no-inputs", default=True, help="Have the later inputs come again, or stop at the turn.")
+@option("--turns-max", type=click.IntRange(1), help="Stop there: a changed lane may never come to rest.")
+@progress_option
+@json_option
+def fork(
+    run: Path, turn: int, folder: Path, lane: str, deploys: tuple[str, ...], dropped: tuple[int, ...],
+    edits: tuple[str, ...], seed: str | None, inputs: bool, turns_max: int | None, progress: bool | None, json: bool,
+) -> None:  # fmt: skip
+    """Make a new run that shares RUN up to a turn and goes on from there with something changed.
+
+    The numbers of records are those of `rota log`. What came before the turn is the same by digest; the later inputs
+    come again at their positions. The new folder is a run like any other: `rota verify` proves it, `rota diff` shows
+    what followed from the change, `rota up --dir` goes on with it.
+
+    \b
+    rota fork .rota --at 1200 --to what-if --deploy counter=counter2.wasm
+    rota fork .rota --at 0 --to what-if --drop-input 17
+    rota fork .rota --at 40 --to what-if --edit 17:0='{"add": 8}'
+    """
+    from rota.proof.changed import Plan
+    from rota.proof.fork import fork as make_fork
+
+    with _opened(run) as source, Progress(progress, "turns") as shown:
+        modules = _modules(source, deploys, lane)
+        change = _change(tuple([(name, code) for name, code, _ in modules]), dropped, edits, seed)
+        what = ", ".join(
+            [f"deploy {given}" for given in deploys]
+            + [f"drop input {number}" for number in dropped]
+            + [f"edit {given.partition('=')[0]}" for given in edits]
+            + ["seed"] * (seed is not None)
+            + ["no later inputs"] * (not inputs)
+        )
+        plan = Plan(lane, turn, change, turns_max=turns_max, inputs=inputs)
+        came = make_fork(source, plan, modules, folder, what or "nothing", progress=shown)
+    if json:
+        print_json({"made": str(folder), "change": what, **_facts(came)})
+        return
+    print_facts({"made": str(folder), "change": what or "nothing"})
+    _print(came)
+    click.echo(f"compare: rota diff {run} {folder} --lane {lane}")
+
+
+@click.command("check-upgrade")
+@_run_argument
+@click.argument("upgrade", metavar="NAME=FILE")
+@option("--lane", help="Only this lane; else every lane where the name is bound.")
+@option("--from", "turn", metavar="TURN", type=click.IntRange(0), default=0, help="The old code up to there.")
+@option("--state/--ignore-state", default=True, help="Whether a state that differs is a change.")
+@progress_option
+@json_option
+def check_upgrade(
+    run: Path, upgrade: str, lane: str | None, turn: int, state: bool, progress: bool | None, json: bool
+) -> None:
+    """Execute RUN with new code for a name: accept it, or say which turn changes first, and how many after it.
+
+    Exit code 0 if nothing changes, 1 if something does.
+
+    \b
+    rota check-upgrade .rota counter=counter2.wasm
+    rota check-upgrade .rota counter=counter2.wasm --from 1200 --ignore-state
+    """
+    from rota.proof.upgrade import check_upgrade as check
+
+    name, file = _named_file(upgrade, "NAME=FILE")
+    with _opened(run) as source, Progress(progress, "turns") as shown:
+        came = check(source, name, file.read_bytes(), lane=lane, turn=turn, compare_state=state, progress=shown)
+    accepted = all(one.same for one in came)
+    if json:
+        print_json({"name": name, "file": str(file), "accepted": accepted, "lanes": [_facts(one) for one in came]})
+    else:
+        for one in came:
+            _print(one)
+        click.echo(f"{'accept' if accepted else 'this changes the run'}: {name} = {file}")
+    raise SystemExit(ExitCode.OK if accepted else ExitCode.FAILED)
+
+
+@click.command()
+@_run_argument
+@option("--bad", "expression", metavar="EXPR", required=True, help="A Python expression; see above.")
+@lane_option
+@progress_option
+@json_option
+def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: bool) -> None:
+    """Find the first turn of RUN after which EXPR holds.
+
+    Every turn is executed again and asked. EXPR sees state(ADDRESS), unpack(BYTES), text(BYTES), number(BYTES), and of
+    the task that just retired turn, target, sender, kind, payload, result, failure, message, log; of the lane retired
+    and digest. It is Python and runs as you. Exit code 0 if there is such a turn, 1 if there is none.
+
+    \b
+    rota bisect .rota --bad 'number(state("counter/alice")) > 100'
+    rota bisect .rota --bad 'failure == "trap"'
+    rota bisect .rota --bad 'target == "tally" and unpack(result)["total"] < 0'
+    """
+    from rota.proof.bisect import Predicate, find_first
+
+    predicate = Predicate(expression)
+    with _opened(run) as source, _executors(source) as executors, Progress(progress, "turns") as shown:
+        found = find_first(source, lane, predicate, executors, shown)
+    task = found.task
+    facts: dict[str, Any] = {"lane": lane, "bad": expression, "found": task is not None, "retired": found.position}
+    if task is not None:
+        outcome = task.outcome
+        facts |= {"turn": task.turn, "target": task.address, "payload": task.payload, "outcome": outcome}
+        facts |= {"digest": found.digest}
+    if json:
+        print_json(facts)
+    elif task is None:
+        click.echo(f"never: {found.position} turns retired, and it holds after none of them", err=True)
+    else:
+        print_facts({name: value for name, value in facts.items() if name not in ("found", "bad")})
+    raise SystemExit(ExitCode.OK if task is not None else ExitCode.FAILED)
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(run: Path) -> Iterator[RunSource]:
+    from rota.proof.source import open_run
+
+    with open_run(run) as source:
+        yield source
+
+
+@contextlib.contextmanager
+def _executors(source: RunSource) -> Iterator[Any]:
+    from rota.local.executors import Executors, Folders
+
+    folders = Folders(modules=source.modules, artefacts=source.artefacts, models=source.models, tensors=source.tensors)
+    with Executors(folders) as executors:
+        yield executors
+
+
+def _change(
+    deploys: tuple[tuple[str, Any], ...], dropped: tuple[int, ...], edits: tuple[str, ...], seed: str | None
+) -> Change:
+    from rota.proof.continuing import Change
+
+    return Change(deploys=deploys, dropped=dropped, edited=tuple(map(_edit, edits)), seed=seed_of(seed))
+
+
+def _modules(source: RunSource, deploys: tuple[str, ...], lane: str) -> list[tuple[str, Any, bytes]]:
+    """Return names, codes and modules; what a name was bound to says how the module is called."""
+    from rota.common.digests import digest
+    from rota.common.errors import BadChange
+    from rota.common.work import AGENT, Code
+    from rota.proof.upgrade import bindings
+
+    found: list[tuple[str, Any, bytes]] = []
+    for given in deploys:
+        name, file = _named_file(given, "--deploy")
+        module = file.read_bytes()
+        try:
+            code = bindings(source, name, lane)[-1][1]
+        except BadChange:
+            code = Code(b"", AGENT)
+        found.append((name, code._replace(digest=digest(module)), module))
+    return found
+
+
+def _named_file(given: str, hint: str) -> tuple[str, Path]:
+    name, separator, file = given.partition("=")
+    if not separator or not name or not Path(file).is_file():
+        raise click.BadParameter(f"{given!r} is not NAME=FILE with a file that is there", param_hint=hint)
+    return name, Path(file)
+
+
+def _edit(given: str) -> tuple[int, int, bytes]:
+    where, separator, text = given.partition("=")
+    record, _, index = where.partition(":")
+    if not separator or not record.isdecimal() or not (index or "0").isdecimal():
+        raise click.BadParameter(f"{given!r} is not RECORD[:INDEX]=TEXT", param_hint="--edit")
+    if text.startswith("@"):
+        try:
+            payload = Path(text[1:]).read_bytes()
+        except OSError as error:
+            raise click.BadParameter(f"{text[1:]}: {error.strerror}", param_hint="--edit") from error
+    else:
+        payload = text.encode()
+    return int(record), int(index or "0"), payload
+
+
+# --- what is answered -----------------------------------------------------------------------------
+
+
+def _facts(came: Consequences) -> dict[str, Any]:
+    """The consequences as JSON has them."""
+    facts = came._asdict()
+    first = facts.pop("first")
+    return {
+        **facts,
+        "same": came.same,
+        "first": None
+        if first is None
+        else {
+            "position": first.position,
+            "fields": first.fields,
+            "before": _described(first.before),
+            "after": _described(first.after),
+        },
+    }
+
+
+def _described(task: Any) -> dict[str, Any] | None:
+    from rota.proof.changed import describe
+
+    return None if task is None else {name.replace(" ", "_"): value for name, value in describe(task).items()}
+
+
+def _print(came: Consequences) -> None:
+    print_facts({
+        "lane": came.lane,
+        "shared": f"{came.position} turns, digest {came.shared_digest.hex()}",
+        "was": f"{came.was_retired} turns, digest {came.was_digest.hex()}",
+        "is": f"{came.retired} turns, digest {came.digest.hex()}",
+    })  # fmt: skip
+    for number, what, why in came.left_out:
+        click.echo(f"left out: {what} of record {number}: {why}")
+    if came.models_read_back or came.models_executed:
+        click.echo(f"model calls: {came.models_read_back} read back, {came.models_executed} computed")
+    if came.stopped_at_bound:
+        click.echo("stopped: it did not come to rest; --turns-max lets it go on")
+    if came.first is None:
+        click.echo("no turn is another one")
+        return
+    _print_first(came, came.first)
+
+
+def _print_first(came: Consequences, first: Any) -> None:
+    from rota.proof.changed import describe
+
+    before, after = first.before, first.after
+    shown = before or after
+    click.echo(f"first change: turn {shown.turn} of {shown.address}, retired as number {first.position}")
+    if before is None or after is None:
+        click.echo("  only the " + ("new" if before is None else "old") + " run has it")
+    else:
+        one, other = describe(before), describe(after)
+        for name in first.fields:
+            click.echo(f"  {name}: {cell(one[name], name)} -> {cell(other[name], name)}")
+    click.echo(f"{came.changed - 1} later turns are others as well")

@@ -1,0 +1,141 @@
+"""Bisect: the first turn after which something holds.
+
+The run is executed again turn by turn and the question asked after each, so that nothing is assumed about what holds
+later: a state may be bad for three turns and then be good again, and the first of the three is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import CodeType
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from rota.broker.lane import Lane
+from rota.broker.tasks import Task
+from rota.common.errors import BadChange
+from rota.common.work import Done, Failed
+from rota.local.engine import Runner
+from rota.proof.seek import Follower
+from rota.proof.source import RunSource
+from rota.proof.steps import Fold, check_lane
+
+_BUILTINS: Final = {
+    name.__name__: name
+    for name in (abs, all, any, bool, bytes, float, int, len, max, min, repr, round, sorted, str, sum)
+}
+NAMES: Final[Mapping[str, str]] = {
+    "state(ADDRESS)": "the bytes of an agent's state; None before it has one",
+    "unpack(BYTES)": "what MessagePack bytes hold",
+    "text(BYTES)": "bytes as UTF-8",
+    "number(BYTES)": "bytes as the digits of an integer",
+    "turn, target, sender, kind, payload": "of the task that just retired",
+    "result": "its result in bytes, None if it failed or has none",
+    "failure, message, log": "what it failed with, None if it did not; its log lines",
+    "retired, digest": "of the lane: how many tasks, and its digest as hex",
+}
+
+
+class Predicate:
+    """A Python expression over NAMES. What cannot be computed (no state yet, a missing key) does not hold."""
+
+    def __init__(self, expression: str) -> None:
+        """Raises `BadChange` if it is no expression."""
+        self.expression = expression
+        self.evaluated = 0  # how often it came to a value
+        self.failure = ""  # why it did not, the last time
+        try:
+            self._code: CodeType = compile(expression, "--bad", "eval")
+        except (SyntaxError, ValueError) as error:
+            raise BadChange(f"--bad {expression!r} is no Python expression: {error}") from error
+
+    def holds(self, task: Task, lane: Lane) -> bool:
+        """Say whether it holds after a task retired. Raises `BadChange` for a name that there is not."""
+        try:
+            value = bool(eval(self._code, {"__builtins__": _BUILTINS}, _names(task, lane)))
+        except NameError as error:
+            raise BadChange(f"--bad {self.expression!r}: {error}; there are {', '.join(NAMES)}") from error
+        except Exception as error:  # the user's expression over the user's data: anything may be raised
+            self.failure = f"{type(error).__name__}: {error}"
+            return False
+        self.evaluated += 1
+        return value
+
+
+class Found(NamedTuple):
+    """The first turn after which the predicate holds (None: it never does), and how many were asked."""
+
+    task: Task | None
+    position: int
+    digest: bytes
+
+
+def find_first(
+    source: RunSource,
+    lane: str,
+    predicate: Predicate,
+    runner: Runner,
+    progress: Callable[[int], None] | None = None,
+) -> Found:
+    """Execute a lane turn by turn until the predicate holds.
+
+    Raises `UnknownLane`; `BadChange` if the predicate never came to a value; `JournalError` where the lane does not do
+    again what the journal says: verify first.
+    """
+    follower = Follower(lane, runner, batch_tasks=1)
+    fold = Fold(source)
+
+    def asked(tasks: Any) -> Found | None:
+        for task in tasks:
+            at = _lane(follower)
+            if progress is not None:
+                progress(at.retired)
+            if predicate.holds(task, at):
+                return Found(task, at.retired, task.turn_digest or at.digest)
+        return None
+
+    for step in fold.steps():
+        found = asked(follower.hear(step, fold))
+        if found is not None:
+            return found
+    check_lane(fold.world, lane)
+    assert follower.replay is not None
+    found = asked(follower.replay.run_to(fold.world.lanes[lane].retired))
+    if found is not None:
+        return found
+    if predicate.failure and not predicate.evaluated:
+        raise BadChange(f"--bad {predicate.expression!r} never came to a value: {predicate.failure}")
+    return Found(None, _lane(follower).retired, _lane(follower).digest)
+
+
+def _lane(follower: Follower) -> Lane:
+    assert follower.replay is not None
+    return follower.replay.lane
+
+
+def _names(task: Task, lane: Lane) -> dict[str, Any]:
+    run, outcome = task.run, task.outcome
+    failed = outcome if type(outcome) is Failed else None
+
+    def state(address: str) -> bytes | None:
+        agent = lane.agents.get(address)
+        return None if agent is None else agent.state
+
+    return {
+        "state": state,
+        "unpack": msgpack.unpackb,
+        "text": bytes.decode,
+        "number": int,
+        "turn": task.turn,
+        "target": task.address,
+        "sender": run.sender,
+        "kind": run.kind,
+        "payload": task.payload,
+        "result": outcome.result if type(outcome) is Done else None,
+        "failure": None if failed is None else failed.kind,
+        "message": None if failed is None else failed.message,
+        "log": () if outcome is None else outcome.log,
+        "retired": lane.retired,
+        "digest": lane.digest.hex(),
+    }

@@ -1,0 +1,167 @@
+"""What follows from a change: a lane goes on from a turn with something changed, and is compared with what it was.
+
+Runs are compared turn by turn in the order in which they retired. A row says everything that the lane digest says of a
+turn but the digest before it, so that one changed turn does not make all later ones look changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.tasks import Task
+from rota.common.work import Done
+from rota.local.engine import Runner
+from rota.proof.alone import Input
+from rota.proof.continuing import Change, Continuation, LeftOut, Remembered
+from rota.proof.seek import Stand, seek
+from rota.proof.source import RunSource
+from rota.proof.steps import Step, retired_in
+
+TURNS_MORE_MAX: Final = 100_000  # a changed lane may never come to rest
+TURNS_FACTOR_MAX: Final = 4
+
+
+class FirstChange(NamedTuple):
+    """The first place where the two runs retire something else; None where one of them retires nothing more."""
+
+    position: int
+    before: Task | None
+    after: Task | None
+    fields: tuple[str, ...]
+
+
+class Consequences(NamedTuple):
+    """What came of a change. Turns are counted from the one where the lane went on."""
+
+    lane: str
+    turn: int
+    position: int  # retired turns that both runs share, by digest
+    shared_digest: bytes
+    was_retired: int  # by the journal
+    was_digest: bytes
+    retired: int
+    digest: bytes
+    first: FirstChange | None
+    changed: int  # places where the runs differ, the longer one's excess included
+    left_out: tuple[LeftOut, ...]
+    stopped_at_bound: bool
+    models_read_back: int
+    models_executed: int
+
+    @property
+    def same(self) -> bool:
+        return self.first is None
+
+
+class Plan(NamedTuple):
+    """Where to go on, with what change. `compare_code`: whether other code alone makes a turn another one."""
+
+    lane: str
+    turn: int
+    change: Change
+    compare_code: bool = True
+    compare_state: bool = True
+    turns_max: int | None = None
+    inputs: bool = True  # False: the later inputs do not come again
+
+
+def follow_change(
+    source: RunSource,
+    plan: Plan,
+    runner: Runner,
+    *,
+    keep: Callable[[records.Record], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Consequences:
+    """Bring a lane to a turn, change something, let it go on, and compare.
+
+    `keep` gets every record of the changed lane from its begin, `progress` how many turns have retired. Raises
+    `BadChange` for a change of something that is not there, `CodeError` for code that cannot be executed here, and what
+    `seek` raises.
+    """
+    remembered = Remembered(runner)
+    stand = seek(source, plan.lane, plan.turn, remembered, keep=keep, watch=_remembering(remembered, plan.lane))
+    position, shared = stand.replay.lane.retired, stand.replay.lane.digest
+    was = list(stand.ahead)
+    inputs: list[tuple[int, Input]] = []
+    for step in stand.rest:
+        was += retired_in(step, plan.lane)
+        _remembering(remembered, plan.lane)(step)
+        if plan.inputs and step.moved is not None and step.moved.lane == plan.lane:
+            inputs.append((step.number, step.moved))
+    journal = stand.fold.world.lanes[plan.lane]
+    turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)
+    went_on = Continuation(stand.replay, inputs, plan.change, turns_max)
+    first, changed = _compare(was, _watched(went_on.run(), stand, progress), plan, position)
+    lane = stand.replay.lane
+    return Consequences(
+        plan.lane, plan.turn, position, shared, journal.retired, journal.digest, lane.retired, lane.digest, first,
+        changed, tuple(went_on.left_out), went_on.stopped_at_bound, remembered.read_back, remembered.models_executed,
+    )  # fmt: skip
+
+
+def _remembering(remembered: Remembered, lane: str) -> Callable[[Step], None]:
+    def watch(step: Step) -> None:
+        for task in step.notes.finished:
+            if task.run.lane == lane:
+                remembered.remember(task)
+
+    return watch
+
+
+def _watched(retired: Iterator[Task], stand: Stand, progress: Callable[[int], None] | None) -> Iterator[Task]:
+    for task in retired:
+        if progress is not None:
+            progress(stand.replay.lane.retired)
+        yield task
+
+
+def _compare(was: list[Task], retired: Iterator[Task], plan: Plan, position: int) -> tuple[FirstChange | None, int]:
+    """Return the first place where two rows of retired tasks differ, and how many do."""
+    first: FirstChange | None = None
+    changed = 0
+    for place, (before, after) in enumerate(zip_longest(was, retired), start=position + 1):
+        fields = _differences(before, after, plan)
+        if fields:
+            changed += 1
+            first = first or FirstChange(place, before, after, fields)
+    return first, changed
+
+
+def _differences(before: Task | None, after: Task | None, plan: Plan) -> tuple[str, ...]:
+    if before is None or after is None:
+        return ("turn",)
+    one, other = describe(before), describe(after)
+    ignored = [] if plan.compare_code else ["code digest"]
+    ignored += [] if plan.compare_state else ["state digest"]
+    return tuple([name for name in one if one[name] != other[name] and name not in ignored])
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """Return the elements of a retired task's turn digest (docs/JOURNAL.md, "The lane digest") by name."""
+    run, outcome = task.run, task.outcome
+    facts: dict[str, Any] = {
+        "turn": task.turn,
+        "target": task.address,
+        "kind": run.kind,
+        "sender": run.sender,
+        "priority": run.priority,
+        "payload": task.payload,
+        "tensors": run.tensors_of(task.index),
+        "answers": run.reply_to,
+        "code digest": None if task.code is None else task.code.digest,
+        "ok": type(outcome) is Done,
+        "result": None,
+        "result tensors": (),
+        "emits": (),
+        "failure": None,
+        "message": None,
+        "state digest": task.state_digest,
+    }
+    if type(outcome) is Done:
+        return facts | {"result": outcome.result, "result tensors": outcome.tensors, "emits": outcome.emits}
+    assert outcome is not None
+    return facts | {"failure": outcome[0], "message": outcome[1]}

@@ -1,0 +1,251 @@
+"""A lane that goes on from a turn with something changed: fork, upgrade proof.
+
+The later inputs of the journal come again, in order and at their positions. A changed lane may never get to a position:
+then the input takes effect when nothing is left to run. Inputs that name a task (cancels, verdicts, retries) find it by
+its turn, and are left out, and named, where the task is another one or has completed. Timers that the change brought
+fire when a later input shows that their time has come.
+
+A model's recorded result is used for the same call again; a call that was never made is computed, and is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.lane import Lane
+from rota.broker.tasks import Task
+from rota.common.digests import ZERO_DIGEST
+from rota.common.errors import BadChange, CodeError
+from rota.common.work import MODEL, Code, Fold, FoldResult, Outcome, Provenance, TaskInput
+from rota.local.engine import Runner
+from rota.local.folds import patient
+from rota.proof.alone import Input
+from rota.proof.replay import PATIENCE_MS, LaneReplay
+
+BATCH_TASKS: Final = 1_024
+_NOBODY: Final = records.Origin("", 0, ZERO_DIGEST)
+
+
+class Change(NamedTuple):
+    """What is changed. Inputs are named by the numbers of their records, tasks of a submit by their place in it."""
+
+    deploys: tuple[tuple[str, Code], ...] = ()  # at the turn where the lane goes on
+    instead: tuple[tuple[str, bytes], ...] = ()  # digests of modules, for whatever is bound to a name from there on
+    dropped: tuple[int, ...] = ()
+    edited: tuple[tuple[int, int, bytes], ...] = ()
+    seed: bytes | None = None
+
+
+class LeftOut(NamedTuple):
+    """An input that the changed lane has no use for."""
+
+    number: int
+    what: str
+    why: str
+
+
+class Continuation:
+    """Plays what comes after a turn. `inputs`: record number, and the input as its lane alone has it."""
+
+    def __init__(self, replay: LaneReplay, inputs: Sequence[tuple[int, Input]], change: Change, turns_max: int) -> None:
+        self.left_out: list[LeftOut] = []
+        self.stopped_at_bound = False
+        self._engine = replay.engine
+        self._name = replay.name
+        self._inputs = inputs
+        self._change = change
+        self._turns_max = turns_max
+        self._edits = {(number, index): payload for number, index, payload in change.edited}
+        self._fired_later = {
+            (record.turn, record.index_of_emit) for _, record in inputs if isinstance(record, records.TimerFired)
+        }
+        _check(change, inputs)
+
+    @property
+    def lane(self) -> Lane:
+        return self._engine.world.lanes[self._name]
+
+    def run(self) -> Iterator[Task]:
+        """Yield what retires from here on, to the end or the bound."""
+        now_ms = self._inputs[0][1].now_ms if self._inputs else 0
+        yield from self._begin(now_ms)
+        for number, record in self._inputs:
+            if number in self._change.dropped:
+                continue
+            yield from self._run_to(record.position)
+            yield from self._fire_due(record.now_ms)
+            now_ms = self._engine.now_ms = max(now_ms, record.now_ms)
+            fitted = self._fit(number, record)
+            if fitted is not None:
+                yield from self._engine.apply(fitted).retired
+        yield from self._run_to(None)
+        yield from self._fire_due(now_ms)
+        yield from self._run_to(None)
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, now_ms: int) -> Iterator[Task]:
+        lane = self.lane
+        if self._change.seed is not None:
+            record = records.SeedSet(self._name, lane.retired, now_ms, _NOBODY, self._change.seed)
+            yield from self._engine.apply(record).retired
+        bound = [(name, lane.deploys[name]) for name, _ in self._change.instead if name in lane.deploys]
+        for name, code in (*self._change.deploys, *[(name, self._instead(name, code)) for name, code in bound]):
+            deployed = records.Deployed(self._name, lane.retired, now_ms, _NOBODY, name, code)
+            yield from self._engine.apply(deployed).retired
+
+    def _run_to(self, position: int | None) -> Iterator[Task]:
+        lane = self.lane
+        while position is None or lane.retired < position:
+            room = self._turns_max - lane.retired
+            if room <= 0:
+                self.stopped_at_bound = self.stopped_at_bound or lane.line_count > 0
+                return
+            wanted = room if position is None else min(room, position - lane.retired)
+            retired = self._engine.run(self._name, min(wanted, BATCH_TASKS))
+            if not retired:
+                return
+            yield from retired
+
+    def _fire_due(self, now_ms: int) -> Iterator[Task]:
+        """Fire the timers that are due and that the journal never fired."""
+        due = sorted(
+            (timer.due_ms, *key)
+            for key, timer in self.lane.timers.items()
+            if timer.due_ms <= now_ms and key not in self._fired_later
+        )
+        for due_ms, turn, index in due:
+            record = records.TimerFired(self._name, self.lane.retired, due_ms, turn, index)
+            yield from self._engine.apply(record).retired
+
+    # --- making inputs fit -----------------------------------------------------------------------------------------
+
+    def _fit(self, number: int, record: Input) -> Input | None:
+        """Return an input as it can take effect here; None, and a word about it, if it cannot."""
+        record = record._replace(position=self.lane.retired)
+        why = self._why_not(record)
+        if why:
+            self.left_out.append(LeftOut(number, type(record).__name__, why))
+            return None
+        if isinstance(record, records.Submitted):
+            return self._edit(number, record)._replace(first_seq=self.lane.next_turn)
+        if isinstance(record, records.Deployed):
+            return record._replace(code=self._instead(record.name, record.code))
+        return record
+
+    def _instead(self, name: str, code: Code) -> Code:
+        return code._replace(digest=dict(self._change.instead).get(name, code.digest))
+
+    def _why_not(self, record: Input) -> str:
+        lane = self.lane
+        match record:
+            case records.Cancelled() | records.Verdict():
+                task = lane.line_by_turn.get(record.seq)
+                run = self._engine.world.runs.find(record.seq)
+                done = task is not None and task.outcome is not None
+                if run is None or done or (task is None and record.seq - run.first_turn < run.issued):
+                    return f"turn {record.seq} has completed or is not there"
+                caught = run.verdicts is not None and record.seq - run.first_turn in run.verdicts
+                return f"turn {record.seq} is caught already" if caught else ""
+            case records.Submitted(retry_of=int() as turn) if turn not in lane.dead:
+                return f"turn {turn} is no dead letter"
+            case records.TimerFired() if (record.turn, record.index_of_emit) not in lane.timers:
+                return f"turn {record.turn} has set no timer with its emit {record.index_of_emit}"
+            case _:
+                return ""
+
+    def _edit(self, number: int, record: records.Submitted) -> records.Submitted:
+        place, runs = 0, []
+        is_edited = False
+        for run in record.runs:
+            payloads = tuple([self._edits.get((number, place + at), old) for at, old in enumerate(run.payloads)])
+            is_edited = is_edited or payloads != run.payloads
+            place += len(payloads)
+            runs.append(run._replace(payloads=payloads))
+        if not is_edited:
+            return record
+        return record._replace(runs=tuple(runs), origin=record.origin._replace(request=ZERO_DIGEST))
+
+
+def _check(change: Change, inputs: Sequence[tuple[int, Input]]) -> None:
+    """Raise `BadChange` if something that is to be changed is not among the inputs."""
+    known: dict[int, Any] = dict(inputs)
+    for number in (*change.dropped, *[number for number, _, _ in change.edited]):
+        if number not in known:
+            raise BadChange(
+                f"record {number} is no input of the lane after the turn: `rota log` shows their numbers", number=number
+            )
+    for number, index, _ in change.edited:
+        record = known[number]
+        count = sum(len(run.payloads) for run in record.runs) if isinstance(record, records.Submitted) else 0
+        if not 0 <= index < count:
+            raise BadChange(f"record {number} has {count} payloads: there is none with index {index}", number=number)
+
+
+class Remembered:
+    """A runner that answers a model call as it was answered before, and executes everything else.
+
+    Raises `CodeError` for a call that was never made and whose model cannot be run here.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.read_back = 0
+        self.models_executed = 0
+        self._runner = runner
+        self._known: dict[tuple[bytes, bytes, Any], tuple[Outcome, Provenance]] = {}
+
+    def remember(self, task: Task) -> None:
+        """Take a recorded outcome of a model."""
+        if (
+            task.code is not None
+            and task.code.kind == MODEL
+            and task.outcome is not None
+            and task.provenance is not None
+        ):
+            key = (task.code.digest, task.payload, task.run.tensors_of(task.index))
+            self._known[key] = (task.outcome, task.provenance)
+
+    def fingerprint(self, pool: str) -> Mapping[str, Any]:
+        return self._runner.fingerprint(pool)
+
+    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
+        found = [self._find(fold) for fold in folds]
+        asked = [
+            fold._replace(code=patient(fold.code, PATIENCE_MS))
+            for fold, known in zip(folds, found, strict=True)
+            if known is None
+        ]
+        ran = iter(self._runner.run_all(asked) if asked else ())
+        return [
+            self._checked(fold, next(ran)) if known is None else known for fold, known in zip(folds, found, strict=True)
+        ]
+
+    def _find(self, fold: Fold) -> FoldResult | None:
+        """Return what is known of the first tasks of a model's fold; None if nothing is."""
+        known: list[Outcome] = []
+        provenance: Provenance | None = None
+        for seen in fold.tasks if fold.code.kind == MODEL else ():
+            answer = self._known.get(_call(fold, seen))
+            if answer is None or (known and answer[1] != provenance):
+                break
+            known.append(answer[0])
+            provenance = answer[1]
+        if not known:
+            return None
+        self.read_back += len(known)
+        stopped = None if len(known) == len(fold.tasks) else "interrupted"
+        return FoldResult(tuple(known), None, stopped, provenance=provenance)  # type: ignore[arg-type]
+
+    def _checked(self, fold: Fold, result: FoldResult) -> FoldResult:
+        if result.stopped == "refused":
+            turn = fold.tasks[len(result.outcomes)].turn
+            raise CodeError(f"turn {turn} of {fold.address} cannot be executed here: {result.reason}", turn=turn)
+        if fold.code.kind == MODEL:
+            self.models_executed += len(result.outcomes)
+        return result
+
+
+def _call(fold: Fold, seen: TaskInput) -> tuple[bytes, bytes, Any]:
+    return (fold.code.digest, seen.payload, seen.tensors)

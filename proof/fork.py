@@ -1,0 +1,128 @@
+"""Fork: a new run folder that shares a prefix with a run, goes on with one thing changed, and is verified like any run.
+
+The new run has the one lane, from its first record; its Epoch says what it was forked from, at which turn and digest,
+and what was changed. A broker may be started on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from rota.broker import records
+from rota.broker.journal import Journal
+from rota.broker.modules import ModuleStore
+from rota.broker.recovery import facts
+from rota.common.digests import digest
+from rota.common.endpoints import RunFolder
+from rota.common.errors import ConfigError
+from rota.common.file_kit import sync_folder
+from rota.common.messages import Deploy
+from rota.common.work import Code
+from rota.local.executors import Executors, Folders
+from rota.proof.changed import Consequences, Plan, follow_change
+from rota.proof.source import RunSource
+
+_BATCH_RECORDS: Final = 1_024
+_FACT_CHARS_MAX: Final = 200
+
+
+def fork(
+    source: RunSource,
+    plan: Plan,
+    modules: list[tuple[str, Code, bytes]],
+    folder: Path,
+    what: str,
+    *,
+    device: str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> Consequences:
+    """Make `folder` a run that goes on from a turn with a change; return how it differs.
+
+    `modules` are the WASM modules that the change deploys; `what` says the change in a line. Raises `ConfigError` if
+    the folder is there already, and what `follow_change` raises; then nothing is left of it.
+    """
+    with new_folder(folder) as draft:
+        run = RunFolder(draft).prepare()
+        for part in ("modules", "models", "tensors"):
+            copy_folder(getattr(source, part), getattr(run, part))
+        add_modules(run.modules, modules)
+        folders = Folders(modules=run.modules, artefacts=source.artefacts, models=run.models, tensors=run.tensors)
+        with contextlib.closing(Journal.open(run.journal)) as journal, Executors(folders, device=device) as executors:
+            for _ in journal.read():
+                raise AssertionError("a new run file is empty")
+            writer = _Writer(journal)
+            origin = (("forked_from", source.name), ("forked_at", f"lane {plan.lane}, turn {plan.turn}"))
+            told = tuple([(name, text[:_FACT_CHARS_MAX]) for name, text in (*origin, ("change", what))])
+            writer.take(records.Epoch(1, time.time_ns() // 1_000_000, facts() + told))
+            came = follow_change(source, plan, executors, keep=writer.take, progress=progress)
+            writer.take(records.Mark(plan.lane, came.retired, came.digest))
+            writer.flush()
+    return came
+
+
+def add_modules(folder: Path, modules: list[tuple[str, Code, bytes]]) -> None:
+    """Check modules as a broker does and keep them. Raises `CodeError`."""
+    store = ModuleStore(folder)
+    for name, code, module in modules:
+        assert digest(module) == code.digest
+        store.admit(Deploy(0, "", name, code, module, False))
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder aside and move it to its place when the block is through; else nothing is left.
+
+    Raises `ConfigError` if there is something already.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.is_symlink() or folder.exists():
+        raise ConfigError(f"{folder} is there already: name a new folder", path=str(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}; name another", path=str(folder)) from error
+    try:
+        yield draft
+        os.rename(draft, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # renamed, if all went well
+
+
+class _Writer:
+    """Writes records to a journal, many at a time."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: list[records.Record] = []
+
+    def take(self, record: records.Record) -> None:
+        self._waiting.append(record)
+        if len(self._waiting) >= _BATCH_RECORDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._journal.append(self._waiting)
+        self._waiting = []
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of files that never change: as links where the file system can."""
+    if source.is_dir():
+        ignored = shutil.ignore_patterns("drafts", "lock")  # of the tensor store: belong to who works there
+        shutil.copytree(source, target, ignore=ignored, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

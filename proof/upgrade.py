@@ -1,0 +1,81 @@
+"""The upgrade proof: a journal executed with new code for a name, before the new code is deployed.
+
+Accepted is what makes no difference: every turn has the same outcome and leaves the same state. The digest of the code
+itself does not count. The new module is called as the old one was: kind, exports and limits stay.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rota.broker import records
+from rota.common.digests import digest
+from rota.common.errors import BadChange
+from rota.common.work import MODEL, Code
+from rota.local.executors import Executors, Folders
+from rota.proof.changed import Consequences, Plan, follow_change
+from rota.proof.continuing import Change
+from rota.proof.fork import add_modules, copy_folder
+from rota.proof.source import RunSource
+from rota.proof.steps import Fold, check_lane
+
+
+def check_upgrade(
+    source: RunSource,
+    name: str,
+    module: bytes,
+    *,
+    lane: str | None = None,
+    turn: int = 0,
+    compare_state: bool = True,
+    device: str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> list[Consequences]:
+    """Return what changes in each lane where the name is bound, or in one, if it has new code from a turn on.
+
+    Raises `BadChange` if the name is not bound there, `CodeError` if the module cannot take the old one's place.
+    """
+    bound = bindings(source, name, lane)
+    change = Change(instead=((name, digest(module)),))
+    with tempfile.TemporaryDirectory(prefix="rota-upgrade-") as private:
+        modules = Path(private) / "modules"
+        copy_folder(source.modules, modules)
+        modules.mkdir(exist_ok=True)
+        add_modules(modules, [(name, code._replace(digest=digest(module)), module) for _, code in bound])
+        tensors = Path(private) / "tensors"
+        copy_folder(source.tensors, tensors)
+        folders = Folders(modules=modules, artefacts=source.artefacts, models=source.models, tensors=tensors)
+        with Executors(folders, device=device) as executors:
+            return [
+                follow_change(
+                    source,
+                    Plan(one, turn, change, compare_code=False, compare_state=compare_state),
+                    executors,
+                    progress=progress,
+                )
+                for one in dict.fromkeys(lane_name for lane_name, _ in bound)
+            ]
+
+
+def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, Code]]:
+    """Return every code that a name was bound to, with its lane. Raises `UnknownLane`, `BadChange` if there is none."""
+    found: list[tuple[str, Code]] = []
+    names: dict[str, None] = {}
+    fold = Fold(source)
+    for step in fold.steps():
+        record = step.record
+        if not isinstance(record, records.Opened | records.Deployed) or lane not in (None, record.lane):
+            continue
+        deploys = record.deploys if isinstance(record, records.Opened) else ((record.name, record.code),)
+        names |= dict.fromkeys(bound for bound, _ in deploys)
+        found += [(record.lane, code) for bound, code in deploys if bound == name]
+    if lane is not None:
+        check_lane(fold.world, lane)
+    if not found:
+        known = ", ".join(sorted(names)[:8]) or "none"
+        raise BadChange(f"{name!r} was never bound there (bound: {known})", name=name)
+    if any(code.kind == MODEL for _, code in found):
+        raise BadChange(f"{name!r} is a model: its recorded results stand, `rota verify --live-models` computes them")
+    return found
