@@ -11,7 +11,7 @@ from html import escape
 from typing import Any, Final, Generic, TypeVar, overload
 
 ROWS_SHOWN: Final = 20
-_BYTES_SHOWN: Final = 32
+_BYTES_SHOWN: Final = 40
 
 Row = TypeVar("Row")
 Column = tuple[str, Callable[[Any], str]]  # title, and what stands in it
@@ -86,7 +86,10 @@ def shown_bytes(data: bytes | None) -> str:
     """Return bytes as one short piece of a line."""
     if data is None:
         return "-"
-    return repr(data) if len(data) <= _BYTES_SHOWN else f"{data[:_BYTES_SHOWN]!r}... {len(data)} bytes"
+    shown = repr(data[:_BYTES_SHOWN])
+    if len(data) <= _BYTES_SHOWN and len(shown) <= _BYTES_SHOWN + len("b''"):
+        return shown
+    return f"{shown[:_BYTES_SHOWN]}... {len(data)} bytes"
 
 
 def shown_text(text: str, chars_max: int = 80) -> str:
