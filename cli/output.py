@@ -94,12 +94,14 @@ class Progress:
         self._line = ""
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        if self._shown:
-            line = f"{self._what} {done}" + ("" if total is None else f" of {total}")
-            if line != self._line:
-                self.clear()
-                click.echo(line, nl=not sys.stderr.isatty(), err=True)
-                self._line = line
+        self.show(f"{self._what} {done}" + ("" if total is None else f" of {total}"))
+
+    def show(self, line: str) -> None:
+        """Write a line over the one before."""
+        if self._shown and line != self._line:
+            self.clear()
+            click.echo(line, nl=not sys.stderr.isatty(), err=True)
+            self._line = line
 
     def clear(self) -> None:
         """Take the line away: call it before anything is printed beside it."""
