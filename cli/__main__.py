@@ -58,6 +58,7 @@ _SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
         "fork": _Entry("fork", "fork", "Make a run that goes on from a turn with a change."),
         "check-upgrade": _Entry("fork", "check_upgrade", "Execute a run with new code and say what changes."),
         "bisect": _Entry("fork", "bisect", "Find the first turn after which something holds."),
+        "diff": _Entry("diff", "diff", "Find the first turn at which two runs differ."),
         "export": _Entry("archive", "export", "Pack a run into one file."),
         "import": _Entry("archive", "import_", "Make a run folder from a packed run."),
     },

@@ -53,7 +53,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
         "up", "broker", "cpu-worker", "gpu-worker", "deploy", "model", "model add", "model ls", "model show", "submit",
         "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show", "lanes", "lane",
         "lane open", "lane wait", "lane window", "pause", "release", "digest", "log", "show", "story", "state", "tree",
-        "export", "import", "status", "agents", "workers", "drain",
+        "diff", "export", "import", "status", "agents", "workers", "drain",
         "events", "doctor", "version", "completion",
     ]  # fmt: skip
 
