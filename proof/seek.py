@@ -94,6 +94,8 @@ def seek(
 ) -> Stand:
     """Find a lane as it was just after a turn retired, or just before; turn 0 is the lane's begin.
 
+    Where the tasks that follow were decided already, by a cancel for instance, they have retired with it.
+
     Inputs that took effect after that retire and before the next are in the rest. `keep` gets the records that lead
     there, `watch` the steps of the journal. The lane comes to the digest that the journal has. Raises `UnknownLane`;
     `JournalError` if the turn has not retired, or the lane cannot be brought there.
@@ -122,7 +124,12 @@ def seek(
     replay = follower.replay
     assert replay is not None
     _drain(replay.run_to(len(trusted)))
-    if (replay.lane.retired, replay.lane.digest) != (len(trusted), digest):
+    # Tasks that were decided before their turn came (a cancel, a name without code) retire with the one before them.
+    decided = replay.lane.retired - len(trusted)
+    if 0 < decided <= len(ahead):
+        digest = ahead[decided - 1].turn_digest or digest
+        ahead = ahead[decided:]
+    if decided < 0 or replay.lane.digest != digest:
         raise JournalError(
             f"lane {lane!r} does not come to turn {turn} again when it is executed: run `rota verify` to see why",
             lane=lane,

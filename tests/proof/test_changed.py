@@ -1,0 +1,287 @@
+"""Fork, upgrade proof and bisect, on runs of real agents that were made in this process.
+
+The run has inputs at many positions: tasks that emit, a failure, a cancel, a timer, and agents whose tasks are not one
+record each, so that a cut goes through the middle of completions.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rota import local
+from rota.broker.journal import Journal
+from rota.broker.tasks import Task
+from rota.common.digests import digest
+from rota.common.endpoints import RunFolder
+from rota.common.errors import BadChange, CodeError, ConfigError, JournalError, UnknownLane
+from rota.common.work import Code, Failed
+from rota.local.executors import Executors, Folders
+from rota.proof.bisect import Predicate, find_first
+from rota.proof.changed import Consequences, Plan, follow_change
+from rota.proof.continuing import Change
+from rota.proof.fork import fork
+from rota.proof.seek import stand_at
+from rota.proof.source import RunSource, open_run
+from rota.proof.steps import Fold, retired_in
+from rota.proof.upgrade import check_upgrade
+from rota.proof.verify import Options, verify
+
+AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
+NAMES = ("relay", "counter", "asker", "reminder")
+
+
+def bytes_of(name: str) -> bytes:
+    return (AGENTS / f"{name}.wasm").read_bytes()
+
+
+def make_run(folder: Path) -> Path:
+    with local.open_lane(keep=folder, window=16) as lane:
+        for name in NAMES:
+            lane.deploy(name, AGENTS / f"{name}.wasm")
+        lane.submit_many("relay/0", [b"2 3 5", b"1 2 5", b"nonsense", b"0 0"])
+        lane.run(5)
+        lane.submit("reminder/r", b"500 wake")
+        lane.submit("asker/a", b"counter/x")
+        lane.run()
+        lane.submit_many("counter/x", [b""] * 6)
+        caught = lane.submit("counter/y", b"")
+        lane.cancel(caught)
+        lane.run(3)
+        lane.advance(1_000)
+        lane.submit("relay/1", b"1 4 5")
+        lane.run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture
+def source(run: Path):
+    with open_run(run) as opened:
+        yield opened
+
+
+@pytest.fixture
+def executors(source: RunSource):
+    folders = Folders(modules=source.modules, artefacts=source.artefacts, models=source.models, tensors=source.tensors)
+    with Executors(folders, device="cpu") as made:
+        yield made
+
+
+def order_of(source: RunSource) -> list[tuple[int, bytes | None]]:
+    """Turns in retire order, with the lane digest after each."""
+    return [(task.turn, task.turn_digest) for step in Fold(source).steps() for task in retired_in(step, "main")]
+
+
+def is_decided(task: Task) -> bool:
+    """Whether a cancel caught it before it ran, so that it retires together with the task before it."""
+    return isinstance(task.outcome, Failed) and task.outcome.kind == "cancelled"
+
+
+def input_numbers(source: RunSource, kind: str) -> list[int]:
+    return [step.number for step in Fold(source).steps() if type(step.record).__name__ == kind]
+
+
+# --- standing at a turn -----------------------------------------------------------------------------------------------
+
+
+def test_a_lane_stands_at_every_turn(source: RunSource, executors: Executors) -> None:
+    """Goal: any turn can be reached, before and after. Method: go to each, compare position and digest."""
+    order = [(0, bytes(32)), *order_of(source)]
+    assert len(order) > 25
+    passed = {task.turn for step in Fold(source).steps() for task in retired_in(step, "main") if is_decided(task)}
+    assert len(passed) == 1
+    for position, (turn, _) in enumerate(order):
+        lane = stand_at(source, "main", turn, executors).lane
+        follows = order[position + 1][0] if position + 1 < len(order) else 0
+        passes = follows in passed
+        assert (lane.retired, lane.digest) == (position + passes, order[position + passes][1])
+        lane = stand_at(source, "main", turn, executors, before=True).lane
+        if turn and turn not in passed:
+            assert (lane.retired, lane.digest) == (position - 1, order[position - 1][1])
+
+
+def test_a_turn_that_never_was_is_refused(source: RunSource, executors: Executors) -> None:
+    """Goal: typed refusals. Method: a turn past the end, a lane that is not there."""
+    with pytest.raises(JournalError, match="turn 9999 of lane 'main' has not retired"):
+        stand_at(source, "main", 9999, executors)
+    with pytest.raises(UnknownLane, match="no lane 'other'"):
+        stand_at(source, "other", 1, executors)
+
+
+# --- fork -------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_changed_is_the_same_run(source: RunSource, executors: Executors) -> None:
+    """Goal: going on is exact, from every place. Method: go on from each turn with no change."""
+    order = order_of(source)
+    for position, turn in [(0, 0), *enumerate([turn for turn, _ in order], start=1)]:
+        came = follow_change(source, Plan("main", turn, Change()), executors)
+        assert came.same
+        assert came.position - position in (0, 1), "a task that was cancelled retires with the one before it"
+        assert (came.changed, came.left_out) == (0, ())
+        assert (came.retired, came.digest) == (came.was_retired, came.was_digest) == (len(order), order[-1][1])
+
+
+def forked(source: RunSource, folder: Path, turn: int, change: Change, modules=()) -> Consequences:
+    return fork(source, Plan("main", turn, change), list(modules), folder, "a change", device="cpu")
+
+
+def test_a_fork_is_a_run_that_verifies(source: RunSource, tmp_path: Path) -> None:
+    """Goal: a fork is a run like any other. Method: change a payload in the middle, verify what came."""
+    *_, last = input_numbers(source, "Submitted")
+    cut = order_of(source)[10][0]
+    came = forked(source, tmp_path / "fork", cut, Change(edited=((last, 0, b"1 2 5"),)))
+    assert came.first is not None
+    assert "payload" in came.first.fields
+    assert came.shared_digest == order_of(source)[10][1]
+    with open_run(tmp_path / "fork") as made:
+        fork_order = order_of(made)
+        assert fork_order[:11] == order_of(source)[:11], "the prefix is shared by digest"
+        assert (len(fork_order), fork_order[-1][1]) == (came.retired, came.digest)
+        folders = Folders(modules=made.modules, artefacts=made.artefacts, models=made.models, tensors=made.tensors)
+        with Executors(folders, device="cpu") as executors:
+            assert verify(made, executors, Options()).equal
+
+
+def test_a_fork_says_where_it_comes_from(source: RunSource, tmp_path: Path) -> None:
+    """Goal: a fork can be told from a run. Method: read the facts of its epoch."""
+    forked(source, tmp_path / "fork", 3, Change())
+    with closing(Journal.open(RunFolder(tmp_path / "fork").journal, read_only=True)) as journal:
+        facts = dict(next(iter(journal.read())).facts)  # type: ignore[union-attr]
+    assert facts["forked_at"] == "lane main, turn 3"
+    assert facts["change"] == "a change"
+    assert facts["forked_from"] == source.name
+
+
+def test_a_dropped_input_takes_what_follows_from_it(source: RunSource, tmp_path: Path) -> None:
+    """Goal: an input can be left out. Method: drop the first submit; its emits and its cancel's task go with it."""
+    first, *_ = input_numbers(source, "Submitted")
+    came = forked(source, tmp_path / "fork", 0, Change(dropped=(first,)))
+    assert came.retired < came.was_retired
+    assert [(left.what, "turn" in left.why) for left in came.left_out] == [("Cancelled", True), ("TimerFired", True)]
+    with open_run(tmp_path / "fork") as made:
+        targets = [task.address for step in Fold(made).steps() for task in retired_in(step, "main")]
+    assert "reminder/r" in targets
+    assert targets.count("relay/0") < 4
+
+
+def test_another_seed_from_a_turn_on(source: RunSource, tmp_path: Path) -> None:
+    """Goal: entropy can change in the middle, and the journal says so. Method: relay's children go elsewhere."""
+    cut = order_of(source)[-6][0]  # the last relay has yet to send its children
+    came = forked(source, tmp_path / "fork", cut, Change(seed=bytes(range(32))))
+    assert came.first is not None
+    assert came.position == len(order_of(source)) - 5
+    with open_run(tmp_path / "fork") as made:
+        assert input_numbers(made, "SeedSet")
+        folders = Folders(modules=made.modules, artefacts=made.artefacts, models=made.models, tensors=made.tensors)
+        with Executors(folders, device="cpu") as executors:
+            assert verify(made, executors, Options()).equal
+
+
+def test_a_deploy_takes_effect_from_its_turn_on(source: RunSource, tmp_path: Path) -> None:
+    """Goal: other code from a turn on. Method: bind counter to echo in the middle of its tasks."""
+    order = order_of(source)
+    module = bytes_of("echo")
+    code = Code(digest(module), "agent")
+    came = forked(
+        source, tmp_path / "fork", order[2][0], Change(deploys=(("counter", code),)), [("counter", code, module)]
+    )
+    assert came.first is not None
+    assert came.first.before is not None
+    assert came.first.before.address.startswith("counter/")
+    assert "code digest" in came.first.fields
+
+
+def test_what_cannot_be_changed_is_refused(source: RunSource, tmp_path: Path) -> None:
+    """Goal: typed refusals that leave nothing. Method: wrong records, indices, modules, folders."""
+    number = input_numbers(source, "Submitted")[0]
+    for change, what in (
+        (Change(dropped=(2,)), "record 2 is no input"),
+        (Change(edited=((number, 4, b""),)), "has 4 payloads"),
+        (Change(edited=((input_numbers(source, "Deployed")[0], 0, b""),)), "has 0 payloads"),
+    ):
+        with pytest.raises(BadChange, match=what):
+            forked(source, tmp_path / "fork", 0, change)
+    broken = Code(digest(b"\0asm"), "agent")
+    with pytest.raises(CodeError):
+        forked(source, tmp_path / "fork", 0, Change(deploys=(("relay", broken),)), [("relay", broken, b"\0asm")])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "fork").mkdir()
+    with pytest.raises(ConfigError, match="is there already"):
+        forked(source, tmp_path / "fork", 0, Change())
+
+
+# --- upgrade proof ----------------------------------------------------------------------------------------------------
+
+
+def with_note(module: bytes) -> bytes:
+    """The same code under another digest: a custom section at the end."""
+    return module + b"\x00\x05\x04note"
+
+
+def test_code_that_does_the_same_is_accepted(source: RunSource) -> None:
+    """Goal: only what a turn does counts. Method: a module with another digest and the same instructions."""
+    (came,) = check_upgrade(source, "counter", with_note(bytes_of("counter")), device="cpu")
+    assert came.same
+    assert came.digest != came.was_digest, "the lane digest has the code in it"
+
+
+def test_code_that_does_something_else_is_not(source: RunSource) -> None:
+    """Goal: the first turn that changes is named, and how many follow. Method: echo in place of counter."""
+    (came,) = check_upgrade(source, "counter", bytes_of("echo"), device="cpu")
+    assert came.first is not None
+    expected = [
+        task
+        for step in Fold(source).steps()
+        for task in retired_in(step, "main")
+        if task.address.startswith("counter/")
+    ]
+    assert came.first.before is not None
+    assert came.first.before.turn == expected[0].turn
+    assert {"result", "state digest"} <= {*came.first.fields}
+    assert came.changed >= len(expected) - 1
+
+
+def test_an_upgrade_needs_a_name_and_a_module(source: RunSource) -> None:
+    """Goal: typed refusals. Method: a name that was never bound, a module that is none."""
+    with pytest.raises(BadChange, match=r"'ghost' was never bound there \(bound: asker, counter, relay, reminder\)"):
+        check_upgrade(source, "ghost", bytes_of("echo"))
+    with pytest.raises(CodeError):
+        check_upgrade(source, "counter", b"not wasm")
+
+
+# --- bisect -----------------------------------------------------------------------------------------------------------
+
+
+def first_turn(source: RunSource, executors: Executors, expression: str) -> int | None:
+    found = find_first(source, "main", Predicate(expression), executors)
+    return None if found.task is None else found.task.turn
+
+
+def test_bisect_finds_the_first_turn(source: RunSource, executors: Executors) -> None:
+    """Goal: exactly the first turn, inside folds too. Method: states and results against the fold of the journal."""
+    tasks = [task for step in Fold(source).steps() for task in retired_in(step, "main")]
+    counted = [task.turn for task in tasks if task.address == "counter/x"]
+    for place, turn in enumerate(counted, start=1):
+        assert first_turn(source, executors, f'number(result) == {place} and target == "counter/x"') == turn
+    failed = next(task.turn for task in tasks if type(task.outcome).__name__ == "Failed")
+    assert first_turn(source, executors, 'failure == "error"') == failed
+    fired = next(task.turn for task in tasks if task.run.kind == "timer")
+    assert first_turn(source, executors, 'text(state("reminder/r")) == "0 1 wake"') == fired
+    assert first_turn(source, executors, "retired > 1000") is None
+
+
+def test_a_question_that_is_none_is_refused(source: RunSource, executors: Executors) -> None:
+    """Goal: a wrong question is not an answer. Method: no expression, no such name, never a value."""
+    with pytest.raises(BadChange, match="no Python expression"):
+        Predicate("1 +")
+    for expression, what in (("stat('a')", "name 'stat' is not defined"), ("state('ghost') > b''", "never came to")):
+        with pytest.raises(BadChange, match=what):
+            first_turn(source, executors, expression)
