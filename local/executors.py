@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,20 +22,26 @@ from rota.local.folds import pool_of
 
 _STACK_BYTES: Final = 8 << 20  # holds the deepest guest: THREAD_STACK_BYTES of cpu_worker/profile.py
 _THREAD_NAME: Final = "rota-executor"
-_ASK_AGAIN_SECONDS: Final = 0.005
+_ASK_AGAIN_SECONDS: Final = 0.05
 
 _lock: Final = threading.Lock()
 _thread: ThreadPoolExecutor | None = None
 
 
 class Folders:
-    """Where executors find code and data. `artefacts` is written to, the others are only read."""
+    """Where executors find code and data. `artefacts` is written to, and `tensors` by models with large results.
 
-    def __init__(self, *, modules: Path, artefacts: Path, models: Path, tensors: Path) -> None:
+    `lent_tensors` is a store whose tensors are read as well, and which is not touched.
+    """
+
+    def __init__(
+        self, *, modules: Path, artefacts: Path, models: Path, tensors: Path, lent_tensors: Path | None = None
+    ) -> None:
         self.modules = modules
         self.artefacts = artefacts
         self.models = models
         self.tensors = tensors
+        self.lent_tensors = lent_tensors
 
 
 class Executors:
@@ -58,10 +64,14 @@ class Executors:
             return FoldResult((), None, "interrupted")
         running = _shared_thread().submit(executor.run, fold)
         try:
+            while not _has_ended(running):
+                if self._stopping:
+                    executor.interrupt()  # again: an executor forgets what it is told before it begins
             return running.result()
         except BaseException:
-            while wait([running], _ASK_AGAIN_SECONDS).not_done:  # an executor forgets what it is told before it begins
+            while not running.done():
                 executor.interrupt()
+                _has_ended(running)
             raise
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
@@ -111,7 +121,7 @@ class Executors:
         except ImportError as error:
             raise ConfigError(f"agents and functions need wasmtime ({error}): pip install 'rota[cpu]'") from error
         self._folders.artefacts.mkdir(parents=True, exist_ok=True)
-        reader = StoreTensorReader(TensorStore(self._folders.tensors))
+        reader = StoreTensorReader(self._tensors())
         return WasmExecutor(self._folders.modules, self._folders.artefacts, reader, lambda: time.monotonic() * 1_000)
 
     def _make_gpu(self) -> Executor:
@@ -119,7 +129,19 @@ class Executors:
             from rota.gpu_worker.executor import OnnxExecutor
         except ImportError as error:
             raise ConfigError(f"models need ONNX Runtime ({error}): pip install 'rota[gpu]'") from error
-        return OnnxExecutor(self._folders.models, TensorStore(self._folders.tensors), device=self._device)
+        return OnnxExecutor(self._folders.models, self._tensors(), device=self._device)
+
+    def _tensors(self) -> TensorStore:
+        return TensorStore(self._folders.tensors, lender=self._folders.lent_tensors)
+
+
+def _has_ended(running: Future[FoldResult]) -> bool:
+    """Wait for a fold, not for long, and say whether it has ended."""
+    try:
+        running.exception(_ASK_AGAIN_SECONDS)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _call_in_thread(close: Callable[[], None]) -> None:
