@@ -21,6 +21,7 @@ from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import Code, Done, Emit, Failed, Limits, Outcome, Provenance, TensorRef
 
 FORMAT_VERSION: Final = 2
+_SHOWN_CHARS: Final = 200  # of what an error of another sort says; it may hold the whole value
 
 
 class Kind(IntEnum):
@@ -290,8 +291,11 @@ def decode(body: bytes) -> Record:
         values = msgpack.unpackb(body, use_list=False, strict_map_key=True)
         cls = _CLASS_OF[values[0]]
         record: Record = _REBUILD.get(cls, cls._make)(values[1:])
+        if encode(record) != body:
+            raise ValueError("it is not the canonical encoding")
     except Exception as error:  # any malformed body: msgpack's errors, KeyError, TypeError, IndexError, ValueError
-        raise JournalError(f"a record that no rota of this version wrote: {type(error).__name__}: {error}") from None
+        what = f"{type(error).__name__}: {str(error)[:_SHOWN_CHARS]}"
+        raise JournalError(f"a record that no rota of this version wrote: {what}") from None
     return record
 
 

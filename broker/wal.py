@@ -16,6 +16,7 @@ _HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
 _MAGIC_LITTLE: Final = 0x377F0682  # checksums over little-endian words
 _MAGIC_BIG: Final = 0x377F0683
+_PAGE_BYTES: Final = tuple(1 << shift for shift in range(9, 17))  # "The Database Header", page size
 _LOST_COMMITS_MIN: Final = 2  # one may be the torn transaction's own
 
 
@@ -29,7 +30,7 @@ def find_damage(wal: Path) -> str:
         return ""
     magic, _, page_bytes, _, salt_1, salt_2, sum_1, sum_2 = struct.unpack(">8I", data[:_HEADER_BYTES])
     order = {_MAGIC_LITTLE: "<", _MAGIC_BIG: ">"}.get(magic)
-    if order is None or _checksum(order, data[:24], 0, 0) != (sum_1, sum_2):
+    if order is None or page_bytes not in _PAGE_BYTES or _checksum(order, data[:24], 0, 0) != (sum_1, sum_2):
         return "its header does not check"
     return _scan_frames(data, order, page_bytes, (salt_1, salt_2), (sum_1, sum_2))
 

@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rota.common.errors import ConfigError
+from rota.common.shown import shown
 
 # The address of a socket file must fit `sun_path` with its closing zero: 108 bytes on Linux (unix(7)), 104 on macOS.
 SOCKET_PATH_BYTES_MAX: Final = 107 if sys.platform == "linux" else 103
 PORTS: Final = 4
 
 _NAMES: Final = ("frontend", "backend", "events", "query")
-_TCP: Final = re.compile(r"tcp://([^/:]+|\[[^\]/]+\]):(\d{1,5})")
+_TCP: Final = re.compile(r"tcp://([^/:]{1,255}|\[[^\]/]{1,255}\]):([0-9]{1,5})")
 _PRIVATE: Final = 0o700
+_SHOWN_CHARS: Final = 200
 
 
 class Endpoints(NamedTuple):
@@ -175,7 +177,10 @@ def _tcp_endpoints(bind: str) -> Endpoints:
 def _check_loopback(address: str) -> int:
     match = _TCP.fullmatch(address)
     if match is None:
-        raise ConfigError(f"{address!r} is no address: use tcp://127.0.0.1:PORT (--bind, ROTA_BIND)", address=address)
+        raise ConfigError(
+            f"{shown(address)} is no address: use tcp://127.0.0.1:PORT (--bind, ROTA_BIND)",
+            address=address[:_SHOWN_CHARS],
+        )
     host, port = match[1], int(match[2])
     if host != "localhost" and not _is_loopback(host):
         raise ConfigError(
@@ -210,10 +215,13 @@ def _read(path: Path) -> Endpoints:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
         endpoints = Endpoints(**value)
         addresses = [address for address in endpoints if isinstance(address, str)]
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): remove it and restart the broker", path=str(path)) from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({str(error)[:200]}): remove it and restart the broker", path=str(path)
+        ) from error
     if len(addresses) != PORTS:
         raise ConfigError(f"{path} is damaged: remove it and restart the broker", path=str(path))
     for address in addresses:
-        _check_loopback(address)
+        if not 0 < _check_loopback(address) < 1 << 16:
+            raise ConfigError(f"{path} names {address}, which is no port: remove it and restart the broker")
     return endpoints

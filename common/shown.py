@@ -10,17 +10,20 @@ from typing import Any, Final
 
 _CHARS_MAX: Final = 60
 _ITEMS_MAX: Final = 40
+_INT_BITS_MAX: Final = 128
 
 
 def shown(value: Any) -> str:
     """Return a value for a message: flat lists and scalars as they are, cut; what holds more by its size."""
-    if type(value) in (list, tuple) and (len(value) > _ITEMS_MAX or any(_holds_more(item) for item in value)):
+    if type(value) in (list, tuple) and (len(value) > _ITEMS_MAX or any(_is_more(item) for item in value)):
         return f"a list of {len(value)}"
     if type(value) is dict:
         return f"a map of {len(value)}"
+    if type(value) is int and value.bit_length() > _INT_BITS_MAX:  # Python refuses to write very long ones
+        return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= _CHARS_MAX else f"{text[:_CHARS_MAX]}..."
 
 
-def _holds_more(value: Any) -> bool:
-    return type(value) in (list, tuple, dict)
+def _is_more(value: Any) -> bool:
+    return type(value) in (list, tuple, dict) or (type(value) is int and value.bit_length() > _INT_BITS_MAX)

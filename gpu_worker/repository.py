@@ -257,9 +257,10 @@ def _read_manifest(folder: Path, name: str, version: int) -> ModelEntry:
     path = folder / MANIFEST_FILE
     try:
         entry = _entry_of(json.loads(_read_text(path)), folder)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CodeError(f"{path} is no manifest of this version of Rota ({error!r}); {_REMEDY}") from None
-    if (entry.name, entry.version, entry.digest) != (name, version, _digest_of_files(entry.files)):
+        digest = _digest_of_files(entry.files)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CodeError(f"{path} is no manifest of this version of Rota ({repr(error)[:200]}); {_REMEDY}") from None
+    if (entry.name, entry.version, entry.digest) != (name, version, digest):
         raise CodeError(f"{path} does not belong to {name} version {version}, or was changed; {_REMEDY}")
     return entry
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from rota.common.errors import CodeError
 from rota.common.limits import TENSOR_RANK_MAX
+from rota.common.shown import shown
 
 FILE_NAME: Final = "model.toml"
 GRAPH_LEVELS: Final = ("none", "basic", "extended", "layout", "all")
@@ -45,15 +46,15 @@ def parse_settings(text: str, where: str) -> ModelSettings:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise CodeError(f"{where} is no TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # not only its own error: int() refuses very long numbers
+        raise CodeError(f"{where} is no TOML: {str(error)[:200]}") from None
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in _RULES:
-            raise CodeError(f"{where}: unknown key {key!r}; known: {', '.join(_RULES)}")
+            raise CodeError(f"{where}: unknown key {shown(key)}; known: {', '.join(_RULES)}")
         check, meaning = _RULES[key]
         if not check(value):
-            raise CodeError(f"{where}: {key} must be {meaning}, got {value!r}")
+            raise CodeError(f"{where}: {key} must be {meaning}, got {shown(value)}")
         values[key] = _frozen(value)
     return ModelSettings(**values)
 

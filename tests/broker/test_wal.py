@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from rota.broker import records
 from rota.broker.journal import Journal
-from rota.broker.wal import find_damage
+from rota.broker.wal import _checksum, find_damage
 from rota.common.errors import JournalError
 
 TRANSACTIONS = 40
@@ -74,3 +75,16 @@ def test_a_header_that_does_not_check_is_damage(crashed: Path) -> None:
     wal.write_bytes(data)
     with pytest.raises(JournalError, match="its header does not check"):
         Journal.open(crashed)
+
+
+@pytest.mark.parametrize("page_bytes", [0, 1, 8, 4_097, 1 << 17])
+def test_a_header_with_an_odd_page_size_is_damage(page_bytes: int, crashed: Path) -> None:
+    """Goal: a header that checks is not believed either. Method: page sizes that SQLite has not, checksum made right.
+    Found by tests/fuzz.
+    """
+    wal = _wal(crashed)
+    data = wal.read_bytes()
+    head = data[:8] + page_bytes.to_bytes(4, "big") + data[12:24]
+    sums = _checksum(">" if head[3] & 1 else "<", head, 0, 0)
+    wal.write_bytes(head + struct.pack(">2I", *sums) + data[32:])
+    assert find_damage(wal) == "its header does not check"

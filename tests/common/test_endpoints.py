@@ -94,12 +94,27 @@ def test_address_that_is_none_is_refused(run_dir: Path, address: str) -> None:
         Endpoints.of(run_dir, address)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"frontend": "x"}', json.dumps(dict.fromkeys(Endpoints._fields, 1))])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"frontend": "x"}', json.dumps(dict.fromkeys(Endpoints._fields, 1)), "[" * 100_000],
+    ids=("empty", "list", "short", "numbers", "deep"),
+)
 def test_damaged_endpoints_file_is_named(run_dir: Path, content: str) -> None:
     """Goal: a message instead of a traceback. Method: files that are no table of addresses."""
     path = RunFolder(run_dir).prepare().endpoints_file
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"endpoints.json is damaged"):
+        Endpoints.of(run_dir)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:65536", "tcp://127.0.0.1:٣٣٣"])
+def test_an_endpoints_file_with_a_port_that_is_none_is_refused(run_dir: Path, address: str) -> None:
+    """Goal: a ConfigError here, not a ZMQError later. Method: port 0, one too large, digits of another alphabet. Found
+    by tests/fuzz.
+    """
+    path = RunFolder(run_dir).prepare().endpoints_file
+    path.write_text(json.dumps(dict.fromkeys(Endpoints._fields, address)), encoding="utf-8")
+    with pytest.raises(ConfigError):
         Endpoints.of(run_dir)
 
 

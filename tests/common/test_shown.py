@@ -27,8 +27,10 @@ def nested(depth: int) -> Any:
         ([0] * 41, "a list of 41"),
         ("x" * 100, "'" + "x" * 59 + "..."),
         (nested(50_000), "a list of 1"),
-        ([1 << 4_000] * 2, "[" + str(1 << 4_000)[:59] + "..."),
+        (1 << 200_000, "an integer of 200001 bits"),
+        ([1 << 200_000], "a list of 1"),
     ],
+    ids=lambda _: "",
 )
 def test_every_value_is_shown_in_a_few_words(value: Any, text: str) -> None:
     """Goal: no length or depth can hurt. Method: one value of each sort, some that `repr` cannot show."""

@@ -85,6 +85,9 @@ def test_sources_that_are_no_model_are_refused(tmp_path: Path, source: Path) -> 
         "unknown key 'thread'": lambda: (source / "model.toml").write_text("thread = 1"),
         "threads must be a whole number": lambda: (source / "model.toml").write_text("threads = true"),
         "is no TOML": lambda: (source / "model.toml").write_text("threads = "),
+        "is no TOML: Exceeds": lambda: (source / "model.toml").write_text("threads = " + "9" * 5_000),
+        "is no TOML: maximum": lambda: (source / "model.toml").write_text("a = " + "[" * 9_000 + "]" * 9_000),
+        "an integer of 40000 bits": lambda: (source / "model.toml").write_text("threads = 0x" + "f" * 10_000),
         "has no model.onnx": (source / "model.onnx").unlink,
     }
     with pytest.raises(CodeError, match="is neither a file nor a folder"):
@@ -121,7 +124,15 @@ def test_damage_is_found_and_named(tmp_path: Path, source: Path) -> None:
         entry.check()
 
 
-@pytest.mark.parametrize("spoil", ["{", "[]", '{"format": 2}', "other name", "other digest"])
+ODD_MANIFESTS = {
+    "deep": "[" * 100_000,
+    "infinite": '{"format": 1, "files": [["a", Infinity, ""]]}',
+    "surrogate": '{"format": 1, "name": "m", "version": 1, "digest": "%s", "files": [["\\ud800", 1, "%s"]]}'
+    % (("00" * 32,) * 2),
+}
+
+
+@pytest.mark.parametrize("spoil", ["{", "[]", '{"format": 2}', "other name", "other digest", *ODD_MANIFESTS])
 def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, source: Path, spoil: str) -> None:
     """Goal: a torn, foreign or edited manifest is an error that names it. Method: one of each."""
     repository = Repository(tmp_path / "models")
@@ -132,7 +143,7 @@ def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, source: Path, sp
         key = spoil.removeprefix("other ")
         manifest[key] = {"name": "n", "digest": "00" * 32}[key]
         spoil = json.dumps(manifest)
-    path.write_text(spoil)
+    path.write_text(ODD_MANIFESTS.get(spoil, spoil))
     with pytest.raises(CodeError, match=MANIFEST_FILE):
         repository.find(entry.digest)
 
