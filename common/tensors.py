@@ -66,9 +66,16 @@ class TensorStore:
     """A folder of tensors. Any number of processes may use one folder at a time, and threads may share a store."""
 
     def __init__(
-        self, root: Path, *, store_bytes_max: int = TENSOR_STORE_BYTES_MAX, tensor_bytes_max: int = TENSOR_BYTES_MAX
+        self,
+        root: Path,
+        *,
+        lender: Path | None = None,
+        store_bytes_max: int = TENSOR_STORE_BYTES_MAX,
+        tensor_bytes_max: int = TENSOR_BYTES_MAX,
     ) -> None:
+        """`lender` is a store whose tensors are read where `root` has none; nothing is ever written there."""
         self.root = root
+        self._lender = lender
         self._drafts = root / "drafts"
         self._lock = root / "lock"
         self._store_bytes_max = store_bytes_max
@@ -123,6 +130,8 @@ class TensorStore:
         header, total = _expected(ref)
         numpy_type = numpy_dtype(ref.dtype)
         path = self._path(ref.digest)
+        if self._lender is not None and not path.exists():
+            path = self._lender / path.relative_to(self.root)
         mapping = _map_sealed(path, ref, total)
         if mapping[: len(header)] != header:
             raise _damaged(ref, path, "its header is another tensor's")

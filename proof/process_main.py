@@ -1,6 +1,8 @@
 """A worker process of `rota verify`: takes folds on its stdin, runs them, answers on its stdout.
 
-    python -m rota.proof.process_main MODULES ARTEFACTS MODELS TENSORS DEVICE
+    python -m rota.proof.process_main MODULES ARTEFACTS MODELS TENSORS LENT_TENSORS DEVICE
+
+LENT_TENSORS may be empty.
 
 It ends when its stdin does, whatever it is doing: so it never outlives who started it, on any system. What libraries
 print goes to stderr.
@@ -39,11 +41,12 @@ def main(arguments: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     modules, artefacts, models, tensors = map(Path, arguments[:4])
+    lent, device = Path(arguments[4]) if arguments[4] else None, arguments[5]
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), name="requests", daemon=True).start()
     write_frame(answers, encode_answer({"ready": True}))
-    folders = Folders(modules=modules, artefacts=artefacts, models=models, tensors=tensors)
-    with Executors(folders, device=arguments[4]) as executors:
+    folders = Folders(modules=modules, artefacts=artefacts, models=models, tensors=tensors, lent_tensors=lent)
+    with Executors(folders, device=device) as executors:
         while True:
             write_frame(answers, _answer(executors, decode_request(requests.get())))
 

@@ -83,7 +83,8 @@ class Processes:
         assert 1 <= count <= PROCESSES_MAX
         self.deaths = 0  # of processes that nobody killed on purpose
         self._command = [sys.executable, "-P", "-m", "rota.proof.process_main"]
-        self._command += [*map(str, (folders.modules, folders.artefacts, folders.models, folders.tensors)), device]
+        self._command += map(str, (folders.modules, folders.artefacts, folders.models, folders.tensors))
+        self._command += [str(folders.lent_tensors or ""), device]
         self._kills = kills
         self._lock = threading.Lock()
         self._closing = threading.Event()

@@ -29,6 +29,7 @@ from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST
 from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError, JournalError, StorageFull
+from rota.local.executors import Folders
 from rota.proof.archive import ARCHIVE_MAGIC, JOURNAL, unpack
 
 CACHE_VARIABLE: Final = "ROTA_CACHE"
@@ -51,6 +52,16 @@ class RunSource:
         self.tensors = parts["tensors"]
         self.artefacts = _artefacts(private)
         self._private = private
+
+    def folders(self) -> Folders:
+        """Return where executors find what this run needs; what they make goes into the private folder."""
+        return Folders(
+            modules=self.modules,
+            artefacts=self.artefacts,
+            models=self.models,
+            tensors=self._private / "tensors",
+            lent_tensors=self.tensors,
+        )
 
     def begin(self) -> World:
         """Return a new world as it is before the first record that is kept."""
