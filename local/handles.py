@@ -50,9 +50,7 @@ class Batch(Sequence[Handle]):
 
     def outcomes(self) -> list[Result]:
         """Run the lane until all have their outcomes, failures being some."""
-        if self.turns:
-            self._lane.outcome(self.turns[-1])
-        return [self._lane.outcome(turn) for turn in self.turns]
+        return self._lane.outcomes(self.turns)
 
     def __len__(self) -> int:
         return len(self.turns)

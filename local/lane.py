@@ -276,6 +276,14 @@ class Lane:
         """Return a task's outcome, a failure being one; runs the lane until it has one."""
         return self._outcome(turn)
 
+    @_operation
+    def outcomes(self, turns: Iterable[int | Handle]) -> list[Result]:
+        """Return the outcomes of several tasks; runs the lane until all have one."""
+        numbers = [self._stamped(turn) for turn in turns]
+        if numbers:
+            self._outcome(numbers[-1])
+        return [self._outcome(number) for number in numbers]
+
     # --- what there is --------------------------------------------------------------------------------
 
     def state(self, address: str) -> bytes | None:
@@ -481,10 +489,13 @@ class Lane:
 
     def _outcome(self, turn: int | Handle) -> Result:
         number = self._stamped(turn)
-        self._run_until(number)
-        if self._interrupts.came:
-            raise KeyboardInterrupt
-        return self._remembered(number, self._history.find(number)).as_result()
+        found = self._history.find(number)
+        if found is None:
+            self._run_until(number)
+            if self._interrupts.came:
+                raise KeyboardInterrupt
+            found = self._history.find(number)
+        return self._remembered(number, found).as_result()
 
     def _run_until(self, number: int) -> None:
         """Run until a task has retired, no further than there."""

@@ -42,6 +42,7 @@ from rota.common.sockets import context, dealer
 from rota.common.tensors import TensorStore
 from rota.common.work import AGENT, FUNCTION, Limits
 from rota.gpu_worker.repository import Repository
+from rota.local import Lane, open_lane
 
 AGENTS = REPOSITORY / "examples" / "agents"
 PAYLOAD = np.random.default_rng(1).bytes(100)
@@ -287,6 +288,53 @@ def inference(place: Place) -> Iterator[None]:
             yield
 
 
+# --- in one process -------------------------------------------------------------------------------
+
+
+def local(place: Place) -> Iterator[None]:
+    """The same no-ops through `rota.local`, beside a broker with one worker: no sockets, no client, nothing durable."""
+    with (
+        sandbox(place.folder.root) as inside,
+        Up(place.folder, 1, 0) as up,
+        Client(place.folder.root) as client,
+        open_lane() as lane,
+    ):
+        up.wait_ready(place.say)
+        for kind in KINDS:
+            _deploy(client, kind)
+            lane.deploy(kind.target, kind.module, kind.kind, reuse=kind.reuse)
+        while True:
+            count = place.sizes.tasks
+            for kind in KINDS:
+                place.say(kind.name)
+                bounds = {
+                    "1 worker through sockets": count / _one_submit(client, kind, count),
+                    "raw wasmtime": inside.tasks_per_second(kind.module, kind.kind, kind.reuse, count, PAYLOAD),
+                }
+                rate = count / _in_one_process(lane, kind, count)
+                place.table.add("local", f"{kind.name}, one submit, one process", "tasks/s", rate, bounds)
+            kind = FUNCTION_REUSE
+            trips = range(place.sizes.round_trips)
+            bound = {"through sockets": statistics.median([_round_trip(client, kind) for _ in trips]) * 1e3}
+            taken = statistics.median([_local_round_trip(lane, kind) for _ in trips])
+            place.table.add("local", f"{kind.name}, one task at a time, p50", "ms", taken * 1e3, bound)
+            yield
+
+
+def _in_one_process(lane: Lane, kind: Kind, count: int) -> float:
+    targets, payloads = kind.targets(count), [PAYLOAD] * count
+    started = time.perf_counter()
+    ok = sum(result.ok for result in lane.submit_many(targets, payloads).outcomes())
+    assert ok == count, f"{ok} of {count} tasks succeeded"
+    return time.perf_counter() - started
+
+
+def _local_round_trip(lane: Lane, kind: Kind) -> float:
+    started = time.perf_counter()
+    lane.submit(kind.target, PAYLOAD).result()
+    return time.perf_counter() - started
+
+
 # --- recovery -------------------------------------------------------------------------------------
 
 
@@ -334,5 +382,6 @@ CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "latency": [latency],
     "tensor": [tensor],
     "inference": [inference],
+    "local": [local],
     "recovery": [recovery],
 }
