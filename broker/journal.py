@@ -6,6 +6,8 @@ when the file is read, and the place is named. A file that is not ours, of anoth
 and never written to: it is opened for writing only when all of it has been read, because SQLite moves a WAL into its
 file even when it only closes it.
 
+The one row of `head` says which records there should be: a page of the file that points past its newest records would
+hide them from a reader, and nothing else would tell. What lies in the file beside records is in snapshot_store.py.
 What records mean is in records.py; how to change the format stands there and in docs/JOURNAL.md.
 """
 
@@ -16,7 +18,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from blake3 import blake3
 
@@ -31,6 +33,7 @@ _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _HEAD_BYTES: Final = 100  # of the file; user version at 60, application id at 68, big-endian
 _LOCK_SECONDS: Final = 1.0  # for another program that writes to the file; workers wait longer for a sign of life
 _CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two fsyncs more, and its copying
+_CHECKED_WHOLE_BYTES: Final = 64 << 20  # a file up to this size is checked page by page at each start
 _WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (24 + 4_096)  # header and frames: https://www.sqlite.org/fileformat2.html
 _SCHEMA: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -40,7 +43,28 @@ _SCHEMA: Final = (
         body   BLOB NOT NULL,        -- canonical MessagePack, records.py
         chain  BLOB NOT NULL         -- BLAKE3 of the chain before and the body
     ) STRICT""",
+    """CREATE TABLE head (
+        one   INTEGER PRIMARY KEY CHECK (one = 1),
+        first INTEGER NOT NULL,      -- the first record that counts; those before it were cut
+        last  INTEGER NOT NULL,      -- the newest record
+        chain BLOB NOT NULL          -- its chain
+    ) STRICT""",
+    """CREATE TABLE snapshots (
+        number INTEGER NOT NULL,     -- the last record that is in it
+        part   INTEGER NOT NULL,     -- dense, from 0
+        body   BLOB NOT NULL,
+        PRIMARY KEY (number, part)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE named (
+        number INTEGER PRIMARY KEY,  -- of a snapshot
+        record INTEGER NOT NULL      -- the Snapshotted that says its digest
+    ) STRICT""",
+    """CREATE TABLE pins (
+        name   TEXT PRIMARY KEY,
+        number INTEGER NOT NULL      -- this record and those after it are kept
+    ) STRICT, WITHOUT ROWID""",
 )
+_EMPTY_HEAD: Final = "INSERT INTO head VALUES (1, 1, 0, zeroblob(32))"
 
 
 class Journal:
@@ -49,6 +73,7 @@ class Journal:
     def __init__(self, path: Path, connection: sqlite3.Connection, read_only: bool) -> None:
         self.path = path
         self.last_number = 0
+        self.appended_bytes = 0  # of records, by this broker
         self._chain = ZERO_DIGEST
         self._connection = connection
         self._read_only = read_only
@@ -71,19 +96,25 @@ class Journal:
         except (sqlite3.Error, FileNotFoundError) as error:
             raise _not_usable(path, error) from error
 
-    def read(self) -> Iterator[records.Record]:
-        """Yield every record from the first to the last, and make the journal ready to append.
+    def first_number(self) -> int:
+        """Return the number of the first record that counts: 1, or more where those before it were cut."""
+        return self._head()[0]
 
-        Raises `JournalError` at the first record that is damaged, missing or out of its place.
+    def read(self, after: records.Snapshotted | None = None) -> Iterator[records.Record]:
+        """Yield every record that is kept, or those behind a snapshot, and make the journal ready to append.
+
+        `last_number` is the number of the record that was yielded last. Where the first records were cut, the chain
+        begins with what the snapshot there says of it. Raises `JournalError` at the first record that is damaged,
+        missing or out of its place, and at the end if it is not where the file's head says.
         """
         try:
             self._check_schema()
-            # The chain cannot tell that records are missing at the end; a page that nothing points to tells.
-            (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise _refusal(self.path, str(verdict))
+            self._check_pages()
+            self._connection.execute("BEGIN")  # what a broker writes meanwhile is not seen
+            first, last, end = self._head()
+            self.last_number, self._chain = (after.number, after.chain) if after else self._beginning(first)
             for number, body, chain in self._connection.execute(
-                "SELECT number, body, chain FROM records ORDER BY number"
+                "SELECT number, body, chain FROM records WHERE number > ? ORDER BY number", (self.last_number,)
             ):
                 if number != self.last_number + 1:
                     raise _refusal(self.path, f"record {self.last_number + 1} is missing before record {number}")
@@ -94,6 +125,9 @@ class Journal:
                     )
                 self.last_number = number
                 yield records.decode(body)
+            if (self.last_number, self._chain) != (last, end):
+                raise _refusal(self.path, f"its records end with {self.last_number}, its head says with {last}")
+            self._connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a damaged name stands in the message
             raise _not_usable(self.path, error, f"after record {self.last_number}: ") from error
         if not self._read_only:
@@ -107,21 +141,63 @@ class Journal:
         """
         if not batch:
             return
-        assert self._can_append, "read it first"
-        number, chain, rows = self.last_number, self._chain, []
+        number, chain, rows, named = self.last_number, self._chain, [], []
+        size = 0
         for record in batch:
             body = records.encode(record)
             number += 1
             chain = link(chain, body)
             rows.append((number, body, chain))
+            size += len(body)
+            if type(record) is records.Snapshotted:
+                named.append((record.number, number))
+        with self.transaction() as write:
+            write.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
+            write.executemany("INSERT OR REPLACE INTO named VALUES (?, ?)", named)
+            write.execute("UPDATE head SET last = ?, chain = ?", (number, chain))
+        self.last_number, self._chain = number, chain
+        self.appended_bytes += size
+
+    @property
+    def chain(self) -> bytes:
+        """The chain digest after the record `last_number`."""
+        return self._chain
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Look something up in the file. Raises `JournalError` if it is damaged there."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise _not_usable(self.path, error) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for changes that are on the disk, all of them, when the `with` block has ended.
+
+        Raises `StorageFull` if they could not be written; then nothing has changed.
+        """
+        assert self._can_append, "read it first"
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
+            yield self._connection
             self._connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except BaseException as error:
             self._abandon()
-            raise StorageFull(f"{self.path}: {error}", reason=str(error)) from error
-        self.last_number, self._chain = number, chain
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageFull(f"{self.path}: {error}", reason=str(error)) from error
+            raise
+
+    def shrink(self) -> None:
+        """Write the file anew without its unused pages, in place: a crash leaves it as it was or as it will be.
+
+        Raises `StorageFull` if there is no room for both.
+        """
+        assert self._can_append, "read it first"
+        try:
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            raise StorageFull(f"{self.path} cannot be made smaller: {error}", reason=str(error)) from error
 
     def reserve(self) -> None:
         """Give the WAL its full size now, as zeros: an fsync that need not record growth takes half the time.
@@ -143,6 +219,40 @@ class Journal:
     def close(self) -> None:
         """Close the file; what was appended is durable already."""
         self._connection.close()
+
+    def _head(self) -> tuple[int, int, bytes]:
+        """Return the numbers of the first and the newest record, and the chain digest there."""
+        rows = self.rows("SELECT first, last, chain FROM head")
+        if len(rows) != 1:
+            raise _refusal(self.path, "it has no head")
+        first, last, chain = rows[0]
+        return first, last, chain
+
+    def _beginning(self, first: int) -> tuple[int, bytes]:
+        """Return number and chain digest of what stands before the first record that is kept."""
+        if first == 1:
+            return 0, ZERO_DIGEST
+        named = self.find_name(first - 1)
+        if named is None:
+            raise _refusal(self.path, f"its records begin with {first}, and no record names a snapshot of {first - 1}")
+        return named.number, named.chain
+
+    def find_name(self, number: int) -> records.Snapshotted | None:
+        """Return the record that says chain, digest and size of the snapshot after record `number`."""
+        rows = self.rows("SELECT body FROM records WHERE number = (SELECT record FROM named WHERE number = ?)", number)
+        try:
+            found = records.decode(rows[0][0]) if rows else None
+        except JournalError:
+            return None  # whoever reads on from another snapshot meets it, and says which record is damaged
+        return found if isinstance(found, records.Snapshotted) and found.number == number else None
+
+    def _check_pages(self) -> None:
+        """Have SQLite look at every page of a file that is not too large for that; docs/decisions/0008."""
+        ((pages,),), ((page_bytes,),) = self.rows("PRAGMA page_count"), self.rows("PRAGMA page_size")
+        if pages * page_bytes <= _CHECKED_WHOLE_BYTES:
+            ((verdict,),) = self.rows("PRAGMA quick_check(1)")
+            if verdict != "ok":
+                raise _refusal(self.path, str(verdict))
 
     def _check_schema(self) -> None:
         """Refuse tables, views and triggers that are not ours: reading them may run somebody's code, without end."""
@@ -192,6 +302,7 @@ def _create(path: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA:
             connection.execute(statement)
+        connection.execute(_EMPTY_HEAD)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
     os.replace(draft, path)
@@ -217,7 +328,7 @@ def _check_head(path: Path) -> None:
 
 def _not_usable(path: Path, error: Exception, where: str = "") -> RotaError:
     """Tell a file that is damaged from one that there is no room for: even reading takes some, for the -shm file."""
-    name = error.sqlite_errorname if isinstance(error, sqlite3.OperationalError) else ""
+    name = getattr(error, "sqlite_errorname", "")  # errors of Python's own module have none
     if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
         return StorageFull(f"{path} cannot be written: {error}; free some space and start again", reason=str(error))
     return _refusal(path, f"{where}{error}")

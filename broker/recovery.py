@@ -1,37 +1,101 @@
-"""From a run file to a broker that can go on: fold the journal, open an epoch, see that lane `main` is there."""
+"""From a run file to a broker that can go on: take the newest snapshot, fold what follows it, open an epoch.
+
+`recover` reads no more than it must, so that its time follows the distance between snapshots and not the length of
+the journal; `load_world` begins where the kept records begin, for whoever wants to read all of them.
+"""
 
 from __future__ import annotations
 
+import logging
 import platform
 import sqlite3
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
-from rota.broker import records
+from rota.broker import records, snapshot
 from rota.broker.journal import Journal
 from rota.broker.requests import DEFAULT_LANE
+from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST, lane_seed
 from rota.common.errors import JournalError
+from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import LaneSettings
+
+log = logging.getLogger(__name__)
 
 _NOBODY = records.Origin("", 0, ZERO_DIGEST)
 _PROGRESS_EVERY_RECORDS = 20_000
+_SHOWN_CHARS = 200  # of what an error of another sort says; it may hold the whole value
 
 
-def fold(world: World, found: Iterable[records.Record], progress: Callable[[int], None] | None = None) -> None:
-    """Apply records in their order.
+def recover(
+    journal: Journal,
+    results_max: int = RESULTS_KEPT_MAX,
+    results_bytes: int = RESULTS_KEPT_BYTES,
+    progress: Callable[[int], None] | None = None,
+) -> World:
+    """Return the state after the last record: the newest good snapshot, and the records behind it.
+
+    A snapshot that cannot be used is passed over with a warning: an older one or the whole journal gives the same state
+    later. Raises `JournalError` if the records cannot be used, or if they were cut and no snapshot fits.
+    """
+    store = SnapshotStore(journal)
+    for number in store.numbers():
+        named = journal.find_name(number)
+        if named is None or number < journal.first_number() - 1:
+            continue  # it was never finished, or what followed it was cut
+        world = _load(store, named, results_max, results_bytes)
+        if world is not None:
+            fold(world, journal.read(named), progress, after=number)
+            return world
+    world = load_world(journal, results_max, results_bytes)
+    fold(world, journal.read(), progress, after=journal.first_number() - 1)
+    return world
+
+
+def load_world(journal: Journal, results_max: int = RESULTS_KEPT_MAX, results_bytes: int = RESULTS_KEPT_BYTES) -> World:
+    """Return the state before the first record that is kept, on which what `journal.read()` yields can be folded.
+
+    Raises `JournalError` if the first records were cut and the snapshot there cannot be used.
+    """
+    first = journal.first_number()
+    if first == 1:
+        return World(results_max, results_bytes)
+    named = journal.find_name(first - 1)
+    if named is None:
+        raise JournalError(
+            f"{journal.path}: its records begin with {first}, and no record names the snapshot before it"
+        )
+    store = SnapshotStore(journal)
+    store.check(named)
+    return snapshot.load(store.parts(named.number), results_max, results_bytes)
+
+
+def _load(store: SnapshotStore, named: records.Snapshotted, results_max: int, results_bytes: int) -> World | None:
+    try:
+        store.check(named)
+        return snapshot.load(store.parts(named.number), results_max, results_bytes)
+    except JournalError as error:
+        log.warning("the snapshot of record %d is not used: %s", named.number, error.message)
+        return None
+
+
+def fold(
+    world: World, found: Iterable[records.Record], progress: Callable[[int], None] | None = None, *, after: int = 0
+) -> None:
+    """Apply records in their order, the first of which comes after the record `after`.
 
     Raises `JournalError`, with the number of the record, if one cannot follow from those before it.
     """
-    number = 0
-    for number, record in enumerate(found, start=1):
+    for number, record in enumerate(found, start=after + 1):
         try:
             world.apply(record)
         except JournalError as error:
             raise JournalError(f"record {number}: {error.message}", number=number, **error.fields) from error
-        except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            what = f"record {number} does not follow from those before it ({type(error).__name__}: {error})"
+        except (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            why = f"{type(error).__name__}: {str(error)[:_SHOWN_CHARS]}"
+            what = f"record {number} does not follow from those before it ({why})"
             raise JournalError(what, number=number) from error
         if progress is not None and number % _PROGRESS_EVERY_RECORDS == 0:
             progress(number)
