@@ -15,13 +15,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from run_kit import Broker, counting, program, records_of, scripted, write_run
 
+from rota import local
 from rota.broker import records
 from rota.common.errors import JournalError, UnknownLane
 from rota.common.work import Done
+from rota.proof.changed import Plan
+from rota.proof.continuing import Change
 from rota.proof.diff import Diff, compare
 from rota.proof.differing import first_byte
+from rota.proof.fork import fork
 from rota.proof.source import open_run
 
+AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
 CHANGED = program(["add", 99], ["tell", "counter/sum1", [["add", 1]]], ["log", "task 5"])
 
 
@@ -282,3 +287,25 @@ def test_the_first_byte_that_differs(one: bytes, other: bytes, context: int) -> 
         for data, window in zip((one, other), found.windows, strict=True):
             assert data[found.window_at :].startswith(window)
         assert found.windows[0] != found.windows[1]
+
+
+def test_a_fork_parts_where_it_was_changed(tmp_path: Path) -> None:
+    """Goal: a fork and its run are compared like any two. Method: real agents; drop one submit and edit another; both
+    find the same first turn, the same end, and the shared prefix.
+    """
+    with local.open_lane(keep=tmp_path / "run", window=16) as lane:
+        lane.deploy("counter", AGENTS / "counter.wasm")
+        for key in "abcab":
+            lane.submit(f"counter/{key}", b"1")
+            lane.run()
+    with open_run(tmp_path / "run") as source:
+        number = [number for number, record in source.records() if isinstance(record, records.Submitted)][3]
+        cases = {"same": Change(), "dropped": Change(dropped=(number,)), "edited": Change(edited=((number, 0, b"7"),))}
+        for name, change in cases.items():
+            came = fork(source, Plan("main", 2, change), [], tmp_path / name, name, device="cpu")
+            with open_run(tmp_path / name) as forked:
+                found = compare(source, forked, "main")
+            assert (came.first is None) == (found.first is None) == (name == "same")
+            if came.first is not None and found.first is not None:
+                assert (found.first.position, found.first.cause) == (came.first.position, "input") == (4, "input")
+            assert found.ends[1].digest == came.digest
