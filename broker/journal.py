@@ -98,7 +98,12 @@ class Journal:
 
     def first_number(self) -> int:
         """Return the number of the first record that counts: 1, or more where those before it were cut."""
-        return self._head()[0]
+        return self.extent()[0]
+
+    def extent(self) -> tuple[int, int, bytes]:
+        """Return the numbers of the first and the newest record, and the chain digest there. Nothing else is read."""
+        self._check_schema()
+        return self._head()
 
     def read(self, after: records.Snapshotted | None = None) -> Iterator[records.Record]:
         """Yield every record that is kept, or those behind a snapshot, and make the journal ready to append.
@@ -228,6 +233,12 @@ class Journal:
         first, last, chain = rows[0]
         return first, last, chain
 
+    def bytes_after(self, number: int) -> int:
+        """Return how many bytes the records after `number` have."""
+        ((size,),) = self.rows("SELECT coalesce(sum(length(body)), 0) FROM records WHERE number > ?", number)
+        assert isinstance(size, int)
+        return size
+
     def _beginning(self, first: int) -> tuple[int, bytes]:
         """Return number and chain digest of what stands before the first record that is kept."""
         if first == 1:
@@ -256,7 +267,7 @@ class Journal:
 
     def _check_schema(self) -> None:
         """Refuse tables, views and triggers that are not ours: reading them may run somebody's code, without end."""
-        for name, statement in self._connection.execute("SELECT name, sql FROM sqlite_schema"):
+        for name, statement in self.rows("SELECT name, sql FROM sqlite_schema"):
             if statement not in _SCHEMA:
                 raise _refusal(self.path, f"it holds {name!r}, which is not as this version of rota makes it")
 

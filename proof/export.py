@@ -88,12 +88,12 @@ def import_run(file: Path, folder: Path, *, progress: Progress | None = None) ->
 def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Needs, dict[str, Any]]:
     """Fold a run and return what it names, and the facts that tell it from any other run."""
     collected = _Collected(source.begin())
+    first, last, chain = source.extent()
     try:
-        fold(collected.world, collected.tap(source.records(), progress))
+        fold(collected.world, collected.tap(source.records(), progress), after=max(first - 1, 0))
     except JournalError as error:
         raise JournalError(f"{source.name}: {error.message}", **{**error.fields, "path": source.name}) from error
     needs = collected.needs()
-    first, last, chain = source.extent()
     lanes = [
         {"lane": name, "retired": lane.retired, "digest": lane.digest.hex()}
         for name, lane in collected.world.lanes.items()

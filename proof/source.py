@@ -25,8 +25,8 @@ from typing import Final
 
 from rota.broker.journal import Journal
 from rota.broker.records import Record
+from rota.broker.recovery import load_world
 from rota.broker.world import World
-from rota.common.digests import ZERO_DIGEST
 from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError, JournalError, StorageFull
 from rota.local.executors import Folders
@@ -64,30 +64,35 @@ class RunSource:
         )
 
     def begin(self) -> World:
-        """Return a new world as it is before the first record that is kept."""
-        return World()
+        """Return a new world as it is before the first record that is kept.
+
+        Raises `JournalError` if records were cut and the snapshot that stands for them cannot be used.
+        """
+        with self._journal() as journal:
+            return load_world(journal)
 
     def records(self) -> Iterator[tuple[int, Record]]:
         """Yield every kept record with its number, from the first to the last; it may be called again.
 
         Raises `JournalError` at the first record that is damaged, missing or out of its place.
         """
-        with (
-            _named(self.journal_path, self.name),
-            contextlib.closing(Journal.open(self.journal_path, read_only=True)) as journal,
-        ):
+        with self._journal() as journal:
             for record in journal.read():
                 yield journal.last_number, record
 
     def extent(self) -> tuple[int, int, bytes]:
         """Return the numbers of the first and last kept record, and the chain digest after the last; 0 for none."""
+        with self._journal() as journal:
+            first, last, chain = journal.extent()
+        return (first if last else 0, last, chain)
+
+    @contextlib.contextmanager
+    def _journal(self) -> Iterator[Journal]:
         with (
             _named(self.journal_path, self.name),
-            contextlib.closing(sqlite3.connect(self.journal_path, isolation_level=None)) as connection,
+            contextlib.closing(Journal.open(self.journal_path, read_only=True)) as journal,
         ):
-            rows = connection.execute("SELECT number, chain FROM records ORDER BY number DESC LIMIT 1").fetchall()
-            ((first,),) = connection.execute("SELECT coalesce(min(number), 0) FROM records").fetchall()
-        return (first, *rows[0]) if rows else (0, 0, ZERO_DIGEST)
+            yield journal
 
     def close(self) -> None:
         """Remove the private copy."""
