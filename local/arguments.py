@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from rota.common import checks, wire
 from rota.common.digests import DIGEST_BYTES, lane_seed
 from rota.common.errors import BadTarget, CodeError, ConfigError, LocalError, ProtocolError
-from rota.common.limits import MODULE_BYTES_MAX, NAME_CHARS_MAX
+from rota.common.limits import MODULE_BYTES_MAX, NAME_CHARS_MAX, NOW_MS_MAX
 from rota.common.targets import is_name
 from rota.common.work import Limits
 
@@ -84,7 +84,14 @@ def path_of(path: Path | str | None) -> Path | None:
 
 
 def duration(ms: int) -> int:
-    """Return a step of the clock. Raises `LocalError` for one back."""
-    if ms < 0:
-        raise LocalError(f"a lane's clock does not go back: {ms} ms")
+    """Return a step of the clock. Raises `LocalError` for one back, or past what a journal holds."""
+    if not isinstance(ms, int) or not 0 <= ms <= NOW_MS_MAX:
+        raise LocalError(f"{ms!r} ms: a lane's clock goes forward, in whole milliseconds")
     return ms
+
+
+def positive(name: str, value: int) -> int:
+    """Return a number that must be 1 or more. Raises `ConfigError` that names it."""
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name}={value!r}: give a whole number from 1 on")
+    return value

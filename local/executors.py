@@ -53,6 +53,7 @@ class Executors:
         self._device = device
         self._made: dict[str, Executor] = {}
         self._stopping = False
+        self._closed = False
 
     def run(self, fold: Fold) -> FoldResult:
         """Run a fold's tasks in order (see `common/executor.py`). Raises `ConfigError` if its engine is not installed.
@@ -97,7 +98,8 @@ class Executors:
         return self._executor(pool).fingerprint()
 
     def close(self) -> None:
-        """Release what was made."""
+        """Release what was made. Nothing runs any more."""
+        self._closed = True
         while self._made:
             _call_in_thread(self._made.popitem()[1].close)
 
@@ -109,6 +111,8 @@ class Executors:
 
     def _executor(self, pool: str) -> Executor:
         made = self._made.get(pool)
+        if self._closed:
+            raise ConfigError("what would run this is closed: look at it before, or open it again")
         if made is None:
             make: Callable[[], Executor] = self._make_cpu if pool == "cpu" else self._make_gpu
             made = self._made[pool] = _shared_thread().submit(make).result()

@@ -22,16 +22,14 @@ from rota.broker.lane import RECORDED_POLICY
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import facts
 from rota.broker.requests import check_deploy, check_submit, request_digest
-from rota.broker.tasks import DeadTask, Timer
 from rota.broker.world import World
 from rota.common import limits as bounds
 from rota.common import messages
 from rota.common.digests import digest
-from rota.common.errors import BadPayload, CodeError, ConfigError, Expired, LocalError, UnknownTask
+from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
 from rota.common.payloads import Payloads, check_priority, check_targets, run_of
 from rota.common.results import Result
-from rota.common.targets import MODEL_PREFIX, check_target
-from rota.common.tensors import TensorStore
+from rota.common.targets import MODEL_PREFIX
 from rota.common.work import AGENT, CODE_KINDS, MODEL, Code, Limits, TensorRef
 from rota.gpu_worker.repository import Repository
 from rota.local.arguments import (
@@ -41,9 +39,10 @@ from rota.local.arguments import (
     duration,
     limits_of,
     path_of,
+    positive,
     read_module,
     seed_of,
-)  # fmt: skip
+)
 from rota.local.engine import Engine
 from rota.local.executors import Executors
 from rota.local.folds import plan
@@ -52,7 +51,8 @@ from rota.local.interrupts import Interrupts
 from rota.local.keeper import Keeper
 from rota.local.places import Place
 from rota.local.tables import Table
-from rota.local.turns import History, Pending, Turn, dead_table, pending_of, pending_table, timer_table, turn_table
+from rota.local.turns import History, Turn, turn_table
+from rota.local.view import View, number_of, timer_order
 
 HISTORY_TURNS: Final = 100_000  # about a kilobyte each, and their payloads
 
@@ -78,7 +78,7 @@ def _operation(method: Callable[Concatenate[Lane, _P], _R]) -> Callable[Concaten
     return guarded
 
 
-class Lane:
+class Lane(View):
     """A lane with its own world, files and executors. Use it in a `with` block, or close it."""
 
     def __init__(
@@ -94,6 +94,8 @@ class Lane:
         `models`: a model folder; `tensors`: a tensor store; `device`: where models run, "cpu", "cuda" or "auto".
         `keep`: a new run folder, which everything is written to. `history`: how many turns are remembered.
         """
+        duration(now_ms)
+        positive("history", history)
         settings = messages.LaneSettings(policy, window, tasks_max, starvation_passes, seed_of(seed, name))
         request = checked(messages.OpenLane(1, name, settings, paused, None), ConfigError)
         self.name = name
@@ -184,7 +186,7 @@ class Lane:
     @_operation
     def retry(self, turn: int | Handle) -> Handle:
         """Run a dead task again, as a new one."""
-        return Handle(self, self._submit((), retry_of=_number(turn)))
+        return Handle(self, self._submit((), retry_of=number_of(turn)))
 
     @_operation
     def cancel(self, turn: int | Handle) -> bool:
@@ -223,7 +225,7 @@ class Lane:
     @_operation
     def drop_dead(self, *turns: int | Handle) -> int:
         """Forget these dead letters, or all of them, and return how many there were."""
-        request = messages.DeadDrop(self._next_number, self.name, tuple(map(_number, turns)))
+        request = messages.DeadDrop(self._next_number, self.name, tuple(map(number_of, turns)))
         before = len(self._lane.dead)
         self._apply(records.DeadDropped(*self._head(), self._origin(request), request.seqs))
         return before - len(self._lane.dead)
@@ -234,7 +236,7 @@ class Lane:
 
         Nothing is executed: what timers send waits in the line. See `run_for` for timers that set timers.
         """
-        return self._advance_to(self.now_ms + duration(ms))
+        return self._advance_to(duration(self.now_ms + duration(ms)))
 
     # --- running --------------------------------------------------------------------------------------
 
@@ -255,7 +257,7 @@ class Lane:
     @_operation
     def run_for(self, ms: int) -> Table[Turn]:
         """Run for so long by the lane's clock: whenever nothing is left to do, go on to the next timer."""
-        end_ms = self.now_ms + duration(ms)
+        end_ms = duration(self.now_ms + duration(ms))
         found = deque(self._run(None), maxlen=self._ready.maxlen)
         while not self._interrupts.came:
             due_ms = min([timer.due_ms for timer in self._lane.timers.values()], default=None)
@@ -263,7 +265,8 @@ class Lane:
                 break
             self._advance_to(due_ms)
             found += self._run(None)
-        self._advance_to(max(end_ms, self.now_ms))
+        if not self._interrupts.came:
+            self._advance_to(end_ms)
         return turn_table(found)
 
     @_operation
@@ -283,109 +286,6 @@ class Lane:
         if numbers:
             self._outcome(numbers[-1])
         return [self._outcome(number) for number in numbers]
-
-    # --- what there is --------------------------------------------------------------------------------
-
-    def state(self, address: str) -> bytes | None:
-        """Return the state of an agent, None if it has none yet."""
-        agent = self._lane.agents.get(check_target(address))
-        return None if agent is None else agent.state
-
-    @property
-    def agents(self) -> tuple[str, ...]:
-        """The addresses of all agents that have been sent something, in the order in which that was issued."""
-        return tuple(self._lane.agents)
-
-    @property
-    def turns(self) -> Table[Turn]:
-        """The turns that have retired, in that order: the newest `history`."""
-        return turn_table(self._history.newest())
-
-    def turn(self, turn: int | Handle) -> Turn:
-        """Return a turn that has retired. Raises `UnknownTask` if it has not, `Expired` if it is forgotten."""
-        number = self._stamped(turn)
-        found = self._history.find(number)
-        if found is None and self._is_open(number):
-            raise UnknownTask(f"turn {number} has not retired yet: step or run the lane", turn=number)
-        return self._remembered(number, found)
-
-    @property
-    def digest(self) -> bytes:
-        """The lane's digest after its last retired turn."""
-        return self._lane.digest
-
-    @property
-    def retired(self) -> int:
-        """How many tasks have retired: the lane's position."""
-        return self._lane.retired
-
-    @property
-    def line(self) -> Table[Pending]:
-        """The issued tasks, in the order in which they retire."""
-        return pending_table(pending_of(task.run, task.index) for task in self._lane.line())
-
-    @property
-    def waiting(self) -> Table[Pending]:
-        """The stamped tasks that are not issued yet, by turn."""
-        runs = self._lane.waiting_runs()
-        return pending_table(pending_of(run, index) for run in runs for index in range(run.issued, len(run.payloads)))
-
-    @property
-    def timers(self) -> Table[Timer]:
-        """The timers that wait, in the order in which they come due."""
-        return timer_table(sorted(self._lane.timers.values(), key=_timer_order))
-
-    @property
-    def dead(self) -> Table[DeadTask]:
-        """The failed tasks that are kept for a retry."""
-        return dead_table(self._lane.dead.values())
-
-    @property
-    def deploys(self) -> dict[str, Code]:
-        """The code that each name is bound to."""
-        return dict(self._lane.deploys)
-
-    @property
-    def now_ms(self) -> int:
-        """The lane's clock: what tasks that are submitted now will see."""
-        return self._engine.now_ms
-
-    @property
-    def seed(self) -> bytes:
-        return self._lane.seed
-
-    @property
-    def window(self) -> int:
-        return self._lane.window
-
-    @property
-    def paused(self) -> bool:
-        return self._lane.paused
-
-    @property
-    def tensors(self) -> TensorStore:
-        """The lane's tensor store, to put arrays and to open references."""
-        store = self._payloads.store()
-        assert store is not None
-        return store
-
-    def report(self, turns: int = 20) -> str:
-        """Return the last turns, what they logged, and what is left, as text for people."""
-        newest = self._history.newest(turns)
-        logs = [f"turn {turn.turn} log: {line}" for turn in newest for line in turn.log]
-        rest = [
-            f"{title}:\n{table.text(turns)}"
-            for title, table in (("line", self.line), ("waiting", self.waiting), ("timers", self.timers))
-            if table
-        ]
-        return "\n".join([repr(self), turn_table(newest).text(turns), *logs, *rest])
-
-    def __repr__(self) -> str:
-        lane = self._lane
-        parts = [f"{lane.retired} retired ({lane.failed} failed)", f"{lane.line_count} in line"]
-        parts += [f"{lane.waiting_count} waiting", f"{len(lane.timers)} timers", f"now {self.now_ms} ms"]
-        parts += ["paused"] * lane.paused + ["closed"] * (not self._finalizer.alive)
-        return f"<lane {self.name}: {', '.join(parts)}, digest {lane.digest.hex()[:12]}>"
 
     # --- the run file and the end ---------------------------------------------------------------------
 
@@ -447,7 +347,7 @@ class Lane:
         self._ready += self._history.retired(self._engine.apply(record).retired)
 
     def _advance_to(self, end_ms: int) -> int:
-        due = sorted([timer for timer in self._lane.timers.values() if timer.due_ms <= end_ms], key=_timer_order)
+        due = sorted([timer for timer in self._lane.timers.values() if timer.due_ms <= end_ms], key=timer_order)
         for timer in due:
             self._engine.now_ms = max(self.now_ms, timer.due_ms)
             self._apply(records.TimerFired(*self._head(), timer.turn, timer.index_of_emit))
@@ -509,34 +409,8 @@ class Lane:
             why = "the lane is paused: release it" if lane.paused else "nothing is left to run"
             raise LocalError(f"turn {number} has no outcome, and {why}", turn=number)
 
-    def _stamped(self, turn: int | Handle) -> int:
-        number = _number(turn)
-        if not 1 <= number < self._lane.next_turn:
-            raise UnknownTask(f"no turn {number}: the last one stamped is {self._lane.next_turn - 1}", turn=number)
-        return number
-
-    def _is_open(self, number: int) -> bool:
-        """Whether a stamped task has not retired."""
-        if number in self._lane.line_by_turn:
-            return True
-        run = self._engine.world.runs.find(number)
-        return run is not None and number - run.first_seq >= run.issued
-
-    def _remembered(self, number: int, turn: Turn | None) -> Turn:
-        if turn is None:
-            raise Expired(f"turn {number} is forgotten: open the lane with a longer `history`", seqs=[number])
-        return turn
-
 
 def _release(executors: Executors, keeper: Keeper, place: Place) -> None:
     executors.close()
     keeper.close()
     place.close()
-
-
-def _timer_order(timer: Timer) -> tuple[int, int, int]:
-    return timer.due_ms, timer.turn, timer.index_of_emit
-
-
-def _number(turn: int | Handle) -> int:
-    return turn if isinstance(turn, int) else turn.turn

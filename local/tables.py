@@ -1,7 +1,8 @@
 """Rows that read well: at a prompt as an aligned table, in a notebook as an HTML one. PURE.
 
 A `Table` is a sequence of whatever a lane holds (turns, waiting tasks, timers, dead letters), so code indexes and
-loops over it; only its repr is for people. Long tables show their last rows, because those are the news.
+loops over it; only its repr is for people. Long tables of what happened show their last rows, those of what is to come
+their first.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ Column = tuple[str, Callable[[Any], str]]  # title, and what stands in it
 class Table(Sequence[Row], Generic[Row]):
     """Rows of one kind, and how they are shown. A slice is a table again."""
 
-    __slots__ = ("_columns", "_rows")
+    __slots__ = ("_columns", "_first", "_rows")
 
-    def __init__(self, rows: Iterable[Row], columns: Sequence[Column]) -> None:
+    def __init__(self, rows: Iterable[Row], columns: Sequence[Column], *, first: bool = False) -> None:
+        """`first`: show the first rows of a long table, not the last ones."""
         self._rows = tuple(rows)
         self._columns = columns
+        self._first = first
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -37,11 +40,11 @@ class Table(Sequence[Row], Generic[Row]):
 
     def __getitem__(self, index: int | slice) -> Row | Table[Row]:
         if isinstance(index, slice):
-            return Table(self._rows[index], self._columns)
+            return Table(self._rows[index], self._columns, first=self._first)
         return self._rows[index]
 
     def __add__(self, other: Table[Row]) -> Table[Row]:
-        return Table((*self._rows, *other), self._columns)
+        return Table((*self._rows, *other), self._columns, first=self._first)
 
     def __eq__(self, other: object) -> bool:
         return list(self._rows) == list(other) if isinstance(other, Table | list | tuple) else NotImplemented
@@ -50,7 +53,7 @@ class Table(Sequence[Row], Generic[Row]):
         raise TypeError("a Table may hold rows that cannot be hashed: take tuple(table)")
 
     def text(self, rows_max: int = ROWS_SHOWN) -> str:
-        """Return the last rows as an aligned table."""
+        """Return the table, or its end or beginning if it is long, as aligned text."""
         shown = self._cells(rows_max)
         if not shown:
             return "(none)"
@@ -60,8 +63,8 @@ class Table(Sequence[Row], Generic[Row]):
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in (titles, *shown)
         ]
-        left_out = len(self._rows) - len(shown)
-        return "\n".join([*([f"({left_out} before)"] if left_out else []), *lines])
+        left_out = self._left_out(rows_max)
+        return "\n".join([*lines, left_out] if self._first and left_out else [*filter(None, [left_out]), *lines])
 
     def __repr__(self) -> str:
         return self.text()
@@ -73,13 +76,17 @@ class Table(Sequence[Row], Generic[Row]):
             "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
             for row in self._cells(ROWS_SHOWN)
         )
-        left_out = max(len(self._rows) - ROWS_SHOWN, 0)
-        caption = f"<caption>{left_out} before</caption>" if left_out else ""
+        left_out = self._left_out(ROWS_SHOWN)
+        caption = f"<caption>{left_out}</caption>" if left_out else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _cells(self, rows_max: int) -> list[list[str]]:
-        rows = self._rows[-rows_max:] if rows_max > 0 else ()
+        rows = self._rows[:rows_max] if self._first else self._rows[max(len(self._rows) - rows_max, 0) :]
         return [[cell(row) for _, cell in self._columns] for row in rows]
+
+    def _left_out(self, rows_max: int) -> str:
+        count = len(self._rows) - rows_max
+        return "" if count <= 0 else f"({count} {'more' if self._first else 'before'})"
 
 
 def shown_bytes(data: bytes | None) -> str:

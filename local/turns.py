@@ -8,7 +8,6 @@ newest turns and drops the oldest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from rota.broker.lane import Lane
@@ -257,8 +256,8 @@ class History:
 
     def newest(self, turns: int | None = None) -> list[Turn]:
         """Return the last so many turns that are kept, or all, in the order in which they retired."""
-        skipped = 0 if turns is None else max(len(self._turns) - turns, 0)
-        return list(islice(self._turns.values(), skipped, None))
+        kept = list(self._turns.values())
+        return kept if turns is None else kept[max(len(kept) - turns, 0) :]
 
     def _keep(self, task: Task) -> Turn:
         before = self._newest.get(task.address)
@@ -282,11 +281,11 @@ def turn_table(turns: Iterable[Turn]) -> Table[Turn]:
 
 
 def pending_table(tasks: Iterable[Pending]) -> Table[Pending]:
-    return Table(tasks, _PENDING_COLUMNS)
+    return Table(tasks, _PENDING_COLUMNS, first=True)
 
 
 def timer_table(timers: Iterable[Timer]) -> Table[Timer]:
-    return Table(timers, _TIMER_COLUMNS)
+    return Table(timers, _TIMER_COLUMNS, first=True)
 
 
 def dead_table(dead: Iterable[DeadTask]) -> Table[DeadTask]:

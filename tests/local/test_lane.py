@@ -113,7 +113,9 @@ def test_timers_follow_the_lanes_clock(rota_lane: local.Lane, agents: Path) -> N
     assert [turn.payload for turn in lane.run_for(1_000)] == [b"later"]
     assert lane.now_ms == 1_200
     assert lane.state("reminder/a") == b"0 2 later"
-    with pytest.raises(local.LocalError, match="does not go back"):
+    lane.submit("reminder/a", b"0 now")
+    assert [turn.payload for turn in lane.run()] == [b"0 now", b"now"], "a timer that is due fires without a push"
+    with pytest.raises(local.LocalError, match="goes forward"):
         lane.advance(-1)
 
 
@@ -189,6 +191,8 @@ def test_wrong_calls_are_refused_in_words(rota_lane_factory: Factory, agents: Pa
         (local.UnknownTask, "no turn 99", lambda: lane.result(99)),
         (local.UnknownTask, "no dead task 1", lambda: lane.retry(1)),
         (local.LocalError, "wants an integer", lambda: lane.set_window(0)),
+        (local.ConfigError, "history=0", lambda: rota_lane_factory(history=0)),
+        (local.LocalError, "goes forward", lambda: rota_lane_factory(now_ms=-1)),
         (local.ConfigError, "seed -1", lambda: rota_lane_factory(seed=-1)),
         (local.ConfigError, "wants one of", lambda: rota_lane_factory(policy="random")),
         (local.ConfigError, "no such folder", lambda: rota_lane_factory(models=tmp_path / "none")),
@@ -226,15 +230,27 @@ def test_tables_and_reprs_are_for_people(rota_lane: local.Lane, agents: Path) ->
     assert repr(lane).startswith("<lane main: 3 retired (1 failed), 0 in line")
     assert repr(turns[:0]) == "(none)"
     assert "nobody" in lane.report()
+    lane.pause()
+    lane.submit_many("echo", [b""] * 30)
+    assert repr(lane.waiting).splitlines()[1].split()[0] == "4", "of what is to come the first is shown"
+    assert repr(lane.waiting).endswith("(10 more)")
+    lane.release()
+    lane.run()
+    assert repr(lane.turns).startswith("(13 before)")
 
 
 def test_a_closed_lane_says_so(rota_lane: local.Lane, agents: Path) -> None:
     """Goal: what was computed stays readable, and nothing else is done. Method: close, look, submit."""
     rota_lane.deploy("echo", agents / "echo.wasm")
+    rota_lane.deploy("counter", agents / "counter.wasm")
+    rota_lane.submit_many("counter/a", [b"+"] * 3)
     rota_lane.submit("echo", b"x").result()
     rota_lane.close()
     rota_lane.close()
-    assert rota_lane.turns[0].result == b"x"
+    assert rota_lane.turns[-1].result == b"x"
+    assert rota_lane.turns[2].state == rota_lane.state("counter/a") == count(3)
+    with pytest.raises(local.ConfigError, match="is closed"):
+        rota_lane.turns[0].state  # noqa: B018 - inside a fold, it would have to run again
     with pytest.raises(local.ConfigError, match="is closed"):
         rota_lane.submit("echo", b"x")
 
