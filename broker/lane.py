@@ -490,6 +490,15 @@ class Lane:
             if not self._recorded:
                 self._retire_order.append(task)
 
+    def renumber(self, unfinished: list[Run]) -> None:
+        """Give every task its turn as its sequence number. `unfinished`: the lane's runs that are not through."""
+        line = self.line()
+        for run in (*unfinished, *self.waiting_runs(), *[task.run for task in line]):
+            run.first_seq = run.first_turn
+        for task in line:
+            task.seq = task.turn
+        self.dead = {dead.turn: dead._replace(seq=dead.turn) for dead in self.dead.values()}
+
     # --- invariants -------------------------------------------------------------------------------
 
     def waiting_runs(self) -> list[Run]:

@@ -18,6 +18,7 @@ from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
+from rota.common.shown import shown
 from rota.common.work import Done, Failed, TensorRef
 
 
@@ -87,6 +88,17 @@ class World:
         lane.restore(image)
         return lane
 
+    def isolate(self, lane: Lane) -> None:
+        """Forget everything but one lane, whose sequence numbers become its turns, as if it had always been alone."""
+        self.lanes = {lane.name: lane}
+        self.results = Results(0, 0)
+        unfinished = [run for run in self.runs.between(1, self.next_seq) if run.lane == lane.name]
+        lane.renumber(unfinished)
+        self.runs = RunIndex()
+        for run in unfinished:
+            self.runs.add(run)
+        self._numbering.next_seq = lane.next_turn
+
     def check_invariants(self) -> None:
         """Assert that every lane is consistent, and the numbering with them."""
         for lane in self.lanes.values():
@@ -102,7 +114,7 @@ class World:
 
     def _open(self, record: records.Opened) -> None:
         if record.lane in self.lanes:
-            raise JournalError(f"lane {record.lane!r} is opened twice")
+            raise JournalError(f"lane {shown(record.lane)} is opened twice")
         self.lanes[record.lane] = Lane(record, self._numbering, self._notes)
         self.producers.remember(record.origin, Accepted(record.origin.number, 0, 0))
 
@@ -154,8 +166,9 @@ class World:
         lane = self.lanes[record.lane]
         if (lane.retired, lane.digest) != (record.retired, record.digest):
             raise JournalError(
-                f"lane {record.lane!r} comes to another digest than its journal says, at {lane.retired} retired tasks "
-                f"(journal: {record.retired}): this version of rota follows other rules than the one that wrote it"
+                f"lane {shown(record.lane)} comes to another digest than its journal says, at {lane.retired} "
+                f"retired tasks (journal: {record.retired}): this version of rota follows other rules "
+                f"than the one that wrote it"
             )
 
     def _note_fingerprint(self, record: records.Fingerprint) -> None:
@@ -180,10 +193,10 @@ class World:
         """Return the record's lane, if it stands at the position where the record took effect."""
         lane = self.lanes.get(record.lane)
         if lane is None:
-            raise JournalError(f"a record names lane {record.lane!r}, which was never opened")
+            raise JournalError(f"a record names lane {shown(record.lane)}, which was never opened")
         if lane.retired != record.position:
             raise JournalError(
-                f"lane {record.lane!r}: an input took effect at position {record.position}, "
+                f"lane {shown(record.lane)}: an input took effect at position {record.position}, "
                 f"but {lane.retired} tasks are retired"
             )
         return lane

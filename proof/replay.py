@@ -27,22 +27,26 @@ PATIENCE_MS: Final = 600_000  # what a task may take here: fuel ends it, the clo
 
 
 class LaneReplay:
-    """One lane again. `trusted(turn)`: whether a recorded outcome is believed (default: none is)."""
+    """One lane again, from its opening or from a world that holds nothing else.
+
+    `trusted(turn)`: whether a recorded outcome is believed (default: none is).
+    """
 
     def __init__(
         self,
-        opened: records.Opened,
+        begin: records.Opened | World,
         runner: Runner,
         *,
         trusted: Callable[[int], bool] | None = None,
         keep: Callable[[records.Record], None] | None = None,
         batch_tasks: int = BATCH_TASKS,
     ) -> None:
-        self.engine = Engine(World(0, 0), runner, keep)
-        self.name = opened.lane
+        self.engine = Engine(World(0, 0) if isinstance(begin, records.Opened) else begin, runner, keep)
         self.until: int | None = None  # a recorded lane retires no further
-        self.engine.apply(opened)
-        self._recorded = opened.settings.policy == RECORDED_POLICY
+        if isinstance(begin, records.Opened):
+            self.engine.apply(begin)
+        (self.name,) = self.engine.world.lanes
+        self._recorded = self.lane.settings.policy == RECORDED_POLICY
         self._trusted = trusted
         self._batch_tasks = batch_tasks
         self._fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = self.engine.world.fingerprints

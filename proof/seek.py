@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
-from rota.common.digests import ZERO_DIGEST
+from rota.broker.world import World
 from rota.common.errors import JournalError
 from rota.common.work import MODEL
 from rota.local.engine import Runner
@@ -46,9 +46,9 @@ class Follower:
         """Take a step of the journal's fold; yields what retires in the replay."""
         record = step.record
         if isinstance(record, records.Opened) and record.lane == self.lane:
-            self.replay = LaneReplay(
-                record, self.runner, trusted=self._trusted, keep=self._keep, batch_tasks=self._batch_tasks
-            )
+            self.replay = self._replay(record)
+        if self.replay is None and (world := fold.lone(self.lane)) is not None:
+            self.replay = self._replay(world)
         if self.replay is None or getattr(record, "lane", None) != self.lane:
             return
         for task in step.notes.finished:
@@ -58,6 +58,9 @@ class Follower:
             yield from self.replay.follow(record, *fold.worker(record.fingerprint))
         elif step.moved is not None:
             yield from self.replay.take(step.moved)
+
+    def _replay(self, begin: records.Opened | World) -> LaneReplay:
+        return LaneReplay(begin, self.runner, trusted=self._trusted, keep=self._keep, batch_tasks=self._batch_tasks)
 
 
 class Stand(NamedTuple):
@@ -105,7 +108,8 @@ def seek(
     follower = Follower(lane, runner, trusted=trusted.__contains__, keep=keep)
     fold = Fold(source)
     steps = fold.steps()
-    digest, ahead = ZERO_DIGEST, list[Task]()
+    start, digest = fold.start(lane)
+    position, ahead = start + len(trusted), list[Task]()
     for step in steps:
         if watch is not None:
             watch(step)
@@ -116,16 +120,16 @@ def seek(
         if place is not None and before and step.moved is not None:
             ahead, steps = retired[place:], chain([step], steps)
             break  # the turn retired because of this input
-        _hear_up_to(follower, step, fold, len(trusted))
+        _hear_up_to(follower, step, fold, position)
         if place is not None or (turn == 0 and follower.replay is not None):
             ahead = retired[len(known) :]
             break
     check_lane(fold.world, lane)
     replay = follower.replay
     assert replay is not None
-    _drain(replay.run_to(len(trusted)))
+    _drain(replay.run_to(position))
     # Tasks that were decided before their turn came (a cancel, a name without code) retire with the one before them.
-    decided = replay.lane.retired - len(trusted)
+    decided = replay.lane.retired - position
     if 0 < decided <= len(ahead):
         digest = ahead[decided - 1].turn_digest or digest
         ahead = ahead[decided:]

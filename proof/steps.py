@@ -12,6 +12,7 @@ from rota.broker import records
 from rota.broker.lane import Notes
 from rota.broker.tasks import Task
 from rota.broker.world import World
+from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, UnknownLane
 from rota.proof.alone import INPUTS, Input, alone
 from rota.proof.source import RunSource
@@ -33,7 +34,20 @@ class Fold:
         self.source = source
         self.world = source.begin()
         self.number = 0
+        self._lanes_at_begin = {name: (lane.retired, lane.digest) for name, lane in self.world.lanes.items()}
         self._facts: list[tuple[str, tuple[tuple[str, str], ...]]] = list(self.world.fingerprints)
+
+    def lone(self, lane: str) -> World | None:
+        """Return a world of its own that holds a lane as it was before the first kept record; None: not open yet."""
+        if lane not in self._lanes_at_begin:
+            return None
+        world = self.source.begin()
+        world.isolate(world.lanes[lane])
+        return world
+
+    def start(self, lane: str) -> tuple[int, bytes]:
+        """Return how many tasks a lane had retired before the first kept record, and its digest there."""
+        return self._lanes_at_begin.get(lane, (0, ZERO_DIGEST))
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps. Raises `JournalError`, with the number of the record, where the journal breaks off."""
@@ -59,6 +73,8 @@ class Fold:
 def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
     """Return the turns of a lane in the order in which they retired, up to and with `turn` (0: none).
 
+    Where records were cut, those that retired before are not among them.
+
     Raises `UnknownLane`, or `JournalError` if the turn has not retired.
     """
     order: list[int] = []
@@ -72,8 +88,8 @@ def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
                 return order
     check_lane(fold.world, lane)
     raise JournalError(
-        f"turn {turn} of lane {lane!r} has not retired: {len(order)} turns have, the last one is turn "
-        f"{order[-1] if order else 0}",
+        f"turn {turn} of lane {lane!r} has not retired in the records that are kept: {len(order)} turns have, the last "
+        f"one is turn {order[-1] if order else 0}",
         lane=lane,
         turn=turn,
     )

@@ -1,0 +1,119 @@
+"""`rota fork`, `rota check-upgrade`, `rota bisect`: what they print for people and for programs, and how they end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rota import local
+from rota.cli.__main__ import main
+from rota.cli.exits import ExitCode
+
+AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run a command line and return its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a relay and a counter."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    with local.open_lane(keep=folder) as lane:
+        lane.deploy("relay", AGENTS / "relay.wasm")
+        lane.deploy("counter", AGENTS / "counter.wasm")
+        lane.submit_many("counter/a", [b"", b"", b""])
+        lane.submit("relay/0", b"1 2 4")
+        lane.run()
+    return folder
+
+
+def records_of(call: Call, run: Path, kind: str) -> list[int]:
+    _, out, _ = call("log", run, "--kind", kind, "--json")
+    return [json.loads(line)["number"] for line in out.splitlines()]
+
+
+def test_fork_says_what_followed(run: Path, tmp_path: Path, call: Call) -> None:
+    """Goal: a person reads what is shared and what changed. Method: edit a payload; the lines that say it."""
+    *_, last = records_of(call, run, "submitted")
+    code, out, err = call("fork", run, "--at", 0, "--to", tmp_path / "fork", "--edit", f"{last}:0=1 3 4")
+    assert (code, err) == (ExitCode.OK, "")
+    lines = out.splitlines()
+    assert f"change  edit {last}:0" in lines
+    assert any(line.startswith("shared  0 turns, digest 00") for line in lines)
+    assert "first change: turn 4 of relay/0, retired as number 4" in lines
+    assert "  payload: 1 2 4 -> 1 3 4" in lines
+    assert lines[-1] == f"compare: rota diff {run} {tmp_path / 'fork'} --lane main"
+    assert call("diff", run, tmp_path / "fork")[0] == ExitCode.FAILED
+
+
+def test_fork_for_programs(run: Path, tmp_path: Path, call: Call) -> None:
+    """Goal: a script reads the same. Method: other code from turn 2 on, as JSON."""
+    deploy = f"counter={AGENTS / 'echo.wasm'}"
+    code, out, _ = call("fork", run, "--at", 2, "--to", tmp_path / "fork", "--deploy", deploy, "--json")
+    came = json.loads(out)
+    assert code == ExitCode.OK
+    assert (came["position"], came["same"], came["was_retired"]) == (2, True, came["retired"])  # all are issued by then
+    code, out, _ = call("fork", run, "--at", 0, "--to", tmp_path / "two", "--deploy", deploy, "--no-inputs", "--json")
+    assert (json.loads(out)["retired"], json.loads(out)["first"]["fields"]) == (0, ["turn"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["--edit", "x"], ExitCode.USAGE, "is not RECORD[:INDEX]=TEXT"),
+        (["--edit", "5=@/no/such/file"], ExitCode.USAGE, "No such file"),
+        (["--deploy", "counter"], ExitCode.USAGE, "is not NAME=FILE"),
+        (["--drop-input", "1"], ExitCode.USAGE, "record 1 is no input"),
+        (["--seed", "12"], ExitCode.USAGE, "a seed is 32 bytes"),
+        (["--lane", "ghost"], ExitCode.REFUSED, "no lane 'ghost'"),
+    ],
+)
+def test_fork_refuses(run: Path, tmp_path: Path, call: Call, arguments: list[str], code: int, what: str) -> None:
+    """Goal: typed refusals with a remedy, and nothing left. Method: one wrong argument each."""
+    ended, _, err = call("fork", run, "--at", 0, "--to", tmp_path / "fork", *arguments)
+    assert ended == code
+    assert what in err
+    assert not (tmp_path / "fork").exists()
+
+
+def test_check_upgrade(run: Path, tmp_path: Path, call: Call) -> None:
+    """Goal: the exit code is the answer. Method: the same code, the same with a note in it, and other code."""
+    noted = tmp_path / "noted.wasm"
+    noted.write_bytes((AGENTS / "counter.wasm").read_bytes() + b"\x00\x05\x04note")
+    for file in (AGENTS / "counter.wasm", noted):
+        code, out, _ = call("check-upgrade", run, f"counter={file}")
+        assert (code, out.splitlines()[-1]) == (ExitCode.OK, f"accept: counter = {file}")
+    code, out, _ = call("check-upgrade", run, f"counter={AGENTS / 'echo.wasm'}")
+    assert code == ExitCode.FAILED
+    assert "first change: turn 1 of counter/a, retired as number 1" in out
+    assert "2 later turns are others as well" in out
+    code, out, _ = call("check-upgrade", run, f"counter={AGENTS / 'echo.wasm'}", "--json")
+    assert (code, json.loads(out)["accepted"], json.loads(out)["lanes"][0]["changed"]) == (ExitCode.FAILED, False, 3)
+
+
+def test_bisect(run: Path, call: Call) -> None:
+    """Goal: the first turn, or exit code 1. Method: a count that is reached, one that is not, no expression."""
+    code, out, _ = call("bisect", run, "--bad", 'target == "counter/a" and number(result) == 2')
+    assert code == ExitCode.OK
+    assert "turn     2" in out.splitlines()
+    code, out, _ = call("bisect", run, "--bad", "turn > 99", "--json")
+    assert (code, json.loads(out)["found"]) == (ExitCode.FAILED, False)
+    code, _, err = call("bisect", run, "--bad", "1 +")
+    assert code == ExitCode.USAGE
+    assert "no Python expression" in err
