@@ -49,6 +49,8 @@ class Core:
     ) -> None:
         if producer is not None and not 0 < len(producer) <= limits.NAME_CHARS_MAX:
             raise BadTarget(f"a producer id has 1 to {limits.NAME_CHARS_MAX} characters, got {len(producer)}")
+        if producer is not None and any("\ud800" <= sign <= "\udfff" for sign in producer):
+            raise BadTarget(f"the producer id {producer!r} holds bytes that are not UTF-8")
         if timeout_s <= 0:
             raise ConfigError(f"timeout_s={timeout_s}: a request needs some time, give more than 0 seconds")
         if where is None:

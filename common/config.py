@@ -105,6 +105,39 @@ class BrokerSettings(ProcessSettings):
     tensor_lease_ms: Annotated[
         int, Option("--tensor-lease-ms", "ROTA_TENSOR_LEASE_MS", "How long an unreferenced tensor lives.")
     ] = limits.TENSOR_LEASE_MS
+    snapshot_records: Annotated[
+        int,
+        Option(
+            "--snapshot-records",
+            "ROTA_SNAPSHOT_RECORDS",
+            "Take a snapshot after so many records, for a quick start; 0: their number does not count.",
+        ),
+    ] = limits.SNAPSHOT_RECORDS
+    snapshot_bytes: Annotated[
+        int,
+        Option(
+            "--snapshot-bytes",
+            "ROTA_SNAPSHOT_BYTES",
+            "Take a snapshot after so many bytes of records; 0: their size does not count.",
+        ),
+    ] = limits.SNAPSHOT_BYTES
+    retain_records: Annotated[
+        int,
+        Option(
+            "--retain-records",
+            "ROTA_RETAIN_RECORDS",
+            "Cut records before a snapshot once so many follow it; 0: the count cuts nothing.",
+        ),
+    ] = 0
+    retain_days: Annotated[
+        int,
+        Option(
+            "--retain-days",
+            "ROTA_RETAIN_DAYS",
+            "Cut records before a snapshot once they are so old; 0: age cuts nothing.",
+            high=36_500,
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,3 +220,14 @@ def _check(option: Option, value: Any) -> None:
         raise ConfigError(f"{where}: {value!r} is none of {named}", setting=option.variable)
     if isinstance(value, str) and len(value) > 128:
         raise ConfigError(f"{where}: at most 128 characters, got {len(value)}", setting=option.variable)
+    if isinstance(value, str) and not _is_text(value):
+        raise ConfigError(f"{where}: {value!r} holds bytes that are not UTF-8", setting=option.variable)
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value from outside can travel: bytes that are no UTF-8 come as half surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -46,6 +46,12 @@ def test_a_target_with_half_a_character_is_refused() -> None:
         check_target("counter/\udcff")
 
 
+def test_a_producer_id_that_cannot_travel_is_refused(run_dir: Path) -> None:
+    """Goal: a message instead of a UnicodeEncodeError at the first Hello. Method: half of a surrogate pair."""
+    with pytest.raises(BadTarget, match="not UTF-8"):
+        Client(run_dir, producer="p\udcff")
+
+
 def test_a_lock_that_cannot_be_made_is_a_setting_to_mend(tmp_path: Path) -> None:
     """Goal: exit code and remedy instead of a traceback. Method: a folder where the lock should be."""
     (tmp_path / "broker.lock").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -85,3 +86,11 @@ def test_worker_names_are_never_used_twice() -> None:
     assert worker_name("cpu", "mine") == "mine"
     assert worker_name("cpu", "") != worker_name("cpu", "")
     assert worker_name("gpu", "").startswith("gpu-")
+
+
+def test_a_worker_id_that_cannot_travel_is_refused() -> None:
+    """Goal: a message here, not a UnicodeEncodeError when the worker registers. Method: a byte that is no UTF-8, as the
+    operating system hands it over. Found by tests/fuzz.
+    """
+    with pytest.raises(ConfigError, match=r"ROTA_WORKER_ID.*not UTF-8"):
+        CpuWorkerSettings(worker=os.fsdecode(b"w\xff"))

@@ -1,0 +1,116 @@
+"""Strategies for everything that travels: one per class of message, built from one per part. Used by test_wire.py and
+by tests/fuzz, which damages what they give.
+
+A new message gets its row in MESSAGES; test_wire.py compares the rows with the table of the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from rota.common import limits, messages, work
+
+COUNT = st.integers(0, limits.NOW_MS_MAX)
+FLAG = st.booleans()
+TEXT = st.text(max_size=20)
+BLOB = st.binary(max_size=30)
+DIGEST = st.binary(min_size=32, max_size=32)
+NAME = st.text("AZaz09_.-", min_size=1, max_size=6).map("n{}".format)
+KEY = st.text("aZ0 /:-é字🦀", min_size=1, max_size=6)
+TARGET = NAME | NAME.map("model:{}".format) | st.builds("{}/{}".format, NAME, KEY)
+PRIORITY = st.integers(limits.PRIORITY_MIN, limits.PRIORITY_MAX)
+PLAIN = st.none() | FLAG | st.integers(-(2**63), 2**64 - 1) | TEXT | BLOB | st.lists(st.integers(0, 9), max_size=3)
+MAP = st.dictionaries(TEXT, PLAIN | st.dictionaries(TEXT, PLAIN, max_size=2), max_size=3)
+ARGUMENTS = st.dictionaries(NAME, TEXT | st.integers(0, 99) | FLAG | st.none(), max_size=4)
+
+
+def some(strategy: st.SearchStrategy[Any], size: int = 3) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(strategy, max_size=size).map(tuple)
+
+
+REF = st.builds(work.TensorRef, DIGEST, TEXT, some(COUNT))
+LIMITS = st.builds(
+    work.Limits, st.integers(1, limits.FUEL_MAX), st.integers(1 << 16, limits.MEMORY_BYTES_MAX),
+    st.integers(1, limits.TIMEOUT_MS_MAX), st.integers(0, limits.EMITS_MAX), COUNT.map(lambda n: n % (1 << 20)),
+    COUNT.map(lambda n: n % (1 << 20)), st.integers(0, limits.PAYLOAD_BYTES_MAX),
+)  # fmt: skip
+CODE = st.builds(work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS)
+EMIT = st.builds(
+    work.Emit, TARGET, BLOB, PRIORITY, st.sampled_from(work.EMIT_KINDS), some(REF), st.integers(0, limits.DELAY_MS_MAX)
+)
+LOG = some(TEXT)
+FUEL = st.integers(0, limits.FUEL_MAX)
+OUTCOME = st.builds(work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT), LOG, FUEL, some(REF)) | st.builds(
+    work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL
+)
+PROVENANCE = st.none() | st.builds(work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST)
+STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused"))
+FOLD_RESULT = st.builds(work.FoldResult, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> messages.TaskRun:
+    payloads = draw(st.lists(BLOB, min_size=1, max_size=4).map(tuple))
+    count = len(payloads)
+    targets = draw(TARGET | st.lists(TARGET, min_size=count, max_size=count).map(tuple))
+    tensors = draw(st.none() | st.lists(some(REF), min_size=count, max_size=count).map(tuple))
+    return messages.TaskRun(targets, draw(PRIORITY), payloads, tensors)
+
+
+SETTINGS = st.builds(
+    messages.LaneSettings, st.sampled_from(("derived", "recorded")), st.integers(1, limits.WINDOW_TASKS_MAX),
+    st.integers(1, 1 << 32), st.integers(1, 1 << 32), st.none() | DIGEST,
+)  # fmt: skip
+REPLY_TO = st.none() | st.builds(work.ReplyTo, COUNT, COUNT, COUNT)
+SEGMENT = st.builds(
+    messages.Segment, st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, COUNT, REPLY_TO,
+    st.integers(0, limits.EMITS_MAX), some(COUNT), some(BLOB), st.none() | some(some(REF)),
+)  # fmt: skip
+FOLD = st.builds(messages.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(SEGMENT))
+ITEM = st.builds(
+    messages.ResultItem, COUNT, NAME, COUNT, COUNT, FLAG, st.none() | BLOB, some(REF), TEXT, TEXT, LOG, PROVENANCE
+)
+POOL = st.sampled_from(("cpu", "gpu"))
+POSITIVE = st.integers(1, limits.NOW_MS_MAX)
+PID = st.integers(0, limits.PID_MAX)
+
+MESSAGES: dict[type, st.SearchStrategy[Any]] = {
+    messages.Hello: st.builds(messages.Hello, COUNT, TEXT),
+    messages.Submit: st.builds(
+        messages.Submit, COUNT, NAME, some(runs()), FLAG, st.none() | COUNT, st.none() | COUNT
+    ),
+    messages.OpenLane: st.builds(messages.OpenLane, COUNT, NAME, SETTINGS, FLAG, st.none() | NAME),
+    messages.Deploy: st.builds(
+        messages.Deploy, COUNT, NAME, NAME | NAME.map("model:{}".format), CODE, st.none() | BLOB, FLAG
+    ),
+    messages.Cancel: st.builds(messages.Cancel, COUNT, COUNT),
+    messages.SetPaused: st.builds(messages.SetPaused, COUNT, NAME, FLAG),
+    messages.SetWindow: st.builds(messages.SetWindow, COUNT, NAME, st.integers(1, limits.WINDOW_TASKS_MAX)),
+    messages.DeadDrop: st.builds(messages.DeadDrop, COUNT, NAME, some(COUNT)),
+    messages.Await: st.builds(messages.Await, COUNT, POSITIVE, POSITIVE),
+    messages.Drain: st.builds(messages.Drain, COUNT, FLAG),
+    messages.Welcome: st.builds(messages.Welcome, COUNT, COUNT, TEXT),
+    messages.Accepted: st.builds(messages.Accepted, COUNT, COUNT, COUNT),
+    messages.Answer: st.builds(messages.Answer, COUNT, PLAIN | MAP),
+    messages.Refused: st.builds(messages.Refused, COUNT, TEXT, TEXT, MAP),
+    messages.Results: st.builds(messages.Results, some(ITEM)),
+    messages.Query: st.builds(messages.Query, COUNT, st.sampled_from(messages.QUERIES), ARGUMENTS),
+    messages.Register: st.builds(
+        messages.Register, TEXT, POOL, st.integers(1, limits.RUN_TASKS_MAX), COUNT, TEXT, PID, MAP, COUNT,
+        some(COUNT),
+    ),
+    messages.Heartbeat: st.builds(messages.Heartbeat, TEXT, COUNT),
+    messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT), COUNT),
+    messages.Prepared: st.builds(messages.Prepared, TEXT, COUNT, FLAG, MAP, TEXT),
+    messages.Goodbye: st.builds(messages.Goodbye, TEXT, FLAG),
+    messages.Registered: st.builds(messages.Registered, COUNT, COUNT, some(COUNT)),
+    messages.HeartbeatAck: st.builds(messages.HeartbeatAck, COUNT, FLAG),
+    messages.Assign: st.builds(messages.Assign, COUNT, DIGEST, some(CODE), some(FOLD)),
+    messages.Revoke: st.builds(messages.Revoke, COUNT),
+    messages.Prepare: st.builds(messages.Prepare, COUNT, TARGET, CODE),
+    messages.Event: st.builds(
+        messages.Event, COUNT, COUNT, COUNT, st.sampled_from(messages.TOPICS), TEXT, MAP
+    ),
+}  # fmt: skip
