@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 KINDS: Final = (
     "epoch", "opened", "submitted", "deployed", "cancelled", "verdict", "timer_fired", "window_set", "pause_set",
     "dead_dropped", "completed", "mark", "diverged", "fingerprint",
+    "snapshotted", "seed_set",
 )  # fmt: skip
 _POLL_SECONDS: Final = 0.2
 _NODES_MAX: Final = 1_000
@@ -332,10 +333,9 @@ def state(
 
 
 def _execute(source: RunSource, fold: Fold) -> FoldResult:
-    from rota.local.executors import Executors, Folders
+    from rota.local.executors import Executors
 
-    folders = Folders(modules=source.modules, artefacts=source.artefacts, models=source.models, tensors=source.tensors)
-    with Executors(folders) as executors:
+    with Executors(source.folders()) as executors:
         return executors.run(fold)
 
 

@@ -372,7 +372,7 @@ def tree_lines(family: Family, depth_max: int, width: int, *, up: bool) -> Itera
     if not up:
         yield from _below_lines(family, level, width)
         if family.left_out:
-            yield f"({family.left_out} more below: --limit shows more)"
+            yield "(more below: --limit shows more)"
 
 
 def _below_lines(family: Family, level: int, width: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from rota.broker import records
 from rota.broker.lane import Lane, Notes
+from rota.broker.results import Results
 from rota.broker.tasks import Run, Task
 from rota.broker.world import World
 from rota.common.digests import entropy
@@ -179,6 +180,8 @@ class Tracer:
                         trace.state_before = running[fold.address]
                         head = (number, record.now_ms, record.worker, record.elapsed_us, record.fingerprint)
                         trace.completion = Completion(*head, tasks, fold.turns)
+                        if lane is not None:
+                            trace.entropy = entropy(lane.seed, turn)  # of the seed when it was executed
                     if type(outcome) is Done and outcome.state_digest is not None:
                         running[fold.address] = outcome.state_digest
         elif type(record) in (records.Cancelled, records.Verdict):
@@ -318,8 +321,10 @@ def walk(
 ) -> Iterator[Step]:
     """Apply records in their order and yield what each did, for the onlooker's `after`, if it has one.
 
-    Raises `JournalError`, with the number of the record, if one cannot follow from those before it.
+    Results are not kept in the world as a broker keeps them. Raises `JournalError`, with the number of the record, if
+    one cannot follow from those before it.
     """
+    world.results = Results(0, 0)
     if onlooker is not None:
         onlooker.begin(world)
     for number, record in numbered:

@@ -16,7 +16,7 @@ from rota.broker.world import World
 from rota.common.targets import code_name
 from rota.common.work import Code, Done, Failed, Outcome
 from rota.proof.history import Step
-from rota.proof.readable import cut
+from rota.proof.readable import cut, size_text
 
 KINDS: Final = tuple([kind.name.lower() for kind in records.Kind])
 
@@ -206,6 +206,17 @@ def _pause_set(record: records.PauseSet) -> _Said:
     return said + _by(record), False, {**_origin(record), "paused": record.paused}
 
 
+def _seed_set(record: records.SeedSet) -> _Said:
+    said = f"seed {record.seed.hex()[:_DIGEST_CHARS]}"
+    return said + _by(record), False, {**_origin(record), "seed": record.seed}
+
+
+def _snapshotted(record: records.Snapshotted) -> _Said:
+    said = f"snapshot of the state after record {record.number}, {size_text(record.size_bytes)}"
+    facts = {"snapshot_of": record.number, "digest": record.digest, "size_bytes": record.size_bytes}
+    return said, False, facts | {"chain_digest": record.chain}
+
+
 def _dead_dropped(record: records.DeadDropped) -> _Said:
     said = f"dead tasks forgotten: {_ranges(record.seqs) if record.seqs else 'all'}"
     return said + _by(record), False, {**_origin(record), "seqs": record.seqs}
@@ -253,11 +264,13 @@ _SAY: Final[dict[type, tuple[records.Kind, Callable[[Any], _Said]]]] = {
     records.TimerFired: (records.Kind.TIMER_FIRED, _timer_fired),
     records.WindowSet: (records.Kind.WINDOW_SET, _window_set),
     records.PauseSet: (records.Kind.PAUSE_SET, _pause_set),
+    records.SeedSet: (records.Kind.SEED_SET, _seed_set),
     records.DeadDropped: (records.Kind.DEAD_DROPPED, _dead_dropped),
     records.Completed: (records.Kind.COMPLETED, _completed),
     records.Mark: (records.Kind.MARK, _mark),
     records.Diverged: (records.Kind.DIVERGED, _diverged),
     records.Fingerprint: (records.Kind.FINGERPRINT, _fingerprint),
+    records.Snapshotted: (records.Kind.SNAPSHOTTED, _snapshotted),
 }
 
 

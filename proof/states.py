@@ -66,7 +66,7 @@ def state_at(
         last = f"the last one that has is turn {finder.turn}" if finder.turn else "none has"
         raise UnknownTask(f"turn {turn} of lane {lane!r} has not retired, or not in the records that are kept; {last}")
     check_agent(kept, at, address, met=finder.met)
-    state, how = _state_of(finder, at.seed, execute)
+    state, how = _state_of(finder, execute)
     task = None if finder.left_by is None else finder.left_by[0]
     found = finder.digest_at_begin if task is None else task.state_digest
     return AgentState(lane, address, finder.turn, finder.position, finder.tasks, task, state, found, how)
@@ -82,15 +82,16 @@ class _SeenFold:
         self.last_change = last_change
         self.after = after
         self.before: bytes | None = None
+        self.seed = b""
         self.is_kept = False
         self.tasks: list[Task] = []
 
     @classmethod
-    def of(cls, fold: records.CompletedFold, before: bytes | None) -> _SeenFold:
+    def of(cls, fold: records.CompletedFold, before: bytes | None, seed: bytes) -> _SeenFold:
         pairs = zip(fold.turns, fold.outcomes, strict=False)  # the lane refuses what does not fit
         changing = [turn for turn, outcome in pairs if _changes(outcome)]
         seen = cls(fold.turns, changing[-1] if changing else None, fold.state)
-        seen.before, seen.is_kept = before, True
+        seen.before, seen.seed, seen.is_kept = before, seed, True
         return seen
 
     def has(self, turn: int) -> bool:
@@ -136,7 +137,7 @@ class _Finder:
         state = None if agent is None else agent.state
         for fold in record.folds:
             if fold.address == self._address:
-                seen = _SeenFold.of(fold, state)
+                seen = _SeenFold.of(fold, state, b"" if lane is None else lane.seed)
                 self._folds |= dict.fromkeys(fold.turns, seen)
                 state = state if fold.state is None else fold.state
 
@@ -164,7 +165,7 @@ class _Finder:
         pass
 
 
-def _state_of(finder: _Finder, seed: bytes, execute: Execute) -> tuple[bytes | None, str]:
+def _state_of(finder: _Finder, execute: Execute) -> tuple[bytes | None, str]:
     if finder.left_by is None and finder.is_known_at_begin:
         return finder.state_at_begin, "none" if finder.state_at_begin is None else "recorded"
     if finder.left_by is None or not finder.left_by[1].has(finder.left_by[0].turn):
@@ -178,7 +179,7 @@ def _state_of(finder: _Finder, seed: bytes, execute: Execute) -> tuple[bytes | N
     tasks = seen.tasks[: seen.turns.index(task.turn) + 1]
     assert task.code is not None
     code = patient(task.code, PATIENCE_MS)
-    result = execute(Fold(seed, code, task.address, seen.before, tuple([task_input(one) for one in tasks])))
+    result = execute(Fold(seen.seed, code, task.address, seen.before, tuple([task_input(one) for one in tasks])))
     if len(result.outcomes) < len(tasks):
         raise JournalError(
             f"turn {task.turn} cannot be executed again ({result.stopped}: {result.reason or 'no reason given'}); "
