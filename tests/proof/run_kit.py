@@ -17,23 +17,44 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "broker"))
 import scripted
 from core_kit import Broker
 
-from rota.broker import records
+from rota.broker import records, snapshot
 from rota.broker.journal import Journal
+from rota.broker.recovery import fold
+from rota.broker.snapshot_store import SnapshotStore
+from rota.broker.world import World
 from rota.common.endpoints import RunFolder
 
 program = scripted.program
 
 
-def write_run(folder: Path, found: Iterable[Any]) -> Path:
-    """Make a run folder with these records, a few in each commit, and with the module `counter`. Returns it."""
+def write_run(folder: Path, found: Iterable[Any], *, cut_after: int = 0) -> Path:
+    """Make a run folder with these records, a few in each commit, and with the module `counter`. Returns it.
+
+    With `cut_after` so many of the first records are replaced by a snapshot.
+    """
     run = RunFolder(folder).prepare()
     batch = list(found)
     with closing(Journal.open(run.journal)) as journal:
         assert list(journal.read()) == []
-        for start in range(0, len(batch), 3):
+        first = batch[:cut_after]
+        journal.append(first)
+        if first:
+            _cut(journal, first)
+        for start in range(cut_after, len(batch), 3):
             journal.append(batch[start : start + 3])
     (run.modules / f"{scripted.COUNTER.digest.hex()}.wasm").write_bytes(b"counter")
     return folder
+
+
+def _cut(journal: Journal, first: list[Any]) -> None:
+    """Replace all records so far by a snapshot of what they amount to."""
+    world = World()
+    fold(world, first)
+    store = SnapshotStore(journal)
+    named = store.write(journal.last_number, snapshot.encode(snapshot.take(world)), journal.chain)
+    journal.append([named])
+    store.cut(named)
+    assert store.drop_cut(len(first))
 
 
 def records_of(broker: Broker) -> list[Any]:

@@ -267,6 +267,34 @@ def test_the_chain_leads_to_the_input(compared: Callable[..., Diff]) -> None:
     assert side.input["kind"] == "Submitted"
 
 
+def test_runs_whose_first_records_were_cut(tmp_path: Path) -> None:
+    """Goal: what was cut is compared by the digest that stands for it. Method: one run whole, the other one cut before
+    and behind the place where they differ; cut both.
+    """
+    whole, changed = records_of(counting()), records_of(counting(change={5: CHANGED}))
+    retired = [sum(len(fold.turns) for record in whole[:place] if isinstance(record, records.Completed)
+                   for fold in record.folds) for place in range(len(whole))]  # fmt: skip
+    cases = (
+        (0, retired.index(4), 10),
+        (retired.index(4), retired.index(8), 10),
+        (retired.index(8), 0, 10),
+        (0, retired.index(12), None),
+    )
+    for number, (one_cut, other_cut, shared) in enumerate(cases):
+        one = write_run(tmp_path / f"one{number}", whole, cut_after=one_cut)
+        other = write_run(tmp_path / f"other{number}", changed, cut_after=other_cut)
+        same = write_run(tmp_path / f"same{number}", whole, cut_after=other_cut)
+        with open_run(one) as first, open_run(other) as second, open_run(same) as third:
+            assert compare(first, third, "main").first is None
+            if shared is None:
+                with pytest.raises(JournalError, match="before position 12"):
+                    compare(first, second, "main")
+                continue
+            found = compare(first, second, "main")
+            assert found.first is not None
+            assert (found.shared, found.first.position, found.first.cause) == (shared, shared + 1, "input")
+
+
 def test_what_cannot_be_compared(compared: Callable[..., Diff], tmp_path: Path) -> None:
     """Goal: a lane that is not there and a journal that breaks off are errors, not differences. Method: both."""
     with pytest.raises(UnknownLane, match="has no lane 'nowhere'"):

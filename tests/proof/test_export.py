@@ -103,6 +103,35 @@ def test_what_goes_in_comes_out(full_run: Path, tmp_path: Path, parts: bool) -> 
     assert again.read_bytes() == third.read_bytes() == file.read_bytes()
 
 
+def test_a_run_whose_first_records_were_cut(full_run: Path, tmp_path: Path) -> None:
+    """Goal: a snapshot stands for the records before it, and names what they named. Method: cut the records that deploy
+    the module, the model and stamp the task with the tensor; pack the rest, import it, compare with the whole run.
+    """
+    with open_run(full_run) as source:
+        whole = [record for _, record in source.records()]
+    deployed = [place for place, record in enumerate(whole) if isinstance(record, records.Deployed)]
+    stamped = [
+        place for place, record in enumerate(whole) if isinstance(record, records.Submitted) and record.runs[0].tensors
+    ]
+    for cut_after in (deployed[-1] + 1, stamped[0] + 1):
+        folder = write_run(tmp_path / f"cut{cut_after}", whole, cut_after=cut_after)
+        for part in ("models", "tensors"):
+            shutil.rmtree(folder / part)
+            shutil.copytree(full_run / part, folder / part)
+        with open_run(folder) as source:
+            assert source.extent()[:2] == (cut_after + 1, len(whole) + 1)
+            assert [record for _, record in source.records()][1:] == whole[cut_after:]
+            assert next(source.records())[0] == cut_after + 1
+            assert source.begin().boot == 1
+        packed = export_run(folder, tmp_path / f"{cut_after}.zip", models=True, tensors=True)
+        assert packed.manifest.missing == []
+        assert packed.manifest.run["first_record"] == cut_after + 1
+        assert len(packed.manifest.run["tensors"]) == len(packed.manifest.run["models"]) == 1
+        imported = import_run(tmp_path / f"{cut_after}.zip", tmp_path / f"there{cut_after}")
+        with open_run(full_run) as source:
+            assert imported.manifest.run["lanes"] == read_needs(source)[1]["lanes"]
+
+
 def test_only_what_the_run_names_is_packed(full_run: Path, tmp_path: Path) -> None:
     """Goal: nothing else leaves the host, and what is left out is told. Method: look at members and `missing`."""
     packed = export_run(full_run, tmp_path / "a.zip", models=True, tensors=True)
