@@ -317,8 +317,8 @@ def _emits_text(trace: Trace) -> str:
 def state_facts(found: AgentState) -> Iterator[tuple[str, str]]:
     """Yield what is to be said of a state, its content last."""
     yield "agent", found.address
-    at = f"turn {found.turn}" if found.turn else "the beginning"
-    yield "after", f"{at} of lane {found.lane}, position {found.position}"
+    at = f"turn {found.turn} of " if found.turn else ""
+    yield "after", f"{at}lane {found.lane}, position {found.position}"
     yield "messages", f"{found.tasks} retired until then"
     if found.left_by is not None:
         yield "left by", f"turn {found.left_by.turn}, task {found.left_by.seq}"

@@ -22,8 +22,10 @@ from rota.broker.world import World
 from rota.common.digests import entropy
 from rota.common.errors import JournalError
 from rota.common.work import TIMER, Code, Done, Failed, Outcome, Provenance, ReplyTo, TensorRef
+from rota.proof.readable import cut
 
 PROGRESS_EVERY_RECORDS: Final = 2_000
+_WHY_CHARS_MAX: Final = 200  # what an error says may hold the whole value
 
 Progress = Callable[[int], None]
 
@@ -346,8 +348,9 @@ def _applied(world: World, number: int, record: records.Record) -> Notes:
         return world.apply(record)
     except JournalError as error:
         raise JournalError(f"record {number}: {error.message}", number=number, **error.fields) from error
-    except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        what = f"record {number} does not follow from those before it ({type(error).__name__}: {error})"
+    except (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        why = cut(f"{type(error).__name__}: {error}", _WHY_CHARS_MAX)
+        what = f"record {number} does not follow from those before it ({why})"
         raise JournalError(what, number=number) from error
 
 

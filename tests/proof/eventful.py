@@ -8,7 +8,7 @@ tests/cli/test_inspect.py with them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from run_kit import Broker, program, records_of, scripted, write_run
 
-from rota.broker import records
+from rota.broker import records, snapshot
+from rota.broker.recovery import fold
+from rota.broker.world import World
 from rota.common.messages import Assign, Completed
 from rota.common.work import Code, Fold, FoldResult, TaskInput
 
@@ -24,18 +26,19 @@ __all__ = ["Broker", "MemoryRun", "RealWorker", "eventful", "program", "records_
 
 
 class MemoryRun:
-    """A run's records without a file, as proof/ reads them."""
+    """A run's records without a file, as proof/ reads them. Those up to `cut_after` are compacted away."""
 
-    def __init__(self, broker: Broker, name: str = "the run") -> None:
+    def __init__(self, broker: Broker, name: str = "the run", cut_after: int = 0) -> None:
         self.name = name
-        self._records = list(enumerate(records_of(broker), 1))
+        self._records = list(enumerate(records_of(broker), 1))[cut_after:]
+        before = World()
+        fold(before, records_of(broker)[:cut_after])
+        self._snapshot = list(snapshot.encode(snapshot.take(before))) if cut_after else None
 
-    def begin(self) -> Any:
-        from rota.broker.world import World
+    def begin(self) -> World:
+        return World() if self._snapshot is None else snapshot.load(self._snapshot)
 
-        return World()
-
-    def records(self) -> Any:
+    def records(self) -> Iterator[tuple[int, Any]]:
         return iter(self._records)
 
 

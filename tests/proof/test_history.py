@@ -191,3 +191,32 @@ def test_outcomes_stay_as_they_are_written() -> None:
     outcome = traced(eventful(), seqs=[1])[1].outcome
     assert type(outcome) is Done
     assert (outcome.log, len(outcome.emits)) == (("hello",), 2)
+
+
+@pytest.mark.parametrize("cut_after", range(1, 22))
+def test_a_compacted_journal_tells_what_it_has(cut_after: int) -> None:
+    """Goal: after a compaction nothing is told otherwise. Method: every task of every cut against the whole run."""
+    broker = eventful()
+    whole, rest = MemoryRun(broker), MemoryRun(broker, cut_after=cut_after)
+    told = 0
+    for seq in range(1, 14):
+        expected = family(whole, seq, depth_max=3)
+        try:
+            found = family(rest, seq, depth_max=3)
+        except UnknownTask:
+            assert expected.trace.retired is not None
+            assert expected.trace.retired <= cut_after
+            continue
+        told += 1
+        assert found.missing == cut_after
+        for name in ("lane", "turn", "target", "kind", "payload", "parent", "mark", "outcome", "retired_at", "digest"):
+            assert getattr(found.trace, name) == getattr(expected.trace, name), name
+        for name in ("stamped", "issued", "issued_at", "place", "completed", "retired", "state_before", "state_after"):
+            assert getattr(found.trace, name) in (None, getattr(expected.trace, name)), name
+        above = [ancestor.seq for ancestor in expected.root.chain]
+        assert [ancestor.seq for ancestor in found.root.chain] == above[: len(found.root.chain)]
+        assert found.origin in (None, expected.origin)
+    assert told >= 1, "what waits at the end is there after every cut"
+    if expected_gone := [seq for seq in range(1, 14) if family(whole, seq).trace.retired in range(1, cut_after + 1)]:
+        with pytest.raises(UnknownTask, match="compacted up to there"):
+            family(rest, expected_gone[0])

@@ -127,3 +127,23 @@ def test_what_is_not_there_is_refused_with_what_is() -> None:
         state_at(run, "counter/a", "main", 14, never)
     with pytest.raises(UnknownTask, match=r"has not retired.* turn 10"):
         state_at(run, "counter/a", "main", 12, never)
+
+
+@pytest.mark.parametrize("cut_after", range(1, 22))
+def test_a_compacted_journal_tells_the_same_or_nothing(cut_after: int) -> None:
+    """Goal: no wrong state after a compaction. Method: every cut, agent and turn against the whole."""
+    broker = eventful()
+    whole, rest = MemoryRun(broker), MemoryRun(broker, cut_after=cut_after)
+    last = state_at(rest, "counter/b", "main", None, execute_scripted) if cut_after > 2 else None
+    assert last is None or last.state == b"15"
+    told = 0
+    for address in ("counter/a", "counter/b", "counter/c", "nobody"):
+        for turn in range(1, 11):
+            try:
+                found = state_at(rest, address, "main", turn, execute_scripted)
+            except (UnknownTask, JournalError):
+                continue
+            told += 1
+            expected = state_at(whole, address, "main", turn, execute_scripted)
+            assert (found.state, found.digest, found.position) == (expected.state, expected.digest, expected.position)
+    assert told or cut_after >= 17, "the last retire is in record 17"
