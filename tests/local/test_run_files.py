@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +91,17 @@ def test_a_broker_goes_on_with_a_kept_run(agents: Path, tmp_path: Path) -> None:
         assert world.lanes["main"].digest == digest
         assert [task.address for task in world.unfinished()] == ["relay/7"]
         world.check_invariants()
+
+
+@pytest.mark.processes
+def test_a_kept_run_is_verified(agents: Path, tmp_path: Path) -> None:
+    """Goal: the command line takes it for a run. Method: `rota verify` executes it again: every digest is equal."""
+    with local.open_lane("experiment", keep=tmp_path / "run", window=4) as lane:
+        work(lane, agents)
+    command = [sys.executable, "-m", "rota.cli", "verify", str(tmp_path / "run"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lane.digest.hex() in done.stdout
 
 
 def test_two_runs_are_the_same_bytes_of_records(agents: Path, tmp_path: Path) -> None:
