@@ -12,13 +12,14 @@ from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
+from rota.common.digests import digest_of
 from rota.common.work import Done
 from rota.local.engine import Runner
 from rota.proof.alone import Input
 from rota.proof.continuing import Change, Continuation, LeftOut, Remembered
 from rota.proof.seek import Stand, seek
 from rota.proof.source import RunSource
-from rota.proof.steps import Step, retired_in
+from rota.proof.steps import Fold, Step, retired_in
 
 TURNS_MORE_MAX: Final = 100_000  # a changed lane may never come to rest
 TURNS_FACTOR_MAX: Final = 4
@@ -85,17 +86,18 @@ def follow_change(
     remembered = Remembered(runner)
     stand = seek(source, plan.lane, plan.turn, remembered, keep=keep, watch=_remembering(remembered, plan.lane))
     position, shared = stand.replay.lane.retired, stand.replay.lane.digest
-    was = list(stand.ahead)
+    was = [_row(task, plan) for task in stand.ahead]
     inputs: list[tuple[int, Input]] = []
     for step in stand.rest:
-        was += retired_in(step, plan.lane)
+        was += [_row(task, plan) for task in retired_in(step, plan.lane)]
         _remembering(remembered, plan.lane)(step)
         if plan.inputs and step.moved is not None and step.moved.lane == plan.lane:
             inputs.append((step.number, step.moved))
     journal = stand.fold.world.lanes[plan.lane]
     turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)
     went_on = Continuation(stand.replay, inputs, plan.change, turns_max)
-    first, changed = _compare(was, _watched(went_on.run(), stand, progress), plan, position)
+    place, after, changed = _compare(was, _watched(went_on.run(), stand, progress), plan)
+    first = None if place is None else _first_change(source, plan, position + place, after)
     lane = stand.replay.lane
     return Consequences(
         plan.lane, plan.turn, position, shared, journal.retired, journal.digest, lane.retired, lane.digest, first,
@@ -119,25 +121,44 @@ def _watched(retired: Iterator[Task], stand: Stand, progress: Callable[[int], No
         yield task
 
 
-def _compare(was: list[Task], retired: Iterator[Task], plan: Plan, position: int) -> tuple[FirstChange | None, int]:
-    """Return the first place where two rows of retired tasks differ, and how many do."""
-    first: FirstChange | None = None
+def _compare(was: list[bytes], retired: Iterator[Task], plan: Plan) -> tuple[int | None, Task | None, int]:
+    """Return the first place, from 1, where something else retires, the task there, and how many places differ."""
+    first: int | None = None
+    found: Task | None = None
     changed = 0
-    for place, (before, after) in enumerate(zip_longest(was, retired), start=position + 1):
-        fields = _differences(before, after, plan)
-        if fields:
+    for place, (before, after) in enumerate(zip_longest(was, retired), start=1):
+        if after is None or before != _row(after, plan):
             changed += 1
-            first = first or FirstChange(place, before, after, fields)
-    return first, changed
+            if first is None:
+                first, found = place, after
+    return first, found, changed
 
 
-def _differences(before: Task | None, after: Task | None, plan: Plan) -> tuple[str, ...]:
+def _first_change(source: RunSource, plan: Plan, position: int, after: Task | None) -> FirstChange:
+    """Find the journal's task that retired at a position, which nobody kept, and say how the new one differs."""
+    before: Task | None = None
+    fold = Fold(source)
+    retired, _ = fold.start(plan.lane)
+    for step in fold.steps():
+        tasks = retired_in(step, plan.lane)
+        if retired + len(tasks) >= position:
+            before = tasks[position - retired - 1]
+            break
+        retired += len(tasks)
     if before is None or after is None:
-        return ("turn",)
-    one, other = describe(before), describe(after)
-    ignored = [] if plan.compare_code else ["code digest"]
-    ignored += [] if plan.compare_state else ["state digest"]
-    return tuple([name for name in one if one[name] != other[name] and name not in ignored])
+        return FirstChange(position, before, after, ("turn",))
+    one, other = _compared(before, plan), _compared(after, plan)
+    return FirstChange(position, before, after, tuple([name for name in one if one[name] != other[name]]))
+
+
+def _row(task: Task, plan: Plan) -> bytes:
+    return digest_of(list(_compared(task, plan).values()))
+
+
+def _compared(task: Task, plan: Plan) -> dict[str, Any]:
+    """Return what makes a turn another one."""
+    ignored = {"code digest": not plan.compare_code, "state digest": not plan.compare_state}
+    return {name: value for name, value in describe(task).items() if not ignored.get(name, False)}
 
 
 def describe(task: Task) -> dict[str, Any]:
