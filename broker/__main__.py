@@ -11,9 +11,10 @@ from importlib.metadata import version
 from rota.broker.journal import Journal
 from rota.broker.lock import FolderLock
 from rota.broker.modules import ModuleStore
-from rota.broker.recovery import fold, open_epoch
+from rota.broker.recovery import open_epoch, recover
 from rota.broker.sequencer import Sequencer
 from rota.broker.server import Server
+from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common.command import settings_command
@@ -43,7 +44,8 @@ def serve(settings: BrokerSettings) -> Exit:
         sockets = open_now.enter_context(context())
         modules = ModuleStore(folder.modules)
         tensors = TensorKeeper(TensorStore(folder.tensors), world, settings.tensor_lease_ms)
-        server = Server(core, journal, modules, tensors, sockets, endpoints)
+        snapshots = Snapshotter(journal, world, _snapshot_policy(settings))
+        server = Server(core, journal, modules, tensors, sockets, endpoints, snapshots)
         open_now.enter_context(contextlib.closing(server))
         say_ready("broker", boot=world.boot, frontend=endpoints.frontend)
         server.serve(stop)
@@ -60,12 +62,18 @@ def _calm_collector() -> None:
 def _recover(journal: Journal, settings: BrokerSettings) -> World:
     started_ms = time.monotonic_ns() // 1_000_000
     gc.disable()  # a fold only makes objects; looking for cycles among them took a quarter of its time
-    world = World(settings.results_kept_max, settings.results_kept_bytes)
-    fold(world, journal.read(), lambda number: log.info("recovering: %d records", number))
+    kept = (settings.results_kept_max, settings.results_kept_bytes)
+    world = recover(journal, *kept, lambda number: log.info("recovering: record %d", number))
     if journal.last_number:
         took_ms = time.monotonic_ns() // 1_000_000 - started_ms
-        log.info("recovered %d records in %d ms, next seq %d", journal.last_number, took_ms, world.next_seq)
+        log.info("recovered up to record %d in %d ms, next seq %d", journal.last_number, took_ms, world.next_seq)
     return world
+
+
+def _snapshot_policy(settings: BrokerSettings) -> SnapshotPolicy:
+    return SnapshotPolicy(
+        settings.snapshot_records, settings.snapshot_bytes, settings.retain_records, settings.retain_days
+    )
 
 
 command = settings_command("broker", BrokerSettings, lambda: serve, "Run the broker of a run folder.")

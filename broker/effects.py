@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from rota.broker.records import Record
+from rota.broker.records import Record, Snapshotted
 from rota.common.errors import RotaError
 from rota.common.messages import FrontendReply, FrontendRequest, Query, WorkerMessage, WorkerOrder
 
@@ -70,11 +70,17 @@ class StorageChanged(NamedTuple):
     reason: str
 
 
+class SnapshotWritten(NamedTuple):
+    """The parts of a snapshot are on the disk; this record is to name them."""
+
+    record: Snapshotted
+
+
 class Tick(NamedTuple):
     """Time passed: timers, heartbeats and time limits are looked at."""
 
 
-Event = FromProducer | FromQuery | FromWorker | WorkerDied | Unreachable | StorageChanged | Tick
+Event = FromProducer | FromQuery | FromWorker | WorkerDied | Unreachable | StorageChanged | SnapshotWritten | Tick
 
 # --- effects ------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from rota.broker.effects import (
     FromWorker,
     News,
     Send,
+    SnapshotWritten,
     StorageChanged,
     Tick,
     Unreachable,
@@ -156,6 +157,8 @@ class Sequencer:
             case StorageChanged(full, reason):
                 self.storage_full = reason if full else ""
                 self.tell("journal", "", full=full, reason=reason)
+            case SnapshotWritten(record):
+                self.commit(record)
             case Tick():
                 workers.tick(self)
                 self.deploys.tick(self)

@@ -8,6 +8,7 @@ acknowledged is touched.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -27,6 +28,7 @@ from rota.broker.effects import (
     FromWorker,
     News,
     Send,
+    SnapshotWritten,
     StorageChanged,
     Tick,
     Unreachable,
@@ -36,6 +38,7 @@ from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
 from rota.broker.records import Record
 from rota.broker.sequencer import Sequencer
+from rota.broker.snapshotter import Snapshotter
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
 from rota.common.endpoints import Endpoints
@@ -66,11 +69,13 @@ class Server:
         tensors: TensorKeeper,
         context: zmq.Context[Socket],
         endpoints: Endpoints,
+        snapshots: Snapshotter | None = None,
     ) -> None:
         self._core = core
         self._journal = journal
         self._modules = modules
         self._tensors = tensors
+        self._snapshots = snapshots
         self._sockets = {
             FRONTEND: router(context, endpoints.frontend),
             BACKEND: router(context, endpoints.backend),
@@ -109,6 +114,9 @@ class Server:
     def _turn(self, ready: dict[object, int]) -> None:
         now_ms, mono_ms = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
         events = self._collect(ready, mono_ms)
+        if self._snapshots is not None and not self._unwritten:
+            record = self._snapshots.work(now_ms, mono_ms)
+            events += [] if record is None else [SnapshotWritten(record)]
         self._carry_out(self._core.step(events, now_ms, mono_ms), now_ms, mono_ms)
         self._outbox.flush()  # also while the journal cannot be written: what waits here is durable
 
@@ -120,9 +128,21 @@ class Server:
             return False
         # Nothing is lost by leaving now: what workers still hold is in the journal as issued and runs again.
         log.info("stopping: %d assignments are left to the next start", len(self._core.dispatcher.assignments))
+        self._take_last_snapshot()
         return True
 
+    def _take_last_snapshot(self) -> None:
+        """Leave a short way to the next start."""
+        if self._snapshots is None or self._unwritten:
+            return
+        record = self._snapshots.last(time.time_ns() // 1_000_000, lambda: time.monotonic_ns() // 1_000_000)
+        if record is not None:
+            with contextlib.suppress(StorageFull):  # then no record names it, and it is not used
+                self._journal.append([record])
+
     def _timeout_ms(self) -> int:
+        if self._snapshots is not None and self._snapshots.busy and not self._storage_full:
+            return 0
         now_ms = time.monotonic_ns() // 1_000_000
         wait_ms = max(0, self._next_tick_ms - now_ms)
         due_ms = self._core.next_timer_ms()

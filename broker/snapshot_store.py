@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator
 from blake3 import blake3
 
 from rota.broker.journal import Journal
-from rota.broker.records import Snapshotted
+from rota.broker.records import Snapshotted, decode
 from rota.common.errors import JournalError
+from rota.common.limits import NOW_MS_MAX
 
 
 class SnapshotStore:
@@ -61,6 +62,7 @@ class SnapshotStore:
 
     def write(self, number: int, parts: Iterable[bytes], chain: bytes) -> Snapshotted:
         """Write a whole snapshot of the state after record `number`, and return the record that is to name it."""
+        self.forget(number, 1 << 62)  # parts that a crash left
         hasher = blake3()
         size = 0
         for place, part in enumerate(parts):
@@ -99,6 +101,36 @@ class SnapshotStore:
             with self._journal.transaction() as write:
                 write.execute("DELETE FROM records WHERE number < ?", (end,))
         return end == first or lowest >= first
+
+    # --- what may go --------------------------------------------------------------------------------------------------
+
+    def newest_to_cut_at(self, last: int, oldest_ms: int | None) -> Snapshotted | None:
+        """Return the newest snapshot at which the journal may be cut: of no record after `last`, with no record before
+        it that is as young as `oldest_ms`, and with every pinned place behind it.
+        """
+        first = self._journal.first_number()
+        last = min([last, *[number - 1 for number in self.pins().values()]])
+        for named in self.named():
+            if first <= named.number <= last and (oldest_ms is None or self._time_after(named.number) < oldest_ms):
+                return named
+        return None
+
+    def needed(self, newest: int, *, next_cut: bool = False) -> list[int]:
+        """Return the numbers of the snapshots to keep: the newest ones, that at which the journal begins, and with
+        `next_cut` the one after it, at which it may be cut some day.
+        """
+        first = self._journal.first_number()
+        numbers = [named.number for named in self.named()]
+        oldest = [number for number in numbers if number >= first][-1:] if next_cut else []
+        return [*numbers[:newest], *oldest, *[number for number in numbers if number == first - 1]]
+
+    def _time_after(self, number: int) -> int:
+        """Return when the first record with a time behind `number` took effect: those before are not younger."""
+        for (body,) in self._journal.rows("SELECT body FROM records WHERE number > ? LIMIT 100", number):
+            now_ms: int | None = getattr(decode(body), "now_ms", None)
+            if now_ms is not None:
+                return now_ms
+        return NOW_MS_MAX
 
     # --- pins ---------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,10 @@ CONNECTIONS_MAX: Final = 16_384  # producers' connections that are remembered; a
 NUMBERS_KEPT_MAX: Final = 4_096  # answers kept per producer
 CLIENT_UNSENT_BYTES: Final = 64 << 20  # results that wait for a slow client before its subscription is dropped
 
+# --- snapshots ------------------------------------------------------------------------------------
+SNAPSHOT_RECORDS: Final = 50_000  # between two: a start reads about that much in a second or two
+SNAPSHOT_BYTES: Final = 32 << 20
+
 # --- workers --------------------------------------------------------------------------------------
 HEARTBEAT_MS: Final = 1_000
 PID_MAX: Final = (1 << 31) - 1  # what the calls that look for a process take
