@@ -18,6 +18,7 @@ from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.work import Failed
 from rota.local.engine import Runner
+from rota.proof.code_files import changed_code
 from rota.proof.record_checks import Fault, check_completed, check_input
 from rota.proof.seek import Follower
 from rota.proof.source import RunSource
@@ -255,7 +256,7 @@ class _LaneCheck:
         for task in retired:
             expected = self._expected.popleft() if self._expected else None
             if expected is None or (expected.turn, expected.turn_digest) != (task.turn, task.turn_digest):
-                self._blocked = _blocked(fold.number, expected, task)
+                self._blocked = _blocked(fold, expected, task)
                 self._part(None if self._blocked else Mismatch(self.lane, fold.number, expected, task))
                 return
             assert task.turn_digest is not None
@@ -270,7 +271,7 @@ class _LaneCheck:
         self.is_done = True
 
 
-def _blocked(number: int, expected: Task | None, actual: Task) -> Blocked | None:
+def _blocked(fold: Fold, expected: Task | None, actual: Task) -> Blocked | None:
     """Return why a turn was not computed again, if that is why it differs: the replay then decided so by itself."""
     outcome = actual.outcome
     if expected is None or expected.turn != actual.turn or type(outcome) is not Failed:
@@ -278,7 +279,9 @@ def _blocked(number: int, expected: Task | None, actual: Task) -> Blocked | None
     known = expected.outcome
     if outcome.kind not in ("refused", "timeout") or (type(known) is Failed and known.kind == outcome.kind):
         return None
-    return Blocked(number, expected, outcome.message)
+    if expected.code is not None and changed_code(fold.source, expected.code, expected.address):
+        return None  # it is not that the code is missing: it is another one
+    return Blocked(fold.number, expected, outcome.message)
 
 
 def _fault_of(step: Step, next_turn: int, fold: Fold) -> Fault | None:

@@ -1,0 +1,356 @@
+"""The first-divergence report: for each lane that did not come out equal, the exact turn, both sides, and why.
+
+`explain` takes what `verify` found, asks the journal about the turn (witness.py), executes it again alone (trials.py),
+and names the cause (cause.py, broken.py). A `Divergence` holds plain values; `to_json` is for programs, `lines`
+(divergence_text.py) for people. Its names are part of the command line's contract: docs/VERIFY.md lists them.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shlex
+from collections.abc import Mapping, Sequence
+from copy import copy
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.tasks import Task
+from rota.common.errors import JournalError
+from rota.common.work import AGENT, Code, Done, Failed
+from rota.local.engine import Runner
+from rota.local.folds import pool_of
+from rota.proof.broken import Break, look_at_break
+from rota.proof.cause import Case, Finding, explains, facts_here, find_cause, other_facts
+from rota.proof.differing import ByteDifference, Part, part, turn_parts
+from rota.proof.lineage import Ancestor
+from rota.proof.readable import readable
+from rota.proof.record_checks import Fault
+from rota.proof.source import RunSource
+from rota.proof.steps import Fold, retired_in
+from rota.proof.trials import Trials, effect_of, trials_at
+from rota.proof.verify import LaneReport, Mismatch, Report
+from rota.proof.witness import Origin, Witness, Worker, origin_of, record_at, witness
+
+VALUE_CHARS_MAX: Final = 120
+UNPROVED_MAX: Final = 16
+
+
+class Bytes(NamedTuple):
+    """Where the bytes of something differ first. `window_at`: from where on the two windows show them."""
+
+    what: str
+    at: int
+    expected_bytes: int
+    actual_bytes: int
+    window_at: int
+    expected_hex: str
+    actual_hex: str
+    expected_text: str
+    actual_text: str
+
+
+class Divergence(NamedTuple):
+    """Where a run and its repetition part, or where the run contradicts itself. What is not known is None or empty.
+
+    `expected` is what the run says, `actual` what came of executing it; `differs` names what of the two is not equal.
+    `record` holds the expected outcome, or is the one that is wrong; `last_good` is set where the journal breaks off.
+    """
+
+    lane: str | None
+    turn: int | None
+    seq: int | None
+    target: str | None
+    kind: str | None
+    cause: str
+    why: str
+    evidence: tuple[str, ...]
+    record: int | None
+    origin: Origin | None
+    parents: tuple[Ancestor, ...]
+    expected: Mapping[str, Any] | None
+    actual: Mapping[str, Any] | None
+    differs: tuple[str, ...]
+    bytes_differ: tuple[Bytes, ...]
+    code_digest: bytes | None
+    recorded_by: Worker | None
+    here: tuple[tuple[str, str], ...]
+    last_good: int | None
+    unproved: tuple[tuple[str, int], ...]
+    command: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with nothing in it that JSON has not got: digests as hex, other bytes as text or base64."""
+        value: dict[str, Any] = plain(self._asdict())
+        value["here"] = dict(self.here)
+        if self.recorded_by is not None:
+            value["recorded_by"]["facts"] = dict(self.recorded_by.facts)
+        value["unproved"] = dict(self.unproved)
+        return value
+
+
+class Note(NamedTuple):
+    """Something that is no divergence, but was not as it is here: completions of a worker with another engine."""
+
+    lane: str
+    first_turn: int
+    pool: str
+    name: str
+    there: str
+    here: str
+
+    def __str__(self) -> str:
+        return (
+            f"lane {self.lane!r}, from turn {self.first_turn}: computed with {self.name} {self.there!r}; "
+            f"here it is {self.here!r}, and gives the same"
+        )
+
+
+def explain(source: RunSource, report: Report, runner: Runner, *, live_models: bool = False) -> list[Divergence]:
+    """Return where a run is not what it says, by lane and turn, and last where its journal breaks off.
+
+    Empty if the report is equal. `runner` executes single turns; it should do so in this process, because an agent
+    that keeps memory shows it only where one instance runs twice.
+    """
+    found: list[Divergence] = []
+    for lane in report.lanes:
+        found += _Explainer(source, lane, runner, live_models).run()
+    if report.broken is not None:
+        broken = look_at_break(source, report.broken)
+        # A record that does not follow from others may only do so because of a divergence before it.
+        if broken.is_chain or not found:
+            found.append(_of_break(source, broken))
+    return found
+
+
+def other_engines(report: Report, runner: Runner) -> list[Note]:
+    """Return with which other engines the turns of a run were computed that came out equal here."""
+    notes: list[Note] = []
+    for lane in report.lanes:
+        ran = {"cpu": lane.counts.executed > 0, "gpu": lane.counts.models_executed > 0}
+        for worker in lane.workers:
+            if not ran.get(worker.pool) or not lane.equal:
+                continue
+            there, here = dict(worker.facts), dict(facts_here(runner, worker.pool))
+            for name in other_facts(worker.pool, there, here)[:1]:
+                said = (there.get(name, "none"), here.get(name, "none"))
+                notes.append(Note(lane.lane, worker.first_turn, worker.pool, name, *said))
+    return notes
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """Return a value in JSON's types, as `cli/output.py` does."""
+    if isinstance(value, bytes):
+        if "digest" in key or key in ("seed", "fingerprint"):
+            return value.hex()
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"base64": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, Mapping):
+        return {str(name): plain(item, str(name)) for name, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict(), key)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item, key) for item in value]
+    return value
+
+
+# --- one lane -------------------------------------------------------------------------------------
+
+
+class _Explainer:
+    """What is to be said of one lane: of its mismatch, of its fault, or of both if they are not the same."""
+
+    def __init__(self, source: RunSource, lane: LaneReport, runner: Runner, live_models: bool) -> None:
+        self._source = source
+        self._report = lane
+        self._runner = runner
+        self._live_models = live_models
+
+    def run(self) -> list[Divergence]:
+        mismatch, fault = self._report.mismatch, self._report.fault
+        found: list[Divergence] = []
+        told = False
+        if mismatch is not None:
+            turn = _turn_of(mismatch)
+            seen = witness(self._source, self._report.lane, turn)
+            told = fault is not None and explains(fault, seen, mismatch.expected)
+            found.append(self._of_turn(seen, mismatch, fault))
+        if fault is not None and not told and (mismatch is None or fault.turn < _turn_of(mismatch)):
+            turn = _first_use(self._source, fault) or fault.turn
+            found.insert(0, self._of_turn(witness(self._source, fault.lane, turn), None, fault))
+        return found
+
+    def _of_turn(self, seen: Witness, mismatch: Mismatch | None, fault: Fault | None) -> Divergence:
+        trials = self._trials(seen, caught=False)
+        expected = seen.task if mismatch is None else mismatch.expected
+        actual = None if mismatch is None else mismatch.actual
+        case = Case(self._source, self._runner, seen, expected, actual, fault, trials)
+        finding = find_cause(case)
+        if finding.turn != seen.turn:  # what is wrong lies before the turn that shows it
+            seen = witness(self._source, seen.lane, finding.turn)
+            trials = self._trials(seen, caught=True)
+            expected, actual = seen.task, _executed(seen.task, trials)
+        elif mismatch is None:
+            actual = _executed(expected, trials)
+        return self._put(finding, seen, expected, actual, fault, trials)
+
+    def _put(
+        self, finding: Finding, seen: Witness, expected: Task | None, actual: Task | None, fault: Fault | None,
+        trials: Trials | None,
+    ) -> Divergence:  # fmt: skip
+        task = expected or actual
+        told = (None, None) if task is None else (task.seq, task.address)
+        states = (_state(seen.state, expected, trials), _state(_state_of(trials, actual), actual, trials))
+        parts = _parts(expected, actual, states)
+        code = None if task is None else task.code
+        record = (
+            fault.number if fault is not None and finding.why.startswith(f"record {fault.number}:") else seen.record
+        )
+        pool = None if code is None else pool_of(code)
+        origin = seen.origin
+        if origin is None and fault is not None:
+            found = record_at(self._source, fault.number)
+            origin = origin_of(fault.number, found)
+        return Divergence(
+            lane=seen.lane, turn=seen.turn, seq=told[0], target=told[1], kind=None if task is None else task.run.kind,
+            cause=finding.cause, why=finding.why, evidence=finding.evidence, record=record, origin=origin,
+            parents=seen.parents, expected=_side(expected, states[0], "recorded"),
+            actual=_side(actual, states[1], "executed"), differs=tuple([one.name for one in parts]),
+            bytes_differ=tuple([_bytes(one.name, one.first) for one in parts if one.first is not None]),
+            code_digest=None if code is None else code.digest, recorded_by=seen.worker,
+            here=() if pool is None or seen.worker is None else facts_here(self._runner, pool), last_good=None,
+            unproved=(), command=self._command(seen.turn, finding),
+        )  # fmt: skip
+
+    def _trials(self, seen: Witness, *, caught: bool) -> Trials | None:
+        if seen.task is None:
+            return None
+        return trials_at(self._source, seen.lane, seen.turn, self._runner, live_models=self._live_models, caught=caught)
+
+    def _command(self, turn: int, finding: Finding) -> str:
+        words = ["rota", "verify", self._source.name, "--lane", self._report.lane]
+        if not finding.needs_lane:
+            words += ["--from", str(turn)]
+        last = self._report.mismatch and _turn_of(self._report.mismatch)
+        words += ["--to", str(max(turn, last or turn))]
+        return shlex.join([*words, *(["--live-models"] if self._live_models else [])])
+
+
+def _of_break(source: RunSource, broken: Break) -> Divergence:
+    seen = None if broken.lane is None or broken.turn is None else witness(source, broken.lane, broken.turn)
+    words = ["rota", "verify", source.name] + ([] if broken.lane is None else ["--lane", broken.lane])
+    task = None if seen is None else seen.task
+    return Divergence(
+        lane=broken.lane, turn=broken.turn, seq=None if task is None else task.seq,
+        target=None if task is None else task.address, kind=None if task is None else task.run.kind,
+        cause=broken.cause, why=broken.why, evidence=(), record=broken.record,
+        origin=None if seen is None else seen.origin,
+        parents=() if seen is None else seen.parents, expected=None, actual=None, differs=(), bytes_differ=(),
+        code_digest=None if task is None or task.code is None else task.code.digest, recorded_by=None, here=(),
+        last_good=broken.last_good, unproved=broken.unproved[:UNPROVED_MAX], command=shlex.join(words),
+    )  # fmt: skip
+
+
+def _first_use(source: RunSource, fault: Fault) -> int | None:
+    """Return the first turn that ran the code of a deploy; None for other records, or if none did."""
+    code: Code | None = None
+    with contextlib.suppress(JournalError):
+        for step in Fold(source).steps():
+            if step.number == fault.number and isinstance(step.record, records.Deployed):
+                code = step.record.code
+            if step.number >= fault.number and code is None:
+                return None
+            for task in retired_in(step, fault.lane):
+                if code is not None and task.code == code:
+                    return task.turn
+    return None
+
+
+# --- the two sides --------------------------------------------------------------------------------
+
+
+class _State(NamedTuple):
+    """A state as far as it is known. `how`: recorded, executed, unchanged (it is the one before), digest (only it)."""
+
+    data: bytes | None
+    how: str | None
+
+
+def _turn_of(mismatch: Mismatch) -> int:
+    task = mismatch.expected or mismatch.actual
+    assert task is not None
+    return task.turn
+
+
+def _executed(expected: Task | None, trials: Trials | None) -> Task | None:
+    """Return a task with the outcome that executing it alone gave."""
+    if expected is None or trials is None or not trials.first.outcomes:
+        return None
+    task = copy(expected)
+    outcome = task.outcome = trials.first.outcomes[0]
+    task.provenance = trials.first.provenance
+    task.state_digest = trials.digest_after(outcome) if task.code is not None and task.code.kind == AGENT else None
+    task.turn_digest = None
+    return task
+
+
+def _state_of(trials: Trials | None, task: Task | None) -> bytes | None:
+    """Return the state that a task left when it was executed, if executing it alone came to the same."""
+    if trials is None or task is None or not trials.first.outcomes:
+        return None
+    return trials.first.state if effect_of(trials.first.outcomes[0]) == effect_of(task.outcome) else None
+
+
+def _state(changed: bytes | None, task: Task | None, trials: Trials | None) -> _State:
+    """Return the state after a task, given the one that it left if it changed it."""
+    if task is None or task.state_digest is None:
+        return _State(None, None)
+    if type(task.outcome) is Done and task.outcome.state_digest is None:
+        return _State(None if trials is None else trials.fold.state, "unchanged")
+    return _State(changed, "digest" if changed is None else "known")
+
+
+def _parts(expected: Task | None, actual: Task | None, states: tuple[_State, _State]) -> list[Part]:
+    if expected is None or actual is None:
+        return []
+    parts = turn_parts(expected, actual)
+    if states[0].data is not None and states[1].data is not None:
+        found = part("state", states[0].data, states[1].data)
+        parts += [] if found is None else [found]
+    return parts
+
+
+def _side(task: Task | None, state: _State, known: str) -> dict[str, Any] | None:
+    """Return what a task came to, as one structure."""
+    if task is None or task.outcome is None:
+        return None
+    outcome = task.outcome
+    facts: dict[str, Any] = {"ok": type(outcome) is Done}
+    if type(outcome) is Failed:
+        facts |= {"kind": outcome.kind, "message": outcome.message}
+    else:
+        assert type(outcome) is Done
+        facts |= {
+            "result": outcome.result,
+            "tensors": [ref._asdict() for ref in outcome.tensors],
+            "emits": [emit._asdict() for emit in outcome.emits],
+        }
+    return facts | {
+        "state_digest": task.state_digest,
+        "state": state.data,
+        "state_from": known if state.how == "known" else state.how,
+        "fuel": outcome.fuel,
+        "log": list(outcome.log),
+        "provenance": None if task.provenance is None else task.provenance._asdict(),
+        "lane_digest": task.turn_digest,
+    }
+
+
+def _bytes(what: str, found: ByteDifference) -> Bytes:
+    one, other = found.windows
+    shown = [readable(window, VALUE_CHARS_MAX) for window in (one, other)]
+    return Bytes(
+        what, found.at, *found.sizes, found.window_at, one.hex(), other.hex(), *[str(each.text) for each in shown]
+    )
