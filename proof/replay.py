@@ -90,7 +90,8 @@ class LaneReplay:
 
     def _execute(self, fold: records.CompletedFold) -> Iterator[Task]:
         """Execute the tasks of a recorded lane that completed together, and only those."""
-        tasks = [task for turn in fold.turns if (task := self.lane.line_by_turn.get(turn)) is not None]
+        line = self.lane.line_by_turn
+        tasks = [line[turn] for turn in fold.turns if turn in line]
         if self.until is not None:
             tasks = tasks[: self.until - self.lane.retired]
         while tasks:
