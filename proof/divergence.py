@@ -24,7 +24,7 @@ from rota.proof.broken import Break, look_at_break
 from rota.proof.cause import Case, Finding, explains, facts_here, find_cause, other_facts
 from rota.proof.differing import ByteDifference, Part, part, turn_parts
 from rota.proof.lineage import Ancestor
-from rota.proof.readable import readable
+from rota.proof.readable import cut, readable
 from rota.proof.record_checks import Fault
 from rota.proof.source import RunSource
 from rota.proof.steps import Fold, retired_in
@@ -34,6 +34,7 @@ from rota.proof.witness import Origin, Witness, Worker, origin_of, record_at, wi
 
 VALUE_CHARS_MAX: Final = 120
 UNPROVED_MAX: Final = 16
+NOTE_CHARS_MAX: Final = 80
 
 
 class Bytes(NamedTuple):
@@ -90,19 +91,19 @@ class Divergence(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something that is no divergence, but was not as it is here: completions of a worker with another engine."""
+    """Something that is no divergence, but is not as it is here: the engine of a worker, or what no digest covers."""
 
     lane: str
     first_turn: int
-    pool: str
     name: str
     there: str
     here: str
 
     def __str__(self) -> str:
+        there, here = [cut(text, NOTE_CHARS_MAX) for text in (self.there, self.here)]
         return (
-            f"lane {self.lane!r}, from turn {self.first_turn}: computed with {self.name} {self.there!r}; "
-            f"here it is {self.here!r}, and gives the same"
+            f"lane {self.lane!r}, from turn {self.first_turn}: {self.name} was {there!r}, here it is {here!r}; "
+            "the turns are equal"
         )
 
 
@@ -124,17 +125,19 @@ def explain(source: RunSource, report: Report, runner: Runner, *, live_models: b
 
 
 def other_engines(report: Report, runner: Runner) -> list[Note]:
-    """Return with which other engines the turns of a run were computed that came out equal here."""
+    """Return what was not as it is here where the turns came out equal: other engines, other fuel, other log lines."""
     notes: list[Note] = []
     for lane in report.lanes:
+        if not lane.equal:
+            continue
         ran = {"cpu": lane.counts.executed > 0, "gpu": lane.counts.models_executed > 0}
-        for worker in lane.workers:
-            if not ran.get(worker.pool) or not lane.equal:
-                continue
+        for worker in [one for one in lane.workers if ran.get(one.pool)]:
             there, here = dict(worker.facts), dict(facts_here(runner, worker.pool))
             for name in other_facts(worker.pool, there, here)[:1]:
-                said = (there.get(name, "none"), here.get(name, "none"))
-                notes.append(Note(lane.lane, worker.first_turn, worker.pool, name, *said))
+                notes.append(Note(lane.lane, worker.first_turn, name, there.get(name, "none"), here.get(name, "none")))
+        if lane.aside is not None:
+            turn, *rest = lane.aside
+            notes.append(Note(lane.lane, turn, *rest))
     return notes
 
 

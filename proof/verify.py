@@ -16,7 +16,7 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
-from rota.common.work import Failed
+from rota.common.work import MODEL, Failed
 from rota.local.engine import Runner
 from rota.proof.code_files import changed_code
 from rota.proof.record_checks import Fault, check_completed, check_input
@@ -51,6 +51,15 @@ class Blocked(NamedTuple):
     number: int  # the journal's record whose effects were being compared
     task: Task  # as the journal has it
     reason: str
+
+
+class Aside(NamedTuple):
+    """The first turn of a lane whose fuel or log lines, which no digest covers, are not what they are here."""
+
+    turn: int
+    name: str  # "fuel" or "log"
+    expected: str
+    actual: str
 
 
 class Counts(NamedTuple):
@@ -88,6 +97,7 @@ class LaneReport(NamedTuple):
     fault: Fault | None
     workers: tuple[WorkerSeen, ...] = ()
     blocked: Blocked | None = None
+    aside: Aside | None = None
 
     @property
     def equal(self) -> bool:
@@ -201,6 +211,7 @@ class _LaneCheck:
         self._mismatch: Mismatch | None = None
         self._blocked: Blocked | None = None
         self._fault: Fault | None = None
+        self._aside: Aside | None = None
         self._next_turn = 1
         self._workers: dict[int, WorkerSeen] = {}
 
@@ -250,6 +261,7 @@ class _LaneCheck:
             self._fault,
             tuple(self._workers.values()),
             self._blocked,
+            self._aside,
         )
 
     def _compare(self, retired: Iterable[Task], fold: Fold) -> None:
@@ -260,6 +272,7 @@ class _LaneCheck:
                 self._part(None if self._blocked else Mismatch(self.lane, fold.number, expected, task))
                 return
             assert task.turn_digest is not None
+            self._aside = self._aside or _aside(expected, task)
             self._digest = task.turn_digest
             self.compared += 1
             if task.turn == self._last_turn:
@@ -269,6 +282,16 @@ class _LaneCheck:
     def _part(self, mismatch: Mismatch | None) -> None:
         self._mismatch = mismatch
         self.is_done = True
+
+
+def _aside(expected: Task, actual: Task) -> Aside | None:
+    """Compare what no digest covers. An instance that is used again may need other fuel than a new one."""
+    known, found = expected.outcome, actual.outcome
+    if known is None or found is None or actual.code is None or actual.code.reuse or actual.code.kind == MODEL:
+        return None
+    if known.fuel != found.fuel:
+        return Aside(actual.turn, "fuel", str(known.fuel), str(found.fuel))
+    return None if known.log == found.log else Aside(actual.turn, "log", "\n".join(known.log), "\n".join(found.log))
 
 
 def _blocked(fold: Fold, expected: Task | None, actual: Task) -> Blocked | None:
