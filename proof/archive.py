@@ -267,9 +267,9 @@ def _read_manifest(file: Path, archive: zipfile.ZipFile) -> Manifest:
 def _difference(named: dict[str, int], held: dict[str, int]) -> str:
     for path in sorted({**named, **held}):
         if path not in held:
-            return f"{path} is missing"
+            return f"{path!r} is missing"
         if named.get(path) != held[path]:
-            return f"{path} is not the one that its {_MANIFEST} names"
+            return f"{path!r} is not the one that its {_MANIFEST} names"
     return "its members are not in order"
 
 

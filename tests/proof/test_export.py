@@ -15,6 +15,8 @@ from typing import Any
 import numpy
 import pytest
 from blake3 import blake3
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -57,6 +59,14 @@ def full_run(tmp_path: Path) -> Path:
     producer.submit_runs(TaskRun("model:digits", 0, (program(),), None))
     broker.run()
     return write_run(folder, records_of(broker))
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of an archive."""
+    folder = tmp_path_factory.mktemp("archive")
+    export_run(write_run(folder / "run", records_of(counting(2))), folder / "a.zip")
+    return (folder / "a.zip").read_bytes()
 
 
 def names_of(file: Path) -> list[str]:
@@ -318,6 +328,29 @@ def test_members_that_do_not_fit_are_refused(full_run: Path, tmp_path: Path, cha
     with pytest.raises(JournalError, match=told):
         import_run(file, tmp_path / "there")
     assert not (tmp_path / "there").exists()
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_sealed_bytes_get_past_the_checks(
+    sealed: bytes, tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    """Goal: whatever a sender seals is imported as a run or refused by name, and a refusal leaves nothing. Method:
+    change bytes of headers, directory and manifest, make the seal fit, import.
+    """
+    folder = tmp_path_factory.mktemp("sealed")
+    changed = bytearray(sealed[:-64])
+    with zipfile.ZipFile(io.BytesIO(sealed)) as archive:
+        starts = [info.header_offset for info in archive.infolist()] + [archive.start_dir]
+    for start, shift, byte in data.draw(
+        st.lists(st.tuples(st.sampled_from(starts), st.integers(0, 200), st.binary(max_size=3)), min_size=1, max_size=4)
+    ):
+        changed[start + shift : start + shift + 1] = byte
+    (folder / "a.zip").write_bytes(changed + blake3(changed).hexdigest().encode())
+    try:
+        import_run(folder / "a.zip", folder / "there")
+    except JournalError:
+        assert [path.name for path in folder.iterdir()] == ["a.zip"]
 
 
 def test_a_zip_of_somebody_else_is_refused(full_run: Path, tmp_path: Path) -> None:
