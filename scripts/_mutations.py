@@ -1,0 +1,340 @@
+"""The faults that scripts/mutate.py plants: each breaks one promise in one place, and names the tests that must see it.
+
+`text` stands exactly once in its file; tests/test_mutations.py checks that, so that a change of the code cannot leave
+the list behind unseen. A new promise of the core gets its fault here.
+If one survives, the suite lacks a test: write it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+_LANE: Final = ("tests/broker/test_lane.py",)
+_CORE: Final = ("tests/broker/test_lane.py", "tests/broker/test_requests.py", "tests/broker/test_reference.py")
+_WORKERS: Final = ("tests/broker/test_workers.py",)
+_DISPATCH: Final = ("tests/broker/test_dispatch.py", "tests/broker/test_workers.py", "tests/broker/test_lane.py")
+_REQUESTS: Final = ("tests/broker/test_requests.py",)
+_JOURNAL: Final = ("tests/broker/test_records.py", "tests/broker/test_journal.py")
+_SHELL: Final = ("tests/broker/test_server.py", "tests/processes/test_full_disk.py")
+_CPU: Final = ("tests/cpu_worker/test_executor.py", "tests/cpu_worker/test_call_paths.py")
+_SNAPSHOT: Final = ("tests/broker/test_snapshot.py",)
+
+
+class Mutation(NamedTuple):
+    """One fault: what it breaks, where, and which tests are run against it."""
+
+    name: str
+    promise: str
+    file: str
+    text: str
+    replacement: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS: Final = (
+    # --- order ----------------------------------------------------------------------------------------------------
+    Mutation(
+        "starved-tie-break", "of starved levels the oldest task goes first", "broker/lane.py",
+        "return min(starved, key=", "return max(starved, key=", _LANE,
+    ),
+    Mutation(
+        "priority-ignored", "the highest priority is issued first", "broker/lane.py",
+        "        return self._levels[-1]\n", "        return self._levels[0]\n", _LANE,
+    ),
+    Mutation(
+        "starvation-ignored", "a level that was passed over too often is issued next", "broker/lane.py",
+        "        if starved:\n", "        if starved and bound < 0:\n", _LANE,
+    ),
+    Mutation(
+        "retire-out-of-order", "only the head of the line retires", "broker/lane.py",
+        "self._recorded = opened.settings.policy == RECORDED_POLICY", "self._recorded = True", _LANE,
+    ),
+    Mutation(
+        "retire-all-then-issue", "issue runs after every single retire", "broker/lane.py",
+        "            self._retire(order.popleft())\n",
+        "            while order and order[0].outcome is not None:\n                self._retire(order.popleft())\n",
+        _CORE,
+    ),
+    Mutation(
+        "window-ignored", "the line holds as many tasks as the window", "broker/lane.py",
+        "and not self.paused and self.line_count < self.window:", "and not self.paused:", _LANE,
+    ),
+    Mutation(
+        "pause-ignored", "a paused lane issues nothing", "broker/lane.py",
+        "while self.waiting_count and not self.paused and", "while self.waiting_count and", _LANE,
+    ),
+    Mutation(
+        "agent-twice-at-once", "the tasks of one agent run one after another", "broker/dispatch.py",
+        "                queue.busy = True\n", "                queue.busy = False\n", _DISPATCH,
+    ),
+    Mutation(
+        "given-back-reversed", "what a dead worker held runs again in its order", "broker/dispatch.py",
+        "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
+    ),
+    # --- effects --------------------------------------------------------------------------------------------------
+    Mutation(
+        "lost-emit", "every emitted task is stamped", "broker/lane.py",
+        "for index, emit in enumerate(outcome.emits):", "for index, emit in enumerate(outcome.emits[:1]):", _CORE,
+    ),
+    Mutation(
+        "emits-reversed", "emitted tasks are stamped in their order", "broker/lane.py",
+        "for index, emit in enumerate(outcome.emits):", "for index, emit in reversed(list(enumerate(outcome.emits))):",
+        _CORE,
+    ),
+    Mutation(
+        "emits-of-a-failure", "a failed task emits nothing", "cpu_worker/abi.py",
+        '            return Failed("error", _error_message(fields), log, fuel), None\n',
+        '            emits = _emits([["a/b", b""]], address, task, limits)\n'
+        "            return Done(None, None, emits, log, fuel, ()), None\n",
+        ("tests/cpu_worker/test_abi.py", "tests/cpu_worker/test_executor.py"),
+    ),
+    Mutation(
+        "state-of-a-failure", "a failed task leaves the state as it was", "cpu_worker/executor.py",
+        "outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), None",
+        'outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), b"leaked"', _CPU,
+    ),
+    Mutation(
+        "state-not-threaded", "each task of a fold sees the state of the one before", "cpu_worker/executor.py",
+        "                state = new_state = changed\n", "                new_state = changed\n", _CPU,
+    ),
+    Mutation(
+        "reply-to-the-wrong-turn", "a reply names the turn that it answers", "broker/lane.py",
+        "reply_to = ReplyTo(task.turn, *asked)", "reply_to = ReplyTo(asked[0], *asked)", _CORE,
+    ),
+    Mutation(
+        "timer-fires-twice", "a timer fires once", "broker/lane.py",
+        "timer = self.timers.pop((record.turn, record.index_of_emit))",
+        "timer = self.timers[(record.turn, record.index_of_emit)]", _LANE,
+    ),
+    Mutation(
+        "allowance-not-reserved", "room for what the line may emit is kept free", "broker/lane.py",
+        "room = self.settings.tasks_max - self.load - self.reserved", "room = self.settings.tasks_max - self.load",
+        _LANE,
+    ),
+    Mutation(
+        "cancelled-task-runs", "a task that was caught while it waited is not executed", "broker/lane.py",
+        "verdict = task.run.verdicts.pop(task.index, None) if task.run.verdicts else None\n", "verdict = None\n",
+        _REQUESTS,
+    ),
+    Mutation(
+        "completed-task-caught", "a task that has completed can no longer be caught", "broker/requests.py",
+        "    if task is None or task.outcome is not None:\n        return False\n    core.withdraw(task)\n",
+        "    if task is None:\n        return False\n    core.withdraw(task)\n", _REQUESTS,
+    ),
+    Mutation(
+        "code-bound-at-dispatch", "code is bound when a task is issued", "broker/dispatch.py",
+        "        code = tasks[0].code\n        assert code is not None\n        place =",
+        '        code = queue.lane.deploys[queue.address.split("/")[0]]\n        place =', _DISPATCH,
+    ),
+    # --- what a task sees -----------------------------------------------------------------------------------------
+    Mutation(
+        "agents-see-the-seq", "agents see the turn, never the seq", "broker/dispatch.py",
+        "tuple([task.turn for task in row]),", "tuple([task.seq for task in row]),", _CORE,
+    ),
+    Mutation(
+        "entropy-without-the-turn", "every turn has entropy of its own", "common/digests.py",
+        'blake3(seed + turn.to_bytes(8, "little"), derive', "blake3(seed, derive", ("tests/broker",
+        "tests/cpu_worker/test_executor.py"),
+    ),
+    Mutation(
+        "entropy-without-the-seed", "entropy is keyed by the lane's seed", "broker/dispatch.py",
+        "return Assign(assignment.number, assignment.lane.seed,", "return Assign(assignment.number, bytes(32),", _LANE,
+    ),
+    Mutation(
+        "another-time", "an emitted task has the time of the input it descends from", "broker/lane.py",
+        "self._stamp_one(emit, task.address, task.run.now_ms, (task.turn, index))",
+        "self._stamp_one(emit, task.address, task.run.now_ms + 1, (task.turn, index))", _CORE,
+    ),
+    # --- digests --------------------------------------------------------------------------------------------------
+    Mutation(
+        "digest-without-the-state", "the lane digest covers the new state", "broker/lane.py",
+        "                task.state_digest,\n            )\n", "                None,\n            )\n", _CORE,
+    ),
+    Mutation(
+        "digest-without-the-emits", "the lane digest covers the emitted tasks", "broker/lane.py",
+        "effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, outcome.emits)",
+        "effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, ())", _CORE,
+    ),
+    Mutation(
+        "digest-of-a-failed-state", "a failed task has no state digest", "broker/lane.py",
+        "            agent.completed += 1\n            task.state_digest = agent.state_digest\n",
+        "            agent.completed += 1\n        task.state_digest = agent.state_digest\n", _CORE,
+    ),
+    Mutation(
+        "chain-not-checked", "a changed record is found", "broker/journal.py",
+        "                if chain != self._chain:\n", "                if chain is None:\n", _JOURNAL,
+    ),
+    Mutation(
+        "mark-not-checked", "whoever folds the journal meets the digests in it", "broker/world.py",
+        "if (lane.retired, lane.digest) != (record.retired, record.digest):", "if lane.retired != record.retired:",
+        _JOURNAL,
+    ),
+    Mutation(
+        "position-not-checked", "an input takes effect at its position", "broker/world.py",
+        "        if lane.retired != record.position:\n", "        if record.position < 0:\n",
+        (*_JOURNAL, "tests/broker/test_journal_rules.py"),
+    ),
+    Mutation(
+        "first-seq-not-checked", "numbers are dense and never reused", "broker/world.py",
+        "        if record.first_seq != self.next_seq:\n", "        if record.first_seq < 1:\n",
+        (*_JOURNAL, "tests/broker/test_journal_rules.py"),
+    ),
+    Mutation(
+        "seq-reused", "numbers are dense and never reused", "broker/lane.py",
+        "        self.next_seq += tasks\n", "        self.next_seq += 1\n", _CORE,
+    ),
+    # --- durability -----------------------------------------------------------------------------------------------
+    Mutation(
+        "ack-before-fsync", "an acknowledgement waits for the fsync of its input", "broker/server.py",
+        "        self._take(effects)\n", "        self._take(effects)\n        self._release(now_ms)\n", _SHELL,
+    ),
+    Mutation(
+        "replies-do-not-wait", "what speaks of a record waits for it", "broker/sequencer.py",
+        "self.effects.after.append(Send(socket, identity, message))",
+        "self.effects.now.append(Send(socket, identity, message))",
+        ("tests/broker/test_sequencer.py", "tests/broker/test_requests.py"),
+    ),
+    Mutation(
+        "record-not-written", "what takes effect is written down", "broker/sequencer.py",
+        "        self.effects.records.append(record)\n", "", ("tests/broker/test_requests.py",),
+    ),
+    Mutation(
+        "batch-lost-when-full", "what could not be written is tried again", "broker/server.py",
+        "            self._journal.append(self._unwritten)\n",
+        "            batch, self._unwritten = self._unwritten, []\n            self._journal.append(batch)\n", _SHELL,
+    ),
+    Mutation(
+        "no-fsync", "a commit returns when it is on the disk", "broker/journal.py",
+        "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF", ("tests/broker/test_journal.py",),
+    ),
+    # --- requests and results -------------------------------------------------------------------------------------
+    Mutation(
+        "dedupe-forgotten", "a request that is sent again has no second effect", "broker/requests.py",
+        "    answer = core.world.producers.old_answer(origin)\n    if answer is None:\n        objection",
+        "    answer = None\n    if answer is None:\n        objection", _REQUESTS,
+    ),
+    Mutation(
+        "number-reuse-unseen", "other content under a number is refused", "broker/producers.py",
+        "        if answered.request != origin.request:\n", "        if not origin.request:\n", _REQUESTS,
+    ),
+    Mutation(
+        "resent-under-a-new-number", "a client sends a request again under its old number", "client/session.py",
+        "self._out.extend(opened.frame for opened in self._open.values())",
+        "self._out.extend(\n            encode(decode(opened.frame)._replace(number=self.take_number()))\n"
+        "            for opened in list(self._open.values())\n        )",
+        ("tests/client/test_session.py", "tests/client/test_session_with_core.py"),
+    ),
+    Mutation(
+        "result-seen-twice", "each result is seen once", "client/session.py",
+        "            if item.seq in self._pending:\n                del self._pending[item.seq]\n",
+        "            if item.seq in self._pending:\n", ("tests/client/test_session.py",),
+    ),
+    # --- workers --------------------------------------------------------------------------------------------------
+    Mutation(
+        "second-completion-wins", "the first completion wins", "broker/lane.py",
+        '        assert task.outcome is None, f"turn {task.turn} completes twice"\n', "",
+        (*_JOURNAL, "tests/broker/test_journal_rules.py"),
+    ),
+    Mutation(
+        "divergence-unreported", "a second completion with another digest is reported", "broker/workers.py",
+        "            if result.provenance is None and _differ(task, outcome):\n", "            if task.seq < 0:\n",
+        _WORKERS,
+    ),
+    Mutation(
+        "completion-of-another", "a worker is believed only about what it holds", "broker/workers.py",
+        "    if assignment is None or worker is None or assignment.worker is not worker:\n",
+        "    if assignment is None or worker is None:\n", _WORKERS,
+    ),
+    Mutation(
+        "numbers-of-an-older-boot", "an answer to an older broker is no answer to this one", "broker/dispatch.py",
+        "        self._next_number = (boot << 32) + 1\n", "        self._next_number = 1\n", _WORKERS,
+    ),
+    Mutation(
+        "state-digest-unchecked", "a worker's state must match its digest", "broker/workers.py",
+        "    if (None if result.state is None else digest(result.state)) != left:\n",
+        "    if result.state == b\"\\0\" * 99:\n", _WORKERS,
+    ),
+    Mutation(
+        "emits-unchecked", "a worker cannot hand in more emits than allowed", "broker/workers.py",
+        "        if len(outcome.emits) > task.emits_max:\n", "        if len(outcome.emits) > 1 << 20:\n", _WORKERS,
+    ),
+    Mutation(
+        "poison-cap-off-by-one", "a task that killed its workers three times is lost", "broker/workers.py",
+        "        if task.deaths >= POISON_DEATHS_MAX:\n", "        if task.deaths > POISON_DEATHS_MAX:\n", _WORKERS,
+    ),
+    Mutation(
+        "suspects-travel-together", "a suspect runs alone, so that the cap counts the right one", "broker/dispatch.py",
+        "queues[0].lane, alone=suspect)", "queues[0].lane, alone=False)", _WORKERS,
+    ),
+    Mutation(
+        "work-of-an-older-boot-reported", "a worker never reports work of an older boot", "common/worker_session.py",
+        "            if job.boot != boot:\n", "            if boot < 0:\n", ("tests/common/test_worker_session.py",),
+    ),
+    # --- sandbox --------------------------------------------------------------------------------------------------
+    Mutation(
+        "trapped-instance-kept", "after a trap an instance is not used again", "cpu_worker/sandbox.py",
+        "            guest.close()\n            raise\n",
+        "            self._kept = guest if self._code.reuse else None\n            raise\n", _CPU,
+    ),
+    Mutation(
+        "instance-always-kept", "a fresh instance for each task unless deployed with reuse", "cpu_worker/sandbox.py",
+        "        if self._code.reuse:\n            self._kept = guest\n",
+        "        if self._code:\n            self._kept = guest\n", _CPU,
+    ),
+    Mutation(
+        "fuel-not-reset", "each task has all of its fuel", "cpu_worker/raw_call.py",
+        "    def _give(self, fuel: int) -> None:\n",
+        "    def _give(self, fuel: int) -> None:\n        fuel = self.fuel_left() or fuel\n", _CPU,
+    ),
+    Mutation(
+        "fuel-off-by-one", "the fuel limit is exact", "cpu_worker/sandbox.py",
+        "guest.call(data, fuel=limits.fuel + 1)\n            )",
+        "guest.call(data, fuel=limits.fuel + 2)\n            )", _CPU,
+    ),
+    # --- tensors and snapshots ------------------------------------------------------------------------------------
+    Mutation(
+        "tensor-of-a-waiting-task", "a tensor that a task names is not collected", "broker/world.py",
+        "                refs += [ref for tensors in run.tensors or () for ref in tensors]\n",
+        "                refs += []\n",
+        ("tests/broker/test_tensors_in_use.py",),
+    ),
+    Mutation(
+        "tensor-of-a-timer", "a tensor that a timer names is not collected", "broker/world.py",
+        "                refs += timer.emit.tensors\n", "                refs += ()\n",
+        ("tests/broker/test_tensors_in_use.py",),
+    ),
+    Mutation(
+        "lease-not-renewed", "a tensor in use by lease is not collected", "common/tensors.py",
+        "                size = unlink(path) if _is_older(path, oldest_s) else 0\n",
+        "                size = unlink(path)\n",
+        ("tests/common/test_tensors.py",),
+    ),
+    Mutation(
+        "snapshot-forgets-timers", "a snapshot is the whole state", "broker/snapshot.py",
+        "timers=[(place, timer) for place, lane in lanes for timer in lane.timers.values()],", "timers=[],", _SNAPSHOT,
+    ),
+    Mutation(
+        "snapshot-forgets-verdicts", "a snapshot is the whole state", "broker/snapshot.py",
+        "return tuple(sorted(run.verdicts.items())) if run.verdicts else None", "return None", _SNAPSHOT,
+    ),
+    Mutation(
+        "snapshot-forgets-answers", "a snapshot is the whole state", "broker/snapshot.py",
+        "producers=world.producers.image(),", "producers=[],", _SNAPSHOT,
+    ),
+    Mutation(
+        "snapshot-forgets-digests", "a snapshot is the whole state", "broker/snapshot.py",
+        "task.issued_at, task.outcome, task.state_digest, task.provenance = "
+        "issued_at, outcome, state_digest, provenance",
+        "task.issued_at, task.outcome, task.provenance = issued_at, outcome, provenance", _SNAPSHOT,
+    ),
+    # --- the proof ------------------------------------------------------------------------------------------------
+    Mutation(
+        "replay-skips-a-position", "a replay lets inputs take effect where they did", "proof/replay.py",
+        "        yield from self.run_to(record.position)\n", "        yield from self.run_to(record.position - 1)\n",
+        ("tests/proof",),
+    ),
+    Mutation(
+        "replay-believes-everything", "a replay executes what it is to prove", "proof/replay.py",
+        "return self._trusted is not None and all(map(self._trusted, fold.turns))", "return True", ("tests/proof",),
+    ),
+)  # fmt: skip

@@ -1,0 +1,72 @@
+"""What a journal cannot say: records that decode, stand in a valid chain, and do not follow from those before them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rota.broker import records
+from rota.broker.recovery import fold
+from rota.broker.world import World
+from rota.common.digests import ZERO_DIGEST, digest
+from rota.common.errors import JournalError
+from rota.common.messages import LaneSettings, TaskRun
+from rota.common.work import AGENT, Code, Done
+
+ORIGIN = records.Origin("p", 1, ZERO_DIGEST)
+BEGIN = [
+    records.Epoch(1, 0, ()),
+    records.Opened("main", 0, ORIGIN, LaneSettings(seed=bytes(32)), False, (("a", Code(bytes(32), AGENT)),)),
+    records.Fingerprint(1, "cpu", ()),
+]
+
+
+def submitted(position: int, first_seq: int) -> records.Submitted:
+    return records.Submitted("main", position, 0, ORIGIN, first_seq, (TaskRun("a", 0, (b"", b""), None),), None)
+
+
+def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records.Completed:
+    outcomes = tuple(Done(result, None, (), (), 0, ()) for _ in turns)
+    return records.Completed(
+        "main", 0, "w1", 0, fingerprint, (records.CompletedFold("a", turns, outcomes, None, None),)
+    )
+
+
+CASES: dict[str, tuple[list[Any], str]] = {
+    "a position that was not reached": ([submitted(1, 1)], "position 1, but 0 tasks"),
+    "a position that has passed": ([submitted(0, 1), completed(1), submitted(0, 3)], "position 0, but 1 tasks"),
+    "a number again": ([submitted(0, 1), submitted(0, 1)], "stamped 1, the next number is 3"),
+    "a number that is left out": ([submitted(0, 2)], "stamped 2, the next number is 1"),
+    "a second completion in the line": ([submitted(0, 1), completed(2, result=b"1")], "overtakes"),
+    "a second completion": ([submitted(0, 1), completed(1), completed(1, result=b"2")], "does not follow"),
+    "a completion twice in one record": ([submitted(0, 1), completed(1, 1)], "completes twice"),
+    "a completion of nothing": ([completed(1)], "does not follow"),
+    "a worker that never came": ([submitted(0, 1), completed(1, fingerprint=2)], "fingerprint 2 of 1"),
+    "a timer that is not there": ([records.TimerFired("main", 0, 0, 1, 0)], "does not follow"),
+    "an epoch again": ([records.Epoch(1, 0, ())], "epoch 1 follows epoch 1"),
+    "a lane again": ([BEGIN[1]], "opened twice"),
+    "a verdict on what has completed": (
+        [submitted(0, 1), completed(1), records.Verdict("main", 1, 0, 1, "timeout", "")], "record 6",
+    ),
+    "a cancel on what has completed": (
+        [submitted(0, 1), completed(1), records.Cancelled("main", 1, 0, ORIGIN, 1)], "record 6",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_does_not_follow_is_refused(case: str) -> None:
+    """Goal: a journal of other rules, or with a hole, is not gone on with. Method: one wrong record each at its end."""
+    wrong, told = CASES[case]
+    with pytest.raises(JournalError, match=told):
+        fold(World(), [*BEGIN, *wrong])
+
+
+def test_the_right_ones_are_taken() -> None:
+    """Goal: the cases above are refused for what they name. Method: the same records, right."""
+    world = World()
+    fold(world, [*BEGIN, submitted(0, 1), completed(1), submitted(1, 3), completed(2, 3)])
+    world.check_invariants()
+    assert (world.next_seq, world.lanes["main"].retired) == (5, 3)
+    assert world.lanes["main"].digest != digest(b"")
