@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rota.broker.records import Record
     from rota.common.work import Fold, FoldResult
     from rota.proof.history import Step
-    from rota.proof.log_lines import Entry
     from rota.proof.source import RunSource
 
 KINDS: Final = (
@@ -128,17 +127,17 @@ class _LogLines:
         """Print the records that are wanted; with a tail, the last of them when all are read."""
         from rota.proof.history import walk
 
-        kept: deque[Entry] = deque(maxlen=self._tail)
+        kept: deque[Step] = deque(maxlen=self._tail)
         for step in walk(world, records, None, progress):
-            entry = self._entry(step, world)
-            if entry is not None and self._tail:
-                kept.append(entry)
-            elif entry is not None:
-                self._print(entry)
+            if self._is_wanted(step, world):
+                if self._tail:
+                    kept.append(step)
+                else:
+                    self._print(step)
             if self._last is not None and step.number >= self._last:
                 break
-        for entry in kept:
-            self._print(entry)
+        for step in kept:
+            self._print(step)
         self._tail = None  # what follows is new
 
     def check(self, world: Any) -> None:
@@ -153,27 +152,28 @@ class _LogLines:
         if not self._concern.met_address:
             raise UnknownTask(f"nothing in the run was for {self._agent!r}: `rota log --kind submitted` shows targets")
 
-    def _entry(self, step: Step, world: Any) -> Entry | None:
-        from rota.proof.log_lines import entry, kind_of
+    def _is_wanted(self, step: Step, world: Any) -> bool:
+        from rota.proof.log_lines import kind_of
 
         if (self._agent or self._seq) and not self._concern(step, world):
-            return None
+            return False
         if step.number < self._first or (self._last is not None and step.number > self._last):
-            return None
+            return False
         if self._lane is not None and (step.lane is None or step.lane.name != self._lane):
-            return None
-        return None if self._kinds and kind_of(step.record) not in self._kinds else entry(step)
+            return False
+        return not self._kinds or kind_of(step.record) in self._kinds
 
-    def _print(self, entry: Entry) -> None:
+    def _print(self, step: Step) -> None:
         from rota.cli.inspect_views import log_line, log_title
+        from rota.proof.log_lines import entry
 
         if self._as_json:
-            print_json(entry._asdict())
+            print_json(entry(step)._asdict())
             return
         if not self._is_titled:
             click.echo(log_title())
             self._is_titled = True
-        click.echo(log_line(entry, self._width))
+        click.echo(log_line(entry(step), self._width))
 
 
 def _live_file(path: Path) -> Path:
