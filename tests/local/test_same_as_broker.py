@@ -226,6 +226,7 @@ def play_at_random(side: Any, seed: int) -> tuple[Any, list[Any]]:
             case "release":
                 side.release()
             case "wait":
+                side.release()  # what is left would set timers that are late already, and those fire where they can
                 side.run()
                 side.advance(DELAY_MS)
     side.release()
