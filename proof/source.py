@@ -16,7 +16,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError, JournalError, StorageFull
 from rota.local.executors import Folders
 from rota.proof.archive import ARCHIVE_MAGIC, JOURNAL, unpack
+from rota.proof.private import PrivateFolder
 
 CACHE_VARIABLE: Final = "ROTA_CACHE"
 
@@ -44,13 +44,13 @@ _PARTS: Final = ("modules", "models", "tensors")
 class RunSource:
     """A run that is open for reading. Use it in a `with` block, or call `close`."""
 
-    def __init__(self, name: str, journal_path: Path, parts: dict[str, Path], private: Path) -> None:
+    def __init__(self, name: str, journal_path: Path, parts: dict[str, Path], private: PrivateFolder) -> None:
         self.name = name  # as the user called it, for messages
         self.journal_path = journal_path  # a private copy: nothing beside it is the user's
         self.modules = parts["modules"]
         self.models = parts["models"]
         self.tensors = parts["tensors"]
-        self.artefacts = _artefacts(private)
+        self.artefacts = _artefacts(private.path)
         self._private = private
 
     def folders(self) -> Folders:
@@ -59,7 +59,7 @@ class RunSource:
             modules=self.modules,
             artefacts=self.artefacts,
             models=self.models,
-            tensors=self._private / "tensors",
+            tensors=self._private.path / "tensors",
             lent_tensors=self.tensors,
         )
 
@@ -96,7 +96,7 @@ class RunSource:
 
     def close(self) -> None:
         """Remove the private copy."""
-        shutil.rmtree(self._private, ignore_errors=True)
+        self._private.close()
 
     def __enter__(self) -> RunSource:
         return self
@@ -113,11 +113,11 @@ def open_run(path: Path) -> RunSource:
     `path` is a run folder, a run file with `modules/`, `models/` and `tensors/` beside it or one folder above, or a
     file that `rota export` made. Raises `ConfigError` if there is no run, `JournalError` if it cannot be used.
     """
-    private = Path(tempfile.mkdtemp(prefix="rota-read-"))
+    private = PrivateFolder()
     try:
         return _open(Path(os.path.abspath(path)), private)
     except BaseException:
-        shutil.rmtree(private, ignore_errors=True)
+        private.close()
         raise
 
 
@@ -131,7 +131,7 @@ def copy_journal(journal: Path, copy: Path, name: str) -> None:
 # --- what the path leads to -----------------------------------------------------------------------
 
 
-def _open(path: Path, private: Path) -> RunSource:
+def _open(path: Path, private: PrivateFolder) -> RunSource:
     if _is_archive(path):
         return _open_archive(path, private)
     journal = RunFolder(path).journal if path.is_dir() else path
@@ -139,7 +139,7 @@ def _open(path: Path, private: Path) -> RunSource:
         what = f"{path} has no {journal.name}" if path.is_dir() else f"{path} is not there"
         remedy = "name a run folder, a run file, or a file made by `rota export`"
         raise ConfigError(f"{what}, so there is no run to read: {remedy}", path=str(path))
-    copy = private / JOURNAL
+    copy = private.path / JOURNAL
     copy_journal(journal, copy, str(path))
     return RunSource(str(path), copy, {part: _part_of(journal, part) for part in _PARTS}, private)
 
@@ -151,8 +151,8 @@ def _is_archive(path: Path) -> bool:
         return file.read(len(ARCHIVE_MAGIC)) == ARCHIVE_MAGIC
 
 
-def _open_archive(path: Path, private: Path) -> RunSource:
-    folder = private / "unpacked"
+def _open_archive(path: Path, private: PrivateFolder) -> RunSource:
+    folder = private.path / "unpacked"
     folder.mkdir()
     unpack(path, folder)
     return RunSource(str(path), folder / JOURNAL, {part: folder / part for part in _PARTS}, private)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -81,6 +84,26 @@ def test_compiled_code_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with open_run(path) as source:
         (source.artefacts / "code").touch()
     assert (tmp_path / "cache" / "artefacts" / "code").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders of killed processes stay there")
+def test_a_killed_reader_leaves_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: copies of runs do not pile up. Method: kill a process that has a run open; the next one that opens a run
+    removes its copy, not that of a process that lives, nor what it does not know.
+    """
+    path = write(tmp_path / "run", EPOCHS[:1])
+    temporary = tmp_path / "temporary"
+    (temporary / "rota-read-strange").mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    code = "import os, sys; from pathlib import Path; from rota.proof.source import open_run"
+    code += "; run = open_run(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False)
+    assert len(list(temporary.iterdir())) == 2
+    with open_run(path) as source, open_run(path) as other:
+        left = sorted(temporary.iterdir())
+        assert left == sorted([source.journal_path.parent, other.journal_path.parent, temporary / "rota-read-strange"])
+    assert [folder.name for folder in temporary.iterdir()] == ["rota-read-strange"]
 
 
 def test_beside_a_broker_that_writes(tmp_path: Path) -> None:
