@@ -26,6 +26,7 @@ from rota.proof.witness import Witness
 
 NEIGHBOURS_MAX: Final = 8  # of the same agent, with which the turn may be exchanged
 DECISIONS_MAX: Final = 4  # before the turn, on the same agent
+DISPUTES_SHOWN: Final = 4
 
 _RUNTIME_FACTS: Final = {"cpu": ("profile",), "gpu": ("runtime", "build", "package")}
 _HOST_FACTS: Final = {"cpu": ("machine", "target"), "gpu": ("provider", "processor", "gpu", "environment")}
@@ -128,11 +129,13 @@ def _memory(case: Case) -> Finding | None:
     name = repr(code_name(task.address))
     fresh = _is_recorded(case, trials.first)
     said = "what the run has" if fresh else "neither what the run has nor what a used one gives"
+    seen = _disputes(case, task.address)
     if task.code.reuse:
         why = f"{name} keeps memory between its tasks: deploy it without reuse or fix it"
-        return Finding(CODE, why, case.seen.turn, (f"a new instance gives {said}, a used one something else",), True)
+        evidence = f"a new instance gives {said}, a used one something else"
+        return Finding(CODE, why, case.seen.turn, (evidence, *seen), True)
     why = f"two executions of {name} from the same state and message differ: this engine or machine is not reliable"
-    return Finding(CODE, why, case.seen.turn, (f"the first of them gives {said}",), True)
+    return Finding(CODE, why, case.seen.turn, (f"the first of them gives {said}", *seen), True)
 
 
 def _exchanged(case: Case) -> Finding | None:
@@ -239,6 +242,7 @@ def _elimination(case: Case) -> Finding:
     elif marks == (True, False):
         evidence.append("a later mark of the run is met with the recorded outcome: the broker went on with it")
     task, parents = case.expected, case.seen.parents
+    evidence += [] if task is None else _disputes(case, task.address)
     if task is not None and task.run.kind == REPLY and parents and parents[0].target.startswith("model:"):
         evidence.append(f"its message is the result of a model, turn {parents[0].turn}, which is only read back")
     return Finding(CORRUPT_RECORD, why, case.seen.turn, tuple(evidence))
@@ -265,6 +269,17 @@ def _tried(case: Case) -> tuple[str, ...]:
     if case.trials is None:
         return ()
     return ("executed again several times, in new and in used instances, it gives the same each time",)
+
+
+def _disputes(case: Case, address: str) -> tuple[str, ...]:
+    """Tell where the broker itself was given two outcomes for one task of an agent."""
+    return tuple(
+        [
+            f"record {record}: the broker was given two outcomes of turn {turn} of {address}"
+            for record, turn, target in case.seen.disputes
+            if target == address
+        ]
+    )[:DISPUTES_SHOWN]
 
 
 def _is_recorded(case: Case, result: FoldResult) -> bool:

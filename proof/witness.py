@@ -58,6 +58,7 @@ class Witness:
     origin: Origin | None = None
     around: tuple[Task, ...] = ()  # retired tasks of the lane in retire order, the task itself among them
     decisions: dict[int, int] = field(default_factory=dict)  # turn -> record of its verdict or cancel
+    disputes: list[tuple[int, int, str]] = field(default_factory=list)  # Diverged: record, turn, target
     deployed: dict[bytes, int] = field(default_factory=dict)  # code digest -> the first record that names it
 
     @property
@@ -122,6 +123,8 @@ def _take_record(seen: Witness, step: Step, fold: Fold) -> None:
             seen.deployed.setdefault(code.digest, step.number)
     elif isinstance(record, records.Deployed):
         seen.deployed.setdefault(record.code.digest, step.number)
+    elif isinstance(record, records.Diverged):
+        seen.disputes.append((step.number, record.turn, record.address))
     elif isinstance(step.moved, records.Cancelled | records.Verdict):
         seen.decisions[step.moved.seq] = step.number
     elif isinstance(record, records.Completed):

@@ -75,12 +75,12 @@ def output(result: bytes, *, state: bytes | None = None, log: tuple[str, ...] = 
 
 
 class RealWorker(core_kit.SimWorker):
-    """A worker that executes modules."""
+    """A worker that executes modules, or models."""
 
-    def __init__(self, broker: Broker, name: str, executors: Executors) -> None:
-        super().__init__(broker, name)
+    def __init__(self, broker: Broker, name: str, executors: Executors, pool: str) -> None:
+        super().__init__(broker, name, pool=pool)
         self.executors = executors
-        self.settings = self.settings._replace(fingerprint=dict(executors.fingerprint("cpu")))
+        self.settings = self.settings._replace(fingerprint=dict(executors.fingerprint(pool)))
 
     def compute(self, order: Assign) -> Completed:
         results = tuple(
@@ -106,14 +106,14 @@ class Bench:
         self._artefacts = artefacts
         self._executors: list[Executors] = []
 
-    def worker(self, name: str = "w1") -> RealWorker:
+    def worker(self, name: str = "w1", pool: str = "cpu") -> RealWorker:
         folders = Folders(
             modules=self.folder.modules, artefacts=self._artefacts, models=self.folder.models,
             tensors=self.folder.tensors,
         )  # fmt: skip
         executors = Executors(folders, device="cpu")
         self._executors.append(executors)
-        worker = RealWorker(self.broker, name, executors)
+        worker = RealWorker(self.broker, name, executors, pool)
         worker.register()
         return worker
 
@@ -170,6 +170,11 @@ class Bench:
             assert body.count(find) == 1, (find, body)
             changed = body.replace(find, put)
             connection.execute("UPDATE records SET body = ? WHERE number = ?", (changed, number))
+
+    def remove(self, number: int) -> None:
+        """Take one record out, and change nothing else."""
+        with closing(sqlite3.connect(self.folder.journal)) as connection, connection:
+            connection.execute("DELETE FROM records WHERE number = ?", (number,))
 
     def verify(self, options: Options | None = None) -> Report:
         return self.judge(options)[0]

@@ -196,6 +196,37 @@ def test_a_flipped_byte_in_a_record(bench: Bench) -> None:
     assert found.unproved == (("main", 4),)
 
 
+@pytest.mark.parametrize(
+    ("find", "put", "says"),
+    [(b"\x97\x0b", b"\x97\x63", "no rota of this version wrote"), (b"\xa4main", b"\xa4maim", "lane 'maim'")],
+)
+def test_a_flipped_byte_that_leaves_less_to_read(bench: Bench, find: bytes, put: bytes, says: str) -> None:
+    """Goal: a body that is none, or that speaks of a lane that is not there. Method: its kind; the lane's name."""
+    counting(bench)
+    bench.save()
+    number = number_of(bench.records(), records.Completed, 1) + 1
+    bench.flip(number, find, put)
+    _, (found,) = bench.judge()
+    assert told(found) == ("main", 2, "corrupt record")
+    assert found.record == number
+    assert says in found.why
+    assert f"the last good one is record {number - 1}" in "\n".join(lines(found))
+
+
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_record_taken_out_of_the_chain(bench: Bench, place: int) -> None:
+    """Goal: a number that is missing, in the middle or at the end, which the head of the file knows. Method: remove a
+    completion, and leave the chain as it is.
+    """
+    counting(bench)
+    bench.save()
+    number = number_of(bench.records(), records.Completed, place) + 1
+    bench.remove(number)
+    _, (found,) = bench.judge()
+    assert told(found) == ("main", 5 if place < 0 else 2, "corrupt record")
+    assert (found.record, found.last_good) == (number, number - 1)
+
+
 def test_the_same_byte_with_the_chain_made_anew(bench: Bench) -> None:
     """Goal: a forger who changes whose outcome it is is found. Method: change the address of a fold."""
     found = judged(
@@ -207,6 +238,26 @@ def test_the_same_byte_with_the_chain_made_anew(bench: Bench) -> None:
     )
     assert found.turn == 4
     assert found.cause in ("order", "corrupt record")
+
+
+def test_a_state_inside_a_fold(bench: Bench) -> None:
+    """Goal: where the journal has only the digest of a state, that is said. Method: change the digest that the second
+    task of a fold left; the bytes in the journal are those after the third.
+    """
+
+    def run(bench: Bench) -> None:
+        bench.worker()
+        bench.deploy("counter")
+        bench.submit("counter/a", *[b"add"] * 5)
+
+    found = judged(bench, run, with_outcome(2, state_digest=bytes(32)))
+    assert told(found) == ("main", 2, "corrupt record")
+    assert found.differs == ("state digest",)
+    assert found.expected is not None
+    assert found.actual is not None
+    assert (found.expected["state"], found.expected["state_from"]) == (None, "digest")
+    assert (found.actual["state"], found.actual["state_from"]) == (b"\x02" + bytes(7), "executed")
+    assert "the run has only its digest" in "\n".join(lines(found))
 
 
 def test_a_removed_record(bench: Bench) -> None:
@@ -413,6 +464,12 @@ def test_two_submits_in_the_wrong_places(bench: Bench) -> None:
     found = judged(bench, counting, exchanged(records.Submitted, 1, 2))
     assert told(found) == ("main", 2, "order")
     assert found.last_good is not None
+
+
+def test_two_submits_in_a_lane_whose_turns_are_not_seqs(bench: Bench) -> None:
+    """Goal: the lane and its turn are named. Method: exchange the two submits of the second lane."""
+    found = judged(bench, relaying, exchanged(records.Submitted, 1, 2))
+    assert told(found) == ("side", 1, "order")
 
 
 def test_two_submits_whose_numbers_fit(bench: Bench) -> None:

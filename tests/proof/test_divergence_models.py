@@ -1,0 +1,126 @@
+"""What the divergence report says of models: on another device, with another runtime."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from divergence_kit import Bench, with_outcome, with_record
+
+from rota.broker import records
+from rota.common.model_call import Tensor, encode_call
+from rota.common.work import MODEL, Code
+from rota.gpu_worker.repository import Repository
+from rota.proof.source import CACHE_VARIABLE
+from rota.proof.verify import Options
+
+LIVE = Options(live_models=True)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A run with a model that adds one: three calls, each a turn."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    made = Bench(tmp_path, tmp_path / "cache" / "artefacts")
+    entry = Repository(made.folder.models).add(adder(tmp_path / "m.onnx"), "m")
+    made.worker("g1", "gpu")
+    made.producer.deploy("model:m", Code(entry.digest, MODEL))
+    for place in range(3):
+        made.submit("model:m", call(float(place)))
+    made.save()
+    yield made
+    made.close()
+
+
+def adder(path: Path) -> Path:
+    """x [1] -> y [1] = x + 1."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "one"], ["y"])],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def call(value: float) -> bytes:
+    array = np.array([value], np.float32)
+    return encode_call({"x": Tensor(array.dtype.name, array.shape, array.tobytes())})
+
+
+def result(value: float) -> Any:
+    """Change the number in a result, and nothing of its form."""
+    wanted = np.array([value], np.float32).tobytes()
+    return lambda found: found[:-4] + wanted
+
+
+def elsewhere(record: Any) -> Any:
+    """The completion of another device."""
+    folds = [
+        one._replace(provenance=one.provenance._replace(provider="cuda", fingerprint=bytes(32))) for one in record.folds
+    ]
+    return record._replace(folds=tuple(folds))
+
+
+def facts(**changes: str) -> Any:
+    return lambda record: record._replace(
+        facts=tuple([(name, changes.get(name, value)) for name, value in record.facts])
+    )
+
+
+def test_results_are_read_back_or_computed_again(bench: Bench) -> None:
+    """Goal: an honest run is equal both ways."""
+    assert bench.verify().equal
+    report = bench.verify(LIVE)
+    assert report.equal
+    assert report.lanes[0].counts.models_executed == 3
+
+
+def test_a_result_of_another_device(bench: Bench) -> None:
+    """Goal: the device is named. Method: another result, from another provider with another fingerprint."""
+    bench.forge(with_record(records.Completed, 1, elsewhere))
+    bench.forge(with_outcome(2, result=result(2.0000002)))
+    assert bench.verify().equal
+    _, (found,) = bench.judge(LIVE)
+    assert (found.turn, found.cause) == (2, "device")
+    assert "the model ran on cuda" in found.why
+    assert found.differs == ("result",)
+    assert found.command.endswith("--from 2 --to 2 --live-models")
+
+
+def test_a_result_of_another_runtime(bench: Bench) -> None:
+    """Goal: another ONNX Runtime is named before the device. Method: its version in the worker's fingerprint."""
+    bench.forge(with_record(records.Completed, 1, elsewhere))
+    bench.forge(with_outcome(2, result=result(2.0000002)))
+    bench.forge(with_record(records.Fingerprint, 0, facts(runtime="0.1.0")))
+    _, (found,) = bench.judge(LIVE)
+    assert (found.turn, found.cause) == (2, "runtime version")
+    assert "had runtime '0.1.0'" in found.why
+
+
+def test_a_result_of_the_same_device(bench: Bench) -> None:
+    """Goal: where neither differs, the record is what is wrong."""
+    bench.forge(with_outcome(3, result=result(4)))
+    _, (found,) = bench.judge(LIVE)
+    assert (found.turn, found.cause) == (3, "corrupt record")
+
+
+def test_another_model_under_the_old_name(bench: Bench) -> None:
+    """Goal: a model file that was changed is the code's fault, at its first turn."""
+    (path,) = bench.folder.models.rglob("*.onnx")
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(np.ones(1, np.float32).tobytes(), np.full(1, 2, np.float32).tobytes()))
+    assert bench.verify().equal
+    _, (found,) = bench.judge(LIVE)
+    assert (found.turn, found.cause) == (1, "code")
