@@ -88,8 +88,7 @@ def log(run: Path | None, folder: Path, follow: bool, progress: bool | None, jso
         lines = _LogLines(wanted, as_json=json)
         if follow and wanted["last"]:
             raise click.UsageError("--follow and --to exclude each other")
-        if not json and not follow and first > 1:
-            click.echo(f"records 1 to {first - 1} were compacted away", err=True)
+        _say_cut(first)
         world = source.begin()
         lines.take(world, source.records(), lambda done: bar(done, number))
         bar.clear()
@@ -355,5 +354,12 @@ def _opened(run: Path, progress: bool | None) -> Iterator[tuple[RunSource, Calla
     from rota.proof.source import open_run
 
     with open_run(run) as source, Progress(progress, "record") as bar:
-        _, last, _ = source.extent()
+        first, last, _ = source.extent()
+        _say_cut(first)
         yield source, lambda done: bar(done, last)
+
+
+def _say_cut(first: int) -> None:
+    """Say on stderr that a journal does not begin at its beginning."""
+    if first > 1:
+        click.echo(f"records 1 to {first - 1} were compacted away: what happened before is not known", err=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -29,6 +30,7 @@ _TIME_MS_MAX: Final = 253_402_300_799_999  # the year 9999
 _TIME_CHARS: Final = 23
 _NAME_CHARS: Final = 14
 _LOG_LINES: Final = 40
+_FACTS_CHARS: Final = 1_200
 _TREE_INDENT_MAX: Final = 60
 _ONLY: Final = "   "
 _BESIDE: Final = "\N{BOX DRAWINGS LIGHT VERTICAL}  "
@@ -88,8 +90,6 @@ def show_lines(family: Family, width: int) -> Iterator[str]:
         click.style(f"task {trace.seq}", bold=True)
         + f"  {trace.target}  {trace.kind}  {marked(trace.mark)}  (lane {trace.lane}, turn {trace.turn})"
     )
-    if family.missing:
-        yield f"records 1 to {family.missing} were compacted away: what happened before is not known"
     room = max(width - _NAME_CHARS - 4, 40)
     for title, facts in (
         ("came from", _source_facts(family, room)),
@@ -179,7 +179,9 @@ def _execution_facts(family: Family, room: int) -> _Facts:
     if family.worker is not None:
         worker = family.worker
         facts = ", ".join([f"{name} {value}" for name, value in worker.facts.items()])
-        yield "fingerprint", cut(f"{worker.number}, pool {worker.pool}: {facts}", room)
+        shown = cut(f"{worker.number}, pool {worker.pool}: {facts}", _FACTS_CHARS)
+        for place, line in enumerate(textwrap.wrap(shown, room)):
+            yield "" if place else "fingerprint", line
     if trace.provenance is not None:
         source = trace.provenance
         yield "result is", f"{source.result_class}, by {source.provider}, model fingerprint {source.fingerprint.hex()}"

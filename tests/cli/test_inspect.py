@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proof"))
 
 from eventful import Broker, eventful, program, records_of, write_run
 
-from rota.broker import records
+from rota.broker import records, snapshot
 from rota.broker.journal import Journal
+from rota.broker.recovery import fold, load_world
+from rota.broker.snapshot_store import SnapshotStore
 from rota.cli import inspect
 from rota.cli.__main__ import main
 from rota.cli.exits import ExitCode
@@ -378,3 +381,33 @@ def test_a_damaged_journal_is_refused(call: Call, tmp_path: Path) -> None:
     code, _, err = call("show", 1, "--run", folder)
     assert code == ExitCode.STORAGE
     assert "record 5" in err
+
+
+def test_a_compacted_run_says_so(call: Call, tmp_path: Path) -> None:
+    """Goal: nobody takes a cut journal for a whole one. Method: each command on a file whose first records are gone."""
+    found = records_of(eventful())
+    folder = tmp_path / "cut"
+    with closing(Journal.open(RunFolder(folder).prepare().journal)) as journal:
+        world = load_world(journal)
+        assert list(journal.read()) == []
+        journal.append(found[:12])
+        fold(world, found[:12])
+        store = SnapshotStore(journal)
+        named = store.write(12, snapshot.encode(snapshot.take(world)), journal.chain)
+        journal.append([named, *found[12:]])
+        store.cut(named)
+        assert store.drop_cut(100)
+    note = "records 1 to 12 were compacted away: what happened before is not known\n"
+    code, out, err = call("log", folder)
+    assert (code, err) == (ExitCode.OK, note)
+    assert [line.split()[0] for line in out.splitlines()[:3]] == ["record", "13", "14"]
+    code, out, err = call("show", 7, "--run", folder)
+    assert (code, err) == (ExitCode.OK, note)
+    assert "  stamped         before the records that are kept" in out
+    assert "  retired         record 14 at position 7" in out
+    code, _, err = call("show", 2, "--run", folder)
+    assert code == ExitCode.REFUSED
+    assert "had retired before record 13" in err
+    assert call("story", "counter/b", "--run", folder)[2] == note
+    assert call("state", "counter/b", "--run", folder)[1].endswith("(text) 15\n")
+    assert "(what is above was compacted away)" in call("tree", 7, "--run", folder)[1]
