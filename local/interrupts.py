@@ -1,8 +1,9 @@
 """Ctrl-C at a moment when nothing is half done.
 
 An exception in the middle of a record would leave a lane between two states. So while a lane works, Ctrl-C only stops
-what executes, and `KeyboardInterrupt` is raised when the operation has ended in order. Where somebody has a handler of
-their own, or in another thread than the main one, nothing is changed.
+what executes, and `KeyboardInterrupt` is raised when the operation has ended in order. The second one comes at once,
+and the lane can no longer be used. Where somebody has a handler of their own, or in another thread than the main one,
+nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Interrupts:
     def __init__(self, stop: Callable[[], None], go_on: Callable[[], None]) -> None:
         """`stop` is called in the signal handler, `go_on` before the exception is raised."""
         self.came = False
+        self.forced = False  # it came twice: an operation was cut off somewhere
         self._stop = stop
         self._go_on = go_on
 
@@ -40,5 +42,8 @@ class Interrupts:
                 raise KeyboardInterrupt
 
     def _note(self, _number: int, _frame: object) -> None:
+        if self.came:
+            self.forced = True
+            raise KeyboardInterrupt
         self.came = True
         self._stop()

@@ -70,6 +70,8 @@ def _operation(method: Callable[Concatenate[Lane, _P], _R]) -> Callable[Concaten
         with lane._lock, lane._interrupts.held_back():
             if not lane._finalizer.alive:
                 raise ConfigError(f"lane {lane.name!r} is closed: open another one")
+            if lane._interrupts.forced:
+                raise ConfigError(f"lane {lane.name!r} was cut off by a second Ctrl-C: open another one")
             try:
                 return method(lane, *arguments, **named)
             finally:

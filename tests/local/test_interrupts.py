@@ -56,6 +56,27 @@ def test_ctrl_c_comes_between_two_turns(rota_lane: local.Lane, agents: Path, spi
     assert lane.state("counter/a") == (100).to_bytes(8, "little")
 
 
+def test_ctrl_c_twice_comes_at_once(rota_lane: local.Lane) -> None:
+    """Goal: nobody has to wait for what hangs. Method: two signals inside an operation; then the lane says why it does
+    nothing more.
+    """
+    lane = rota_lane
+    reached: list[int] = []
+
+    def hang() -> None:
+        with lane._interrupts.held_back():
+            for number in range(3):
+                signal.raise_signal(signal.SIGINT)
+                reached.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        hang()
+    assert reached == [0]
+    with pytest.raises(local.ConfigError, match="second Ctrl-C"):
+        lane.submit("echo")
+    assert lane.retired == 0
+
+
 def _interrupt_at(lane: local.Lane, retired: int) -> None:
     """Send the signal of Ctrl-C once so many tasks have retired and the next one runs."""
     pause = threading.Event()
