@@ -104,7 +104,7 @@ MUTATIONS: Final = (
     Mutation(
         "timer-fires-twice", "a timer fires once", "broker/lane.py",
         "timer = self.timers.pop((record.turn, record.index_of_emit))",
-        "timer = self.timers[(record.turn, record.index_of_emit)]", _LANE,
+        "timer = self.timers[(record.turn, record.index_of_emit)]", ("tests/broker/test_journal_rules.py",),
     ),
     Mutation(
         "allowance-not-reserved", "room for what the line may emit is kept free", "broker/lane.py",
@@ -237,7 +237,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "divergence-unreported", "a second completion with another digest is reported", "broker/workers.py",
-        "            if result.provenance is None and _differ(task, outcome):\n", "            if task.seq < 0:\n",
+        "            elif task.outcome != outcome and not _was_caught(task):\n", "            elif task.seq < 0:\n",
         _WORKERS,
     ),
     Mutation(

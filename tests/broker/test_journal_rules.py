@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from core_kit import Broker
+from scripted import program
 
 from rota.broker import records
 from rota.broker.recovery import fold
@@ -12,7 +14,7 @@ from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.errors import JournalError
 from rota.common.messages import LaneSettings, TaskRun
-from rota.common.work import AGENT, Code, Done
+from rota.common.work import AGENT, TIMER, Code, Done, Emit
 
 ORIGIN = records.Origin("p", 1, ZERO_DIGEST)
 BEGIN = [
@@ -33,6 +35,11 @@ def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records
     )
 
 
+def timer_set(turn: int) -> records.Completed:
+    outcome = Done(b"", None, (Emit("a", b"", 0, TIMER, (), 5),), (), 0, ())
+    return records.Completed("main", 0, "w1", 0, 1, (records.CompletedFold("a", (turn,), (outcome,), None, None),))
+
+
 CASES: dict[str, tuple[list[Any], str]] = {
     "a position that was not reached": ([submitted(1, 1)], "position 1, but 0 tasks"),
     "a position that has passed": ([submitted(0, 1), completed(1), submitted(0, 3)], "position 0, but 1 tasks"),
@@ -44,6 +51,9 @@ CASES: dict[str, tuple[list[Any], str]] = {
     "a completion of nothing": ([completed(1)], "does not follow"),
     "a worker that never came": ([submitted(0, 1), completed(1, fingerprint=2)], "fingerprint 2 of 1"),
     "a timer that is not there": ([records.TimerFired("main", 0, 0, 1, 0)], "does not follow"),
+    "a timer again": (
+        [submitted(0, 1), timer_set(1), *[records.TimerFired("main", 1, 9, 1, 0)] * 2], "record 7 does not follow",
+    ),
     "an epoch again": ([records.Epoch(1, 0, ())], "epoch 1 follows epoch 1"),
     "a lane again": ([BEGIN[1]], "opened twice"),
     "a verdict on what has completed": (
@@ -70,3 +80,20 @@ def test_the_right_ones_are_taken() -> None:
     world.check_invariants()
     assert (world.next_seq, world.lanes["main"].retired) == (5, 3)
     assert world.lanes["main"].digest != digest(b"")
+
+
+def test_a_timer_that_fired_does_not_come_back(broker: Broker) -> None:
+    """Goal: once, whatever happens after. Method: a timer fires; time passes, the broker starts again, time passes."""
+    producer = broker.producer()
+    broker.worker()
+    producer.submit("counter/a", program(["timer", 50, [["add", 1]]]))
+    broker.run()
+    for _ in range(2):
+        broker.live(1_000)
+        broker.run()
+        broker.restart()
+    broker.live(1_000)
+    broker.run()
+    assert broker.counter("counter/a") == 1
+    assert len(broker.recorded(records.TimerFired)) == 1
+    assert broker.lane().timers == {}

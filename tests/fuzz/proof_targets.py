@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 import tempfile
+import warnings
 import zipfile
 from copy import copy
 from functools import cache
@@ -126,7 +127,9 @@ def _with_other_manifest(rng: Random, data: bytes, other: bytes) -> bytes:
                     content = mutate_json(rng, content, donor.read("manifest.json"))
                 elif rng.random() < 0.1:
                     info.filename = rng.choice(_NAMES)
-                made.writestr(info, content)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a name that comes twice
+                    made.writestr(info, content)
         target.seek(0)
         return target.read()[:-64]
 
