@@ -50,6 +50,7 @@ _SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
         "digest": _Entry("lanes", "digest", "Print the digest of a lane."),
     },
     "Runs": {
+        "verify": _Entry("verify", "verify", "Execute a run again and compare every turn digest."),
         "log": _Entry("inspect", "log", "Print a journal, one line per record."),
         "show": _Entry("inspect", "show", "Print everything that a journal has about a task."),
         "story": _Entry("inspect", "story", "Print the life of an agent, message by message."),
@@ -61,6 +62,7 @@ _SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
         "diff": _Entry("diff", "diff", "Find the first turn at which two runs differ."),
         "export": _Entry("archive", "export", "Pack a run into one file."),
         "import": _Entry("archive", "import_", "Make a run folder from a packed run."),
+        "compact": _Entry("compact", "compact", "Cut old records of a run, and remove what nobody refers to."),
     },
     "The system": {
         "status": _Entry("system", "status", "Show broker, lanes and workers in numbers."),

@@ -113,6 +113,11 @@ class Processes:
             self._fingerprints[pool] = self._ask(AskFingerprint(pool))
         return self._fingerprints[pool]
 
+    def busy(self) -> list[int]:
+        """Return the ids of the processes that hold folds; from any thread."""
+        with self._lock:
+            return [line.busy for line in self._lines if line.busy is not None]
+
     def close(self) -> None:
         """End all processes, at once."""
         self._closing.set()
@@ -154,6 +159,7 @@ class _Line(threading.Thread):
 
     def __init__(self, owner: Processes, number: int) -> None:
         super().__init__(name=f"rota-process-{number}", daemon=True)
+        self.busy: int | None = None  # the id of the process while it holds folds
         self._owner = owner
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -165,7 +171,8 @@ class _Line(threading.Thread):
                 self._do(job)
         except BaseException as error:  # raised again by whoever waits for the answer
             owner._answers.put(error)
-        self.kill()
+        if self._process is not None:
+            self._bury(self._process)
 
     def kill(self) -> None:
         """Kill the process, and what it started; from any thread."""
@@ -189,7 +196,9 @@ class _Line(threading.Thread):
         if owner._kills is not None and job.places:
             with owner._lock:
                 delay_seconds = owner._kills.delay_seconds()
+        self.busy = process.pid if job.places else None
         answer = self._exchange(process, job, delay_seconds)
+        self.busy = None
         if answer is not None:
             owner._answers.put(_Done(job, answer))
             return
@@ -293,4 +302,7 @@ def _poison(request: Request, returncode: int) -> RotaError:
         more = f" to {fold.tasks[-1].turn}" if len(fold.tasks) > 1 else ""
         what = f"turn {turn}{more} of {fold.address} (lane seed {fold.lane_seed.hex()[:8]}) cannot be executed"
         return LocalError(f"{what}: {again}; verify up to there with --to", turn=turn, target=fold.address)
-    return LocalError(f"{request} was not answered: {again}; run `rota doctor`")
+    if isinstance(request, Prepare):
+        what = f"module {request.code.digest.hex()[:16]} of {request.address} cannot be compiled"
+        return LocalError(f"{what}: {again}; run `rota doctor`", target=request.address)
+    return LocalError(f"the fingerprint of pool {request.pool} is not known: {again}; run `rota doctor`")
