@@ -293,6 +293,8 @@ def _marks(case: Case) -> tuple[bool, bool] | None:
     seen, trials = case.seen, case.trials
     if seen.fold is None or seen.record is None or trials is None or not trials.first.outcomes:
         return None
+    if not _has_mark(case.source, seen.lane, seen.record):
+        return None
     place = seen.fold.turns.index(seen.turn)
     outcomes = list(seen.fold.outcomes)
     outcomes[place] = trials.first.outcomes[0]
@@ -300,6 +302,17 @@ def _marks(case: Case) -> tuple[bool, bool] | None:
     as_recorded = _meets_mark(case.source, seen, seen.fold)
     as_executed = _meets_mark(case.source, seen, seen.fold._replace(outcomes=tuple(outcomes), state=state))
     return None if as_recorded is None else (as_recorded, bool(as_executed))
+
+
+def _has_mark(source: RunSource, lane: str, after: int) -> bool:
+    """Tell whether a mark of a lane follows a record, which is much less work than to meet it."""
+    try:
+        return any(
+            isinstance(record, records.Mark) and record.lane == lane and number > after
+            for number, record in source.records()
+        )
+    except JournalError:  # it breaks off before
+        return False
 
 
 def _meets_mark(source: RunSource, seen: Witness, fold: records.CompletedFold) -> bool | None:

@@ -221,7 +221,7 @@ class _Explainer:
             cause=finding.cause, why=finding.why, evidence=finding.evidence, record=record, origin=origin,
             parents=seen.parents, expected=_side(expected, states[0], "recorded"),
             actual=_side(actual, states[1], "executed"), differs=tuple([one.name for one in parts]),
-            bytes_differ=tuple([_bytes(one.name, one.first) for one in parts if one.first is not None]),
+            bytes_differ=_all_bytes(parts),
             code_digest=None if code is None else code.digest, recorded_by=seen.worker,
             here=() if pool is None or seen.worker is None else facts_here(self._runner, pool), last_good=None,
             unproved=(), command=self._command(seen.turn, finding),
@@ -349,6 +349,11 @@ def _side(task: Task | None, state: _State, known: str) -> dict[str, Any] | None
         "provenance": None if task.provenance is None else task.provenance._asdict(),
         "lane_digest": task.turn_digest,
     }
+
+
+def _all_bytes(parts: list[Part]) -> tuple[Bytes, ...]:
+    """Return where bytes differ; of digests that says nothing."""
+    return tuple([_bytes(one.name, one.first) for one in parts if one.first is not None and "digest" not in one.name])
 
 
 def _bytes(what: str, found: ByteDifference) -> Bytes:
