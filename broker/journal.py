@@ -115,6 +115,8 @@ class Journal:
         try:
             self._check_schema()
             self._check_pages()
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")  # of a reader that did not come to the end
             self._connection.execute("BEGIN")  # what a broker writes meanwhile is not seen
             first, last, end = self._head()
             self.last_number, self._chain = (after.number, after.chain) if after else self._beginning(first)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from copy import copy
 from typing import Final, NamedTuple
 
 import msgpack
@@ -71,7 +70,9 @@ class Notes:
 
     def take(self) -> Notes:
         """Return what is noted here and start again with nothing."""
-        taken = copy(self)
+        taken = Notes.__new__(Notes)  # copy.copy takes ten times as long, once a record
+        taken.stamped, taken.issued, taken.finished = self.stamped, self.issued, self.finished
+        taken.retired, taken.timers = self.retired, self.timers
         self._clear()
         return taken
 

@@ -38,6 +38,26 @@ class ModuleStore:
         check_interface(inspect_module(module), code.kind, dict(code.exports))
         self._write(code.digest, module)
 
+    def collect(self, referenced: dict[bytes, None], artefacts: Path) -> tuple[int, int]:
+        """Remove modules that nothing refers to; return how many, and their bytes. No broker may work in the folder.
+
+        Their compiled forms go with all others: names of artefacts tell nothing to who has no engine, and workers make
+        them again when they need them.
+        """
+        removed = freed = 0
+        names = [code.hex() for code in referenced]
+        for path in sorted(self._folder.glob("*")):
+            kept = path.suffix == ".wasm" and path.stem in names
+            if path.suffix in (".wasm", ".draft") and not kept:
+                freed += path.stat().st_size
+                path.unlink()
+                removed += path.suffix == ".wasm"
+        if removed:
+            for path in sorted(artefacts.glob("*.native")):
+                freed += path.stat().st_size
+                path.unlink()
+        return removed, freed
+
     def _read(self, code: bytes) -> bytes:
         try:
             return self._path(code).read_bytes()

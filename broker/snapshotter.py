@@ -5,8 +5,8 @@ one part a call, and then hands out the record that names the snapshot; when tha
 the new snapshot makes superfluous, again in pieces. A crash or a full disk in between leaves parts that no record
 names; they are not used, and go with the next snapshot.
 
-A snapshot is due when so many records or bytes were written since the last one, but not before as many bytes as the
-last one had: what snapshots cost stays a fraction of what is written anyway.
+A snapshot is due when so many records or bytes were written since the last one, but not before half as many bytes as
+the last one had: what snapshots write stays within twice of what is written anyway.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rota.common.errors import StorageFull
 
 log = logging.getLogger(__name__)
 
+AMORTISATION: Final = 2  # bytes of a snapshot per byte of records since the last one, at most
 KEPT: Final = 2  # the newest snapshots: should one be damaged, the other one serves
 PARTS_PER_SLICE: Final = 8  # that are removed in one go: 2 MiB
 RECORDS_PER_SLICE: Final = 2_000
@@ -110,7 +111,7 @@ class Snapshotter:
         records, size = self._since()
         policy = self._policy
         enough = 0 < policy.every_records <= records or 0 < policy.every_bytes <= size
-        if not enough or size < self._size_bytes or mono_ms < self._next_ms:
+        if not enough or size * AMORTISATION < self._size_bytes or mono_ms < self._next_ms:
             return False
         free = shutil.disk_usage(self._journal.path.parent).free
         if free < 2 * self._size_bytes + _ROOM_BYTES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Final
 
 from rota.broker.world import World
@@ -17,6 +18,16 @@ from rota.common.tensors import TensorStore
 log = logging.getLogger(__name__)
 
 _COLLECTIONS_PER_LEASE: Final = 4
+
+
+def collect_tensors(folder: Path, referenced: dict[bytes, None], lease_ms: int) -> tuple[int, int]:
+    """Remove tensors that nothing refers to and whose lease is over; return how many, and their bytes. For compaction,
+    to which every kept record counts: it asks for less than a live broker, which may have removed more already.
+    """
+    if not folder.is_dir():
+        return 0, 0
+    report = TensorStore(folder).collect(referenced.keys(), time.time(), lease_ms / 1_000)
+    return report.removed, report.bytes
 
 
 class TensorKeeper:

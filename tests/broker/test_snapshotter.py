@@ -189,8 +189,8 @@ def test_little_room_on_the_disk_is_left_to_records(
 
 
 def test_snapshots_are_not_taken_more_often_than_they_are_worth(host: Callable[..., Host]) -> None:
-    """Goal: what snapshots write stays below what the journal writes. Method: one is wanted at every record; the bytes
-    between two are at least those of the first.
+    """Goal: what snapshots write is bounded by what the journal writes. Method: one is wanted at every record; the
+    bytes between two are at least half of those of the first.
     """
     one = host(records=1)
     one.eager = False
@@ -198,7 +198,7 @@ def test_snapshots_are_not_taken_more_often_than_they_are_worth(host: Callable[.
     one.settle()
     newer, older = SnapshotStore(one.journal).named()[:2]
     between = one.journal.bytes_after(older.number) - one.journal.bytes_after(newer.number)
-    assert between >= older.size_bytes > 0
+    assert between * snapshotter.AMORTISATION >= older.size_bytes > 0
 
 
 def test_bytes_count_as_records_do(host: Callable[..., Host]) -> None:

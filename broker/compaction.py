@@ -1,0 +1,269 @@
+"""Making a run folder smaller while no broker works in it: cut old records, remove what nobody refers to.
+
+The cut is the last record that goes; a snapshot of the state after it takes its place (snapshot_store.py), named by a
+record that is appended. All kept records are read, checked and folded before anything changes. Then come steps of which
+each leaves a good run file: pins, snapshot, name, cut, removal, shrinking, files. Whoever is killed in between starts
+again.
+
+Modules stay that a kept record, a lane or a task names; tensors as well, or as long as their lease lasts. A live broker
+removes tensors earlier, as soon as no task or result names them (tensor_keeper.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rota.broker import snapshot
+from rota.broker.journal import Journal
+from rota.broker.lock import FolderLock
+from rota.broker.modules import ModuleStore
+from rota.broker.records import Completed, Deployed, Opened, Record, Submitted, decode
+from rota.broker.recovery import fold, load_world
+from rota.broker.snapshot_store import SnapshotStore
+from rota.broker.tensor_keeper import collect_tensors
+from rota.broker.world import World
+from rota.common.endpoints import RunFolder
+from rota.common.errors import ConfigError, LocalError
+from rota.common.work import MODEL, Code, Done, TensorRef
+
+_DAY_MS: Final = 24 * 3600 * 1000
+_RECORDS_PER_STEP: Final = 20_000
+
+Say = Callable[[str], None]
+
+
+class Place(NamedTuple):
+    """A place to pin: a record, or a turn of a lane; neither: the end of the journal."""
+
+    record: int | None = None
+    lane: str = ""
+    turn: int = 0
+
+
+class Wishes(NamedTuple):
+    """What must stay. A record goes only if every rule that is set lets it go; without a rule none goes."""
+
+    records: int | None = None
+    days: float | None = None
+    size_bytes: int | None = None
+
+
+class Report(NamedTuple):
+    """What was found and done; with a dry run what would be done. `cut`: the last record that goes, 0 for none."""
+
+    first: int
+    last: int
+    cut: int
+    pins: dict[str, int]
+    file_bytes_before: int
+    file_bytes_after: int
+    modules_removed: int
+    modules_bytes: int
+    tensors_removed: int
+    tensors_bytes: int
+
+
+def compact(
+    folder: RunFolder,
+    wishes: Wishes,
+    *,
+    pins: dict[str, Place],
+    unpins: tuple[str, ...] = (),
+    lease_ms: int,
+    dry_run: bool = False,
+    say: Say = lambda _: None,
+) -> Report:
+    """Compact a run folder.
+
+    Raises `ConfigError` if there is no run or a broker works in it, `JournalError` if its run file cannot be used,
+    `LocalError` for a place or a pin that is not there, `StorageFull` if there is no room to do it.
+    """
+    if not folder.journal.exists():
+        raise ConfigError(f"{folder.root} has no {folder.journal.name}: name a run folder", dir=str(folder.root))
+    with FolderLock(folder.root / "broker.lock"):
+        before = _file_bytes(folder.journal)
+        with closing(Journal.open(folder.journal, read_only=dry_run)) as journal:
+            work = _Compaction(journal, say)
+            work.resolve(pins, unpins)
+            cut = work.plan(wishes, int(time.time() * 1_000))
+            work.read(cut)
+            first = journal.first_number()
+            if not dry_run:
+                work.carry_out(cut, unpins)
+        report = Report(first, work.last, cut, work.pins, before, _file_bytes(folder.journal), 0, 0, 0, 0)
+        if dry_run:
+            return report
+        say("removing modules and tensors")
+        modules = ModuleStore(folder.modules).collect(work.modules, folder.artefacts)
+        tensors = collect_tensors(folder.tensors, work.tensors, lease_ms)
+        return report._replace(
+            modules_removed=modules[0], modules_bytes=modules[1], tensors_removed=tensors[0], tensors_bytes=tensors[1]
+        )
+
+
+class _Compaction:
+    """One compaction: where to cut, the state there, what the kept records refer to."""
+
+    def __init__(self, journal: Journal, say: Say) -> None:
+        self.modules: dict[bytes, None] = {}
+        self.tensors: dict[bytes, None] = {}
+        self._journal = journal
+        self._store = SnapshotStore(journal)
+        self._say = say
+        self._picture: snapshot.Picture | None = None
+        self._chain = b""
+        self.pins = self._store.pins()
+        self.last: int
+        ((self.last,),) = journal.rows("SELECT last FROM head")
+        self._first = journal.first_number()
+
+    # --- where to cut -------------------------------------------------------------------------------------------------
+
+    def resolve(self, wanted: dict[str, Place], unpins: tuple[str, ...]) -> None:
+        """Turn places into records, and see that the pins to remove are there."""
+        for name in unpins:
+            if self.pins.pop(name, None) is None:
+                raise LocalError(f"there is no pin {name!r}", pins=list(self.pins))
+        for name, place in wanted.items():
+            number = self._record_of(place)
+            if not self._first <= number <= self.last:
+                raise LocalError(f"pin {name!r}: record {number} is not there; kept are {self._first} to {self.last}")
+            self.pins[name] = number
+
+    def _record_of(self, place: Place) -> int:
+        if place.record is not None:
+            return place.record
+        if not place.lane:
+            return self.last
+        world = load_world(self._journal)
+        for record in self._journal.read():
+            number = self._journal.last_number
+            fold(world, [record], after=number - 1)
+            lane = world.lanes.get(place.lane)
+            if lane is not None and lane.next_turn > place.turn and not _is_open(world, place):
+                return number
+        raise LocalError(f"lane {place.lane!r} has no retired turn {place.turn} in the records that are kept")
+
+    def plan(self, wishes: Wishes, now_ms: int) -> int:
+        """Return the last record that may go; 0 if none may."""
+        bounds = [number - 1 for number in self.pins.values()]
+        if wishes.records is not None:
+            bounds.append(self.last - wishes.records)
+        if wishes.size_bytes is not None:
+            bounds.append(self._before_bytes(wishes.size_bytes))
+        if wishes.days is not None:
+            bounds.append(self._before_time(now_ms - int(wishes.days * _DAY_MS)))
+        cut = min(bounds) if wishes != Wishes() else 0
+        return cut if cut >= self._first else 0
+
+    def _before_bytes(self, size_bytes: int) -> int:
+        """Return the record before the newest ones that have at least so many bytes together."""
+        number, kept = self.last, 0
+        size: int
+        while number >= self._first and kept < size_bytes:
+            ((size,),) = self._journal.rows("SELECT length(body) FROM records WHERE number = ?", number)
+            kept += size
+            number -= 1
+        return number
+
+    def _before_time(self, oldest_ms: int) -> int:
+        """Return the record before the first one that is as young as that."""
+        for number in range(self._first, self.last + 1):
+            ((body,),) = self._journal.rows("SELECT body FROM records WHERE number = ?", number)
+            if getattr(decode(body), "now_ms", 0) >= oldest_ms:
+                return number - 1
+        return self.last
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, cut: int) -> None:
+        """Fold all kept records, note the state at the cut, and what the records behind it refer to."""
+        self._say("reading the journal")
+        world = load_world(self._journal)
+        if not cut:
+            self._refer_world(world)
+        for record in self._journal.read():
+            number = self._journal.last_number
+            fold(world, [record], after=number - 1)
+            if number == cut:
+                self._picture, self._chain = snapshot.take(world), self._journal.chain
+                self._refer_world(world)
+            elif number > cut:
+                self._refer(record)
+
+    def _refer_world(self, world: World) -> None:
+        for lane in world.lanes.values():
+            for code in [*lane.deploys.values(), *[task.code for task in lane.line() if task.code is not None]]:
+                self._refer_code(code)
+        self.tensors.update(world.tensors_in_use())
+
+    def _refer(self, record: Record) -> None:
+        if isinstance(record, Deployed):
+            self._refer_code(record.code)
+        elif isinstance(record, Opened):
+            for _, code in record.deploys:
+                self._refer_code(code)
+        elif isinstance(record, Submitted):
+            for run in record.runs:
+                for refs in run.tensors or ():
+                    self._refer_tensors(refs)
+        elif isinstance(record, Completed):
+            for outcome in [outcome for done in record.folds for outcome in done.outcomes]:
+                if type(outcome) is Done:
+                    self._refer_tensors(outcome.tensors)
+                    for emit in outcome.emits:
+                        self._refer_tensors(emit.tensors)
+
+    def _refer_code(self, code: Code) -> None:
+        if code.kind != MODEL:
+            self.modules[code.digest] = None
+
+    def _refer_tensors(self, refs: tuple[TensorRef, ...]) -> None:
+        self.tensors.update(dict.fromkeys([ref.digest for ref in refs]))
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    def carry_out(self, cut: int, unpins: tuple[str, ...]) -> None:
+        """Write pins, cut, and make the file small. Each step leaves a good file."""
+        self._say("writing pins")
+        for name in unpins:
+            self._store.unpin(name)
+        for name, number in self.pins.items():
+            self._store.pin(name, number)
+        if cut:
+            self._cut(cut)
+        self._say("removing cut records")
+        while not self._store.drop_cut(_RECORDS_PER_STEP):
+            self._say("removing cut records")
+        first = self._journal.first_number()
+        for number in self._store.numbers():
+            if number < first - 1 or self._journal.find_name(number) is None:
+                self._store.forget(number, 1 << 62)
+                self._say("removing old snapshots")
+        self._say("making the file smaller")
+        self._journal.shrink()
+
+    def _cut(self, cut: int) -> None:
+        assert self._picture is not None
+        self._say("writing a snapshot")
+        named = self._store.write(cut, snapshot.encode(self._picture), self._chain)
+        self._say("naming the snapshot")
+        self._journal.append([named])
+        self._say("cutting")
+        self._store.cut(named)
+
+
+def _is_open(world: World, place: Place) -> bool:
+    """Tell whether a turn still waits or stands in the line."""
+    lane = world.lanes[place.lane]
+    return place.turn in lane.line_by_turn or any(
+        run.first_turn + run.issued <= place.turn < run.first_turn + len(run.payloads) for run in lane.waiting_runs()
+    )
+
+
+def _file_bytes(path: Path) -> int:
+    return sum(one.stat().st_size for one in (path, path.with_name(path.name + "-wal")) if one.exists())

@@ -1,0 +1,99 @@
+"""`rota compact`: cut old records of a run that no broker works in, and remove what nobody refers to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rota.cli.common_options import dir_option, json_option, option, progress_option
+from rota.cli.output import Progress, print_facts, print_json
+from rota.common.limits import NOW_MS_MAX, TENSOR_LEASE_MS
+
+if TYPE_CHECKING:
+    from rota.broker.compaction import Place
+
+_COUNT = click.IntRange(0, NOW_MS_MAX)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@option("--keep-records", type=_COUNT, metavar="N", help="Keep at least the newest N records.")
+@option("--keep-days", type=click.FloatRange(0, 36_500), metavar="DAYS", help="Keep records younger than this.")
+@option("--keep-bytes", type=_COUNT, metavar="BYTES", help="Keep at least the newest records of so many bytes.")
+@option("--pin", "pins", multiple=True, metavar="NAME[=PLACE]",
+        help="Never cut behind PLACE: a record number, or TURN@LANE; else the end. May be repeated.")  # fmt: skip
+@option("--unpin", "unpins", multiple=True, metavar="NAME", help="Remove a pin. May be repeated.")
+@option("--tensor-lease-ms", type=_COUNT, default=TENSOR_LEASE_MS, envvar="ROTA_TENSOR_LEASE_MS",
+        help="How long an unreferenced tensor lives.")  # fmt: skip
+@option("--dry-run", is_flag=True, help="Say what would be cut, and change nothing.")
+@json_option
+@progress_option
+@dir_option
+def compact(
+    run: Path | None,
+    keep_records: int | None,
+    keep_days: float | None,
+    keep_bytes: int | None,
+    pins: tuple[str, ...],
+    unpins: tuple[str, ...],
+    tensor_lease_ms: int,
+    dry_run: bool,
+    json: bool,
+    progress: bool | None,
+    folder: Path,
+) -> None:
+    """Make a run folder smaller; no broker may work in it.
+
+    Records go only if every --keep option that is given lets them go, and none that is behind a pinned place. Without
+    such an option no record goes. A snapshot takes the place of those that went, and the chain of digests goes on.
+    Modules and tensors that nothing refers to any more are removed.
+
+    \b
+    rota compact --keep-records 100000
+    rota compact my-run --keep-days 30 --pin before-upgrade
+    rota compact --pin bug=1720@main --dry-run
+    """
+    from rota.broker.compaction import Wishes
+    from rota.broker.compaction import compact as carry_out
+    from rota.common.endpoints import RunFolder
+
+    named = run or folder
+    root = named.parent if named.is_file() and named.name == RunFolder(named.parent).journal.name else named
+    places = dict([_pin(text) for text in pins])
+    with Progress(progress, "") as shown:
+        report = carry_out(
+            RunFolder(root),
+            Wishes(keep_records, keep_days, keep_bytes),
+            pins=places,
+            unpins=unpins,
+            lease_ms=tensor_lease_ms,
+            dry_run=dry_run,
+            say=shown.show,
+        )
+    if json:
+        print_json({**report._asdict(), "dry_run": dry_run})
+        return
+    facts = report._asdict()
+    cut, kept = facts.pop("cut"), facts.pop("pins")
+    would = "would be cut" if dry_run else "were cut"
+    click.echo(f"records {report.first} to {cut} {would}" if cut else "no record is cut")
+    print_facts(facts)
+    for name, number in kept.items():
+        click.echo(f"pin {name}: record {number}")
+
+
+def _pin(text: str) -> tuple[str, Place]:
+    from rota.broker.compaction import Place
+
+    name, _, place = text.partition("=")
+    if not re.fullmatch(r"[\w.-]{1,64}", name):
+        raise click.UsageError(f"--pin {text!r}: a name has up to 64 letters, digits, _ . -")
+    turn, at, lane = place.partition("@")
+    if not place and "=" not in text:
+        return name, Place()
+    if not turn.isdecimal() or (at and not lane):
+        raise click.UsageError(f"--pin {text!r}: a place is a record number or TURN@LANE")
+    return name, Place(lane=lane, turn=int(turn)) if at else Place(record=int(turn))
