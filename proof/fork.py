@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from rota.broker import records
+from rota.broker import records, snapshot
 from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import facts
+from rota.broker.snapshot_store import SnapshotStore
+from rota.broker.world import World
 from rota.common.digests import digest
 from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError
@@ -28,6 +30,7 @@ from rota.common.work import Code
 from rota.local.executors import Executors, Folders
 from rota.proof.changed import Consequences, Plan, follow_change
 from rota.proof.source import RunSource
+from rota.proof.steps import Fold
 
 _BATCH_RECORDS: Final = 1_024
 _FACT_CHARS_MAX: Final = 200
@@ -58,9 +61,12 @@ def fork(
             for _ in journal.read():
                 raise AssertionError("a new run file is empty")
             writer = _Writer(journal)
+            now_ms = time.time_ns() // 1_000_000
+            begin = Fold(source).lone(plan.lane)
+            boot = 1 if begin is None else _begin_cut(journal, begin, now_ms)
             origin = (("forked_from", source.name), ("forked_at", f"lane {plan.lane}, turn {plan.turn}"))
             told = tuple([(name, text[:_FACT_CHARS_MAX]) for name, text in (*origin, ("change", what))])
-            writer.take(records.Epoch(1, time.time_ns() // 1_000_000, facts() + told))
+            writer.take(records.Epoch(boot, now_ms, facts() + told))
             came = follow_change(source, plan, executors, keep=writer.take, progress=progress)
             writer.take(records.Mark(plan.lane, came.retired, came.digest))
             writer.flush()
@@ -95,6 +101,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # renamed, if all went well
+
+
+def _begin_cut(journal: Journal, begin: World, now_ms: int) -> int:
+    """Begin a journal as one whose first records were cut, with a snapshot for them; return the next boot number."""
+    opened = records.Epoch(begin.boot + 1, now_ms, facts())
+    begin.apply(opened)
+    journal.append([opened])
+    store = SnapshotStore(journal)
+    named = store.write(journal.last_number, snapshot.encode(snapshot.take(begin)), journal.chain)
+    journal.append([named])
+    store.cut(named)
+    while not store.drop_cut(_BATCH_RECORDS):
+        pass
+    return opened.boot + 1
 
 
 class _Writer:

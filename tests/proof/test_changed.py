@@ -6,10 +6,17 @@ record each, so that a cut goes through the middle of completions.
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from run_kit import write_run
 
 from rota import local
 from rota.broker.journal import Journal
@@ -216,6 +223,40 @@ def test_what_cannot_be_changed_is_refused(source: RunSource, tmp_path: Path) ->
     (tmp_path / "fork").mkdir()
     with pytest.raises(ConfigError, match="is there already"):
         forked(source, tmp_path / "fork", 0, Change())
+
+
+# --- runs whose first records were cut --------------------------------------------------------------------------------
+
+
+def cut_copies(run: Path, folder: Path) -> Iterator[tuple[int, Path]]:
+    """Copies of the run in which a record and all before it are replaced by a snapshot."""
+    with closing(Journal.open(RunFolder(run).journal, read_only=True)) as journal:
+        found = list(journal.read())
+    for number in range(1, len(found), 3):
+        copy = write_run(folder / str(number), found, cut_after=number)
+        shutil.copytree(RunFolder(run).modules, RunFolder(copy).modules, dirs_exist_ok=True)
+        yield number, copy
+
+
+def test_a_cut_run_goes_on_from_its_snapshot(run: Path, source: RunSource, tmp_path: Path) -> None:
+    """Goal: verify, seek and fork need no more than what is kept. Method: cut at every third record."""
+    order = order_of(source)
+    with Executors(source.folders(), device="cpu") as executors:  # the modules of all copies are the same
+        for number, copy in cut_copies(run, tmp_path):
+            with open_run(copy) as cut:
+                kept = order_of(cut)
+                assert kept == order[len(order) - len(kept) :]
+                report = verify(cut, executors, Options())
+                assert report.equal, number
+                assert [lane.digest for lane in report.lanes] == [order[-1][1]] * len(report.lanes)
+                if len(kept) > 2 and number % 2 == 0:
+                    turn, digest_there = kept[len(kept) // 2]
+                    came = forked(cut, tmp_path / f"fork-{number}", turn, Change())
+                    assert came.same
+                    assert came.shared_digest == digest_there or came.position == len(order) - len(kept) // 2 + 1
+                    with open_run(tmp_path / f"fork-{number}") as made:
+                        assert order_of(made)[-1] == order[-1]
+                        assert verify(made, executors, Options()).equal
 
 
 # --- upgrade proof ----------------------------------------------------------------------------------------------------
