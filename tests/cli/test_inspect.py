@@ -21,7 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proof"))
 
-from eventful import Broker, eventful, program, records_of, write_run
+from eventful import Broker, eventful, program, records_of, scripted, write_run
 
 from rota.broker import records, snapshot
 from rota.broker.journal import Journal
@@ -30,7 +30,10 @@ from rota.broker.snapshot_store import SnapshotStore
 from rota.cli import inspect
 from rota.cli.__main__ import main
 from rota.cli.exits import ExitCode
+from rota.common.digests import digest
 from rota.common.endpoints import RunFolder
+from rota.common.messages import TaskRun
+from rota.common.work import Provenance, TensorRef
 from rota.proof.export import export_run
 from rota.proof.log_lines import KINDS
 
@@ -411,3 +414,40 @@ def test_a_compacted_run_says_so(call: Call, tmp_path: Path) -> None:
     assert call("story", "counter/b", "--run", folder)[2] == note
     assert call("state", "counter/b", "--run", folder)[1].endswith("(text) 15\n")
     assert "(what is above was compacted away)" in call("tree", 7, "--run", folder)[1]
+
+
+def test_models_verdicts_and_recorded_lanes(call: Call, tmp_path: Path) -> None:
+    """Goal: rare things are told too. Method: a model's provenance, a tensor, a refusal, a lane that retires as it
+    completes.
+    """
+    broker = Broker()
+    alice = broker.producer()
+    alice.open_lane("side", policy="recorded")
+    for name, code in (("counter", scripted.COUNTER), ("model:m", scripted.MODEL_CODE)):
+        alice.deploy(name, code, lane="side")
+    ref = TensorRef(digest(b"t"), "float32", (2, 3))
+    alice.submit_runs(TaskRun("model:m", 3, (program(),), ((ref,),)), lane="side")
+    alice.submit("counter/a", program(["add", 1]), lane="side")
+    alice.submit("counter/b", program(["refuse"]), lane="side")
+    broker.worker("w1")
+    broker.run()
+    gpu = broker.worker("g1", pool="gpu")
+    gpu.lie(provenance=Provenance("recorded", "CUDAExecutionProvider", digest(b"f")))
+    broker.run()
+    folder = write_run(tmp_path / "odd", records_of(broker))
+    shown = "\n".join(printed(call, "show", 1, "--run", folder))
+    assert "result is       recorded, by CUDAExecutionProvider, model fingerprint " in shown
+    assert f"tensor          float32 [2, 3] {ref.digest.hex()}" in shown
+    assert "priority        3" in shown
+    assert "fingerprint     2, pool gpu: " in shown
+    assert values(call, "show", 1, "--run", folder)[0]["outcome"]["provenance"]["result_class"] == "recorded"
+    assert [
+        message["retired"]["position"]
+        for message in values(call, "story", "model:m", "--lane", "side", "--run", folder)
+    ] == [3]
+    refused = "\n".join(printed(call, "show", 3, "--run", folder))
+    assert "decided         refused in record" in refused
+    assert "completed       without an execution" in refused
+    assert "in the line" not in shown, "a place decides nothing where completions do"
+    log = printed(call, "log", folder, "--lane", "side", "--kind", "verdict")
+    assert "task 3 refused: no such device" in log[1]
