@@ -13,7 +13,7 @@ the poison cap counts the right one.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
 from rota.broker.tasks import Task
@@ -28,6 +28,7 @@ from rota.common.messages import Assign, FoldAssignment, Register, Segment
 from rota.common.work import MODEL, Code
 
 ORPHANS_KEPT: Final = 1_024  # assignments that are no longer wanted, kept to compare what may still come of them
+EARLY_REPORTS_KEPT: Final = 4_096
 FIRST_ASSIGNMENT_TASKS: Final = 4  # before anything is known of a code's pace
 _PACE_WEIGHT: Final = 0.25
 
@@ -94,6 +95,14 @@ class Assignment:
         self.deadline_ms = 0
 
 
+class EarlyReport(NamedTuple):
+    """What somebody made of a task that was taken from him and has no outcome yet: to be compared with that."""
+
+    worker: str
+    outcome: bytes  # its digest
+    before: tuple[Task, ...]  # what he ran before it: if one of these is caught, he went on from a state that never was
+
+
 class _Pool:
     """The workers of one kind and the queues that wait for them, lane by lane so that no lane starves another."""
 
@@ -112,6 +121,7 @@ class Dispatcher:
         self.workers: dict[str, Worker] = {}
         self.assignments: dict[int, Assignment] = {}
         self.orphans: OrderedDict[int, Assignment] = OrderedDict()
+        self.early: OrderedDict[tuple[str, int], EarlyReport] = OrderedDict()  # by lane and turn
         self._pools = {"cpu": _Pool(), "gpu": _Pool()}
         self._queues: dict[tuple[str, str, bool], TaskQueue] = {}
         self._pace_us: dict[bytes, float] = {}  # measured time per task of a code
@@ -139,6 +149,12 @@ class Dispatcher:
         assignment = self.assignments[task.assignment]
         self.take_back(assignment)
         return assignment
+
+    def keep_early(self, queue: TaskQueue, task: Task, report: EarlyReport) -> None:
+        """Keep an outcome that came for a task which is to run again; the first one that came."""
+        self.early.setdefault((queue.lane.name, task.turn), report)
+        if len(self.early) > EARLY_REPORTS_KEPT:
+            self.early.popitem(last=False)
 
     def queued_tasks(self) -> dict[str, int]:
         """Tasks that wait for a worker, by pool."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from rota.broker import records
-from rota.broker.dispatch import Assignment, TaskQueue, Worker
+from rota.broker.dispatch import Assignment, EarlyReport, TaskQueue, Worker
 from rota.broker.effects import BACKEND, Send
 from rota.broker.tasks import Task
 from rota.common import messages
@@ -188,6 +188,10 @@ def _completed(core: Sequencer, worker: Worker | None, message: messages.Complet
         head = (assignment.lane.name, core.now_ms, worker.name, message.elapsed_us)
         core.commit(records.Completed(*head, assignment.worker.fingerprint, folds))
     core.dispatcher.settle(assignment, message.elapsed_us)
+    if core.dispatcher.early:
+        for queue, tasks in assignment.folds:
+            for task in tasks:
+                _compare_early(core, queue, task)
     for (_, tasks), result in pairs:
         if result.stopped == "timeout":
             task = tasks[len(result.outcomes)]
@@ -238,26 +242,39 @@ def _compare_late(core: Sequencer, message: messages.Completed) -> None:
     if assignment is None:
         return
     for (queue, tasks), result in zip(assignment.folds, message.folds, strict=False):
-        for task, outcome in zip(tasks, result.outcomes, strict=False):
+        if result.provenance is not None:
+            continue  # it may differ
+        for place, (task, outcome) in enumerate(zip(tasks, result.outcomes, strict=False)):
             if _was_caught(task) and not queue.stateless:
                 break  # the worker went on from a state that never became real
-            if result.provenance is None and _differ(task, outcome):
-                assert task.outcome is not None
-                kept, other = _digest(task.outcome), _digest(outcome)
-                core.commit(
-                    records.Diverged(assignment.lane.name, task.turn, queue.address, kept, other, message.worker)
-                )
-                core.tell(
-                    "divergence", assignment.lane.name, turn=task.turn, target=queue.address, worker=message.worker
-                )
+            if task.outcome is None:
+                before = () if queue.stateless else tuple(tasks[:place])
+                core.dispatcher.keep_early(queue, task, EarlyReport(message.worker, _digest(outcome), before))
+            elif task.outcome != outcome and not _was_caught(task):
+                _note_divergence(core, queue, task, _digest(outcome), message.worker)
+
+
+def _compare_early(core: Sequencer, queue: TaskQueue, task: Task) -> None:
+    """Compare a task that has completed with what came of it before, when nobody wanted that any more."""
+    if task.outcome is None:
+        return
+    report = core.dispatcher.early.pop((queue.lane.name, task.turn), None)
+    if report is None or any(_was_caught(earlier) for earlier in (task, *report.before)):
+        return
+    if report.outcome != _digest(task.outcome):
+        _note_divergence(core, queue, task, report.outcome, report.worker)
+
+
+def _note_divergence(core: Sequencer, queue: TaskQueue, task: Task, other: bytes, worker: str) -> None:
+    """Write down that a task had two outcomes. The one that it has stands."""
+    assert task.outcome is not None
+    lane = queue.lane.name
+    core.commit(records.Diverged(lane, task.turn, queue.address, _digest(task.outcome), other, worker))
+    core.tell("divergence", lane, turn=task.turn, target=queue.address, worker=worker)
 
 
 def _was_caught(task: Task) -> bool:
     return type(task.outcome) is Failed and task.outcome.kind in RECORDED_FAILURES
-
-
-def _differ(task: Task, other: Outcome) -> bool:
-    return task.outcome is not None and not _was_caught(task) and task.outcome != other
 
 
 def _digest(outcome: Outcome) -> bytes:

@@ -7,6 +7,7 @@ derived lane come to is computed again by the sequential reference of tests/brok
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from core_kit import picture
@@ -44,6 +45,7 @@ class Checker:
         self.tasks = 0
         self.boots = 0
         self.lane_digests: list[tuple[str, str]] = []
+        self.seen: Counter[str] = Counter()  # what happened that is worth counting
         self.written: list[bytes] = []  # what the run file must hold, record by record
         self._requests: dict[tuple[str, int], Any] = {}
         self._answers: dict[tuple[str, int], Accepted | Answer] = {}
@@ -55,7 +57,8 @@ class Checker:
         self._divergences_told: dict[tuple[str, int], None] = {}
         self._events = (0, 0)  # boot and number of the last one
         self._lies: dict[tuple[bytes, int], None] = {}  # seed of the lane, turn
-        self._late: list[tuple[Task, Outcome]] = []  # outcomes that came late, of the present boot
+        # Outcomes that came late, of the present boot, with the tasks that the same worker ran before.
+        self._late: list[tuple[Task, Outcome, list[Task]]] = []
 
     # --- what happens to the broker --------------------------------------------------------------------------------
 
@@ -70,6 +73,7 @@ class Checker:
             f"commits that were cut off, which had {[len(attempt) for attempt in attempts]}"
         )
         if len(bodies) > len(self.written):
+            self.seen["commits found that nobody was told of"] += 1
             disk.attempts = []
         self.written = bodies
         disk.durable = len(bodies)
@@ -113,11 +117,10 @@ class Checker:
         def probe(core: Sequencer, message: Completed) -> None:
             assignment = core.dispatcher.orphans.get(message.assignment)
             for (queue, tasks), result in zip(assignment.folds if assignment else (), message.folds, strict=False):
-                for task, outcome in zip(tasks, result.outcomes, strict=False):
-                    if _is_verdict(task.outcome) and not queue.stateless:
-                        break
+                for place, (task, outcome) in enumerate(zip(tasks, result.outcomes, strict=False)):
                     if result.provenance is None:
-                        self._late.append((task, outcome))
+                        self._late.append((task, outcome, [] if queue.stateless else tasks[:place]))
+            self.seen["late completions"] += 1
             real(core, message)
 
         return [(workers_module, "_compare_late", probe)]
@@ -147,6 +150,7 @@ class Checker:
         key = (producer, request.number)
         assert not isinstance(error, NumberReused) or key in self._reused, f"{key} was refused: {error}"
         self._refusals[key] = error.code
+        self.seen[f"refused with {error.code}"] += 1
         self.simulation.transcript.note("refused", producer, request.number, error.code)
 
     def told(self, client: str, item: ResultItem) -> None:
@@ -192,6 +196,10 @@ class Checker:
         history = read_history(found, self.simulation.plan.world_settings)
         self.tasks = history.world.next_seq - 1
         self.lane_digests = [(name, lane.digest.hex()) for name, lane in history.world.lanes.items()]
+        self.seen["divergences"] = len(history.diverged)
+        for task in history.finished.values():
+            if type(task.outcome) is Failed:
+                self.seen[f"failed with {task.outcome.kind}"] += 1
         self._check_told(history)
         self._check_requests(history)
         self._check_lies(history)
@@ -249,8 +257,8 @@ class Checker:
             assert (lanes[lane], turn) in self._lies, f"turn {turn} of {lane} is said to diverge, and nobody lied"
         for lane, turn in self._divergences_told:
             assert (lane, turn) in history.diverged, f"a divergence was told and is nowhere: {lane} {turn}"
-        for task, outcome in self._late:
-            same = _is_verdict(task.outcome) or task.outcome == outcome
+        for task, outcome, before in self._late:
+            same = any(_is_verdict(one.outcome) for one in (task, *before)) or task.outcome == outcome
             assert same or (task.run.lane, task.turn) in history.diverged, (
                 f"turn {task.turn} of {task.run.lane} had two outcomes, and nobody was told"
             )

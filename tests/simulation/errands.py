@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import scripted
 from chaos import random_runs
 from simulation.people import Client, Errand, Steps
-from simulation.plan import Plan, errand_of
+from simulation.plan import Plan, errand_of, lane_of
 
 from rota.common import messages
 from rota.common.digests import digest
@@ -279,7 +279,7 @@ def _open(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 
 def _lane(plan: Plan, chance: Random) -> str:
-    return lane_name(chance.randrange(plan.lanes))
+    return lane_name(lane_of(plan, chance))
 
 
 _KINDS: dict[str, Callable[[Client, Plan, Random, int], Steps]] = {

@@ -10,6 +10,7 @@ from simulation.plan import Fault
 from simulation.processes import SimProcess
 
 if TYPE_CHECKING:
+    from simulation.worker_host import WorkerHost
     from simulation.world import Simulation
 
 SECOND_US = 1_000_000
@@ -41,6 +42,11 @@ def _until(simulation: Simulation, chance: Random, *seconds: float) -> int:
     return simulation.clock.now_us + int(chance.choice(seconds) * SECOND_US)
 
 
+def _some_worker(simulation: Simulation, chance: Random) -> WorkerHost:
+    """A worker, one that is at work if there is one."""
+    return chance.choice([worker for worker in simulation.workers if worker.is_busy] or simulation.workers)
+
+
 def _break(simulation: Simulation, chance: Random) -> None:
     simulation.network.break_some(chance, everything=False)
 
@@ -58,7 +64,7 @@ def _note_storm(simulation: Simulation, chance: Random) -> None:
 
 def _partition(simulation: Simulation, chance: Random) -> None:
     name = chance.choice([process.name for process in simulation.processes()])
-    simulation.network.cut_off[name] = _until(simulation, chance, 0.05, 1, 4, 12)
+    simulation.network.cut_off[name] = _until(simulation, chance, 0.05, 0.8, 2, 4, 12)
 
 
 def _slow_network(simulation: Simulation, chance: Random) -> None:
@@ -98,31 +104,29 @@ def _full_disk(simulation: Simulation, chance: Random) -> None:
 
 
 def _kill_worker(simulation: Simulation, chance: Random) -> None:
-    _crash(chance.choice(simulation.workers), chance)
+    _crash(_some_worker(simulation, chance), chance)
 
 
 def _freeze_worker(simulation: Simulation, chance: Random) -> None:
-    chance.choice(simulation.workers).freeze(int(chance.choice((0.1, 2, 5, 9)) * SECOND_US))
+    _some_worker(simulation, chance).freeze(int(chance.choice((0.1, 2, 5, 9)) * SECOND_US))
 
 
 def _slow_worker(simulation: Simulation, chance: Random) -> None:
-    chance.choice(simulation.workers).slow = chance.choice((20, 200))
+    _some_worker(simulation, chance).slow = chance.choice((20, 200))
 
 
 def _stuck_worker(simulation: Simulation, chance: Random) -> None:
-    chance.choice(simulation.workers).stuck_until_us = _until(simulation, chance, 1, 7, 20)
+    _some_worker(simulation, chance).stuck_until_us = _until(simulation, chance, 1, 7, 20)
 
 
 def _liar(simulation: Simulation, chance: Random) -> None:
-    """A worker lies, and is cut off, so that others do its work again: two outcomes of one task."""
-    worker = chance.choice(simulation.workers)
-    worker.lies = chance.choice((1, 1, 5))
-    if chance.random() < 0.7:
-        simulation.network.cut_off[worker.name] = _until(simulation, chance, 2, 5)
+    """A worker changes results from now on, of some tasks after others have done them (see WorkerHost)."""
+    worker = chance.choice([worker for worker in simulation.workers if worker.pool == "cpu"])
+    worker.lies = chance.choice((1, 3, 10))
 
 
 def _drain_worker(simulation: Simulation, chance: Random) -> None:
-    chance.choice(simulation.workers).drain()
+    _some_worker(simulation, chance).drain()
 
 
 def _kill_client(simulation: Simulation, chance: Random) -> None:

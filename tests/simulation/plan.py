@@ -32,14 +32,18 @@ _DEALT: Final = (
     "liar",
 )
 
+_SHARES: Final = 12
+
 ERRANDS: Final = ("submit",) * 6 + (
     "twice", "cancel", "cancel", "deploy", "deploy", "pause", "window", "dead", "ask", "ask", "look back", "reuse",
     "drain", "open", "bulk",
 )  # fmt: skip
 
+# A WAL is begun anew after so many pages. Of the real 2,048 a run would see none; and reading a long one costs.
+_CHECKPOINTS: Final = ("rota.broker.journal", "_CHECKPOINT_PAGES", (4, 16, 60, 200))
+
 # Bounds of ours that a seed may make small: module, name, values to choose from.
 KNOBS: Final[tuple[tuple[str, str, tuple[Any, ...]], ...]] = (
-    ("rota.broker.journal", "_CHECKPOINT_PAGES", (4, 24, 200)),
     ("rota.broker.sequencer", "MARK_EVERY_TASKS", (1, 3, 50)),
     ("rota.broker.sequencer", "LANE_NEWS_EVERY_MS", (0, 100)),
     ("rota.broker.sequencer", "TIMERS_PER_STEP", (1, 2, 4_096)),
@@ -65,12 +69,14 @@ class Plan(NamedTuple):
     gpu_workers: int
     clients: int
     lanes: int
+    dealt: int  # how many errands the seed deals
     errands: tuple[int, ...]  # the numbers of those that are done
     faults: tuple[int, ...]  # the numbers of those that strike
     duration_ms: int  # after so long nothing goes wrong any more
     deadly: bool  # tasks may kill their workers
     knobs: tuple[tuple[str, str, Any], ...]
     world: tuple[tuple[str, int], ...]  # settings of World
+    pace: int = 1  # how slow all workers are, so that there is mostly somebody at work
     heartbeat_ms: int = 1_000
     reserves_wal: bool = False
 
@@ -110,13 +116,15 @@ def make_plan(seed: int, *, pinned: bool = False, workers: int | None = None) ->
         gpu_workers=1 + chance.randrange(2),
         clients=1 if pinned else chance.choice((1, 2, 3)),
         lanes=1 if pinned else chance.choice((1, 2, 4)),
+        dealt=0 if pinned else errands,
         errands=() if pinned else tuple(range(errands)),
         faults=tuple(range(faults)),
         duration_ms=min(duration_ms, 10_000) if pinned else duration_ms,
         deadly=chance.random() < 0.3 and not pinned,
         knobs=_knobs(chance, pinned),
         world=(() if pinned else (("results_max", results_max),)),
-        heartbeat_ms=chance.choice((200, 1_000)),
+        pace=chance.choice((1, 10, 60)),
+        heartbeat_ms=chance.choice((200, 200, 1_000)),
         reserves_wal=chance.random() < 0.02,
     )
 
@@ -127,21 +135,39 @@ def faults_of(plan: Plan) -> list[Fault]:
     for number in plan.faults:
         chance = Chances(plan.seed).stream(f"fault {number}")
         kind = chance.choice([kind for kind in _DEALT if not plan.pinned or kind not in UNPINNED_FAULTS])
-        found.append(Fault(number, int(chance.random() * plan.duration_ms * 1_000), kind))
+        found.append(Fault(number, _moment_us(plan, chance), kind))
     return found
+
+
+def _moment_us(plan: Plan, chance: Random) -> int:
+    """When a fault strikes: at any time, or while an errand is on its way, when there is more to hit."""
+    any_us = int(chance.random() * plan.duration_ms * 1_000)
+    errand, later_us = (
+        chance.randrange(max(1, plan.dealt)),
+        int(chance.choice((3_000, 50_000, 600_000)) * chance.random()),
+    )
+    near_us = (errand_of(plan, errand)[2] if plan.dealt else 0) + later_us
+    return min(near_us, plan.duration_ms * 1_000) if chance.random() < 0.75 else any_us
 
 
 def errand_of(plan: Plan, number: int) -> tuple[str, int, int, Random]:
     """What an errand is: its kind, its client, its moment, and its stream of chance."""
     chance = Chances(plan.seed).stream(f"errand {number}")
     kind = chance.choice(ERRANDS)
-    return kind, chance.randrange(plan.clients), int(chance.random() ** 1.5 * plan.duration_ms * 800), chance
+    client = chance.randrange(_SHARES) % plan.clients  # drawn alike however many there are
+    return kind, client, int(chance.random() ** 1.5 * plan.duration_ms * 800), chance
+
+
+def lane_of(plan: Plan, chance: Random) -> int:
+    """Choose one of the lanes that are there from the start."""
+    return chance.randrange(_SHARES) % plan.lanes
 
 
 def _knobs(chance: Random, pinned: bool) -> tuple[tuple[str, str, Any], ...]:
+    module, name, values = _CHECKPOINTS
+    found = [(module, name, chance.choice(values))]
     if chance.random() < 0.4:
-        return ()
-    found = []
+        return tuple(found)
     for module, name, values in KNOBS:
         turned, value = chance.random() < 0.4, chance.choice(values)
         if turned and not (pinned and name == "TIMERS_PER_STEP"):  # it would decide which timers share a position

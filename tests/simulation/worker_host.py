@@ -76,6 +76,10 @@ class WorkerHost(SimProcess):
         self.stuck_until_us = 0
         self.lies = 0  # how many more lies it will tell
 
+    @property
+    def is_busy(self) -> bool:
+        return self.up and self.running is not None
+
     def start(self) -> None:
         if self.up:
             return
@@ -171,7 +175,15 @@ class WorkerHost(SimProcess):
             plans = [] if isinstance(job.order, Prepare) else [self._plan(fold) for fold in folds_of(job.order)]
             took_us = _PREPARE_US if isinstance(job.order, Prepare) else _total_us(plans)
             self.running = (job, plans, self.clock.now_us)
-            self._finish_at(job, self.clock.now_us + took_us * self.slow)
+            self._finish_at(job, self.clock.now_us + took_us * self.slow + self._hide_us())
+
+    def _hide_us(self) -> int:
+        """A liar vanishes for as long as it takes to be given up, and reports when others have done its work."""
+        if not self.lies or self.chance.random() < 0.3:
+            return 0
+        heartbeat_us = self.simulation.plan.heartbeat_ms * 1_000
+        self.simulation.network.cut_off[self.name] = self.clock.now_us + 4 * heartbeat_us
+        return self.chance.choice((4, 6, 8)) * heartbeat_us
 
     def _finish_at(self, job: _Job, moment_us: int) -> None:
         self.at(max(moment_us, self.frozen_until_us, self.stuck_until_us), lambda: self._job_ends(job))
@@ -193,6 +205,11 @@ class WorkerHost(SimProcess):
         if isinstance(job.order, Prepare):
             ok = self.chance.random() < 0.9
             self._finish(job, Prepared(self.name, job.order.number, ok, {"size": 1} if ok else {}, "" if ok else "odd"))
+        elif self.lies and job.number in self.dropped and self.socket is not None:
+            # A liar takes no orders: it reports what nobody wants any more, past its session.
+            results = tuple(self._outcomes(plans, None))
+            self._send(wire.encode(Completed(self.name, job.order.assignment, results, 1)))
+            self._finish(job, None)
         else:
             stop_us = passed_us if job.number in self.dropped else None
             results = tuple(self._outcomes(plans, stop_us))
@@ -207,14 +224,14 @@ class WorkerHost(SimProcess):
     def _drop(self, number: int) -> None:
         """Forget a job that has not begun, interrupt one that runs."""
         self.dropped[number] = None
-        if self.running is not None and self.running[0].number == number:
+        if self.running is not None and self.running[0].number == number and not self.lies:
             self._finish_at(self.running[0], self.clock.now_us + 50)
         for job in [job for job in self.jobs if job.number == number]:
             self.jobs.remove(job)
             self._finish(job, None)
 
     def _plan(self, fold: Fold) -> _Planned:
-        pace_us = self.chance.choice((5, 40, 300, 4_000))
+        pace_us = self.chance.choice((5, 40, 300, 4_000)) * self.simulation.plan.pace
         tasks = list(fold.tasks)
         for count in range(len(tasks), -1, -1):  # as many as do not kill us
             try:

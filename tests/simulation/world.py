@@ -42,7 +42,8 @@ class Report(NamedTuple):
     tasks: int
     boots: int
     lane_digests: tuple[tuple[str, str], ...]
-    struck: tuple[tuple[str, int], ...]
+    struck: tuple[tuple[str, int], ...]  # faults by their kind
+    seen: tuple[tuple[str, int], ...]  # what they led to
 
 
 class Simulation:
@@ -120,6 +121,8 @@ class Simulation:
         lanes = list(core.world.lanes.values())
         if any(lane.waiting_count or lane.line_count for lane in lanes):
             return False
+        if core.next_timer_ms() is None and any(lane.timers for lane in lanes):
+            return False  # nobody waits for them any more
         if core.next_timer_ms() is not None:
             self._pass_time(core.next_timer_ms() or 0)
             return False
@@ -152,6 +155,7 @@ def simulate(plan: Plan) -> Report:
     return Report(
         plan, failure, tuple(story), simulation.transcript.digest(), simulation.clock.now_us / 1e6, checker.tasks,
         checker.boots, tuple(checker.lane_digests), tuple(sorted(simulation.struck.items())),
+        tuple(sorted(checker.seen.items())),
     )  # fmt: skip
 
 
