@@ -16,7 +16,8 @@ from rota.common.digests import digest_of
 from rota.common.work import Done
 from rota.local.engine import Runner
 from rota.proof.alone import Input
-from rota.proof.continuing import Change, Continuation, LeftOut, Remembered
+from rota.proof.answers import Remembered
+from rota.proof.continuing import Change, Continuation, LeftOut
 from rota.proof.seek import Stand, seek
 from rota.proof.source import RunSource
 from rota.proof.steps import Fold, Step, retired_in

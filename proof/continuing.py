@@ -5,24 +5,22 @@ then the input takes effect when nothing is left to run. Inputs that name a task
 its turn, and are left out, and named, where the task is another one or has completed. Timers that the change brought
 fire when a later input shows that their time has come.
 
-A model's recorded result is used for the same call again; a call that was never made is computed, and is recorded.
+A model's recorded result is used for the same call again (answers.py); any other call is computed, and is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Lane
 from rota.broker.tasks import Task
 from rota.common.digests import ZERO_DIGEST
-from rota.common.errors import BadChange, CodeError
-from rota.common.work import MODEL, Code, Fold, FoldResult, Outcome, Provenance, TaskInput
-from rota.local.engine import Runner
-from rota.local.folds import patient
+from rota.common.errors import BadChange
+from rota.common.work import Code
 from rota.proof.alone import Input
-from rota.proof.replay import PATIENCE_MS, LaneReplay
+from rota.proof.replay import LaneReplay
 
 BATCH_TASKS: Final = 1_024
 _NOBODY: Final = records.Origin("", 0, ZERO_DIGEST)
@@ -182,70 +180,3 @@ def _check(change: Change, inputs: Sequence[tuple[int, Input]]) -> None:
         count = sum(len(run.payloads) for run in record.runs) if isinstance(record, records.Submitted) else 0
         if not 0 <= index < count:
             raise BadChange(f"record {number} has {count} payloads: there is none with index {index}", number=number)
-
-
-class Remembered:
-    """A runner that answers a model call as it was answered before, and executes everything else.
-
-    Raises `CodeError` for a call that was never made and whose model cannot be run here.
-    """
-
-    def __init__(self, runner: Runner) -> None:
-        self.read_back = 0
-        self.models_executed = 0
-        self._runner = runner
-        self._known: dict[tuple[bytes, bytes, Any], tuple[Outcome, Provenance]] = {}
-
-    def remember(self, task: Task) -> None:
-        """Take a recorded outcome of a model."""
-        if (
-            task.code is not None
-            and task.code.kind == MODEL
-            and task.outcome is not None
-            and task.provenance is not None
-        ):
-            key = (task.code.digest, task.payload, task.run.tensors_of(task.index))
-            self._known[key] = (task.outcome, task.provenance)
-
-    def fingerprint(self, pool: str) -> Mapping[str, Any]:
-        return self._runner.fingerprint(pool)
-
-    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
-        found = [self._find(fold) for fold in folds]
-        asked = [
-            fold._replace(code=patient(fold.code, PATIENCE_MS))
-            for fold, known in zip(folds, found, strict=True)
-            if known is None
-        ]
-        ran = iter(self._runner.run_all(asked) if asked else ())
-        return [
-            self._checked(fold, next(ran)) if known is None else known for fold, known in zip(folds, found, strict=True)
-        ]
-
-    def _find(self, fold: Fold) -> FoldResult | None:
-        """Return what is known of the first tasks of a model's fold; None if nothing is."""
-        known: list[Outcome] = []
-        provenance: Provenance | None = None
-        for seen in fold.tasks if fold.code.kind == MODEL else ():
-            answer = self._known.get(_call(fold, seen))
-            if answer is None or (known and answer[1] != provenance):
-                break
-            known.append(answer[0])
-            provenance = answer[1]
-        if not known:
-            return None
-        self.read_back += len(known)
-        stopped = None if len(known) == len(fold.tasks) else "interrupted"
-        return FoldResult(tuple(known), None, stopped, provenance=provenance)  # type: ignore[arg-type]
-
-    def _checked(self, fold: Fold, result: FoldResult) -> FoldResult:
-        if result.stopped == "refused":
-            turn = fold.tasks[len(result.outcomes)].turn
-            raise CodeError(f"turn {turn} of {fold.address} cannot be executed here: {result.reason}", turn=turn)
-        if fold.code.kind == MODEL:
-            self.models_executed += len(result.outcomes)
-        return result
-
-
-def _call(fold: Fold, seen: TaskInput) -> tuple[bytes, bytes, Any]:
-    return (fold.code.digest, seen.payload, seen.tensors)

@@ -10,20 +10,18 @@ before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from rota.broker import records
 from rota.broker.lane import RECORDED_POLICY, Lane
 from rota.broker.tasks import Task
 from rota.broker.world import World
-from rota.common.work import BITWISE, MODEL, Done, Failed, Fold, FoldResult
 from rota.local.engine import Engine, Runner
-from rota.local.folds import fold_of, patient
+from rota.local.folds import fold_of
 from rota.proof.alone import Input
 
 BATCH_TASKS: Final = 1_024  # executed before outcomes are compared
-PATIENCE_MS: Final = 600_000  # what a task may take here: fuel ends it, the clock only ends what hangs
 
 
 class LaneReplay:
@@ -107,62 +105,3 @@ class LaneReplay:
             number = len(self._fingerprints) + 1
             self.engine.apply(records.Fingerprint(number, pool, facts))
         return number
-
-
-class ReadBack:
-    """A runner that executes what is derived and reads back what was recorded.
-
-    `recorded` holds the recorded outcomes of model tasks, by turn; each is taken out when it is read.
-    """
-
-    def __init__(self, runner: Runner, recorded: dict[int, Task], *, live_models: bool = False) -> None:
-        self.executed = 0
-        self.models_executed = 0
-        self.read_back = 0
-        self._runner = runner
-        self._recorded = recorded
-        self._live_models = live_models
-
-    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
-        found = [self._read(fold) for fold in folds]
-        asked = [
-            fold._replace(code=patient(fold.code, PATIENCE_MS))
-            for fold, known in zip(folds, found, strict=True)
-            if known is None
-        ]
-        ran = iter(self._runner.run_all(asked) if asked else ())
-        return [
-            self._count(fold, next(ran)) if known is None else known for fold, known in zip(folds, found, strict=True)
-        ]
-
-    def fingerprint(self, pool: str) -> Mapping[str, Any]:
-        return self._runner.fingerprint(pool)
-
-    def _count(self, fold: Fold, result: FoldResult) -> FoldResult:
-        if fold.code.kind == MODEL:
-            self.models_executed += len(result.outcomes)
-        else:
-            self.executed += len(result.outcomes)
-        return result
-
-    def _read(self, fold: Fold) -> FoldResult | None:
-        """Return a recorded model's outcomes; None if they are to be executed."""
-        if fold.code.kind != MODEL or self._live_models:
-            return None
-        known: list[Done | Failed] = []
-        provenance = None
-        for seen in fold.tasks:
-            task = self._recorded.get(seen.turn)
-            if task is None or task.outcome is None or task.provenance is None:
-                break
-            if known and task.provenance != provenance:
-                break
-            provenance = task.provenance
-            known.append(task.outcome)
-        if provenance is None or provenance.result_class == BITWISE:
-            return None
-        self.read_back += len(known)
-        for seen in fold.tasks[: len(known)]:
-            del self._recorded[seen.turn]
-        stopped = None if len(known) == len(fold.tasks) else "interrupted"
-        return FoldResult(tuple(known), None, stopped, provenance=provenance)  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from rota.broker.world import World
 from rota.common.errors import JournalError
 from rota.common.work import MODEL
 from rota.local.engine import Runner
-from rota.proof.replay import BATCH_TASKS, LaneReplay, ReadBack
+from rota.proof.answers import ReadBack
+from rota.proof.replay import BATCH_TASKS, LaneReplay
 from rota.proof.source import RunSource
 from rota.proof.steps import Fold, Step, check_lane, retire_order, retired_in
 

@@ -17,9 +17,9 @@ from rota.common.digests import digest
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import Done, Fold, FoldResult, Outcome
 from rota.local.folds import patient, task_input
+from rota.proof.answers import PATIENCE_MS
 from rota.proof.history import Progress, Step, walk
 from rota.proof.look import Kept, check_agent, check_turn, lane_of
-from rota.proof.replay import PATIENCE_MS
 
 Execute = Callable[[Fold], FoldResult]
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Notes
+from rota.broker.results import Results
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST
@@ -33,6 +34,7 @@ class Fold:
     def __init__(self, source: RunSource) -> None:
         self.source = source
         self.world = source.begin()
+        self.world.results = Results(0, 0)  # nobody asks for one
         self.number = 0
         self._lanes_at_begin = {name: (lane.retired, lane.digest) for name, lane in self.world.lanes.items()}
         self._facts: list[tuple[str, tuple[tuple[str, str], ...]]] = list(self.world.fingerprints)

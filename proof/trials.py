@@ -16,7 +16,7 @@ from rota.common.errors import JournalError
 from rota.common.work import MODEL, Done, Fold, FoldResult, Outcome, TaskInput
 from rota.local.engine import Runner
 from rota.local.folds import fold_of, patient, task_input
-from rota.proof.replay import PATIENCE_MS
+from rota.proof.answers import PATIENCE_MS
 from rota.proof.seek import stand_at
 from rota.proof.source import RunSource
 
