@@ -18,10 +18,10 @@ import msgpack
 
 from rota.common.errors import JournalError
 from rota.common.messages import LaneSettings, TaskRun
+from rota.common.shown import told
 from rota.common.work import Code, Done, Emit, Failed, Limits, Outcome, Provenance, TensorRef
 
 FORMAT_VERSION: Final = 2
-_SHOWN_CHARS: Final = 200  # of what an error of another sort says; it may hold the whole value
 
 
 class Kind(IntEnum):
@@ -294,8 +294,7 @@ def decode(body: bytes) -> Record:
         if encode(record) != body:
             raise ValueError("it is not the canonical encoding")
     except Exception as error:  # any malformed body: msgpack's errors, KeyError, TypeError, IndexError, ValueError
-        what = f"{type(error).__name__}: {str(error)[:_SHOWN_CHARS]}"
-        raise JournalError(f"a record that no rota of this version wrote: {what}") from None
+        raise JournalError(f"a record that no rota of this version wrote: {told(error)}") from None
     return record
 
 

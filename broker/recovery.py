@@ -21,12 +21,15 @@ from rota.common.digests import ZERO_DIGEST, lane_seed
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import LaneSettings
+from rota.common.shown import told
 
 log = logging.getLogger(__name__)
 
 _NOBODY = records.Origin("", 0, ZERO_DIGEST)
 _PROGRESS_EVERY_RECORDS = 20_000
-_SHOWN_CHARS = 200  # of what an error of another sort says; it may hold the whole value
+_MESSAGE_CHARS_MAX = 1_000  # a field of the wrong type may be of any length
+# What applying a record raises that does not fit, or whose fields are of other types than ours.
+_MISFITS = (AssertionError, AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def recover(
@@ -92,10 +95,10 @@ def fold(
         try:
             world.apply(record)
         except JournalError as error:
-            raise JournalError(f"record {number}: {error.message}", number=number, **error.fields) from error
-        except (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-            why = f"{type(error).__name__}: {str(error)[:_SHOWN_CHARS]}"
-            what = f"record {number} does not follow from those before it ({why})"
+            what = f"record {number}: {error.message[:_MESSAGE_CHARS_MAX]}"
+            raise JournalError(what, number=number, **error.fields) from error
+        except _MISFITS as error:
+            what = f"record {number} does not follow from those before it ({told(error)})"
             raise JournalError(what, number=number) from error
         if progress is not None and number % _PROGRESS_EVERY_RECORDS == 0:
             progress(number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 _CHARS_MAX: Final = 60
+_TOLD_CHARS_MAX: Final = 200
 _ITEMS_MAX: Final = 40
 _INT_BITS_MAX: Final = 128
 
@@ -23,6 +24,12 @@ def shown(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= _CHARS_MAX else f"{text[:_CHARS_MAX]}..."
+
+
+def told(error: BaseException) -> str:
+    """Return what an error of another sort says: its class and what it was given. `str` would have the same trouble."""
+    given = [one[:_TOLD_CHARS_MAX] if isinstance(one, str) else shown(one) for one in error.args]
+    return f"{type(error).__name__}: {', '.join(given)}"
 
 
 def _is_more(value: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import Final
 
 from rota.common.errors import BadTarget
 from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
+from rota.common.shown import shown
 
 MODEL_PREFIX: Final = "model:"
 
@@ -47,7 +48,7 @@ def check_target(text: str) -> str:
     """
     if not is_target(text):
         raise BadTarget(
-            f"{text!r} is no target: use name/key, name or model:NAME "
+            f"{shown(text)} is no target: use name/key, name or model:NAME "
             f"(names: letters, digits, _ . -, at most {NAME_CHARS_MAX}; "
             f"keys: at most {KEY_CHARS_MAX} characters, none of them a control character)",
             target=text,

@@ -32,7 +32,7 @@ from _mutations import MUTATIONS, Mutation
 SECONDS_MAX: Final = 300.0  # of the tests for one fault; a fault that makes them hang has been seen
 CONTROL_SECONDS_MAX: Final = 900.0
 _LEFT_OUT: Final = (".*", "__pycache__", "*.egg-info", "node_modules")
-_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (?:\S+/)?(\S+)", re.MULTILINE)
+_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (?:[^\s:]+/)?(.+?)(?: - .*)?$", re.MULTILINE)
 
 
 def main() -> int:

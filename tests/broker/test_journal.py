@@ -104,6 +104,16 @@ def test_read_only_leaves_no_trace_in_the_file(tmp_path: Path) -> None:
     assert bytes_of(image) == before
 
 
+def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    """Goal: what is acknowledged survives a loss of power, which no test can stage. Method: ask SQLite what it does at a
+    commit: FULL (2) makes it wait for an fsync of the WAL (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    """
+    with closing(Journal.open(tmp_path / "run.db")) as journal:
+        assert list(journal.read()) == []
+        assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 @pytest.mark.parametrize("reserve", [False, True])
 def test_a_torn_wal_keeps_whole_transactions(reserve: bool, tmp_path: Path) -> None:
     """Goal: a write that a power cut tears in two is not there at all. Method: cut the WAL at many lengths (around

@@ -100,6 +100,20 @@ def test_another_encoding_of_a_record_is_refused(body: bytes) -> None:
         records.decode(body)
 
 
+@pytest.mark.parametrize("depth", [900, 1_015, 1_020])
+def test_a_body_of_any_depth_is_refused(depth: int) -> None:
+    """Goal: no journal ends its reader with a RecursionError. Method: arrays inside each other, as a kind and as a lane
+    that nobody opened: what is not found stands in a KeyError, which cannot be shown.
+    """
+    deep = b"\x91" * depth + b"\xc0"
+    with pytest.raises(JournalError):
+        records.decode(b"\x91" + deep)
+    with pytest.raises(JournalError):
+        fold_journal([*JOURNAL[:2], b"\x94\x0c" + deep + b"\x00\xc4\x00"])
+    with pytest.raises(JournalError):
+        fold_journal([*JOURNAL[:2], b"\x98\x03\xa4main\x00\x00\x93\xa0\x00\xc4\x00" + deep + b"\x90\xc0"])
+
+
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_a_changed_record_is_applied_or_refused(data: st.DataObject) -> None:

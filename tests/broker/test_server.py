@@ -25,7 +25,7 @@ from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common import wire
 from rota.common.endpoints import Endpoints
-from rota.common.messages import Event, Hello, Welcome
+from rota.common.messages import Event, Hello, Results, Welcome
 from rota.common.sockets import Socket, context
 from rota.common.tensors import TensorStore
 
@@ -115,3 +115,23 @@ def test_slow_peers_are_served_while_the_disk_is_full(shell: Shell) -> None:
         shell.server._turn({})
     assert numbers == list(range(2_001))
     shell.free_disk()
+
+
+def test_what_could_not_be_written_is_written_before_it_is_told(shell: Shell, tmp_path: Path) -> None:
+    """Goal: a result that leaves after a full disk is as durable as any. Method: a record and the result that speaks of
+    it while the disk is full; when there is room again both are there, in this order, and the record once.
+    """
+    peer = shell.connect(zmq.DEALER, ENDPOINTS.frontend, IDENTITY=b"p")
+    peer.send(wire.encode(Hello(0, "alice")))
+    shell.server._turn({shell.server._sockets[FRONTEND]: zmq.POLLIN})
+    assert len(frames_of(peer)) == 1
+    shell.fill_disk()
+    shell.carry_out(0, records=[RECORD], after=[Send(FRONTEND, b"p", Results(()))])
+    shell.carry_out(STORAGE_RETRY_MS)
+    assert frames_of(peer) == []
+    shell.free_disk()
+    shell.carry_out(2 * STORAGE_RETRY_MS)
+    assert frames_of(peer) == [wire.encode(Results(()))]
+    with closing(Journal.open(tmp_path / "run.rota", read_only=True)) as journal:
+        assert list(journal.read())[-1] == RECORD
+        assert journal.last_number == shell.server._journal.last_number == 3

@@ -454,8 +454,10 @@ def check_module(data: bytes) -> bool:
 
 
 TARGETS = [
-    Target("record", BODIES, mutate_msgpack, lambda _: check_record, bases=50, damaged=20),
-    Target("journal-fold", SEEDS.map(journal_of), mutate_journal, lambda _: check_fold, bases=20, damaged=6),
+    Target("record", BODIES, mutate_msgpack, lambda _: check_record, bases=50, damaged=20,
+           finds=(b"\x91" * 1_020 + b"\xc0", b"\x94\x01\x01\x00\xdc\x00\x00")),
+    Target("journal-fold", SEEDS.map(journal_of), mutate_journal, lambda _: check_fold, bases=20, damaged=6,
+           finds=((b"\x94\x01\x01\x00\x90", b"\x94\x0c" + b"\x91" * 1_018 + b"\xc0\x00\xc4\x00"),)),
     Target("run-file", RUN_FILES, mutate_run_file, start_run_file, bases=25, damaged=6),
     Target("run-file-wal", RUN_FILES.map(lambda file: file.wal).filter(bool), mutate_wal, start_wal, bases=10,
            damaged=6),
