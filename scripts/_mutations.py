@@ -183,6 +183,10 @@ MUTATIONS: Final = (
         "seq-reused", "numbers are dense and never reused", "broker/lane.py",
         "        self.next_seq += tasks\n", "        self.next_seq += 1\n", _CORE,
     ),
+    Mutation(
+        "other-encodings-taken", "one record has one encoding", "broker/records.py",
+        "        if encode(record) != body:\n", "        if not body:\n", _JOURNAL,
+    ),
     # --- durability -----------------------------------------------------------------------------------------------
     Mutation(
         "ack-before-fsync", "an acknowledgement waits for the fsync of its input", "broker/server.py",
@@ -336,5 +340,19 @@ MUTATIONS: Final = (
     Mutation(
         "replay-believes-everything", "a replay executes what it is to prove", "proof/replay.py",
         "return self._trusted is not None and all(map(self._trusted, fold.turns))", "return True", ("tests/proof",),
+    ),
+    Mutation(
+        "verify-compares-turns-only", "verify compares every digest", "proof/verify.py",
+        "(expected.turn, expected.turn_digest) != (task.turn, task.turn_digest):", "expected.turn != task.turn:",
+        ("tests/proof/test_divergence.py",),
+    ),
+    Mutation(
+        "seal-not-checked", "a packed run cannot be altered unseen", "proof/archive.py",
+        '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/proof/test_export.py",),
+    ),
+    Mutation(
+        "snapshot-not-checked", "a snapshot that was changed is not used", "broker/snapshot_store.py",
+        "if (size, hasher.digest()) != (snapshot.size_bytes, snapshot.digest):", "if size != snapshot.size_bytes:",
+        ("tests/broker/test_snapshot_store.py",),
     ),
 )  # fmt: skip

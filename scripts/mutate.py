@@ -31,6 +31,7 @@ from _mutations import MUTATIONS, Mutation
 
 SECONDS_MAX: Final = 300.0  # of the tests for one fault; a fault that makes them hang has been seen
 CONTROL_SECONDS_MAX: Final = 900.0
+TEST_SECONDS_MAX: Final = 60  # of one test: a fault may send it round for ever
 _LEFT_OUT: Final = (".*", "__pycache__", "*.egg-info", "node_modules")
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (?:[^\s:]+/)?(.+?)(?: - .*)?$", re.MULTILINE)
 
@@ -119,7 +120,18 @@ def _plant(copy: Path, mutation: Mutation) -> dict[str, Any]:
 
 
 def _run_tests(copy: Path, tests: list[str], seconds_max: float) -> tuple[int | None, str]:
-    arguments = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *tests]
+    arguments = [
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        "--tb=no",
+        f"--timeout={TEST_SECONDS_MAX}",
+        *tests,
+    ]
     try:
         done = _python(copy, arguments, seconds_max)
     except subprocess.TimeoutExpired:

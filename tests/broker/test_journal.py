@@ -105,8 +105,8 @@ def test_read_only_leaves_no_trace_in_the_file(tmp_path: Path) -> None:
 
 
 def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
-    """Goal: what is acknowledged survives a loss of power, which no test can stage. Method: ask SQLite what it does at a
-    commit: FULL (2) makes it wait for an fsync of the WAL (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    """Goal: what is acknowledged survives a loss of power, which no test can stage. Method: ask SQLite what it does at
+    a commit: FULL (2) makes it wait for an fsync of the WAL (https://www.sqlite.org/pragma.html#pragma_synchronous).
     """
     with closing(Journal.open(tmp_path / "run.db")) as journal:
         assert list(journal.read()) == []
