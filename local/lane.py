@@ -9,10 +9,12 @@ files are settled beside this one, in interrupts.py, executors.py and places.py.
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, Unpack
@@ -287,7 +289,8 @@ class Lane(View):
         numbers = [self._stamped(turn) for turn in turns]
         if numbers:
             self._outcome(numbers[-1])
-        return [self._outcome(number) for number in numbers]
+        with _collector_at_rest():
+            return [self._outcome(number) for number in numbers]
 
     # --- the run file and the end ---------------------------------------------------------------------
 
@@ -382,10 +385,11 @@ class Lane(View):
         planned = plan(lane, 1 if lane.settings.policy == RECORDED_POLICY else tasks_max)
         if not planned:
             return bool(self._ready)
-        retired, stopped = self._engine.execute(planned)
-        self._history.executed(lane, planned)
-        self._ready += self._history.retired(retired)
-        self._ready += self._history.retired(self._engine.judge(stopped))
+        with _collector_at_rest():
+            retired, stopped = self._engine.execute(planned)
+            self._history.executed(lane, planned)
+            self._ready += self._history.retired(retired)
+            self._ready += self._history.retired(self._engine.judge(stopped))
         self._keeper.flush_many()
         return True
 
@@ -410,6 +414,18 @@ class Lane(View):
         if self._is_open(number) and not self._interrupts.came:
             why = "the lane is paused: release it" if lane.paused else "nothing is left to run"
             raise LocalError(f"turn {number} has no outcome, and {why}", turn=number)
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Look for no cycles in the block: there are none among a batch of tasks, and looking took a tenth of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _release(executors: Executors, keeper: Keeper, place: Place) -> None:

@@ -7,6 +7,7 @@ newest turns and drops the oldest.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -230,7 +231,8 @@ class History:
         self._turns_max = turns_max
         self._decoder = decoder
         self._run = run
-        self._turns: dict[int, Turn] = {}  # in the order in which they retired
+        self._turns: dict[int, Turn] = {}
+        self._order: deque[int] = deque()  # in which they retired: a dict is slow to give its first key again and again
         self._newest: dict[str, StateAt] = {}  # by agent: the state that its last retired task left
         self._executed: dict[int, StateAt] = {}  # by turn: of tasks that have an outcome and have not retired
 
@@ -247,8 +249,9 @@ class History:
     def retired(self, tasks: Iterable[Task]) -> list[Turn]:
         """Keep tasks that have just retired, and return them as turns."""
         found = [self._keep(task) for task in tasks]
-        while len(self._turns) > self._turns_max:
-            del self._turns[next(iter(self._turns))]
+        self._order.extend([turn.turn for turn in found])
+        while len(self._order) > self._turns_max:
+            del self._turns[self._order.popleft()]
         return found
 
     def find(self, turn: int) -> Turn | None:
