@@ -98,7 +98,7 @@ class Results:
 
     def kept(self) -> list[Task]:
         """Return every kept task, oldest first."""
-        return [self._by_seq[seq] for seq, _ in self._order]
+        return list(self._by_seq.values())
 
 
 def watch(run: Run, watcher: Watcher) -> None:

@@ -23,8 +23,9 @@ from rota.broker.world import World
 from rota.common import checks, limits
 from rota.common.errors import JournalError
 from rota.common.messages import Accepted, Answer, LaneSettings
+from rota.common.targets import is_target
 from rota.common.wire import outcome_fields
-from rota.common.work import MESSAGE_KINDS, Code, Emit, ReplyTo
+from rota.common.work import MESSAGE_KINDS, TELL, Code, Emit, ReplyTo
 
 LAYOUT: Final = 1
 PART_BYTES: Final = 256 << 10
@@ -47,8 +48,10 @@ class Tag(IntEnum):
     AGENT = 7
     TIMER = 8
     DEAD = 9
-    RESULT = 10
-    END = 11
+    OLD_RUN = 10  # from here on to the end in any order
+    SINGLE = 11
+    RESULT = 12
+    END = 13
 
 
 class Picture(NamedTuple):
@@ -59,7 +62,7 @@ class Picture(NamedTuple):
     producers: list[tuple[str, int | None, list[tuple[bytes, Accepted | Answer]]]]
     codes: list[Code]
     lanes: list[Row]
-    runs: list[tuple[Run, int, int, Row | None]]
+    runs: list[tuple[Run, int, int, Row | None]]  # those that a waiting task or one of a line belongs to
     line: list[Row]
     agents: list[Row]
     timers: list[tuple[int, Timer]]
@@ -76,26 +79,27 @@ def take(world: World) -> Picture:
     codes: dict[Code, int] = {}
     lanes = list(enumerate(world.lanes.values()))
     lines = [(place, task) for place, lane in lanes for task in lane.line()]
-    kept = world.results.kept()
     return Picture(
         head=(LAYOUT, world.boot, world.next_seq, world.divergences),
         fingerprints=[(number, pool, facts) for (pool, facts), number in world.fingerprints.items()],
         producers=world.producers.image(),
         lanes=[_lane_row(lane.image(), codes) for _, lane in lanes],
-        runs=[(run, run.finished, run.issued, _verdicts(run)) for run in _runs_of(world, kept)],
+        runs=[(run, run.finished, run.issued, _verdicts(run)) for run in _open_runs(world)],
         line=[_line_row(place, task, codes) for place, task in lines],
         agents=[_agent_row(place, agent) for place, lane in lanes for agent in lane.agents.values()],
         timers=[(place, timer) for place, lane in lanes for timer in lane.timers.values()],
         dead=[(place, dead) for place, lane in lanes for dead in lane.dead.values()],
-        results=kept,
+        results=world.results.kept(),
         unretired={task.seq: None for _, task in lines if task.outcome is not None},
         codes=list(codes),  # last: the rows above have filled it
     )
 
 
-def _runs_of(world: World, kept: list[Task]) -> list[Run]:
-    """The runs that a waiting task, a task of a line or a kept result belongs to, in the order of their numbers."""
-    runs = {task.run.first_seq: task.run for task in kept}
+def _open_runs(world: World) -> list[Run]:
+    """The runs that a waiting task or a task of a line belongs to, in the order of their numbers. All others are
+    through, so they do not change any more.
+    """
+    runs: dict[int, Run] = {}
     for lane in world.lanes.values():
         runs.update([(task.run.first_seq, task.run) for task in lane.line()])
         runs.update([(run.first_seq, run) for run in lane.waiting_runs()])
@@ -167,10 +171,7 @@ def _content(picture: Picture) -> Iterator[Row]:
         yield Tag.LANE, *row
     names = {row[0]: place for place, row in enumerate(picture.lanes)}
     for run, finished, issued, verdicts in picture.runs:
-        yield (
-            Tag.RUN, names[run.lane], run.first_seq, run.first_turn, run.targets, run.priority, run.kind, run.sender,
-            run.now_ms, run.parent, run.reply_to, run.payloads, run.tensors, finished, issued, verdicts,
-        )  # fmt: skip
+        yield Tag.RUN, *_run_row(run, names), finished, issued, verdicts
     for row in picture.line:
         yield Tag.LINE, *row
     for row in picture.agents:
@@ -179,12 +180,37 @@ def _content(picture: Picture) -> Iterator[Row]:
         yield Tag.TIMER, place, *timer
     for place, dead in picture.dead:
         yield Tag.DEAD, place, *dead[:-1]  # how often it was handed out is not in the journal either
+    yield from _results(picture, names)
+
+
+def _results(picture: Picture, names: dict[str, int]) -> Iterator[Row]:
+    """The kept results, oldest first, each behind its run; a run of one and its result are one item."""
+    met = {run.first_seq: None for run, *_ in picture.runs}
     for task in picture.results:
-        outcome = None
-        if task.seq not in picture.unretired:
-            assert task.outcome is not None
-            outcome = outcome_fields(task.outcome)
-        yield Tag.RESULT, task.run.first_seq, task.index, outcome, None if outcome is None else task.provenance
+        run = task.run
+        if task.seq in picture.unretired:
+            yield Tag.RESULT, run.first_seq, task.index, None, None
+            continue
+        assert task.outcome is not None
+        ending = (outcome_fields(task.outcome), task.provenance)
+        if run.first_seq not in met and len(run.payloads) == 1:
+            yield (
+                Tag.SINGLE, names[run.lane], run.first_seq, run.first_turn, task.address, run.priority, run.kind,
+                run.sender, run.now_ms, run.parent, run.reply_to, run.payloads[0],
+                None if run.tensors is None else run.tensors[0], *ending,
+            )  # fmt: skip
+            continue
+        if run.first_seq not in met:
+            met[run.first_seq] = None
+            yield Tag.OLD_RUN, *_run_row(run, names)
+        yield Tag.RESULT, run.first_seq, task.index, *ending
+
+
+def _run_row(run: Run, names: dict[str, int]) -> Row:
+    return (
+        names[run.lane], run.first_seq, run.first_turn, run.targets, run.priority, run.kind, run.sender,
+        run.now_ms, run.parent, run.reply_to, run.payloads, run.tensors,
+    )  # fmt: skip
 
 
 def _answer_row(request: bytes, reply: Accepted | Answer) -> Row:
@@ -241,6 +267,41 @@ _passes: Final = checks.array(checks.record(tuple, checks.priority, checks.count
 _verdict: Final = checks.record(tuple, checks.count, _failed)
 _reply_to: Final = checks.record(ReplyTo._make, checks.count, checks.count, checks.count)
 _all_tensors: Final = checks.array(checks.tensors, limits.RUN_TASKS_MAX)
+_header: Final = (
+    checks.priority, checks.one_of(*MESSAGE_KINDS), checks.optional(checks.target), checks.now,
+    checks.optional(_pair), checks.optional(_reply_to),
+)  # fmt: skip
+_run: Final = (
+    checks.count, _turn, _turn, checks.targets, *_header, checks.payloads, checks.optional(_all_tensors)
+)  # fmt: skip
+_any_single: Final = checks.record(
+    tuple, checks.count, _turn, _turn, checks.target, *_header, checks.blob(limits.PAYLOAD_BYTES_MAX),
+    checks.optional(checks.tensors), _outcome, _provenance,
+)  # fmt: skip
+
+
+def _single(value: list[Any]) -> Row:
+    """Check a finished run of one; the common one, whose task came from outside, by a short way."""
+    if len(value) == 14 and value[6] is value[8] is value[9] is value[11] is value[13] is None:
+        place, seq, turn, address, priority, kind, _, now_ms, _, _, payload, _, outcome, _ = value
+        if (
+            type(place) is type(seq) is type(turn) is type(priority) is type(now_ms) is int
+            and place >= 0
+            and min(seq, turn) >= 1
+            and max(place, seq, turn, now_ms) <= limits.NOW_MS_MAX
+            and now_ms >= 0
+            and limits.PRIORITY_MIN <= priority <= limits.PRIORITY_MAX
+            and kind == TELL
+            and type(address) is str
+            and is_target(address)
+            and type(payload) is bytes
+            and len(payload) <= limits.PAYLOAD_BYTES_MAX
+        ):
+            ended = checks.check_outcome(outcome)
+            return place, seq, turn, address, priority, kind, None, now_ms, None, None, payload, None, ended, None
+    whole: Row = _any_single(value)
+    return whole
+
 
 _SHAPES: Final[dict[int, checks.Check]] = {
     Tag.HEAD: checks.record(tuple, checks.integer(LAYOUT, LAYOUT), checks.count, _turn, checks.count),
@@ -254,10 +315,7 @@ _SHAPES: Final[dict[int, checks.Check]] = {
         _turn, checks.count, checks.count, checks.digest, _passes,
     ),
     Tag.RUN: checks.record(
-        tuple, checks.count, _turn, _turn, checks.targets, checks.priority, checks.one_of(*MESSAGE_KINDS),
-        checks.optional(checks.target), checks.now, checks.optional(_pair), checks.optional(_reply_to), checks.payloads,
-        checks.optional(_all_tensors), checks.count, checks.count,
-        checks.optional(checks.array(_verdict, limits.RUN_TASKS_MAX)),
+        tuple, *_run, checks.count, checks.count, checks.optional(checks.array(_verdict, limits.RUN_TASKS_MAX))
     ),
     Tag.LINE: checks.record(
         tuple, checks.count, _turn, checks.count, checks.optional(checks.count),
@@ -274,6 +332,8 @@ _SHAPES: Final[dict[int, checks.Check]] = {
         tuple, checks.count, _turn, _turn, checks.target, checks.priority, checks.blob(limits.PAYLOAD_BYTES_MAX),
         checks.tensors, checks.now, _failed,
     ),
+    Tag.OLD_RUN: checks.record(tuple, *_run),
+    Tag.SINGLE: _single,
     Tag.RESULT: checks.record(tuple, _turn, checks.count, _outcome, _provenance),
     Tag.END: checks.record(tuple, checks.count),
 }  # fmt: skip
@@ -295,7 +355,8 @@ class _Loader:
     def take(self, item: list[Any]) -> None:
         """Take one item; raises one of many kinds of error if it cannot be one."""
         tag = item[0]
-        _want(type(tag) is int and self._tag <= tag, f"an item {tag!r} after one {self._tag}")
+        last = min(self._tag, Tag.OLD_RUN) if self._tag != Tag.END else self._tag
+        _want(type(tag) is int and last <= tag, f"an item {tag!r} after one {self._tag}")
         _want((self._items == 0) == (tag == Tag.HEAD) and self._tag != Tag.END, f"an item {tag} out of its place")
         if tag != self._tag and self._tag <= Tag.LINE < tag:
             self._place_tasks()
@@ -330,14 +391,22 @@ class _Loader:
         self._lanes.append(self.world.restore_lane(LaneImage(name, settings, window, paused, deploys, *rest)))
         self._lines.append({})
 
-    def _run(self, place: int, first_seq: int, first_turn: int, *rest: Any) -> None:
-        (
-            targets, priority, kind, sender, now_ms, parent, reply_to, payloads, tensors, finished, issued, verdicts
-        ) = rest  # fmt: skip
+    def _run(self, *fields: Any) -> None:
+        *row, finished, issued, verdicts = fields
+        run = self._new_run(*row)
+        count = len(run.payloads)
+        _want(finished <= issued <= count, f"a run of {count}, {issued} issued, {finished} finished")
+        run.finished, run.issued = finished, issued
+        run.verdicts = None if verdicts is None else dict(verdicts)
+        if finished < count:
+            self.world.runs.add(run)
+
+    def _new_run(self, place: int, first_seq: int, first_turn: int, *rest: Any) -> Run:
+        targets, priority, kind, sender, now_ms, parent, reply_to, payloads, tensors = rest
         count = len(payloads)
         _want(type(targets) is str or len(targets) == count, "not a target for each payload")
         _want(tensors is None or len(tensors) == count, "not a list of tensors for each payload")
-        _want(finished <= issued <= count > 0, f"a run of {count}, {issued} issued, {finished} finished")
+        _want(count > 0 and first_seq not in self._runs, "a run of nothing, or twice")
         run = self._runs[first_seq] = Run(
             lane=self._lanes[place].name,
             first_seq=first_seq,
@@ -352,10 +421,7 @@ class _Loader:
             payloads=payloads,
             tensors=tensors,
         )
-        run.finished, run.issued = finished, issued
-        run.verdicts = None if verdicts is None else dict(verdicts)
-        if finished < count:
-            self.world.runs.add(run)
+        return run
 
     def _line(self, place: int, first_seq: int, index: int, code: int | None, *rest: Any) -> None:
         emits_max, issued_at, outcome, state_digest, provenance, before = rest
@@ -400,6 +466,17 @@ class _Loader:
             task.outcome, task.provenance = outcome, provenance
         self.world.results.keep(task)
 
+    def _old_run(self, *row: Any) -> None:
+        run = self._new_run(*row)
+        run.finished = run.issued = len(run.payloads)
+
+    def _single(self, place: int, seq: int, turn: int, address: str, *rest: Any) -> None:
+        *header, payload, refs, outcome, provenance = rest
+        _want(outcome is not None, "a result without an outcome")
+        tensors = None if refs is None else (refs,)
+        self._old_run(place, seq, turn, address, *header, (payload,), tensors)
+        self._result(seq, 0, outcome, provenance)
+
     def _end(self, items: int) -> None:
         _want(items == self._items - 1, f"{self._items - 1} items of {items}")
 
@@ -414,6 +491,8 @@ class _Loader:
         Tag.AGENT: _agent,
         Tag.TIMER: _timer,
         Tag.DEAD: _dead,
+        Tag.OLD_RUN: _old_run,
+        Tag.SINGLE: _single,
         Tag.RESULT: _result,
         Tag.END: _end,
     }

@@ -27,6 +27,7 @@ from _bench_bounds import (
 )
 from _bench_models import add_one, multilayer
 from _bench_raw import raw_loop
+from _bench_recovery import by_length
 from _bench_table import Table
 from _demo_processes import Up
 from _environment import REPOSITORY
@@ -62,10 +63,11 @@ class Sizes(NamedTuple):
     inferences: int
     recovered_tasks: int
     fsyncs: int
+    journal_records: tuple[int, ...]
 
 
-FULL = Sizes(20_000, 500, 64 << 20, 5_000, 100_000, 200)
-QUICK = Sizes(500, 20, 1 << 20, 100, 1_000, 20)
+FULL = Sizes(20_000, 500, 64 << 20, 5_000, 100_000, 200, (10_000, 100_000, 1_000_000))
+QUICK = Sizes(500, 20, 1 << 20, 100, 1_000, 20, (1_000,))
 
 
 class Kind(NamedTuple):
@@ -384,4 +386,5 @@ CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "inference": [inference],
     "local": [local],
     "recovery": [recovery],
+    "snapshots": [by_length],
 }
