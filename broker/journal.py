@@ -280,6 +280,9 @@ class Journal:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            # What a crash left of its last commit must not stay behind the frames that are written from now on: with
+            # that of the next crash it would look like commits that were lost (wal.py).
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             raise _not_usable(self.path, error) from error
         self._can_append = True

@@ -5,10 +5,14 @@ The seed under which a fault was found is named, but its run changes with the si
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import scripted
 from core_kit import Broker
 
 from rota.broker import records
+from rota.broker.journal import Journal
 
 
 def _two_reports(broker: Broker, lie: bytes) -> None:
@@ -66,3 +70,50 @@ def test_what_was_built_on_a_task_that_was_caught_is_not_compared(broker: Broker
     broker.run()
     assert broker.counter("counter/a") == 1
     assert not broker.recorded(records.Diverged)
+
+
+# --- the run file --------------------------------------------------------------------------------------------------
+
+_SECTOR = 512
+
+
+def _opened(path: Path, records_there: int) -> Journal:
+    journal = Journal.open(path)
+    assert len(list(journal.read())) == records_there
+    return journal
+
+
+def _epochs(first: int, count: int) -> list[records.Record]:
+    return [records.Epoch(boot, 1, (("padding", "x" * 3_000),)) for boot in range(first, first + count)]
+
+
+def _cut_power(journal: Journal, folder: Path, batch: list[records.Record]) -> Path:
+    """The power goes during a commit: of all the sectors that it wrote only the first is lost."""
+    wal = Path(f"{journal.path}-wal")
+    before = wal.read_bytes()
+    journal.append(batch)
+    after = bytearray(wal.read_bytes())
+    lost = next(at for at in range(0, len(after), _SECTOR) if after[at : at + _SECTOR] != before[at : at + _SECTOR])
+    after[lost : lost + _SECTOR] = before[lost : lost + _SECTOR].ljust(_SECTOR, b"\0")
+    folder.mkdir()
+    image = folder / "run.rota"
+    image.write_bytes(journal.path.read_bytes())
+    Path(f"{image}-wal").write_bytes(after)
+    journal.close()
+    return image
+
+
+def test_a_run_file_survives_one_power_cut_after_another(tmp_path: Path) -> None:
+    """Goal: what two crashes in a row leave is not taken for damage. Method: a large commit is cut off, the next broker
+    writes a little, a smaller commit is cut off: all that was confirmed is there.
+    """
+    journal = _opened(tmp_path / "run.rota", 0)
+    journal.append(_epochs(1, 1))
+    path = _cut_power(journal, tmp_path / "second", _epochs(2, 30))
+    journal = _opened(path, 1)
+    journal.append(_epochs(2, 1))
+    journal.append(_epochs(3, 1))
+    path = _cut_power(journal, tmp_path / "third", _epochs(4, 8))
+    with contextlib.closing(_opened(path, 3)) as journal:
+        journal.append(_epochs(4, 1))
+    _opened(path, 4).close()

@@ -17,10 +17,10 @@ from simulation.network import Context, Publisher
 from simulation.processes import SimProcess
 
 from rota.broker import server as server_module
-from rota.broker.recovery import fold, open_epoch
+from rota.broker.recovery import open_epoch, recover
 from rota.broker.sequencer import Sequencer
 from rota.broker.server import Server
-from rota.broker.world import World
+from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
 from rota.common import wire
 from rota.common.endpoints import Endpoints
 from rota.common.errors import StorageFull
@@ -158,10 +158,8 @@ class BrokerHost(SimProcess):
 
     def _start(self) -> None:
         journal = self.disk.open()
-        world = World(**self.simulation.plan.world_settings)
-        found = list(journal.read())
-        fold(world, found)
-        self.simulation.checker.recovered(self, found, world)
+        world = recover(journal, **self.simulation.plan.world_settings)
+        self.simulation.checker.recovered(self, journal, world)
         try:
             open_epoch(world, journal, self.clock.wall_ms())
         except StorageFull:
@@ -172,7 +170,8 @@ class BrokerHost(SimProcess):
         core = Sequencer(world, version="sim", host=HOST, heartbeat_ms=self.simulation.plan.heartbeat_ms)
         context: Any = Context(self.simulation.network, self)
         stores: Any = (_AnyModule(), _AnyTensor())
-        self.server = Server(core, journal, *stores, context, ENDPOINTS)
+        snapshots = Snapshotter(journal, world, SnapshotPolicy(*self.simulation.plan.snapshots))
+        self.server = Server(core, journal, *stores, context, ENDPOINTS, snapshots)
         self.core = core
         publisher: Any = self.server._events
         self._publisher = publisher

@@ -138,6 +138,7 @@ def _smaller(case: Callable[[], Case]) -> Iterator[Case]:
     for field, values in (
         ("workers", (1, 2)), ("gpu_workers", (1,)), ("clients", (1,)), ("lanes", (1, 2)), ("deadly", (False,)),
         ("reserves_wal", (False,)), ("world", ((),)), ("heartbeat_ms", (1_000,)), ("pace", (1,)),
+        ("snapshots", ((0, 0, 0, 0),)),
     ):  # fmt: skip
         for value in values:
             present = getattr(case()[0], field)

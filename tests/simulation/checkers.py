@@ -16,6 +16,7 @@ from simulation.worker_lies import LIE
 
 from rota.broker import records
 from rota.broker import workers as workers_module
+from rota.broker.journal import Journal
 from rota.broker.recovery import fold
 from rota.broker.sequencer import Sequencer
 from rota.broker.tasks import Task
@@ -62,22 +63,33 @@ class Checker:
 
     # --- what happens to the broker --------------------------------------------------------------------------------
 
-    def recovered(self, host: BrokerHost, found: list[records.Record], world: World) -> None:
-        """A broker has read its run file: all that was durable is there, and at most one commit more, in full."""
+    def recovered(self, host: BrokerHost, journal: Journal, world: World) -> None:
+        """A broker has read its run file: all that was durable is there, and at most one commit more, in full; and
+        snapshot and tail give what all records give.
+        """
         disk = host.disk
-        bodies = [records.encode(record) for record in found]
         attempts = [[records.encode(record) for record in attempt] for attempt in disk.attempts]
-        assert len(bodies) >= disk.durable, f"{disk.durable} records were durable, {len(bodies)} are there"
-        assert bodies in (self.written, *(self.written + attempt for attempt in attempts)), (
-            f"{len(bodies)} records are there: neither the {len(self.written)} durable ones, nor those and one of the "
-            f"commits that were cut off, which had {[len(attempt) for attempt in attempts]}"
+        assert journal.last_number >= disk.durable, f"{disk.durable} records were durable, {journal.last_number} are"
+        kept = self._kept(journal)
+        first = journal.first_number() - 1
+        matching = [attempt for attempt in ([], *attempts) if kept == (self.written + attempt)[first:]]
+        assert matching, (
+            f"{journal.last_number} records are there: neither the {len(self.written)} durable ones, nor those and one "
+            f"of the commits that were cut off, which had {[len(attempt) for attempt in attempts]}"
         )
-        if len(bodies) > len(self.written):
+        if matching[0]:
             self.seen["commits found that nobody was told of"] += 1
             disk.attempts = []
-        self.written = bodies
-        disk.durable = len(bodies)
-        world.check_invariants()
+        if first:
+            self.seen["starts from a run file that was cut"] += 1
+        self.written += matching[0]
+        disk.durable = len(self.written)
+        self.compare_with_fold(world, self.written)
+
+    def _kept(self, journal: Journal) -> list[bytes]:
+        """The records of a run file that count."""
+        rows = journal.rows("SELECT body FROM records WHERE number >= ? ORDER BY number", journal.first_number())
+        return [body for (body,) in rows]
 
     def committed(self, batch: list[records.Record]) -> None:
         """The journal said that this is durable."""
@@ -97,12 +109,13 @@ class Checker:
         assert host.core is not None
         assert host.server is not None
         if len(self.written) < FOLDED_RECORDS_MAX:
-            self.compare_with_fold(host.core, [*self.written, *map(records.encode, host.server._unwritten)])
+            self.compare_with_fold(host.core.world, [*self.written, *map(records.encode, host.server._unwritten)])
 
-    def compare_with_fold(self, core: Sequencer, bodies: list[bytes]) -> None:
+    def compare_with_fold(self, live: World, bodies: list[bytes]) -> None:
         world = World(**self.simulation.plan.world_settings)
         fold(world, map(records.decode, bodies))
-        assert picture(world) == picture(core.world), "the records fold to another world than the live one"
+        world.check_invariants()
+        assert picture(world) == picture(live), "the records fold to another world than the live one"
 
     # --- what workers do -------------------------------------------------------------------------------------------
 
@@ -189,10 +202,14 @@ class Checker:
         """Everything is at rest: hold what was told against the run file, and the run file against the reference."""
         core = self.simulation.broker.core
         assert core is not None
-        found = self.simulation.broker.disk.records()
-        assert [records.encode(record) for record in found] == self.written, "the run file is not what was committed"
+        journal = self.simulation.broker.disk.journal
+        assert journal is not None
+        kept = self._kept(journal)
+        assert kept == self.written[journal.first_number() - 1 :], "the run file is not what was committed"
         core.check_invariants()
-        self.compare_with_fold(core, self.written)
+        self.compare_with_fold(core.world, self.written)
+        found = [records.decode(body) for body in self.written]
+        self.seen["snapshots"] = sum(type(record) is records.Snapshotted for record in found)
         history = read_history(found, self.simulation.plan.world_settings)
         self.tasks = history.world.next_seq - 1
         self.lane_digests = [(name, lane.digest.hex()) for name, lane in history.world.lanes.items()]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import shutil
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -45,28 +46,32 @@ class SimJournal(Journal):
     disk: Disk
 
     def append(self, batch: Sequence[records.Record]) -> None:
-        if not batch:
-            return
-        disk = self.disk
-        disk.process.point("before the commit")
-        disk.attempts.append(list(batch))
-        if disk.fails():
-            self._fail(batch)
-            return
-        if disk.process.points_left == 0 or disk.is_cut_now():
-            before = disk.read()
+        if batch:
+            self.disk.attempts.append(list(batch))
             super().append(batch)
+            self.disk.attempts = []
+            self.disk.durable = self.last_number
+            self.disk.process.simulation.checker.committed(list(batch))
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        disk = self.disk
+        if disk.is_examined:
+            with super().transaction() as write:
+                yield write
+            return
+        disk.process.point("before the commit")
+        trouble = (
+            disk.chance.choice((self._interrupted, self._without_room)) if disk.fails() else contextlib.nullcontext
+        )
+        is_last = disk.process.points_left == 0 or disk.is_cut_now()
+        before = disk.read() if is_last else None
+        with trouble(), super().transaction() as write:
+            yield write
+        if before is not None:
             disk.left = torn(before, disk.read(), disk.chance) if disk.cuts_power() else disk.read()
             raise Crashed("in the commit")
-        super().append(batch)
-        self._committed(batch)
         disk.process.elapsed_us += disk.fsync_us()
-
-    def _fail(self, batch: Sequence[records.Record]) -> None:
-        """Let SQLite give up in the middle: what stands here then is its own error, and our cleaning up."""
-        with self.disk.chance.choice((self._interrupted, self._without_room))():
-            super().append(batch)
-        self._committed(batch)  # there was room enough in what the WAL held before
 
     @contextlib.contextmanager
     def _interrupted(self) -> Iterator[None]:
@@ -101,11 +106,6 @@ class SimJournal(Journal):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def _committed(self, batch: Sequence[records.Record]) -> None:
-        self.disk.attempts = []
-        self.disk.durable = self.last_number
-        self.disk.process.simulation.checker.committed(list(batch))
-
 
 class Disk:
     """The folder of the run file, from one life of the broker to the next."""
@@ -117,6 +117,7 @@ class Disk:
         # Commits that were begun and not confirmed since the last one that was. Any of them may be found after a crash,
         # even an older one: a sector that a later attempt wrote alike can complete it.
         self.attempts: list[list[records.Record]] = []
+        self.is_examined = False  # what is written now is not written by the broker
         self.full_until_us = 0
         self.slow_until_us = 0
         self.left: Image | None = None
@@ -125,7 +126,7 @@ class Disk:
         self.commits = 0
         self._root = root
         self._generation = 0
-        self._journal: Journal | None = None
+        self.journal: Journal | None = None
         (root / "0").mkdir()
 
     @property
@@ -137,18 +138,18 @@ class Disk:
         journal = SimJournal.open(self.path)
         assert isinstance(journal, SimJournal)
         journal.disk = self
-        self._journal = journal
+        self.journal = journal
         return journal
 
     def crash(self) -> None:
         """Leave what the crash left; the files of the dead broker are never looked at again."""
-        if self._journal is None:
+        if self.journal is None:
             return
         left = self.left if self.left is not None else self._as_it_is()
         self.left = None
         old = self.path.parent
-        self._journal.close()
-        self._journal = None
+        self.journal.close()
+        self.journal = None
         self._generation += 1
         self.path.parent.mkdir()
         self.path.write_bytes(left.file)
@@ -160,23 +161,10 @@ class Disk:
         wal = self._wal()
         return Image(self.path.read_bytes(), wal.read_bytes() if wal.exists() else b"")
 
-    def records(self) -> list[records.Record]:
-        """Every record of the run file, read from a copy."""
-        copy = self._root / "copy"
-        copy.mkdir()
-        try:
-            image = self.read()
-            (copy / RUN_FILE).write_bytes(image.file)
-            (copy / f"{RUN_FILE}-wal").write_bytes(image.wal)
-            with contextlib.closing(Journal.open(copy / RUN_FILE, read_only=True)) as journal:
-                return list(journal.read())
-        finally:
-            shutil.rmtree(copy)
-
     def close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
 
     def fails(self) -> bool:
         return self.full_until_us > self.process.clock.now_us
@@ -209,9 +197,11 @@ class Disk:
         """A kill between two commits. What could not be written may be there all the same: a failed fsync tells
         nothing about the bytes.
         """
-        if self.attempts and self._journal is not None and self.chance.random() < 0.5:
+        if self.attempts and self.journal is not None and self.chance.random() < 0.5:
+            self.is_examined = True
             before = self.read()
-            Journal.append(self._journal, self.attempts[-1])
+            Journal.append(self.journal, self.attempts[-1])
+            self.is_examined = False
             return torn(before, self.read(), self.chance)
         return self.read()
 

@@ -56,6 +56,9 @@ KNOBS: Final[tuple[tuple[str, str, tuple[Any, ...]], ...]] = (
     ("rota.broker.dispatch", "FOLD_TASKS_MAX", (1, 2, 256)),
     ("rota.broker.requests", "CONNECTIONS_MAX", (2, 16_384)),
     ("rota.broker.requests", "PENDING_DEPLOYS_MAX", (1, 64)),
+    ("rota.broker.snapshot", "PART_BYTES", (400, 3_000, 256 << 10)),
+    ("rota.broker.snapshotter", "RECORDS_PER_SLICE", (3, 2_000)),
+    ("rota.broker.snapshotter", "PARTS_PER_SLICE", (1, 8)),
     ("rota.client.session", "RENEW_MS", (5_000, 60_000)),
 )
 
@@ -76,6 +79,7 @@ class Plan(NamedTuple):
     deadly: bool  # tasks may kill their workers
     knobs: tuple[tuple[str, str, Any], ...]
     world: tuple[tuple[str, int], ...]  # settings of World
+    snapshots: tuple[int, int, int, int] = (0, 0, 0, 0)  # settings of SnapshotPolicy
     pace: int = 1  # how slow all workers are, so that there is mostly somebody at work
     heartbeat_ms: int = 1_000
     reserves_wal: bool = False
@@ -123,6 +127,7 @@ def make_plan(seed: int, *, pinned: bool = False, workers: int | None = None) ->
         deadly=chance.random() < 0.3 and not pinned,
         knobs=_knobs(chance, pinned),
         world=(() if pinned else (("results_max", results_max),)),
+        snapshots=(chance.choice((0, 4, 15, 60)), 0, chance.choice((0, 0, 5, 30)), 0),
         pace=chance.choice((1, 10, 60)),
         heartbeat_ms=chance.choice((200, 200, 1_000)),
         reserves_wal=chance.random() < 0.02,

@@ -187,7 +187,7 @@ def _forgotten_timers(patch: pytest.MonkeyPatch) -> None:
 def test_a_planted_fault_is_found(
     plant: Callable[[pytest.MonkeyPatch], None], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Goal: the checkers can fail. Method: break the core in one place, and run seeds until one tells; the first is one that did
+    """Goal: the checkers can fail. Method: break the core in one place, and run seeds until one tells; the first did so
     when this was written.
     """
     plant(monkeypatch)
@@ -195,8 +195,8 @@ def test_a_planted_fault_is_found(
 
 
 def test_a_failure_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: a failure is shown with little around it. Method: lose an emit; the smallest case of one with many faults has
-    none, one errand or two, and fails again.
+    """Goal: a failure is shown with little around it. Method: lose an emit; the smallest case of one with many faults
+    has none, one errand or two, and fails again.
     """
     _lost_emit(monkeypatch)
     found = next(verdict for seed in range(60) if (verdict := _judged(seed)).failure and verdict.case[0].faults)
