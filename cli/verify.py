@@ -111,7 +111,7 @@ def _shown(bar: Progress, source: RunSource) -> Callable[[int, int, int], None]:
     """Return what shows progress: turns, the share of the records, turns per second."""
     first, last, _ = source.extent()
     interval = _SHOW_SECONDS if sys.stderr.isatty() else _SHOW_SECONDS_ELSEWHERE
-    started = shown = time.monotonic()
+    started, shown = time.monotonic(), 0.0  # the first line comes at once
 
     def show(workers: int, turns: int, number: int) -> None:
         nonlocal started, shown
@@ -167,6 +167,8 @@ def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> d
             lines["note"] = "results of models without a certificate may differ on another device or version"
     if counts.believed:
         lines["believed"] = f"{counts.believed:,} outcomes before the first turn that was asked for"
+    if cut := lane.retired - lane.compared - counts.believed:
+        lines["cut off"] = f"{cut:,} turns by a compaction; their digest is where this begins"
     if lane.blocked is not None:
         task = lane.blocked.task
         lines["stopped at"] = f"turn {task.turn}, seq {task.seq}, {task.address}: it cannot be computed again here"
@@ -176,7 +178,7 @@ def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> d
 
 
 def _round_line(one: Round) -> str:
-    turns = sum(lane.retired for lane in one.report.lanes)
+    turns = one.turns
     rate = turns / max(one.seconds, 0.001)
     line = f"{_where(one.workers)}: {turns:,} turns in {one.seconds:.2f} s, {rate:,.0f} per second"
     if one.kills:
@@ -219,7 +221,7 @@ def _facts(source: RunSource, proof: Proof) -> dict[str, Any]:
             {
                 "workers": one.workers,
                 "equal": one.report.equal,
-                "turns": sum(lane.retired for lane in one.report.lanes),
+                "turns": one.turns,
                 "seconds": round(one.seconds, 3),
                 "kills": one.kills,
                 "deaths": one.deaths,
@@ -234,7 +236,8 @@ def _facts(source: RunSource, proof: Proof) -> dict[str, Any]:
 def _broken(report: Report) -> dict[str, Any] | None:
     if report.broken is None:
         return None
-    return {"record": report.broken.fields.get("number"), "message": report.broken.message}
+    number = report.broken.fields.get("number", report.records + 1)
+    return {"record": number, "message": report.broken.message}
 
 
 def _lane_facts(source: RunSource, lane: LaneReport) -> dict[str, Any]:

@@ -32,6 +32,11 @@ class Round(NamedTuple):
     kills: int  # of processes, on purpose
     deaths: int  # of processes, by themselves
 
+    @property
+    def turns(self) -> int:
+        """How many turns it went through."""
+        return sum(lane.compared + lane.counts.believed for lane in self.report.lanes)
+
 
 class Proof(NamedTuple):
     """What came of all rounds; they agree in everything but their time if the last one is equal.

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
-from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.work import MODEL, Failed
 from rota.local.engine import Runner
@@ -85,7 +84,8 @@ class WorkerSeen(NamedTuple):
 class LaneReport(NamedTuple):
     """What came of one lane: equal if nothing parts, contradicts itself, or could not be computed again.
 
-    `retired` and `digest`: as far as run and repetition are equal. `compared`: without what was believed.
+    `retired` and `digest`: as far as run and repetition are equal. `compared`: without what was believed, or
+    cut off by a compaction.
     """
 
     lane: str
@@ -169,7 +169,9 @@ class _Verification:
             return
         check = self._lanes.get(name)
         if check is None:
-            check = self._lanes[name] = _LaneCheck(name, self._runner, self._options, self._believed)
+            check = self._lanes[name] = _LaneCheck(
+                name, self._fold.start(name), self._runner, self._options, self._believed
+            )
         check.hear(step, self._fold)
         self._tell(check)
 
@@ -196,7 +198,9 @@ class _Verification:
 class _LaneCheck:
     """One lane: what the journal says retired, and what retires when it is executed."""
 
-    def __init__(self, lane: str, runner: Runner, options: Options, believed: dict[int, None]) -> None:
+    def __init__(
+        self, lane: str, start: tuple[int, bytes], runner: Runner, options: Options, believed: dict[int, None]
+    ) -> None:
         self.lane = lane
         self.compared = 0
         self.is_done = False
@@ -207,7 +211,7 @@ class _LaneCheck:
         self._expected: deque[Task] = deque()
         self._believed = believed
         self._inputs = self._decisions = 0
-        self._digest = ZERO_DIGEST
+        self._cut, self._digest = start
         self._mismatch: Mismatch | None = None
         self._blocked: Blocked | None = None
         self._fault: Fault | None = None
@@ -253,7 +257,7 @@ class _LaneCheck:
         counts = Counts(self._inputs, self._decisions, ran.executed, ran.models_executed, ran.read_back, believed)
         return LaneReport(
             self.lane,
-            self.compared,
+            self._cut + self.compared,
             self._digest,
             self.compared - believed,
             counts,
