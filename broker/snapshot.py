@@ -276,7 +276,7 @@ _run: Final = (
 )  # fmt: skip
 _any_single: Final = checks.record(
     tuple, checks.count, _turn, _turn, checks.target, *_header, checks.blob(limits.PAYLOAD_BYTES_MAX),
-    checks.optional(checks.tensors), _outcome, _provenance,
+    checks.optional(checks.tensors), checks.check_outcome, _provenance,
 )  # fmt: skip
 
 
@@ -472,7 +472,6 @@ class _Loader:
 
     def _single(self, place: int, seq: int, turn: int, address: str, *rest: Any) -> None:
         *header, payload, refs, outcome, provenance = rest
-        _want(outcome is not None, "a result without an outcome")
         tensors = None if refs is None else (refs,)
         self._old_run(place, seq, turn, address, *header, (payload,), tensors)
         self._result(seq, 0, outcome, provenance)
