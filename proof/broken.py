@@ -41,10 +41,9 @@ class Break(NamedTuple):
 
 def look_at_break(source: RunSource, error: JournalError) -> Break:
     """Return where and why reading or folding a run's journal ended with this error."""
-    number = error.fields.get("number")
-    if isinstance(number, int):
-        return _unfit(source, number, error.message)
-    world, last_good = _fold_readable(source)
+    world, last_good, is_readable = _fold_readable(source)
+    if is_readable:
+        return _unfit(source, last_good + 1, error.message)
     return _unreadable(source, world, last_good, error.message)
 
 
@@ -113,14 +112,17 @@ def _named(record: records.Record | None) -> str:
     return said
 
 
-def _fold_readable(source: RunSource) -> tuple[World, int]:
-    """Fold as far as records can be read."""
+def _fold_readable(source: RunSource) -> tuple[World, int, bool]:
+    """Fold as far as it goes; return the number of the last good record, and whether the next one can be read."""
     world, number = source.begin(), max(source.extent()[0], 1) - 1
-    with contextlib.suppress(*_FOLD_ERRORS):
+    with contextlib.suppress(JournalError):
         for found, record in source.records():
-            world.apply(record)
+            try:
+                world.apply(record)
+            except _FOLD_ERRORS:
+                return world, number, True
             number = found
-    return world, number
+    return world, number, False
 
 
 # --- a record does not follow ---------------------------------------------------------------------

@@ -13,11 +13,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "broker"))
 
 import core_kit
 import msgpack
 from core_kit import Broker
+from run_kit import records_of, write_run
 from wasmtime import wat2wasm
 
 from rota.broker import records
@@ -134,11 +136,9 @@ class Bench:
         found = self.broker.lane(lane)
         self.broker.journal.append(records.encode(records.Mark(lane, found.retired, found.digest)))
 
-    def save(self) -> None:
-        """Write the run file."""
-        with closing(Journal.open(self.folder.journal)) as journal:
-            assert list(journal.read()) == []
-            journal.append([records.decode(body) for body in self.broker.journal])
+    def save(self, *, cut_after: int = 0) -> None:
+        """Write the run file. With `cut_after` so many of the first records are replaced by a snapshot."""
+        write_run(self.path, records_of(self.broker), cut_after=cut_after)
 
     def close(self) -> None:
         for executors in self._executors:
@@ -153,14 +153,14 @@ class Bench:
     def forge(self, change: Callable[[list[Any]], list[Any]]) -> None:
         """Change the records and make the chain anew."""
         bodies = [records.encode(record) for record in change(self.records())]
-        chain, rows = ZERO_DIGEST, []
-        for number, body in enumerate(bodies, 1):
-            chain = link(chain, body)
-            rows.append((number, body, chain))
         with closing(sqlite3.connect(self.folder.journal)) as connection, connection:
+            ((first, chain),) = connection.execute("SELECT number, chain FROM records ORDER BY number LIMIT 1")
+            rows = [(first, bodies[0], chain := link(ZERO_DIGEST, bodies[0]) if first == 1 else chain)]
+            for number, body in enumerate(bodies[1:], first + 1):
+                rows.append((number, body, chain := link(chain, body)))
             connection.execute("DELETE FROM records")
             connection.executemany("INSERT INTO records VALUES (?, ?, ?)", rows)
-            connection.execute("UPDATE head SET last = ?, chain = ?", (len(rows), chain))
+            connection.execute("UPDATE head SET last = ?, chain = ?", (rows[-1][0], chain))
 
     def flip(self, number: int, find: bytes, put: bytes) -> None:
         """Change bytes of one record's body, and nothing else."""

@@ -150,6 +150,27 @@ def test_a_changed_outcome(bench: Bench, run: Run, forgery: Forgery, turn: int, 
     assert found.command.endswith(f"--lane main --from {turn} --to {turn}")
 
 
+def test_a_run_whose_first_records_were_cut(bench: Bench) -> None:
+    """Goal: what is kept is held against itself, and the numbers are those of the whole run. Method: cut after the
+    second turn, change the fourth; then damage the first record that is kept.
+    """
+    counting(bench)
+    number = number_of([records.decode(body) for body in bench.broker.journal], records.Completed, 1) + 1
+    bench.save(cut_after=number)
+    assert bench.verify().equal
+    bench.forge(with_outcome(4, result=b"7"))
+    _, (found,) = bench.judge()
+    assert told(found) == ("main", 4, "corrupt record")
+    assert found.record is not None
+    assert found.record > number
+    assert found.expected is not None
+    assert found.expected["result"] == b"7"
+    bench.flip(number + 2, b"\xc4\x03get", b"\xc4\x03put")
+    _, (found,) = bench.judge()
+    assert told(found) == ("main", 3, "corrupt record")
+    assert (found.record, found.last_good) == (number + 2, number + 1)
+
+
 def test_a_changed_emit_in_a_lane_whose_turns_are_not_seqs(bench: Bench) -> None:
     """Goal: the turn is the lane's, the seq the run's, the parents lead to the input. Method: change the payload that a
     child of a tree tells its own children.
