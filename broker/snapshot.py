@@ -23,6 +23,7 @@ from rota.broker.world import World
 from rota.common import checks, limits
 from rota.common.errors import JournalError
 from rota.common.messages import Accepted, Answer, LaneSettings
+from rota.common.shown import told
 from rota.common.targets import is_target
 from rota.common.wire import outcome_fields
 from rota.common.work import MESSAGE_KINDS, TELL, Code, Emit, ReplyTo
@@ -246,7 +247,7 @@ def load(
         loader.finish()
         _want(end == size, "bytes follow the last item")
     except Exception as error:  # msgpack's errors, ValueError, TypeError, LookupError, AssertionError
-        raise JournalError(f"a snapshot that no rota of this version wrote: {type(error).__name__}: {error}") from None
+        raise JournalError(f"a snapshot that no rota of this version wrote: {told(error)}") from None
     return loader.world
 
 

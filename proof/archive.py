@@ -42,6 +42,7 @@ _MANIFEST: Final = "manifest.json"
 _MANIFEST_BYTES_MAX: Final = 64 << 20
 _SEAL_CHARS: Final = 2 * DIGEST_BYTES
 _CHUNK_BYTES: Final = 1 << 20
+_WHY_CHARS_MAX: Final = 1_000  # an archive may hold names of any length
 _TIME: Final = (1980, 1, 1, 0, 0, 0)  # the first that zip can express
 _UNIX: Final = 3
 _ATTRIBUTES: Final = (stat.S_IFREG | 0o644) << 16
@@ -383,7 +384,7 @@ def _disk_errors(file: Path) -> Iterator[None]:
 
 def _refusal(file: Path, why: str) -> JournalError:
     return JournalError(
-        f"{file} is not an archive that can be used: {why}. Take it from where it came from once more, or export the "
+        f"{file} is not an archive that can be used: {why[:_WHY_CHARS_MAX]}. Take it from where it came from once more, or export the "
         "run again",
         path=str(file),
     )
