@@ -16,20 +16,16 @@ from rota.broker import records, snapshot
 from rota.broker.journal import Journal
 from rota.broker.requests import DEFAULT_LANE
 from rota.broker.snapshot_store import SnapshotStore
-from rota.broker.world import World
+from rota.broker.world import World, apply_numbered
 from rota.common.digests import ZERO_DIGEST, lane_seed
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import LaneSettings
-from rota.common.shown import told
 
 log = logging.getLogger(__name__)
 
 _NOBODY = records.Origin("", 0, ZERO_DIGEST)
 _PROGRESS_EVERY_RECORDS = 20_000
-_MESSAGE_CHARS_MAX = 1_000  # a field of the wrong type may be of any length
-# What applying a record raises that does not fit, or whose fields are of other types than ours.
-_MISFITS = (AssertionError, AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def recover(
@@ -92,14 +88,7 @@ def fold(
     Raises `JournalError`, with the number of the record, if one cannot follow from those before it.
     """
     for number, record in enumerate(found, start=after + 1):
-        try:
-            world.apply(record)
-        except JournalError as error:
-            what = f"record {number}: {error.message[:_MESSAGE_CHARS_MAX]}"
-            raise JournalError(what, number=number, **error.fields) from error
-        except _MISFITS as error:
-            what = f"record {number} does not follow from those before it ({told(error)})"
-            raise JournalError(what, number=number) from error
+        apply_numbered(world, number, record)
         if progress is not None and number % _PROGRESS_EVERY_RECORDS == 0:
             progress(number)
 

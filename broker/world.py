@@ -7,7 +7,7 @@ There is no other way to change a lane, so what is recovered cannot differ from 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from rota.broker import records
 from rota.broker.lane import Lane, LaneImage, Notes, Numbering
@@ -18,8 +18,12 @@ from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
-from rota.common.shown import shown
+from rota.common.shown import shown, told
 from rota.common.work import Done, Failed, TensorRef
+
+_MESSAGE_CHARS_MAX: Final = 1_000  # a field of the wrong type may be of any length
+# What applying a record raises that does not fit, or whose fields are of other types than ours.
+_MISFITS: Final = (AssertionError, AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 class World:
@@ -219,6 +223,21 @@ class World:
         records.Fingerprint: _note_fingerprint,
         records.Snapshotted: _note_snapshot,
     }
+
+
+def apply_numbered(world: World, number: int, record: records.Record) -> Notes:
+    """Let a record of a journal take effect and return what it did.
+
+    Raises `JournalError`, with the number, if it cannot follow from those before it.
+    """
+    try:
+        return world.apply(record)
+    except JournalError as error:
+        what = f"record {number}: {error.message[:_MESSAGE_CHARS_MAX]}"
+        raise JournalError(what, **{**error.fields, "number": number}) from error
+    except _MISFITS as error:
+        what = f"record {number} does not follow from those before it ({told(error)})"
+        raise JournalError(what, number=number) from error
 
 
 def _tensors_of(task: Task) -> list[TensorRef]:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from rota.broker import records
 from rota.broker.world import World
-from rota.common.errors import JournalError
 
 Input = (
     records.Submitted
@@ -41,39 +40,28 @@ INPUTS: Final = (
 def alone(record: Input, world: World) -> Input | None:
     """Return an input with turns for seqs; None if nothing is left of it. `world` is as it is before the record.
 
-    Raises `JournalError` if it names a task that is not there.
+    What names a lane or a task that is not there stays as it is: `World.apply` refuses it.
     """
-    if record.lane not in world.lanes:
-        raise JournalError(f"a record names lane {record.lane!r}, which was never opened")
-    translate = _TRANSLATE.get(type(record))
+    translate = _TRANSLATE.get(type(record)) if record.lane in world.lanes else None
     moved: Input | None = record if translate is None else translate(record, world)
     return moved
 
 
 def _submitted(record: records.Submitted, world: World) -> records.Submitted:
     lane = world.lanes[record.lane]
-    retry_of = None if record.retry_of is None else _dead_turn(world, record.lane, record.retry_of)
-    return record._replace(first_seq=lane.next_turn, retry_of=retry_of)
+    dead = None if record.retry_of is None else lane.dead.get(record.retry_of)
+    return record._replace(first_seq=lane.next_turn, retry_of=record.retry_of if dead is None else dead.turn)
 
 
 def _decision(record: Any, world: World) -> Any:
     run = world.runs.find(record.seq)
-    if run is None or run.lane != record.lane:
-        raise JournalError(f"a decision catches task {record.seq}, which is not there to be caught")
-    return record._replace(seq=run.first_turn + record.seq - run.first_seq)
+    return record if run is None else record._replace(seq=run.first_turn + record.seq - run.first_seq)
 
 
 def _dropped(record: records.DeadDropped, world: World) -> records.DeadDropped | None:
     dead = world.lanes[record.lane].dead
     turns = tuple([dead[seq].turn for seq in record.seqs if seq in dead])
     return None if record.seqs and not turns else record._replace(seqs=turns)
-
-
-def _dead_turn(world: World, lane: str, seq: int) -> int:
-    dead = world.lanes[lane].dead.get(seq)
-    if dead is None:
-        raise JournalError(f"a retry names task {seq}, which is no dead letter of lane {lane!r}")
-    return dead.turn
 
 
 _TRANSLATE: Final[dict[type, Callable[[Any, World], Any]]] = {

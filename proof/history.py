@@ -18,11 +18,9 @@ from rota.broker import records
 from rota.broker.lane import Lane, Notes
 from rota.broker.results import Results
 from rota.broker.tasks import Run, Task
-from rota.broker.world import World
+from rota.broker.world import World, apply_numbered
 from rota.common.digests import entropy
-from rota.common.errors import JournalError
 from rota.common.work import TIMER, Code, Done, Failed, Outcome, Provenance, ReplyTo, TensorRef
-from rota.proof.readable import cut
 
 PROGRESS_EVERY_RECORDS: Final = 2_000
 _WHY_CHARS_MAX: Final = 200  # what an error says may hold the whole value
@@ -335,23 +333,12 @@ def walk(
         position = 0 if known is None else known.retired
         if onlooker is not None:
             onlooker.before(number, record, world)
-        notes = _applied(world, number, record)
+        notes = apply_numbered(world, number, record)
         yield Step(number, record, None if name is None else world.lanes[name], position, notes)
         if progress is not None and number % PROGRESS_EVERY_RECORDS == 0:
             progress(number)
     if onlooker is not None:
         onlooker.end(world)
-
-
-def _applied(world: World, number: int, record: records.Record) -> Notes:
-    try:
-        return world.apply(record)
-    except JournalError as error:
-        raise JournalError(f"record {number}: {error.message}", number=number, **error.fields) from error
-    except (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-        why = cut(f"{type(error).__name__}: {error}", _WHY_CHARS_MAX)
-        what = f"record {number} does not follow from those before it ({why})"
-        raise JournalError(what, number=number) from error
 
 
 def waiting_timers(trace: Trace) -> list[int]:

@@ -12,7 +12,7 @@ from rota.broker import records
 from rota.broker.lane import Notes
 from rota.broker.results import Results
 from rota.broker.tasks import Task
-from rota.broker.world import World
+from rota.broker.world import World, apply_numbered
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, UnknownLane
 from rota.proof.alone import INPUTS, Input, alone
@@ -55,14 +55,8 @@ class Fold:
         """Yield the steps. Raises `JournalError`, with the number of the record, where the journal breaks off."""
         for number, record in self.source.records():
             self.number = number
-            try:
-                moved = alone(record, self.world) if isinstance(record, INPUTS) else None
-                notes = self.world.apply(record)
-            except JournalError as error:
-                raise JournalError(f"record {number}: {error.message}", **{**error.fields, "number": number}) from error
-            except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-                what = f"record {number} does not follow from those before it ({type(error).__name__}: {error})"
-                raise JournalError(what, number=number) from error
+            moved = alone(record, self.world) if isinstance(record, INPUTS) else None
+            notes = apply_numbered(self.world, number, record)
             if isinstance(record, records.Fingerprint):
                 self._facts.append((record.pool, record.facts))
             yield Step(number, record, moved, notes)
