@@ -29,7 +29,7 @@ from rota.common.wire import outcome_fields
 from rota.common.work import MESSAGE_KINDS, TELL, Code, Emit, ReplyTo
 
 LAYOUT: Final = 1
-PART_BYTES: Final = 256 << 10
+PART_BYTES: Final = 1 << 20
 
 _pack: Final = msgpack.Packer(autoreset=True).pack
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 AMORTISATION: Final = 2  # bytes of a snapshot per byte of records since the last one, at most
 KEPT: Final = 2  # the newest snapshots: should one be damaged, the other one serves
-PARTS_PER_SLICE: Final = 8  # that are removed in one go: 2 MiB
+PARTS_PER_SLICE: Final = 4  # that are removed in one go: 4 MiB
 RECORDS_PER_SLICE: Final = 2_000
 RETRY_MS: Final = 60_000  # after a disk that was full
 STOP_MS_MAX: Final = 1_000  # what a snapshot may take when the broker stops
