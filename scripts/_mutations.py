@@ -15,7 +15,7 @@ _WORKERS: Final = ("tests/broker/test_workers.py",)
 _DISPATCH: Final = ("tests/broker/test_dispatch.py", "tests/broker/test_workers.py", "tests/broker/test_lane.py")
 _REQUESTS: Final = ("tests/broker/test_requests.py",)
 _JOURNAL: Final = ("tests/broker/test_records.py", "tests/broker/test_journal.py")
-_SHELL: Final = ("tests/broker/test_server.py", "tests/processes/test_full_disk.py")
+_SHELL: Final = ("tests/broker/test_server.py",)
 _CPU: Final = ("tests/cpu_worker/test_executor.py", "tests/cpu_worker/test_call_paths.py")
 _SNAPSHOT: Final = ("tests/broker/test_snapshot.py",)
 
@@ -335,11 +335,11 @@ MUTATIONS: Final = (
     Mutation(
         "replay-skips-a-position", "a replay lets inputs take effect where they did", "proof/replay.py",
         "        yield from self.run_to(record.position)\n", "        yield from self.run_to(record.position - 1)\n",
-        ("tests/proof",),
+        ("tests/proof/test_changed.py", "tests/proof/test_divergence.py"),
     ),
     Mutation(
         "replay-believes-everything", "a replay executes what it is to prove", "proof/replay.py",
-        "return self._trusted is not None and all(map(self._trusted, fold.turns))", "return True", ("tests/proof",),
+        "return self._trusted is not None and all(map(self._trusted, fold.turns))", "return True", ("tests/proof/test_changed.py", "tests/proof/test_divergence.py"),
     ),
     Mutation(
         "verify-compares-turns-only", "verify compares every digest", "proof/verify.py",
