@@ -339,7 +339,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "replay-believes-everything", "a replay executes what it is to prove", "proof/replay.py",
-        "return self._trusted is not None and all(map(self._trusted, fold.turns))", "return True", ("tests/proof/test_changed.py", "tests/proof/test_divergence.py"),
+        "return self._trusted is not None and all(map(self._trusted, fold.turns))", "return True",
+        ("tests/proof/test_changed.py", "tests/proof/test_divergence.py"),
     ),
     Mutation(
         "verify-compares-turns-only", "verify compares every digest", "proof/verify.py",
