@@ -8,9 +8,6 @@ journal is the one that was exported.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +18,12 @@ from rota.broker.records import FORMAT_VERSION, Record
 from rota.broker.recovery import fold
 from rota.broker.world import World
 from rota.common.endpoints import RunFolder
-from rota.common.errors import ConfigError, JournalError
+from rota.common.errors import JournalError
 from rota.common.file_kit import sync_folder
 from rota.common.work import MODEL, Code, Done, TensorRef
 from rota.local.model_files import find_model
 from rota.proof.archive import JOURNAL, Packed, module_path, pack, tensor_path, unpack
+from rota.proof.new_folder import new_folder
 from rota.proof.source import RunSource, open_run
 
 Progress = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
@@ -63,25 +61,11 @@ def import_run(file: Path, folder: Path, *, progress: Progress | None = None) ->
     Raises `ConfigError` unless the folder is new or empty, `JournalError` if the file is not what was exported; then
     no folder is made.
     """
-    folder = RunFolder(folder).root
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise ConfigError(f"{folder} is there already: name a new folder to import into", dir=str(folder))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.importing-", dir=folder.parent))
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made: {error.strerror}; name another folder", dir=str(folder)) from error
-    try:
+    with new_folder(folder) as draft:
         packed = unpack(file, draft, keep=True, progress=_bytes_of("unpacked", progress))
         RunFolder(draft).prepare()
         _check_import(file, draft, packed, progress)
         _sync_folders(draft)
-        if folder.exists():
-            folder.rmdir()  # empty, and Windows does not rename over it
-        os.rename(draft, folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)  # renamed, if all went well
     return packed
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +22,11 @@ from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.digests import digest
 from rota.common.endpoints import RunFolder
-from rota.common.errors import ConfigError
-from rota.common.file_kit import sync_folder
 from rota.common.messages import Deploy
 from rota.common.work import Code
 from rota.local.executors import Executors, Folders
 from rota.proof.changed import Consequences, Plan, follow_change
+from rota.proof.new_folder import new_folder
 from rota.proof.source import RunSource
 from rota.proof.steps import Fold
 
@@ -79,28 +77,6 @@ def add_modules(folder: Path, modules: list[tuple[str, Code, bytes]]) -> None:
     for name, code, module in modules:
         assert digest(module) == code.digest
         store.admit(Deploy(0, "", name, code, module, False))
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder aside and move it to its place when the block is through; else nothing is left.
-
-    Raises `ConfigError` if there is something already.
-    """
-    folder = Path(os.path.abspath(folder))
-    if folder.is_symlink() or folder.exists():
-        raise ConfigError(f"{folder} is there already: name a new folder", path=str(folder))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.draft-", dir=folder.parent))
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made: {error.strerror}; name another", path=str(folder)) from error
-    try:
-        yield draft
-        os.rename(draft, folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)  # renamed, if all went well
 
 
 def _begin_cut(journal: Journal, begin: World, now_ms: int) -> int:

@@ -13,7 +13,6 @@ import pytest
 
 from rota.broker import records
 from rota.broker.journal import Journal
-from rota.cli.__main__ import main
 from rota.cli.exits import ExitCode
 from rota.common.digests import ZERO_DIGEST, digest, lane_seed
 from rota.common.endpoints import RunFolder
@@ -22,20 +21,6 @@ from rota.common.work import AGENT, MODEL, Code
 
 Call = Callable[..., tuple[int, str, str]]
 NOBODY = records.Origin("", 0, ZERO_DIGEST)
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run a command line and return its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return int(end.value.code), out, err
-
-    return run
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from rota.cli.__main__ import main, rota
+from rota.cli.__main__ import rota
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
 from rota.cli.submit import _tasks, go_on_line, submit
 from rota.common import errors
@@ -21,17 +21,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> Run:
-    """Run a command line and return its exit code, stdout and stderr."""
+def run(call: Run, monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> Run:
+    """Call the command line on a run folder of this test."""
     monkeypatch.setenv("ROTA_DIR", str(run_dir))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main(list(arguments))
-        out, err = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return int(end.value.code), out, err
-
     return call
 
 

@@ -13,25 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proof"))
 
 from run_kit import counting, program, records_of, write_run
 
-from rota.cli.__main__ import main
 from rota.cli.exits import ExitCode
 from rota.proof.export import export_run
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run a command line and return its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return int(end.value.code), out, err
-
-    return run
 
 
 @pytest.fixture

@@ -9,25 +9,11 @@ from pathlib import Path
 import pytest
 
 from rota import local
-from rota.cli.__main__ import main
 from rota.cli.exits import ExitCode
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run a command line and return its exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ from rota.broker.journal import Journal
 from rota.broker.recovery import fold, load_world
 from rota.broker.snapshot_store import SnapshotStore
 from rota.cli import inspect
-from rota.cli.__main__ import main
 from rota.cli.exits import ExitCode
 from rota.common.digests import digest
 from rota.common.endpoints import RunFolder
@@ -47,17 +46,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Path) -> Call:
-    """Run a command line on the eventful run and return its exit code, stdout and stderr."""
+def call(call: Call, monkeypatch: pytest.MonkeyPatch, run: Path) -> Call:
+    """Call the command line on the eventful run."""
     monkeypatch.setenv("ROTA_DIR", str(run))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert isinstance(end.value.code, int)
-        return int(end.value.code), out, err
-
     return call
 
 

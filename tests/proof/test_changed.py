@@ -220,7 +220,7 @@ def test_what_cannot_be_changed_is_refused(source: RunSource, tmp_path: Path) ->
     with pytest.raises(CodeError):
         forked(source, tmp_path / "fork", 0, Change(deploys=(("relay", broken),)), [("relay", broken, b"\0asm")])
     assert not list(tmp_path.iterdir())
-    (tmp_path / "fork").mkdir()
+    (tmp_path / "fork" / "something").mkdir(parents=True)
     with pytest.raises(ConfigError, match="is there already"):
         forked(source, tmp_path / "fork", 0, Change())
 
