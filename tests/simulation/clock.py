@@ -76,8 +76,9 @@ class Chances:
 class Transcript:
     """What happened: a digest of all of it, and the last lines for a report."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, folder: str) -> None:
         self._clock = clock
+        self._folder = folder.encode()  # errors name it; another run has another one
         self._hash = blake3()
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
 
@@ -85,7 +86,7 @@ class Transcript:
         """A frame arrived."""
         self._hash.update(b"%d %s " % (self._clock.now_us, way.encode()))
         self._hash.update(identity)
-        self._hash.update(frame)
+        self._hash.update(frame.replace(self._folder, b""))
 
     def note(self, what: str, *details: Any) -> None:
         """Something else that is worth a line."""

@@ -53,7 +53,7 @@ class Simulation:
         self.plan = plan
         self.clock = Clock()
         self.chances = Chances(plan.seed)
-        self.transcript = Transcript(self.clock)
+        self.transcript = Transcript(self.clock, str(folder))
         self.network = Network(self.clock, self.chances.stream("network"), self.transcript)
         self.checker = checkers.Checker(self)
         self.pids: dict[int, str] = {}
