@@ -266,9 +266,12 @@ _LOOKS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
 
 
 def _tried(case: Case) -> tuple[str, ...]:
-    if case.trials is None:
+    """Say what `_memory` found, which every case with an agent or a function has come by."""
+    fold = None if case.trials is None else case.trials.fold
+    if fold is None or fold.code.kind == MODEL:
         return ()
-    return ("executed again several times, in new and in used instances, it gives the same each time",)
+    where = ", in new and in used instances," if fold.code.reuse else ","
+    return (f"executed again several times{where} it gives the same each time",)
 
 
 def _disputes(case: Case, address: str) -> tuple[str, ...]:

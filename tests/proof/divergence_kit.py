@@ -251,3 +251,91 @@ def exchanged(kind: type, one: int, other: int, keep: tuple[str, ...] = ()) -> C
         return changed
 
     return forgery
+
+
+def submitted(place: int, payload: bytes) -> Callable[[list[Any]], list[Any]]:
+    """A forgery that changes the payload of a submit of one task."""
+
+    def change(record: Any) -> Any:
+        run = record.runs[0]
+        return record._replace(runs=(run._replace(payloads=(payload,)),))
+
+    return with_record(records.Submitted, place, change)
+
+
+def unsigned(kind: type) -> Callable[[list[Any]], list[Any]]:
+    """A forgery that takes the digests of requests from all records of a kind."""
+
+    def forgery(found: list[Any]) -> list[Any]:
+        return [
+            record._replace(origin=record.origin._replace(request=bytes(32))) if isinstance(record, kind) else record
+            for record in found
+        ]
+
+    return forgery
+
+
+def other_profile(record: records.Fingerprint) -> records.Fingerprint:
+    facts = [(name, "abi 0, wasmtime 1" if name == "profile" else value) for name, value in record.facts]
+    return record._replace(facts=tuple(facts))
+
+
+# --- the runs -----------------------------------------------------------------------------------------------------
+
+
+def counting(bench: Bench) -> None:
+    """Turns 1 to 5: messages for counter/a, each a submit of its own; the third only reads."""
+    bench.worker()
+    bench.deploy("counter")
+    for place in range(5):
+        bench.submit("counter/a", b"get" if place == 2 else b"add")
+
+
+def relaying(bench: Bench) -> None:
+    """Two trees of messages with a hash over all that an agent saw, in lane `side`; `main` has tasks before it."""
+    bench.worker()
+    bench.deploy("counter")
+    bench.submit("counter/a", b"add", b"add", b"add")
+    bench.producer.open_lane("side", seed=bytes(range(32)))
+    bench.deploy("relay", lane="side")
+    bench.submit("relay/0", b"2 2 3", lane="side")
+    bench.submit("relay/1", b"1 3 3", lane="side")
+
+
+def mirroring(bench: Bench) -> None:
+    """Turns 1 to 4: mirror/m does what the message says."""
+    bench.worker()
+    bench.deploy("mirror")
+    for place in range(4):
+        bench.submit("mirror/m", output(b"result %d" % place, state=b"state %d" % place, log=(f"at {place}",)))
+
+
+def racing(bench: Bench) -> None:
+    """A recorded lane: two tasks of different agents complete one after the other, each tells relays of its own."""
+    first, second = bench.worker("w1"), bench.worker("w2")
+    bench.producer.open_lane("race", policy="recorded")
+    bench.deploy("relay", lane="race")
+    bench.submit("relay/0", b"1 1 1", lane="race", run=False)
+    bench.submit("relay/1", b"1 2 1", lane="race", run=False)
+    second.finish()
+    first.finish()
+    bench.broker.run()
+
+
+# --- judging ------------------------------------------------------------------------------------------------------
+
+
+def judged(bench: Bench, run: Callable[[Bench], None], *forgeries: Callable[[list[Any]], list[Any]]) -> Divergence:
+    """Make a run, change it, and return the only divergence that is found."""
+    run(bench)
+    bench.save()
+    for forgery in forgeries:
+        bench.forge(forgery)
+    report, found = bench.judge()
+    assert not report.equal
+    assert len(found) == 1, [(one.lane, one.turn, one.cause, one.why) for one in found]
+    return found[0]
+
+
+def told(found: Divergence) -> tuple[Any, ...]:
+    return (found.lane, found.turn, found.cause)
