@@ -44,6 +44,9 @@ from rota.common.tensors import TensorStore
 from rota.common.work import AGENT, FUNCTION, Limits
 from rota.gpu_worker.repository import Repository
 from rota.local import Lane, open_lane
+from rota.proof.prove import IN_PROCESS, prove
+from rota.proof.source import open_run
+from rota.proof.verify import Options
 
 AGENTS = REPOSITORY / "examples" / "agents"
 PAYLOAD = np.random.default_rng(1).bytes(100)
@@ -86,12 +89,13 @@ class Kind(NamedTuple):
 
 FUNCTION_FRESH = Kind("function fresh", "function_fresh", AGENTS / "echo_function.wasm", FUNCTION, False)
 FUNCTION_REUSE = Kind("function reuse", "function_reuse", AGENTS / "echo_function.wasm", FUNCTION, True)
+AGENT_KEYS = Kind("agents, 64 keys", "agent_keys", AGENTS / "echo.wasm", AGENT, False, KEYS)
 KINDS = (
     FUNCTION_FRESH,
     FUNCTION_REUSE,
     Kind("agent fresh", "agent_fresh", AGENTS / "echo.wasm", AGENT, False),
     Kind("agent reuse", "agent_reuse", AGENTS / "echo.wasm", AGENT, True),
-    Kind("agents, 64 keys", "agent_keys", AGENTS / "echo.wasm", AGENT, False, KEYS),
+    AGENT_KEYS,
 )
 
 
@@ -372,6 +376,30 @@ def _recover(run_file: Path) -> tuple[float, int, int]:
     return taken, journal.last_number, world.next_seq - 1
 
 
+# --- verification ---------------------------------------------------------------------------------
+
+
+def verification(place: Place) -> Iterator[None]:
+    """Execute a run again and compare every turn digest, in this process and in worker processes."""
+    kind, count = AGENT_KEYS, place.sizes.tasks
+    with sandbox(place.folder.root) as inside:
+        with Up(place.folder, 1, 0) as up, Client(place.folder.root) as client:
+            up.wait_ready(place.say)
+            _deploy(client, kind)
+            made = count / _one_submit(client, kind, count)
+        while True:
+            alone = inside.tasks_per_second(kind.module, kind.kind, kind.reuse, count, PAYLOAD)
+            bounds = {"the run itself, with 1 worker": made, "raw wasmtime": alone}
+            for workers in (IN_PROCESS, 1, 2):
+                where = f"{_workers(workers)}, processes of its own" if workers else "in process"
+                place.say(where)
+                with open_run(place.folder.root) as source:
+                    (one,) = prove(source, [workers], Options()).rounds
+                assert one.report.equal, one.report
+                place.table.add("verify", f"{kind.name}, {where}", "tasks/s", one.turns / one.seconds, bounds)
+            yield
+
+
 def _from_one() -> Iterator[int]:
     number = 0
     while True:
@@ -387,4 +415,5 @@ CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "local": [local],
     "recovery": [recovery],
     "snapshots": [by_length],
+    "verify": [verification],
 }

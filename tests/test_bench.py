@@ -42,7 +42,7 @@ def test_a_quick_run_measures_every_case_and_leaves_nothing_behind(run_dir: Path
     assert len(report["load_average"]) == 2
     assert report["machine"]["processors"] > 0
     assert report["machine"]["packages"]["rota"]
-    cases = {"tasks", "latency", "tensor", "inference", "local", "recovery", "start by length of journal"}
+    cases = {"tasks", "latency", "tensor", "inference", "local", "recovery", "start by length of journal", "verify"}
     assert {row["case"] for row in report["rows"]} == cases
     for row in report["rows"]:
         assert 0 < row["min"] <= row["median"] <= row["max"], row
