@@ -12,7 +12,7 @@ the line first.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
 import msgpack
@@ -111,7 +111,7 @@ class Lane:
         self.paused = opened.paused
         self.deploys: dict[str, Code] = dict(opened.deploys)
         self.agents: dict[str, Agent] = {}
-        self.dead: dict[int, DeadTask] = {}
+        self.dead: OrderedDict[int, DeadTask] = OrderedDict()  # whose first one leaves in constant time
         self.timers: dict[tuple[int, int], Timer] = {}
         self.next_turn = 1
         self.retired = 0
@@ -412,7 +412,7 @@ class Lane:
             task.seq, task.turn, task.address, run.priority, task.payload, tensors, run.now_ms, failure, task.attempts
         )
         if len(self.dead) > DEAD_TASKS_MAX:
-            del self.dead[next(iter(self.dead))]
+            self.dead.popitem(last=False)
 
     # --- stamp ------------------------------------------------------------------------------------
 
@@ -498,7 +498,7 @@ class Lane:
             run.first_seq = run.first_turn
         for task in line:
             task.seq = task.turn
-        self.dead = {dead.turn: dead._replace(seq=dead.turn) for dead in self.dead.values()}
+        self.dead = OrderedDict((dead.turn, dead._replace(seq=dead.turn)) for dead in self.dead.values())
 
     # --- invariants -------------------------------------------------------------------------------
 
