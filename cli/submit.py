@@ -20,6 +20,7 @@ from rota.cli.common_options import Connection, broker_options, json_option, lan
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, cell, print_json, write_bytes
 from rota.common.errors import BadPayload, BadTarget
+from rota.common.shown import shown
 from rota.common.targets import check_target
 
 if TYPE_CHECKING:
@@ -179,7 +180,9 @@ def _no_json(constant: str) -> NoReturn:
 def _own_target(value: dict[str, Any], number: int) -> str:
     unknown = [key for key in value if key not in _LINE_KEYS]
     if unknown:
-        raise BadPayload(f"--jsonl, line {number}: unknown key {unknown[0]!r}; there are {' and '.join(_LINE_KEYS)}")
+        raise BadPayload(
+            f"--jsonl, line {number}: unknown key {shown(unknown[0])}; there are {' and '.join(_LINE_KEYS)}"
+        )
     target = value["target"]
     if not isinstance(target, str):
         raise BadTarget(f"--jsonl, line {number}: the target is no text")

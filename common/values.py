@@ -262,7 +262,7 @@ def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def _array(data: bytes, tensors: Sequence[TensorRef], store: TensorStore | None) -> Any:
     """Return the array of a tensor extension, or its reference where there is no store to look into."""
-    fields = msgpack.unpackb(data, strict_map_key=False)
+    fields = msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=_map)
     if not isinstance(fields, list) or len(fields) != 3 or not isinstance(fields[1], list):
         raise BadPayload("a tensor in the payload is not [dtype, [length, ...], data]")
     name, shape, content = fields[0], tuple(fields[1]), fields[2]

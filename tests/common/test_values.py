@@ -245,6 +245,7 @@ def tensor(*fields: Any) -> bytes:
         (b"\x81\x90\x01", "key is a list"),
         (b"\xd4\x05\x00", "unknown MessagePack extension type 5"),
         (b"\xd4\x01\xc1", "not a MessagePack value"),
+        (b"\xc7\x03\x01\x81\x90\x01", "key is a list"),
         (b"\xd4\x01\x00", r"not \[dtype"),
         (tensor("int8", 3, b"abc"), r"not \[dtype"),
         (tensor("int9", [3], b"abc"), "no dtype"),

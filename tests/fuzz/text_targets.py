@@ -157,5 +157,13 @@ TARGETS = [
         damaged=6,
         finds=((CpuWorkerSettings, {"ROTA_WORKER_ID": b"w\xff"}),),
     ),
-    Target("jsonl", LINES, mutate_lines, lambda _: check_lines, bases=40, damaged=15),
+    Target(
+        "jsonl",
+        LINES,
+        mutate_lines,
+        lambda _: check_lines,
+        bases=40,
+        damaged=15,
+        finds=((None, b'{"target": "a", "' + b"x" * 5_000 + b'": 1}'), (None, b'{"target": "' + b"x" * 5_000 + b'"}')),
+    ),
 ]

@@ -247,6 +247,7 @@ TARGETS = [
            finds=(
                msgpack.packb([msgpack.ExtType(1, b"\x93\xa4int8\x91" + b"\x91" * 1_018 + b"\xc0\x00")]),
                msgpack.packb([msgpack.ExtType(1, msgpack.packb(["int8", [-1] * 9_000, 0]))]),
+               b"\x91\xc7\x09\x01\x93\x84int8\x91\x03\x00",
            )),
     Target("model-call", st.builds(encode_call, _NAMED, _WANTED), mutate_msgpack, lambda _: check_call, bases=40,
            damaged=20, finds=(b"\x81\xa6inputs" + b"\x91" * 1_020 + b"\xc0",)),
