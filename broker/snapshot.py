@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgpack
 
@@ -30,6 +30,7 @@ from rota.common.work import MESSAGE_KINDS, TELL, Code, Emit, ReplyTo
 
 LAYOUT: Final = 1
 PART_BYTES: Final = 1 << 20
+_SHOWN_CHARS: Final = 200  # of what an error of another sort says; it may hold a whole value
 
 _pack: Final = msgpack.Packer(autoreset=True).pack
 
@@ -363,8 +364,7 @@ class _Loader:
             self._place_tasks()
         self._tag = tag
         self._items += 1
-        take: Any = self._TAKE[tag]
-        take(self, *_SHAPES[tag](item[1:]))
+        self._TAKE[tag](self, *_SHAPES[tag](item[1:]))
 
     def finish(self) -> None:
         """See that nothing is missing and that all of it fits together."""
@@ -480,7 +480,7 @@ class _Loader:
     def _end(self, items: int) -> None:
         _want(items == self._items - 1, f"{self._items - 1} items of {items}")
 
-    _TAKE: Final = {
+    _TAKE: ClassVar[dict[int, Any]] = {
         Tag.HEAD: _head,
         Tag.FINGERPRINT: _fingerprint,
         Tag.PRODUCER: _producer,
