@@ -14,10 +14,11 @@ from wasmtime import wat2wasm
 
 from rota.client import Client, Limits
 from rota.common.endpoints import RunFolder
+from rota.common.errors import ConfigError
 from rota.common.model_call import Tensor, encode_call
 from rota.common.work import FUNCTION
 from rota.gpu_worker.repository import Repository
-from rota.proof.prove import Proof, prove
+from rota.proof.prove import Proof, lane_of, prove
 from rota.proof.source import open_run
 from rota.proof.verify import LaneReport, Options
 
@@ -69,6 +70,7 @@ def test_a_run_with_everything_verifies_everywhere(rota_up: Callable[..., Any], 
     assert (lane.counts.models_read_back, lane.counts.models_executed) == (0, 2)
 
     _check_parts(copy, elsewhere.last.lanes[0])
+    _no_lane_is_meant(copy)
 
 
 def _check_parts(copy: Path, whole: LaneReport) -> None:
@@ -82,6 +84,15 @@ def _check_parts(copy: Path, whole: LaneReport) -> None:
     begin = _prove(copy, (0,), Options("main", last_turn=50))
     assert begin.verdict == "equal"
     assert 0 < begin.last.lanes[0].retired < whole.retired
+
+
+def _no_lane_is_meant(run: Path) -> None:
+    """A part of a run needs a lane where several have tasks."""
+    with (
+        open_run(run) as source,
+        pytest.raises(ConfigError, match=r"--lane \(lanes with tasks: main, other, recorded\)"),
+    ):
+        lane_of(source)
 
 
 def _prove(run: Path, workers: tuple[int, ...], options: Options, kill_seed: int | None = None) -> Proof:
