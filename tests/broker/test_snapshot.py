@@ -1,7 +1,7 @@
 """Snapshots: at every record of random runs, a world that was written and read again is the same world.
 
 A journal is folded twice: one world is never touched, the other goes through a snapshot at every record. The bytes of a
-snapshot hold all that the records so far amount to, so equal bytes at every record are the strongest equality that there
+snapshot hold all that the records so far amount to, so equal bytes at every record are the strongest equality there
 is; `picture` is compared as well, in case that something is missing in the bytes.
 """
 
