@@ -8,9 +8,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from chaos import Chaos, deploy_all
 from core_kit import Broker, fold_journal, picture
@@ -270,3 +272,24 @@ def test_pins_are_kept_by_name(path: Path) -> None:
 def _sql(path: Path, statement: str) -> list[Any]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement).fetchall()
+
+
+def test_a_snapshot_that_was_changed_and_still_reads_is_not_used(path: Path) -> None:
+    """Goal: what counts is the digest in the chain, not that the bytes make sense. Method: change how many divergences
+    the newest snapshot counts; it loads, and tells something else than the journal.
+    """
+    with closing(Journal.open(path, read_only=True)) as journal:
+        newest = SnapshotStore(journal).named()[0]
+        whole = b"".join(SnapshotStore(journal).parts(newest.number))
+    head = next(iter(msgpack.Unpacker(BytesIO(whole))))
+    changed = msgpack.packb([*head[:-1], head[-1] + 1]) + whole[len(msgpack.packb(head)) :]
+    assert len(changed) == len(whole)
+    assert snapshot.load([changed]).divergences == head[-1] + 1
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM snapshots WHERE number = ? AND part > 0", (newest.number,))
+        connection.execute("UPDATE snapshots SET body = ? WHERE number = ?", (changed, newest.number))
+    with closing(Journal.open(path, read_only=True)) as journal, pytest.raises(JournalError, match="is damaged"):
+        SnapshotStore(journal).check(newest)
+    world, _ = recovered(path)
+    assert world.divergences == head[-1]
+    assert picture(world) == picture(fold_journal([records.encode(record) for record in RUN]))
