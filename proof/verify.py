@@ -186,7 +186,7 @@ class _Verification:
         checks = [check for check in self._lanes.values() if check.lane == self._options.lane]
         if turn is not None and checks and not checks[0].is_done:
             raise JournalError(
-                f"turn {turn} of lane {checks[0].lane!r} has not retired: {checks[0].compared} turns have",
+                f"turn {turn} of lane {checks[0].lane!r} is not among the {checks[0].compared} turns that have retired",
                 lane=checks[0].lane,
                 turn=turn,
             )
