@@ -164,10 +164,9 @@ def _opened(run: Path) -> Iterator[RunSource]:
 
 @contextlib.contextmanager
 def _executors(source: RunSource) -> Iterator[Any]:
-    from rota.local.executors import Executors, Folders
+    from rota.local.executors import Executors
 
-    folders = Folders(modules=source.modules, artefacts=source.artefacts, models=source.models, tensors=source.tensors)
-    with Executors(folders) as executors:
+    with Executors(source.folders()) as executors:
         yield executors
 
 

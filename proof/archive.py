@@ -384,7 +384,7 @@ def _disk_errors(file: Path) -> Iterator[None]:
 
 def _refusal(file: Path, why: str) -> JournalError:
     return JournalError(
-        f"{file} is not an archive that can be used: {why[:_WHY_CHARS_MAX]}. Take it from where it came from once more, "
-        "or export the run again",
+        f"{file} is not an archive that can be used: {why[:_WHY_CHARS_MAX]}. Take it from where it came from, or "
+        "export the run again",
         path=str(file),
     )

@@ -89,7 +89,7 @@ class LaneReplay:
     def _execute(self, fold: records.CompletedFold) -> Iterator[Task]:
         """Execute the tasks of a recorded lane that completed together, and only those."""
         line = self.lane.line_by_turn
-        tasks = [line[turn] for turn in fold.turns if turn in line]
+        tasks: list[Task] = [line[turn] for turn in fold.turns if turn in line]
         if self.until is not None:
             tasks = tasks[: self.until - self.lane.retired]
         while tasks:

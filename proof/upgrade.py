@@ -14,7 +14,7 @@ from rota.broker import records
 from rota.common.digests import digest
 from rota.common.errors import BadChange
 from rota.common.work import MODEL, Code
-from rota.local.executors import Executors, Folders
+from rota.local.executors import Executors
 from rota.proof.changed import Consequences, Plan, follow_change
 from rota.proof.continuing import Change
 from rota.proof.fork import add_modules, copy_folder
@@ -44,9 +44,8 @@ def check_upgrade(
         copy_folder(source.modules, modules)
         modules.mkdir(exist_ok=True)
         add_modules(modules, [(name, code._replace(digest=digest(module)), module) for _, code in bound])
-        tensors = Path(private) / "tensors"
-        copy_folder(source.tensors, tensors)
-        folders = Folders(modules=modules, artefacts=source.artefacts, models=source.models, tensors=tensors)
+        folders = source.folders()
+        folders.modules = modules
         with Executors(folders, device=device) as executors:
             return [
                 follow_change(

@@ -25,7 +25,7 @@ from rota.common.digests import digest
 from rota.common.endpoints import RunFolder
 from rota.common.errors import BadChange, CodeError, ConfigError, JournalError, UnknownLane
 from rota.common.work import Code, Failed
-from rota.local.executors import Executors, Folders
+from rota.local.executors import Executors
 from rota.proof.bisect import Predicate, find_first
 from rota.proof.changed import Consequences, Plan, follow_change
 from rota.proof.continuing import Change
@@ -76,8 +76,7 @@ def source(run: Path):
 
 @pytest.fixture
 def executors(source: RunSource):
-    folders = Folders(modules=source.modules, artefacts=source.artefacts, models=source.models, tensors=source.tensors)
-    with Executors(folders, device="cpu") as made:
+    with Executors(source.folders(), device="cpu") as made:
         yield made
 
 
@@ -152,8 +151,7 @@ def test_a_fork_is_a_run_that_verifies(source: RunSource, tmp_path: Path) -> Non
         fork_order = order_of(made)
         assert fork_order[:11] == order_of(source)[:11], "the prefix is shared by digest"
         assert (len(fork_order), fork_order[-1][1]) == (came.retired, came.digest)
-        folders = Folders(modules=made.modules, artefacts=made.artefacts, models=made.models, tensors=made.tensors)
-        with Executors(folders, device="cpu") as executors:
+        with Executors(made.folders(), device="cpu") as executors:
             assert verify(made, executors, Options()).equal
 
 
@@ -187,8 +185,7 @@ def test_another_seed_from_a_turn_on(source: RunSource, tmp_path: Path) -> None:
     assert came.position == len(order_of(source)) - 5
     with open_run(tmp_path / "fork") as made:
         assert input_numbers(made, "SeedSet")
-        folders = Folders(modules=made.modules, artefacts=made.artefacts, models=made.models, tensors=made.tensors)
-        with Executors(folders, device="cpu") as executors:
+        with Executors(made.folders(), device="cpu") as executors:
             assert verify(made, executors, Options()).equal
 
 
