@@ -259,6 +259,11 @@ class Server:
                 text = f"the journal cannot be written ({reason}): this request may still take effect; {_SAME_NUMBER}"
                 fields = {"reason": reason, "pending": True}
                 send = send._replace(message=messages.Refused(message.number, StorageFull.code, text, fields))
+            elif send.socket == QUERY and not self._storage_full and isinstance(message, messages.Answer):
+                # It was made before the core knew that writing fails, so a crash could take back what it tells.
+                text = f"the journal cannot be written ({reason}): ask again"
+                fields = {"reason": reason}
+                send = send._replace(message=messages.Refused(message.number, StorageFull.code, text, fields))
             self._outbox.send(send)
         # Results that are let go here are awaited again by their producers: nothing says that they were sent.
         self._held = kept[-RESULTS_HELD_MAX:]
