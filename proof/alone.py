@@ -3,6 +3,9 @@
 Sequence numbers run over all lanes, so they tell of the timing of other lanes; turns do not. A lane that is played
 again is alone in its world, where the two are the same: inputs that name tasks by seq are given their turns. Ask before
 the record is applied, because it may remove what it names.
+
+What is changed so is not what its producer asked for any more, so it carries no digest of a request: a fork, which is
+such a lane with a journal, would else contradict itself.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from typing import Any, Final
 
 from rota.broker import records
 from rota.broker.world import World
+from rota.common.digests import ZERO_DIGEST
+from rota.proof.record_checks import check_input
 
 Input = (
     records.Submitted
@@ -47,21 +52,37 @@ def alone(record: Input, world: World) -> Input | None:
     return moved
 
 
+def opened_alone(record: records.Opened, world: World) -> records.Opened:
+    """Return the opening of a lane; it may have its deploys from another lane, which is not there."""
+    is_alone = check_input(0, record, 1) is None or check_input(0, record, 1, world.lanes) is not None
+    return record if is_alone else _unasked(record)
+
+
 def _submitted(record: records.Submitted, world: World) -> records.Submitted:
     lane = world.lanes[record.lane]
+    moved = record._replace(first_seq=lane.next_turn)
     dead = None if record.retry_of is None else lane.dead.get(record.retry_of)
-    return record._replace(first_seq=lane.next_turn, retry_of=record.retry_of if dead is None else dead.turn)
+    return moved if dead is None or dead.turn == record.retry_of else _unasked(moved._replace(retry_of=dead.turn))
 
 
 def _decision(record: Any, world: World) -> Any:
     run = world.runs.find(record.seq)
-    return record if run is None else record._replace(seq=run.first_turn + record.seq - run.first_seq)
+    if run is None or run.first_turn == run.first_seq:
+        return record
+    moved = record._replace(seq=run.first_turn + record.seq - run.first_seq)
+    return _unasked(moved) if isinstance(moved, records.Cancelled) else moved
 
 
 def _dropped(record: records.DeadDropped, world: World) -> records.DeadDropped | None:
     dead = world.lanes[record.lane].dead
     turns = tuple([dead[seq].turn for seq in record.seqs if seq in dead])
-    return None if record.seqs and not turns else record._replace(seqs=turns)
+    if turns == record.seqs:
+        return record
+    return _unasked(record._replace(seqs=turns)) if turns else None
+
+
+def _unasked(record: Any) -> Any:
+    return record._replace(origin=record.origin._replace(request=ZERO_DIGEST))
 
 
 _TRANSLATE: Final[dict[type, Callable[[Any, World], Any]]] = {

@@ -95,8 +95,9 @@ class LaneReplay:
         while tasks:
             retired, stopped = self.engine.execute([fold_of(self.lane, tuple(tasks[: self._batch_tasks]))])
             yield from retired
+            yield from self.engine.judge(stopped)
             tasks = [task for task in tasks if task.outcome is None]
-            if stopped or not retired:
+            if not retired and not stopped:
                 return
 
     def _number(self, pool: str, facts: tuple[tuple[str, str], ...]) -> int:

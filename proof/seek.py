@@ -16,6 +16,7 @@ from rota.broker.world import World
 from rota.common.errors import JournalError
 from rota.common.work import MODEL
 from rota.local.engine import Runner
+from rota.proof.alone import opened_alone
 from rota.proof.answers import ReadBack
 from rota.proof.replay import BATCH_TASKS, LaneReplay
 from rota.proof.source import RunSource
@@ -47,7 +48,7 @@ class Follower:
         """Take a step of the journal's fold; yields what retires in the replay."""
         record = step.record
         if isinstance(record, records.Opened) and record.lane == self.lane:
-            self.replay = self._replay(record)
+            self.replay = self._replay(opened_alone(record, fold.world))
         if self.replay is None and (world := fold.lone(self.lane)) is not None:
             self.replay = self._replay(world)
         if self.replay is None or getattr(record, "lane", None) != self.lane:

@@ -60,9 +60,10 @@ def check_upgrade(
 
 def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, Code]]:
     """Return every code that a name was bound to, with its lane. Raises `UnknownLane`, `BadChange` if there is none."""
-    found: list[tuple[str, Code]] = []
-    names: dict[str, None] = {}
     fold = Fold(source)
+    begin = [one for one in fold.world.lanes.values() if lane in (None, one.name)]  # of a run that was compacted
+    names = dict.fromkeys([bound for one in begin for bound in one.deploys])
+    found = [(one.name, one.deploys[name]) for one in begin if name in one.deploys]
     for step in fold.steps():
         record = step.record
         if not isinstance(record, records.Opened | records.Deployed) or lane not in (None, record.lane):

@@ -184,10 +184,11 @@ class _Verification:
     def _check_last_turn(self) -> None:
         turn = self._options.last_turn
         checks = [check for check in self._lanes.values() if check.lane == self._options.lane]
-        if turn is not None and checks and not checks[0].is_done:
+        if turn is not None and not any(check.is_done for check in checks):
+            compared = sum(check.compared for check in checks)
             raise JournalError(
-                f"turn {turn} of lane {checks[0].lane!r} is not among the {checks[0].compared} turns that have retired",
-                lane=checks[0].lane,
+                f"turn {turn} of lane {self._options.lane!r} is not among the {compared} turns that have retired",
+                lane=self._options.lane,
                 turn=turn,
             )
 

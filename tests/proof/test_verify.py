@@ -1,0 +1,103 @@
+"""Verify where a run is not the common one: lanes beside each other, recorded order, missing files, cut records.
+
+Real runs of tests/broker's core with real modules (divergence_kit.py); what each must come to is said in the test.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from divergence_kit import Bench, module
+
+from rota.common.errors import JournalError
+from rota.local.executors import Executors
+from rota.proof.changed import Plan
+from rota.proof.continuing import Change
+from rota.proof.fork import fork
+from rota.proof.source import open_run
+from rota.proof.upgrade import check_upgrade
+from rota.proof.verify import Options, verify
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, tmp_path / "artefacts")
+    made.worker()
+    made.deploy("counter")
+    yield made
+    made.close()
+
+
+def test_the_fork_of_a_second_lane_verifies(bench: Bench, tmp_path: Path) -> None:
+    """Goal: inputs that name tasks by seq do not contradict themselves in a fork, where turns are seqs.
+
+    Method: a lane whose seqs are not its turns, with its deploys from another one, with a cancel, a retry and a dropped
+    dead letter; fork it at its begin and in its middle, and verify what came.
+    """
+    producer, broker = bench.producer, bench.broker
+    bench.submit("counter/z", b"", b"")
+    producer.open_lane("two", deploys_from="main")
+    bench.submit("counter/a", b"", b"", lane="two")
+    bench.submit("nobody/a", b"", lane="two")
+    producer.pause("two")
+    assert producer.cancel(producer.submit("counter/q", b"", lane="two").first_seq)
+    producer.release("two")
+    unknown, cancelled = broker.lane("two").dead
+    producer.submit_runs(lane="two", retry_of=unknown)
+    producer.drop_dead(cancelled, lane="two")
+    broker.run()
+    bench.save()
+    assert bench.verify().equal
+    for turn in (0, 2):
+        folder = tmp_path / f"fork{turn}"
+        with open_run(bench.path) as source:
+            assert fork(source, Plan("two", turn, Change()), [], folder, "nothing", device="cpu").same
+        with open_run(folder) as source, Executors(source.folders(), device="cpu") as runner:
+            report = verify(source, runner, Options())
+        assert report.equal, [lane.fault for lane in report.lanes]
+        assert [lane.compared for lane in report.lanes] == [5]
+
+
+def test_a_recorded_lane_without_its_module_is_blocked(bench: Bench) -> None:
+    """Goal: what cannot be computed is no divergence, in lanes of either policy. Method: remove the module."""
+    bench.producer.open_lane("free", policy="recorded", deploys_from="main")
+    bench.submit("counter/a", b"", b"", lane="free")
+    bench.submit("counter/a", b"", b"")
+    bench.save()
+    assert bench.verify().equal
+    for path in bench.folder.modules.iterdir():
+        path.unlink()
+    report = bench.verify()
+    assert [(lane.mismatch, lane.fault) for lane in report.lanes] == [(None, None)] * 2
+    assert [lane.blocked is not None and "is not in" in lane.blocked.reason for lane in report.lanes] == [True] * 2
+
+
+def test_a_last_turn_in_a_lane_without_kept_records_is_refused(bench: Bench) -> None:
+    """Goal: no EQUAL for a turn that nobody compared. Method: cut all records of a lane, ask for a turn of it."""
+    bench.producer.open_lane("two", deploys_from="main")
+    bench.submit("counter/z", b"", lane="two")
+    cut = len(bench.broker.journal)
+    bench.submit("counter/z", b"")
+    bench.save(cut_after=cut)
+    assert bench.verify().equal
+    with pytest.raises(JournalError, match="turn 77 of lane 'two' is not among the 0 turns"):
+        bench.verify(Options("two", None, 77))
+
+
+def test_code_that_was_bound_before_the_cut_can_be_upgraded(bench: Bench) -> None:
+    """Goal: a deploy counts whose record is gone. Method: cut it off, check the same module and another one."""
+    bench.submit("counter/z", b"", b"")
+    cut = len(bench.broker.journal)
+    bench.submit("counter/z", b"", b"")
+    bench.save(cut_after=cut)
+    with open_run(bench.path) as source:
+        (came,) = check_upgrade(source, "counter", module("counter"), device="cpu")
+        assert came.same
+        (came,) = check_upgrade(source, "counter", module("echo"), device="cpu")
+        assert not came.same
