@@ -165,6 +165,8 @@ def _false_decision(case: Case) -> Finding | None:
     task, seen = case.expected, case.seen
     if task is None or task.outcome is None or case.actual is None or task.code is None or task.code.kind != AGENT:
         return None
+    if seen.task is None:
+        return None  # it has not retired
     before = seen.same_agent()[0]
     caught = [place for place, one in enumerate(before) if one.turn in seen.decisions][-DECISIONS_MAX:]
     for place in reversed(caught):

@@ -224,7 +224,7 @@ class _Explainer:
             bytes_differ=_all_bytes(parts),
             code_digest=None if code is None else code.digest, recorded_by=seen.worker,
             here=() if pool is None or seen.worker is None else facts_here(self._runner, pool), last_good=None,
-            unproved=(), command=self._command(seen.turn, finding),
+            unproved=(), command=self._command(seen, finding),
         )  # fmt: skip
 
     def _trials(self, seen: Witness, *, caught: bool) -> Trials | None:
@@ -232,12 +232,13 @@ class _Explainer:
             return None
         return trials_at(self._source, seen.lane, seen.turn, self._runner, live_models=self._live_models, caught=caught)
 
-    def _command(self, turn: int, finding: Finding) -> str:
+    def _command(self, seen: Witness, finding: Finding) -> str:
         words = ["rota", "verify", self._source.name, "--lane", self._report.lane]
-        if not finding.needs_lane:
-            words += ["--from", str(turn)]
-        last = self._report.mismatch and _turn_of(self._report.mismatch)
-        words += ["--to", str(max(turn, last or turn))]
+        if seen.task is not None:  # else it has not retired, and only the whole lane comes to it
+            if not finding.needs_lane:
+                words += ["--from", str(seen.turn)]
+            last = self._report.mismatch and _turn_of(self._report.mismatch)
+            words += ["--to", str(max(seen.turn, last or seen.turn))]
         return shlex.join([*words, *(["--live-models"] if self._live_models else [])])
 
 

@@ -18,9 +18,11 @@ from rota.common.errors import JournalError
 from rota.common.work import MODEL, Failed
 from rota.local.engine import Runner
 from rota.proof.code_files import changed_code
+from rota.proof.differing import content
 from rota.proof.record_checks import Fault, check_completed, check_input
 from rota.proof.seek import Follower
 from rota.proof.source import RunSource
+from rota.proof.standing import execute_standing
 from rota.proof.steps import Fold, Step, check_lane, retire_order, retired_in
 
 COMPARE_EVERY_TASKS: Final = 4_096  # how far the journal's fold may be ahead of the execution
@@ -158,6 +160,8 @@ class _Verification:
             check_lane(self._fold.world, self._options.lane)
         for check in self._lanes.values():
             check.finish(self._fold)
+            if broken is None:
+                check.finish_line(self._fold)
             self._tell(check)
         if broken is None:
             self._check_last_turn()
@@ -247,6 +251,18 @@ class _LaneCheck:
         self._compare(replay.run_to(replay.lane.retired + len(self._expected)), fold)
         if self._expected and not self.is_done:
             self._part(Mismatch(self.lane, fold.number, self._expected[0], None))
+
+    def finish_line(self, fold: Fold) -> None:
+        """Compare what had completed and not retired at the journal's end."""
+        replay = self._follower.replay
+        if self.is_done or replay is None:
+            return
+        for expected, actual in execute_standing(replay, fold.world.lanes[self.lane]):
+            if content(expected) != content(actual):
+                self._blocked = _blocked(fold, expected, actual)
+                self._part(None if self._blocked else Mismatch(self.lane, fold.number, expected, actual))
+                return
+            self._aside = self._aside or _aside(expected, actual)
 
     def take_fresh(self) -> int:
         """Return how many turns were compared since the last time."""
