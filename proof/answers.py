@@ -102,23 +102,26 @@ class ReadBack(Answers):
 
 
 class Remembered(Answers):
-    """Answers by code, payload and tensors: for a run that was changed.
+    """Answers by code, payload and tensors: for a run that was changed. The same call may have been answered in several
+    ways, which is what `recorded` means.
 
     Raises `CodeError` for a task that cannot be executed here: a changed run has no record to fall back on.
     """
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
-        self._known: dict[tuple[bytes, bytes, Any], Answer] = {}
+        self._known: dict[tuple[bytes, bytes, Any], dict[int, Answer]] = {}
 
     def remember(self, task: Task) -> None:
         """Take the outcome of a model task."""
         if task.code is not None and task.outcome is not None and task.provenance is not None:  # models have one
             call = (task.code.digest, task.payload, task.run.tensors_of(task.index))
-            self._known[call] = Answer(task.outcome, task.provenance)
+            self._known.setdefault(call, {})[task.turn] = Answer(task.outcome, task.provenance)
 
     def find(self, fold: Fold, seen: TaskInput) -> Answer | None:
-        return self._known.get((fold.code.digest, seen.payload, seen.tensors))
+        """Return what the call was answered; where it was made more than once, at this turn if it was, else first."""
+        answers = self._known.get((fold.code.digest, seen.payload, seen.tensors), {})
+        return answers.get(seen.turn) or next(iter(answers.values()), None)
 
     def _ran(self, fold: Fold, result: FoldResult) -> FoldResult:
         if result.stopped == "refused":

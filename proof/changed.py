@@ -96,7 +96,7 @@ def follow_change(
             inputs.append((step.number, step.moved))
     journal = stand.fold.world.lanes[plan.lane]
     turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)
-    went_on = Continuation(stand.replay, inputs, plan.change, turns_max)
+    went_on = Continuation(stand.replay, inputs, plan.change, turns_max, unfired=journal.timers)
     place, after, changed = _compare(was, _watched(went_on.run(), stand, progress), plan)
     first = None if place is None else _first_change(source, plan, position + place, after)
     lane = stand.replay.lane

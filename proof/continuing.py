@@ -2,15 +2,15 @@
 
 The later inputs of the journal come again, in order and at their positions. A changed lane may never get to a position:
 then the input takes effect when nothing is left to run. Inputs that name a task (cancels, verdicts, retries) find it by
-its turn, and are left out, and named, where the task is another one or has completed. Timers that the change brought
-fire when a later input shows that their time has come.
+its turn, and are left out, and named, where there is no such task or it has completed. Timers that the change brought
+fire when a later input shows that their time has come; those that the journal never fired do not.
 
 A model's recorded result is used for the same call again (answers.py); any other call is computed, and is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
@@ -47,7 +47,11 @@ class LeftOut(NamedTuple):
 class Continuation:
     """Plays what comes after a turn. `inputs`: record number, and the input as its lane alone has it."""
 
-    def __init__(self, replay: LaneReplay, inputs: Sequence[tuple[int, Input]], change: Change, turns_max: int) -> None:
+    def __init__(
+        self, replay: LaneReplay, inputs: Sequence[tuple[int, Input]], change: Change, turns_max: int, *,
+        unfired: Iterable[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
+        """`unfired`: timers that wait where the journal ends."""
         self.left_out: list[LeftOut] = []
         self.stopped_at_bound = False
         self._engine = replay.engine
@@ -56,9 +60,8 @@ class Continuation:
         self._change = change
         self._turns_max = turns_max
         self._edits = {(number, index): payload for number, index, payload in change.edited}
-        self._fired_later = {
-            (record.turn, record.index_of_emit) for _, record in inputs if isinstance(record, records.TimerFired)
-        }
+        fired = [(one.turn, one.index_of_emit) for _, one in inputs if isinstance(one, records.TimerFired)]
+        self._known_timers = dict.fromkeys([*fired, *unfired])
         _check(change, inputs)
 
     @property
@@ -108,11 +111,11 @@ class Continuation:
             yield from retired
 
     def _fire_due(self, now_ms: int) -> Iterator[Task]:
-        """Fire the timers that are due and that the journal never fired."""
+        """Fire the timers that are due and that the journal does not know."""
         due = sorted(
             (timer.due_ms, *key)
             for key, timer in self.lane.timers.items()
-            if timer.due_ms <= now_ms and key not in self._fired_later
+            if timer.due_ms <= now_ms and key not in self._known_timers
         )
         for due_ms, turn, index in due:
             record = records.TimerFired(self._name, self.lane.retired, due_ms, turn, index)

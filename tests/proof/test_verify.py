@@ -13,16 +13,31 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from divergence_kit import Bench, module
+from divergence_kit import Bench, module, output, with_outcome
 
+from rota.broker.tasks import Run, Task
+from rota.common.digests import digest
 from rota.common.errors import JournalError
-from rota.local.executors import Executors
+from rota.common.work import MODEL, Code, Done, Fold, Provenance
+from rota.local.executors import Executors, Folders
+from rota.local.folds import task_input
+from rota.proof.answers import Remembered
 from rota.proof.changed import Plan
 from rota.proof.continuing import Change
 from rota.proof.fork import fork
 from rota.proof.source import open_run
 from rota.proof.upgrade import check_upgrade
 from rota.proof.verify import Options, verify
+
+
+@pytest.fixture
+def executors(tmp_path: Path) -> Iterator[Executors]:
+    """Executors of a folder with nothing in it."""
+    folders = Folders(
+        modules=tmp_path / "modules", artefacts=tmp_path / "a", models=tmp_path / "models", tensors=tmp_path / "t"
+    )
+    with Executors(folders, device="cpu") as made:
+        yield made
 
 
 @pytest.fixture
@@ -101,3 +116,69 @@ def test_code_that_was_bound_before_the_cut_can_be_upgraded(bench: Bench) -> Non
         assert came.same
         (came,) = check_upgrade(source, "counter", module("echo"), device="cpu")
         assert not came.same
+
+
+def test_what_completed_and_never_retired_is_executed_too(bench: Bench) -> None:
+    """Goal: a result that was handed out before its turn retired cannot be forged.
+
+    Method: a journal that ends while the head of the line runs; change the outcome of the task behind it, and then take
+    its module away.
+    """
+    bench.deploy("mirror")
+    bench.submit("counter/z", b"")
+    bench.submit("mirror/a", output(b"1"), run=False)
+    behind = bench.worker("w2")
+    bench.submit("mirror/b", output(b"2"), run=False)
+    assert behind.finish()
+    bench.save()
+    lane = bench.broker.lane()
+    assert (lane.retired, [task.outcome is not None for task in lane.line()]) == (1, [False, True])
+    assert bench.verify().equal
+    bench.forge(with_outcome(3, result=b"forged"))
+    report, (found,) = bench.judge()
+    (checked,) = report.lanes
+    assert (checked.retired, checked.mismatch is not None) == (1, True)
+    assert (found.turn, found.cause, found.differs) == (3, "corrupt record", ("result",))
+    assert found.command.endswith("--lane main")
+    bench.forge(with_outcome(3, result=b"2"))
+    assert bench.verify().equal
+    (bench.folder.modules / f"{digest(module('mirror')).hex()}.wasm").unlink()
+    (checked,) = bench.verify().lanes
+    assert checked.blocked is not None
+    assert checked.blocked.task.turn == 3
+
+
+def test_a_timer_that_the_journal_never_fired_waits_in_a_changed_lane_too(bench: Bench) -> None:
+    """Goal: the same module changes nothing. Method: a producer pins times far ahead, so a timer is due by a later
+    input and not by the broker's clock.
+    """
+    bench.deploy("reminder")
+    bench.submit("reminder/r", b"500 wake", now_ms=3_000_000_000_000)
+    bench.submit("counter/a", b"", now_ms=3_000_000_001_000)
+    bench.save()
+    assert bench.broker.lane().timers
+    with open_run(bench.path) as source:
+        (came,) = check_upgrade(source, "counter", module("counter"), device="cpu")
+    assert (came.same, came.left_out) == (True, ())
+
+
+def test_a_call_that_was_answered_twice_has_each_answer_at_its_turn(executors: Executors) -> None:
+    """Goal: a model that answers the same call in two ways changes nothing by itself.
+
+    Method: remember both, ask at both turns, and at another.
+    """
+    model = Code(b"m" * 32, MODEL)
+    remembered = Remembered(executors)
+    run = Run(
+        lane="main", first_seq=1, first_turn=1, targets="model:m", priority=0, kind="tell", sender=None, now_ms=0,
+        parent=None, reply_to=None, payloads=(b"x", b"x"), tensors=None,
+    )  # fmt: skip
+    for index, result in enumerate([b"one", b"other"]):
+        task = Task(run, index, model, 0)
+        task.outcome = Done(result, None, (), (), 0, ())
+        task.provenance = Provenance("recorded", "cpu", b"f" * 32)
+        remembered.remember(task)
+    seen = [task_input(Task(run, index, model, 0)) for index in (0, 1)]
+    asked = [*seen, seen[0]._replace(turn=9)]
+    (came,) = remembered.run_all([Fold(bytes(32), model, "model:m", None, tuple(asked))])
+    assert [outcome.result for outcome in came.outcomes] == [b"one", b"other", b"one"]
