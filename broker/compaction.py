@@ -23,7 +23,7 @@ from rota.broker.lock import FolderLock
 from rota.broker.modules import ModuleStore
 from rota.broker.records import Completed, Deployed, Opened, Record, Submitted, decode
 from rota.broker.recovery import fold, load_world
-from rota.broker.snapshot_store import SnapshotStore
+from rota.broker.snapshot_store import SnapshotStore, broker_ms
 from rota.broker.tensor_keeper import collect_tensors
 from rota.broker.world import World
 from rota.common.endpoints import RunFolder
@@ -174,7 +174,7 @@ class _Compaction:
         """Return the record before the first one that is as young as that."""
         for number in range(self._first, self.last + 1):
             ((body,),) = self._journal.rows("SELECT body FROM records WHERE number = ?", number)
-            if getattr(decode(body), "now_ms", 0) >= oldest_ms:
+            if (broker_ms(decode(body)) or 0) >= oldest_ms:
                 return number - 1
         return self.last
 

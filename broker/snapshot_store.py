@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from blake3 import blake3
 
 from rota.broker.journal import Journal
-from rota.broker.records import Snapshotted, decode
+from rota.broker.records import Record, Snapshotted, Submitted, decode
 from rota.common.errors import JournalError
 from rota.common.limits import NOW_MS_MAX
 
@@ -127,7 +127,7 @@ class SnapshotStore:
     def _time_after(self, number: int) -> int:
         """Return when the first record with a time behind `number` took effect: those before are not younger."""
         for (body,) in self._journal.rows("SELECT body FROM records WHERE number > ? LIMIT 100", number):
-            now_ms: int | None = getattr(decode(body), "now_ms", None)
+            now_ms = broker_ms(decode(body))
             if now_ms is not None:
                 return now_ms
         return NOW_MS_MAX
@@ -148,3 +148,11 @@ class SnapshotStore:
         with self._journal.transaction() as write:
             removed: int = write.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
         return removed > 0
+
+
+def broker_ms(record: Record) -> int | None:
+    """Return when a record was made, by the broker's clock; None if it does not say: producers may pin that of a
+    submit.
+    """
+    now_ms: int | None = None if isinstance(record, Submitted) else getattr(record, "now_ms", None)
+    return now_ms

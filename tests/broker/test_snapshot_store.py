@@ -293,3 +293,31 @@ def test_a_snapshot_that_was_changed_and_still_reads_is_not_used(path: Path) -> 
     world, _ = recovered(path)
     assert world.divergences == head[-1]
     assert picture(world) == picture(fold_journal([records.encode(record) for record in RUN]))
+
+
+@pytest.mark.parametrize("pinned_ms", [5, 3_000_000_000_000])
+def test_a_pinned_time_is_not_the_age_of_a_record(tmp_path: Path, pinned_ms: int) -> None:
+    """Goal: records are as old as the broker's clock says, whatever time a producer pinned.
+
+    Method: a submit with another
+    time right behind a snapshot; ask to cut there by an age between the two, and by one beyond.
+    """
+    broker = Broker()
+    producer = broker.producer()
+    broker.worker()
+    producer.deploy("counter")
+    first = [records.decode(body) for body in broker.journal]
+    producer.submit("counter/a", now_ms=pinned_ms)
+    broker.run()
+    rest = [records.decode(body) for body in broker.journal[len(first) :]]
+    assert rest[0].now_ms == pinned_ms  # type: ignore[union-attr]
+    with closing(Journal.open(tmp_path / "run.rota")) as journal:
+        assert list(journal.read()) == []
+        journal.append(first)
+        world = World()
+        fold(world, first)
+        store = SnapshotStore(journal)
+        named = store.write(journal.last_number, snapshot.encode(snapshot.take(world)), journal.chain)
+        journal.append([*rest, named])
+        assert store.newest_to_cut_at(journal.last_number, broker.now_ms - 1_000) is None
+        assert store.newest_to_cut_at(journal.last_number, broker.now_ms + 1_000) == named
