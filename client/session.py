@@ -292,7 +292,10 @@ class Session:
                     self._keep(seq, early)
                 elif seq not in self._results:
                     self._pending[seq] = None
-        self._close(message.number)
+        if self._close(message.number) and opened.waits and isinstance(message, Accepted):
+            # The results would have come with the second answer: the first one's connection may be given up.
+            last_seq = message.first_seq + message.tasks
+            self._await(_ranges(seq for seq in range(message.first_seq, last_seq) if seq in self._pending))
 
     def _on_refused(self, message: Refused, now_ms: int) -> None:
         error = error_from_wire(message.code, message.message, message.fields)
@@ -339,16 +342,18 @@ class Session:
         ):
             self.take_result(next(iter(self._results)))
 
-    def _close(self, number: int) -> None:
+    def _close(self, number: int) -> bool:
+        """Let go of a request; return whether it stood here to be sent again."""
         opened = self._open.pop(number, None)
         if opened is None:
-            return
-        # It may stand here to be sent again. What was refused must not take effect after that.
-        self._out = [frame for frame in self._out if frame is not opened.frame]
+            return False
+        kept = [frame for frame in self._out if frame is not opened.frame]  # what was refused must not take effect now
+        stood_here, self._out = len(kept) < len(self._out), kept
         if opened.waits:
             self._open_waits -= 1
             if not self._open_waits:
                 self._early.clear()
+        return stood_here
 
     def _greet_if_due(self, now_ms: int) -> None:
         """A request that follows a Hello closely reaches a broker that knows us, even if it was started anew."""

@@ -141,6 +141,22 @@ def test_a_new_boot_makes_a_new_connection() -> None:
     assert [type(decode(frame)) for frame in output.frames] == [messages.Hello, messages.Submit]
 
 
+def test_an_answer_beside_a_new_boot_does_not_lose_its_results() -> None:
+    """Goal: an answer that comes over a connection that is given up takes its results along. Method: the Welcome of a
+    new broker and the Accepted in one go: the submit goes out no more, so its results must be asked for.
+    """
+    machine = session()
+    welcome(machine)
+    machine.request(submit(FIRST, b"a", b"b"), 0)
+    sent(machine)
+    welcome(machine, boot=2)
+    give(machine, messages.Accepted(FIRST, 10, 2))
+    reconnect, frames = machine.output()
+    asked = [decode(frame, FROM_PRODUCERS) for frame in frames]
+    assert reconnect
+    assert [(type(message), message[1:]) for message in asked[1:]] == [(messages.Await, (10, 2))]
+
+
 def test_a_new_boot_does_not_matter_with_nothing_outstanding() -> None:
     """Goal: no connection is made for nothing. Method: the Welcome of a second boot after the last answer."""
     machine = session()
