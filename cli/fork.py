@@ -60,7 +60,7 @@ def fork(
     from rota.proof.fork import fork as make_fork
 
     with _opened(run) as source, Progress(progress, "turns") as shown:
-        modules = _modules(source, deploys, lane)
+        modules = _modules(source, deploys, lane, turn)
         change = _change(tuple([(name, code) for name, code, _ in modules]), dropped, edits, seed)
         what = ", ".join(
             [f"deploy {given}" for given in deploys]
@@ -178,21 +178,17 @@ def _change(
     return Change(deploys=deploys, dropped=dropped, edited=tuple(map(_edit, edits)), seed=seed_of(seed))
 
 
-def _modules(source: RunSource, deploys: tuple[str, ...], lane: str) -> list[tuple[str, Any, bytes]]:
+def _modules(source: RunSource, deploys: tuple[str, ...], lane: str, turn: int) -> list[tuple[str, Any, bytes]]:
     """Return names, codes and modules; what a name was bound to says how the module is called."""
     from rota.common.digests import digest
-    from rota.common.errors import BadChange
     from rota.common.work import AGENT, Code
-    from rota.proof.upgrade import bindings
+    from rota.proof.upgrade import binding_at
 
     found: list[tuple[str, Any, bytes]] = []
     for given in deploys:
         name, file = _named_file(given, "--deploy")
         module = file.read_bytes()
-        try:
-            code = bindings(source, name, lane)[-1][1]
-        except BadChange:
-            code = Code(b"", AGENT)
+        code = binding_at(source, name, lane, turn) or Code(b"", AGENT)
         found.append((name, code._replace(digest=digest(module)), module))
     return found
 

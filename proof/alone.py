@@ -85,6 +85,23 @@ def _unasked(record: Any) -> Any:
     return record._replace(origin=record.origin._replace(request=ZERO_DIGEST))
 
 
+def named_by(record: Input, world: World) -> str | None:
+    """Return the address of the task that an input names: a cancel, verdict, retry, timer. Ask as for `alone`."""
+    lane = world.lanes.get(record.lane)
+    if lane is None:
+        return None
+    match record:
+        case records.Cancelled() | records.Verdict():
+            run = world.runs.find(record.seq)
+            return None if run is None else run.target(record.seq - run.first_seq)
+        case records.Submitted(retry_of=int() as seq) if seq in lane.dead:
+            return lane.dead[seq].target
+        case records.TimerFired() if (record.turn, record.index_of_emit) in lane.timers:
+            return lane.timers[(record.turn, record.index_of_emit)].sender
+        case _:
+            return None
+
+
 _TRANSLATE: Final[dict[type, Callable[[Any, World], Any]]] = {
     records.Submitted: _submitted,
     records.Cancelled: _decision,

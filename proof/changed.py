@@ -15,9 +15,8 @@ from rota.broker.tasks import Task
 from rota.common.digests import digest_of
 from rota.common.work import Done
 from rota.local.engine import Runner
-from rota.proof.alone import Input
 from rota.proof.answers import Remembered
-from rota.proof.continuing import Change, Continuation, LeftOut
+from rota.proof.continuing import Change, Continuation, Later, LeftOut
 from rota.proof.seek import Stand, seek
 from rota.proof.source import RunSource
 from rota.proof.steps import Fold, Step, retired_in
@@ -88,15 +87,14 @@ def follow_change(
     stand = seek(source, plan.lane, plan.turn, remembered, keep=keep, watch=_remembering(remembered, plan.lane))
     position, shared = stand.replay.lane.retired, stand.replay.lane.digest
     was = [_row(task, plan) for task in stand.ahead]
-    inputs: list[tuple[int, Input]] = []
+    later = [] if not stand.replay.is_recorded else [Later(0, None, completed=tuple(task.turn for task in stand.ahead))]
     for step in stand.rest:
         was += [_row(task, plan) for task in retired_in(step, plan.lane)]
         _remembering(remembered, plan.lane)(step)
-        if plan.inputs and step.moved is not None and step.moved.lane == plan.lane:
-            inputs.append((step.number, step.moved))
+        later += _later(step, stand, plan)
     journal = stand.fold.world.lanes[plan.lane]
     turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)
-    went_on = Continuation(stand.replay, inputs, plan.change, turns_max, unfired=journal.timers)
+    went_on = Continuation(stand.replay, later, plan.change, turns_max, unfired=journal.timers)
     place, after, changed = _compare(was, _watched(went_on.run(), stand, progress), plan)
     first = None if place is None else _first_change(source, plan, position + place, after)
     lane = stand.replay.lane
@@ -104,6 +102,16 @@ def follow_change(
         plan.lane, plan.turn, position, shared, journal.retired, journal.digest, lane.retired, lane.digest, first,
         changed, tuple(went_on.left_out), went_on.stopped_at_bound, remembered.read_back, remembered.models_executed,
     )  # fmt: skip
+
+
+def _later(step: Step, stand: Stand, plan: Plan) -> list[Later]:
+    """Return what of a step comes again: an input, or for a recorded lane the order in which tasks completed."""
+    record = step.record
+    if step.moved is not None and step.moved.lane == plan.lane:
+        return [Later(step.number, step.moved, step.named)] if plan.inputs else []
+    if not stand.replay.is_recorded or not isinstance(record, records.Completed) or record.lane != plan.lane:
+        return []
+    return [Later(step.number, None, completed=tuple([turn for fold in record.folds for turn in fold.turns]))]
 
 
 def _remembering(remembered: Remembered, lane: str) -> Callable[[Step], None]:

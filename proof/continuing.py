@@ -2,24 +2,26 @@
 
 The later inputs of the journal come again, in order and at their positions. A changed lane may never get to a position:
 then the input takes effect when nothing is left to run. Inputs that name a task (cancels, verdicts, retries) find it by
-its turn, and are left out, and named, where there is no such task or it has completed. Timers that the change brought
-fire when a later input shows that their time has come; those that the journal never fired do not.
+its turn, and are left out, and named, where there is no such task, it has completed, or it is another agent's. Timers
+that the change brought fire when a later input shows that their time has come; those that the journal never fired do
+not. In a recorded lane tasks complete in the order in which they did, as far as they are there.
 
 A model's recorded result is used for the same call again (answers.py); any other call is computed, and is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from rota.broker import records
-from rota.broker.lane import Lane
+from rota.broker.lane import Lane, predecessor
 from rota.broker.tasks import Task
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import BadChange
 from rota.common.work import Code
-from rota.proof.alone import Input
+from rota.local.folds import fold_of
+from rota.proof.alone import Input, named_by
 from rota.proof.replay import LaneReplay
 
 BATCH_TASKS: Final = 1_024
@@ -36,6 +38,15 @@ class Change(NamedTuple):
     seed: bytes | None = None
 
 
+class Later(NamedTuple):
+    """What a journal has after the turn: an input, or turns of a recorded lane that completed in this order."""
+
+    number: int
+    record: Input | None
+    named: str | None = None  # the address of the task that the input names
+    completed: tuple[int, ...] = ()
+
+
 class LeftOut(NamedTuple):
     """An input that the changed lane has no use for."""
 
@@ -48,7 +59,7 @@ class Continuation:
     """Plays what comes after a turn. `inputs`: record number, and the input as its lane alone has it."""
 
     def __init__(
-        self, replay: LaneReplay, inputs: Sequence[tuple[int, Input]], change: Change, turns_max: int, *,
+        self, replay: LaneReplay, later: Sequence[Later], change: Change, turns_max: int, *,
         unfired: Iterable[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
         """`unfired`: timers that wait where the journal ends."""
@@ -56,11 +67,12 @@ class Continuation:
         self.stopped_at_bound = False
         self._engine = replay.engine
         self._name = replay.name
-        self._inputs = inputs
+        self._later = later
         self._change = change
         self._turns_max = turns_max
         self._edits = {(number, index): payload for number, index, payload in change.edited}
-        fired = [(one.turn, one.index_of_emit) for _, one in inputs if isinstance(one, records.TimerFired)]
+        inputs = {one.number: one.record for one in later if one.record is not None}
+        fired = [(one.turn, one.index_of_emit) for one in inputs.values() if isinstance(one, records.TimerFired)]
         self._known_timers = dict.fromkeys([*fired, *unfired])
         _check(change, inputs)
 
@@ -70,15 +82,18 @@ class Continuation:
 
     def run(self) -> Iterator[Task]:
         """Yield what retires from here on, to the end or the bound."""
-        now_ms = self._inputs[0][1].now_ms if self._inputs else 0
+        now_ms = next((one.record.now_ms for one in self._later if one.record is not None), 0)
         yield from self._begin(now_ms)
-        for number, record in self._inputs:
+        for number, record, named, completed in self._later:
+            if record is None:
+                yield from self._complete(completed)
+                continue
             if number in self._change.dropped:
                 continue
             yield from self._run_to(record.position)
             yield from self._fire_due(record.now_ms)
             now_ms = self._engine.now_ms = max(now_ms, record.now_ms)
-            fitted = self._fit(number, record)
+            fitted = self._fit(number, record, named)
             if fitted is not None:
                 yield from self._engine.apply(fitted).retired
         yield from self._run_to(None)
@@ -96,6 +111,16 @@ class Continuation:
         for name, code in (*self._change.deploys, *[(name, self._instead(name, code)) for name, code in bound]):
             deployed = records.Deployed(self._name, lane.retired, now_ms, _NOBODY, name, code)
             yield from self._engine.apply(deployed).retired
+
+    def _complete(self, turns: tuple[int, ...]) -> Iterator[Task]:
+        """Let tasks of a recorded lane complete as they did, those that are there and can run now."""
+        for turn in turns:
+            task = self.lane.line_by_turn.get(turn)
+            if task is None or task.outcome is not None or predecessor(task) is not None:
+                continue
+            retired, stopped = self._engine.execute([fold_of(self.lane, (task,))])
+            yield from retired
+            yield from self._engine.judge(stopped)
 
     def _run_to(self, position: int | None) -> Iterator[Task]:
         lane = self.lane
@@ -123,10 +148,10 @@ class Continuation:
 
     # --- making inputs fit -----------------------------------------------------------------------------------------
 
-    def _fit(self, number: int, record: Input) -> Input | None:
+    def _fit(self, number: int, record: Input, named: str | None) -> Input | None:
         """Return an input as it can take effect here; None, and a word about it, if it cannot."""
         record = record._replace(position=self.lane.retired)
-        why = self._why_not(record)
+        why = self._why_not(record) or self._why_another(record, named)
         if why:
             self.left_out.append(LeftOut(number, type(record).__name__, why))
             return None
@@ -157,6 +182,11 @@ class Continuation:
             case _:
                 return ""
 
+    def _why_another(self, record: Input, named: str | None) -> str:
+        """Say so if the turn that an input names is another agent's task here."""
+        found = named_by(record, self._engine.world)
+        return "" if found == named else f"the task that it names was for {named}, here it is for {found}"
+
     def _edit(self, number: int, record: records.Submitted) -> records.Submitted:
         place, runs = 0, []
         is_edited = False
@@ -170,9 +200,8 @@ class Continuation:
         return record._replace(runs=tuple(runs), origin=record.origin._replace(request=ZERO_DIGEST))
 
 
-def _check(change: Change, inputs: Sequence[tuple[int, Input]]) -> None:
-    """Raise `BadChange` if something that is to be changed is not among the inputs."""
-    known: dict[int, Any] = dict(inputs)
+def _check(change: Change, known: Mapping[int, Input]) -> None:
+    """Raise `BadChange` if something that is to be changed is not among the inputs, which have their numbers."""
     for number in (*change.dropped, *[number for number, _, _ in change.edited]):
         if number not in known:
             raise BadChange(

@@ -135,6 +135,10 @@ def other_engines(report: Report, runner: Runner) -> list[Note]:
             there, here = dict(worker.facts), dict(facts_here(runner, worker.pool))
             for name in other_facts(worker.pool, there, here)[:1]:
                 notes.append(Note(lane.lane, worker.first_turn, name, there.get(name, "none"), here.get(name, "none")))
+        if lane.reported is not None:
+            told = lane.reported
+            told_by = f"record {told.number}: worker {told.worker} had another one than the one that stands"
+            notes.append(Note(lane.lane, told.turn, "outcome", told_by, "the one that stands"))
         if lane.aside is not None:
             turn, *rest = lane.aside
             notes.append(Note(lane.lane, turn, *rest))

@@ -44,7 +44,7 @@ class LaneReplay:
         if isinstance(begin, records.Opened):
             self.engine.apply(begin)
         (self.name,) = self.engine.world.lanes
-        self._recorded = self.lane.settings.policy == RECORDED_POLICY
+        self.is_recorded = self.lane.settings.policy == RECORDED_POLICY
         self._trusted = trusted
         self._batch_tasks = batch_tasks
         self._fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = self.engine.world.fingerprints
@@ -65,7 +65,7 @@ class LaneReplay:
 
         A recorded lane does not move by itself: its completions say what comes next.
         """
-        while not self._recorded and (missing := position - self.lane.retired) > 0:
+        while not self.is_recorded and (missing := position - self.lane.retired) > 0:
             retired = self.engine.run(self.name, min(missing, self._batch_tasks))
             if not retired:
                 return
@@ -78,7 +78,7 @@ class LaneReplay:
             number = self._number(pool, facts)
             believed = record._replace(fingerprint=number, folds=tuple(trusted))
             yield from self.engine.apply(believed).retired
-        if self._recorded:
+        if self.is_recorded:
             for fold in record.folds:
                 if not self._is_trusted(fold):
                     yield from self._execute(fold)

@@ -14,7 +14,6 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.errors import JournalError
-from rota.common.work import MODEL
 from rota.local.engine import Runner
 from rota.proof.alone import opened_alone
 from rota.proof.answers import ReadBack
@@ -40,6 +39,7 @@ class Follower:
         self.replay: LaneReplay | None = None  # from when the lane is opened
         self._recorded: dict[int, Task] = {}
         self.runner = ReadBack(runner, self._recorded, live_models=live_models)
+        self._live_models = live_models
         self._trusted = trusted
         self._keep = keep
         self._batch_tasks = batch_tasks
@@ -53,13 +53,19 @@ class Follower:
             self.replay = self._replay(world)
         if self.replay is None or getattr(record, "lane", None) != self.lane:
             return
-        for task in step.notes.finished:
-            if task.code is not None and task.code.kind == MODEL:
-                self._recorded[task.turn] = task
-        if isinstance(record, records.Completed):
-            yield from self.replay.follow(record, *fold.worker(record.fingerprint))
+        if not self._live_models:
+            for task in step.notes.finished:
+                if task.provenance is not None:  # a model answered
+                    self._recorded[task.turn] = task
+        for task in self._heard(step, fold, self.replay):
+            self._recorded.pop(task.turn, None)  # of a turn that was believed
+            yield task
+
+    def _heard(self, step: Step, fold: Fold, replay: LaneReplay) -> Iterator[Task]:
+        if isinstance(step.record, records.Completed):
+            yield from replay.follow(step.record, *fold.worker(step.record.fingerprint))
         elif step.moved is not None:
-            yield from self.replay.take(step.moved)
+            yield from replay.take(step.moved)
 
     def _replay(self, begin: records.Opened | World) -> LaneReplay:
         return LaneReplay(begin, self.runner, trusted=self._trusted, keep=self._keep, batch_tasks=self._batch_tasks)

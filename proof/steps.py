@@ -15,7 +15,7 @@ from rota.broker.tasks import Task
 from rota.broker.world import World, apply_numbered
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, UnknownLane
-from rota.proof.alone import INPUTS, Input, alone
+from rota.proof.alone import INPUTS, Input, alone, named_by
 from rota.proof.source import RunSource
 
 
@@ -26,6 +26,7 @@ class Step(NamedTuple):
     record: records.Record
     moved: Input | None
     notes: Notes
+    named: str | None = None  # the address of the task that the input names
 
 
 class Fold:
@@ -55,11 +56,13 @@ class Fold:
         """Yield the steps. Raises `JournalError`, with the number of the record, where the journal breaks off."""
         for number, record in self.source.records():
             self.number = number
-            moved = alone(record, self.world) if isinstance(record, INPUTS) else None
+            moved, named = None, None
+            if isinstance(record, INPUTS):
+                moved, named = alone(record, self.world), named_by(record, self.world)
             notes = apply_numbered(self.world, number, record)
             if isinstance(record, records.Fingerprint):
                 self._facts.append((record.pool, record.facts))
-            yield Step(number, record, moved, notes)
+            yield Step(number, record, moved, notes, named)
 
     def worker(self, fingerprint: int) -> tuple[str, tuple[tuple[str, str], ...]]:
         """Return pool and facts of a Fingerprint record."""

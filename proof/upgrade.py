@@ -6,9 +6,8 @@ itself does not count. The new module is called as the old one was: kind, export
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 from rota.broker import records
 from rota.common.digests import digest
@@ -18,8 +17,9 @@ from rota.local.executors import Executors
 from rota.proof.changed import Consequences, Plan, follow_change
 from rota.proof.continuing import Change
 from rota.proof.fork import add_modules, copy_folder
+from rota.proof.private import PrivateFolder
 from rota.proof.source import RunSource
-from rota.proof.steps import Fold, check_lane
+from rota.proof.steps import Fold, check_lane, retired_in
 
 
 def check_upgrade(
@@ -39,8 +39,8 @@ def check_upgrade(
     """
     bound = bindings(source, name, lane)
     change = Change(instead=((name, digest(module)),))
-    with tempfile.TemporaryDirectory(prefix="rota-upgrade-") as private:
-        modules = Path(private) / "modules"
+    with contextlib.closing(PrivateFolder()) as private:
+        modules = private.path / "modules"
         copy_folder(source.modules, modules)
         modules.mkdir(exist_ok=True)
         add_modules(modules, [(name, code._replace(digest=digest(module)), module) for _, code in bound])
@@ -56,6 +56,22 @@ def check_upgrade(
                 )
                 for one in dict.fromkeys(lane_name for lane_name, _ in bound)
             ]
+
+
+def binding_at(source: RunSource, name: str, lane: str, turn: int) -> Code | None:
+    """Return the code that a name is bound to just after a turn, else what it is bound to first; None: never."""
+    fold = Fold(source)
+    begin = fold.world.lanes.get(lane)
+    code = None if begin is None else begin.deploys.get(name)
+    has_retired = turn == 0
+    for step in fold.steps():
+        at = fold.world.lanes.get(lane)
+        if at is not None and (not has_retired or code is None):
+            code = at.deploys.get(name)
+        has_retired = has_retired or turn in [task.turn for task in retired_in(step, lane)]
+        if has_retired and code is not None:
+            return code
+    return code
 
 
 def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, Code]]:

@@ -83,6 +83,14 @@ class WorkerSeen(NamedTuple):
     first_turn: int
 
 
+class Reported(NamedTuple):
+    """A divergence that the broker itself met: a worker had another outcome than the one that stands."""
+
+    number: int
+    turn: int
+    worker: str
+
+
 class LaneReport(NamedTuple):
     """What came of one lane: equal if nothing parts, contradicts itself, or could not be computed again.
 
@@ -100,6 +108,7 @@ class LaneReport(NamedTuple):
     workers: tuple[WorkerSeen, ...] = ()
     blocked: Blocked | None = None
     aside: Aside | None = None
+    reported: Reported | None = None
 
     @property
     def equal(self) -> bool:
@@ -221,6 +230,7 @@ class _LaneCheck:
         self._blocked: Blocked | None = None
         self._fault: Fault | None = None
         self._aside: Aside | None = None
+        self._reported: Reported | None = None
         self._next_turn = 1
         self._workers: dict[int, WorkerSeen] = {}
 
@@ -234,6 +244,8 @@ class _LaneCheck:
         if step.moved is not None:
             self._inputs += 1
             self._decisions += isinstance(record, records.Cancelled | records.Verdict)
+        if isinstance(record, records.Diverged):
+            self._reported = self._reported or Reported(step.number, record.turn, record.worker)
         if isinstance(record, records.Completed) and record.fingerprint not in self._workers:
             seen = WorkerSeen(record.fingerprint, *fold.worker(record.fingerprint), record.folds[0].turns[0])
             self._workers[record.fingerprint] = seen
@@ -283,6 +295,7 @@ class _LaneCheck:
             tuple(self._workers.values()),
             self._blocked,
             self._aside,
+            self._reported,
         )
 
     def _compare(self, retired: Iterable[Task], fold: Fold) -> None:

@@ -19,13 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from run_kit import write_run
 
 from rota import local
+from rota.broker import records
 from rota.broker.journal import Journal
 from rota.broker.tasks import Task
-from rota.common.digests import digest
+from rota.broker.world import World
+from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.endpoints import RunFolder
 from rota.common.errors import BadChange, CodeError, ConfigError, JournalError, UnknownLane
+from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import Code, Failed
-from rota.local.executors import Executors
+from rota.local.engine import Engine
+from rota.local.executors import Executors, Folders
+from rota.local.folds import fold_of
 from rota.proof.bisect import Predicate, find_first
 from rota.proof.changed import Consequences, Plan, follow_change
 from rota.proof.continuing import Change
@@ -220,6 +225,61 @@ def test_what_cannot_be_changed_is_refused(source: RunSource, tmp_path: Path) ->
     (tmp_path / "fork" / "something").mkdir(parents=True)
     with pytest.raises(ConfigError, match="is there already"):
         forked(source, tmp_path / "fork", 0, Change())
+
+
+def test_a_cancel_never_catches_another_task(tmp_path: Path) -> None:
+    """Goal: a decision finds the task that it meant, or none. Method: drop a submit before the task that was cancelled,
+    so that its turn is another agent's.
+    """
+    with local.open_lane(keep=tmp_path / "run") as lane:
+        lane.deploy("counter", AGENTS / "counter.wasm")
+        lane.pause()
+        for key in "abc":
+            lane.submit(f"counter/{key}", b"")
+        lane.cancel(2)
+        lane.release()
+        lane.run()
+    with open_run(tmp_path / "run") as source:
+        came = forked(source, tmp_path / "fork", 0, Change(dropped=(input_numbers(source, "Submitted")[0],)))
+    assert [(left.what, "was for counter/b, here it is for counter/c" in left.why) for left in came.left_out] == [
+        ("Cancelled", True)
+    ]
+
+
+def test_a_recorded_lane_goes_on_in_its_order(tmp_path: Path) -> None:
+    """Goal: the order of completions is recorded, and comes again. Method: let tasks complete backwards; go on from
+    each turn with no change, and with the same code.
+    """
+    run = recorded_run(tmp_path / "run")
+    with open_run(run) as source, Executors(source.folders(), device="cpu") as executors:
+        order = order_of(source)
+        assert [turn for turn, _ in order] == [4, 3, 2, 1]
+        assert verify(source, executors, Options()).equal
+        for turn in (0, 4, 3, 2, 1):
+            came = follow_change(source, Plan("main", turn, Change()), executors)
+            assert (came.same, came.digest) == (True, order[-1][1]), turn
+        assert check_upgrade(source, "counter", bytes_of("counter"), device="cpu")[0].same
+
+
+def recorded_run(folder: Path) -> Path:
+    """A recorded lane whose four tasks completed in the opposite order."""
+    found: list[records.Record] = [records.Epoch(1, 0, ())]
+    nobody = records.Origin("", 0, ZERO_DIGEST)
+    code = Code(digest(bytes_of("counter")), "agent")
+    modules = RunFolder(folder).prepare().modules
+    (modules / f"{code.digest.hex()}.wasm").write_bytes(bytes_of("counter"))
+    folders = Folders(modules=modules, artefacts=folder / "code", models=folder / "models", tensors=folder / "tensors")
+    with Executors(folders, device="cpu") as executors:
+        engine = Engine(World(), executors, found.append)
+        settings = LaneSettings(policy="recorded", seed=bytes(32))
+        engine.apply(records.Opened("main", 0, nobody, settings, False, (("counter", code),)))
+        targets = ("counter/a", "counter/b", "counter/c", "counter/d")
+        batch = (TaskRun(targets, 0, (b"",) * 4, None),)
+        engine.apply(records.Submitted("main", 0, 0, nobody, 1, batch, None))
+        lane = engine.world.lanes["main"]
+        for task in reversed(lane.line()):
+            engine.execute([fold_of(lane, (task,))])
+    return write_run(folder, found)
 
 
 # --- runs whose first records were cut --------------------------------------------------------------------------------
