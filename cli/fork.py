@@ -37,7 +37,7 @@ _run_argument = click.argument("run", type=click.Path(path_type=Path))
     help="Another payload for a task of a later submit; the first task has index 0. @FILE takes a file's content.",
 )  # fmt: skip
 @option("--seed", metavar="HEX", help="Other entropy from there on: 32 bytes as hex.")
-@option("--inputs/--no-inputs", default=True, help="Have the later inputs come again, or stop at the turn.")
+@option("--inputs/--no-inputs", default=True, help="Have the later inputs come again, or finish only what had come.")
 @option("--turns-max", type=click.IntRange(1), help="Stop there: a changed lane may never come to rest.")
 @progress_option
 @json_option
@@ -127,7 +127,7 @@ def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: b
     and digest. It is Python and runs as you. Exit code 0 if there is such a turn, 1 if there is none.
 
     \b
-    rota bisect .rota --bad 'number(state("counter/alice")) > 100'
+    rota bisect .rota --bad 'target == "counter/alice" and number(result) > 100'
     rota bisect .rota --bad 'failure == "trap"'
     rota bisect .rota --bad 'target == "tally" and unpack(result)["total"] < 0'
     """
