@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rota.proof.continuing import Change
     from rota.proof.source import RunSource
 
+NEVER_RAN: Final = ": nothing is known of it; a later deploy of the name may have taken over, or nobody called it"
 _run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -75,7 +76,7 @@ def fork(
         print_json({"made": str(folder), "change": what, **_facts(came)})
         return
     print_facts({"made": str(folder), "change": what or "nothing"})
-    _print(came)
+    _print(came, brings_code=bool(deploys))
     click.echo(f"compare: rota diff {run} {folder} --lane {lane}")
 
 
@@ -108,7 +109,7 @@ def check_upgrade(
         print_json({"name": name, "file": str(file), "accepted": accepted, "lanes": [_facts(one) for one in came]})
     else:
         for one in came:
-            _print(one)
+            _print(one, brings_code=True)
         click.echo(f"{'accept' if accepted else 'this changes the run'}: {name} = {file}")
     raise SystemExit(ExitCode.OK if accepted else ExitCode.FAILED)
 
@@ -242,7 +243,7 @@ def _described(task: Any) -> dict[str, Any] | None:
     return None if task is None else {name.replace(" ", "_"): value for name, value in describe(task).items()}
 
 
-def _print(came: Consequences) -> None:
+def _print(came: Consequences, *, brings_code: bool) -> None:
     print_facts({
         "lane": came.lane,
         "shared": f"{came.position} turns, digest {came.shared_digest.hex()}",
@@ -253,6 +254,8 @@ def _print(came: Consequences) -> None:
         click.echo(f"left out: {what} of record {number}: {why}")
     if came.models_read_back or came.models_executed:
         click.echo(f"model calls: {came.models_read_back} read back, {came.models_executed} computed")
+    if brings_code:
+        click.echo(f"new code: {came.ran_new_code} turns ran it" + NEVER_RAN * (came.ran_new_code == 0))
     if came.stopped_at_bound:
         click.echo("stopped: it did not come to rest; --turns-max lets it go on")
     if came.first is None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.digests import digest_of
-from rota.common.work import Done
+from rota.common.work import RECORDED_FAILURES, Done, Failed
 from rota.local.engine import Runner
 from rota.proof.answers import Remembered
 from rota.proof.continuing import Change, Continuation, Later, LeftOut
@@ -51,6 +51,7 @@ class Consequences(NamedTuple):
     stopped_at_bound: bool
     models_read_back: int
     models_executed: int
+    ran_new_code: int  # turns that ran code which the change brought
 
     @property
     def same(self) -> bool:
@@ -95,12 +96,14 @@ def follow_change(
     journal = stand.fold.world.lanes[plan.lane]
     turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)
     went_on = Continuation(stand.replay, later, plan.change, turns_max, unfired=journal.timers)
-    place, after, changed = _compare(was, _watched(went_on.run(), stand, progress), plan)
+    watched = _Watched(went_on.run(), stand, plan.change, progress)
+    place, after, changed = _compare(was, iter(watched), plan)
     first = None if place is None else _first_change(source, plan, position + place, after)
     lane = stand.replay.lane
     return Consequences(
         plan.lane, plan.turn, position, shared, journal.retired, journal.digest, lane.retired, lane.digest, first,
         changed, tuple(went_on.left_out), went_on.stopped_at_bound, remembered.read_back, remembered.models_executed,
+        watched.ran_new_code,
     )  # fmt: skip
 
 
@@ -123,11 +126,30 @@ def _remembering(remembered: Remembered, lane: str) -> Callable[[Step], None]:
     return watch
 
 
-def _watched(retired: Iterator[Task], stand: Stand, progress: Callable[[int], None] | None) -> Iterator[Task]:
-    for task in retired:
-        if progress is not None:
-            progress(stand.replay.lane.retired)
-        yield task
+class _Watched:
+    """What retires, counted on its way."""
+
+    def __init__(
+        self, retired: Iterator[Task], stand: Stand, change: Change, progress: Callable[[int], None] | None
+    ) -> None:
+        self.ran_new_code = 0
+        self._retired = retired
+        self._stand = stand
+        self._progress = progress
+        brought = (*[code.digest for _, code in change.deploys], *[digest for _, digest in change.instead])
+        self._brought = dict.fromkeys(brought)
+
+    def __iter__(self) -> Iterator[Task]:
+        for task in self._retired:
+            self.ran_new_code += self._ran_it(task)
+            if self._progress is not None:
+                self._progress(self._stand.replay.lane.retired)
+            yield task
+
+    def _ran_it(self, task: Task) -> bool:
+        outcome = task.outcome
+        was_decided = type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
+        return task.code is not None and task.code.digest in self._brought and not was_decided
 
 
 def _compare(was: list[bytes], retired: Iterator[Task], plan: Plan) -> tuple[int | None, Task | None, int]:

@@ -66,11 +66,18 @@ def _sides(found: Divergence) -> Iterator[str]:
         yield f"  differs     {', '.join(found.differs)}"
     for name, side in (("expected", found.expected), ("actual", found.actual)):
         if side is not None:
-            for place, line in enumerate(_side(side)):
+            for place, line in enumerate(_side(side, _digest_chars(found))):
                 yield f"  {name if not place else '':<12}{line}"
 
 
-def _side(side: Mapping[str, Any]) -> Iterator[str]:
+def _digest_chars(found: Divergence) -> int:
+    """Return how much of a state's digest tells the two sides apart."""
+    sides = [side["state_digest"] for side in (found.expected, found.actual) if side is not None]
+    alike = len(sides) == 2 and None not in sides and sides[0] != sides[1] and sides[0][:8] == sides[1][:8]
+    return 64 if alike else _DIGEST_CHARS
+
+
+def _side(side: Mapping[str, Any], digest_chars: int) -> Iterator[str]:
     if side["ok"]:
         result = side["result"]
         yield f"ok, {side['fuel']} fuel, result {'none' if result is None else readable(result, _CHARS_MAX)}"
@@ -80,7 +87,7 @@ def _side(side: Mapping[str, Any]) -> Iterator[str]:
             yield f"and {len(side['emits']) - _EMITS_SHOWN} more emits"
     else:
         yield f"failed {side['kind']}: {cut(side['message'], _CHARS_MAX)}, {side['fuel']} fuel"
-    yield f"state {_state(side)}"
+    yield f"state {_state(side, digest_chars)}"
     if side["provenance"] is not None:
         made = side["provenance"]
         yield f"by {made['provider']}, fingerprint {made['fingerprint'].hex()[:_DIGEST_CHARS]}, {made['result_class']}"
@@ -88,10 +95,10 @@ def _side(side: Mapping[str, Any]) -> Iterator[str]:
         yield f"log: {cut(line, _CHARS_MAX)}"
 
 
-def _state(side: Mapping[str, Any]) -> str:
+def _state(side: Mapping[str, Any], digest_chars: int) -> str:
     if side["state_digest"] is None:
         return "none"
-    short = side["state_digest"].hex()[:_DIGEST_CHARS]
+    short = side["state_digest"].hex()[:digest_chars]
     if side["state"] is None:
         return f"{short} (the run has only its digest)" if side["state_from"] == "digest" else short
     return f"{short} ({side['state_from']}): {readable(side['state'], _CHARS_MAX)}"

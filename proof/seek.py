@@ -49,8 +49,7 @@ class Follower:
         record = step.record
         if isinstance(record, records.Opened) and record.lane == self.lane:
             self.replay = self._replay(opened_alone(record, fold.world))
-        if self.replay is None and (world := fold.lone(self.lane)) is not None:
-            self.replay = self._replay(world)
+        self.begin(fold)
         if self.replay is None or getattr(record, "lane", None) != self.lane:
             return
         if not self._live_models:
@@ -60,6 +59,11 @@ class Follower:
         for task in self._heard(step, fold, self.replay):
             self._recorded.pop(task.turn, None)  # of a turn that was believed
             yield task
+
+    def begin(self, fold: Fold) -> None:
+        """Begin with the lane where the kept records begin, if it was open there."""
+        if self.replay is None and (world := fold.lone(self.lane)) is not None:
+            self.replay = self._replay(world)
 
     def _heard(self, step: Step, fold: Fold, replay: LaneReplay) -> Iterator[Task]:
         if isinstance(step.record, records.Completed):
@@ -109,7 +113,7 @@ def seek(
 
     Inputs that took effect after that retire and before the next are in the rest. `keep` gets the records that lead
     there, `watch` the steps of the journal. The lane comes to the digest that the journal has. Raises `UnknownLane`;
-    `JournalError` if the turn has not retired, or the lane cannot be brought there.
+    `UnknownTask` if the turn has not retired; `JournalError` if the lane cannot be brought there.
     """
     order = retire_order(source, lane, turn)
     trusted = dict.fromkeys(order[:-1] if before else order)
@@ -118,7 +122,9 @@ def seek(
     steps = fold.steps()
     start, digest = fold.start(lane)
     position, ahead = start + len(trusted), list[Task]()
-    for step in steps:
+    if turn == 0:
+        follower.begin(fold)
+    for step in steps if follower.replay is None else ():
         if watch is not None:
             watch(step)
         retired = retired_in(step, lane)

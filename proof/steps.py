@@ -14,7 +14,7 @@ from rota.broker.results import Results
 from rota.broker.tasks import Task
 from rota.broker.world import World, apply_numbered
 from rota.common.digests import ZERO_DIGEST
-from rota.common.errors import JournalError, UnknownLane
+from rota.common.errors import UnknownLane, UnknownTask
 from rota.proof.alone import INPUTS, Input, alone, named_by
 from rota.proof.source import RunSource
 
@@ -74,7 +74,7 @@ def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
 
     Where records were cut, those that retired before are not among them.
 
-    Raises `UnknownLane`, or `JournalError` if the turn has not retired.
+    Raises `UnknownLane`, or `UnknownTask` if the turn has not retired.
     """
     order: list[int] = []
     fold = Fold(source)
@@ -86,9 +86,9 @@ def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
             if task.turn == turn:
                 return order
     check_lane(fold.world, lane)
-    raise JournalError(
-        f"turn {turn} of lane {lane!r} has not retired in the records that are kept: {len(order)} turns have, the last "
-        f"one is turn {order[-1] if order else 0}",
+    there = f"{len(order)} turns have, from turn {order[0]} to turn {order[-1]}" if order else "no turn has"
+    raise UnknownTask(
+        f"turn {turn} of lane {lane!r} has not retired in the records that are kept: {there}",
         lane=lane,
         turn=turn,
     )

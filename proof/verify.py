@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
-from rota.common.errors import JournalError
+from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import MODEL, Failed
 from rota.local.engine import Runner
 from rota.proof.code_files import changed_code
@@ -154,7 +154,7 @@ class _Verification:
             self._believed = dict.fromkeys(retire_order(source, options.lane, options.first_turn)[:-1])
             if options.last_turn in self._believed:
                 text = f"turn {options.last_turn} retired before turn {options.first_turn}: verify up to a later one"
-                raise JournalError(text, lane=options.lane, turn=options.last_turn)
+                raise UnknownTask(text, lane=options.lane, turn=options.last_turn)
 
     def run(self) -> Report:
         broken = None
@@ -167,6 +167,9 @@ class _Verification:
             broken = error
         if self._options.lane is not None and broken is None:
             check_lane(self._fold.world, self._options.lane)
+        for name in self._fold.world.lanes:  # of a run that was compacted, lanes that no kept record speaks of too
+            if self._options.lane in (None, name):
+                self._check_of(name).begin(self._fold)
         for check in self._lanes.values():
             check.finish(self._fold)
             if broken is None:
@@ -180,13 +183,16 @@ class _Verification:
         name = getattr(step.record, "lane", None)
         if not isinstance(name, str) or self._options.lane not in (None, name):
             return
-        check = self._lanes.get(name)
-        if check is None:
-            check = self._lanes[name] = _LaneCheck(
-                name, self._fold.start(name), self._runner, self._options, self._believed
-            )
+        check = self._check_of(name)
         check.hear(step, self._fold)
         self._tell(check)
+
+    def _check_of(self, name: str) -> _LaneCheck:
+        check = self._lanes.get(name)
+        if check is None:
+            start = self._fold.start(name)
+            check = self._lanes[name] = _LaneCheck(name, start, self._runner, self._options, self._believed)
+        return check
 
     def _tell(self, check: _LaneCheck) -> None:
         fresh = check.take_fresh()
@@ -199,7 +205,7 @@ class _Verification:
         checks = [check for check in self._lanes.values() if check.lane == self._options.lane]
         if turn is not None and not any(check.is_done for check in checks):
             compared = sum(check.compared for check in checks)
-            raise JournalError(
+            raise UnknownTask(
                 f"turn {turn} of lane {self._options.lane!r} is not among the {compared} turns that have retired",
                 lane=self._options.lane,
                 turn=turn,
@@ -253,6 +259,10 @@ class _LaneCheck:
         self._compare(self._follower.hear(step, fold), fold)
         if len(self._expected) >= COMPARE_EVERY_TASKS:
             self.finish(fold)
+
+    def begin(self, fold: Fold) -> None:
+        """Have the lane, also where no kept record speaks of it."""
+        self._follower.begin(fold)
 
     def finish(self, fold: Fold) -> None:
         """Execute as far as the journal goes."""

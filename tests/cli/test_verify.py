@@ -101,7 +101,7 @@ def test_a_part_of_a_lane(relayed: Path) -> None:
     assert lane["believed"] + lane["compared"] == lane["retired"]
     assert 0 < lane["executed"] < whole["lanes"][0]["executed"]
     done = rota(relayed, "--to", 4_000)
-    assert done.returncode == ExitCode.STORAGE
+    assert done.returncode == ExitCode.REFUSED
     assert "turn 4000 of lane 'main' is not among the " in done.stderr
     done = rota(relayed, "--lane", "nowhere")
     assert done.returncode == ExitCode.REFUSED

@@ -25,7 +25,7 @@ from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.endpoints import RunFolder
-from rota.common.errors import BadChange, CodeError, ConfigError, JournalError, UnknownLane
+from rota.common.errors import BadChange, CodeError, ConfigError, UnknownLane, UnknownTask
 from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import Code, Failed
 from rota.local.engine import Engine
@@ -120,7 +120,7 @@ def test_a_lane_stands_at_every_turn(source: RunSource, executors: Executors) ->
 
 def test_a_turn_that_never_was_is_refused(source: RunSource, executors: Executors) -> None:
     """Goal: typed refusals. Method: a turn past the end, a lane that is not there."""
-    with pytest.raises(JournalError, match="turn 9999 of lane 'main' has not retired"):
+    with pytest.raises(UnknownTask, match="turn 9999 of lane 'main' has not retired"):
         stand_at(source, "main", 9999, executors)
     with pytest.raises(UnknownLane, match="no lane 'other'"):
         stand_at(source, "other", 1, executors)
@@ -306,6 +306,8 @@ def test_a_cut_run_goes_on_from_its_snapshot(run: Path, source: RunSource, tmp_p
                 report = verify(cut, executors, Options())
                 assert report.equal, number
                 assert [lane.digest for lane in report.lanes] == [order[-1][1]] * len(report.lanes)
+                came = follow_change(cut, Plan("main", 0, Change()), executors)
+                assert (came.same, came.digest) == (True, order[-1][1]), number
                 if len(kept) > 2 and number % 2 == 0:
                     turn, digest_there = kept[len(kept) // 2]
                     came = forked(cut, tmp_path / f"fork-{number}", turn, Change())
@@ -328,7 +330,10 @@ def test_code_that_does_the_same_is_accepted(source: RunSource) -> None:
     """Goal: only what a turn does counts. Method: a module with another digest and the same instructions."""
     (came,) = check_upgrade(source, "counter", with_note(bytes_of("counter")), device="cpu")
     assert came.same
+    assert came.ran_new_code == 7
     assert came.digest != came.was_digest, "the lane digest has the code in it"
+    (unused,) = check_upgrade(source, "counter", with_note(bytes_of("counter")), turn=order_of(source)[-1][0])
+    assert (unused.same, unused.ran_new_code) == (True, 0), "nothing is known of it"
 
 
 def test_code_that_does_something_else_is_not(source: RunSource) -> None:
