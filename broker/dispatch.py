@@ -29,6 +29,7 @@ from rota.common.work import MODEL, Code
 
 ORPHANS_KEPT: Final = 1_024  # assignments that are no longer wanted, kept to compare what may still come of them
 EARLY_REPORTS_KEPT: Final = 4_096
+EARLY_REPORTS_PER_TASK: Final = 8
 FIRST_ASSIGNMENT_TASKS: Final = 4  # before anything is known of a code's pace
 _PACE_WEIGHT: Final = 0.25
 
@@ -121,7 +122,7 @@ class Dispatcher:
         self.workers: dict[str, Worker] = {}
         self.assignments: dict[int, Assignment] = {}
         self.orphans: OrderedDict[int, Assignment] = OrderedDict()
-        self.early: OrderedDict[tuple[str, int], EarlyReport] = OrderedDict()  # by lane and turn
+        self.early: OrderedDict[tuple[str, int], tuple[EarlyReport, ...]] = OrderedDict()  # by lane and turn
         self._pools = {"cpu": _Pool(), "gpu": _Pool()}
         self._queues: dict[tuple[str, str, bool], TaskQueue] = {}
         self._pace_us: dict[bytes, float] = {}  # measured time per task of a code
@@ -151,8 +152,11 @@ class Dispatcher:
         return assignment
 
     def keep_early(self, queue: TaskQueue, task: Task, report: EarlyReport) -> None:
-        """Keep an outcome that came for a task which is to run again; the first one that came."""
-        self.early.setdefault((queue.lane.name, task.turn), report)
+        """Keep an outcome that came for a task which is to run again, unless there are many already."""
+        key = (queue.lane.name, task.turn)
+        reports = self.early.get(key, ())
+        if len(reports) < EARLY_REPORTS_PER_TASK:
+            self.early[key] = (*reports, report)
         if len(self.early) > EARLY_REPORTS_KEPT:
             self.early.popitem(last=False)
 

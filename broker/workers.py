@@ -258,11 +258,10 @@ def _compare_early(core: Sequencer, queue: TaskQueue, task: Task) -> None:
     """Compare a task that has completed with what came of it before, when nobody wanted that any more."""
     if task.outcome is None:
         return
-    report = core.dispatcher.early.pop((queue.lane.name, task.turn), None)
-    if report is None or any(_was_caught(earlier) for earlier in (task, *report.before)):
-        return
-    if report.outcome != _digest(task.outcome):
-        _note_divergence(core, queue, task, report.outcome, report.worker)
+    for report in core.dispatcher.early.pop((queue.lane.name, task.turn), ()):
+        was_caught = any(_was_caught(earlier) for earlier in (task, *report.before))
+        if not was_caught and report.outcome != _digest(task.outcome):
+            _note_divergence(core, queue, task, report.outcome, report.worker)
 
 
 def _note_divergence(core: Sequencer, queue: TaskQueue, task: Task, other: bytes, worker: str) -> None:

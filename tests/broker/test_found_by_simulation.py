@@ -44,6 +44,29 @@ def test_an_outcome_that_comes_before_the_one_that_stands_is_compared(broker: Br
     assert broker.counter("counter/a") == 1
 
 
+def test_of_several_early_outcomes_each_is_compared(broker: Broker) -> None:
+    """Goal: an honest early report does not hide a changed one (seed 1213526734). Method: two workers are given up in
+    turn; the first reports as it is, the second something else, and a third does the task.
+    """
+    producer = broker.producer()
+    workers = [broker.worker("honest")]
+    producer.submit("counter/a", scripted.program(["add", 1]))
+    for number, name in enumerate(("liar", "last"), start=2):
+        workers.append(broker.worker(name, pid=number))
+        for _ in range(8):
+            workers[-1].heartbeat()
+            broker.advance(500)
+        assert workers[-1].orders, "the work was not handed out again"
+    honest, liar, last = workers
+    honest.say(honest.compute(honest.orders[0]))
+    completed = liar.compute(liar.orders[0])
+    (fold,) = completed.folds
+    (outcome,) = fold.outcomes
+    liar.say(completed._replace(folds=(fold._replace(outcomes=(outcome._replace(result=b"changed"),)),)))
+    last.finish()
+    assert [divergence.worker for divergence in broker.recorded(records.Diverged)] == ["liar"]
+
+
 def test_an_equal_outcome_that_comes_before_is_no_divergence(broker: Broker) -> None:
     """Goal: doing work twice with the same outcome is no news. Method: the same, with nothing changed."""
     _two_reports(broker, b"")
