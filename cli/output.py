@@ -1,12 +1,11 @@
 """What commands print: tables for people, JSON for programs, progress for the impatient.
 
-Results go to stdout, everything else to stderr, so that a pipe gets results only. JSON has no bytes: digests are hex,
-payloads are text where they are UTF-8 and `{"base64": ...}` where they are not.
+Results go to stdout, everything else to stderr, so that a pipe gets results only. How bytes become JSON is in
+common/plain.py.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,8 @@ from types import TracebackType
 from typing import Any, Final
 
 import click
+
+from rota.common.plain import plain
 
 _DIGEST_CHARS_SHOWN: Final = 16
 _CELL_CHARS_MAX: Final = 60
@@ -23,19 +24,6 @@ _ERASE_LINE: Final = "\r\x1b[K"
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
     click.echo(json.dumps(plain(value), ensure_ascii=False))
-
-
-def plain(value: Any, key: str = "") -> Any:
-    """Return a value with nothing in it that JSON has not got."""
-    if isinstance(value, bytes):
-        return value.hex() if "digest" in key or key in ("seed", "fingerprint") else _text_or_base64(value)
-    if isinstance(value, Mapping):
-        return {str(name): plain(item, str(name)) for name, item in value.items()}
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict(), key)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item, key) for item in value]
-    return value
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
@@ -116,13 +104,6 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.clear()
-
-
-def _text_or_base64(data: bytes) -> Any:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode("ascii")}
 
 
 def _is_number(text: str) -> bool:

@@ -7,16 +7,16 @@ and names the cause (cause.py, broken.py). A `Divergence` holds plain values; `t
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.errors import JournalError
+from rota.common.plain import plain
 from rota.common.work import AGENT, Code, Done, Failed
 from rota.local.engine import Runner
 from rota.local.folds import pool_of
@@ -143,24 +143,6 @@ def other_engines(report: Report, runner: Runner) -> list[Note]:
             turn, *rest = lane.aside
             notes.append(Note(lane.lane, turn, *rest))
     return notes
-
-
-def plain(value: Any, key: str = "") -> Any:
-    """Return a value in JSON's types, as `cli/output.py` does."""
-    if isinstance(value, bytes):
-        if "digest" in key or key in ("seed", "fingerprint"):
-            return value.hex()
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return {"base64": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, Mapping):
-        return {str(name): plain(item, str(name)) for name, item in value.items()}
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict(), key)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item, key) for item in value]
-    return value
 
 
 # --- one lane -------------------------------------------------------------------------------------
