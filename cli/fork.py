@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +13,7 @@ from rota.cli.lanes import seed_of
 from rota.cli.output import Progress, cell, print_facts, print_json
 
 if TYPE_CHECKING:
+    from rota.local.executors import Executors
     from rota.proof.changed import Consequences
     from rota.proof.continuing import Change
     from rota.proof.source import RunSource
@@ -155,20 +154,16 @@ def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: b
 # --- what is asked for ----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _opened(run: Path) -> Iterator[RunSource]:
+def _opened(run: Path) -> RunSource:
     from rota.proof.source import open_run
 
-    with open_run(run) as source:
-        yield source
+    return open_run(run)
 
 
-@contextlib.contextmanager
-def _executors(source: RunSource) -> Iterator[Any]:
+def _executors(source: RunSource) -> Executors:
     from rota.local.executors import Executors
 
-    with Executors(source.folders()) as executors:
-        yield executors
+    return Executors(source.folders())
 
 
 def _change(

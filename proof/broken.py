@@ -15,15 +15,13 @@ from typing import Any, Final, NamedTuple
 from rota.broker import records
 from rota.broker.journal import link
 from rota.broker.lane import RECORDED_POLICY, Lane
-from rota.broker.world import World
+from rota.broker.world import World, apply_numbered
 from rota.common.errors import JournalError
 from rota.proof.record_checks import CORRUPT_RECORD, ORDER
 from rota.proof.source import RunSource
 
 LOOK_AHEAD_RECORDS: Final = 32
 TRIES_MAX: Final = 4  # each folds the journal again
-
-_FOLD_ERRORS: Final = (JournalError, AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError)
 
 
 class Break(NamedTuple):
@@ -118,8 +116,8 @@ def _fold_readable(source: RunSource) -> tuple[World, int, bool]:
     with contextlib.suppress(JournalError):
         for found, record in source.records():
             try:
-                world.apply(record)
-            except _FOLD_ERRORS:
+                apply_numbered(world, found, record)
+            except JournalError:
                 return world, number, True
             number = found
     return world, number, False
@@ -193,8 +191,8 @@ def _folds(source: RunSource, number: int, rows: Sequence[records.Record]) -> bo
     world = _world_before(source, number)
     try:
         for record in rows:
-            world.apply(record)
-    except _FOLD_ERRORS:
+            apply_numbered(world, number, record)
+    except JournalError:
         return False
     return True
 
@@ -259,8 +257,8 @@ def _meets(source: RunSource, number: int, changed: dict[int, Any]) -> bool:
         for found, record in source.records():
             if found > number:
                 break
-            world.apply(changed.get(found, record))
-    except _FOLD_ERRORS:
+            apply_numbered(world, found, changed.get(found, record))
+    except JournalError:
         return False
     return True
 

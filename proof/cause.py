@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from rota.broker import records
 from rota.broker.tasks import Task
 from rota.broker.workers import flat_facts
+from rota.broker.world import apply_numbered
 from rota.common.errors import JournalError
 from rota.common.targets import code_name
 from rota.common.work import AGENT, MODEL, REPLY, FoldResult
@@ -30,7 +31,6 @@ DISPUTES_SHOWN: Final = 4
 
 _RUNTIME_FACTS: Final = {"cpu": ("profile",), "gpu": ("runtime", "build", "package")}
 _HOST_FACTS: Final = {"cpu": ("machine", "target"), "gpu": ("provider", "processor", "gpu", "environment")}
-_FOLD_ERRORS: Final = (JournalError, AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError)
 
 
 class Finding(NamedTuple):
@@ -331,7 +331,7 @@ def _meets_mark(source: RunSource, seen: Witness, fold: records.CompletedFold) -
             if isinstance(record, records.Mark) and record.lane == seen.lane and number > (seen.record or 0):
                 lane = world.lanes[record.lane]
                 return (lane.retired, lane.digest) == (record.retired, record.digest)
-            world.apply(record)
-    except _FOLD_ERRORS:  # what breaks off before the mark is met does not meet it
+            apply_numbered(world, number, record)
+    except JournalError:  # what breaks off before the mark is met does not meet it
         return None
     return None

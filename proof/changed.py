@@ -85,13 +85,14 @@ def follow_change(
     `seek` raises.
     """
     remembered = Remembered(runner)
-    stand = seek(source, plan.lane, plan.turn, remembered, keep=keep, watch=_remembering(remembered, plan.lane))
+    watch = _remembering(remembered, plan.lane)
+    stand = seek(source, plan.lane, plan.turn, remembered, keep=keep, watch=watch)
     position, shared = stand.replay.lane.retired, stand.replay.lane.digest
     was = [_row(task, plan) for task in stand.ahead]
     later = [] if not stand.replay.is_recorded else [Later(0, None, completed=tuple(task.turn for task in stand.ahead))]
     for step in stand.rest:
         was += [_row(task, plan) for task in retired_in(step, plan.lane)]
-        _remembering(remembered, plan.lane)(step)
+        watch(step)
         later += _later(step, stand, plan)
     journal = stand.fold.world.lanes[plan.lane]
     turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)

@@ -132,7 +132,7 @@ def verify(
 ) -> Report:
     """Execute a run again and compare; `progress` is told how many turns are compared, and up to which record.
 
-    Raises `UnknownLane`, `JournalError` for a first or last turn that has not retired, `ConfigError` if an engine is
+    Raises `UnknownLane`, `UnknownTask` for a first or last turn that has not retired, `ConfigError` if an engine is
     missing.
     """
     return _Verification(source, runner, options, progress).run()
