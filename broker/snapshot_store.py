@@ -10,7 +10,7 @@ what it leaves behind is removed in pieces, by whoever comes next if need be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from blake3 import blake3
 
@@ -63,12 +63,23 @@ class SnapshotStore:
     def write(self, number: int, parts: Iterable[bytes], chain: bytes) -> Snapshotted:
         """Write a whole snapshot of the state after record `number`, and return the record that is to name it."""
         self.forget(number, 1 << 62)  # parts that a crash left
+        slices = self.write_slices(number, parts, chain)
+        while True:
+            try:
+                next(slices)
+            except StopIteration as end:
+                named: Snapshotted = end.value
+                return named
+
+    def write_slices(self, number: int, parts: Iterable[bytes], chain: bytes) -> Generator[None, None, Snapshotted]:
+        """Write a snapshot, one part a slice, and return the record that is to name it."""
         hasher = blake3()
         size = 0
         for place, part in enumerate(parts):
             self.write_part(number, place, part)
             hasher.update(part)
             size += len(part)
+            yield
         return Snapshotted(number, chain, hasher.digest(), size)
 
     def write_part(self, number: int, part: int, body: bytes) -> None:

@@ -16,8 +16,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from blake3 import blake3
-
 from rota.broker import snapshot
 from rota.broker.journal import Journal
 from rota.broker.records import Snapshotted
@@ -125,19 +123,11 @@ class Snapshotter:
     def _run(self, now_ms: int) -> Iterator[Snapshotted | None]:
         """Take a snapshot; each step is a slice of work, and the one that yields a record wants it written."""
         number, chain = self._journal.last_number, self._journal.chain
-        picture = snapshot.take(self._world)
-        hasher = blake3()
-        size = 0
-        for place, part in enumerate(snapshot.encode(picture)):
-            self._store.write_part(number, place, part)
-            hasher.update(part)
-            size += len(part)
-            yield None
-        del picture
-        self._number, self._size_bytes = number, size
+        named = yield from self._store.write_slices(number, snapshot.encode(snapshot.take(self._world)), chain)
+        self._number, self._size_bytes = number, named.size_bytes
         self._bytes_before = -self._journal.appended_bytes
-        yield Snapshotted(number, chain, hasher.digest(), size)
-        log.info("took a snapshot of record %d: %d bytes", number, size)
+        yield named
+        log.info("took a snapshot of record %d: %d bytes", number, named.size_bytes)
         yield from self._retain(now_ms)
         yield from self._forget_others()
 
