@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,13 @@ class Up(Process):
         """Kill the supervisor. What it started ends by itself then, and has ended when this returns."""
         super().close()
         self.wait_children_gone()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads of the test, which have ended after it."""
+    with ThreadPoolExecutor() as pool:
+        yield pool
 
 
 @pytest.fixture

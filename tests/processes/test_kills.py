@@ -7,7 +7,7 @@ seeds for as long as one likes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -32,12 +32,6 @@ StartProcess = Callable[..., Any]
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     return expected_of(FOREST, tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
 
 
 def test_killed_workers_leave_no_trace(

@@ -6,7 +6,7 @@ As in test_kills.py, with a broker that takes a snapshot every few records and c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -37,12 +37,6 @@ RotaUp = Callable[..., Any]
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     return expected_of(FOREST, tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
 
 
 def test_a_broker_that_starts_from_snapshots_contradicts_nothing(
