@@ -17,12 +17,12 @@ from rota.broker.server import Server
 from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
-from rota.common.command import settings_command
-from rota.common.config import BrokerSettings
-from rota.common.endpoints import Endpoints
-from rota.common.service import Exit, StopSignals, host_identity, say_ready
-from rota.common.sockets import context
-from rota.common.tensors import TensorStore
+from rota.host.command import settings_command
+from rota.host.config import BrokerSettings
+from rota.host.endpoints import Endpoints
+from rota.host.service import Exit, StopSignals, host_identity, say_ready
+from rota.host.sockets import context
+from rota.tensors.store import TensorStore
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from rota.broker.recovery import fold, load_world
 from rota.broker.snapshot_store import SnapshotStore, broker_ms
 from rota.broker.tensor_keeper import collect_tensors
 from rota.broker.world import World
-from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError, LocalError
 from rota.common.work import MODEL, Code, Done, TensorRef
+from rota.host.endpoints import RunFolder
 
 _DAY_MS: Final = 24 * 3600 * 1000
 _RECORDS_PER_STEP: Final = 20_000

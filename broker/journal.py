@@ -26,7 +26,7 @@ from rota.broker import records
 from rota.broker.wal import find_damage
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, RotaError, StorageFull
-from rota.common.file_kit import sync_folder
+from rota.host.files import sync_folder
 
 APPLICATION_ID: Final = 0x524F5441  # "ROTA"
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"

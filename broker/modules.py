@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rota.common.digests import digest
 from rota.common.errors import CodeError, StorageFull
-from rota.common.file_kit import sync_folder
 from rota.common.messages import Deploy
 from rota.common.wasm_module import check_interface, inspect_module
 from rota.common.work import MODEL
+from rota.host.files import sync_folder
 
 
 class ModuleStore:

@@ -41,12 +41,12 @@ from rota.broker.sequencer import Sequencer
 from rota.broker.snapshotter import Snapshotter
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
-from rota.common.endpoints import Endpoints
 from rota.common.errors import ProtocolError, RotaError, StorageFull
 from rota.common.limits import CLIENT_UNSENT_BYTES
-from rota.common.process_watch import ProcessWatch
-from rota.common.service import StopLevel, StopSignals
-from rota.common.sockets import Socket, publisher, router
+from rota.host.endpoints import Endpoints
+from rota.host.process_watch import ProcessWatch
+from rota.host.service import StopLevel, StopSignals
+from rota.host.sockets import Socket, publisher, router
 
 log = logging.getLogger(__name__)
 

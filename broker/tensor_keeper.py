@@ -13,7 +13,7 @@ from typing import Final
 
 from rota.broker.world import World
 from rota.common.messages import Submit
-from rota.common.tensors import TensorStore
+from rota.tensors.store import TensorStore
 
 log = logging.getLogger(__name__)
 

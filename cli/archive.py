@@ -12,7 +12,7 @@ from rota.cli.common_options import json_option, option, progress_option
 from rota.cli.output import Progress, cell, print_facts, print_json
 
 if TYPE_CHECKING:
-    from rota.proof.archive import Packed
+    from rota.runs.archive import Packed
 
 _NEEDED = ("modules", "models", "tensors")
 
@@ -34,7 +34,7 @@ def export(run: Path, file: Path, models: bool, tensors: bool, progress: bool | 
     rota export .rota friday.rota.zip
     rota export .rota friday.rota.zip --models --tensors
     """
-    from rota.proof.export import export_run
+    from rota.runs.export import export_run
 
     with _Steps(progress) as steps:
         packed = export_run(run, file, models=models, tensors=tensors, progress=steps)
@@ -57,7 +57,7 @@ def import_(file: Path, folder: Path, progress: bool | None, json: bool) -> None
     rota import friday.rota.zip friday
     rota up --dir friday
     """
-    from rota.proof.export import import_run
+    from rota.runs.export import import_run
 
     with _Steps(progress) as steps:
         packed = import_run(file, folder, progress=steps)

@@ -17,8 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from rota.common.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder
 from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
+from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder
 
 if TYPE_CHECKING:
     from rota.cli.common_options import Connection

@@ -15,7 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from rota.client.client import Client
-    from rota.common.endpoints import RunFolder
+    from rota.host.endpoints import RunFolder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ class Connection:
 
     def run_folder(self) -> RunFolder:
         """Return the run folder and what is where in it."""
-        from rota.common.endpoints import RunFolder
+        from rota.host.endpoints import RunFolder
 
         return RunFolder(self.folder)
 

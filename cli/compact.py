@@ -58,7 +58,7 @@ def compact(
     """
     from rota.broker.compaction import Wishes
     from rota.broker.compaction import compact as carry_out
-    from rota.common.endpoints import RunFolder
+    from rota.host.endpoints import RunFolder
 
     named = run or folder
     root = named.parent if named.is_file() and named.name == RunFolder(named.parent).journal.name else named

@@ -12,8 +12,8 @@ from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, print_json
 
 if TYPE_CHECKING:
-    from rota.proof.diff import Diff, First, Side
-    from rota.proof.differing import Part
+    from rota.runs.diff import Diff, First, Side
+    from rota.runs.differing import Part
 
 
 @click.command()
@@ -32,8 +32,8 @@ def diff(run_1: Path, run_2: Path, lane: str, progress: bool | None, json: bool)
     rota diff .rota fork
     rota diff monday.rota.zip tuesday.rota.zip --lane import --json
     """
-    from rota.proof.diff import compare
-    from rota.proof.source import open_run
+    from rota.runs.diff import compare
+    from rota.runs.open import open_run
 
     with open_run(run_1) as one, open_run(run_2) as other:
         with Progress(progress, "records of both read") as bar:
@@ -83,7 +83,7 @@ def _part_facts(part: Part) -> dict[str, Any]:
 
 
 def _side_facts(side: Side) -> dict[str, Any]:
-    from rota.proof.task_facts import task_facts
+    from rota.runs.task_facts import task_facts
 
     return {
         "task": task_facts(side.trace),

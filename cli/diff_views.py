@@ -13,9 +13,9 @@ import click
 
 from rota.cli.output import cell
 from rota.common.work import Emit
-from rota.proof.diff import Agents, Diff, End, First, Later, Sample, Side
-from rota.proof.differing import ByteDifference, Part
-from rota.proof.readable import cut, size_text
+from rota.runs.diff import Agents, Diff, End, First, Later, Sample, Side
+from rota.runs.differing import ByteDifference, Part
+from rota.runs.readable import cut, size_text
 
 _VALUE_CHARS: Final = 100
 _LISTED: Final = 5

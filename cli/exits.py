@@ -1,6 +1,6 @@
 """How a command ends: exit codes, and what an error looks like on the terminal. docs/CLI.md lists the codes.
 
-Numbers from 64 on are those of sysexits.h, as in common/service.py, whose table is about processes that serve.
+Numbers from 64 on are those of sysexits.h, as in host/service.py, whose table is about processes that serve.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from rota.cli.lanes import seed_of
 from rota.cli.output import Progress, cell, print_facts, print_json
 
 if TYPE_CHECKING:
-    from rota.local.executors import Executors
+    from rota.engine.executors import Executors
     from rota.proof.changed import Consequences
-    from rota.proof.continuing import Change
-    from rota.proof.source import RunSource
+    from rota.proof.continuation import Change
+    from rota.runs.open import RunSource
 
 NEVER_RAN: Final = ": nothing is known of it; a later deploy of the name may have taken over, or nobody called it"
 _run_argument = click.argument("run", type=click.Path(path_type=Path))
@@ -155,13 +155,13 @@ def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: b
 
 
 def _opened(run: Path) -> RunSource:
-    from rota.proof.source import open_run
+    from rota.runs.open import open_run
 
     return open_run(run)
 
 
 def _executors(source: RunSource) -> Executors:
-    from rota.local.executors import Executors
+    from rota.engine.executors import Executors
 
     return Executors(source.folders())
 
@@ -169,7 +169,7 @@ def _executors(source: RunSource) -> Executors:
 def _change(
     deploys: tuple[tuple[str, Any], ...], dropped: tuple[int, ...], edits: tuple[str, ...], seed: str | None
 ) -> Change:
-    from rota.proof.continuing import Change
+    from rota.proof.continuation import Change
 
     return Change(deploys=deploys, dropped=dropped, edited=tuple(map(_edit, edits)), seed=seed_of(seed))
 

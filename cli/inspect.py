@@ -1,7 +1,7 @@
 """`rota log`, `show`, `story`, `state`, `tree`: what a journal says. No broker is needed, and none is asked.
 
-Each command opens the run for reading (proof/source.py), asks proof/ one question and prints the answer; how answers
-look is in inspect_views.py, their JSON in proof/task_facts.py and proof/log_lines.py. Meanwhile a broker may write.
+Each command opens the run for reading (runs/open.py), asks proof/ one question and prints the answer; how answers
+look is in inspect_views.py, their JSON in runs/task_facts.py and runs/log.py. Meanwhile a broker may write.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rota.common.errors import ConfigError, UnknownLane, UnknownTask
 if TYPE_CHECKING:
     from rota.broker.records import Record
     from rota.common.work import Fold, FoldResult
-    from rota.proof.history import Step
-    from rota.proof.source import RunSource
+    from rota.runs.open import RunSource
+    from rota.runs.traces import Step
 
 KINDS: Final = (
     "epoch", "opened", "submitted", "deployed", "cancelled", "verdict", "timer_fired", "window_set", "pause_set",
@@ -80,7 +80,7 @@ def log(run: Path | None, folder: Path, follow: bool, progress: bool | None, jso
     rota log --kind verdict --kind diverged old-run --json
     rota log --follow --lane main
     """
-    from rota.proof.source import open_run
+    from rota.runs.open import open_run
 
     path = run or folder
     with open_run(path) as source, Progress(progress, "record") as bar:
@@ -106,7 +106,7 @@ class _LogLines:
 
     def __init__(self, wanted: dict[str, Any], *, as_json: bool) -> None:
         from rota.cli.inspect_views import LOG_PIPE_COLUMNS, columns
-        from rota.proof.log_lines import Concern
+        from rota.runs.log import Concern
 
         self._lane: str | None = wanted["lane"]
         self._kinds: tuple[str, ...] = wanted["kinds"]
@@ -124,7 +124,7 @@ class _LogLines:
         self, world: Any, records: Iterable[tuple[int, Record]], progress: Callable[[int], None] | None = None
     ) -> None:
         """Print the records that are wanted; with a tail, the last of them when all are read."""
-        from rota.proof.history import walk
+        from rota.runs.traces import walk
 
         kept: deque[Step] = deque(maxlen=self._tail)
         for step in walk(world, records, None, progress):
@@ -152,7 +152,7 @@ class _LogLines:
             raise UnknownTask(f"nothing in the run was for {self._agent!r}: `rota log --kind submitted` shows targets")
 
     def _is_wanted(self, step: Step, world: Any) -> bool:
-        from rota.proof.log_lines import kind_of
+        from rota.runs.log import kind_of
 
         if (self._agent or self._seq) and not self._concern(step, world):
             return False
@@ -164,7 +164,7 @@ class _LogLines:
 
     def _print(self, step: Step) -> None:
         from rota.cli.inspect_views import log_line, log_title
-        from rota.proof.log_lines import entry
+        from rota.runs.log import entry
 
         if self._as_json:
             print_json(entry(step)._asdict())
@@ -176,8 +176,8 @@ class _LogLines:
 
 
 def _live_file(path: Path) -> Path:
-    from rota.common.endpoints import RunFolder
-    from rota.proof.archive import ARCHIVE_MAGIC
+    from rota.host.endpoints import RunFolder
+    from rota.runs.archive import ARCHIVE_MAGIC
 
     journal = RunFolder(path).journal if path.is_dir() else path.absolute()
     with journal.open("rb") as file:
@@ -188,7 +188,7 @@ def _live_file(path: Path) -> Path:
 
 def _follow(lines: _LogLines, world: Any, journal: Path, number: int, chain: bytes) -> None:
     """Print what is written from now on, until Ctrl-C."""
-    from rota.proof.tail import Tail
+    from rota.runs.tail import Tail
 
     tail = Tail(journal, number, chain)
     while True:
@@ -215,8 +215,8 @@ def show(run: Path, seq: int, lane: str | None, progress: bool | None, json: boo
     rota show 17 --run copies/monday.rota
     """
     from rota.cli.inspect_views import columns, show_lines
-    from rota.proof.look import family
-    from rota.proof.task_facts import family_facts
+    from rota.runs.questions import family
+    from rota.runs.task_facts import family_facts
 
     with _opened(run, progress) as (source, bar):
         found = family(source, seq, lane=lane, progress=bar)
@@ -247,8 +247,8 @@ def story(
     rota story counter/alice --from 100 --to 200 --json
     """
     from rota.cli.inspect_views import columns, story_line, story_title
-    from rota.proof.look import story as told
-    from rota.proof.task_facts import life_facts
+    from rota.runs.questions import story as told
+    from rota.runs.task_facts import life_facts
 
     is_titled, width = json, columns()
     with _opened(run, progress) as (source, bar):
@@ -279,8 +279,8 @@ def tree(run: Path, seq: int, up: bool, depth: int, limit: int, progress: bool |
     rota tree 1 --depth 3 --json
     """
     from rota.cli.inspect_views import columns, tree_lines
-    from rota.proof.look import family
-    from rota.proof.task_facts import tree_facts
+    from rota.runs.questions import family
+    from rota.runs.task_facts import tree_facts
 
     with _opened(run, progress) as (source, bar):
         found = family(source, seq, depth_max=0 if up else depth, traces_max=limit + 1, progress=bar)
@@ -316,8 +316,8 @@ def state(
     rota state counter/alice --at 17 --raw state.bin
     """
     from rota.cli.inspect_views import state_facts, state_lines
-    from rota.proof.states import state_at
-    from rota.proof.task_facts import agent_state_facts
+    from rota.runs.states import state_at
+    from rota.runs.task_facts import agent_state_facts
 
     with _opened(run, progress) as (source, bar):
         found = state_at(source, agent, lane, at, functools.partial(_execute, source), bar)
@@ -332,7 +332,7 @@ def state(
 
 
 def _execute(source: RunSource, fold: Fold) -> FoldResult:
-    from rota.local.executors import Executors
+    from rota.engine.executors import Executors
 
     with Executors(source.folders()) as executors:
         return executors.run(fold)
@@ -351,7 +351,7 @@ def _write_raw(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _opened(run: Path, progress: bool | None) -> Iterator[tuple[RunSource, Callable[[int], None]]]:
     """Open a run, and show how far it has been read."""
-    from rota.proof.source import open_run
+    from rota.runs.open import open_run
 
     with open_run(run) as source, Progress(progress, "record") as bar:
         first, last, _ = source.extent()

@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 import click
 
 from rota.common.work import TIMER, Code, Done, Emit, Failed
-from rota.proof.history import Trace, waiting_timers
-from rota.proof.lineage import Ancestor
-from rota.proof.log_lines import Entry
-from rota.proof.look import Family
-from rota.proof.readable import cut, readable, size_text
-from rota.proof.states import AgentState
+from rota.runs.log import Entry
+from rota.runs.questions import Family
+from rota.runs.readable import cut, readable, size_text
+from rota.runs.states import AgentState
+from rota.runs.traces import Trace, waiting_timers
+from rota.runs.tree import Ancestor
 
 PIPE_COLUMNS: Final = 160  # where output is no terminal
 LOG_PIPE_COLUMNS: Final = 1_000  # lines of the log are bounded by themselves

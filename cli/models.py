@@ -118,8 +118,8 @@ def show(folder: Path, models: Path | None, name: str, version: int | None, json
 
 
 def _repository(folder: Path, models: Path | None) -> Repository:
-    from rota.common.endpoints import RunFolder
     from rota.gpu_worker.repository import Repository
+    from rota.host.endpoints import RunFolder
 
     return Repository(RunFolder(folder).models if models is None else models)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from rota.common.command import settings_command
-from rota.common.config import BrokerSettings, CpuWorkerSettings, GpuWorkerSettings, Option, ProcessSettings
-from rota.common.service import Exit
+from rota.host.command import settings_command
+from rota.host.config import BrokerSettings, CpuWorkerSettings, GpuWorkerSettings, Option, ProcessSettings
+from rota.host.service import Exit
 
 
 @dataclass(frozen=True, kw_only=True)

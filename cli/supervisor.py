@@ -24,8 +24,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rota.common.errors import ConfigError
-from rota.common.service import PARENT_FD_VARIABLE, Exit, StopLevel, StopSignals, say_ready
-from rota.common.sockets import WakePair
+from rota.host.service import PARENT_FD_VARIABLE, Exit, StopLevel, StopSignals, say_ready
+from rota.host.sockets import WakePair
 
 if TYPE_CHECKING:
     from rota.cli.processes import UpSettings

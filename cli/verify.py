@@ -19,9 +19,9 @@ from rota.cli.output import Progress, print_facts, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rota.proof.prove import Proof, Round
-    from rota.proof.source import RunSource
+    from rota.proof.verification import Proof, Round
     from rota.proof.verify import LaneReport, Options, Report
+    from rota.runs.open import RunSource
 
 _SHOW_SECONDS: Final = 0.1  # between two lines of progress on a terminal
 _SHOW_SECONDS_ELSEWHERE: Final = 2.0  # where lines are not written over
@@ -80,8 +80,8 @@ def verify(
     rota verify .rota --workers 1,2,4,8 --kill
     rota verify friday.rota.zip --lane orders --from 120000 --to 130000
     """
-    from rota.proof.prove import IN_PROCESS, prove
-    from rota.proof.source import open_run
+    from rota.proof.verification import IN_PROCESS, prove
+    from rota.runs.open import open_run
 
     with open_run(run) as source:
         options = _options(source, lane, first_turn, last_turn, recorded_models)
@@ -99,7 +99,7 @@ def verify(
 def _options(
     source: RunSource, lane: str | None, first_turn: int | None, last_turn: int | None, recorded_models: bool
 ) -> Options:
-    from rota.proof.prove import lane_of
+    from rota.proof.verification import lane_of
     from rota.proof.verify import Options
 
     if lane is None and (first_turn is not None or last_turn is not None):
@@ -149,7 +149,7 @@ def _print(source: RunSource, proof: Proof, recorded_models: bool) -> None:
 
 
 def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> dict[str, str]:
-    from rota.proof.prove import remedy_of
+    from rota.proof.verification import remedy_of
 
     counts = lane.counts
     lines = {
@@ -241,7 +241,7 @@ def _broken(report: Report) -> dict[str, Any] | None:
 
 
 def _lane_facts(source: RunSource, lane: LaneReport) -> dict[str, Any]:
-    from rota.proof.prove import remedy_of
+    from rota.proof.verification import remedy_of
 
     facts = {"lane": lane.lane, "equal": lane.equal, "retired": lane.retired, "digest": lane.digest}
     facts |= {"compared": lane.compared, **lane.counts._asdict(), "blocked": None}

@@ -24,8 +24,8 @@ from rota.common import limits
 from rota.common.errors import LocalError
 from rota.common.messages import Event, LaneSettings
 from rota.common.results import Result
-from rota.common.sockets import Socket, subscriber
 from rota.common.work import AGENT, Limits
+from rota.host.sockets import Socket, subscriber
 
 T = TypeVar("T")
 

@@ -21,11 +21,11 @@ from rota.client.link import Link
 from rota.client.questions import Questions
 from rota.client.session import Key, Session
 from rota.common import limits
-from rota.common.endpoints import Endpoints, RunFolder
 from rota.common.errors import BadTarget, ConfigError, LocalError, NotReachable, RotaError
-from rota.common.payloads import Payloads
-from rota.common.sockets import Socket
-from rota.common.sockets import context as new_context
+from rota.host.endpoints import Endpoints, RunFolder
+from rota.host.sockets import Socket
+from rota.host.sockets import context as new_context
+from rota.tensors.payloads import Payloads
 
 DEFAULT_DIR: Final = ".rota"
 

@@ -14,7 +14,7 @@ import zmq
 
 from rota.client.questions import Questions
 from rota.client.session import Session
-from rota.common.sockets import Socket, dealer
+from rota.host.sockets import Socket, dealer
 
 _FRAMES_PER_PUMP_MAX: Final = 256  # so that a flood of results leaves time for the deadline of the caller
 

@@ -30,9 +30,9 @@ from rota.common.messages import (
     Submit,
     TaskRun,
 )
-from rota.common.payloads import check_message, check_priority, check_targets, run_of
 from rota.common.targets import MODEL_PREFIX, is_name
 from rota.common.work import CODE_KINDS, MODEL, Code, Limits
+from rota.tensors.payloads import check_message, check_priority, check_targets, run_of
 
 IDLE_POLL_MS: Final = 20  # between two looks at a lane that works; grows to the bound below
 IDLE_POLL_MS_MAX: Final = 250

@@ -1,1 +1,1 @@
-"""The words that every process of Rota shares: messages, wire, errors, limits, digests, tensors, sockets."""
+"""The words that every process of Rota shares: messages, wire, errors, limits, digests. All of it is PURE."""

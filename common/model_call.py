@@ -6,7 +6,7 @@
                                       references beside the payload (`TaskInput.tensors`, `Done.tensors`)
 
 Both are MessagePack and are checked whole before anything uses them: every `BadPayload` names the tensor and the
-rule. The broker never reads them. docs/MODELS.md shows the bytes; change it and `tensor_values.py` with this file.
+rule. The broker never reads them. docs/MODELS.md shows the bytes; change it and `arrays.py` with this file.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 
-from rota.common.command import settings_command
-from rota.common.config import CpuWorkerSettings
 from rota.common.errors import ConfigError
-from rota.common.executor import Executor
-from rota.common.service import Exit
-from rota.common.worker_loop import serve_worker
+from rota.host.command import settings_command
+from rota.host.config import CpuWorkerSettings
+from rota.host.service import Exit
+from rota.worker.executor import Executor
+from rota.worker.loop import serve_worker
 
 
 def serve(settings: CpuWorkerSettings) -> Exit:
@@ -22,10 +22,10 @@ def serve(settings: CpuWorkerSettings) -> Exit:
         import wasmtime  # noqa: F401 - only to see whether it is there
     except ImportError as error:
         raise ConfigError(f"a CPU worker needs wasmtime ({error}): pip install 'rota[cpu]'") from error
-    from rota.common.tensors import TensorStore
     from rota.cpu_worker.executor import WasmExecutor
     from rota.cpu_worker.profile import use_large_thread_stacks
     from rota.cpu_worker.tensor_access import StoreTensorReader
+    from rota.tensors.store import TensorStore
 
     folder = settings.folder().prepare()
     use_large_thread_stacks()  # before the executor's thread starts: deep recursion of a guest needs the room

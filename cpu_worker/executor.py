@@ -26,7 +26,7 @@ from rota.cpu_worker.watchdog import Watchdog
 
 
 class WasmExecutor:
-    """Runs agents and functions (see `common/executor.py`)."""
+    """Runs agents and functions (see `worker/executor.py`)."""
 
     def __init__(
         self,

@@ -14,10 +14,10 @@ from typing import Final, Protocol
 from wasmtime import FuncType, Linker, ValType
 
 from rota.common.errors import TensorError
-from rota.common.tensor_format import flat_bytes
-from rota.common.tensors import TensorStore
 from rota.common.work import TensorRef
 from rota.cpu_worker.guest import Guest
+from rota.tensors.format import flat_bytes
+from rota.tensors.store import TensorStore
 
 MODULE: Final = "rota"
 TENSOR_READ: Final = "tensor_read"

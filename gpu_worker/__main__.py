@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 
-from rota.common.command import settings_command
-from rota.common.config import GpuWorkerSettings
 from rota.common.errors import ConfigError
-from rota.common.executor import Executor
-from rota.common.service import Exit
-from rota.common.worker_loop import serve_worker
+from rota.host.command import settings_command
+from rota.host.config import GpuWorkerSettings
+from rota.host.service import Exit
+from rota.worker.executor import Executor
+from rota.worker.loop import serve_worker
 
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
@@ -25,8 +25,8 @@ def serve(settings: GpuWorkerSettings) -> Exit:
         import onnxruntime  # noqa: F401 - only to see whether it is there
     except ImportError as error:
         raise ConfigError(f"a GPU worker needs ONNX Runtime ({error}): pip install 'rota[gpu]'") from error
-    from rota.common.tensors import TensorStore
     from rota.gpu_worker.executor import OnnxExecutor
+    from rota.tensors.store import TensorStore
 
     folder = settings.folder().prepare()
 

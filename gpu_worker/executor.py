@@ -1,4 +1,4 @@
-"""Runs folds of model tasks: payload in, result payload and provenance out. Implements `rota.common.executor.Executor`.
+"""Runs folds of model tasks: payload in, result payload and provenance out. Implements `rota.worker.executor.Executor`.
 
 What the payload or the model did wrong is a task's outcome. What this worker cannot do (a model or tensor that is not
 here, a device that fails) is no outcome: it ends the fold as `refused` with its reason, and the broker decides. Every
@@ -15,7 +15,6 @@ from typing import Any, Final, cast, get_args
 from rota.common.errors import BadPayload, CodeError, ConfigError, TensorError
 from rota.common.limits import MESSAGE_CHARS_MAX, TENSORS_PER_TASK_MAX
 from rota.common.model_call import decode_call
-from rota.common.tensors import TensorStore
 from rota.common.work import MODEL, Code, Done, Failed, Fold, FoldResult, Limits, Outcome, Provenance, TaskInput
 from rota.gpu_worker.fingerprint import machine_facts
 from rota.gpu_worker.inference import Inference, RunEnded
@@ -23,6 +22,7 @@ from rota.gpu_worker.providers import Require, why_no_cuda
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.sessions import SESSIONS_MAX, LoadedModel, LoadInterrupted, Sessions
 from rota.gpu_worker.watchdog import Watchdog
+from rota.tensors.store import TensorStore
 
 # A fold's outcomes travel in one message: after so many bytes of results the rest of the fold runs again, by itself.
 FOLD_RESULT_BYTES_MAX: Final = 16 << 20

@@ -17,9 +17,9 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from rota.common.digests import digest_of
-from rota.common.tensor_format import numpy_dtype
 from rota.gpu_worker.hardware import gpu_facts, processor_facts
 from rota.gpu_worker.providers import Opened
+from rota.tensors.format import numpy_dtype
 
 # Switches of the libraries below us that are read from the environment.
 _ENVIRONMENT_PREFIXES: Final = ("ORT_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_", "OMP_", "MLAS_")

@@ -18,13 +18,13 @@ import numpy as np
 from rota.common.errors import BadPayload
 from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor, encode_result
-from rota.common.tensor_values import Array, array_of
-from rota.common.tensors import TensorDraft, TensorStore
 from rota.common.work import TensorRef
 from rota.gpu_worker.model_io import BoundCall, OutputShapes
 from rota.gpu_worker.providers import RUN_ERRORS, error_text
 from rota.gpu_worker.sessions import LoadedModel
 from rota.gpu_worker.watchdog import Watchdog
+from rota.tensors.arrays import Array, array_of
+from rota.tensors.store import TensorDraft, TensorStore
 
 # A run through an IO binding gives one kind of error, so its text has to tell an input that cannot be computed from a
 # machine that cannot. Kernels fail by what they are given, unless they say that memory or the device failed.

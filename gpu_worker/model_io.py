@@ -18,8 +18,8 @@ import numpy as np
 
 from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES, Call
-from rota.common.tensor_format import numpy_dtype
-from rota.common.tensor_values import Array, aligned_empty
+from rota.tensors.arrays import Array, aligned_empty
+from rota.tensors.format import numpy_dtype
 
 Extent = int | str | None  # fixed, named by the model, or free
 

@@ -24,10 +24,10 @@ from blake3 import blake3
 
 from rota.common.digests import DIGEST_BYTES, digest_of
 from rota.common.errors import CodeError
-from rota.common.file_kit import sync_folder
 from rota.common.targets import is_name
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings, parse_settings
+from rota.host.files import sync_folder
 
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "rota-manifest.json"

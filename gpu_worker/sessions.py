@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from rota.common.errors import CodeError
 from rota.common.model_call import Call, Tensor
-from rota.common.tensor_values import Array
 from rota.gpu_worker.fingerprint import digest_of_facts, probe_digest, probe_input, session_facts
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port, named_extents, ports_of
 from rota.gpu_worker.providers import RUN_ERRORS, Opened, Require, error_text, open_session
 from rota.gpu_worker.repository import ModelEntry, Repository
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.watchdog import Watchdog
+from rota.tensors.arrays import Array
 
 SESSIONS_MAX: Final = 8  # a session holds its weights once or twice in memory
 PROBE_MS_MAX: Final = 60_000

@@ -16,12 +16,12 @@ from typing import Final
 from rota.broker import records
 from rota.broker.journal import Journal
 from rota.broker.lock import FolderLock
-from rota.common.endpoints import RunFolder
 from rota.common.errors import CodeError, ConfigError
-from rota.common.tensors import TensorStore
 from rota.common.work import MODEL, Done, TensorRef
-from rota.local.model_files import find_model
+from rota.engine.model_files import find_model
+from rota.host.endpoints import RunFolder
 from rota.local.places import Place
+from rota.tensors.store import TensorStore
 
 _BATCH_RECORDS: Final = 1_024
 

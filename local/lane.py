@@ -29,10 +29,12 @@ from rota.common import limits as bounds
 from rota.common import messages
 from rota.common.digests import digest
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
-from rota.common.payloads import Payloads, check_priority, check_targets, run_of
 from rota.common.results import Result
 from rota.common.targets import MODEL_PREFIX
 from rota.common.work import AGENT, CODE_KINDS, MODEL, Code, Limits, TensorRef
+from rota.engine.engine import Engine
+from rota.engine.executors import Executors
+from rota.engine.folds import plan
 from rota.gpu_worker.repository import Repository
 from rota.local.arguments import (
     LimitChanges,
@@ -45,9 +47,6 @@ from rota.local.arguments import (
     read_module,
     seed_of,
 )
-from rota.local.engine import Engine
-from rota.local.executors import Executors
-from rota.local.folds import plan
 from rota.local.handles import Batch, Handle
 from rota.local.interrupts import Interrupts
 from rota.local.keeper import Keeper
@@ -55,6 +54,7 @@ from rota.local.places import Place
 from rota.local.tables import Table
 from rota.local.turns import History, Turn, turn_table
 from rota.local.view import View, number_of, timer_order
+from rota.tensors.payloads import Payloads, check_priority, check_targets, run_of
 
 HISTORY_TURNS: Final = 100_000  # about a kilobyte each, and their payloads
 

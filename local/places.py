@@ -16,9 +16,9 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError
-from rota.local.executors import Folders
+from rota.engine.executors import Folders
+from rota.host.endpoints import RunFolder
 
 CACHE_VARIABLE: Final = "ROTA_CACHE"
 

@@ -18,7 +18,7 @@ from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.results import Decoder, Result, result_of
 from rota.common.work import Done, Emit, Failed, Fold, FoldResult, Outcome, Provenance, ReplyTo, TensorRef
-from rota.local.folds import PlannedFold
+from rota.engine.folds import PlannedFold
 from rota.local.tables import Column, Table, shown_bytes, shown_text
 
 

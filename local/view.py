@@ -8,14 +8,14 @@ from typing import Any
 from rota.broker.lane import Lane as CoreLane
 from rota.broker.tasks import DeadTask, Timer
 from rota.common.errors import Expired, UnknownTask
-from rota.common.payloads import Payloads
 from rota.common.targets import check_target
-from rota.common.tensors import TensorStore
 from rota.common.work import Code
-from rota.local.engine import Engine
+from rota.engine.engine import Engine
 from rota.local.handles import Handle
 from rota.local.tables import Table
 from rota.local.turns import History, Pending, Turn, dead_table, pending_of, pending_table, timer_table, turn_table
+from rota.tensors.payloads import Payloads
+from rota.tensors.store import TensorStore
 
 
 class View:

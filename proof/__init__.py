@@ -1,1 +1,1 @@
-"""Proof: run files are read, executed again and compared. Nothing here needs a running broker."""
+"""Proof: runs are executed again and judged. Nothing here needs a running broker."""

@@ -16,10 +16,10 @@ from rota.broker.lane import Lane
 from rota.broker.tasks import Task
 from rota.common.errors import BadChange
 from rota.common.work import Done, Failed
-from rota.local.engine import Runner
+from rota.engine.engine import Runner
 from rota.proof.seek import Follower
-from rota.proof.source import RunSource
-from rota.proof.steps import Fold, check_lane
+from rota.runs.open import RunSource
+from rota.runs.walk import Fold, check_lane
 
 _BUILTINS: Final = {
     name.__name__: name

@@ -14,12 +14,12 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.digests import digest_of
 from rota.common.work import RECORDED_FAILURES, Done, Failed
-from rota.local.engine import Runner
-from rota.proof.answers import Remembered
-from rota.proof.continuing import Change, Continuation, Later, LeftOut
+from rota.engine.engine import Runner
+from rota.engine.recorded import Remembered
+from rota.proof.continuation import Change, Continuation, Later, LeftOut
 from rota.proof.seek import Stand, seek
-from rota.proof.source import RunSource
-from rota.proof.steps import Fold, Step, retired_in
+from rota.runs.open import RunSource
+from rota.runs.walk import Fold, Step, retired_in
 
 TURNS_MORE_MAX: Final = 100_000  # a changed lane may never come to rest
 TURNS_FACTOR_MAX: Final = 4

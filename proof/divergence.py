@@ -1,8 +1,8 @@
 """The first-divergence report: for each lane that did not come out equal, the exact turn, both sides, and why.
 
-`explain` takes what `verify` found, asks the journal about the turn (witness.py), executes it again alone (trials.py),
-and names the cause (cause.py, broken.py). A `Divergence` holds plain values; `to_json` is for programs, `lines`
-(divergence_text.py) for people. Its names are part of the command line's contract: docs/VERIFY.md lists them.
+`explain` takes what `verify` found, asks the journal about the turn (circumstances.py), executes it again alone
+(trials.py), and names the cause (causes.py, damage.py). A `Divergence` holds plain values; `to_json` is for programs,
+`lines` (divergence_text.py) for people. Its names are part of the command line's contract: docs/VERIFY.md lists them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from rota.broker.tasks import Task
 from rota.common.errors import JournalError
 from rota.common.plain import plain
 from rota.common.work import AGENT, Code, Done, Failed
-from rota.local.engine import Runner
-from rota.local.folds import pool_of
-from rota.proof.broken import Break, look_at_break
-from rota.proof.cause import Case, Finding, explains, facts_here, find_cause, other_facts
-from rota.proof.differing import ByteDifference, Part, part, turn_parts
-from rota.proof.lineage import Ancestor
-from rota.proof.readable import cut, readable
-from rota.proof.record_checks import Fault
-from rota.proof.source import RunSource
-from rota.proof.steps import Fold, retired_in
+from rota.engine.engine import Runner
+from rota.engine.folds import pool_of
+from rota.proof.causes import Case, Finding, explains, facts_here, find_cause, other_facts
 from rota.proof.trials import Trials, effect_of, trials_at
 from rota.proof.verify import LaneReport, Mismatch, Report
-from rota.proof.witness import Origin, Witness, Worker, origin_of, record_at, witness
+from rota.runs.circumstances import Origin, Witness, Worker, origin_of, record_at, witness
+from rota.runs.damage import Break, look_at_break
+from rota.runs.differing import ByteDifference, Part, part, turn_parts
+from rota.runs.open import RunSource
+from rota.runs.readable import cut, readable
+from rota.runs.record_checks import Fault
+from rota.runs.tree import Ancestor
+from rota.runs.walk import Fold, retired_in
 
 VALUE_CHARS_MAX: Final = 120
 UNPROVED_MAX: Final = 16

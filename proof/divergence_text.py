@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rota.proof.divergence import Bytes, Divergence
-from rota.proof.readable import cut, readable
+from rota.runs.readable import cut, readable
 
 _CHARS_MAX: Final = 72
 _PARENTS_SHOWN: Final = 8

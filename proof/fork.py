@@ -21,14 +21,14 @@ from rota.broker.recovery import facts
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.digests import digest
-from rota.common.endpoints import RunFolder
 from rota.common.messages import Deploy
 from rota.common.work import Code
-from rota.local.executors import Executors, Folders
+from rota.engine.executors import Executors, Folders
+from rota.host.endpoints import RunFolder
+from rota.host.new_folder import new_folder
 from rota.proof.changed import Consequences, Plan, follow_change
-from rota.proof.new_folder import new_folder
-from rota.proof.source import RunSource
-from rota.proof.steps import Fold
+from rota.runs.open import RunSource
+from rota.runs.walk import Fold
 
 _BATCH_RECORDS: Final = 1_024
 _FACT_CHARS_MAX: Final = 200

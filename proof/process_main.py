@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rota.common.errors import CodeError, RotaError
-from rota.common.service import Exit
-from rota.local.executors import Executors, Folders
+from rota.engine.executors import Executors, Folders
+from rota.host.service import Exit
 from rota.proof.frames import (
     AskFingerprint,
     Prepare,

@@ -1,4 +1,4 @@
-"""Folds in worker processes of our own: a `Runner` (local/engine.py) that survives the death of any of them.
+"""Folds in worker processes of our own: a `Runner` (engine/engine.py) that survives the death of any of them.
 
 One thread here for each process there. It hands over one batch, waits, and takes the next; so a quick process gets
 more, and nobody queues all. A batch whose process died is run again by whoever is free, its folds one by one, because
@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from rota.common.errors import ConfigError, LocalError, RotaError
 from rota.common.limits import ASSIGNMENT_BYTES_MAX, POISON_DEATHS_MAX
 from rota.common.work import MODEL, Fold, FoldResult
-from rota.local.executors import Folders
+from rota.engine.executors import Folders
 from rota.proof.frames import (
     AskFingerprint,
     Prepare,

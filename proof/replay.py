@@ -1,8 +1,8 @@
 """A lane played again in a world of its own: its inputs at their positions, its outcomes executed or read back. PURE.
 
-The caller folds the journal and hands on, in its order, what concerns the lane: inputs (as alone.py gives them) and
-completions. Inputs take effect exactly where they did; between them the lane runs by itself. Completions decide nothing
-in a derived lane and are not looked at; in a recorded lane they say in which order tasks retire.
+The caller folds the journal and hands on, in its order, what concerns the lane: inputs (as lane_record.py gives them)
+and completions. Inputs take effect exactly where they did; between them the lane runs by itself. Completions decide
+nothing in a derived lane and are not looked at; in a recorded lane they say in which order tasks retire.
 
 A completion whose turns are all *trusted* is taken as it stands: so a replay gets to a turn without executing what came
 before it.
@@ -17,9 +17,9 @@ from rota.broker import records
 from rota.broker.lane import RECORDED_POLICY, Lane
 from rota.broker.tasks import Task
 from rota.broker.world import World
-from rota.local.engine import Engine, Runner
-from rota.local.folds import fold_of
-from rota.proof.alone import Input
+from rota.engine.engine import Engine, Runner
+from rota.engine.folds import fold_of
+from rota.runs.lane_record import Input
 
 BATCH_TASKS: Final = 1_024  # executed before outcomes are compared
 

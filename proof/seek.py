@@ -14,12 +14,12 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.errors import JournalError
-from rota.local.engine import Runner
-from rota.proof.alone import opened_alone
-from rota.proof.answers import ReadBack
+from rota.engine.engine import Runner
+from rota.engine.recorded import ReadBack
 from rota.proof.replay import BATCH_TASKS, LaneReplay
-from rota.proof.source import RunSource
-from rota.proof.steps import Fold, Step, check_lane, retire_order, retired_in
+from rota.runs.lane_record import opened_alone
+from rota.runs.open import RunSource
+from rota.runs.walk import Fold, Step, check_lane, retire_order, retired_in
 
 
 class Follower:

@@ -14,11 +14,11 @@ from rota.broker.tasks import Task
 from rota.common.digests import digest, lane_seed
 from rota.common.errors import JournalError
 from rota.common.work import MODEL, Done, Fold, FoldResult, Outcome, TaskInput
-from rota.local.engine import Runner
-from rota.local.folds import fold_of, patient, task_input
-from rota.proof.answers import PATIENCE_MS
+from rota.engine.engine import Runner
+from rota.engine.folds import fold_of, patient, task_input
+from rota.engine.recorded import PATIENCE_MS
 from rota.proof.seek import stand_at
-from rota.proof.source import RunSource
+from rota.runs.open import RunSource
 
 _timeouts: Final = count(PATIENCE_MS + 1)
 

@@ -13,13 +13,13 @@ from rota.broker import records
 from rota.common.digests import digest
 from rota.common.errors import BadChange
 from rota.common.work import MODEL, Code
-from rota.local.executors import Executors
+from rota.engine.executors import Executors
+from rota.host.private_folder import PrivateFolder
 from rota.proof.changed import Consequences, Plan, follow_change
-from rota.proof.continuing import Change
+from rota.proof.continuation import Change
 from rota.proof.fork import add_modules, copy_folder
-from rota.proof.private import PrivateFolder
-from rota.proof.source import RunSource
-from rota.proof.steps import Fold, check_lane, retired_in
+from rota.runs.open import RunSource
+from rota.runs.walk import Fold, check_lane, retired_in
 
 
 def check_upgrade(

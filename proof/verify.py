@@ -16,14 +16,14 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import MODEL, Failed
-from rota.local.engine import Runner
-from rota.proof.code_files import changed_code
-from rota.proof.differing import content
-from rota.proof.record_checks import Fault, check_completed, check_input
+from rota.engine.engine import Runner
 from rota.proof.seek import Follower
-from rota.proof.source import RunSource
-from rota.proof.standing import execute_standing
-from rota.proof.steps import Fold, Step, check_lane, retire_order, retired_in
+from rota.proof.unretired import execute_standing
+from rota.runs.code_files import changed_code
+from rota.runs.differing import content
+from rota.runs.open import RunSource
+from rota.runs.record_checks import Fault, check_completed, check_input
+from rota.runs.walk import Fold, Step, check_lane, retire_order, retired_in
 
 COMPARE_EVERY_TASKS: Final = 4_096  # how far the journal's fold may be ahead of the execution
 

@@ -37,16 +37,16 @@ from rota.broker.recovery import fold
 from rota.broker.world import World
 from rota.client import Client
 from rota.common import messages, wire
-from rota.common.endpoints import Endpoints, RunFolder
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
-from rota.common.sockets import context, dealer
-from rota.common.tensors import TensorStore
 from rota.common.work import AGENT, FUNCTION, Limits
 from rota.gpu_worker.repository import Repository
+from rota.host.endpoints import Endpoints, RunFolder
+from rota.host.sockets import context, dealer
 from rota.local import Lane, open_lane
-from rota.proof.prove import IN_PROCESS, prove
-from rota.proof.source import open_run
+from rota.proof.verification import IN_PROCESS, prove
 from rota.proof.verify import Options
+from rota.runs.open import open_run
+from rota.tensors.store import TensorStore
 
 AGENTS = REPOSITORY / "examples" / "agents"
 PAYLOAD = np.random.default_rng(1).bytes(100)

@@ -1,6 +1,6 @@
 """The raw loop that the bench compares with: a producer, a broker and workers over ZeroMQ, and nothing else.
 
-The topology is Rota's: DEALER, ROUTER, ROUTER, DEALER over `ipc://`, with the socket options of common/sockets.py, and
+The topology is Rota's: DEALER, ROUTER, ROUTER, DEALER over `ipc://`, with the socket options of host/sockets.py, and
 two messages per worker on their way. Nothing is stored, ordered, checked or run: the broker passes frames on as they
 are, a worker unpacks the payloads of a message and packs them again. Broker and workers are this file, started as
 processes; they end when their stdin does, so nothing is left behind however the bench ends.
@@ -19,7 +19,7 @@ from pathlib import Path
 import msgpack
 import zmq
 
-from rota.common.sockets import Socket, context, dealer, router
+from rota.host.sockets import Socket, context, dealer, router
 
 IN_FLIGHT_PER_WORKER = 2
 WAIT_MS = 30_000

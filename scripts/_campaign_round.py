@@ -25,8 +25,8 @@ from rota.broker.journal import Journal
 from rota.broker.recovery import fold
 from rota.broker.world import World
 from rota.client import Busy, Client, NotReachable, Result, Run, UnknownTask
-from rota.common.endpoints import RunFolder
 from rota.common.errors import RotaError
+from rota.host.endpoints import RunFolder
 
 AGENTS = REPOSITORY / "examples" / "agents"
 FOREST, LIVE = "forest", "live"

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rota.client import Client
-from rota.common.endpoints import RunFolder
-from rota.common.service import PARENT_FD_VARIABLE
+from rota.host.endpoints import RunFolder
+from rota.host.service import PARENT_FD_VARIABLE
 
 READY_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 20.0

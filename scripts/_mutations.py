@@ -271,8 +271,8 @@ MUTATIONS: Final = (
         "queues[0].lane, alone=suspect)", "queues[0].lane, alone=False)", _WORKERS,
     ),
     Mutation(
-        "work-of-an-older-boot-reported", "a worker never reports work of an older boot", "common/worker_session.py",
-        "            if job.boot != boot:\n", "            if boot < 0:\n", ("tests/common/test_worker_session.py",),
+        "work-of-an-older-boot-reported", "a worker never reports work of an older boot", "worker/session.py",
+        "            if job.boot != boot:\n", "            if boot < 0:\n", ("tests/worker/test_session.py",),
     ),
     # --- sandbox --------------------------------------------------------------------------------------------------
     Mutation(
@@ -308,10 +308,10 @@ MUTATIONS: Final = (
         ("tests/broker/test_tensors_in_use.py",),
     ),
     Mutation(
-        "lease-not-renewed", "a tensor in use by lease is not collected", "common/tensors.py",
+        "lease-not-renewed", "a tensor in use by lease is not collected", "tensors/store.py",
         "                size = unlink(path) if _is_older(path, oldest_s) else 0\n",
         "                size = unlink(path)\n",
-        ("tests/common/test_tensors.py",),
+        ("tests/tensors/test_store.py",),
     ),
     Mutation(
         "snapshot-forgets-timers", "a snapshot is the whole state", "broker/snapshot.py",
@@ -348,8 +348,8 @@ MUTATIONS: Final = (
         ("tests/proof/test_divergence.py",),
     ),
     Mutation(
-        "seal-not-checked", "a packed run cannot be altered unseen", "proof/archive.py",
-        '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/proof/test_export.py",),
+        "seal-not-checked", "a packed run cannot be altered unseen", "runs/archive.py",
+        '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/runs/test_export.py",),
     ),
     Mutation(
         "snapshot-not-checked", "a snapshot that was changed is not used", "broker/snapshot_store.py",

@@ -14,7 +14,7 @@ from typing import Any
 
 from _environment import REPOSITORY
 
-TESTS = REPOSITORY / "tests"
+KITS = str(REPOSITORY / "tests" / "kits")
 TRANSCRIPTS_EVERY = 100  # seeds
 TRANSCRIPTS_COMPARED = 3
 _HASH_SEEDS = ("1", "2026")
@@ -22,9 +22,8 @@ _HASH_SEEDS = ("1", "2026")
 
 def _cases() -> Any:
     """The module that knows what a seed stands for; it lives with the tests."""
-    for folder in (TESTS / "broker", TESTS):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
+    if KITS not in sys.path:
+        sys.path.insert(0, KITS)
     logging.getLogger("rota").setLevel(logging.CRITICAL)  # what the broker says under faults is no news here
     return importlib.import_module("simulation.cases")
 

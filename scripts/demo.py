@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from _demo_processes import Killer, Up
 
     from rota.client import Client
-    from rota.common.endpoints import RunFolder
+    from rota.host.endpoints import RunFolder
 
 AGENTS = REPOSITORY / "examples" / "agents"
 LANE = "demo"
@@ -256,9 +256,9 @@ def _report(client: Client) -> tuple[dict[str, list[int]], str, list[dict[str, A
 
 def _verify(run_folder: RunFolder, digest: str, tasks: int) -> str:
     """Do what `rota verify` does, beside the broker that still runs: execute all again, one agent after another."""
-    from rota.proof.prove import IN_PROCESS, prove
-    from rota.proof.source import open_run
+    from rota.proof.verification import IN_PROCESS, prove
     from rota.proof.verify import Options
+    from rota.runs.open import open_run
 
     with Step("verify") as step, open_run(run_folder.root) as source:
         proof = prove(

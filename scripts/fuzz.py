@@ -34,8 +34,7 @@ INTERRUPTED = 130
 def main() -> int:
     options = _options()
     ensure_environment(["dev"])
-    for folder in ("tests/broker", "tests/common", "tests/fuzz"):
-        sys.path.insert(0, str(REPOSITORY / folder))
+    sys.path.insert(0, str(REPOSITORY / "tests" / "kits"))
     targets: dict[str, Any] = importlib.import_module("fuzz_targets").TARGETS
     if options.list:
         print("\n".join(targets))

@@ -1,20 +1,11 @@
-"""The core in a test: `make_broker` and `broker`; every broker that a test made is checked when the test is over.
-
-The kit, the agent language and the reference are plain modules beside this file; pytest's importlib mode does not put
-a test's folder on the path, so it is done here.
-"""
+"""The core in a test: `make_broker` and `broker`; every broker that a test made is checked when the test is over."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from core_kit import Broker
 
 

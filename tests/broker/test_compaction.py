@@ -24,11 +24,11 @@ from rota.broker.recovery import fold, load_world, recover
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.digests import digest
-from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError, JournalError, LocalError
 from rota.common.messages import TaskRun
-from rota.common.tensors import TensorStore
 from rota.common.work import Code, Done
+from rota.host.endpoints import RunFolder
+from rota.tensors.store import TensorStore
 
 DAY_MS = 24 * 3600 * 1000
 

@@ -24,10 +24,10 @@ from rota.broker.server import STORAGE_RETRY_MS, Server
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common import wire
-from rota.common.endpoints import Endpoints
 from rota.common.messages import Event, Hello, Results, Welcome
-from rota.common.sockets import Socket, context
-from rota.common.tensors import TensorStore
+from rota.host.endpoints import Endpoints
+from rota.host.sockets import Socket, context
+from rota.tensors.store import TensorStore
 
 ENDPOINTS = Endpoints("inproc://frontend", "inproc://backend", "inproc://events", "inproc://query")
 RECORD = records.Diverged("main", 1, "counter/a", b"", b"", "w1")  # any record without an effect

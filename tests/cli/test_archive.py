@@ -15,9 +15,9 @@ from rota.broker import records
 from rota.broker.journal import Journal
 from rota.cli.exits import ExitCode
 from rota.common.digests import ZERO_DIGEST, digest, lane_seed
-from rota.common.endpoints import RunFolder
 from rota.common.messages import LaneSettings
 from rota.common.work import AGENT, MODEL, Code
+from rota.host.endpoints import RunFolder
 
 Call = Callable[..., tuple[int, str, str]]
 NOBODY = records.Origin("", 0, ZERO_DIGEST)

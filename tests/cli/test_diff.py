@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proof"))
-
 from run_kit import counting, program, records_of, write_run
 
 from rota.cli.exits import ExitCode
-from rota.proof.export import export_run
+from rota.runs.export import export_run
 
 Call = Callable[..., tuple[int, str, str]]
 

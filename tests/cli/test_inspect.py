@@ -1,6 +1,6 @@
 """`rota log`, `show`, `story`, `state`, `tree`: what they print of one eventful run, as text, as JSON, and as errors.
 
-The golden texts are of the run in tests/proof/eventful.py. If they change, look whether a person would want the change.
+The golden texts are of the run in tests/kits/eventful.py. If they change, look whether a person would want the change.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "proof"))
-
 from eventful import Broker, eventful, program, records_of, scripted, write_run
 
 from rota.broker import records, snapshot
@@ -30,11 +27,11 @@ from rota.broker.snapshot_store import SnapshotStore
 from rota.cli import inspect
 from rota.cli.exits import ExitCode
 from rota.common.digests import digest
-from rota.common.endpoints import RunFolder
 from rota.common.messages import TaskRun
 from rota.common.work import Provenance, TensorRef
-from rota.proof.export import export_run
-from rota.proof.log_lines import KINDS
+from rota.host.endpoints import RunFolder
+from rota.runs.export import export_run
+from rota.runs.log import KINDS
 
 Call = Callable[..., tuple[int, str, str]]
 

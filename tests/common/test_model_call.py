@@ -22,10 +22,10 @@ from rota.common.model_call import (
     encode_call,
     encode_result,
 )
-from rota.common.tensor_format import DTYPES, numpy_dtype
-from rota.common.tensor_values import ALIGNMENT_BYTES, aligned_empty, array_of, decode_arrays, encode_arrays
-from rota.common.tensors import TensorStore
 from rota.common.work import TensorRef
+from rota.tensors.arrays import ALIGNMENT_BYTES, aligned_empty, array_of, decode_arrays, encode_arrays
+from rota.tensors.format import DTYPES, numpy_dtype
+from rota.tensors.store import TensorStore
 
 REFERENCE = TensorRef(bytes(32), "float32", (2, 3))
 GOOD = ["int8", [2], b"ab"]

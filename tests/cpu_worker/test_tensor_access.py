@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rota.common.errors import TensorError
-from rota.common.tensors import TensorStore
 from rota.common.work import TensorRef
 from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.tensor_access import BAD_ADDRESS, BAD_INDEX, BAD_OFFSET, StoreTensorReader
+from rota.tensors.store import TensorStore
 
 DATA = bytes(range(100, 120))
 

@@ -15,10 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rota.common.model_call import Tensor, encode_call
-from rota.common.tensors import TensorStore
 from rota.common.work import MODEL, Code, Fold, FoldResult, Limits, TaskInput, TensorRef
 from rota.gpu_worker.executor import OnnxExecutor
 from rota.gpu_worker.repository import Repository
+from rota.tensors.store import TensorStore
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = ROOT / "scripts" / "fetch_magika.py"

@@ -14,10 +14,10 @@ from onnx import helper
 
 from rota.common.errors import CodeError, ConfigError
 from rota.common.model_call import Tensor, decode_result, encode_call
-from rota.common.tensor_values import decode_arrays, encode_arrays
 from rota.common.work import Code, Done, Failed, FoldResult, TensorRef
 from rota.gpu_worker.executor import OnnxExecutor
 from rota.gpu_worker.providers import why_no_cuda
+from rota.tensors.arrays import decode_arrays, encode_arrays
 
 FOREVER = np.array(10**12)  # turns of a loop: hours
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import wasmtime
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS / "broker"))  # core_kit and what it needs; importlib mode does not put it on the path
 
 SPIN = """(module (memory (export "memory") 1)
   (func (export "rota_alloc") (param i32) (result i32) i32.const 1024)

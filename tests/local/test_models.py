@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from rota import local
-from rota.common.endpoints import RunFolder
 from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import Tensor, decode_result, encode_call
 from rota.gpu_worker.repository import Repository
+from rota.host.endpoints import RunFolder
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -16,9 +16,9 @@ from rota.broker.journal import Journal
 from rota.broker.records import Epoch
 from rota.broker.recovery import fold, open_epoch
 from rota.broker.world import World
-from rota.common.endpoints import RunFolder
 from rota.common.limits import INLINE_BYTES_MAX
-from rota.common.tensors import TensorStore
+from rota.host.endpoints import RunFolder
+from rota.tensors.store import TensorStore
 
 Factory = Callable[..., local.Lane]
 

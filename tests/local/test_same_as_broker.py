@@ -1,6 +1,6 @@
 """A lane in one process comes to what the broker's core comes to: same digest, same results, for the same inputs.
 
-The broker is the real core (tests/broker/core_kit.py) with workers that run the real modules. Inputs have the same
+The broker is the real core (tests/kits/core_kit.py) with workers that run the real modules. Inputs have the same
 positions on both sides because they come while nothing runs.
 """
 
@@ -17,8 +17,8 @@ import pytest
 from rota.common.digests import digest, lane_seed
 from rota.common.messages import Assign, Completed, TaskRun
 from rota.common.work import Code, Fold, Limits
+from rota.engine.executors import Executors, Folders
 from rota.local import Lane
-from rota.local.executors import Executors, Folders
 from rota.local.places import artefacts_folder
 
 LANE = "experiment"

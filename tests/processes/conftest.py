@@ -20,10 +20,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from rota.common.process_watch import ProcessWatch
+from rota.host.process_watch import ProcessWatch
 
 # The plain modules beside this file; pytest's importlib mode does not put a test's folder on the path.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 WAIT_SECONDS = 60.0
 

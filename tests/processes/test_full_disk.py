@@ -18,7 +18,7 @@ import pytest
 
 from rota.client import Batch, Client
 from rota.common.errors import StorageFull
-from rota.common.service import Exit
+from rota.host.service import Exit
 
 pytestmark = [
     pytest.mark.processes,

@@ -16,11 +16,11 @@ from raw_peer import RawPeer, malformed
 
 from rota.client import Client
 from rota.common import wire
-from rota.common.endpoints import Endpoints
 from rota.common.errors import ProtocolError, VersionMismatch
 from rota.common.limits import MESSAGE_BYTES_MAX, PROTOCOL_VERSION
 from rota.common.messages import QUERIES, Answer, Assign, Completed, Hello, Refused, Register, Registered, Welcome
 from rota.common.work import Done, Failed, FoldResult
+from rota.host.endpoints import Endpoints
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
 

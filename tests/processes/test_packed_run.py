@@ -14,9 +14,9 @@ import pytest
 from rota.broker import records
 from rota.broker.journal import Journal
 from rota.client import Client
-from rota.proof.diff import compare
-from rota.proof.export import export_run, import_run
-from rota.proof.source import open_run
+from rota.runs.diff import compare
+from rota.runs.export import export_run, import_run
+from rota.runs.open import open_run
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
 

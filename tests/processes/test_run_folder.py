@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rota.client import Client
-from rota.common.service import Exit
+from rota.host.service import Exit
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
 

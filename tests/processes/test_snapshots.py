@@ -20,7 +20,7 @@ from rota.broker.compaction import Wishes, compact
 from rota.broker.journal import Journal
 from rota.broker.snapshot_store import SnapshotStore
 from rota.client import Client
-from rota.common.endpoints import RunFolder
+from rota.host.endpoints import RunFolder
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
 

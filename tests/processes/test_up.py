@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rota.client.client import Client
-from rota.common.service import Exit
+from rota.host.service import Exit
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
 
@@ -102,7 +102,7 @@ def test_bad_setting_is_named(start_process: StartProcess, run_dir: Path) -> Non
 def test_supervisor_gives_up_on_a_crash_loop(start_process: StartProcess) -> None:
     """Goal: a process that never starts ends all with an error. Method: a module that does not exist."""
     code = (
-        "import sys; from rota.cli.supervisor import Plan, Supervisor; from rota.common.service import run_process\n"
+        "import sys; from rota.cli.supervisor import Plan, Supervisor; from rota.host.service import run_process\n"
         "plans = [Plan('broker', 'rota.no_such_module', {})]\n"
         "sys.exit(run_process('up', 'info', lambda: Supervisor(plans).run()))"
     )

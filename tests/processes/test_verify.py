@@ -13,14 +13,14 @@ import pytest
 from wasmtime import wat2wasm
 
 from rota.client import Client, Limits
-from rota.common.endpoints import RunFolder
 from rota.common.errors import ConfigError
 from rota.common.model_call import Tensor, encode_call
 from rota.common.work import FUNCTION
 from rota.gpu_worker.repository import Repository
-from rota.proof.prove import Proof, lane_of, prove
-from rota.proof.source import open_run
+from rota.host.endpoints import RunFolder
+from rota.proof.verification import Proof, lane_of, prove
 from rota.proof.verify import LaneReport, Options
+from rota.runs.open import open_run
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

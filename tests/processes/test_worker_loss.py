@@ -14,8 +14,8 @@ import pytest
 
 from rota.client import Client, Limits, Missed
 from rota.common.limits import ASSIGNMENTS_PER_WORKER, FUEL_MAX, POISON_DEATHS_MAX
-from rota.common.service import Exit
 from rota.common.work import FUNCTION
+from rota.host.service import Exit
 
 wasmtime = pytest.importorskip("wasmtime")
 

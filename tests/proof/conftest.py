@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from divergence_kit import Bench
 
-from rota.proof.source import CACHE_VARIABLE
+from rota.runs.open import CACHE_VARIABLE
 
 
 @pytest.fixture(scope="session")

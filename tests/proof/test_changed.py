@@ -7,15 +7,11 @@ record each, so that a cut goes through the middle of completions.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from run_kit import write_run
 
 from rota import local
@@ -24,22 +20,22 @@ from rota.broker.journal import Journal
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST, digest
-from rota.common.endpoints import RunFolder
 from rota.common.errors import BadChange, CodeError, ConfigError, UnknownLane, UnknownTask
 from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import Code, Failed
-from rota.local.engine import Engine
-from rota.local.executors import Executors, Folders
-from rota.local.folds import fold_of
+from rota.engine.engine import Engine
+from rota.engine.executors import Executors, Folders
+from rota.engine.folds import fold_of
+from rota.host.endpoints import RunFolder
 from rota.proof.bisect import Predicate, find_first
 from rota.proof.changed import Consequences, Plan, follow_change
-from rota.proof.continuing import Change
+from rota.proof.continuation import Change
 from rota.proof.fork import fork
 from rota.proof.seek import stand_at
-from rota.proof.source import RunSource, open_run
-from rota.proof.steps import Fold, retired_in
 from rota.proof.upgrade import check_upgrade
 from rota.proof.verify import Options, verify
+from rota.runs.open import RunSource, open_run
+from rota.runs.walk import Fold, retired_in
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
 NAMES = ("relay", "counter", "asker", "reminder")

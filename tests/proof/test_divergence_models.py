@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from divergence_kit import Bench, with_outcome, with_record
+from onnx import TensorProto, helper, numpy_helper
 
 from rota.broker import records
 from rota.common.model_call import Tensor, encode_call
 from rota.common.work import MODEL, Code
 from rota.gpu_worker.repository import Repository
-from rota.proof.source import CACHE_VARIABLE
 from rota.proof.verify import Options
+from rota.runs.open import CACHE_VARIABLE
 
 LIVE = Options(live_models=True)
 

@@ -16,9 +16,9 @@ import pytest
 
 from rota.common.digests import digest
 from rota.common.errors import ConfigError, LocalError
-from rota.common.process_watch import ProcessWatch
 from rota.common.work import AGENT, FUNCTION, MODEL, Code, Fold, FoldResult, Limits, ReplyTo, TaskInput, TensorRef
-from rota.local.executors import Executors, Folders
+from rota.engine.executors import Executors, Folders
+from rota.host.process_watch import ProcessWatch
 from rota.proof.frames import Run, decode_request, decode_results, encode_request, encode_results
 from rota.proof.processes import KILLS_MAX, Kills, Processes
 
@@ -33,7 +33,7 @@ PARENT = """
 import sys, threading, time
 from pathlib import Path
 from rota.common.work import FUNCTION, Code, Fold, Limits, TaskInput
-from rota.local.executors import Folders
+from rota.engine.executors import Folders
 from rota.proof.processes import Processes
 
 root, digest = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])

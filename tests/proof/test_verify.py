@@ -5,29 +5,25 @@ Real runs of tests/broker's core with real modules (divergence_kit.py); what eac
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from divergence_kit import Bench, module, output, with_outcome
 
 from rota.broker.tasks import Run, Task
 from rota.common.digests import digest
 from rota.common.errors import UnknownTask
 from rota.common.work import MODEL, Code, Done, Fold, Provenance
-from rota.local.executors import Executors, Folders
-from rota.local.folds import task_input
-from rota.proof.answers import Remembered
+from rota.engine.executors import Executors, Folders
+from rota.engine.folds import task_input
+from rota.engine.recorded import Remembered
 from rota.proof.changed import Plan
-from rota.proof.continuing import Change
+from rota.proof.continuation import Change
 from rota.proof.fork import fork
-from rota.proof.source import open_run
 from rota.proof.upgrade import check_upgrade
 from rota.proof.verify import Options, verify
+from rota.runs.open import open_run
 
 
 @pytest.fixture

@@ -1,0 +1,120 @@
+"""A world that runs by itself: what its lanes issue is executed, what completes is applied. PURE.
+
+Everything goes through records, as in the broker: `apply` is the only way to change the world, and whoever gives
+`keep` has a journal of the run that `rota verify` takes. Time is what the caller says it is. How folds are executed is
+behind `Runner`: the executors of this process (executors.py), or many processes (proof/processes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from rota.broker import records
+from rota.broker.lane import Notes
+from rota.broker.tasks import Task
+from rota.broker.workers import flat_facts
+from rota.broker.world import World
+from rota.common.limits import MESSAGE_CHARS_MAX
+from rota.common.work import Fold, FoldResult
+from rota.engine.folds import PlannedFold, completed, plan, pool_of
+
+WORKER: Final = "local"  # how completions of an engine are signed
+
+
+class Runner(Protocol):
+    """Executes folds, none of which needs another's state."""
+
+    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
+        """Return a result for each fold, in their order."""
+        ...
+
+    def fingerprint(self, pool: str) -> Mapping[str, Any]:
+        """Return what could change a bit of a result of this pool."""
+        ...
+
+
+class Stopped(NamedTuple):
+    """A task that got no outcome: it ran out of time, or its executor cannot run it."""
+
+    task: Task
+    why: str  # "timeout" or "refused"
+    reason: str
+
+
+class Engine:
+    """Executes the lanes of a world."""
+
+    def __init__(
+        self, world: World, runner: Runner, keep: Callable[[records.Record], None] | None = None, now_ms: int = 0
+    ) -> None:
+        self.world = world
+        self.runner = runner
+        self.now_ms = now_ms  # the time of the records that the engine makes; agents never see it
+        self._keep = keep
+        self._fingerprints: dict[str, int] = {}  # by pool
+
+    def apply(self, record: records.Record) -> Notes:
+        """Let a record take effect. Raises `JournalError` if it does not fit what came before."""
+        if self._keep is not None:
+            self._keep(record)
+        return self.world.apply(record)
+
+    def run(self, lane: str, tasks_max: int) -> list[Task]:
+        """Execute the first `tasks_max` tasks of a line, pass verdicts on those that got no outcome, and return what
+        retired: at least one task, unless nothing is issued.
+        """
+        retired, stopped = self.execute(plan(self.world.lanes[lane], tasks_max))
+        return retired + self.judge(stopped)
+
+    def execute(self, planned: list[PlannedFold]) -> tuple[list[Task], list[Stopped]]:
+        """Execute folds of one lane and apply their outcomes; return what retired, and what got none."""
+        if not planned:
+            return [], []
+        results = self.runner.run_all([fold.fold for fold in planned])
+        lane = planned[0].tasks[0].run.lane
+        retired: list[Task] = []
+        for pool in ("cpu", "gpu"):
+            folds = tuple(
+                [
+                    completed(one, result)
+                    for one, result in zip(planned, results, strict=True)
+                    if result.outcomes and pool_of(one.fold.code) == pool
+                ]
+            )
+            if folds:
+                number = self._fingerprint(pool)
+                record = records.Completed(lane, self.now_ms, WORKER, 0, number, folds)
+                retired += self.apply(record).retired
+        stopped = [
+            Stopped(one.tasks[len(result.outcomes)], result.stopped, result.reason)
+            for one, result in zip(planned, results, strict=True)
+            if result.stopped in ("timeout", "refused")
+        ]
+        return retired, stopped
+
+    def judge(self, stopped: Sequence[Stopped]) -> list[Task]:
+        """Pass verdicts on tasks that got no outcome; return what retired."""
+        retired: list[Task] = []
+        for task, why, reason in stopped:
+            if task.outcome is None:
+                retired += self._judge(task, why, reason)
+        return retired
+
+    def _judge(self, task: Task, why: str, reason: str) -> list[Task]:
+        assert task.code is not None
+        lane = self.world.lanes[task.run.lane]
+        text = reason if why == "refused" else f"it ran longer than {task.code.limits.timeout_ms} ms"
+        verdict = records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, why, text[:MESSAGE_CHARS_MAX])
+        return self.apply(verdict).retired
+
+    def _fingerprint(self, pool: str) -> int:
+        """Return the number of the runner's fingerprint; the first time it is written down."""
+        if pool not in self._fingerprints:
+            facts = flat_facts(self.runner.fingerprint(pool))
+            number = self.world.fingerprints.get((pool, facts))
+            if number is None:
+                number = len(self.world.fingerprints) + 1
+                self.apply(records.Fingerprint(number, pool, facts))
+            self._fingerprints[pool] = number
+        return self._fingerprints[pool]

@@ -1,0 +1,172 @@
+"""The executors of this process: WASM and ONNX behind one `run`, each made when it is first needed.
+
+They run in one thread that all of the process shares, with a stack that holds the deepest guest: an engine belongs to
+one thread, and wasmtime's Python package keeps host exceptions in one slot. Whatever is raised in the caller while it
+waits, Ctrl-C first of all, stops what runs there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from rota.common.errors import ConfigError
+from rota.common.work import Code, Fold, FoldResult
+from rota.engine.folds import pool_of
+from rota.tensors.store import TensorStore
+from rota.worker.executor import Executor
+
+_STACK_BYTES: Final = 8 << 20  # holds the deepest guest: THREAD_STACK_BYTES of cpu_worker/profile.py
+_THREAD_NAME: Final = "rota-executor"
+_ASK_AGAIN_SECONDS: Final = 0.05
+
+_lock: Final = threading.Lock()
+_thread: ThreadPoolExecutor | None = None
+
+
+class Folders:
+    """Where executors find code and data. `artefacts` is written to, and `tensors` by models with large results.
+
+    `lent_tensors` is a store whose tensors are read as well, and which is not touched.
+    """
+
+    def __init__(
+        self, *, modules: Path, artefacts: Path, models: Path, tensors: Path, lent_tensors: Path | None = None
+    ) -> None:
+        self.modules = modules
+        self.artefacts = artefacts
+        self.models = models
+        self.tensors = tensors
+        self.lent_tensors = lent_tensors
+
+
+class Executors:
+    """Runs folds of any code. A context manager; closing it releases engines and sessions."""
+
+    def __init__(self, folders: Folders, *, device: str = "auto") -> None:
+        """`device`, for models: "auto" takes the GPU where there is one, "cpu" does not look for it."""
+        self._folders = folders
+        self._device = device
+        self._made: dict[str, Executor] = {}
+        self._stopping = False
+        self._closed = False
+
+    def run(self, fold: Fold) -> FoldResult:
+        """Run a fold's tasks in order (see `worker/executor.py`). Raises `ConfigError` if its engine is not installed.
+
+        An exception in this thread, such as that of Ctrl-C, stops the fold and is raised again.
+        """
+        executor = self._executor(pool_of(fold.code))
+        if self._stopping:
+            return FoldResult((), None, "interrupted")
+        running = _shared_thread().submit(executor.run, fold)
+        try:
+            while not _has_ended(running):
+                if self._stopping:
+                    executor.interrupt()  # again: an executor forgets what it is told before it begins
+            return running.result()
+        except BaseException:
+            while not running.done():
+                executor.interrupt()
+                _has_ended(running)
+            raise
+
+    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
+        """Run independent folds one after another."""
+        return [self.run(fold) for fold in folds]
+
+    def interrupt(self) -> None:
+        """Stop the fold that is running, and run no other until `resume`; from any thread or signal handler."""
+        self._stopping = True
+        for executor in list(self._made.values()):
+            executor.interrupt()
+
+    def resume(self) -> None:
+        """Run folds again."""
+        self._stopping = False
+
+    def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
+        """Load code and describe it. Raises `CodeError` if it cannot be used, `ConfigError` without its engine."""
+        return _shared_thread().submit(self._executor(pool_of(code)).prepare, code, address).result()
+
+    def fingerprint(self, pool: str) -> Mapping[str, Any]:
+        """Return what could change a bit of a result of this pool ("cpu" or "gpu") in this process."""
+        return self._executor(pool).fingerprint()
+
+    def close(self) -> None:
+        """Release what was made. Nothing runs any more."""
+        self._closed = True
+        while self._made:
+            _call_in_thread(self._made.popitem()[1].close)
+
+    def __enter__(self) -> Executors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _executor(self, pool: str) -> Executor:
+        made = self._made.get(pool)
+        if self._closed:
+            raise ConfigError("what would run this is closed: look at it before, or open it again")
+        if made is None:
+            make: Callable[[], Executor] = self._make_cpu if pool == "cpu" else self._make_gpu
+            made = self._made[pool] = _shared_thread().submit(make).result()
+        return made
+
+    def _make_cpu(self) -> Executor:
+        try:
+            from rota.cpu_worker.executor import WasmExecutor
+            from rota.cpu_worker.tensor_access import StoreTensorReader
+        except ImportError as error:
+            raise ConfigError(f"agents and functions need wasmtime ({error}): pip install 'rota[cpu]'") from error
+        self._folders.artefacts.mkdir(parents=True, exist_ok=True)
+        reader = StoreTensorReader(self._tensors())
+        return WasmExecutor(self._folders.modules, self._folders.artefacts, reader, lambda: time.monotonic() * 1_000)
+
+    def _make_gpu(self) -> Executor:
+        try:
+            from rota.gpu_worker.executor import OnnxExecutor
+        except ImportError as error:
+            raise ConfigError(f"models need ONNX Runtime ({error}): pip install 'rota[gpu]'") from error
+        return OnnxExecutor(self._folders.models, self._tensors(), device=self._device)
+
+    def _tensors(self) -> TensorStore:
+        return TensorStore(self._folders.tensors, lender=self._folders.lent_tensors)
+
+
+def _has_ended(running: Future[FoldResult]) -> bool:
+    """Wait for a fold, not for long, and say whether it has ended."""
+    try:
+        running.exception(_ASK_AGAIN_SECONDS)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _call_in_thread(close: Callable[[], None]) -> None:
+    """Call in the shared thread, or here where that thread is this one, or has ended with the interpreter."""
+    if threading.current_thread().name.startswith(_THREAD_NAME):  # the collector closes what nobody closed, anywhere
+        close()
+        return
+    try:
+        running = _shared_thread().submit(close)
+    except RuntimeError:  # of the pool: it takes no more work
+        close()
+        return
+    running.result()
+
+
+def _shared_thread() -> ThreadPoolExecutor:
+    global _thread
+    with _lock:
+        if _thread is None:
+            before = threading.stack_size(_STACK_BYTES)
+            _thread = ThreadPoolExecutor(1, thread_name_prefix=_THREAD_NAME)
+            _thread.submit(int).result()  # starts the thread
+            threading.stack_size(before)
+        return _thread

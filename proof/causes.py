@@ -1,0 +1,337 @@
+"""Why a turn and its repetition part: one of the classes of record_checks.py, with what speaks for it.
+
+Up to the turn before, all digests are equal, and with them the states of all agents, every message that was stamped and
+the order of everything. So the cause lies in the turn itself: in its code, in what no digest covers (time, entropy, the
+worker), or in the outcome that was written down. Each look below is for one cause; the first that finds it decides, and
+what none of them finds is an outcome that was never computed: a corrupt record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.tasks import Task
+from rota.broker.workers import flat_facts
+from rota.broker.world import apply_numbered
+from rota.common.errors import JournalError
+from rota.common.targets import code_name
+from rota.common.work import AGENT, MODEL, REPLY, FoldResult
+from rota.engine.engine import Runner
+from rota.proof.trials import Trials, effect_of, effects_of, trials_at
+from rota.runs.circumstances import Witness
+from rota.runs.code_files import changed_code
+from rota.runs.open import RunSource
+from rota.runs.record_checks import CODE, CORRUPT_RECORD, DEVICE, INPUT, ORDER, RUNTIME_VERSION, Fault
+
+NEIGHBOURS_MAX: Final = 8  # of the same agent, with which the turn may be exchanged
+DECISIONS_MAX: Final = 4  # before the turn, on the same agent
+DISPUTES_SHOWN: Final = 4
+
+_RUNTIME_FACTS: Final = {"cpu": ("profile",), "gpu": ("runtime", "build", "package")}
+_HOST_FACTS: Final = {"cpu": ("machine", "target"), "gpu": ("provider", "processor", "gpu", "environment")}
+
+
+class Finding(NamedTuple):
+    """A cause, why in one sentence, the turn that it is found at, and what speaks for it.
+
+    `needs_lane`: the turn alone does not show it, the lane has to be executed from its begin.
+    """
+
+    cause: str
+    why: str
+    turn: int
+    evidence: tuple[str, ...] = ()
+    needs_lane: bool = False
+
+
+class Case(NamedTuple):
+    """Everything that is known of a turn that differs, or that a fault speaks of (`actual` is None then)."""
+
+    source: RunSource
+    runner: Runner
+    seen: Witness
+    expected: Task | None
+    actual: Task | None
+    fault: Fault | None
+    trials: Trials | None
+
+
+def find_cause(case: Case) -> Finding:
+    """Return why a turn differs."""
+    for look in _LOOKS:
+        found = look(case)
+        if found is not None:
+            return found
+    return _elimination(case)
+
+
+def explains(fault: Fault, seen: Witness, task: Task | None) -> bool:
+    """Tell whether a fault is about what this turn was made of: the turn itself, its message, its code, its lane."""
+    sources = [seen.opened, seen.stamped, None if seen.origin is None else seen.origin.record]
+    if task is not None and task.code is not None:
+        sources.append(seen.deployed.get(task.code.digest))
+    return fault.turn == seen.turn or fault.number in sources
+
+
+def facts_here(runner: Runner, pool: str) -> tuple[tuple[str, str], ...]:
+    """Return this machine's fingerprint as a Fingerprint record would have it."""
+    return flat_facts(runner.fingerprint(pool))
+
+
+def other_facts(pool: str, there: dict[str, str], here: dict[str, str], *, host: bool = False) -> list[str]:
+    """Return the names of facts that differ: of the engine, or of the machine and its devices."""
+    wanted = (_HOST_FACTS if host else _RUNTIME_FACTS)[pool]
+    names = sorted(dict.fromkeys([*there, *here]))
+    return [name for name in names if name.split(".")[0] in wanted and there.get(name) != here.get(name)]
+
+
+# --- one look for each cause ----------------------------------------------------------------------
+
+
+def _wrong_code(case: Case) -> Finding | None:
+    task = case.expected or case.actual
+    if task is None or task.code is None or case.actual is None:
+        return None
+    problem = changed_code(case.source, task.code, task.address)
+    return Finding(CODE, problem, case.seen.turn) if problem else None
+
+
+def _told_fault(case: Case) -> Finding | None:
+    fault = case.fault
+    if fault is None or fault.cause == CORRUPT_RECORD or not explains(fault, case.seen, case.expected):
+        return None
+    return Finding(fault.cause, f"record {fault.number}: {fault.text}", case.seen.turn)
+
+
+def _other_turn(case: Case) -> Finding | None:
+    """Look whether another task retired here, or none."""
+    expected, actual = case.expected, case.actual
+    if case.fault is not None and actual is None:
+        return None
+    if expected is None or actual is None:
+        who, which = ("the run", "the repetition") if expected is None else ("the repetition", "the run")
+        return Finding(ORDER, f"turn {case.seen.turn} retires in {which}, but not in {who}", case.seen.turn)
+    if expected.turn == actual.turn:
+        return None
+    why = f"turn {expected.turn} retires in the run where turn {actual.turn} does in the repetition"
+    return Finding(ORDER, why, case.seen.turn)
+
+
+def _memory(case: Case) -> Finding | None:
+    """Look whether the code gives the same each time."""
+    trials, task = case.trials, case.actual
+    if trials is None or task is None or task.code is None or task.code.kind == MODEL:
+        return None
+    if trials.is_steady(task.outcome):
+        return None
+    name = repr(code_name(task.address))
+    fresh = _is_recorded(case, trials.first)
+    said = "what the run has" if fresh else "neither what the run has nor what a used one gives"
+    seen = _disputes(case, task.address)
+    if task.code.reuse:
+        why = f"{name} keeps memory between its tasks: deploy it without reuse or fix it"
+        evidence = f"a new instance gives {said}, a used one something else"
+        return Finding(CODE, why, case.seen.turn, (evidence, *seen), True)
+    why = f"two executions of {name} from the same state and message differ: this engine or machine is not reliable"
+    return Finding(CODE, why, case.seen.turn, (f"the first of them gives {said}", *seen), True)
+
+
+def _exchanged(case: Case) -> Finding | None:
+    """Look whether the turn's message or outcome is that of a later turn of the same agent, and the other way round."""
+    task, trials, seen = case.expected, case.trials, case.seen
+    if task is None or trials is None or case.actual is None:
+        return None
+    row = [task]
+    for other in seen.same_agent()[1][:NEIGHBOURS_MAX]:
+        if other.turn in seen.decisions or other.code != task.code:
+            return None
+        row.append(other)
+        recorded = [effect_of(one.outcome) for one in row]
+        turns = f"turns {task.turn} and {other.turn} of {task.address}"
+        if trials.of_row(row, [other, *row[1:-1], task]) == recorded:
+            evidence = "executed with the two messages exchanged, both turns give what the run has"
+            return Finding(ORDER, f"the messages of {turns} stand in the wrong order", task.turn, (evidence,))
+        clean = trials.of_row(row, row)
+        if clean != recorded and [clean[-1], *clean[1:-1], clean[0]] == recorded:
+            evidence = "executed, each of the two turns gives what the run has for the other"
+            return Finding(ORDER, f"the outcomes of {turns} are exchanged", task.turn, (evidence,))
+    return None
+
+
+def _false_decision(case: Case) -> Finding | None:
+    """Look whether what follows a verdict or cancel was computed as if it had not been."""
+    task, seen = case.expected, case.seen
+    if task is None or task.outcome is None or case.actual is None or task.code is None or task.code.kind != AGENT:
+        return None
+    if seen.task is None:
+        return None  # it has not retired
+    before = seen.same_agent()[0]
+    caught = [place for place, one in enumerate(before) if one.turn in seen.decisions][-DECISIONS_MAX:]
+    for place in reversed(caught):
+        row = [*before[place:], task]
+        trials = trials_at(case.source, seen.lane, row[0].turn, case.runner, caught=True)
+        if trials is None or any(one.code != task.code for one in row):
+            continue
+        if trials.of_row(row, row)[1:] == [effect_of(one.outcome) for one in row[1:]]:
+            turn, record = row[0].turn, seen.decisions[row[0].turn]
+            why = f"the decision on turn {turn} in record {record} is not what happened: the task had another outcome"
+            evidence = f"executed as if it was never caught, turn {seen.turn} gives what the run has"
+            return Finding(CORRUPT_RECORD, why, turn, (evidence,), True)
+    return None
+
+
+def _seed(case: Case) -> Finding | None:
+    effects = case.trials.with_default_seed() if case.trials is not None and case.actual is not None else None
+    if effects is None or case.expected is None or effects != [effect_of(case.expected.outcome)]:
+        return None
+    why = f"the seed of lane {case.seen.lane!r} in record {case.seen.opened} is not the one that the run had"
+    return Finding(INPUT, why, case.seen.turn, ("with the seed that follows from the lane's name it gives it",))
+
+
+def _corrupt_fault(case: Case) -> Finding | None:
+    fault = case.fault
+    if fault is None or not explains(fault, case.seen, case.expected):
+        return None
+    return Finding(fault.cause, f"record {fault.number}: {fault.text}", case.seen.turn)
+
+
+def _other_engine(case: Case) -> Finding | None:
+    """Look whether another version of the engine computed the outcome, and nothing shows that it did not."""
+    worker = case.seen.worker
+    if worker is None or case.actual is None or worker.pool not in _RUNTIME_FACTS:
+        return None
+    there, here = dict(worker.facts), dict(facts_here(case.runner, worker.pool))
+    names = other_facts(worker.pool, there, here)
+    if not names or _marks(case) == (False, True):
+        return None
+    name = names[0]
+    why = f"worker {worker.name!r} had {name} {there.get(name, 'none')!r}, here it is {here.get(name, 'none')!r}"
+    return Finding(RUNTIME_VERSION, why, case.seen.turn, _tried(case))
+
+
+def _other_device(case: Case) -> Finding | None:
+    worker, expected, actual = case.seen.worker, case.expected, case.actual
+    if worker is None or expected is None or actual is None or worker.pool not in _HOST_FACTS:
+        return None
+    names = other_facts(worker.pool, dict(worker.facts), dict(facts_here(case.runner, worker.pool)), host=True)
+    if expected.code is not None and expected.code.kind == MODEL:
+        one, other = expected.provenance, actual.provenance
+        if one is None or other is None or (not names and one == other):
+            return None
+        why = (
+            f"the model ran on {one.provider} (fingerprint {one.fingerprint.hex()[:12]}), here on {other.provider} "
+            f"({other.fingerprint.hex()[:12]})"
+        )
+        return Finding(DEVICE, why, case.seen.turn, tuple([f"other here: {name}" for name in names[:8]]))
+    if not names or _marks(case) != (True, False):
+        return None
+    why = f"worker {worker.name!r} ran on another machine ({', '.join(names)}), and the run went on with what it gave"
+    return Finding(DEVICE, why, case.seen.turn, _tried(case))
+
+
+def _elimination(case: Case) -> Finding:
+    where = "the run" if case.seen.record is None else f"record {case.seen.record}"
+    why = f"the outcome in {where} is not what this code gives for this message and state, on the same engine"
+    evidence = list(_tried(case))
+    if case.trials is not None and case.seen.state is not None and case.trials.first.state is not None:
+        same = case.seen.state == case.trials.first.state
+        evidence.append(f"the state that was recorded is {'' if same else 'not '}the one that is executed")
+    marks = _marks(case)
+    if marks == (False, True):
+        evidence.append("a later mark of the run is met with the executed outcome, and not with the recorded one")
+    elif marks == (True, False):
+        evidence.append("a later mark of the run is met with the recorded outcome: the broker went on with it")
+    task, parents = case.expected, case.seen.parents
+    evidence += [] if task is None else _disputes(case, task.address)
+    if task is not None and task.run.kind == REPLY and parents and parents[0].target.startswith("model:"):
+        evidence.append(f"its message is the result of a model, turn {parents[0].turn}, which is only read back")
+    return Finding(CORRUPT_RECORD, why, case.seen.turn, tuple(evidence))
+
+
+_LOOKS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
+    _wrong_code,
+    _told_fault,
+    _other_turn,
+    _memory,
+    _exchanged,
+    _false_decision,
+    _seed,
+    _corrupt_fault,
+    _other_engine,
+    _other_device,
+)
+
+
+# --- what speaks for it ---------------------------------------------------------------------------
+
+
+def _tried(case: Case) -> tuple[str, ...]:
+    """Say what `_memory` found, which every case with an agent or a function has come by."""
+    fold = None if case.trials is None else case.trials.fold
+    if fold is None or fold.code.kind == MODEL:
+        return ()
+    where = ", in new and in used instances," if fold.code.reuse else ","
+    return (f"executed again several times{where} it gives the same each time",)
+
+
+def _disputes(case: Case, address: str) -> tuple[str, ...]:
+    """Tell where the broker itself was given two outcomes for one task of an agent."""
+    return tuple(
+        [
+            f"record {record}: the broker was given two outcomes of turn {turn} of {address}"
+            for record, turn, target in case.seen.disputes
+            if target == address
+        ]
+    )[:DISPUTES_SHOWN]
+
+
+def _is_recorded(case: Case, result: FoldResult) -> bool:
+    return case.expected is not None and effects_of(result) == [effect_of(case.expected.outcome)]
+
+
+def _marks(case: Case) -> tuple[bool, bool] | None:
+    """Tell whether the next mark of the lane is met with the recorded outcome, and with the executed one; None if there
+    is no mark that can tell.
+    """
+    seen, trials = case.seen, case.trials
+    if seen.fold is None or seen.record is None or trials is None or not trials.first.outcomes:
+        return None
+    if not _has_mark(case.source, seen.lane, seen.record):
+        return None
+    place = seen.fold.turns.index(seen.turn)
+    outcomes = list(seen.fold.outcomes)
+    outcomes[place] = trials.first.outcomes[0]
+    state = trials.first.state if seen.state is not None else seen.fold.state
+    as_recorded = _meets_mark(case.source, seen, seen.fold)
+    as_executed = _meets_mark(case.source, seen, seen.fold._replace(outcomes=tuple(outcomes), state=state))
+    return None if as_recorded is None else (as_recorded, bool(as_executed))
+
+
+def _has_mark(source: RunSource, lane: str, after: int) -> bool:
+    """Tell whether a mark of a lane follows a record, which is much less work than to meet it."""
+    try:
+        return any(
+            isinstance(record, records.Mark) and record.lane == lane and number > after
+            for number, record in source.records()
+        )
+    except JournalError:  # it breaks off before
+        return False
+
+
+def _meets_mark(source: RunSource, seen: Witness, fold: records.CompletedFold) -> bool | None:
+    """Fold the journal with this fold in place of the one it has; tell whether the next mark is met."""
+    world = source.begin()
+    try:
+        for number, record in source.records():
+            if number == seen.record and isinstance(record, records.Completed):
+                folds = tuple([fold if seen.turn in one.turns else one for one in record.folds])
+                record = record._replace(folds=folds)
+            if isinstance(record, records.Mark) and record.lane == seen.lane and number > (seen.record or 0):
+                lane = world.lanes[record.lane]
+                return (lane.retired, lane.digest) == (record.retired, record.digest)
+            apply_numbered(world, number, record)
+    except JournalError:  # what breaks off before the mark is met does not meet it
+        return None
+    return None

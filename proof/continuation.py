@@ -1,0 +1,214 @@
+"""A lane that goes on from a turn with something changed: fork, upgrade proof.
+
+The later inputs of the journal come again, in order and at their positions. A changed lane may never get to a position:
+then the input takes effect when nothing is left to run. Inputs that name a task (cancels, verdicts, retries) find it by
+its turn, and are left out, and named, where there is no such task, it has completed, or it is another agent's. Timers
+that the change brought fire when a later input shows that their time has come; those that the journal never fired do
+not. In a recorded lane tasks complete in the order in which they did, as far as they are there.
+
+A model's recorded result is used for the same call again (recorded.py); any other call is computed, and is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.lane import Lane, predecessor
+from rota.broker.tasks import Task
+from rota.common.digests import ZERO_DIGEST
+from rota.common.errors import BadChange
+from rota.common.work import Code
+from rota.engine.folds import fold_of
+from rota.proof.replay import LaneReplay
+from rota.runs.lane_record import Input, named_by
+
+BATCH_TASKS: Final = 1_024
+_NOBODY: Final = records.Origin("", 0, ZERO_DIGEST)
+
+
+class Change(NamedTuple):
+    """What is changed. Inputs are named by the numbers of their records, tasks of a submit by their place in it."""
+
+    deploys: tuple[tuple[str, Code], ...] = ()  # at the turn where the lane goes on
+    instead: tuple[tuple[str, bytes], ...] = ()  # digests of modules, for whatever is bound to a name from there on
+    dropped: tuple[int, ...] = ()
+    edited: tuple[tuple[int, int, bytes], ...] = ()
+    seed: bytes | None = None
+
+
+class Later(NamedTuple):
+    """What a journal has after the turn: an input, or turns of a recorded lane that completed in this order."""
+
+    number: int
+    record: Input | None
+    named: str | None = None  # the address of the task that the input names
+    completed: tuple[int, ...] = ()
+
+
+class LeftOut(NamedTuple):
+    """An input that the changed lane has no use for."""
+
+    number: int
+    what: str
+    why: str
+
+
+class Continuation:
+    """Plays what comes after a turn. `inputs`: record number, and the input as its lane alone has it."""
+
+    def __init__(
+        self, replay: LaneReplay, later: Sequence[Later], change: Change, turns_max: int, *,
+        unfired: Iterable[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
+        """`unfired`: timers that wait where the journal ends."""
+        self.left_out: list[LeftOut] = []
+        self.stopped_at_bound = False
+        self._engine = replay.engine
+        self._name = replay.name
+        self._later = later
+        self._change = change
+        self._turns_max = turns_max
+        self._edits = {(number, index): payload for number, index, payload in change.edited}
+        inputs = {one.number: one.record for one in later if one.record is not None}
+        fired = [(one.turn, one.index_of_emit) for one in inputs.values() if isinstance(one, records.TimerFired)]
+        self._known_timers = dict.fromkeys([*fired, *unfired])
+        _check(change, inputs)
+
+    @property
+    def lane(self) -> Lane:
+        return self._engine.world.lanes[self._name]
+
+    def run(self) -> Iterator[Task]:
+        """Yield what retires from here on, to the end or the bound."""
+        now_ms = next((one.record.now_ms for one in self._later if one.record is not None), 0)
+        yield from self._begin(now_ms)
+        for number, record, named, completed in self._later:
+            if record is None:
+                yield from self._complete(completed)
+                continue
+            if number in self._change.dropped:
+                continue
+            yield from self._run_to(record.position)
+            yield from self._fire_due(record.now_ms)
+            now_ms = self._engine.now_ms = max(now_ms, record.now_ms)
+            fitted = self._fit(number, record, named)
+            if fitted is not None:
+                yield from self._engine.apply(fitted).retired
+        yield from self._run_to(None)
+        yield from self._fire_due(now_ms)
+        yield from self._run_to(None)
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, now_ms: int) -> Iterator[Task]:
+        lane = self.lane
+        if self._change.seed is not None:
+            record = records.SeedSet(self._name, lane.retired, now_ms, _NOBODY, self._change.seed)
+            yield from self._engine.apply(record).retired
+        bound = [(name, lane.deploys[name]) for name, _ in self._change.instead if name in lane.deploys]
+        for name, code in (*self._change.deploys, *[(name, self._instead(name, code)) for name, code in bound]):
+            deployed = records.Deployed(self._name, lane.retired, now_ms, _NOBODY, name, code)
+            yield from self._engine.apply(deployed).retired
+
+    def _complete(self, turns: tuple[int, ...]) -> Iterator[Task]:
+        """Let tasks of a recorded lane complete as they did, those that are there and can run now."""
+        for turn in turns:
+            task = self.lane.line_by_turn.get(turn)
+            if task is None or task.outcome is not None or predecessor(task) is not None:
+                continue
+            retired, stopped = self._engine.execute([fold_of(self.lane, (task,))])
+            yield from retired
+            yield from self._engine.judge(stopped)
+
+    def _run_to(self, position: int | None) -> Iterator[Task]:
+        lane = self.lane
+        while position is None or lane.retired < position:
+            room = self._turns_max - lane.retired
+            if room <= 0:
+                self.stopped_at_bound = self.stopped_at_bound or lane.line_count > 0
+                return
+            wanted = room if position is None else min(room, position - lane.retired)
+            retired = self._engine.run(self._name, min(wanted, BATCH_TASKS))
+            if not retired:
+                return
+            yield from retired
+
+    def _fire_due(self, now_ms: int) -> Iterator[Task]:
+        """Fire the timers that are due and that the journal does not know."""
+        due = sorted(
+            (timer.due_ms, *key)
+            for key, timer in self.lane.timers.items()
+            if timer.due_ms <= now_ms and key not in self._known_timers
+        )
+        for due_ms, turn, index in due:
+            record = records.TimerFired(self._name, self.lane.retired, due_ms, turn, index)
+            yield from self._engine.apply(record).retired
+
+    # --- making inputs fit -----------------------------------------------------------------------------------------
+
+    def _fit(self, number: int, record: Input, named: str | None) -> Input | None:
+        """Return an input as it can take effect here; None, and a word about it, if it cannot."""
+        record = record._replace(position=self.lane.retired)
+        why = self._why_not(record) or self._why_another(record, named)
+        if why:
+            self.left_out.append(LeftOut(number, type(record).__name__, why))
+            return None
+        if isinstance(record, records.Submitted):
+            return self._edit(number, record)._replace(first_seq=self.lane.next_turn)
+        if isinstance(record, records.Deployed):
+            return record._replace(code=self._instead(record.name, record.code))
+        return record
+
+    def _instead(self, name: str, code: Code) -> Code:
+        return code._replace(digest=dict(self._change.instead).get(name, code.digest))
+
+    def _why_not(self, record: Input) -> str:
+        lane = self.lane
+        match record:
+            case records.Cancelled() | records.Verdict():
+                task = lane.line_by_turn.get(record.seq)
+                run = self._engine.world.runs.find(record.seq)
+                done = task is not None and task.outcome is not None
+                if run is None or done or (task is None and record.seq - run.first_turn < run.issued):
+                    return f"turn {record.seq} has completed or is not there"
+                caught = run.verdicts is not None and record.seq - run.first_turn in run.verdicts
+                return f"turn {record.seq} is caught already" if caught else ""
+            case records.Submitted(retry_of=int() as turn) if turn not in lane.dead:
+                return f"turn {turn} is no dead letter"
+            case records.TimerFired() if (record.turn, record.index_of_emit) not in lane.timers:
+                return f"turn {record.turn} has set no timer with its emit {record.index_of_emit}"
+            case _:
+                return ""
+
+    def _why_another(self, record: Input, named: str | None) -> str:
+        """Say so if the turn that an input names is another agent's task here."""
+        found = named_by(record, self._engine.world)
+        return "" if found == named else f"the task that it names was for {named}, here it is for {found}"
+
+    def _edit(self, number: int, record: records.Submitted) -> records.Submitted:
+        place, runs = 0, []
+        is_edited = False
+        for run in record.runs:
+            payloads = tuple([self._edits.get((number, place + at), old) for at, old in enumerate(run.payloads)])
+            is_edited = is_edited or payloads != run.payloads
+            place += len(payloads)
+            runs.append(run._replace(payloads=payloads))
+        if not is_edited:
+            return record
+        return record._replace(runs=tuple(runs), origin=record.origin._replace(request=ZERO_DIGEST))
+
+
+def _check(change: Change, known: Mapping[int, Input]) -> None:
+    """Raise `BadChange` if something that is to be changed is not among the inputs, which have their numbers."""
+    for number in (*change.dropped, *[number for number, _, _ in change.edited]):
+        if number not in known:
+            raise BadChange(
+                f"record {number} is no input of the lane after the turn: `rota log` shows their numbers", number=number
+            )
+    for number, index, _ in change.edited:
+        record = known[number]
+        count = sum(len(run.payloads) for run in record.runs) if isinstance(record, records.Submitted) else 0
+        if not 0 <= index < count:
+            raise BadChange(f"record {number} has {count} payloads: there is none with index {index}", number=number)

@@ -1,0 +1,165 @@
+"""What a journal tells of one turn: who asked for it, who computed it, and what happened around it.
+
+One walk over the records, up to a little behind the turn's retire; nothing is executed. What comes of the turn when it
+is executed is in trials.py, what follows from both in causes.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.tasks import Task
+from rota.common.errors import JournalError
+from rota.common.work import Done
+from rota.runs.open import RunSource
+from rota.runs.traces import Step as Seen
+from rota.runs.traces import Trace
+from rota.runs.tree import Ancestor, Lineage
+from rota.runs.walk import Fold, Step, retired_in
+
+AROUND_TASKS: Final = 256  # of the lane, before and after the turn
+
+
+class Origin(NamedTuple):
+    """The input that a task descends from, or that itself is spoken of."""
+
+    record: int
+    kind: str
+    now_ms: int | None
+    producer: str | None
+    number: int | None
+
+
+class Worker(NamedTuple):
+    """The Fingerprint record that a completion names, and who signed it."""
+
+    name: str
+    number: int
+    pool: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Witness:
+    """What the journal has of a turn; fields are None or empty for what it has not."""
+
+    lane: str
+    turn: int
+    opened: int = 0  # the record
+    stamped: int | None = None  # the record
+    task: Task | None = None  # retired
+    record: int | None = None  # in which its outcome became final
+    fold: records.CompletedFold | None = None
+    worker: Worker | None = None
+    parents: tuple[Ancestor, ...] = ()  # nearest first
+    origin: Origin | None = None
+    around: tuple[Task, ...] = ()  # retired tasks of the lane in retire order, the task itself among them
+    decisions: dict[int, int] = field(default_factory=dict)  # turn -> record of its verdict or cancel
+    disputes: list[tuple[int, int, str]] = field(default_factory=list)  # Diverged: record, turn, target
+    deployed: dict[bytes, int] = field(default_factory=dict)  # code digest -> the first record that names it
+
+    @property
+    def state(self) -> bytes | None:
+        """The state that the journal holds of just after this turn: where it was the last of a fold to change it."""
+        if self.fold is None:
+            return None
+        pairs = zip(self.fold.turns, self.fold.outcomes, strict=True)
+        changing = [turn for turn, outcome in pairs if type(outcome) is Done and outcome.state_digest is not None]
+        return self.fold.state if changing and changing[-1] == self.turn else None
+
+    def same_agent(self) -> tuple[list[Task], list[Task]]:
+        """Return the tasks of the same target that retired before and after the task, in retire order."""
+        assert self.task is not None
+        place = self.around.index(self.task)
+        address = self.task.address
+        before = [task for task in self.around[:place] if task.address == address]
+        return before, [task for task in self.around[place + 1 :] if task.address == address]
+
+
+def witness(source: RunSource, lane: str, turn: int) -> Witness:
+    """Return what a run's journal has of a turn, as far as it can be read."""
+    seen = Witness(lane, turn)
+    fold, lineage = Fold(source), Lineage()
+    lineage.begin(fold.world)
+    before: deque[Task] = deque(maxlen=AROUND_TASKS)
+    after: list[Task] = []
+    try:
+        for step in fold.steps():
+            if seen.task is None:
+                lineage.take(Seen(step.number, step.record, None, 0, step.notes))
+            if getattr(step.record, "lane", None) == lane:
+                _take_record(seen, step, fold)
+                _take_retired(seen, step, before, after)
+            if len(after) >= AROUND_TASKS:
+                break
+    except JournalError:
+        pass  # what follows the turn is told elsewhere; here it is only that there is no more of it
+    if seen.task is not None:
+        seen.around = (*before, seen.task, *after)
+        _take_descent(seen, source, lineage)
+    return seen
+
+
+def origin_of(number: int, record: Any) -> Origin:
+    """Return what is to be said of a record that is an input."""
+    request = getattr(record, "origin", None)
+    producer, numbered = (None, None) if request is None or not request.producer else request[:2]
+    return Origin(number, type(record).__name__, getattr(record, "now_ms", None), producer, numbered)
+
+
+def record_at(source: RunSource, number: int) -> records.Record | None:
+    """Return a record by its number; None if it is not kept. What lies before it must be readable."""
+    return next((record for found, record in source.records() if found == number), None)
+
+
+def _take_record(seen: Witness, step: Step, fold: Fold) -> None:
+    record = step.record
+    if isinstance(record, records.Opened):
+        seen.opened = step.number
+        for _, code in record.deploys:
+            seen.deployed.setdefault(code.digest, step.number)
+    elif isinstance(record, records.Deployed):
+        seen.deployed.setdefault(record.code.digest, step.number)
+    elif isinstance(record, records.Diverged):
+        seen.disputes.append((step.number, record.turn, record.address))
+    elif isinstance(step.moved, records.Cancelled | records.Verdict):
+        seen.decisions[step.moved.seq] = step.number
+    elif isinstance(record, records.Completed):
+        found = next((one for one in record.folds if seen.turn in one.turns), None)
+        if found is not None:
+            seen.record, seen.fold = step.number, found
+            seen.worker = Worker(record.worker, record.fingerprint, *fold.worker(record.fingerprint))
+    if any(0 <= seen.turn - run.first_turn < len(run.payloads) for run in step.notes.stamped):
+        seen.stamped = step.number
+    if seen.record is None and any(task.turn == seen.turn for task in step.notes.finished):
+        seen.record = step.number
+
+
+def _take_retired(seen: Witness, step: Step, before: deque[Task], after: list[Task]) -> None:
+    for task in retired_in(step, seen.lane):
+        if seen.task is not None:
+            after.append(task)
+        elif task.turn == seen.turn:
+            seen.task = task
+        else:
+            before.append(task)
+
+
+def _take_descent(seen: Witness, source: RunSource, lineage: Lineage) -> None:
+    task = seen.task
+    assert task is not None
+    run = task.run
+    trace = Trace(
+        lane=seen.lane, seq=task.seq, turn=task.turn, target=task.address, kind=run.kind, sender=run.sender,
+        priority=run.priority, now_ms=run.now_ms, payload=task.payload, tensors=run.tensors_of(task.index),
+        parent=run.parent, reply_to=run.reply_to,
+    )  # fmt: skip
+    trace.stamped = seen.stamped
+    root = lineage.root(trace)
+    seen.parents = root.chain
+    record = None if root.record is None else record_at(source, root.record)
+    if root.record is not None and record is not None:
+        seen.origin = origin_of(root.record, record)

@@ -1,0 +1,29 @@
+"""The files of code that a run names: whether they are there, and whether they are what ran."""
+
+from __future__ import annotations
+
+from rota.common.digests import digest
+from rota.common.errors import CodeError
+from rota.common.targets import code_name
+from rota.common.work import MODEL, Code
+from rota.engine.model_files import find_model
+from rota.runs.open import RunSource
+
+
+def changed_code(source: RunSource, code: Code, address: str) -> str:
+    """Say which file of a code is not the one that ran; empty if each that is there is."""
+    if code.kind == MODEL:
+        try:
+            find_model(source.models, code.digest)
+        except CodeError as error:
+            return f"a file of {address!r} is not the one that was added: {error.message}"
+        return ""
+    path = source.modules / f"{code.digest.hex()}.wasm"
+    try:
+        found = digest(path.read_bytes())
+    except FileNotFoundError:
+        return ""
+    if found == code.digest:
+        return ""
+    said = f"module file {path.name} of {code_name(address)!r} is not the module that ran"
+    return f"{said}: its content has digest {found.hex()[:16]}, the run says {code.digest.hex()[:16]}"

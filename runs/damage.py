@@ -1,0 +1,295 @@
+"""Where a journal breaks off: which record, what is wrong with it, and what nothing after it can prove.
+
+Two kinds. The chain of digests does not go on: the file is not what the broker wrote. Or the chain is whole (somebody
+made it anew) but a record does not follow from those before it; then it is looked whether it would, in another order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, pairwise
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.journal import link
+from rota.broker.lane import RECORDED_POLICY, Lane
+from rota.broker.world import World, apply_numbered
+from rota.common.errors import JournalError
+from rota.runs.open import RunSource
+from rota.runs.record_checks import CORRUPT_RECORD, ORDER
+
+LOOK_AHEAD_RECORDS: Final = 32
+TRIES_MAX: Final = 4  # each folds the journal again
+
+
+class Break(NamedTuple):
+    """The first record that cannot be used. `unproved`: the next turn of each lane that has no proof, by lane."""
+
+    record: int
+    last_good: int
+    lane: str | None
+    turn: int | None
+    cause: str
+    why: str
+    unproved: tuple[tuple[str, int], ...]
+    is_chain: bool
+
+
+def look_at_break(source: RunSource, error: JournalError) -> Break:
+    """Return where and why reading or folding a run's journal ended with this error."""
+    world, last_good, is_readable = _fold_readable(source)
+    if is_readable:
+        return _unfit(source, last_good + 1, error.message)
+    return _unreadable(source, world, last_good, error.message)
+
+
+# --- the chain does not go on ---------------------------------------------------------------------
+
+
+def _unreadable(source: RunSource, world: World, last_good: int, message: str) -> Break:
+    record, why = _look_at_row(source, last_good, message)
+    unproved = _unproved(world)
+    known = dict(unproved)
+    lane = getattr(record, "lane", None)
+    if lane not in known:
+        lane = unproved[0][0] if unproved else None
+    turn = None if lane is None else known[lane]
+    return Break(last_good + 1, last_good, lane, turn, CORRUPT_RECORD, why, unproved, True)
+
+
+def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[records.Record | None, str]:
+    """Return what the record after the last good one seems to say, and what is wrong with it."""
+    number = last_good + 1
+    try:
+        rows = _rows(source, last_good)
+    except sqlite3.Error as error:
+        return None, f"record {number} cannot be read: {error}"
+    before, row, after = rows.get(last_good), rows.get(number), rows.get(number + 1)
+    if row is None:
+        return None, f"record {number} is missing" if after is not None else message
+    said, body = _decoded(row[0])
+    if before is None and last_good:
+        return said, message
+    follows = link(before[1] if before else bytes(32), row[0])
+    if follows == row[1]:
+        return said, f"record {number} follows in the chain, but its body is none of this version: {body or message}"
+    if after is not None and link(row[1], after[0]) == after[1]:
+        what = "its body was changed after it was written: the chain has the digest of another one"
+    elif after is not None and link(follows, after[0]) == after[1]:
+        what = "its chain digest was changed after it was written"
+    else:
+        what = "the chain of digests does not follow from here on"
+    return said, f"record {number} ({body or _named(said)}) is damaged: {what}"
+
+
+def _rows(source: RunSource, last_good: int) -> dict[int, tuple[bytes, bytes]]:
+    with contextlib.closing(sqlite3.connect(source.journal_path)) as connection:
+        query = "SELECT number, body, chain FROM records WHERE number BETWEEN ? AND ?"
+        found = connection.execute(query, (last_good, last_good + 2)).fetchall()
+    return {number: (body, digest) for number, body, digest in found}
+
+
+def _decoded(body: bytes) -> tuple[records.Record | None, str]:
+    """Return a record, or why it is none."""
+    try:
+        return records.decode(body), ""
+    except JournalError as error:
+        return None, error.message
+
+
+def _named(record: records.Record | None) -> str:
+    """Say what a record seems to be."""
+    kind = type(record).__name__
+    lane = getattr(record, "lane", None)
+    said = kind if lane is None else f"{kind} in lane {lane!r}"
+    if isinstance(record, records.Completed):
+        turns = [turn for fold in record.folds for turn in fold.turns]
+        said += f", turns {', '.join(map(str, turns[:8]))}{' and more' if len(turns) > 8 else ''}"
+    return said
+
+
+def _fold_readable(source: RunSource) -> tuple[World, int, bool]:
+    """Fold as far as it goes; return the number of the last good record, and whether the next one can be read."""
+    world, number = source.begin(), max(source.extent()[0], 1) - 1
+    with contextlib.suppress(JournalError):
+        for found, record in source.records():
+            try:
+                apply_numbered(world, found, record)
+            except JournalError:
+                return world, number, True
+            number = found
+    return world, number, False
+
+
+# --- a record does not follow ---------------------------------------------------------------------
+
+
+def _unfit(source: RunSource, number: int, message: str) -> Break:
+    world = _world_before(source, number)
+    rows = _from(source, number)
+    record = rows[0]
+    unproved = _unproved(world)
+    lane = world.lanes.get(getattr(record, "lane", ""))
+    if lane is not None and isinstance(record, records.Mark):
+        return _missed_mark(source, number, lane, message, unproved)
+    name = None if lane is None else lane.name
+    moved = _right_order(source, number, rows, world)
+    if moved is not None:
+        turn = None if lane is None else _first_of([record, rows[moved - number]], lane)
+        why = f"record {number} stands in the wrong place: with record {moved} before it, both follow"
+        return Break(number, number - 1, name, turn, ORDER, why, unproved, False)
+    if lane is None:
+        return Break(number, number - 1, None, None, CORRUPT_RECORD, message, unproved, False)
+    turn, why = next_turn(lane), message
+    if isinstance(record, records.Completed):
+        done = [one for fold in record.folds for one in fold.turns if not _awaits(lane, one)]
+        if done:
+            turn, why = done[0], f"{message}; turn {done[0]} has an outcome already, or was not issued"
+    return Break(number, number - 1, name, turn, CORRUPT_RECORD, why, unproved, False)
+
+
+def _right_order(source: RunSource, number: int, rows: Sequence[records.Record], world: World) -> int | None:
+    """Return the number of a later record that fits here, if all between here and there fit then; None for none."""
+    tries = 0
+    for place in range(1, len(rows)):
+        if tries == TRIES_MAX:
+            return None
+        if not _may_follow(rows[place], world):
+            continue
+        tries += 1
+        exchanged = [rows[place], *rows[1:place], rows[0]]
+        moved = [rows[place], *rows[:place]]
+        if _folds(source, number, exchanged) or (place > 1 and _folds(source, number, moved)):
+            return number + place
+    return None
+
+
+def _may_follow(record: records.Record, world: World) -> bool:
+    """Tell quickly that a record cannot be the next one."""
+    if isinstance(record, records.Fingerprint):
+        return record.number == len(world.fingerprints) + 1
+    if isinstance(record, records.Opened):
+        return record.lane not in world.lanes
+    lane = world.lanes.get(getattr(record, "lane", ""))
+    if isinstance(record, records.Completed):
+        return lane is not None and all(_awaits(lane, turn) for fold in record.folds for turn in fold.turns)
+    if isinstance(record, records.Submitted) and record.first_seq != world.next_seq:
+        return False
+    position = getattr(record, "position", None)
+    return lane is not None and position is not None and position == lane.retired
+
+
+def _awaits(lane: Lane, turn: int) -> bool:
+    task = lane.line_by_turn.get(turn)
+    return task is not None and task.outcome is None
+
+
+def _folds(source: RunSource, number: int, rows: Sequence[records.Record]) -> bool:
+    """Tell whether these records follow from those before a number."""
+    world = _world_before(source, number)
+    try:
+        for record in rows:
+            apply_numbered(world, number, record)
+    except JournalError:
+        return False
+    return True
+
+
+def _world_before(source: RunSource, number: int) -> World:
+    world = source.begin()
+    for found, record in source.records():
+        if found >= number:
+            break
+        world.apply(record)
+    return world
+
+
+def _from(source: RunSource, number: int) -> list[records.Record]:
+    """Return the records from a number on, as many as are looked at and can be read."""
+    rows: list[records.Record] = []
+    with contextlib.suppress(JournalError):
+        rows += islice((record for found, record in source.records() if found >= number), LOOK_AHEAD_RECORDS)
+    return rows
+
+
+# --- a mark is not met ----------------------------------------------------------------------------
+
+
+def _missed_mark(
+    source: RunSource, number: int, lane: Lane, message: str, unproved: tuple[tuple[str, int], ...]
+) -> Break:
+    """All that was executed agrees, and the digest that the run noted does not: look for what cannot be executed."""
+    since, decisions = _since_mark(source, number, lane.name)
+    for (first, one), (second, other) in pairwise(since):
+        if other.now_ms < one.now_ms and _meets(source, number, {first: other, second: one}):
+            turn = min(one.folds[0].turns[0], other.folds[0].turns[0])
+            why = f"records {first} and {second} are exchanged: the other way round the mark in record {number} is met"
+            return Break(number, number - 1, lane.name, turn, ORDER, why, unproved, False)
+    turn = decisions[0] if decisions else since[0][1].folds[0].turns[0] if since else next_turn(lane)
+    return Break(number, number - 1, lane.name, turn, CORRUPT_RECORD, message, unproved, False)
+
+
+def _since_mark(source: RunSource, number: int, lane: str) -> tuple[list[tuple[int, records.Completed]], list[int]]:
+    """Return the completions of a lane since its mark before a number, and the turns that were decided."""
+    since: list[tuple[int, records.Completed]] = []
+    decisions: list[int] = []
+    world = source.begin()
+    for found, record in source.records():
+        if found >= number:
+            break
+        if isinstance(record, records.Mark) and record.lane == lane:
+            since, decisions = [], []
+        elif isinstance(record, records.Completed) and record.lane == lane:
+            since.append((found, record))
+        elif isinstance(record, records.Verdict) and record.lane == lane:
+            run = world.runs.find(record.seq)
+            decisions += [] if run is None else [run.first_turn + record.seq - run.first_seq]
+        world.apply(record)
+    return since, decisions
+
+
+def _meets(source: RunSource, number: int, changed: dict[int, Any]) -> bool:
+    """Tell whether a journal folds up to a number, and over it, with some records changed."""
+    world = source.begin()
+    try:
+        for found, record in source.records():
+            if found > number:
+                break
+            apply_numbered(world, found, changed.get(found, record))
+    except JournalError:
+        return False
+    return True
+
+
+# --- what is not proved ---------------------------------------------------------------------------
+
+
+def next_turn(lane: Lane) -> int:
+    """Return the turn that retires next, as far as it is known; the next one to be stamped if none waits."""
+    line = list(lane.line_by_turn)
+    if line:
+        return min(line) if lane.settings.policy == RECORDED_POLICY else line[0]
+    waiting = [run.first_turn + run.issued for run in lane.waiting_runs()]
+    return min(waiting, default=lane.next_turn)
+
+
+def _first_of(found: Sequence[records.Record], lane: Lane) -> int:
+    """Return the first turn that records of a lane speak of."""
+    turns: list[int] = []
+    for record in found:
+        if isinstance(record, records.Completed) and record.lane == lane.name:
+            turns += chain.from_iterable(fold.turns for fold in record.folds)
+        elif isinstance(record, records.Submitted) and record.lane == lane.name:
+            turns.append(lane.next_turn)
+    return min(turns, default=next_turn(lane))
+
+
+def _unproved(world: World) -> tuple[tuple[str, int], ...]:
+    return tuple([(name, next_turn(lane)) for name, lane in _sorted(world)])
+
+
+def _sorted(world: World) -> Iterator[tuple[str, Lane]]:
+    for name in sorted(world.lanes):
+        yield name, world.lanes[name]

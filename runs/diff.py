@@ -1,0 +1,352 @@
+"""`rota diff`: the first turn at which two runs differ, what differs in it, where that comes from, what follows.
+
+Both journals are folded, nothing is executed. Each retire gives a digest over all before it, so the first retire whose
+digests differ is where the runs part. Only when there is one the journals are read a second time, up to that turn, for
+what a fold does not keep: states, the chain of parents, the input above it, the deploy that bound its code.
+
+From there on digests say nothing any more: turns of the same number are compared by what each did, and tasks that only
+one run has are counted by what they are, since an input that was dropped moves all numbers behind it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, zip_longest
+from typing import Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.lane import Lane
+from rota.broker.tasks import Task
+from rota.broker.world import World
+from rota.common.digests import ZERO_DIGEST, digest_of
+from rota.common.errors import JournalError
+from rota.common.targets import MODEL_PREFIX, code_name
+from rota.common.work import RECORDED_FAILURES, Code, Failed
+from rota.runs.differing import Part, content, part, turn_parts
+from rota.runs.open import RunSource
+from rota.runs.traces import Trace, Tracer, walk
+from rota.runs.tree import Ancestor, Lineage, input_of
+from rota.runs.walk import Fold, check_lane, retired_in
+
+_SAMPLES_MAX: Final = 5
+_KEY_BYTES: Final = 16
+_STAMPED: Final = ("target", "kind", "sender", "priority", "payload", "tensors", "reply to")
+_SEEN: Final = ("now ms", "entropy", "emits allowed")
+
+Progress = Callable[[int], None]
+
+
+_Pair = tuple[Task | None, Task | None]
+
+
+class End(NamedTuple):
+    """How far a run came."""
+
+    retired: int
+    unretired: int
+    digest: bytes
+
+
+class Side(NamedTuple):
+    """The turn of one run, and what it comes from."""
+
+    trace: Trace
+    state: bytes | None  # after it; None: there is none, or the journal has only a later one
+    chain: tuple[Ancestor, ...]  # nearest first
+    input: dict[str, object] | None  # at the top of the chain; None: before the records that are kept
+    deploy: int | None  # the record that bound its code
+    worker: tuple[tuple[str, str], ...]  # facts of the worker that computed it
+
+
+class First(NamedTuple):
+    """The first retire that differs. A side is None if that run ends before. `cause` is a word, `why` a sentence."""
+
+    position: int
+    sides: tuple[Side | None, Side | None]
+    parts: tuple[Part, ...]
+    circumstances: tuple[Part, ...]  # what the digest does not cover and what can decide an outcome
+    cause: str
+    why: str
+
+
+class Sample(NamedTuple):
+    """A task, by its number in its own run."""
+
+    turn: int
+    target: str
+
+
+class Later(NamedTuple):
+    """What became of the turns from the first difference on."""
+
+    same: int  # turns of both runs that did the same
+    differ: int  # turns of both runs that did not
+    only: tuple[int, int]  # turns that one run has and the other has not
+    tasks_only: tuple[int, int]  # tasks (target, kind, sender, payload) that the other run has not, under any number
+    samples: tuple[list[Sample], list[Sample]]  # of those, the first few
+
+
+class Agents(NamedTuple):
+    """How the agents of the two runs end."""
+
+    same: int
+    differ: list[str]
+    only: tuple[list[str], list[str]]
+
+
+class Diff(NamedTuple):
+    """Two runs of one lane, compared. They are equal if nothing is in `first`."""
+
+    lane: str
+    names: tuple[str, str]
+    ends: tuple[End, End]
+    shared: int  # how many retires are equal
+    first: First | None
+    later: Later | None
+    agents: Agents
+
+
+def compare(one: RunSource, other: RunSource, lane: str, progress: Progress | None = None) -> Diff:
+    """Compare a lane of two runs.
+
+    Raises `UnknownLane` if one has no such lane, `JournalError` for a journal that breaks off, or if the two differ
+    before the records that both still have.
+    """
+    folds = Fold(one), Fold(other)
+    retires = _retires(folds[0], lane, progress), _retires(folds[1], lane, progress)
+    shared = _align(folds, retires, lane)
+    parted: _Pair | None = None
+    pair: _Pair
+    for pair in zip_longest(*retires):
+        if pair[0] is None or pair[1] is None or pair[0].turn_digest != pair[1].turn_digest:
+            parted = pair
+            break
+        shared += 1
+    for fold in folds:
+        check_lane(fold.world, lane)
+    lanes = folds[0].world.lanes[lane], folds[1].world.lanes[lane]
+    first, later = None, None
+    if parted is not None:
+        rest = _Rest(parted[0], retires[0]), _Rest(parted[1], retires[1])
+        later = _later(*rest)
+        first = _first(shared + 1, parted, (one, other), lanes, _only_order(parted, rest))
+    ends = _end(lanes[0]), _end(lanes[1])
+    return Diff(lane, (one.name, other.name), ends, shared, first, later, _agents(*lanes))
+
+
+# --- both at once ---------------------------------------------------------------------------------
+
+
+def _retires(fold: Fold, lane: str, progress: Progress | None) -> Iterator[Task]:
+    for step in fold.steps():
+        yield from retired_in(step, lane)
+        if progress is not None:
+            progress(fold.number)
+
+
+def _align(folds: tuple[Fold, Fold], retires: tuple[Iterator[Task], Iterator[Task]], lane: str) -> int:
+    """Bring both runs to the first position that both journals still have; return it."""
+    begins = [_begin(fold, lane) for fold in folds]
+    position, digest = max(begins)
+    for (behind, known), tasks in zip(begins, retires, strict=True):
+        skipped = deque(islice(tasks, position - behind), maxlen=1)
+        reached = skipped[0].turn_digest if skipped else known
+        if reached != digest:
+            raise JournalError(
+                f"the runs differ, or one ends, before position {position}, which is where the records begin that both "
+                "still have: compare copies from before they were compacted",
+                lane=lane,
+            )
+    return position
+
+
+def _begin(fold: Fold, lane: str) -> tuple[int, bytes]:
+    known = fold.world.lanes.get(lane)
+    return (0, ZERO_DIGEST) if known is None else (known.retired, known.digest)
+
+
+def _end(lane: Lane) -> End:
+    return End(lane.retired, lane.load, lane.digest)
+
+
+def _agents(one: Lane, other: Lane) -> Agents:
+    states = [{name: agent.state_digest for name, agent in sorted(lane.agents.items())} for lane in (one, other)]
+    both = [name for name in states[0] if name in states[1]]
+    differ = [name for name in both if states[0][name] != states[1][name]]
+    only = tuple([name for name in states[side] if name not in states[1 - side]] for side in (0, 1))
+    return Agents(len(both) - len(differ), differ, (only[0], only[1]))
+
+
+# --- from the first difference on ------------------------------------------------------------------
+
+
+class _Rest:
+    """The turns of one run from the first difference on, a few bytes of each."""
+
+    def __init__(self, first: Task | None, tasks: Iterator[Task]) -> None:
+        self.did: dict[int, bytes] = {}  # by turn
+        self.asked: dict[int, bytes] = {}  # by turn
+        self.targets: dict[int, str] = {}  # by turn
+        for task in chain(() if first is None else (first,), tasks):
+            self.did[task.turn] = digest_of(content(task))[:_KEY_BYTES]
+            asked = (task.address, task.run.kind, task.run.sender, task.payload)
+            self.asked[task.turn] = digest_of(asked)[:_KEY_BYTES]
+            self.targets[task.turn] = task.address
+
+    def without(self, other: _Rest) -> tuple[int, list[Sample]]:
+        """Count the tasks that the other run has not, whatever their number, and list the first of them."""
+        left = Counter(self.asked.values()) - Counter(other.asked.values())
+        count = left.total()
+        samples: list[Sample] = []
+        for turn in sorted(self.asked):
+            if len(samples) == _SAMPLES_MAX or not left:
+                break
+            if left[self.asked[turn]] > 0:
+                left[self.asked[turn]] -= 1
+                samples.append(Sample(turn, self.targets[turn]))
+        return count, samples
+
+
+def _later(one: _Rest, other: _Rest) -> Later:
+    both = [turn for turn in one.did if turn in other.did]
+    same = sum(one.did[turn] == other.did[turn] for turn in both)
+    (count, samples), (other_count, other_samples) = one.without(other), other.without(one)
+    only = (len(one.did) - len(both), len(other.did) - len(both))
+    return Later(same, len(both) - same, only, (count, other_count), (samples, other_samples))
+
+
+def _only_order(parted: _Pair, rest: tuple[_Rest, _Rest]) -> bool:
+    """Tell whether both runs have both tasks under their numbers, so that nothing but their order differs."""
+    turns = [task.turn for task in parted if task is not None]
+    return all(rest[0].asked.get(turn) == rest[1].asked.get(turn) is not None for turn in turns)
+
+
+# --- the first difference -------------------------------------------------------------------------
+
+
+def _first(
+    position: int, tasks: _Pair, sources: tuple[RunSource, RunSource], lanes: tuple[Lane, Lane], only_order: bool
+) -> First:
+    one, other = (None if task is None else _side(source, task) for task, source in zip(tasks, sources, strict=True))
+    if tasks[0] is None or tasks[1] is None or one is None or other is None:
+        run = 1 if tasks[0] is None else 2
+        waits = lanes[run - 1].load
+        why = f"run {run} ends here" + (f", with {waits} tasks that have not retired" if waits else "")
+        return First(position, (one, other), (), (), "end", why)
+    states = None if one.state is None or other.state is None else part("state", one.state, other.state)
+    parts = (*turn_parts(tasks[0], tasks[1]), *(() if states is None else (states,)))
+    settings = _circumstances(one, other, lanes)
+    if tasks[0].turn != tasks[1].turn:
+        cause, why = _why_another_turn(tasks[0].turn, tasks[1].turn, only_order)
+    else:
+        cause, why = _why(tasks[0], tasks[1], [each.name for each in parts], [each.name for each in settings])
+    return First(position, (one, other), parts, tuple(settings), cause, why)
+
+
+def _side(source: RunSource, task: Task) -> Side:
+    """Read a run again up to where a task retired."""
+    world, tracer, lineage = source.begin(), Tracer(seqs=(task.seq,)), Lineage()
+    lineage.begin(world)
+    deploys: dict[tuple[str, bytes], int] = {}
+    state: bytes | None = None
+    for step in walk(world, source.records(), tracer):
+        lineage.take(step)
+        tracer.after(step)
+        if step.lane is not None and step.lane.name == task.run.lane:
+            _note_deploys(deploys, step.number, step.record)
+            if any(done.seq == task.seq for done in step.notes.finished):
+                state = _state_after(step.lane, task)
+            if any(done.seq == task.seq for done in step.notes.retired):
+                break
+    trace = tracer.by_seq[task.seq]
+    root = lineage.root(trace)
+    name = code_name(task.address)
+    deploy = None if task.code is None else deploys.get((name, task.code.digest))
+    return Side(trace, state, root.chain, _input(source, root.record), deploy, _worker(world, trace))
+
+
+def _state_after(lane: Lane, task: Task) -> bytes | None:
+    """Return the state that a task left, if its agent still has it: a fold brings only its last one."""
+    agent = lane.agents.get(task.address)
+    return agent.state if agent is not None and agent.state_digest == task.state_digest else None
+
+
+def _note_deploys(deploys: dict[tuple[str, bytes], int], number: int, record: records.Record) -> None:
+    bound = record.deploys if isinstance(record, records.Opened) else ()
+    if isinstance(record, records.Deployed):
+        bound = ((record.name, record.code),)
+    for name, code in bound:
+        deploys[(name, code.digest)] = number
+
+
+def _input(source: RunSource, number: int | None) -> dict[str, object] | None:
+    if number is None:
+        return None
+    record = next(record for found, record in source.records() if found == number)
+    return {"kind": type(record).__name__, **input_of(number, record)}
+
+
+def _worker(world: World, trace: Trace) -> tuple[tuple[str, str], ...]:
+    wanted = None if trace.completion is None else trace.completion.fingerprint
+    return next((facts for (_, facts), number in world.fingerprints.items() if number == wanted), ())
+
+
+# --- why ------------------------------------------------------------------------------------------
+
+
+def _circumstances(one: Side, other: Side, lanes: tuple[Lane, Lane]) -> list[Part]:
+    """Return what differs and is not in the digest: what the task could see or was bound to, and who computed it."""
+    traces = one.trace, other.trace
+    found: list[Part | None] = [
+        part("now ms", *(trace.now_ms for trace in traces)),
+        part("entropy", *(trace.entropy for trace in traces)),
+        part("emits allowed", *(trace.emits_max for trace in traces)),
+        part("window at the end", *(lane.window for lane in lanes)),
+        part("policy", *(lane.settings.policy for lane in lanes)),
+        part("starvation passes", *(lane.settings.starvation_passes for lane in lanes)),
+    ]
+    bound = one.trace.code, other.trace.code
+    if bound[0] is not None and bound[1] is not None:
+        fields = zip(Code._fields[1:], bound[0][1:], bound[1][1:], strict=True)
+        found += [part(f"code {name}", a, b) for name, a, b in fields]
+    facts = dict(one.worker), dict(other.worker)
+    found += [
+        part(f"worker {name}", facts[0].get(name), facts[1].get(name)) for name in sorted({**facts[0], **facts[1]})
+    ]
+    found.append(part("provider", *(trace.provenance and trace.provenance.provider for trace in traces)))
+    return [each for each in found if each is not None]
+
+
+def _why_another_turn(one: int, other: int, only_order: bool) -> tuple[str, str]:
+    text = f"turn {one} retires here in run 1, turn {other} in run 2"
+    if only_order:
+        return (
+            "order",
+            f"{text}: the same tasks, which a pause, a window, a priority or recorded order arranged differently",
+        )
+    return "input", f"{text}: one of the runs has inputs that the other has not"
+
+
+def _why(one: Task, other: Task, parts: list[str], settings: list[str]) -> tuple[str, str]:
+    """Name the cause, the strongest that fits first: another task, other code, a decision, what it saw, who ran it."""
+    if any(name in parts for name in _STAMPED):
+        where = "from outside" if one.run.parent is None and other.run.parent is None else "at this number"
+        names = ", ".join(name for name in parts if name in _STAMPED)
+        return "input", f"another task came {where}: it differs in {names}"
+    if "code digest" in parts:
+        return "code", f"{code_name(one.address)} was bound to other code when the task was issued"
+    if any(isinstance(task.outcome, Failed) and task.outcome.kind in RECORDED_FAILURES for task in (one, other)):
+        return "decision", "a cancel or a verdict caught the task in one of the runs, or another one did"
+    seen = [name for name in settings if name in _SEEN or name.startswith("code ")]
+    if seen:
+        return "circumstances", f"same task, same code; what it saw or was allowed differs: {', '.join(seen)}"
+    if one.address.startswith(MODEL_PREFIX):
+        return "model", "same call, same model: results of models are recorded, and may differ between devices and runs"
+    ran = [name for name in settings if name.startswith("worker ")]
+    if ran:
+        return "worker", f"same task, same code, computed by different workers: {', '.join(ran)}"
+    return (
+        "code or record",
+        "same task, same code, same circumstances: the code is not deterministic, or a record was altered",
+    )

@@ -1,0 +1,212 @@
+"""`rota export` and `rota import`: a run becomes one file, and the file becomes a run folder elsewhere.
+
+What a run names (modules, models, tensors) is found in its records, never by looking into its folders: an archive holds
+what the run needs and nothing else. Before anything is packed, and after it was unpacked, the journal is folded from
+its first to its last record; both times the same facts must come out (`run_facts`), so an import proves that the
+journal is the one that was exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.records import FORMAT_VERSION, Record
+from rota.broker.recovery import fold
+from rota.broker.world import World
+from rota.common.errors import JournalError
+from rota.common.work import MODEL, Code, Done, TensorRef
+from rota.engine.model_files import find_model
+from rota.host.endpoints import RunFolder
+from rota.host.files import sync_folder
+from rota.host.new_folder import new_folder
+from rota.runs.archive import JOURNAL, Packed, module_path, pack, tensor_path, unpack
+from rota.runs.open import RunSource, open_run
+
+Progress = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
+
+_PROGRESS_EVERY_RECORDS: Final = 5_000
+
+
+class Needs(NamedTuple):
+    """The digests that a run names: what it takes to run it again."""
+
+    modules: tuple[bytes, ...]
+    models: tuple[bytes, ...]
+    tensors: tuple[bytes, ...]
+
+
+def export_run(
+    path: Path, file: Path, *, models: bool = False, tensors: bool = False, progress: Progress | None = None
+) -> Packed:
+    """Pack a run into one new file: journal and modules, and the models and tensors that it names if they are wanted.
+
+    The run may be one that a broker works in; what is durable at this moment is packed. What is named and not packed
+    stands in the manifest under `missing`. Raises `JournalError`, `ConfigError` or `CodeError` for what cannot be used.
+    """
+    with open_run(path) as source:
+        needs, facts = read_needs(source, progress)
+        sources, missing = _gather(source, needs, models, tensors)
+        return pack(
+            file, sources, rota=version("rota"), run=facts, missing=missing, progress=_bytes_of("packed", progress)
+        )
+
+
+def import_run(file: Path, folder: Path, *, progress: Progress | None = None) -> Packed:
+    """Make a run folder from a file that `export_run` made, with every digest checked and the journal folded.
+
+    Raises `ConfigError` unless the folder is new or empty, `JournalError` if the file is not what was exported; then
+    no folder is made.
+    """
+    with new_folder(folder) as draft:
+        packed = unpack(file, draft, keep=True, progress=_bytes_of("unpacked", progress))
+        RunFolder(draft).prepare()
+        _check_import(file, draft, packed, progress)
+        _sync_folders(draft)
+    return packed
+
+
+def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Needs, dict[str, Any]]:
+    """Fold a run and return what it names, and the facts that tell it from any other run."""
+    collected = _Collected(source.begin())
+    first, last, chain = source.extent()
+    try:
+        fold(collected.world, collected.tap(source.records(), progress), after=max(first - 1, 0))
+    except JournalError as error:
+        raise JournalError(f"{source.name}: {error.message}", **{**error.fields, "path": source.name}) from error
+    needs = collected.needs()
+    lanes = [
+        {"lane": name, "retired": lane.retired, "digest": lane.digest.hex()}
+        for name, lane in collected.world.lanes.items()
+    ]
+    facts = {"journal_format": FORMAT_VERSION, "first_record": first, "last_record": last, "chain": chain.hex()}
+    named = {kind: [digest.hex() for digest in digests] for kind, digests in needs._asdict().items()}
+    return needs, {**facts, "lanes": lanes, **named}
+
+
+# --- what a run names -----------------------------------------------------------------------------
+
+
+class _Collected:
+    """Gathers digests from records on their way into a world. Dicts, for their order."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._modules: dict[bytes, None] = {}
+        self._models: dict[bytes, None] = {}
+        self._tensors: dict[bytes, None] = dict(world.tensors_in_use())
+        for lane in world.lanes.values():
+            bound = (*lane.deploys.values(), *(task.code for task in lane.line() if task.code is not None))
+            for code in bound:
+                self._see_code(code)
+
+    def tap(self, found: Iterator[tuple[int, Record]], progress: Progress | None) -> Iterator[Record]:
+        """Yield the records as they are, having looked at each."""
+        for number, record in found:
+            self._see(record)
+            yield record
+            if progress is not None and number % _PROGRESS_EVERY_RECORDS == 0:
+                progress("records read", number, None)
+
+    def needs(self) -> Needs:
+        return Needs(tuple(sorted(self._modules)), tuple(sorted(self._models)), tuple(sorted(self._tensors)))
+
+    def _see(self, record: Record) -> None:
+        match record:
+            case records.Opened():
+                for _, code in record.deploys:
+                    self._see_code(code)
+            case records.Deployed():
+                self._see_code(record.code)
+            case records.Submitted():
+                for run in record.runs:
+                    for refs in run.tensors or ():
+                        self._see_tensors(refs)
+            case records.Completed():
+                for folded in record.folds:
+                    for outcome in folded.outcomes:
+                        if type(outcome) is Done:
+                            self._see_tensors(outcome.tensors)
+                            for emit in outcome.emits:
+                                self._see_tensors(emit.tensors)
+
+    def _see_code(self, code: Code) -> None:
+        (self._models if code.kind == MODEL else self._modules)[code.digest] = None
+
+    def _see_tensors(self, refs: tuple[TensorRef, ...]) -> None:
+        for ref in refs:
+            self._tensors[ref.digest] = None
+
+
+# --- which files that is --------------------------------------------------------------------------
+
+
+def _gather(
+    source: RunSource, needs: Needs, models: bool, tensors: bool
+) -> tuple[dict[str, Path], list[dict[str, str]]]:
+    """Return the files to pack by their path in the archive, and what is named but not among them."""
+    sources = {JOURNAL: source.journal_path}
+    missing: list[dict[str, str]] = []
+    for digest in needs.modules:
+        _take(sources, missing, "module", digest, module_path(digest), source.modules.parent)
+    for digest in needs.models:
+        found = find_model(source.models, digest) if models else None
+        if found is None:
+            missing.append(_missing("model", digest, wanted=models))
+        else:
+            sources.update({f"models/{found.place}/{name}": found.folder / name for name in found.files})
+    for digest in needs.tensors:
+        if tensors:
+            _take(sources, missing, "tensor", digest, tensor_path(digest), source.tensors.parent)
+        else:
+            missing.append(_missing("tensor", digest, wanted=False))
+    return sources, missing
+
+
+def _take(
+    sources: dict[str, Path], missing: list[dict[str, str]], kind: str, digest: bytes, path: str, root: Path
+) -> None:
+    if (root / path).is_file():
+        sources[path] = root / path
+    else:
+        missing.append(_missing(kind, digest, wanted=True))
+
+
+def _missing(kind: str, digest: bytes, *, wanted: bool) -> dict[str, str]:
+    return {"kind": kind, "digest": digest.hex(), "why": "not there" if wanted else "not packed"}
+
+
+# --- import ---------------------------------------------------------------------------------------
+
+
+def _check_import(file: Path, draft: Path, packed: Packed, progress: Progress | None) -> None:
+    """Fold the unpacked journal and compare it, and what there is of its files, with what the manifest says."""
+    with open_run(draft) as source:
+        needs, facts = read_needs(source, progress)
+        _, missing = _gather(source, needs, models=True, tensors=True)
+    said = packed.manifest.run
+    wrong = [name for name in sorted({**facts, **said}) if facts.get(name) != said.get(name)]
+    if [_without_reason(one) for one in missing] != [_without_reason(one) for one in packed.manifest.missing]:
+        wrong.append("missing")
+    if wrong:
+        raise JournalError(
+            f"{file}: its manifest says something else of the run than its journal and files do ({', '.join(wrong)}): "
+            "export the run again",
+            path=str(file),
+        )
+
+
+def _without_reason(missing: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in missing.items() if name != "why"}
+
+
+def _sync_folders(root: Path) -> None:
+    for folder in (root, *sorted(path for path in root.rglob("*") if path.is_dir())):
+        sync_folder(folder)
+
+
+def _bytes_of(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(f"bytes {what}", done, total)

@@ -1,0 +1,110 @@
+"""What a record would say if its lane were alone in its run file. PURE.
+
+Sequence numbers run over all lanes, so they tell of the timing of other lanes; turns do not. A lane that is played
+again is alone in its world, where the two are the same: inputs that name tasks by seq are given their turns. Ask before
+the record is applied, because it may remove what it names.
+
+What is changed so is not what its producer asked for any more, so it carries no digest of a request: a fork, which is
+such a lane with a journal, would else contradict itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from rota.broker import records
+from rota.broker.world import World
+from rota.common.digests import ZERO_DIGEST
+from rota.runs.record_checks import check_input
+
+Input = (
+    records.Submitted
+    | records.Deployed
+    | records.Cancelled
+    | records.Verdict
+    | records.TimerFired
+    | records.WindowSet
+    | records.PauseSet
+    | records.SeedSet
+    | records.DeadDropped
+)
+INPUTS: Final = (
+    records.Submitted,
+    records.Deployed,
+    records.Cancelled,
+    records.Verdict,
+    records.TimerFired,
+    records.WindowSet,
+    records.PauseSet,
+    records.SeedSet,
+    records.DeadDropped,
+)
+
+
+def alone(record: Input, world: World) -> Input | None:
+    """Return an input with turns for seqs; None if nothing is left of it. `world` is as it is before the record.
+
+    What names a lane or a task that is not there stays as it is: `World.apply` refuses it.
+    """
+    translate = _TRANSLATE.get(type(record)) if record.lane in world.lanes else None
+    moved: Input | None = record if translate is None else translate(record, world)
+    return moved
+
+
+def opened_alone(record: records.Opened, world: World) -> records.Opened:
+    """Return the opening of a lane; it may have its deploys from another lane, which is not there."""
+    is_alone = check_input(0, record, 1) is None or check_input(0, record, 1, world.lanes) is not None
+    return record if is_alone else _unasked(record)
+
+
+def _submitted(record: records.Submitted, world: World) -> records.Submitted:
+    lane = world.lanes[record.lane]
+    moved = record._replace(first_seq=lane.next_turn)
+    dead = None if record.retry_of is None else lane.dead.get(record.retry_of)
+    return moved if dead is None or dead.turn == record.retry_of else _unasked(moved._replace(retry_of=dead.turn))
+
+
+def _decision(record: Any, world: World) -> Any:
+    run = world.runs.find(record.seq)
+    if run is None or run.first_turn == run.first_seq:
+        return record
+    moved = record._replace(seq=run.first_turn + record.seq - run.first_seq)
+    return _unasked(moved) if isinstance(moved, records.Cancelled) else moved
+
+
+def _dropped(record: records.DeadDropped, world: World) -> records.DeadDropped | None:
+    dead = world.lanes[record.lane].dead
+    turns = tuple([dead[seq].turn for seq in record.seqs if seq in dead])
+    if turns == record.seqs:
+        return record
+    return _unasked(record._replace(seqs=turns)) if turns else None
+
+
+def _unasked(record: Any) -> Any:
+    return record._replace(origin=record.origin._replace(request=ZERO_DIGEST))
+
+
+def named_by(record: Input, world: World) -> str | None:
+    """Return the address of the task that an input names: a cancel, verdict, retry, timer. Ask as for `alone`."""
+    lane = world.lanes.get(record.lane)
+    if lane is None:
+        return None
+    match record:
+        case records.Cancelled() | records.Verdict():
+            run = world.runs.find(record.seq)
+            return None if run is None else run.target(record.seq - run.first_seq)
+        case records.Submitted(retry_of=int() as seq) if seq in lane.dead:
+            return lane.dead[seq].target
+        case records.TimerFired() if (record.turn, record.index_of_emit) in lane.timers:
+            return lane.timers[(record.turn, record.index_of_emit)].sender
+        case _:
+            return None
+
+
+_TRANSLATE: Final[dict[type, Callable[[Any, World], Any]]] = {
+    records.Submitted: _submitted,
+    records.Cancelled: _decision,
+    records.Verdict: _decision,
+    records.DeadDropped: _dropped,
+}

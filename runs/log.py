@@ -1,0 +1,369 @@
+"""The journal as lines: what each record says, and what it did. PURE.
+
+One `Entry` per record. Its `text` is for people and bounded: long lists end in how many more there are. Its `facts` are
+for programs and complete, payloads, states and results excepted, of which there is the size: `rota show` has those.
+docs/INSPECT.md lists the facts of each kind; change both. A new kind of record is a function here and a row in `_SAY`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.tasks import Run, Task
+from rota.broker.world import World
+from rota.common.targets import code_name
+from rota.common.work import Code, Done, Failed, Outcome
+from rota.runs.readable import cut, size_text
+from rota.runs.traces import Step
+
+KINDS: Final = tuple([kind.name.lower() for kind in records.Kind])
+
+_TARGETS_SHOWN: Final = 3
+_FACTS_CHARS_MAX: Final = 120
+_DIGEST_CHARS: Final = 12
+
+
+class Entry(NamedTuple):
+    """One record. `position`: how many tasks its lane had retired before it. `alarm`: something went wrong there."""
+
+    number: int
+    kind: str
+    lane: str | None
+    position: int | None
+    now_ms: int | None
+    text: str
+    alarm: bool
+    facts: dict[str, Any]
+
+
+def entry(step: Step) -> Entry:
+    """Return the line of a record."""
+    record, notes = step.record, step.notes
+    kind, say = _SAY[type(record)]
+    text, alarm, facts = say(record)
+    effects = [text]
+    computed = _computed(record)
+    by_itself = [task for task in notes.finished if task.turn not in computed]
+    if by_itself:
+        outcomes = _outcomes([task.outcome for task in by_itself if task.outcome is not None])
+        effects.append(f"completes {_ranges([task.seq for task in by_itself])}: {outcomes}")
+    if notes.retired:
+        position = step.position + len(notes.retired)
+        effects.append(f"retires {_ranges([task.seq for task in notes.retired])} to position {position}")
+    emitted = [run for run in notes.stamped if run.parent is not None or type(record) is not records.Submitted]
+    if emitted:
+        effects.append(f"stamps {_stamped(emitted)}")
+    facts |= {
+        "stamped": [_run_facts(run) for run in notes.stamped],
+        "issued": [task.seq for task in notes.issued],
+        "completed": [_task_facts(task) for task in notes.finished],
+        "retired": [task.seq for task in notes.retired],
+        "timers": len(notes.timers),
+    }
+    if step.lane is not None and notes.retired:
+        facts["digest"] = notes.retired[-1].turn_digest
+    if notes.timers:
+        effects.append(f"sets {_count(len(notes.timers), 'timer')}")
+    if type(record) is records.Completed:
+        took = f"{record.elapsed_us / 1000:.1f} ms"
+        effects.append(f"by {cut(record.worker, 40)} in {took}, fingerprint {record.fingerprint}")
+    alarm = alarm or any(type(task.outcome) is not Done for task in notes.finished)
+    lane: str | None = getattr(record, "lane", None)
+    position_before = None if lane is None else step.position
+    now_ms: int | None = getattr(record, "now_ms", None)
+    return Entry(step.number, kind.name.lower(), lane, position_before, now_ms, "; ".join(effects), alarm, facts)
+
+
+def kind_of(record: records.Record) -> str:
+    """Return the name of a record's kind."""
+    return _SAY[type(record)][0].name.lower()
+
+
+# --- which records concern a task or an agent -----------------------------------------------------
+
+
+class Concern:
+    """Tells which records have to do with an agent, with a task, or with both. Ask of every record, in order."""
+
+    def __init__(self, address: str | None, seq: int | None) -> None:
+        self.met_address = address is None
+        self.met_seq = seq is None
+        self._address = address
+        self._seq = seq
+        self._place: tuple[str, int] | None = None  # lane and turn of the task
+
+    def __call__(self, step: Step, world: World) -> bool:
+        """Tell whether a record concerns all that was asked for."""
+        return (self._address is None or self._of_agent(step, world, self._address)) and (
+            self._seq is None or self._of_task(step, self._seq)
+        )
+
+    def _of_agent(self, step: Step, world: World, address: str) -> bool:
+        notes, record = step.notes, step.record
+        found = any(_has_target(run, address) for run in notes.stamped) or any(
+            task.address == address for tasks in (notes.issued, notes.finished, notes.retired) for task in tasks
+        )
+        if type(record) in (records.Cancelled, records.Verdict) and not found:
+            assert isinstance(record, records.Cancelled | records.Verdict)
+            run = world.runs.find(record.seq)  # caught while it waits
+            found = run is not None and run.target(record.seq - run.first_seq) == address
+        self.met_address = self.met_address or found
+        if isinstance(record, records.Deployed):
+            return found or record.name == code_name(address)
+        return found or (isinstance(record, records.Diverged) and record.address == address)
+
+    def _of_task(self, step: Step, seq: int) -> bool:
+        notes, record = step.notes, step.record
+        for run in notes.stamped:
+            if run.first_seq <= seq < run.first_seq + len(run.payloads):
+                self.met_seq, self._place = True, (run.lane, run.first_turn + seq - run.first_seq)
+                return True
+        for tasks in (notes.issued, notes.finished, notes.retired):
+            for task in tasks:
+                if task.seq == seq:
+                    self.met_seq, self._place = True, (task.run.lane, task.turn)
+                    return True
+        if isinstance(record, records.Diverged):
+            return (record.lane, record.turn) == self._place
+        if isinstance(record, records.DeadDropped):
+            return seq in record.seqs
+        if isinstance(record, records.Submitted):
+            return record.retry_of == seq
+        return isinstance(record, records.Cancelled | records.Verdict) and record.seq == seq
+
+
+def _has_target(run: Run, address: str) -> bool:
+    return run.targets == address if type(run.targets) is str else address in run.targets
+
+
+# --- what each kind says --------------------------------------------------------------------------
+
+_Said = tuple[str, bool, dict[str, Any]]
+
+
+def _epoch(record: records.Epoch) -> _Said:
+    said = f"broker started, boot {record.boot}: {_facts(record.facts)}"
+    return said, False, {"boot": record.boot, "facts": dict(record.facts)}
+
+
+def _opened(record: records.Opened) -> _Said:
+    settings = record.settings
+    names = ", ".join([name for name, _ in record.deploys])
+    said = f"{settings.policy} lane, window {settings.window}"
+    said += (", paused" if record.paused else "") + (f", with {cut(names, _FACTS_CHARS_MAX)}" if names else "")
+    facts = {**_origin(record), "settings": settings._asdict(), "paused": record.paused}
+    return said + _by(record), False, facts | {"deploys": {name: code_facts(code) for name, code in record.deploys}}
+
+
+def _submitted(record: records.Submitted) -> _Said:
+    tasks = sum([len(run.payloads) for run in record.runs]) + (record.retry_of is not None)
+    last = record.first_seq + tasks - 1
+    said = f"{_count(tasks, 'task')}, seq {_range(record.first_seq, last)}"
+    if record.retry_of is None:
+        said += f", to {_targets([target for run in record.runs for target in _run_targets(run.targets)])}"
+    else:
+        said += f", dead task {record.retry_of} again"
+    runs = [
+        {
+            "targets": run.targets,
+            "priority": run.priority,
+            "tasks": len(run.payloads),
+            "payload_bytes": sum([len(payload) for payload in run.payloads]),
+        }
+        for run in record.runs
+    ]
+    facts = {**_origin(record), "first_seq": record.first_seq, "tasks": tasks, "retry_of": record.retry_of}
+    return said + _by(record), False, facts | {"runs": runs}
+
+
+def _deployed(record: records.Deployed) -> _Said:
+    said = f"{record.name} is {record.code.kind} {record.code.digest.hex()[:_DIGEST_CHARS]}"
+    return said + _by(record), False, {**_origin(record), "name": record.name, "code": code_facts(record.code)}
+
+
+def _cancelled(record: records.Cancelled) -> _Said:
+    return f"task {record.seq} cancelled{_by(record)}", True, {**_origin(record), "seq": record.seq}
+
+
+def _verdict(record: records.Verdict) -> _Said:
+    said = f"task {record.seq} {record.failure}: {cut(record.message, _FACTS_CHARS_MAX)}"
+    return said, True, {"seq": record.seq, "failure": record.failure, "message": record.message}
+
+
+def _timer_fired(record: records.TimerFired) -> _Said:
+    said = f"timer of turn {record.turn}, emit {record.index_of_emit}"
+    return said, False, {"turn": record.turn, "index_of_emit": record.index_of_emit}
+
+
+def _window_set(record: records.WindowSet) -> _Said:
+    return f"window {record.window}{_by(record)}", False, {**_origin(record), "window": record.window}
+
+
+def _pause_set(record: records.PauseSet) -> _Said:
+    said = "paused" if record.paused else "released"
+    return said + _by(record), False, {**_origin(record), "paused": record.paused}
+
+
+def _seed_set(record: records.SeedSet) -> _Said:
+    said = f"seed {record.seed.hex()[:_DIGEST_CHARS]}"
+    return said + _by(record), False, {**_origin(record), "seed": record.seed}
+
+
+def _snapshotted(record: records.Snapshotted) -> _Said:
+    said = f"snapshot of the state after record {record.number}, {size_text(record.size_bytes)}"
+    facts = {"snapshot_of": record.number, "digest": record.digest, "size_bytes": record.size_bytes}
+    return said, False, facts | {"chain_digest": record.chain}
+
+
+def _dead_dropped(record: records.DeadDropped) -> _Said:
+    said = f"dead tasks forgotten: {_ranges(record.seqs) if record.seqs else 'all'}"
+    return said + _by(record), False, {**_origin(record), "seqs": record.seqs}
+
+
+def _completed(record: records.Completed) -> _Said:
+    outcomes = _outcomes([outcome for fold in record.folds for outcome in fold.outcomes])
+    said = f"{outcomes} of {_targets([fold.address for fold in record.folds])}"
+    folds = [
+        {
+            "address": fold.address,
+            "turns": fold.turns,
+            "state_bytes": None if fold.state is None else len(fold.state),
+            "provenance": None if fold.provenance is None else fold.provenance._asdict(),
+        }
+        for fold in record.folds
+    ]
+    facts = {"worker": record.worker, "elapsed_us": record.elapsed_us, "fingerprint_number": record.fingerprint}
+    return said, False, facts | {"folds": folds}
+
+
+def _mark(record: records.Mark) -> _Said:
+    said = f"{record.retired} retired, digest {record.digest.hex()[:_DIGEST_CHARS]}, met"
+    return said, False, {"marked": record.retired, "digest": record.digest}
+
+
+def _diverged(record: records.Diverged) -> _Said:
+    said = f"turn {record.turn} of {record.address} came out differently at {record.worker}; the first outcome stands"
+    facts = {"turn": record.turn, "address": record.address, "worker": record.worker}
+    return said, True, facts | {"kept_digest": record.kept, "other_digest": record.other}
+
+
+def _fingerprint(record: records.Fingerprint) -> _Said:
+    said = f"fingerprint {record.number}, pool {record.pool}: {_facts(record.facts)}"
+    return said, False, {"fingerprint_number": record.number, "pool": record.pool, "facts": dict(record.facts)}
+
+
+_SAY: Final[dict[type, tuple[records.Kind, Callable[[Any], _Said]]]] = {
+    records.Epoch: (records.Kind.EPOCH, _epoch),
+    records.Opened: (records.Kind.OPENED, _opened),
+    records.Submitted: (records.Kind.SUBMITTED, _submitted),
+    records.Deployed: (records.Kind.DEPLOYED, _deployed),
+    records.Cancelled: (records.Kind.CANCELLED, _cancelled),
+    records.Verdict: (records.Kind.VERDICT, _verdict),
+    records.TimerFired: (records.Kind.TIMER_FIRED, _timer_fired),
+    records.WindowSet: (records.Kind.WINDOW_SET, _window_set),
+    records.PauseSet: (records.Kind.PAUSE_SET, _pause_set),
+    records.SeedSet: (records.Kind.SEED_SET, _seed_set),
+    records.DeadDropped: (records.Kind.DEAD_DROPPED, _dead_dropped),
+    records.Completed: (records.Kind.COMPLETED, _completed),
+    records.Mark: (records.Kind.MARK, _mark),
+    records.Diverged: (records.Kind.DIVERGED, _diverged),
+    records.Fingerprint: (records.Kind.FINGERPRINT, _fingerprint),
+    records.Snapshotted: (records.Kind.SNAPSHOTTED, _snapshotted),
+}
+
+
+# --- parts of lines -------------------------------------------------------------------------------
+
+
+def code_facts(code: Code) -> dict[str, Any]:
+    """Return what code is, for programs."""
+    return code._asdict() | {"limits": code.limits._asdict(), "exports": dict(code.exports)}
+
+
+def outcome_word(outcome: Outcome) -> str:
+    """Return `ok` or the kind of the failure."""
+    return outcome.kind if type(outcome) is Failed else "ok"
+
+
+def _computed(record: records.Record) -> dict[int, None]:
+    """Return the turns whose outcomes a record holds; others complete when they are issued."""
+    if type(record) is not records.Completed:
+        return {}
+    return dict.fromkeys([turn for fold in record.folds for turn in fold.turns])
+
+
+def _origin(record: Any) -> dict[str, Any]:
+    return {"producer": record.origin.producer, "number": record.origin.number}
+
+
+def _by(record: Any) -> str:
+    origin = record.origin
+    return f", by {cut(origin.producer, 40)} #{origin.number}" if origin.producer else ""
+
+
+def _run_facts(run: Run) -> dict[str, Any]:
+    return {
+        "first_seq": run.first_seq,
+        "first_turn": run.first_turn,
+        "tasks": len(run.payloads),
+        "targets": run.targets,
+        "kind": run.kind,
+        "parent": run.parent,
+    }
+
+
+def _task_facts(task: Task) -> dict[str, Any]:
+    assert task.outcome is not None
+    return {"seq": task.seq, "turn": task.turn, "target": task.address, "outcome": outcome_word(task.outcome)}
+
+
+def _run_targets(targets: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (targets,) if type(targets) is str else tuple(targets)
+
+
+def _targets(targets: Iterable[str]) -> str:
+    unique = list(dict.fromkeys(targets))
+    more = len(unique) - _TARGETS_SHOWN
+    return ", ".join(unique[:_TARGETS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _outcomes(outcomes: Iterable[Outcome]) -> str:
+    """Return how many came out how, good ones first."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        word = outcome_word(outcome)
+        counts[word] = counts.get(word, 0) + 1
+    return ", ".join([f"{counts[word]} {word}" for word in sorted(counts, key=lambda word: (word != "ok", word))])
+
+
+def _stamped(runs: Sequence[Run]) -> str:
+    seqs = [seq for run in runs for seq in range(run.first_seq, run.first_seq + len(run.payloads))]
+    return f"{_ranges(seqs)} for {_targets([target for run in runs for target in _run_targets(run.targets)])}"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as ranges: `1-3, 7 and 5 more`."""
+    ranges: list[list[int]] = []
+    ordered = sorted(numbers)
+    for number in ordered:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    more = sum([last - first + 1 for first, last in ranges[_TARGETS_SHOWN:]])
+    shown = ", ".join([_range(first, last) for first, last in ranges[:_TARGETS_SHOWN]])
+    return shown + (f" and {more} more" if more else "")
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> str:
+    return cut(", ".join([f"{name} {value}" for name, value in facts]), _FACTS_CHARS_MAX)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,255 @@
+"""Opening a run to read it: a run folder, a run file, or a file packed by `rota export`.
+
+A run is only looked at, never touched. SQLite cannot promise that (it leaves a `-wal` and a `-shm` beside what it
+reads, and follows a broker that writes at the same moment), so the run file and its WAL are copied into a private
+folder and read there; the folder goes when the source is closed. Compiled code goes there as well.
+
+Why a copy beside a live broker is whole: SQLite changes the run file only by moving frames of the WAL into it, and
+begins a new WAL only when all are moved (https://www.sqlite.org/wal.html). So a copy of the file with a WAL copied
+after it is a state of the journal, provided that no new WAL began in between: its header would differ. Then, or when
+the WAL was caught in the middle of a write, the copy is made again, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from rota.broker.journal import Journal
+from rota.broker.records import Record
+from rota.broker.recovery import load_world
+from rota.broker.world import World
+from rota.common.errors import ConfigError, JournalError, StorageFull
+from rota.engine.executors import Folders
+from rota.host.endpoints import RunFolder
+from rota.host.private_folder import PrivateFolder
+from rota.runs.archive import ARCHIVE_MAGIC, JOURNAL, unpack
+
+CACHE_VARIABLE: Final = "ROTA_CACHE"
+
+_LOOKS_MAX: Final = 10
+_LOOK_AGAIN_SECONDS: Final = 0.02  # a broker begins a new WAL within far less
+_WAL_HEAD_BYTES: Final = 32
+_SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+_PARTS: Final = ("modules", "models", "tensors")
+
+
+class RunSource:
+    """A run that is open for reading. Use it in a `with` block, or call `close`."""
+
+    def __init__(self, name: str, journal_path: Path, parts: dict[str, Path], private: PrivateFolder) -> None:
+        self.name = name  # as the user called it, for messages
+        self.journal_path = journal_path  # a private copy: nothing beside it is the user's
+        self.modules = parts["modules"]
+        self.models = parts["models"]
+        self.tensors = parts["tensors"]
+        self.artefacts = _artefacts(private.path)
+        self._private = private
+
+    def folders(self) -> Folders:
+        """Return where executors find what this run needs; what they make goes into the private folder."""
+        return Folders(
+            modules=self.modules,
+            artefacts=self.artefacts,
+            models=self.models,
+            tensors=self._private.path / "tensors",
+            lent_tensors=self.tensors,
+        )
+
+    def begin(self) -> World:
+        """Return a new world as it is before the first record that is kept.
+
+        Raises `JournalError` if records were cut and the snapshot that stands for them cannot be used.
+        """
+        with self._journal() as journal:
+            return load_world(journal)
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """Yield every kept record with its number, from the first to the last; it may be called again.
+
+        Raises `JournalError` at the first record that is damaged, missing or out of its place.
+        """
+        with self._journal() as journal:
+            for record in journal.read():
+                yield journal.last_number, record
+
+    def extent(self) -> tuple[int, int, bytes]:
+        """Return the numbers of the first and last kept record, and the chain digest after the last; 0 for none."""
+        with self._journal() as journal:
+            first, last, chain = journal.extent()
+        return (first if last else 0, last, chain)
+
+    @contextlib.contextmanager
+    def _journal(self) -> Iterator[Journal]:
+        with (
+            _named(self.journal_path, self.name),
+            contextlib.closing(Journal.open(self.journal_path, read_only=True)) as journal,
+        ):
+            yield journal
+
+    def close(self) -> None:
+        """Remove the private copy."""
+        self._private.close()
+
+    def __enter__(self) -> RunSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_run(path: Path) -> RunSource:
+    """Open a run for reading, whether a broker writes to it or not.
+
+    `path` is a run folder, a run file with `modules/`, `models/` and `tensors/` beside it or one folder above, or a
+    file that `rota export` made. Raises `ConfigError` if there is no run, `JournalError` if it cannot be used.
+    """
+    private = PrivateFolder()
+    try:
+        return _open(Path(os.path.abspath(path)), private)
+    except BaseException:
+        private.close()
+        raise
+
+
+def copy_journal(journal: Path, copy: Path, name: str) -> None:
+    """Make `copy` one file with all records that are durable in a run file and its WAL. Changes nothing there."""
+    with _room_for_copy(journal, copy), _named(copy, name):
+        _copy_whole(journal, copy)
+        _merge_wal(copy)
+
+
+# --- what the path leads to -----------------------------------------------------------------------
+
+
+def _open(path: Path, private: PrivateFolder) -> RunSource:
+    if _is_archive(path):
+        return _open_archive(path, private)
+    journal = RunFolder(path).journal if path.is_dir() else path
+    if not journal.is_file():
+        what = f"{path} has no {journal.name}" if path.is_dir() else f"{path} is not there"
+        remedy = "name a run folder, a run file, or a file made by `rota export`"
+        raise ConfigError(f"{what}, so there is no run to read: {remedy}", path=str(path))
+    copy = private.path / JOURNAL
+    copy_journal(journal, copy, str(path))
+    return RunSource(str(path), copy, {part: _part_of(journal, part) for part in _PARTS}, private)
+
+
+def _is_archive(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(ARCHIVE_MAGIC)) == ARCHIVE_MAGIC
+
+
+def _open_archive(path: Path, private: PrivateFolder) -> RunSource:
+    folder = private.path / "unpacked"
+    folder.mkdir()
+    unpack(path, folder)
+    return RunSource(str(path), folder / JOURNAL, {part: folder / part for part in _PARTS}, private)
+
+
+def _part_of(journal: Path, part: str) -> Path:
+    """Return the folder with a run file's modules, models or tensors: beside it, or one folder above."""
+    beside, above = journal.parent / part, journal.parent.parent / part
+    return above if above.is_dir() and not beside.is_dir() else beside
+
+
+def _artefacts(private: Path) -> Path:
+    """Return where compiled code may be kept: the user's cache if one is named, else the private folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    folder = Path(named) / "artefacts" if named else private / "artefacts"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be made: {error.strerror}; name another folder with {CACHE_VARIABLE}, or unset it",
+            path=str(folder),
+        ) from error
+    return folder
+
+
+# --- a copy of a file that may be written to -------------------------------------------------------
+
+
+def _copy_whole(journal: Path, copy: Path) -> None:
+    """Copy a run file and its WAL until the two fit each other and the journal can be opened."""
+    wal, wal_copy = _wal_of(journal), _wal_of(copy)
+    for look in range(1, _LOOKS_MAX + 1):
+        before = _state_of(journal, wal)
+        shutil.copyfile(journal, copy)
+        wal_copy.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # closed in order: all records are in the file
+            shutil.copyfile(wal, wal_copy)
+        if _state_of(journal, wal) == before:
+            try:
+                Journal.open(copy, read_only=True).close()
+                return
+            except JournalError:
+                if look == _LOOKS_MAX or not wal_copy.exists():
+                    raise
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    raise JournalError(f"{copy} is written to without a pause: copy the run while no broker works in it")
+
+
+def _state_of(journal: Path, wal: Path) -> tuple[object, ...]:
+    """Return what stays the same as long as no new WAL began."""
+    try:
+        with wal.open("rb") as file:
+            head = file.read(_WAL_HEAD_BYTES)
+    except FileNotFoundError:
+        head = b""
+    if any(head):
+        return (head,)
+    status = journal.stat()
+    return (head, status.st_size, status.st_mtime_ns)
+
+
+def _merge_wal(copy: Path) -> None:
+    """Move the records of a private copy's WAL into the file, so that it is read quickly each time."""
+    if not _wal_of(copy).exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise JournalError(f"{copy} is not a run file that can be used: {error}") from error
+
+
+def _wal_of(journal: Path) -> Path:
+    return journal.with_name(journal.name + "-wal")
+
+
+@contextlib.contextmanager
+def _named(copy: Path, name: str) -> Iterator[None]:
+    """Let a refusal of the private copy speak of the run that the user named."""
+    try:
+        yield
+    except JournalError as error:
+        problem = error.message.partition(". Nothing was written to it")[0].replace(str(copy), name)
+        remedy = "Restore it, with its -wal file if it has one, from a copy"
+        raise JournalError(f"{problem}. {remedy}", **{**error.fields, "path": name}) from error
+
+
+@contextlib.contextmanager
+def _room_for_copy(journal: Path, copy: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)) == journal:
+            raise ConfigError(
+                f"{journal} cannot be read: {error.strerror}; read it as its owner", path=str(journal)
+            ) from error
+        raise StorageFull(
+            f"{journal} cannot be copied to {copy.parent}: {error.strerror}; name a folder with more room in TMPDIR",
+            path=str(journal),
+        ) from error

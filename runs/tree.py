@@ -1,0 +1,134 @@
+"""Who came from whom, for all tasks of a run at once, in a few bytes each. PURE.
+
+Going down from a task is easy while a journal is read: what it emits comes later. Going up is not, since nobody knows
+beforehand which tasks will be asked for. So every run of tasks leaves one row of numbers here, about 50 bytes, and no
+payload. What a row does not say follows from its child: a task's sender is the target of its parent, and only a failed
+parent has a child of kind `failure`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from typing import Final, NamedTuple
+
+from rota.broker import records
+from rota.broker.tasks import Run
+from rota.broker.world import World
+from rota.common.work import FAILURE, MESSAGE_KINDS
+from rota.runs.traces import Step, Trace
+
+_NONE: Final = 0
+
+
+class Ancestor(NamedTuple):
+    """A task above another one, as its rows and its child tell of it."""
+
+    seq: int
+    turn: int
+    target: str
+    kind: str
+    sender: str | None
+    ok: bool
+    parent_turn: int | None
+    record: int | None  # that stamped it; None: one before those that are kept
+
+
+class Root(NamedTuple):
+    """How far the chain of parents goes. `record`: the input at its top; None: not among the records that are kept."""
+
+    record: int | None
+    chain: tuple[Ancestor, ...]  # nearest first
+
+
+class Lineage:
+    """A row for each run that was stamped."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, _Rows] = {}
+        self._senders: dict[str, int] = {}
+        self._names: list[str] = [""]
+
+    def begin(self, world: World) -> None:
+        """Take the runs that are there before the first record that is kept."""
+        for lane in world.lanes.values():
+            runs = [*lane.waiting_runs(), *[task.run for task in lane.line()]]
+            unique = {run.first_turn: run for run in runs}
+            for turn in sorted(unique):
+                self._add(unique[turn], _NONE)
+
+    def take(self, step: Step) -> None:
+        """Take what a record stamped."""
+        for run in step.notes.stamped:
+            self._add(run, step.number)
+
+    def root(self, trace: Trace) -> Root:
+        """Return the tasks above a task, and the input that all of them descend from."""
+        chain: list[Ancestor] = []
+        target, kind = trace.sender, trace.kind
+        turn = None if trace.parent is None else trace.parent[0]
+        record = trace.stamped
+        while turn is not None:
+            found = self._find(trace.lane, turn, target or "", kind)
+            if found is None:
+                return Root(None, tuple(chain))
+            chain.append(found)
+            target, kind, turn, record = found.sender, found.kind, found.parent_turn, found.record
+        return Root(record, tuple(chain))
+
+    def _add(self, run: Run, number: int) -> None:
+        rows = self._lanes.get(run.lane)
+        if rows is None:
+            rows = self._lanes[run.lane] = _Rows()
+        rows.first_turn.append(run.first_turn)
+        rows.first_seq.append(run.first_seq)
+        rows.parent.append(_NONE if run.parent is None else run.parent[0])
+        rows.tasks.append(len(run.payloads))
+        rows.record.append(number)
+        rows.kind.append(MESSAGE_KINDS.index(run.kind))
+        rows.sender.append(_NONE if run.sender is None else self._number_of(run.sender))
+
+    def _number_of(self, sender: str) -> int:
+        number = self._senders.get(sender)
+        if number is None:
+            number = self._senders[sender] = len(self._names)
+            self._names.append(sender)
+        return number
+
+    def _find(self, lane: str, turn: int, target: str, child_kind: str) -> Ancestor | None:
+        rows = self._lanes.get(lane)
+        place = -1 if rows is None else bisect_right(rows.first_turn, turn) - 1
+        if rows is None or place < 0 or turn - rows.first_turn[place] >= rows.tasks[place]:
+            return None
+        return Ancestor(
+            seq=rows.first_seq[place] + turn - rows.first_turn[place],
+            turn=turn,
+            target=target,
+            kind=MESSAGE_KINDS[rows.kind[place]],
+            sender=self._names[rows.sender[place]] or None,
+            ok=child_kind != FAILURE,
+            parent_turn=rows.parent[place] or None,
+            record=rows.record[place] or None,
+        )
+
+
+class _Rows:
+    """The runs of one lane by turn, column by column."""
+
+    def __init__(self) -> None:
+        self.first_turn = array("q")
+        self.first_seq = array("q")
+        self.tasks = array("l")
+        self.parent = array("q")
+        self.record = array("q")
+        self.kind = array("b")
+        self.sender = array("l")
+
+
+def input_of(number: int, record: records.Record) -> dict[str, object]:
+    """Return what is to be said of the input that tasks came from."""
+    facts: dict[str, object] = {"record": number, "now_ms": getattr(record, "now_ms", None)}
+    origin = getattr(record, "origin", None)
+    if isinstance(origin, records.Origin):
+        facts |= {"producer": origin.producer, "number": origin.number}
+    return facts

@@ -1,0 +1,166 @@
+"""Values to payloads and back, and payloads to the messages that carry them.
+
+Bytes go as they are. Anything else is packed (`tensors/values.py`); arrays above INLINE_BYTES_MAX go into the tensor
+store by themselves and travel as references. What a model takes is a map of input name to array. What cannot be sent is
+refused here, before anything has left, with a `BadPayload` that says what to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rota.common import limits
+from rota.common.errors import BadPayload
+from rota.common.messages import TaskRun
+from rota.common.targets import MODEL_PREFIX, check_target
+from rota.common.work import TensorRef
+
+if TYPE_CHECKING:
+    from rota.tensors.arrays import Array
+    from rota.tensors.store import TensorStore
+
+RUN_BYTES_MAX: Final = limits.MESSAGE_BYTES_MAX // 2  # payloads of one message; the rest is for headers and references
+_REFERENCE_BYTES: Final = 512  # what a reference may take in a message: digest, dtype and a shape of any rank
+
+Packed = tuple[bytes, tuple[TensorRef, ...]]
+
+
+class Payloads:
+    """Packs and unpacks for one client or local lane. `store_folder` None: there is no store, arrays travel inline."""
+
+    def __init__(self, store_folder: Path | None) -> None:
+        self._store_folder = store_folder
+        self._store: TensorStore | None = None
+
+    def pack(self, target: str, value: Any) -> Packed:
+        """Return the payload of a task, and the tensors beside it."""
+        if isinstance(value, bytes | bytearray | memoryview):
+            packed: Packed = (bytes(value), ())
+        elif target.startswith(MODEL_PREFIX):
+            packed = self._pack_model_inputs(value)
+        else:
+            from rota.tensors.values import pack_value
+
+            payload, references = pack_value(value, self.store())
+            packed = payload, tuple(references)
+        if len(packed[0]) > limits.PAYLOAD_BYTES_MAX:
+            raise BadPayload(
+                f"the payload for {target} has {len(packed[0])} bytes, the limit is {limits.PAYLOAD_BYTES_MAX}: "
+                "send large data as numpy arrays, which travel through the tensor store",
+                target=target,
+                bytes=len(packed[0]),
+            )
+        return packed
+
+    def messages(
+        self, targets: str | Sequence[str], payloads: Iterable[Any], priority: int
+    ) -> Iterator[tuple[TaskRun, ...]]:
+        """Yield the runs of one message after another, each within what a message may hold.
+
+        `targets` is one for all, or one per payload.
+        """
+        if not isinstance(targets, str):
+            payloads = list(payloads)
+            if len(payloads) != len(targets):
+                raise BadPayload(
+                    f"{len(targets)} targets for {len(payloads)} payloads: give one target for all, or one per payload"
+                )
+        source = iter(payloads)
+        start = 0
+        packed, held = self._next_message(targets, start, source, None)
+        while packed:
+            names = targets if isinstance(targets, str) else tuple(targets[start : start + len(packed)])
+            start += len(packed)
+            yield (run_of(names, packed, priority),)
+            packed, held = self._next_message(targets, start, source, held)
+
+    def value(self, payload: bytes, tensors: tuple[TensorRef, ...]) -> Any:
+        """Return the value in a result."""
+        from rota.tensors.values import unpack_value
+
+        return unpack_value(payload, tensors, self.store())
+
+    def arrays(self, payload: bytes, tensors: tuple[TensorRef, ...]) -> Mapping[str, Array]:
+        """Return the outputs of a model."""
+        from rota.tensors.arrays import decode_arrays
+
+        return decode_arrays(payload, tensors, self.store())
+
+    def store(self) -> TensorStore | None:
+        """Return the tensor store, opened at the first use."""
+        if self._store is None and self._store_folder is not None:
+            from rota.tensors.store import TensorStore
+
+            self._store = TensorStore(self._store_folder)
+        return self._store
+
+    def _pack_model_inputs(self, value: Any) -> Packed:
+        if not isinstance(value, Mapping) or not all(_is_array(array) for array in value.values()):
+            raise BadPayload(
+                "a model takes a map of input name to numpy array, or the payload as bytes: "
+                'client.submit("model:NAME", {"input": array}); `rota model show NAME` lists the inputs'
+            )
+        from rota.tensors.arrays import encode_arrays
+
+        return encode_arrays(value, store=self.store())
+
+    def _next_message(
+        self, targets: str | Sequence[str], start: int, source: Iterator[Any], held: Packed | None
+    ) -> tuple[list[Packed], Packed | None]:
+        """Return the payloads of the next message, and the first one after it if that was packed and did not fit."""
+        packed = [] if held is None else [held]
+        size = sum(_size(one) for one in packed)
+        for value in islice(source, limits.RUN_TASKS_MAX - len(packed)):
+            if type(value) is bytes and len(value) <= limits.PAYLOAD_BYTES_MAX:
+                one: Packed = (value, ())
+            else:
+                one = self.pack(targets if isinstance(targets, str) else targets[start + len(packed)], value)
+            size += _size(one)
+            if size > RUN_BYTES_MAX:
+                return packed, one
+            packed.append(one)
+        return packed, None
+
+
+def check_targets(targets: str | Sequence[str]) -> None:
+    """Raise `BadTarget` for the first target that no task can be sent to."""
+    for target in (targets,) if isinstance(targets, str) else dict.fromkeys(targets):
+        check_target(target)
+
+
+def check_priority(priority: int) -> None:
+    """Raise `BadPayload` for a priority that does not exist."""
+    if not limits.PRIORITY_MIN <= priority <= limits.PRIORITY_MAX:
+        raise BadPayload(f"priority {priority} is not in {limits.PRIORITY_MIN}..{limits.PRIORITY_MAX}")
+
+
+def run_of(targets: str | tuple[str, ...], packed: Sequence[Packed], priority: int) -> TaskRun:
+    """Return packed payloads as one run."""
+    tensors = tuple(references for _, references in packed) if any(references for _, references in packed) else None
+    return TaskRun(targets, priority, tuple(payload for payload, _ in packed), tensors)
+
+
+def check_message(runs: Sequence[TaskRun]) -> None:
+    """Raise `BadPayload` if runs that must be accepted together do not fit into one message."""
+    tasks = sum(len(run.payloads) for run in runs)
+    size = sum(len(payload) for run in runs for payload in run.payloads)
+    if not tasks or tasks > limits.RUN_TASKS_MAX or size > RUN_BYTES_MAX:
+        raise BadPayload(
+            f"{tasks} tasks with {size} bytes in one atomic batch; allowed are 1 to {limits.RUN_TASKS_MAX} tasks "
+            f"and {RUN_BYTES_MAX} bytes: use several batches, or submit_many, which splits",
+            tasks=tasks,
+            bytes=size,
+        )
+
+
+def _size(packed: Packed) -> int:
+    return len(packed[0]) + _REFERENCE_BYTES * len(packed[1]) + 8
+
+
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")  # nobody can have an array without having imported it
+    return numpy is not None and isinstance(value, numpy.ndarray)

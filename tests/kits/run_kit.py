@@ -1,0 +1,83 @@
+"""Small real runs for tests of `proof/`: the core of tests/broker drives them, their journals become run folders.
+
+Modules are the bytes whose digest the small agent language deploys (`scripted.code("counter")`), so that files exist
+for every digest that a journal names; nothing here executes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import scripted
+from core_kit import Broker
+
+from rota.broker import records, snapshot
+from rota.broker.journal import Journal
+from rota.broker.recovery import fold
+from rota.broker.snapshot_store import SnapshotStore
+from rota.broker.world import World
+from rota.host.endpoints import RunFolder
+
+program = scripted.program
+
+
+def write_run(folder: Path, found: Iterable[Any], *, cut_after: int = 0) -> Path:
+    """Make a run folder with these records, a few in each commit, and with the module `counter`. Returns it.
+
+    With `cut_after` so many of the first records are replaced by a snapshot.
+    """
+    run = RunFolder(folder).prepare()
+    batch = list(found)
+    with closing(Journal.open(run.journal)) as journal:
+        assert list(journal.read()) == []
+        first = batch[:cut_after]
+        journal.append(first)
+        if first:
+            _cut(journal, first)
+        for start in range(cut_after, len(batch), 3):
+            journal.append(batch[start : start + 3])
+    (run.modules / f"{scripted.COUNTER.digest.hex()}.wasm").write_bytes(b"counter")
+    return folder
+
+
+def _cut(journal: Journal, first: list[Any]) -> None:
+    """Replace all records so far by a snapshot of what they amount to."""
+    world = World()
+    fold(world, first)
+    store = SnapshotStore(journal)
+    named = store.write(journal.last_number, snapshot.encode(snapshot.take(world)), journal.chain)
+    journal.append([named])
+    store.cut(named)
+    assert store.drop_cut(len(first))
+
+
+def records_of(broker: Broker) -> list[Any]:
+    """The journal of a broker of tests/broker as records."""
+    return [records.decode(body) for body in broker.journal]
+
+
+def counting(tasks: int = 12, agents: int = 3, change: dict[int, bytes] | None = None) -> Broker:
+    """A broker that ran tasks which count, log and tell another agent. `change` replaces payloads, by their place."""
+    broker = Broker()
+    producer = broker.producer()
+    broker.worker()
+    producer.deploy("counter")
+    for place in range(tasks):
+        payload = program(
+            ["add", place + 1], ["tell", f"counter/sum{place % 2}", [["add", 1]]], ["log", f"task {place}"]
+        )
+        producer.submit(f"counter/a{place % agents}", (change or {}).get(place, payload))
+        broker.run()
+    return broker
+
+
+def bodies(path: Path) -> list[bytes]:
+    """The bodies of all records of a run file, as bytes."""
+    with closing(Journal.open(path, read_only=True)) as journal:
+        return [records.encode(record) for record in journal.read()]
+
+
+__all__ = ["Broker", "bodies", "counting", "program", "records_of", "scripted", "write_run"]

@@ -1,0 +1,202 @@
+"""The broker process: the real shell, core, recovery and journal, on simulated sockets, clock and process table.
+
+`Server` is the one that runs in production, from `_turn` down: reading, decoding, the order of effects, what is held
+back while the disk is full. Replaced are what it gets from outside: `zmq.Context`, the clock of its module, the watch
+over processes, and the stores of modules and tensors (the agents here are a language of the tests).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import zmq
+from simulation import checkers
+from simulation.disk import Disk
+from simulation.network import Context, Publisher
+from simulation.processes import SimProcess
+
+from rota.broker import server as server_module
+from rota.broker.recovery import open_epoch, recover
+from rota.broker.sequencer import Sequencer
+from rota.broker.server import Server
+from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
+from rota.common import wire
+from rota.common.errors import StorageFull
+from rota.common.messages import Event
+from rota.host.endpoints import Endpoints
+
+if TYPE_CHECKING:
+    from simulation.world import Simulation
+
+NAME: Final = "broker"
+HOST: Final = "here"
+ENDPOINTS: Final = Endpoints("sim://frontend", "sim://backend", "sim://query", "sim://events")
+_START_US: Final = (5_000, 400_000)
+_TURN_COST_US: Final = 30
+_WATCH_FD: Final = -7
+_TURNS_PER_FOLD: Final = 150
+
+
+class HostTime:
+    """What the shell has as its module `time`."""
+
+    def __init__(self, host: BrokerHost) -> None:
+        self._host = host
+
+    def time_ns(self) -> int:
+        return self._host.clock.wall_ms(self._host.elapsed_us) * 1_000_000
+
+    def monotonic_ns(self) -> int:
+        return (self._host.clock.now_us + self._host.elapsed_us + self._host.mono_offset_us) * 1_000
+
+
+class SimProcessWatch:
+    """The end of processes on the broker's host, as `ProcessWatch` tells it."""
+
+    def __init__(self, host: BrokerHost) -> None:
+        self._host = host
+        self._pids: dict[str, int] = {}
+        host.process_watch = self
+
+    def add(self, worker: str, pid: int) -> None:
+        self._pids[worker] = pid
+
+    def remove(self, worker: str) -> None:
+        self._pids.pop(worker, None)
+
+    def fds(self) -> tuple[int]:
+        return (_WATCH_FD,)
+
+    def gone(self) -> list[str]:
+        found = [worker for worker, pid in self._pids.items() if pid not in self._host.simulation.pids]
+        for worker in found:
+            del self._pids[worker]
+        return found
+
+    def has_news(self) -> bool:
+        return any(pid not in self._host.simulation.pids for pid in self._pids.values())
+
+    def close(self) -> None:
+        self._pids.clear()
+
+
+class _AnyModule:
+    """Takes every module as given."""
+
+    def admit(self, _request: Any) -> None:
+        pass
+
+
+class _AnyTensor(_AnyModule):
+    def collect(self, _mono_ms: int) -> None:
+        pass
+
+
+class BrokerHost(SimProcess):
+    """The broker through all of its lives."""
+
+    def __init__(self, simulation: Simulation, folder: Path) -> None:
+        super().__init__(simulation, NAME)
+        self.disk = Disk(folder, self, simulation.chances.stream("disk"))
+        self.chance = simulation.chances.stream("broker")
+        self.process_watch: SimProcessWatch | None = None
+        self.core: Sequencer | None = None
+        self.server: Server | None = None
+        self.mono_offset_us = 0
+        self.turns = 0
+        self.news: list[Event] = []
+        self.next_check = 0
+        self._context: Context | None = None
+        self._publisher: Publisher | None = None
+
+    def patches(self) -> list[tuple[Any, str, Any]]:
+        """What of the shell's module is replaced while a simulation runs."""
+        return [
+            (server_module, "time", HostTime(self)),
+            (server_module, "ProcessWatch", lambda: SimProcessWatch(self)),
+        ]
+
+    def start(self) -> None:
+        """Recover and serve, as `rota.broker.__main__.serve` does."""
+        if self.up:
+            return
+        self.begin()
+        self.mono_offset_us = self.chance.randrange(1 << 40)
+        if self.simulation.broker_falls_at_start(self.chance):
+            self.crash_soon(self.chance.randrange(3))
+        self.guard(self._start)
+
+    def turn(self) -> None:
+        server, core = self.server, self.core
+        assert server is not None
+        assert core is not None
+        before = len(core.effects.records), core.world.next_seq
+        server._turn(self._ready(server))
+        self.elapsed_us += _TURN_COST_US
+        self.turns += 1
+        self._take_news()
+        if core.effects.records or before != (0, core.world.next_seq) or self.turns % 16 == 0:
+            checkers.check_core(core)
+        if self.turns % _TURNS_PER_FOLD == 0:
+            self.simulation.checker.turned(self)
+        self._plan_next(server)
+
+    def process_ended(self) -> None:
+        """Some process of this host is gone."""
+        if self.up and self.process_watch is not None and self.process_watch.has_news():
+            self.wake()
+
+    def ended(self) -> None:
+        self.simulation.checker.broker_crashed(self)
+        if self._publisher is not None:
+            self._take_news()
+        self.core = self.server = self._publisher = None
+        self.disk.crash()
+        low, high = _START_US
+        self.clock.after(low + self.chance.randrange(high - low), self.start)
+
+    def _start(self) -> None:
+        journal = self.disk.open()
+        world = recover(journal, **self.simulation.plan.world_settings)
+        self.simulation.checker.recovered(self, journal, world)
+        try:
+            open_epoch(world, journal, self.clock.wall_ms())
+        except StorageFull:
+            self.die("no room to start")
+            return
+        if self.simulation.plan.reserves_wal:
+            journal.reserve()
+        core = Sequencer(world, version="sim", host=HOST, heartbeat_ms=self.simulation.plan.heartbeat_ms)
+        context: Any = Context(self.simulation.network, self)
+        stores: Any = (_AnyModule(), _AnyTensor())
+        snapshots = Snapshotter(journal, world, SnapshotPolicy(*self.simulation.plan.snapshots))
+        self.server = Server(core, journal, *stores, context, ENDPOINTS, snapshots)
+        self.core = core
+        publisher: Any = self.server._events
+        self._publisher = publisher
+        self.simulation.transcript.note("broker", "boot", world.boot, "records", journal.last_number)
+        self.simulation.checker.started(self)
+        self.wake()
+
+    def _ready(self, server: Server) -> dict[object, int]:
+        routers: list[Any] = list(server._sockets.values())
+        ready: dict[object, int] = {router: zmq.POLLIN for router in routers if router.inbox}
+        assert self.process_watch is not None
+        if self.process_watch.has_news():
+            ready[_WATCH_FD] = zmq.POLLIN
+        return ready
+
+    def _plan_next(self, server: Server) -> None:
+        routers: list[Any] = list(server._sockets.values())
+        wait_us = 0 if any(router.inbox for router in routers) else server._timeout_ms() * 1_000
+        self.wake_at(self.clock.now_us + self.elapsed_us + max(wait_us, 1))
+
+    def _take_news(self) -> None:
+        publisher = self._publisher
+        assert publisher is not None
+        for frame in publisher.published:
+            event = wire.decode(frame)
+            assert isinstance(event, Event)
+            self.simulation.checker.heard(event)
+        publisher.published.clear()

@@ -1,0 +1,292 @@
+"""What must hold, asked while a simulation runs and when it is over.
+
+Everything that anybody was told (answers, results, questions, events, refusals) is kept and held against the run file
+at the end: nothing that left the broker may be contradicted, by a crash or by anything else. What the tasks of a
+derived lane come to is computed again by the sequential reference of tests/kits/reference.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from core_kit import picture
+from simulation.history import History, check_reference, outcome_key, read_history
+from simulation.worker_lies import LIE
+
+from rota.broker import records
+from rota.broker import workers as workers_module
+from rota.broker.journal import Journal
+from rota.broker.recovery import fold
+from rota.broker.sequencer import Sequencer
+from rota.broker.tasks import Task
+from rota.broker.world import World
+from rota.common.errors import NumberReused, RotaError
+from rota.common.messages import Accepted, Answer, Completed, DeadDrop, Event, ResultItem, Submit
+from rota.common.work import RECORDED_FAILURES, Failed, Fold, Outcome
+
+if TYPE_CHECKING:
+    from simulation.broker_host import BrokerHost
+    from simulation.world import Simulation
+
+FOLDED_RECORDS_MAX = 300  # a fold of all records costs; the one at the end is always done
+
+
+def check_core(core: Sequencer) -> None:
+    """What must hold between two steps."""
+    core.check_invariants()
+
+
+class Checker:
+    """What everybody was told, and the verdict."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.highest_seq = 1
+        self.tasks = 0
+        self.boots = 0
+        self.lane_digests: list[tuple[str, str]] = []
+        self.seen: Counter[str] = Counter()  # what happened that is worth counting
+        self.written: list[bytes] = []  # what the run file must hold, record by record
+        self._requests: dict[tuple[str, int], Any] = {}
+        self._answers: dict[tuple[str, int], Accepted | Answer] = {}
+        self._refusals: dict[tuple[str, int], str] = {}
+        self._reused: dict[tuple[str, int], None] = {}
+        self._results: dict[int, tuple[Any, ...]] = {}
+        self._digests: dict[tuple[str, int], bytes] = {}
+        self._failures: dict[int, tuple[str, str]] = {}  # as events told them
+        self._divergences_told: dict[tuple[str, int], None] = {}
+        self._events = (0, 0)  # boot and number of the last one
+        self._lies: dict[tuple[bytes, int], None] = {}  # seed of the lane, turn
+        # Outcomes that came late, of the present boot, with the tasks that the same worker ran before.
+        self._late: list[tuple[Task, Outcome, list[Task]]] = []
+
+    # --- what happens to the broker --------------------------------------------------------------------------------
+
+    def recovered(self, host: BrokerHost, journal: Journal, world: World) -> None:
+        """A broker has read its run file: all that was durable is there, and at most one commit more, in full; and
+        snapshot and tail give what all records give.
+        """
+        disk = host.disk
+        attempts = [[records.encode(record) for record in attempt] for attempt in disk.attempts]
+        assert journal.last_number >= disk.durable, f"{disk.durable} records were durable, {journal.last_number} are"
+        kept = self._kept(journal)
+        first = journal.first_number() - 1
+        matching = [attempt for attempt in ([], *attempts) if kept == (self.written + attempt)[first:]]
+        assert matching, (
+            f"{journal.last_number} records are there: neither the {len(self.written)} durable ones, nor those and one "
+            f"of the commits that were cut off, which had {[len(attempt) for attempt in attempts]}"
+        )
+        if matching[0]:
+            self.seen["commits found that nobody was told of"] += 1
+            disk.attempts = []
+        if first:
+            self.seen["starts from a run file that was cut"] += 1
+        self.written += matching[0]
+        disk.durable = len(self.written)
+        self.compare_with_fold(world, self.written)
+
+    def _kept(self, journal: Journal) -> list[bytes]:
+        """The records of a run file that count."""
+        rows = journal.rows("SELECT body FROM records WHERE number >= ? ORDER BY number", journal.first_number())
+        return [body for (body,) in rows]
+
+    def committed(self, batch: list[records.Record]) -> None:
+        """The journal said that this is durable."""
+        self.written += [records.encode(record) for record in batch]
+
+    def started(self, host: BrokerHost) -> None:
+        self.boots += 1
+        assert host.core is not None
+        host.core.check_invariants()
+
+    def broker_crashed(self, host: BrokerHost) -> None:
+        """What was in memory is gone."""
+        self._late = []
+
+    def turned(self, host: BrokerHost) -> None:
+        """The broker is through with a turn: what is in memory must follow from the records."""
+        assert host.core is not None
+        assert host.server is not None
+        if len(self.written) < FOLDED_RECORDS_MAX:
+            self.compare_with_fold(host.core.world, [*self.written, *map(records.encode, host.server._unwritten)])
+
+    def compare_with_fold(self, live: World, bodies: list[bytes]) -> None:
+        world = World(**self.simulation.plan.world_settings)
+        fold(world, map(records.decode, bodies))
+        world.check_invariants()
+        assert picture(world) == picture(live), "the records fold to another world than the live one"
+
+    # --- what workers do -------------------------------------------------------------------------------------------
+
+    def lied(self, folded: Fold, place: int, worker: str) -> None:
+        self._lies[(folded.lane_seed, folded.tasks[place].turn)] = None
+        self.simulation.transcript.note("lie", worker, folded.address, folded.tasks[place].turn)
+
+    def probes(self) -> list[tuple[Any, str, Any]]:
+        """Look at late completions on their way into the core."""
+        real = workers_module._compare_late
+
+        def probe(core: Sequencer, message: Completed) -> None:
+            assignment = core.dispatcher.orphans.get(message.assignment)
+            for (queue, tasks), result in zip(assignment.folds if assignment else (), message.folds, strict=False):
+                for place, (task, outcome) in enumerate(zip(tasks, result.outcomes, strict=False)):
+                    if result.provenance is None:
+                        self._late.append((task, outcome, [] if queue.stateless else tasks[:place]))
+            self.seen["late completions"] += 1
+            real(core, message)
+
+        return [(workers_module, "_compare_late", probe)]
+
+    # --- what clients are told -------------------------------------------------------------------------------------
+
+    def asked(self, producer: str, request: Any) -> None:
+        key = (producer, request.number)
+        self._refusals.pop(key, None)
+        known = self._requests.setdefault(key, request)
+        assert known == request or key in self._reused, f"{key} asks for two things: the simulation is wrong"
+
+    def reuses(self, producer: str, number: int) -> None:
+        """This number will come with other content, on purpose."""
+        self._reused[(producer, number)] = None
+
+    def answered(self, producer: str, request: Any, reply: Accepted | Answer) -> None:
+        key = (producer, request.number)
+        if type(reply) is Answer and isinstance(reply.value, dict):
+            reply = reply._replace(value={name: reply.value[name] for name in ("caught",) if name in reply.value})
+        known = self._answers.setdefault(key, reply)
+        assert known == reply, f"{key} was answered {known}, then {reply}"
+        if type(reply) is Accepted and reply.tasks:
+            self.highest_seq = max(self.highest_seq, reply.first_seq + reply.tasks - 1)
+
+    def refused(self, producer: str, request: Any, error: RotaError) -> None:
+        key = (producer, request.number)
+        assert not isinstance(error, NumberReused) or key in self._reused, f"{key} was refused: {error}"
+        self._refusals[key] = error.code
+        self.seen[f"refused with {error.code}"] += 1
+        self.simulation.transcript.note("refused", producer, request.number, error.code)
+
+    def told(self, client: str, item: ResultItem) -> None:
+        """A client got a result, or an answer with one."""
+        key = (item.lane, item.turn, item.ok, item.result, item.kind, item.message, tuple(item.log))
+        known = self._results.setdefault(item.seq, key)
+        assert known == key, f"task {item.seq} had the outcome {known}, {client} was told {key}"
+        self.highest_seq = max(self.highest_seq, item.seq)
+
+    def no_result(self, client: str, seq: int, error: RotaError) -> None:
+        """A client was refused a result."""
+        small = self.simulation.plan.world_settings.get("results_max", 1 << 30) < 1_000
+        assert small or error.code != "expired", f"the result of task {seq} is gone: {error}"
+
+    def digest_told(self, lane: str, retired: int, digest: bytes) -> None:
+        known = self._digests.setdefault((lane, retired), digest)
+        assert known == digest, f"lane {lane} had another digest at {retired} before"
+
+    def heard(self, event: Event) -> None:
+        """An event was published: it may not be taken back either."""
+        boot, number = self._events
+        if event.boot == boot:
+            assert event.event > number, "events are numbered upwards"
+        self._events = (event.boot, event.event)
+        fields = event.fields
+        if event.topic == "lane" and "digest" in fields:
+            self.digest_told(event.lane, fields["retired"], fields["digest"])
+        elif event.topic == "task":
+            self._failures[fields["seq"]] = (fields["kind"], fields["message"])
+        elif event.topic == "divergence":
+            self._divergences_told[(event.lane, fields["turn"])] = None
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def final(self) -> None:
+        """Everything is at rest: hold what was told against the run file, and the run file against the reference."""
+        core = self.simulation.broker.core
+        assert core is not None
+        journal = self.simulation.broker.disk.journal
+        assert journal is not None
+        kept = self._kept(journal)
+        assert kept == self.written[journal.first_number() - 1 :], "the run file is not what was committed"
+        core.check_invariants()
+        self.compare_with_fold(core.world, self.written)
+        found = [records.decode(body) for body in self.written]
+        self.seen["snapshots"] = sum(type(record) is records.Snapshotted for record in found)
+        history = read_history(found, self.simulation.plan.world_settings)
+        self.tasks = history.world.next_seq - 1
+        self.lane_digests = [(name, lane.digest.hex()) for name, lane in history.world.lanes.items()]
+        self.seen["divergences"] = len(history.diverged)
+        for task in history.finished.values():
+            if type(task.outcome) is Failed:
+                self.seen[f"failed with {task.outcome.kind}"] += 1
+        self._check_told(history)
+        self._check_requests(history)
+        self._check_lies(history)
+        check_reference(found, history, self._lied_turns(history))
+
+    def _check_told(self, history: History) -> None:
+        for seq, told in self._results.items():
+            assert told == outcome_key(history.finished[seq]), f"task {seq}: told {told}, it became another"
+        for seq, (kind, message) in self._failures.items():
+            outcome = history.finished[seq].outcome
+            assert type(outcome) is Failed, f"task {seq} was told to have failed"
+            assert (outcome.kind, outcome.message) == (kind, message), f"task {seq} failed otherwise"
+        for (lane, retired), digest in self._digests.items():
+            assert history.digests[lane][retired] == digest, f"lane {lane} has another digest at {retired} than told"
+        unfinished = [seq for seq in range(1, self.tasks + 1) if seq not in history.finished]
+        assert not unfinished, f"tasks without an outcome at rest: {unfinished[:9]}"
+
+    def _check_requests(self, history: History) -> None:
+        """Each answer is in the run file, each number once, and nothing that was refused for good."""
+        for key, reply in self._answers.items():
+            request = self._requests[key]
+            record = history.inputs.get(key)
+            if type(reply) is Accepted:
+                assert record is not None, f"{key} was accepted and is nowhere: {request}"
+                if type(request) is Submit:
+                    assert record.first_seq == reply.first_seq, f"{key} was told another number"
+                    assert history.stamped_by[key] == reply.tasks, f"{key} was told another count"
+            elif "caught" in reply.value:
+                assert (record is not None) == reply.value["caught"], f"{key} was told {reply}, there is {record}"
+            elif type(request) is not DeadDrop:
+                assert record is not None, f"{key} was answered and is nowhere"
+        for key, record in history.inputs.items():
+            assert _is_of(record, self._requests[key]), f"{key} asked for {self._requests[key]}, which became {record}"
+        for key, code in self._refusals.items():
+            if key not in self._answers and code not in ("storage_full", "not_reachable") and key not in self._reused:
+                assert key not in history.inputs, f"{key} was refused ({code}) and took effect"
+
+    def _lied_turns(self, history: History) -> dict[tuple[str, int], None]:
+        """Lies that came first and stand."""
+        found = {}
+        seeds = {lane.seed: name for name, lane in history.world.lanes.items()}
+        for seq, task in history.finished.items():
+            result = getattr(task.outcome, "result", None) or b""
+            if task.code is not None and result.endswith(LIE):
+                key = (task.run.lane, task.turn)
+                assert (history.world.lanes[task.run.lane].seed, task.turn) in self._lies, f"nobody lied on task {seq}"
+                found[key] = None
+        assert all(seed in seeds for seed, _ in self._lies)
+        return found
+
+    def _check_lies(self, history: History) -> None:
+        """Two outcomes of one task are a divergence, and nothing else is."""
+        lanes = {name: lane.seed for name, lane in history.world.lanes.items()}
+        for lane, turn in history.diverged:
+            assert (lanes[lane], turn) in self._lies, f"turn {turn} of {lane} is said to diverge, and nobody lied"
+        for lane, turn in self._divergences_told:
+            assert (lane, turn) in history.diverged, f"a divergence was told and is nowhere: {lane} {turn}"
+        for task, outcome, before in self._late:
+            same = any(_is_verdict(one.outcome) for one in (task, *before)) or task.outcome == outcome
+            assert same or (task.run.lane, task.turn) in history.diverged, (
+                f"turn {task.turn} of {task.run.lane} had two outcomes, and nobody was told"
+            )
+
+
+def _is_of(record: Any, request: Any) -> bool:
+    """Whether an input is what a request asked for."""
+    if type(request) is Submit:
+        return bool((record.lane, record.runs, record.retry_of) == (request.lane, request.runs, request.retry_of))
+    return all(getattr(record, name, value) == value for name, value in request._asdict().items() if name != "number")
+
+
+def _is_verdict(outcome: Outcome | None) -> bool:
+    return type(outcome) is Failed and outcome.kind in RECORDED_FAILURES

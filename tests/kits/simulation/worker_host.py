@@ -1,0 +1,294 @@
+"""A worker process: the real session, and an executor that takes simulated time.
+
+What tasks do is the agent language of tests/kits/scripted.py. The executor runs jobs in their order, can be
+interrupted between two tasks, can be slow, and can be stuck, when nothing interrupts it. A liar changes the result of
+a task, and only that: the checker knows each lie. Tasks may kill their worker (`die`) or run past their time
+(`hang`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import scripted
+import zmq
+from simulation.broker_host import ENDPOINTS
+from simulation.network import Context, Dealer
+from simulation.processes import Crashed, SimProcess
+from simulation.worker_lies import LIE
+
+from rota.common import wire
+from rota.common.messages import Assign, Completed, Prepare, Prepared
+from rota.common.work import Done, Fold, FoldResult, Provenance
+from rota.host.sockets import LINGER_LAST_MS, dealer
+from rota.worker.loop import folds_of
+from rota.worker.session import (
+    Action,
+    Connect,
+    DrainAsked,
+    Drop,
+    Finished,
+    Identity,
+    Leave,
+    Received,
+    Run,
+    Send,
+    Started,
+    Ticked,
+    WorkerSession,
+)
+
+if TYPE_CHECKING:
+    from simulation.world import Simulation
+
+_PREPARE_US: Final = 3_000
+_HANG_MS_MAX: Final = 2_000  # nobody can tell how long it ran
+_MESSAGES_PER_TURN: Final = 64
+
+
+class _Planned(NamedTuple):
+    """What will come of a fold: how long each task takes, and the outcome of all."""
+
+    fold: Fold
+    task_us: tuple[int, ...]
+    deadly: bool  # the task after the last one in `task_us` kills the process
+    result: FoldResult | None
+
+
+class _Job(NamedTuple):
+    number: int
+    order: Assign | Prepare
+
+
+class WorkerHost(SimProcess):
+    """One place for a worker; each life is a process of its own."""
+
+    def __init__(self, simulation: Simulation, name: str, pool: str) -> None:
+        super().__init__(simulation, name)
+        self.pool = pool
+        self.chance = simulation.chances.stream(name)
+        self.host = "here" if self.chance.random() < 0.7 else "elsewhere"
+        self.slots = self.chance.choice((1, 3, 256))
+        self.bytes_max = self.chance.choice((40, 1 << 20))
+        self.pid = 0
+        self.slow = 1
+        self.stuck_until_us = 0
+        self.lies = 0  # how many more lies it will tell
+
+    @property
+    def is_busy(self) -> bool:
+        return self.up and self.running is not None
+
+    def start(self) -> None:
+        if self.up:
+            return
+        self.begin()
+        self.pid = self.simulation.new_pid()
+        self.mono_offset_us = self.chance.randrange(1 << 40)
+        pool: Any = self.pool
+        self.session = WorkerSession(
+            Identity(self.name, pool, self.slots, self.bytes_max, self.host, self.pid, self._fingerprint())
+        )
+        self.socket: Dealer | None = None
+        self.context: Any = Context(self.simulation.network, self)
+        self.jobs: deque[_Job] = deque()
+        self.dropped: dict[int, None] = {}
+        self.running: tuple[_Job, list[_Planned], int] | None = None  # with the moment it began
+        self.finished: deque[Finished] = deque()
+        self.guard(lambda: self._act(self.session.step(Started(), self._now_ms())))
+        self.wake()
+
+    def turn(self) -> None:
+        """One turn of `worker_loop._Loop`."""
+        while self.finished:
+            self._act(self.session.step(self.finished.popleft(), self._now_ms()))
+        for _ in range(_MESSAGES_PER_TURN):
+            if self.socket is None or not self.up:
+                break
+            try:
+                frame = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            message: Any = wire.decode(frame, wire.TO_WORKERS)
+            self._act(self.session.step(Received(message), self._now_ms()))
+        if self.up:
+            self._act(self.session.step(Ticked(), self._now_ms()))
+        if self.up:
+            more = self.finished or (self.socket is not None and self.socket.inbox)
+            wait_ms = 0 if more else max(0, self.session.next_tick_ms() - self._now_ms())
+            self.wake_at(self.clock.now_us + max(1, wait_ms * 1_000))
+
+    def drain(self) -> None:
+        if self.up:
+            self.guard(lambda: self._act(self.session.step(DrainAsked(), self._now_ms())))
+
+    def ended(self) -> None:
+        self.simulation.worker_ended(self, self.pid)
+
+    # --- what the session wants ------------------------------------------------------------------------------------
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Run(job, order):
+                    self.jobs.append(_Job(job, order))
+                    self._run_next()
+                case Send(message):
+                    self._send(wire.encode(message))
+                case Drop(job):
+                    self._drop(job)
+                case Connect():
+                    if self.socket is not None:
+                        self.socket.close(linger=0)
+                    self.socket = dealer(self.context, ENDPOINTS.backend)  # type: ignore[assignment]
+                case Leave():
+                    if self.socket is not None:
+                        self.socket.close(linger=LINGER_LAST_MS)
+                    self.die("left")
+                    return
+
+    def _send(self, frame: bytes) -> None:
+        assert self.socket is not None
+        try:
+            self.socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            self.simulation.transcript.note("dropped", self.name)
+
+    def _now_ms(self) -> int:
+        return (self.clock.now_us + self.mono_offset_us) // 1_000
+
+    def _fingerprint(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"engine": "scripted", "profile": {"fuel": 1}}
+        if self.pool == "gpu":
+            facts = {"engine": "scripted", "device": {"name": self.name}}
+        return facts
+
+    # --- the executor -------------------------------------------------------------------------------------------------
+
+    def _run_next(self) -> None:
+        while self.running is None and self.jobs:
+            job = self.jobs.popleft()
+            if job.number in self.dropped:
+                self._finish(job, None)
+                continue
+            plans = [] if isinstance(job.order, Prepare) else [self._plan(fold) for fold in folds_of(job.order)]
+            took_us = _PREPARE_US if isinstance(job.order, Prepare) else _total_us(plans)
+            self.running = (job, plans, self.clock.now_us)
+            self._finish_at(job, self.clock.now_us + took_us * self.slow + self._hide_us())
+
+    def _hide_us(self) -> int:
+        """A liar vanishes for as long as it takes to be given up, and reports when others have done its work."""
+        if not self.lies or self.chance.random() < 0.3:
+            return 0
+        heartbeat_us = self.simulation.plan.heartbeat_ms * 1_000
+        self.simulation.network.cut_off[self.name] = self.clock.now_us + 4 * heartbeat_us
+        return self.chance.choice((4, 6, 8)) * heartbeat_us
+
+    def _finish_at(self, job: _Job, moment_us: int) -> None:
+        self.at(max(moment_us, self.frozen_until_us, self.stuck_until_us), lambda: self._job_ends(job))
+
+    def _job_ends(self, job: _Job) -> None:
+        if self.running is None or self.running[0] is not job:
+            return
+        later_us = max(self.frozen_until_us, self.stuck_until_us)
+        if later_us > self.clock.now_us:
+            self._finish_at(job, later_us)
+            return
+        self.guard(lambda: self._report(job))
+
+    def _report(self, job: _Job) -> None:
+        assert self.running is not None
+        _, plans, began_us = self.running
+        self.running = None
+        passed_us = (self.clock.now_us - began_us) // self.slow
+        if isinstance(job.order, Prepare):
+            ok = self.chance.random() < 0.9
+            self._finish(job, Prepared(self.name, job.order.number, ok, {"size": 1} if ok else {}, "" if ok else "odd"))
+        elif self.lies and job.number in self.dropped and self.socket is not None:
+            # A liar takes no orders: it reports what nobody wants any more, past its session.
+            results = tuple(self._outcomes(plans, None))
+            self._send(wire.encode(Completed(self.name, job.order.assignment, results, 1)))
+            self._finish(job, None)
+        else:
+            stop_us = passed_us if job.number in self.dropped else None
+            results = tuple(self._outcomes(plans, stop_us))
+            self._finish(job, Completed(self.name, job.order.assignment, results, self.clock.now_us - began_us))
+        self._run_next()
+
+    def _finish(self, job: _Job, report: Completed | Prepared | None) -> None:
+        self.dropped.pop(job.number, None)
+        self.finished.append(Finished(job.number, report))
+        self.wake()
+
+    def _drop(self, number: int) -> None:
+        """Forget a job that has not begun, interrupt one that runs."""
+        self.dropped[number] = None
+        if self.running is not None and self.running[0].number == number and not self.lies:
+            self._finish_at(self.running[0], self.clock.now_us + 50)
+        for job in [job for job in self.jobs if job.number == number]:
+            self.jobs.remove(job)
+            self._finish(job, None)
+
+    def _plan(self, fold: Fold) -> _Planned:
+        pace_us = self.chance.choice((5, 40, 300, 4_000)) * self.simulation.plan.pace
+        tasks = list(fold.tasks)
+        for count in range(len(tasks), -1, -1):  # as many as do not kill us
+            try:
+                result = scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, tasks[:count])
+            except scripted.NoOutcome:
+                continue
+            break
+        task_us = [pace_us] * len(result.outcomes)
+        if result.stopped == "timeout":
+            task_us.append(min(fold.code.limits.timeout_ms, _HANG_MS_MAX) * 1_000)
+        deadly = count < len(tasks) and result.stopped is None
+        return _Planned(fold, tuple(task_us), deadly, None if deadly else result)
+
+    def _outcomes(self, plans: list[_Planned], stop_us: int | None) -> list[FoldResult]:
+        """What has come of the folds, all of them or those that were through when the job was interrupted."""
+        found = []
+        left_us = stop_us
+        for plan in plans:
+            through = [*plan.task_us]
+            if left_us is not None:
+                through = []
+                for task_us in plan.task_us:
+                    if task_us > left_us:
+                        break
+                    left_us -= task_us
+                    through.append(task_us)
+            if len(through) == len(plan.task_us) and plan.deadly:
+                raise Crashed("killed by a task")
+            found.append(self._signed(plan.fold, self._part(plan, len(through))))
+        return found
+
+    def _part(self, plan: _Planned, count: int) -> FoldResult:
+        if count == len(plan.task_us) and plan.result is not None and (count or not plan.fold.tasks):
+            return plan.result
+        if not count:
+            return plan.result if plan.result is not None and not plan.task_us else FoldResult((), None, "interrupted")
+        fold = plan.fold
+        tasks = list(fold.tasks[:count])
+        return scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, tasks)._replace(
+            stopped="interrupted"
+        )
+
+    def _signed(self, fold: Fold, result: FoldResult) -> FoldResult:
+        """Add where a model ran, or a lie."""
+        if self.pool == "gpu":
+            return result._replace(provenance=Provenance("recorded", "CPU", b"f" * 32))
+        places = [place for place, outcome in enumerate(result.outcomes) if type(outcome) is Done]
+        if self.lies and places:
+            self.lies -= 1
+            place = self.chance.choice(places)
+            honest = result.outcomes[place]
+            assert type(honest) is Done
+            lie = honest._replace(result=(honest.result or b"") + LIE)
+            self.simulation.checker.lied(fold, place, self.name)
+            return result._replace(outcomes=(*result.outcomes[:place], lie, *result.outcomes[place + 1 :]))
+        return result
+
+
+def _total_us(plans: list[_Planned]) -> int:
+    return sum(sum(plan.task_us) for plan in plans)

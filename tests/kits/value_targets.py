@@ -1,0 +1,259 @@
+"""Fuzz targets: payloads, model calls, tensor files, and what a guest returns.
+
+Payloads are a producer's bytes that a worker meets, so whatever is wrong with them is `BadPayload` or `TensorError` and
+nothing else: an executor that raises ends its worker. What a guest returns becomes an outcome that the broker takes, or
+the broker would expel an honest worker for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy
+from _fuzz_engine import Check, Target, check_words
+from _fuzz_mutators import mutate_bytes, mutate_msgpack
+from hypothesis import strategies as st
+from wire_strategies import TARGET
+
+from rota.common import limits, messages, wire
+from rota.common.errors import BadPayload, BadTarget, TensorError
+from rota.common.model_call import (
+    DTYPE_BYTES,
+    Call,
+    Tensor,
+    decode_call,
+    decode_result,
+    encode_call,
+    encode_result,
+)
+from rota.common.work import Done, Failed, FoldResult, Limits, TaskInput, TensorRef
+from rota.cpu_worker import abi
+from rota.tensors.format import DTYPES, check_tensor, dtype_name, npy_header, numpy_dtype
+from rota.tensors.payloads import Payloads
+from rota.tensors.store import TensorStore
+from rota.tensors.values import pack_value, unpack_value
+
+REFS = (
+    TensorRef(bytes(32), "int8", (3,)),
+    TensorRef(b"\1" * 32, "float32", (2, 2)),
+    TensorRef(b"\2" * 32, "bool", (2,)),
+)
+
+_KEYS = st.one_of(st.text(max_size=4), st.binary(max_size=4), st.integers(-9, 1 << 64 - 1))
+_LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-(1 << 63), (1 << 64) - 1), st.floats(), st.text(max_size=9),
+    st.binary(max_size=9), st.sampled_from(REFS), st.just(msgpack.Timestamp(1, 5)),
+    st.sampled_from([numpy.zeros(shape, dtype) for shape in ((), (0, 3), (2, 2)) for dtype in ("bool", "int8", "<f4")]),
+)  # fmt: skip
+VALUES = st.recursive(
+    _LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=4), max_leaves=10
+)
+
+
+def check_value(payload: bytes) -> bool:
+    """Unpack; what comes out is packed as canonical bytes, which come back as themselves."""
+    try:
+        value = unpack_value(payload, REFS, None)
+    except (BadPayload, TensorError) as error:
+        check_words(error.message)
+        return False
+    try:
+        once = pack_value([value], None)
+    except BadPayload:
+        return False  # too deep, too large, or a float as a key: taken from others, never made
+    assert pack_value(unpack_value(*once, None), None) == once
+    return True
+
+
+def packed(value: Any) -> bytes:
+    payload, _ = pack_value([value], None)
+    return payload
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Tensor:
+    dtype = draw(st.sampled_from(list(DTYPE_BYTES)))
+    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
+    if draw(st.integers(0, 4)) == 0:
+        at = draw(st.integers(0, len(REFS) - 1))
+        return Tensor(REFS[at].dtype, REFS[at].shape, at)
+    size = check_tensor(dtype, shape)
+    return Tensor(dtype, shape, bytes(size) if dtype == "bool" else draw(st.binary(min_size=size, max_size=size)))
+
+
+_NAMED = st.dictionaries(st.text(min_size=1, max_size=6), tensors(), max_size=3)
+_WANTED = st.lists(st.text(min_size=1, max_size=6), max_size=3, unique=True)
+
+
+def check_call(payload: bytes) -> bool:
+    """Decode a model task; what it holds is encoded again and means the same."""
+    try:
+        call = decode_call(payload, REFS)
+    except BadPayload as error:
+        check_words(error.message)
+        return False
+    assert _canonical(decode_call(encode_call(call.inputs, call.outputs), REFS)) == _canonical(call)
+    return True
+
+
+def check_result(payload: bytes) -> bool:
+    try:
+        outputs = decode_result(payload, REFS)
+    except BadPayload as error:
+        check_words(error.message)
+        return False
+    assert decode_result(encode_result(outputs), REFS) == outputs
+    return True
+
+
+def _canonical(call: Call) -> tuple[Any, ...]:
+    return call.inputs, call.outputs
+
+
+# --- tensors ------------------------------------------------------------------------------------------------------
+
+
+def check_tensor_words(fields: bytes) -> bool:
+    """Ask for tensors by dtype and shape as a peer may name them, right or not."""
+    try:
+        value = msgpack.unpackb(fields, strict_map_key=False)
+        dtype, shape = value
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return False
+    shape = tuple(shape) if isinstance(shape, list) else shape
+    try:
+        size = check_tensor(dtype, shape)
+        header = npy_header(dtype, shape)
+        found = numpy_dtype(dtype)
+    except TensorError as error:
+        check_words(error.message)
+        return False
+    assert len(header) % 64 == 0
+    assert dtype_name(found) == dtype
+    assert size == found.itemsize * numpy.prod(shape, dtype=object)
+    return True
+
+
+def start_tensor_file(folder: Path) -> Check:
+    """Open a sealed file whose bytes were changed: it is that tensor, bit by bit, or a `TensorError`."""
+    store = TensorStore(folder / "tensors")
+
+    def check(case: tuple[str, tuple[int, ...], bytes]) -> bool:
+        dtype, shape, content = case
+        array = _sample(dtype, shape)
+        ref = store.put(array, durable=False)
+        path = store.root / ref.digest.hex()[:2] / ref.digest.hex()[2:4] / f"{ref.digest.hex()}.npy"
+        path.unlink()
+        path.write_bytes(content)
+        try:
+            found = store.open(ref, verify=True)
+        except TensorError as error:
+            check_words(error.message)
+            return False
+        assert found.tobytes() == array.tobytes()
+        return True
+
+    return check
+
+
+def _sample(dtype: str, shape: tuple[int, ...]) -> Any:
+    size = check_tensor(dtype, shape)
+    raw = bytes([n % 2 for n in range(size)])
+    return numpy.frombuffer(raw, numpy.uint8).view(numpy_dtype(dtype)).reshape(shape)
+
+
+def _tensor_file(kind: tuple[str, tuple[int, ...]]) -> tuple[str, tuple[int, ...], bytes]:
+    return *kind, npy_header(*kind) + _sample(*kind).tobytes()
+
+
+def mutate_tensor_file(rng: Any, case: Any, other: Any) -> Any:
+    return *case[:2], mutate_bytes(rng, case[2], other[2])
+
+
+# --- agents -------------------------------------------------------------------------------------------------------
+
+_TASK = TaskInput(1, "tell", None, b"", 0, None, REFS, 4)
+_LIMITS = Limits(emits_max=8, result_bytes=16, state_bytes=16, log_bytes=40)
+_LOG = st.lists(st.text(max_size=12), max_size=3)
+_EMITS = st.lists(
+    st.tuples(
+        TARGET | st.just("counter/alice"), st.binary(max_size=5), st.integers(-8, 7),
+        st.sampled_from(("tell", "ask", "timer")), st.lists(st.integers(0, 2), max_size=2), st.sampled_from((0, 0, 5)),
+    ).flatmap(lambda emit: st.integers(2, 6).map(lambda fields: list(emit[:fields]))),
+    max_size=4,
+)  # fmt: skip
+OUTPUTS = st.one_of(
+    st.tuples(st.just(1), st.just(0), st.none() | st.binary(max_size=16), st.none() | st.binary(max_size=16), _EMITS,
+              _LOG, st.lists(st.integers(0, 2), max_size=3)),
+    st.tuples(st.just(1), st.just(1), st.text(min_size=1, max_size=9), st.text(max_size=9), _LOG),
+).map(msgpack.packb)  # fmt: skip
+
+
+def check_output(data: bytes) -> bool:
+    """Whatever a guest returns is an outcome, the same each time, and the broker's side of the wire takes it."""
+    outcome, state = abi.decode_output(data, address="counter/alice", task=_TASK, limits=_LIMITS, fuel=9)
+    again = abi.decode_output(data, address="counter/alice", task=_TASK, limits=_LIMITS, fuel=9)
+    assert again == (outcome, state)
+    assert isinstance(outcome, Done | Failed)
+    message = messages.Completed("w1", 1, (FoldResult((outcome,), state),), 5)
+    assert wire.decode(wire.encode(message), wire.FROM_WORKERS) == message
+    if isinstance(outcome, Failed):
+        assert outcome.kind in ("error", "bad_output", "overflow")
+        assert state is None
+        assert len(outcome.message) <= limits.MESSAGE_CHARS_MAX
+    else:
+        assert (state is None) == (outcome.state_digest is None)
+        assert len(outcome.emits) <= _TASK.emits_max
+    return isinstance(outcome, Done)
+
+
+# --- what a client sends ------------------------------------------------------------------------------------------
+
+_ODD = st.sampled_from(
+    (object(), 1j, {1, 2}, numpy.float64(2), numpy.array([None]), [[]] * 3, "\ud800", 1 << 70, {None: 1})
+)
+
+
+def check_pack(case: tuple[str, Any]) -> bool:
+    """A client packs any value for any target, or says what cannot be sent."""
+    target, value = case
+    try:
+        payload, refs = Payloads(None).pack(target, value)
+    except (BadPayload, BadTarget, TensorError):
+        return False
+    assert isinstance(payload, bytes)
+    assert len(payload) <= limits.PAYLOAD_BYTES_MAX
+    assert len(refs) <= limits.TENSORS_PER_TASK_MAX
+    return True
+
+
+def mutate_pack(rng: Any, case: Any, other: Any) -> Any:
+    """Nest the value, or put another one beside it."""
+    target, value = case
+    for _ in range(rng.choice((1, 1, 3, 70, 1_500))):
+        value = rng.choice(([value], {"k": value}, (value, other[1])))
+    return rng.choice((target, other[0])), value
+
+
+_KINDS = st.tuples(st.sampled_from(DTYPES), st.sampled_from([(), (3,), (0, 2), (2, 2, 2)]))
+
+TARGETS = [
+    Target("payload-value", VALUES.map(packed), mutate_msgpack, lambda _: check_value, bases=40, damaged=20,
+           finds=(
+               msgpack.packb([msgpack.ExtType(1, b"\x93\xa4int8\x91" + b"\x91" * 1_018 + b"\xc0\x00")]),
+               msgpack.packb([msgpack.ExtType(1, msgpack.packb(["int8", [-1] * 9_000, 0]))]),
+               b"\x91\xc7\x09\x01\x93\x84int8\x91\x03\x00",
+           )),
+    Target("model-call", st.builds(encode_call, _NAMED, _WANTED), mutate_msgpack, lambda _: check_call, bases=40,
+           damaged=20, finds=(b"\x81\xa6inputs" + b"\x91" * 1_020 + b"\xc0",)),
+    Target("model-result", st.builds(encode_result, _NAMED), mutate_msgpack, lambda _: check_result, damaged=20),
+    Target("tensor-words", _KINDS.map(msgpack.packb), mutate_msgpack, lambda _: check_tensor_words, damaged=20),
+    Target("tensor-file", _KINDS.map(_tensor_file), mutate_tensor_file, start_tensor_file, bases=12, damaged=6),
+    Target("agent-output", OUTPUTS, mutate_msgpack, lambda _: check_output, bases=40, damaged=20),
+    Target("client-payload", st.tuples(TARGET, VALUES | _ODD), mutate_pack, lambda _: check_pack, damaged=6),
+]  # fmt: skip

@@ -1,0 +1,82 @@
+"""Values to payloads, and payloads to messages that are never too large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+import pytest
+
+from rota.common import limits
+from rota.common.errors import BadPayload, BadTarget
+from rota.common.messages import Submit
+from rota.common.model_call import decode_call
+from rota.common.wire import decode, encode
+from rota.tensors.payloads import RUN_BYTES_MAX, Payloads, check_message, check_priority, check_targets, run_of
+
+
+def test_bytes_stay_and_values_are_packed(tmp_path: Path) -> None:
+    """Goal: what goes in comes out. Method: bytes as they are, a value there and back, a large array by reference."""
+    payloads = Payloads(tmp_path)
+    assert payloads.pack("echo", b"raw") == (b"raw", ())
+    assert payloads.pack("echo", memoryview(b"raw")) == (b"raw", ())
+    value = {"n": [1, 2.5, None], "small": numpy.arange(3), "large": numpy.arange(100_000)}
+    packed, tensors = payloads.pack("echo", value)
+    assert len(tensors) == 1
+    assert len(packed) < 1_000
+    back = payloads.value(packed, tensors)
+    assert back["n"] == [1, 2.5, None]
+    assert numpy.array_equal(back["large"], value["large"])
+
+
+def test_nothing_touches_the_disk_before_it_must(tmp_path: Path) -> None:
+    """Goal: a producer of small tasks needs no store. Method: no folder appears."""
+    Payloads(tmp_path / "tensors").pack("echo", b"raw")
+    assert not (tmp_path / "tensors").exists()
+
+
+def test_models_take_arrays_by_name(tmp_path: Path) -> None:
+    """Goal: `submit("model:x", {"input": array})` is a model task. Method: read the payload as a worker does."""
+    payloads = Payloads(tmp_path)
+    packed, tensors = payloads.pack("model:digits", {"x": numpy.zeros((2, 3), numpy.float32)})
+    call = decode_call(packed, tensors)
+    assert call.inputs["x"].shape == (2, 3)
+    with pytest.raises(BadPayload, match="input name"):
+        payloads.pack("model:digits", {"x": [1, 2]})
+
+
+def test_many_payloads_become_few_messages() -> None:
+    """Goal: bulk without a message that is too large. Method: more bytes, and more tasks, than one may hold."""
+    payloads = Payloads(None)
+    large = [bytes(limits.PAYLOAD_BYTES_MAX)] * (RUN_BYTES_MAX // limits.PAYLOAD_BYTES_MAX + 2)
+    messages = list(payloads.messages("echo", large, 0))
+    assert [len(runs[0].payloads) for runs in messages] == [31, 3]
+    many = [b""] * (limits.RUN_TASKS_MAX + 1)
+    counts = [len(runs[0].payloads) for runs in payloads.messages("echo", many, 0)]
+    assert counts == [limits.RUN_TASKS_MAX, 1]
+    assert list(payloads.messages("echo", [], 0)) == []
+
+
+def test_messages_that_are_made_can_be_read() -> None:
+    """Goal: what the client builds passes the broker's checks. Method: encode and decode mixed targets and tensors."""
+    (runs,) = Payloads(None).messages(["a/1", "model:b", "c"], [b"1", b"2", {"x": 1}], -8)
+    submit = Submit(1, "main", runs, True, None, None)
+    assert decode(encode(submit)) == submit
+    assert runs[0].targets == ("a/1", "model:b", "c")
+
+
+def test_wrong_calls_are_refused() -> None:
+    """Goal: mistakes are found before anything is sent. Method: one of each."""
+    payloads = Payloads(None)
+    with pytest.raises(BadPayload, match="2 targets for 1 payloads"):
+        list(payloads.messages(["a", "b"], [b""], 0))
+    with pytest.raises(BadPayload, match="the limit is"):
+        list(payloads.messages("a", [bytes(limits.PAYLOAD_BYTES_MAX + 1)], 0))
+    with pytest.raises(BadTarget):
+        check_targets(["fine", "not fine"])
+    with pytest.raises(BadPayload):
+        check_priority(8)
+    with pytest.raises(BadPayload, match="atomic"):
+        check_message([])
+    with pytest.raises(BadPayload, match="atomic"):
+        check_message([run_of("a", [(bytes(limits.PAYLOAD_BYTES_MAX), ())] * 33, 0)])

@@ -1,0 +1,321 @@
+"""The worker's half of the conversation, as a state machine: events in, actions out, no socket and no clock."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rota.common.limits import HEARTBEAT_MS
+from rota.common.messages import (
+    Assign,
+    Completed,
+    FoldAssignment,
+    Goodbye,
+    Heartbeat,
+    HeartbeatAck,
+    Prepare,
+    Prepared,
+    Refused,
+    Register,
+    Registered,
+    Revoke,
+)
+from rota.common.work import AGENT, Code, FoldResult
+from rota.worker.session import (
+    INTERRUPT_AGAIN_MS,
+    Action,
+    Announce,
+    Connect,
+    DrainAsked,
+    Drop,
+    Finished,
+    Identity,
+    Leave,
+    Phase,
+    Received,
+    Run,
+    Send,
+    Started,
+    StopAsked,
+    Ticked,
+    WorkerSession,
+)
+
+IDENTITY = Identity("cpu-1", "cpu", 8, 1 << 20, "here", 7, {"engine": "1"})
+CODE = Code(bytes(32), AGENT)
+SILENCE_MS = 3 * HEARTBEAT_MS
+
+
+def assign(number: int) -> Assign:
+    return Assign(number, bytes(32), (CODE,), (FoldAssignment(0, "a/b", None, ()),))
+
+
+def completed(number: int) -> Completed:
+    return Completed("cpu-1", number, (FoldResult((), None),), 5)
+
+
+def register(boot: int, *holds: int) -> Send:
+    return Send(Register(*IDENTITY, boot=boot, holds=holds))
+
+
+def started() -> WorkerSession:
+    session = WorkerSession(IDENTITY)
+    assert session.step(Started(), 0) == [Connect(), register(0)]
+    return session
+
+
+def serving(boot: int = 1) -> WorkerSession:
+    session = started()
+    assert session.step(Received(Registered(boot, HEARTBEAT_MS, ())), 0) == [Announce(boot, again=False)]
+    return session
+
+
+def test_work_is_run_and_reported() -> None:
+    """Goal: an assignment and a preparation are each run and answered. Method: one of each, finished in order."""
+    session = serving()
+    prepare = Prepare(9, "a/b", CODE)
+    prepared = Prepared("cpu-1", 9, True, {}, "")
+    assert session.step(Received(assign(5)), 1) == [Run(1, assign(5))]
+    assert session.step(Received(prepare), 1) == [Run(2, prepare)]
+    assert session.step(Finished(1, completed(5)), 2) == [Send(completed(5))]
+    assert session.step(Finished(2, prepared), 3) == [Send(prepared)]
+
+
+def test_heartbeats_go_out_on_time() -> None:
+    """Goal: a heartbeat per interval, at the pace the broker asks for. Method: ticks at the times it names itself."""
+    session = started()
+    session.step(Received(Registered(1, 100, ())), 0)
+    assert session.next_tick_ms() == 100
+    assert session.step(Ticked(), 99) == []
+    assert session.step(Ticked(), 100) == [Send(Heartbeat("cpu-1", 1))]
+    assert session.step(Received(HeartbeatAck(1, known=True)), 101) == []
+    assert session.next_tick_ms() == 200
+
+
+def test_silent_broker_means_a_new_connection_that_names_what_is_held() -> None:
+    """Goal: after three silent intervals all begins anew, work goes on. Method: hold two, one ends meanwhile."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    session.step(Received(assign(6)), 10)
+    assert session.step(Ticked(), 10 + SILENCE_MS) == [Connect(), register(1, 5, 6)]
+    assert session.step(Finished(1, completed(5)), 10 + SILENCE_MS) == []
+    actions = session.step(Received(Registered(1, HEARTBEAT_MS, ())), 11 + SILENCE_MS)
+    assert actions == [Announce(1, again=True), Send(completed(5))]
+    assert session.step(Finished(2, completed(6)), 12 + SILENCE_MS) == [Send(completed(6))]
+
+
+def test_unanswered_registration_is_repeated_on_a_new_connection() -> None:
+    """Goal: a worker may come before its broker. Method: silence from the start."""
+    session = started()
+    assert session.next_tick_ms() == SILENCE_MS
+    assert session.step(Ticked(), SILENCE_MS) == [Connect(), register(0)]
+    assert session.step(Ticked(), 2 * SILENCE_MS) == [Connect(), register(0)]
+
+
+def test_work_of_an_older_boot_is_dropped_and_never_reported() -> None:
+    """Goal: a restarted broker gets nothing of its older boot. Method: notice it by a heartbeat's answer."""
+    session = serving(boot=1)
+    session.step(Received(assign(5)), 10)
+    assert session.step(Received(HeartbeatAck(2, known=False)), 20) == [Drop(1), register(1)]
+    assert session.step(Received(Registered(2, HEARTBEAT_MS, ())), 21) == [Announce(2, again=True)]
+    assert session.step(Finished(1, completed(5)), 22) == []
+
+
+def test_work_kept_for_a_lost_broker_is_not_reported_to_its_next_boot() -> None:
+    """Goal: as above. Method: notice it only by the registration, with one report kept and one job running."""
+    session = serving(boot=1)
+    session.step(Received(assign(5)), 10)
+    session.step(Received(assign(6)), 10)
+    session.step(Ticked(), 10 + SILENCE_MS)
+    session.step(Finished(1, completed(5)), 10 + SILENCE_MS)
+    actions = session.step(Received(Registered(2, HEARTBEAT_MS, ())), 20 + SILENCE_MS)
+    assert actions == [Drop(2), Announce(2, again=True)]
+    assert session.step(Finished(2, completed(6)), 30 + SILENCE_MS) == []
+
+
+def test_unknown_to_the_same_boot_registers_again_and_keeps_its_work() -> None:
+    """Goal: a worker given up by mistake goes on. Method: the broker knows it no longer, and drops one of two."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    session.step(Received(assign(6)), 10)
+    assert session.step(Received(HeartbeatAck(1, known=False)), 20) == [register(1, 5, 6)]
+    actions = session.step(Received(Registered(1, HEARTBEAT_MS, (5,))), 21)
+    assert actions == [Announce(1, again=True), Drop(1)]
+    assert session.step(Finished(1, None), 22) == []
+    assert session.step(Finished(2, completed(6)), 23) == [Send(completed(6))]
+
+
+def test_orders_that_the_broker_sent_before_it_forgot_us_are_ignored() -> None:
+    """Goal: what is not in `holds` is nobody's. Method: an assignment between registration and its answer."""
+    session = serving()
+    session.step(Received(HeartbeatAck(1, known=False)), 20)
+    assert session.step(Received(assign(5)), 21) == []
+    assert session.step(Received(Revoke(5)), 22) == []
+
+
+def test_revoked_work_is_dropped_and_what_is_done_of_it_told() -> None:
+    """Goal: a revocation drops, and what was finished by then is sent. Method: one that ran, one that had not begun."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    session.step(Received(assign(6)), 10)
+    assert session.step(Received(Revoke(6)), 20) == [Drop(2)]
+    assert session.step(Received(Revoke(5)), 20) == [Drop(1)]
+    assert session.step(Finished(1, completed(5)), 21) == [Send(completed(5))]
+    assert session.step(Finished(2, None), 21) == []
+    assert session.step(Received(Revoke(5)), 22) == []
+
+
+def test_an_interrupt_is_repeated_until_the_work_ends() -> None:
+    """Goal: an interrupt that fell between two folds is not lost. Method: ticks after a revocation."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    session.step(Received(Revoke(5)), 20)
+    assert session.next_tick_ms() == 20 + INTERRUPT_AGAIN_MS
+    assert session.step(Ticked(), 20 + INTERRUPT_AGAIN_MS) == [Drop(1)]
+    session.step(Finished(1, completed(5)), 130)
+    assert session.step(Ticked(), 20 + 2 * INTERRUPT_AGAIN_MS) == []
+
+
+def test_drain_finishes_what_is_held_and_leaves() -> None:
+    """Goal: a drained worker loses nothing. Method: one job held, one that crossed the farewell on its way."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    assert session.step(DrainAsked(), 20) == [Send(Goodbye("cpu-1", draining=True))]
+    assert session.step(Received(assign(6)), 21) == [Run(2, assign(6))]
+    assert session.step(Finished(1, completed(5)), 30) == [Send(completed(5))]
+    last = session.step(Finished(2, completed(6)), 40)
+    assert last == [Send(completed(6)), Send(Goodbye("cpu-1", draining=False)), Leave("drained")]
+    assert session.phase is Phase.LEFT
+    assert session.step(Ticked(), 10**9) == []
+
+
+def test_drain_with_nothing_held_leaves_at_once() -> None:
+    """Goal: an idle worker does not wait. Method: drain while serving, and before any broker was there."""
+    goodbyes = [Send(Goodbye("cpu-1", draining=True)), Send(Goodbye("cpu-1", draining=False))]
+    assert serving().step(DrainAsked(), 5) == [*goodbyes, Leave("drained")]
+    assert started().step(DrainAsked(), 5) == [Leave("drained")]
+
+
+def test_drain_is_said_again_to_a_broker_that_forgot_it() -> None:
+    """Goal: a restarted broker does not give work to a draining worker. Method: lose it while draining."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    session.step(DrainAsked(), 20)
+    session.step(Received(HeartbeatAck(1, known=False)), 30)
+    actions = session.step(Received(Registered(1, HEARTBEAT_MS, ())), 31)
+    assert actions == [Announce(1, again=True), Send(Goodbye("cpu-1", draining=True))]
+
+
+def test_drain_without_a_broker_does_not_wait_for_one_forever() -> None:
+    """Goal: the process ends although its last report cannot be sent. Method: the broker is silent for good."""
+    session = serving()
+    session.step(Received(assign(5)), 0)
+    session.step(DrainAsked(), 10)
+    assert session.step(Ticked(), SILENCE_MS) == [Connect(), register(1, 5)]
+    assert session.step(Finished(1, completed(5)), SILENCE_MS + 1) == []
+    actions = session.step(Ticked(), 2 * SILENCE_MS)
+    assert actions == [Send(Goodbye("cpu-1", draining=False)), Leave("drained")]
+
+
+def test_stop_drops_everything_and_leaves() -> None:
+    """Goal: the second signal waits for nothing. Method: stop with work held."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    actions = session.step(StopAsked(), 20)
+    assert actions == [Drop(1), Send(Goodbye("cpu-1", draining=False)), Leave("stopped")]
+
+
+def test_refusal_ends_the_conversation() -> None:
+    """Goal: a worker that is not wanted does not try again. Method: the broker refuses the registration."""
+    actions = started().step(Received(Refused(0, "version", "install the same rota on both", {})), 5)
+    assert actions == [Leave("refused", "install the same rota on both (code version)")]
+
+
+class Conversation(RuleBasedStateMachine):
+    """A broker that restarts, forgets and falls silent as it likes, and the rules that must hold all the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.session = WorkerSession(IDENTITY)
+        self.now_ms = 0
+        self.boot = 1
+        self.next_assignment = 1
+        self.registered = False
+        self.executing: dict[int, Assign] = {}
+        self.boot_of: dict[int, int] = {}
+        self.unreported: list[int] = []
+        self.feed(Started())
+
+    def feed(self, event: object) -> list[Action]:
+        actions = self.session.step(event, self.now_ms)  # type: ignore[arg-type]
+        for action in actions:
+            match action:
+                case Run(job, order):
+                    assert isinstance(order, Assign)
+                    self.executing[job] = order
+                case Drop(job):
+                    assert job in self.executing, "only what the executor has can be dropped"
+                case Connect():
+                    self.registered = False
+                case Send(Register(boot=boot, holds=holds)):
+                    self.registered = False
+                    assert all(self.boot_of[number] == boot for number in holds)
+                    assert len(set(holds)) == len(holds)
+                case Send(Completed(assignment=number)):
+                    assert self.registered, "reports go only to a broker that knows us"
+                    assert self.boot_of[number] == self.boot, "work of an older boot is never reported"
+                    self.unreported.remove(number)
+        return actions
+
+    @rule(steps_ms=st.sampled_from([1, 60, 500, SILENCE_MS]))
+    def time_passes(self, steps_ms: int) -> None:
+        self.now_ms += steps_ms
+        self.feed(Ticked())
+        assert self.session.phase is Phase.LEFT or self.session.next_tick_ms() > self.now_ms
+
+    @precondition(lambda self: not self.registered)
+    @rule(drops=st.booleans())
+    def broker_registers(self, drops: bool) -> None:
+        self.registered = True
+        dropped = tuple(number for number in self.boot_of if drops and number % 2)
+        self.feed(Received(Registered(self.boot, HEARTBEAT_MS, dropped)))
+
+    @precondition(lambda self: self.registered)
+    @rule()
+    def broker_assigns(self) -> None:
+        number, self.next_assignment = self.next_assignment, self.next_assignment + 1
+        self.boot_of[number] = self.boot
+        self.unreported.append(number)
+        self.feed(Received(assign(number)))
+
+    @precondition(lambda self: self.registered and self.boot_of)
+    @rule(data=st.data())
+    def broker_revokes(self, data: st.DataObject) -> None:
+        self.feed(Received(Revoke(data.draw(st.sampled_from(sorted(self.boot_of))))))
+
+    @rule()
+    def broker_restarts(self) -> None:
+        self.boot += 1
+        self.registered = False
+        self.feed(Received(HeartbeatAck(self.boot, known=False)))
+
+    @precondition(lambda self: self.executing)
+    @rule()
+    def executor_finishes(self) -> None:
+        job = next(iter(self.executing))
+        order = self.executing.pop(job)
+        self.feed(Finished(job, completed(order.assignment)))
+
+    @rule()
+    def drain_is_asked(self) -> None:
+        self.feed(DrainAsked())
+
+    @invariant()
+    def nothing_is_left_behind(self) -> None:
+        if self.session.phase is Phase.LEFT:
+            assert not self.executing, "a drained worker runs nothing any more"
+
+
+TestConversation = Conversation.TestCase
+TestConversation.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

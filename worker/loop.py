@@ -1,0 +1,396 @@
+"""The shell around `session.py`, shared by both kinds of worker: poll, feed the session, carry out what it says.
+
+Two threads. The main thread owns the socket, the signals and the session, and answers heartbeats however long a task
+takes; the executor thread owns the executor and runs jobs in the order in which they came. WASM and ONNX calls release
+the GIL. They hand over through queues and a byte that wakes the poller; nothing sleeps and polls.
+
+The process ends with the exit code that says why; an exception of the executor that is no outcome is a bug and ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple
+
+import zmq
+
+from rota.common import wire
+from rota.common.errors import CodeError, ProtocolError
+from rota.common.limits import MESSAGE_BYTES_MAX
+from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
+from rota.common.work import Fold, FoldResult, TaskInput
+from rota.host.config import WorkerSettings, worker_name
+from rota.host.service import Exit, StopLevel, StopSignals, host_identity, say_ready
+from rota.host.sockets import LINGER_LAST_MS, Socket, WakePair, context, dealer
+from rota.worker.executor import Executor
+from rota.worker.session import (
+    Action,
+    Announce,
+    Connect,
+    DrainAsked,
+    Drop,
+    Finished,
+    Leave,
+    Received,
+    Run,
+    Send,
+    Started,
+    StopAsked,
+    Ticked,
+    WorkerSession,
+)
+from rota.worker.session import Identity as WorkerIdentity
+
+log = logging.getLogger(__name__)
+
+# The default of 5 ms is how long the main thread would wait for the GIL, for every message, while the executor runs
+# Python code; a switch costs some microseconds.
+SWITCH_INTERVAL_SECONDS: Final = 0.0005
+
+_RECEIVE_MESSAGES_MAX: Final = 64  # of one wake, so that completions do not wait behind a flood
+_EXECUTOR_END_SECONDS: Final = 2.0  # for the executor thread at the end; what it does then is of no use to anybody
+_EXIT_OF: Final[Mapping[str, Exit]] = {"drained": Exit.OK, "stopped": Exit.STOPPED, "refused": Exit.REFUSED}
+
+
+def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_executor: Callable[[], Executor]) -> Exit:
+    """Run a worker until it is told to stop, and return how it ended.
+
+    `make_executor` is called in the executor's own thread, because engines and sessions belong to one thread.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    worker = worker_name(pool, settings.worker)
+    with StopSignals() as signals:
+        lane = ExecutorThread(worker, make_executor)
+        code = Exit.BUG  # should what follows raise
+        try:
+            fingerprint = lane.wait_ready(signals)
+            if fingerprint is None:
+                code = Exit.OK  # told to stop before the first task
+            else:
+                identity = WorkerIdentity(
+                    worker, pool, settings.slots, settings.bytes_max, host_identity(), os.getpid(), dict(fingerprint)
+                )
+                code = _Loop(identity, settings, lane, signals).run()
+        finally:
+            lane.end(code)
+        return code
+
+
+class _Loop:
+    """The main thread of a worker."""
+
+    def __init__(
+        self, identity: WorkerIdentity, settings: WorkerSettings, lane: ExecutorThread, signals: StopSignals
+    ) -> None:
+        self._identity = identity
+        self._session = WorkerSession(identity)
+        self._settings = settings
+        self._lane = lane
+        self._signals = signals
+        self._stop_level = StopLevel.NONE
+        self._context = context()
+        self._socket: Socket | None = None
+        self._poller = zmq.Poller()
+        self._poller.register(signals.fileno(), zmq.POLLIN)
+        self._poller.register(lane.fileno(), zmq.POLLIN)
+        self._exit: Exit | None = None
+
+    def run(self) -> Exit:
+        """Poll, feed, act, until the session leaves."""
+        try:
+            self._act(self._session.step(Started(), _now_ms()))
+            while self._exit is None:
+                self._poller.poll(max(0, self._session.next_tick_ms() - _now_ms()))
+                self._feed_signals()
+                self._feed_finished()
+                self._feed_messages()
+                self._act(self._session.step(Ticked(), _now_ms()))
+            return self._exit
+        finally:
+            self._close_socket(LINGER_LAST_MS)
+            self._context.term()
+
+    def _feed_signals(self) -> None:
+        level = self._signals.read()
+        if level is self._stop_level:
+            return
+        self._stop_level = level
+        if level is StopLevel.DRAIN:
+            log.info("draining: finishing what is held, taking no more; a second signal stops at once")
+            self._act(self._session.step(DrainAsked(), _now_ms()))
+        else:
+            log.info("stopping at once")
+            self._act(self._session.step(StopAsked(), _now_ms()))
+
+    def _feed_finished(self) -> None:
+        for finished in self._lane.take_finished():
+            self._act(self._session.step(finished, _now_ms()))
+
+    def _feed_messages(self) -> None:
+        for _ in range(_RECEIVE_MESSAGES_MAX):
+            if self._socket is None or self._exit is not None:
+                return
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            message = wire.decode(frame, wire.TO_WORKERS)
+            self._act(self._session.step(Received(message), _now_ms()))  # type: ignore[arg-type]
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Run(job, order):
+                    self._lane.put(job, order)
+                case Send(message):
+                    self._send(message)
+                case Drop(job):
+                    self._lane.drop(job)
+                case Connect():
+                    self._connect()
+                case Announce(boot, again):
+                    self._announce(boot, again)
+                case Leave(why, message):
+                    self._leave(why, message)
+
+    def _send(self, message: WorkerMessage) -> None:
+        assert self._socket is not None, "the session sends before it connects"
+        frame = wire.encode(message)
+        if len(frame) > MESSAGE_BYTES_MAX:
+            assert isinstance(message, Completed), f"a {type(message).__name__} of {len(frame)} bytes"
+            log.warning("assignment %d came to %d bytes: its largest folds run again", message.assignment, len(frame))
+            frame = wire.encode(fit_message(message))
+        try:
+            self._socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            # The queue holds far more than a worker may have outstanding, so the broker is stuck or away. By its
+            # silence the session will notice and register again, and the broker hands the work out again.
+            log.warning("the broker takes no messages: dropped a %s", type(message).__name__)
+
+    def _connect(self) -> None:
+        endpoint = self._settings.endpoints().backend  # anew each time: a broker that starts again may have moved
+        if self._socket is not None:
+            log.info("no answer from a broker; trying again at %s", endpoint)
+        self._close_socket(0)
+        self._socket = dealer(self._context, endpoint)
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def _close_socket(self, linger_ms: int) -> None:
+        if self._socket is not None:
+            self._poller.unregister(self._socket)
+            self._socket.close(linger=linger_ms)
+            self._socket = None
+
+    def _announce(self, boot: int, again: bool) -> None:
+        if again:
+            log.info("registered again, with boot %d of the broker", boot)
+            return
+        log.info("registered with boot %d of the broker", boot)
+        say_ready(f"{self._identity.pool}-worker", id=self._identity.worker, pid=self._identity.pid, boot=boot)
+
+    def _leave(self, why: str, message: str) -> None:
+        self._exit = _EXIT_OF[why]
+        if why == "refused":
+            log.error("the broker does not take this worker: %s", message)
+        else:
+            log.info("left: %s", why)
+
+
+# --- the executor's thread ------------------------------------------------------------------------
+
+
+class _Job:
+    __slots__ = ("dropped", "number", "order")
+
+    def __init__(self, number: int, order: Assign | Prepare) -> None:
+        self.number = number
+        self.order = order
+        self.dropped = False
+
+
+class _Failure(NamedTuple):
+    """What the executor raised although it is no outcome."""
+
+    error: BaseException
+
+
+class ExecutorThread:
+    """Runs jobs one after another with one executor. Its methods are called by the main thread."""
+
+    def __init__(self, worker: str, make_executor: Callable[[], Executor]) -> None:
+        self._worker = worker
+        self._make_executor = make_executor
+        self._wake = WakePair()
+        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Finished | Mapping[str, Any] | _Failure] = queue.SimpleQueue()
+        self._jobs: dict[int, _Job] = {}
+        # Held while a job becomes the running one or stops being it, so that an interrupt cannot hit the next job.
+        self._turn = threading.Lock()
+        self._running: _Job | None = None
+        self._executor: Executor | None = None
+        # A daemon, because a task that cannot be interrupted must not keep the process alive after its end.
+        self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """Return what becomes readable when something is finished."""
+        return self._wake.fileno()
+
+    def wait_ready(self, signals: StopSignals) -> Mapping[str, Any] | None:
+        """Return the fingerprint once the executor is made; None if the process is told to stop first."""
+        poller = zmq.Poller()
+        poller.register(signals.fileno(), zmq.POLLIN)
+        poller.register(self.fileno(), zmq.POLLIN)
+        while signals.read() is StopLevel.NONE:
+            poller.poll()
+            self._wake.take()
+            if not self._finished.empty():
+                first = self._finished.get()
+                if isinstance(first, _Failure):
+                    raise first.error
+                assert not isinstance(first, Finished)
+                return first
+        return None
+
+    def put(self, number: int, order: Assign | Prepare) -> None:
+        """Give it a job, to be run after those given before."""
+        job = self._jobs[number] = _Job(number, order)
+        self._waiting.put(job)
+
+    def drop(self, number: int) -> None:
+        """Skip a job if it has not begun, interrupt it if it runs. It comes back as finished either way."""
+        job = self._jobs.get(number)
+        if job is None:
+            return
+        with self._turn:
+            job.dropped = True
+            if self._running is job and self._executor is not None:
+                self._executor.interrupt()
+
+    def take_finished(self) -> list[Finished]:
+        """Return what is finished, in order. Raises what the executor raised."""
+        taken = []
+        self._wake.take()
+        while not self._finished.empty():
+            finished = self._finished.get()
+            if isinstance(finished, _Failure):
+                raise finished.error
+            assert isinstance(finished, Finished)
+            del self._jobs[finished.job]
+            taken.append(finished)
+        return taken
+
+    def end(self, code: Exit) -> None:
+        """End the thread, interrupting the job that runs; if that takes too long, end the process with `code`."""
+        for number in list(self._jobs):
+            self.drop(number)
+        self._waiting.put(None)
+        self._thread.join(_EXECUTOR_END_SECONDS)
+        if self._thread.is_alive():
+            raised = sys.exc_info()[0] is not None  # nobody else will get to log it
+            log.warning(
+                "the executor did not stop in %.0f s: ending without it", _EXECUTOR_END_SECONDS, exc_info=raised
+            )
+            logging.shutdown()
+            # Leaving in order would pull the interpreter from under native code that still runs.
+            os._exit(code)
+        self._wake.close()
+
+    # --- in the thread ---
+
+    def _main(self) -> None:
+        try:
+            executor = self._executor = self._make_executor()
+            try:
+                self._report(executor.fingerprint())
+                while (job := self._waiting.get()) is not None:
+                    self._report(Finished(job.number, self._run(executor, job)))
+            finally:
+                executor.close()
+        except BaseException as error:  # not swallowed: the main thread raises it
+            self._report(_Failure(error))
+
+    def _report(self, item: Finished | Mapping[str, Any] | _Failure) -> None:
+        self._finished.put(item)
+        self._wake.wake()
+
+    def _run(self, executor: Executor, job: _Job) -> Completed | Prepared | None:
+        with self._turn:
+            if job.dropped:
+                return None
+            self._running = job
+        try:
+            if isinstance(job.order, Prepare):
+                return _prepare(executor, self._worker, job.order)
+            return self._run_folds(executor, job, job.order)
+        finally:
+            with self._turn:
+                self._running = None
+
+    def _run_folds(self, executor: Executor, job: _Job, order: Assign) -> Completed:
+        begun_ns = time.perf_counter_ns()
+        results = []
+        for fold in folds_of(order):
+            # A fold that stops early does not stop the ones after it: they are of other agents.
+            results.append(FoldResult((), None, "interrupted") if job.dropped else executor.run(fold))
+        elapsed_us = (time.perf_counter_ns() - begun_ns) // 1_000
+        return Completed(self._worker, order.assignment, tuple(results), elapsed_us)
+
+
+def _prepare(executor: Executor, worker: str, order: Prepare) -> Prepared:
+    try:
+        info = executor.prepare(order.code, order.address)
+    except CodeError as error:
+        return Prepared(worker, order.number, False, {}, error.message)
+    return Prepared(worker, order.number, True, dict(info), "")
+
+
+# --- orders into folds, and back ------------------------------------------------------------------
+
+
+def folds_of(order: Assign) -> list[Fold]:
+    """Return the folds of an assignment as an executor takes them.
+
+    Raises `ProtocolError` if its parts do not fit each other.
+    """
+    folds = []
+    for code, address, state, segments in order.folds:
+        tasks: list[TaskInput] = []
+        for kind, sender, now_ms, reply_to, emits_max, turns, payloads, tensors in segments:
+            references = tensors if tensors is not None else ((),) * len(turns)
+            if not len(turns) == len(payloads) == len(references):
+                raise ProtocolError(f"a segment for {address} has {len(turns)} turns and {len(payloads)} payloads")
+            for turn, payload, own in zip(turns, payloads, references, strict=True):
+                tasks.append(TaskInput(turn, kind, sender, payload, now_ms, reply_to, own, emits_max))
+        if code >= len(order.codes):
+            raise ProtocolError(f"a fold for {address} names code {code} of {len(order.codes)}")
+        folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks)))
+    return folds
+
+
+def fit_message(message: Completed) -> Completed:
+    """Return the completion without the folds that make it too large for one message, the largest first.
+
+    They count as interrupted, so the broker hands them out again. Outcomes cannot be cut out of a fold: its state is
+    that after the last one. An executor keeps each fold small enough to travel alone.
+    """
+    sizes = [len(wire.encode(message._replace(folds=(fold,)))) for fold in message.folds]
+    assert max(sizes) <= MESSAGE_BYTES_MAX, f"one fold's outcomes come to {max(sizes)} bytes"
+    folds = list(message.folds)
+    excess = sum(sizes) - MESSAGE_BYTES_MAX
+    for place in sorted(range(len(folds)), key=lambda place: -sizes[place]):
+        if excess > 0:
+            excess -= sizes[place]
+            reason = f"its outcomes come to {sizes[place]} bytes, too many beside others"
+            folds[place] = FoldResult((), None, "interrupted", reason)
+    return message._replace(folds=tuple(folds))
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

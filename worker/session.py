@@ -1,0 +1,328 @@
+"""A worker's half of the backend conversation: register, stay alive, take work, give it back. PURE.
+
+One door: `step(event, now_ms)` returns the actions to carry out, in order. Only here is it decided what is sent;
+sockets, clock and executor live in `loop.py`. Every `Run` is answered by one `Finished`, also after a `Drop`.
+
+    Registering ──Registered──▶ Serving         both: broker silent for 3 heartbeats ──▶ Connect, Registering
+    Serving ──HeartbeatAck of another boot, or not known──▶ Registering
+    both ──DrainAsked, and nothing held any more──▶ Left         both ──StopAsked, Refused──▶ Left
+
+Work belongs to the boot of the broker that gave it. A broker that starts again may put other content under the same
+turns, so what was given by an older boot is dropped and never reported; the new one hands it out afresh. A change of
+the conversation changes messages.py and docs/PROTOCOL.md with this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple
+
+from rota.common.limits import HEARTBEAT_MS, HEARTBEATS_MISSED_MAX
+from rota.common.messages import (
+    Assign,
+    Completed,
+    Goodbye,
+    Heartbeat,
+    HeartbeatAck,
+    Prepare,
+    Prepared,
+    Refused,
+    Register,
+    Registered,
+    Revoke,
+    WorkerMessage,
+    WorkerOrder,
+)
+
+# An interrupt can come between two folds, when nothing runs and it is lost; so it is repeated until the work ends.
+INTERRUPT_AGAIN_MS: Final = 100
+
+
+class Identity(NamedTuple):
+    """What a worker says of itself when it registers; see `Register`."""
+
+    worker: str
+    pool: Literal["cpu", "gpu"]
+    slots: int
+    bytes_max: int
+    host: str
+    pid: int
+    fingerprint: dict[str, Any]
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+class Started(NamedTuple):
+    """The executor is there: look for a broker."""
+
+
+class Received(NamedTuple):
+    """A message came from the broker."""
+
+    message: WorkerOrder
+
+
+class Finished(NamedTuple):
+    """The executor is through with a job. `report` is None if it was dropped before it began."""
+
+    job: int
+    report: Completed | Prepared | None
+
+
+class DrainAsked(NamedTuple):
+    """The first signal: take no more, finish what is held, leave."""
+
+
+class StopAsked(NamedTuple):
+    """The second signal: leave at once."""
+
+
+class Ticked(NamedTuple):
+    """Time has passed. Feed what the socket holds first: a worker that was slow must not blame the broker."""
+
+
+Event = Started | Received | Finished | DrainAsked | StopAsked | Ticked
+
+# --- actions --------------------------------------------------------------------------------------
+
+
+class Connect(NamedTuple):
+    """Close the socket, if there is one, with what is unsent in it, and open a new one."""
+
+
+class Send(NamedTuple):
+    """Send this to the broker."""
+
+    message: WorkerMessage
+
+
+class Run(NamedTuple):
+    """Give this to the executor, after what was given before."""
+
+    job: int
+    order: Assign | Prepare
+
+
+class Drop(NamedTuple):
+    """Forget the job if it has not begun; interrupt it if it runs. May come more than once for a job."""
+
+    job: int
+
+
+class Announce(NamedTuple):
+    """The broker knows this worker: by its first registration, or again after a loss."""
+
+    boot: int
+    again: bool
+
+
+class Leave(NamedTuple):
+    """The conversation is over: flush the socket and end the process."""
+
+    why: Literal["drained", "stopped", "refused"]
+    message: str = ""
+
+
+Action = Connect | Send | Run | Drop | Announce | Leave
+
+
+class Phase(Enum):
+    """Where the conversation stands."""
+
+    REGISTERING = "registering"
+    SERVING = "serving"
+    LEFT = "left"
+
+
+@dataclass(slots=True)
+class _Job:
+    """An assignment or a preparation that the executor has, or whose report waits for the broker to know us again."""
+
+    order: Assign | Prepare
+    boot: int
+    begun_dropping_ms: int | None = None
+    report_anyway: bool = False  # revoked by the boot that gave it: what is done may still be told
+    report: Completed | Prepared | None = None
+
+
+class WorkerSession:
+    """The state of the conversation. Read `phase` and `boot`; change nothing but through `step`."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.phase = Phase.REGISTERING
+        self.boot = 0
+        self._identity = identity
+        self._heartbeat_ms = HEARTBEAT_MS
+        self._jobs: dict[int, _Job] = {}
+        self._next_job = 1
+        self._heard_ms = 0
+        self._beat_ms = 0
+        self._draining = False
+
+    def step(self, event: Event, now_ms: int) -> list[Action]:
+        """Take an event and return what to do, in order."""
+        if self.phase is Phase.LEFT:
+            return []
+        match event:
+            case Received(message):
+                return self._receive(message, now_ms)
+            case Finished(job, report):
+                return self._finish(job, report)
+            case Ticked():
+                return self._tick(now_ms)
+            case Started():
+                return self._connect(now_ms)
+            case DrainAsked():
+                return self._drain()
+            case StopAsked():
+                drops = self._drop_all(now_ms)
+                return [*drops, *self._leave("stopped")]
+
+    def next_tick_ms(self) -> int:
+        """Return when `Ticked` is due at the latest."""
+        due = self._heard_ms + self._silence_ms_max()
+        if self.phase is Phase.SERVING:
+            due = min(due, self._beat_ms + self._heartbeat_ms)
+        dropping = [job.begun_dropping_ms for job in self._jobs.values() if job.begun_dropping_ms is not None]
+        return min([due, *(begun_ms + INTERRUPT_AGAIN_MS for begun_ms in dropping)])
+
+    # --- the broker speaks ---
+
+    def _receive(self, message: WorkerOrder, now_ms: int) -> list[Action]:
+        self._heard_ms = now_ms
+        match message:
+            case Registered():
+                return self._registered(message, now_ms)
+            case Refused(_, code, text, _):
+                return [*self._drop_all(now_ms), *self._leave("refused", f"{text} (code {code})")]
+            case _ if self.phase is not Phase.SERVING:
+                return []  # sent before the broker forgot us; it takes what we do not name as ours for lost
+            case Assign() | Prepare():
+                return self._accept(message)
+            case Revoke(assignment):
+                return self._revoke(assignment, now_ms)
+            case HeartbeatAck(boot, known):
+                return self._heartbeat_ack(boot, known, now_ms)
+
+    def _registered(self, message: Registered, now_ms: int) -> list[Action]:
+        actions = self._drop_older_than(message.boot, now_ms)
+        again, self.boot = self.boot != 0, message.boot
+        self._heartbeat_ms = message.heartbeat_ms
+        self.phase = Phase.SERVING
+        self._beat_ms = now_ms
+        actions.append(Announce(message.boot, again))
+        if self._draining:
+            actions.append(Send(Goodbye(self._identity.worker, draining=True)))
+        dropped = dict.fromkeys(message.dropped)
+        for number, job in list(self._jobs.items()):
+            if isinstance(job.order, Assign) and job.order.assignment in dropped:
+                actions += self._drop(number, job, now_ms)
+            elif job.report is not None:
+                del self._jobs[number]
+                actions.append(Send(job.report))
+        return actions + self._leave_if_drained()
+
+    def _accept(self, order: Assign | Prepare) -> list[Action]:
+        # Also while draining: the broker gave it before it heard of that, and counts on it.
+        number = self._next_job
+        self._next_job += 1
+        self._jobs[number] = _Job(order, self.boot)
+        return [Run(number, order)]
+
+    def _revoke(self, assignment: int, now_ms: int) -> list[Action]:
+        for number, job in list(self._jobs.items()):
+            if isinstance(job.order, Assign) and job.order.assignment == assignment:
+                job.report_anyway = True
+                return self._drop(number, job, now_ms)
+        return []  # its report and the revocation passed each other on the way
+
+    def _heartbeat_ack(self, boot: int, known: bool, now_ms: int) -> list[Action]:
+        if known and boot == self.boot:
+            return []
+        actions = self._drop_older_than(boot, now_ms)
+        return actions + self._register()
+
+    # --- work ends ---
+
+    def _finish(self, number: int, report: Completed | Prepared | None) -> list[Action]:
+        job = self._jobs[number]
+        dropped = job.begun_dropping_ms is not None
+        if dropped and not (job.report_anyway and job.boot == self.boot and self.phase is Phase.SERVING):
+            report = None
+        if report is not None and self.phase is not Phase.SERVING:
+            job.report = report
+            return []
+        del self._jobs[number]
+        sent: list[Action] = [Send(report)] if report is not None else []
+        return sent + self._leave_if_drained()
+
+    def _drop(self, number: int, job: _Job, now_ms: int) -> list[Action]:
+        if job.report is not None:  # the executor is through with it, only the report was kept
+            del self._jobs[number]
+            return []
+        if job.begun_dropping_ms is not None:
+            return []  # `_tick` repeats it in its time
+        job.begun_dropping_ms = now_ms
+        return [Drop(number)]
+
+    def _drop_older_than(self, boot: int, now_ms: int) -> list[Action]:
+        actions: list[Action] = []
+        for number, job in list(self._jobs.items()):
+            if job.boot != boot:
+                job.report_anyway = False
+                actions += self._drop(number, job, now_ms)
+        return actions
+
+    def _drop_all(self, now_ms: int) -> list[Action]:
+        return self._drop_older_than(-1, now_ms)
+
+    # --- time passes ---
+
+    def _tick(self, now_ms: int) -> list[Action]:
+        actions: list[Action] = []
+        for number, job in self._jobs.items():
+            if job.begun_dropping_ms is not None and now_ms >= job.begun_dropping_ms + INTERRUPT_AGAIN_MS:
+                job.begun_dropping_ms = now_ms
+                actions.append(Drop(number))
+        if now_ms >= self._heard_ms + self._silence_ms_max():
+            if self._draining and all(job.report is not None for job in self._jobs.values()):
+                return actions + self._leave("drained")  # what is not reported will be done by somebody else
+            return actions + self._connect(now_ms)
+        if self.phase is Phase.SERVING and now_ms >= self._beat_ms + self._heartbeat_ms:
+            self._beat_ms = now_ms
+            actions.append(Send(Heartbeat(self._identity.worker, self.boot)))
+        return actions
+
+    def _silence_ms_max(self) -> int:
+        return self._heartbeat_ms * HEARTBEATS_MISSED_MAX
+
+    # --- coming and going ---
+
+    def _connect(self, now_ms: int) -> list[Action]:
+        self._heard_ms = now_ms
+        return [Connect(), *self._register()]
+
+    def _register(self) -> list[Action]:
+        self.phase = Phase.REGISTERING
+        held = [job for job in self._jobs.values() if job.boot == self.boot and job.begun_dropping_ms is None]
+        holds = tuple([job.order.assignment for job in held if isinstance(job.order, Assign)])
+        return [Send(Register(*self._identity, boot=self.boot, holds=holds))]
+
+    def _drain(self) -> list[Action]:
+        if self._draining:
+            return []
+        self._draining = True
+        serving = self.phase is Phase.SERVING
+        goodbye: list[Action] = [Send(Goodbye(self._identity.worker, draining=True))] if serving else []
+        return goodbye + self._leave_if_drained()
+
+    def _leave_if_drained(self) -> list[Action]:
+        return self._leave("drained") if self._draining and not self._jobs else []
+
+    def _leave(self, why: Literal["drained", "stopped", "refused"], message: str = "") -> list[Action]:
+        self.phase = Phase.LEFT
+        known = self.boot != 0 and why != "refused"
+        goodbye: list[Action] = [Send(Goodbye(self._identity.worker, draining=False))] if known else []
+        return [*goodbye, Leave(why, message)]
