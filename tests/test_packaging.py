@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 FOLDERS = sorted(path.parent.name for path in REPOSITORY.glob("[!.]*/__init__.py"))
 
 # The base install goes on hosts that only produce: it must not grow unseen.
-BASE_DEPENDENCIES = ("blake3", "click", "msgpack", "numpy", "pyzmq")
+BASE_DEPENDENCIES = ("blake3", "click", "msgpack", "msgspec", "numpy", "pyzmq")
 HEAVY_MODULES = ("wasmtime", "onnxruntime", "ml_dtypes", "onnx")
 
 
