@@ -26,7 +26,7 @@ from rota.broker import records
 from rota.broker.wal import find_damage
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, RotaError, StorageFull
-from rota.host.files import sync_folder
+from rota.host.files import make_private, private_opener, sync_folder
 
 APPLICATION_ID: Final = 0x524F5441  # "ROTA"
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
@@ -275,6 +275,9 @@ class Journal:
 
     def _open_for_append(self) -> None:
         self._connection.close()
+        for file in (self.path, _beside(self.path, "-wal"), _beside(self.path, "-shm")):
+            if file.exists():
+                make_private(file)
         try:
             self._connection = _connect(self.path, "rw")
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -314,7 +317,9 @@ def _create(path: Path) -> None:
     draft = _beside(path, ".draft")
     for leftover in (draft, *(_beside(draft, suffix) for suffix in ("-journal", "-wal", "-shm"))):
         leftover.unlink(missing_ok=True)
-    with contextlib.closing(_connect(draft, "rwc")) as connection:
+    with open(draft, "xb", opener=private_opener):
+        pass  # SQLite takes an empty file for a new one, and gives -wal and -shm the mode of their file
+    with contextlib.closing(_connect(draft, "rw")) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA:
             connection.execute(statement)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from rota.common.errors import ConfigError
+from rota.host.files import private_opener
 
 
 class FolderLock:
@@ -16,7 +17,7 @@ class FolderLock:
 
     def __enter__(self) -> FolderLock:
         try:
-            self._file = self._path.open("a+b")
+            self._file = open(self._path, "a+b", opener=private_opener)
         except OSError as error:
             raise ConfigError(
                 f"{self._path} cannot be written: {error.strerror}; name a folder that is yours with --dir",

@@ -15,7 +15,7 @@ from rota.common.errors import CodeError, StorageFull
 from rota.common.messages import Deploy
 from rota.common.wasm_module import check_interface, inspect_module
 from rota.common.work import MODEL
-from rota.host.files import sync_folder
+from rota.host.files import private_opener, sync_folder
 
 
 class ModuleStore:
@@ -70,7 +70,7 @@ class ModuleStore:
             return
         draft = path.with_suffix(f".{os.getpid()}.draft")
         try:
-            with draft.open("wb") as file:
+            with open(draft, "wb", opener=private_opener) as file:
                 file.write(module)
                 file.flush()
                 os.fsync(file.fileno())

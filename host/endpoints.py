@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from rota.common.errors import ConfigError
 from rota.common.shown import shown
+from rota.host.files import PRIVATE_FOLDER_MODE, make_private, private_opener
 
 # The address of a socket file must fit `sun_path` with its closing zero: 108 bytes on Linux (unix(7)), 104 on macOS.
 SOCKET_PATH_BYTES_MAX: Final = 107 if sys.platform == "linux" else 103
@@ -30,7 +31,6 @@ PORTS: Final = 4
 
 _NAMES: Final = ("frontend", "backend", "events", "query")
 _TCP: Final = re.compile(r"tcp://([^/:]{1,255}|\[[^\]/]{1,255}\]):([0-9]{1,5})")
-_PRIVATE: Final = 0o700
 _SHOWN_CHARS: Final = 200
 
 
@@ -66,11 +66,12 @@ class Endpoints(NamedTuple):
         folder = RunFolder(run_dir)
         if not bind and sys.platform != "win32":
             folder.endpoints_file.unlink(missing_ok=True)  # left by an earlier run with other addresses
-            _socket_folder(folder).mkdir(mode=_PRIVATE, exist_ok=True)
+            _socket_folder(folder).mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
             return _ipc_endpoints(folder)
         endpoints = _tcp_endpoints(bind) if bind else Endpoints(*_free_addresses())
         unfinished = folder.endpoints_file.with_suffix(".new")
-        unfinished.write_text(json.dumps(endpoints._asdict()) + "\n", encoding="utf-8")
+        with open(unfinished, "w", encoding="utf-8", opener=private_opener) as file:
+            file.write(json.dumps(endpoints._asdict()) + "\n")
         os.replace(unfinished, folder.endpoints_file)
         return endpoints
 
@@ -104,12 +105,17 @@ class RunFolder:
         self.endpoints_file = self.root / "endpoints.json"
 
     def prepare(self) -> RunFolder:
-        """Make the folder and its parts where they are missing, closed to everybody but their owner."""
+        """Make the folder and its parts where they are missing, and close the parts to everybody but their owner.
+
+        A root that is there keeps its mode: it may be a folder that its owner uses for other things as well.
+        """
         parts = (self.modules, self.artefacts, self.models, self.tensors, self.logs, self.sockets)
         try:
-            self.root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            self.root.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
             for part in parts:
-                part.mkdir(mode=_PRIVATE, exist_ok=True)
+                part.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
+                if part != self.sockets:  # others may enter it: whoever connects is told, see _check_private
+                    make_private(part)
         except OSError as error:
             raise ConfigError(
                 f"the run folder {self.root} cannot be made: {error.strerror}; name another with --dir or ROTA_DIR",
@@ -168,13 +174,14 @@ else:
 
 def _tcp_endpoints(bind: str) -> Endpoints:
     """Return four neighbouring ports from the one that `bind` names."""
-    port = _check_loopback(bind)
+    host, port = _check_loopback(bind)
     if port + PORTS - 1 > 65_535 or port == 0:
         raise ConfigError(f"--bind {bind}: the port must be from 1 to {65_536 - PORTS}; {PORTS} in a row are used")
-    return Endpoints(*(f"tcp://127.0.0.1:{port + offset}" for offset in range(PORTS)))
+    return Endpoints(*(f"tcp://{host}:{port + offset}" for offset in range(PORTS)))
 
 
-def _check_loopback(address: str) -> int:
+def _check_loopback(address: str) -> tuple[str, int]:
+    """Return host and port of an address of the loopback, which has more hosts than 127.0.0.1."""
     match = _TCP.fullmatch(address)
     if match is None:
         raise ConfigError(
@@ -182,13 +189,15 @@ def _check_loopback(address: str) -> int:
             address=address[:_SHOWN_CHARS],
         )
     host, port = match[1], int(match[2])
-    if host != "localhost" and not _is_loopback(host):
+    if host == "localhost":
+        host = "127.0.0.1"  # what the name means to others may be IPv6
+    if not _is_loopback(host):
         raise ConfigError(
             f"{address} can be reached from other hosts, which needs CURVE encryption; that is not yet available: "
             "use tcp://127.0.0.1:PORT (--bind, ROTA_BIND)",
             address=address,
         )
-    return port
+    return host, port
 
 
 def _is_loopback(host: str) -> bool:
@@ -222,6 +231,6 @@ def _read(path: Path) -> Endpoints:
     if len(addresses) != PORTS:
         raise ConfigError(f"{path} is damaged: remove it and restart the broker", path=str(path))
     for address in addresses:
-        if not 0 < _check_loopback(address) < 1 << 16:
+        if not 0 < _check_loopback(address)[1] < 1 << 16:
             raise ConfigError(f"{path} names {address}, which is no port: remove it and restart the broker")
     return endpoints

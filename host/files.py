@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from rota.common.errors import TensorError
 
+PRIVATE_FOLDER_MODE: Final = 0o700
+PRIVATE_FILE_MODE: Final = 0o600
 _WRITE_BYTES_MAX: Final = 1 << 30  # Linux writes at most 2 GiB - 4 KiB per call (write(2), notes)
 _ZEROS: Final = bytes(1 << 20)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -51,7 +54,7 @@ else:
 @contextmanager
 def locked(path: Path, *, exclusive: bool) -> Iterator[None]:
     """Hold the lock file at `path` for the block. Opened anew each time: a shared descriptor would share the lock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
     try:
         _lock(descriptor, exclusive, wait=True)
         yield
@@ -62,6 +65,19 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[None]:
 def try_lock(descriptor: int) -> bool:
     """Lock an open file for its own use, and say whether that worked."""
     return _lock(descriptor, exclusive=True, wait=False)
+
+
+def private_opener(path: str, flags: int) -> int:
+    """The `opener` of `open` for files of a run folder: what it makes is the owner's alone, whatever the umask."""
+    return os.open(path, flags, PRIVATE_FILE_MODE)
+
+
+def make_private(path: Path) -> None:
+    """Close a file or folder to everybody but its owner. A link, and what is somebody else's, stay as they are."""
+    mode = path.lstat().st_mode
+    if not stat.S_ISLNK(mode) and stat.S_IMODE(mode) & 0o077:
+        with suppress(PermissionError):
+            path.chmod(PRIVATE_FOLDER_MODE if stat.S_ISDIR(mode) else PRIVATE_FILE_MODE)
 
 
 def allocate(descriptor: int, size: int) -> None:

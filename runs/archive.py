@@ -31,7 +31,7 @@ from blake3 import blake3
 
 from rota.common.digests import DIGEST_BYTES
 from rota.common.errors import ConfigError, JournalError, StorageFull
-from rota.host.files import sync_folder
+from rota.host.files import private_opener, sync_folder
 
 ARCHIVE_FORMAT: Final = 1
 ARCHIVE_MAGIC: Final = b"PK\x03\x04"
@@ -320,7 +320,7 @@ def _extract(file: Path, archive: zipfile.ZipFile, member: Member, folder: Path,
     target = folder / member.path
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     hasher = blake3()
-    with archive.open(member.path) as reader, target.open("xb") as writer:
+    with archive.open(member.path) as reader, open(target, "xb", opener=private_opener) as writer:
         for chunk in _chunks(reader):
             hasher.update(chunk)
             writer.write(chunk)

@@ -32,6 +32,11 @@ def test_prepare_makes_folders_that_only_the_owner_enters(run_dir: Path) -> None
     made = [folder.root, folder.modules, folder.artefacts, folder.models, folder.tensors, folder.logs, folder.sockets]
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
     assert folder.journal == folder.root / "run.rota"
+    folder.modules.chmod(0o755)
+    folder.root.chmod(0o755)
+    folder.prepare()
+    assert stat.S_IMODE(folder.modules.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.root.stat().st_mode) == 0o755, "the folder itself may be used for other things"
 
 
 @posix_only
@@ -71,6 +76,8 @@ def test_bound_ports_are_told_to_everybody(run_dir: Path) -> None:
     endpoints = Endpoints.publish(run_dir, "tcp://127.0.0.1:4100")
     assert endpoints == Endpoints(*(f"tcp://127.0.0.1:{port}" for port in (4100, 4101, 4102, 4103)))
     assert Endpoints.of(run_dir) == endpoints == Endpoints.of(run_dir / "elsewhere", "tcp://localhost:4100")
+    assert Endpoints.publish(run_dir, "tcp://127.0.0.2:4100").query == "tcp://127.0.0.2:4103", "what it says"
+    assert Endpoints.of(run_dir).frontend == "tcp://127.0.0.2:4100"
     if os.name != "nt":
         Endpoints.publish(run_dir)
         assert Endpoints.of(run_dir).frontend.startswith("ipc://")

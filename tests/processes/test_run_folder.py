@@ -87,6 +87,30 @@ def test_damaged_run_file_is_refused_and_left_alone(start_process: StartProcess,
     assert _files(run_dir) == before
 
 
+def test_nobody_else_reads_a_run_whatever_the_umask(start_process: StartProcess, run_dir: Path) -> None:
+    """Goal: payloads and modules are the owner's. Method: a folder that all may enter and umask 0; the modes of all
+    files and folders while the broker works, and of a run file that was open to all at the next start.
+    """
+    run_dir.chmod(0o755)
+    umask = os.umask(0)
+    try:
+        broker = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+        broker.wait_for("^ready broker ")
+    finally:
+        os.umask(umask)
+    with Client(run_dir) as client:
+        client.deploy("counter", COUNTER, check=False)
+        client.submit("counter/a", b"secret")
+        found = {path.relative_to(run_dir): path for path in run_dir.rglob("*") if not path.is_socket()}
+        assert {Path("run.rota"), Path("run.rota-wal"), Path("run.rota-shm"), Path("broker.lock")} < set(found)
+        assert [str(name) for name, path in found.items() if path.stat().st_mode & 0o077] == []
+        broker.close()
+        for path in run_dir.glob("run.rota*"):
+            path.chmod(0o644)
+        start_process("-m", "rota.broker", ROTA_DIR=str(run_dir)).wait_for("^ready broker ")
+        assert [path.name for path in run_dir.glob("run.rota*") if path.stat().st_mode & 0o077] == []
+
+
 def test_second_broker_in_a_folder_is_refused(start_process: StartProcess, run_dir: Path) -> None:
     """Goal: two brokers never share a journal. Method: start a second one; the first goes on working. When the first is
     killed, the folder is free at once.
