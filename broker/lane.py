@@ -19,7 +19,7 @@ import msgpack
 from blake3 import blake3
 
 from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
-from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer
+from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
 from rota.common.digests import ZERO_DIGEST
 from rota.common.limits import DEAD_TASKS_MAX, PAYLOAD_BYTES_MAX
 from rota.common.messages import LaneSettings
@@ -63,7 +63,7 @@ class Numbering:
 class Notes:
     """What the last records did, for dispatch, results and events."""
 
-    __slots__ = ("finished", "issued", "retired", "stamped", "timers")
+    __slots__ = ("caught", "finished", "issued", "retired", "stamped", "timers")
 
     def __init__(self) -> None:
         self._clear()
@@ -72,14 +72,15 @@ class Notes:
         """Return what is noted here and start again with nothing."""
         taken = Notes.__new__(Notes)  # copy.copy takes ten times as long, once a record
         taken.stamped, taken.issued, taken.finished = self.stamped, self.issued, self.finished
-        taken.retired, taken.timers = self.retired, self.timers
+        taken.retired, taken.timers, taken.caught = self.retired, self.timers, self.caught
         self._clear()
         return taken
 
     def _clear(self) -> None:
         self.stamped: list[Run] = []
         self.issued: list[Task] = []  # to be executed; those with an outcome already are not in it
-        self.finished: list[Task] = []  # outcome is final
+        self.finished: list[Task] = []  # issued, and the outcome is final
+        self.caught: list[Task] = []  # the outcome is final before issue; they will be in `finished` once they join
         self.retired: list[Task] = []
         self.timers: list[Timer] = []
 
@@ -175,12 +176,14 @@ class Lane:
             self._complete(task, failure, None)
             self._advance()
             return
-        # Not issued yet: it keeps its place, so that runs need not be split, and completes when it is issued.
+        # Not issued yet: it keeps its place, so that runs need not be split, and completes when it is issued. Whoever
+        # waits for it is told now: a paused lane may never issue it.
         if run.verdicts is None:
             run.verdicts = {}
         assert index not in run.verdicts
         assert index >= run.issued
         run.verdicts[index] = failure
+        self._notes.caught.append(caught_task(run, index, failure))
 
     def fire_timer(self, record: TimerFired) -> None:
         """Stamp the message of a timer whose time has come."""
@@ -318,7 +321,7 @@ class Lane:
         self.reserved += task.emits_max
         if not self._recorded:
             self._retire_order.append(task)
-        verdict = task.run.verdicts.pop(task.index, None) if task.run.verdicts else None
+        verdict = task.run.verdicts.get(task.index) if task.run.verdicts else None
         if verdict is None and task.code is None:
             verdict = _unknown(task.address)
         if verdict is not None:

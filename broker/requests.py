@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rota.broker import records
 from rota.broker.effects import BACKEND, FRONTEND, Send
 from rota.broker.results import watch
-from rota.broker.tasks import Run, Task, Watcher
+from rota.broker.tasks import Run, Task, Watcher, caught_task
 from rota.common import errors, messages
 from rota.common.digests import digest_of, lane_seed
 from rota.common.limits import CONNECTIONS_MAX, DEPLOYS_MAX, LANES_MAX, PENDING_DEPLOYS_MAX, RUN_TASKS_MAX
@@ -114,6 +114,7 @@ def _await(core: Sequencer, identity: bytes, request: messages.Await) -> None:
         end = min(last, run.first_seq + len(run.payloads) - 1)
         if run.finished:  # nothing to look for in a run that has just been stamped
             expired += _send_kept(core, identity, seq, end)
+        _send_caught(core, identity, run, seq, end)
         watch(run, Watcher(identity, first, last))
         seq = end + 1
     expired += _send_kept(core, identity, seq, last)
@@ -122,6 +123,13 @@ def _await(core: Sequencer, identity: bytes, request: messages.Await) -> None:
             f"the results of {len(expired)} tasks from {expired[0]} on are no longer kept: ask sooner or keep more",
             seqs=expired,
         )
+
+
+def _send_caught(core: Sequencer, identity: bytes, run: Run, first_seq: int, last_seq: int) -> None:
+    """Send the outcomes of tasks that were caught and still wait to be issued: they are final, and kept in the run."""
+    for index, failure in (run.verdicts or {}).items():
+        if index >= run.issued and first_seq <= run.first_seq + index <= last_seq:
+            core.send_result(identity, caught_task(run, index, failure))
 
 
 def _send_kept(core: Sequencer, identity: bytes, first_seq: int, last_seq: int) -> list[int]:

@@ -175,17 +175,23 @@ class Sequencer:
         """Pass on what a record did: tasks to dispatch, results to send, timers to wait for, failures to tell."""
         for task in notes.issued:
             self.dispatcher.add(self.world.lanes[task.run.lane], task)
+        for task in notes.caught:
+            self._tell_outcome(task)
         for task in notes.finished:
-            if task.run.watchers is not None:
-                self._send_to_watchers(task, task.run.watchers)
-            if type(task.outcome) is Failed:
-                self._tell_failure(task, task.outcome)
+            if not task.run.verdicts or task.index not in task.run.verdicts:  # else it was told when it was caught
+                self._tell_outcome(task)
         if not notes.retired:
             return
         lane_name = notes.retired[0].run.lane
         self._moved[lane_name] = None
         for timer in notes.timers:
             heapq.heappush(self._timers, (timer.due_ms, lane_name, timer.turn, timer.index_of_emit))
+
+    def _tell_outcome(self, task: Task) -> None:
+        if task.run.watchers is not None:
+            self._send_to_watchers(task, task.run.watchers)
+        if type(task.outcome) is Failed:
+            self._tell_failure(task, task.outcome)
 
     def _send_to_watchers(self, task: Task, watchers: list[Watcher]) -> None:
         item = result_item(task)

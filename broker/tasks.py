@@ -70,7 +70,7 @@ class Run:
         self.tensors = tensors
         self.issued = 0  # how many of its tasks have joined the line; written by the lane
         self.finished = 0  # how many have their outcome; written by the sequencer's index
-        self.verdicts: dict[int, Failed] | None = None  # outcomes decided before issue, by index; written by the lane
+        self.verdicts: dict[int, Failed] | None = None  # outcomes decided before issue, by index; kept after it
         self.watchers: list[Watcher] | None = None  # who wants results; written by the sequencer's index
 
     def target(self, index: int) -> str:
@@ -136,6 +136,13 @@ class Task:
     @property
     def payload(self) -> bytes:
         return self.run.payloads[self.index]
+
+
+def caught_task(run: Run, index: int, failure: Failed) -> Task:
+    """A task that was caught while it waited, as those are told who wait for its outcome."""
+    task = Task(run, index, None, 0)
+    task.outcome = failure
+    return task
 
 
 class Agent:

@@ -1,5 +1,8 @@
 """`rota up`: a broker and its workers as child processes, started again when they end, ended in order.
 
+A worker that crashes again and again is started ever more rarely, and ends nothing else. Without a broker nothing works,
+so a broker that cannot run ends everything.
+
 Every child holds the read end of a pipe whose other end only this process has, so children end when it dies, however it
 dies. They are no members of the terminal's process group: Ctrl-C comes here, and here it is decided who ends when.
 
@@ -34,8 +37,9 @@ log = logging.getLogger(__name__)
 
 RESTART_MS: Final = 100
 RESTART_MS_MAX: Final = 5_000
+CRASH_RESTART_MS_MAX: Final = 60_000  # for a worker past CRASHES_MAX
 STABLE_MS: Final = 10_000  # who lived so long begins with RESTART_MS again
-CRASHES_MAX: Final = 5  # short lives in a row that were the process's own fault
+CRASHES_MAX: Final = 5  # short lives in a row that were the process's own fault: the broker's end everything
 _LAST_LINES_SECONDS: Final = 1.0  # what a process said last comes before the news of its end
 
 if sys.platform == "win32":
@@ -145,15 +149,28 @@ class Supervisor:
         code = child.collect()
         if self._phase not in (_Phase.STARTING, _Phase.RUNNING):
             return
-        if code in set(Exit) and Exit(code).is_final:
+        is_broker = child is self._broker
+        if code in set(Exit) and Exit(code).is_final and (is_broker or child.has_never_run):
             log.error("%s cannot run, see its last lines: %s; stopping", child.plan.name, _describe(code))
             self._give_up(Exit(code))
-        elif child.crashes >= CRASHES_MAX:
-            log.error("%s ended %d times in a row, at last with %s", child.plan.name, child.crashes, _describe(code))
+        elif is_broker and child.crashes >= CRASHES_MAX:
+            log.error(
+                "%s ended %d times in a row, at last with %s; nothing works without it: stopping",
+                child.plan.name, child.crashes, _describe(code),
+            )  # fmt: skip
             self._give_up(Exit.CRASH_LOOP)
         else:
-            wait_ms = child.plan_restart()
+            self._plan_restart(child, code)
+
+    def _plan_restart(self, child: _Child, code: int) -> None:
+        wait_ms = child.plan_restart()
+        if child.crashes < CRASHES_MAX:
             log.warning("%s ended with %s; starting it again in %d ms", child.plan.name, _describe(code), wait_ms)
+        else:
+            log.error(
+                "%s ended %d times in a row, at last with %s; the others go on without it; starting it again in %d ms",
+                child.plan.name, child.crashes, _describe(code), wait_ms,
+            )  # fmt: skip
 
     def _start_due(self) -> None:
         for child in self._children:
@@ -208,6 +225,7 @@ class _Child:
         self.is_ready = False
         self.start_at_ms: int | None = None
         self.crashes = 0
+        self._starts = 0
         self._short_lives = 0
         self._lines = lines
         self._wake = wake
@@ -218,6 +236,11 @@ class _Child:
     def is_running(self) -> bool:
         return self._process is not None
 
+    @property
+    def has_never_run(self) -> bool:
+        """Whether its first start did not get as far as `ready`."""
+        return self._starts == 1 and not self.is_ready
+
     def start(self) -> None:
         """Start the process, a thread that reads what it says, and one that waits for its end.
 
@@ -225,6 +248,7 @@ class _Child:
         """
         self.start_at_ms = None
         self.is_ready = False
+        self._starts += 1
         self._started_ms = _now_ms()
         # -P: a file of the current folder must not take the place of one of our modules.
         self._process = process = subprocess.Popen(
@@ -260,7 +284,8 @@ class _Child:
 
     def plan_restart(self) -> int:
         """Have it started again after a wait that doubles with each short life, and return that wait."""
-        wait_ms = min(RESTART_MS << min(self._short_lives - 1, 16), RESTART_MS_MAX)
+        longest_ms = RESTART_MS_MAX if self.crashes < CRASHES_MAX else CRASH_RESTART_MS_MAX
+        wait_ms = min(RESTART_MS << min(self._short_lives - 1, 16), longest_ms)
         wait_ms = int(wait_ms * random.uniform(0.75, 1.25))  # so that many do not come back at the same moment
         self.start_at_ms = _now_ms() + wait_ms
         return wait_ms

@@ -37,7 +37,7 @@ class Exit(IntEnum):
     FAILED = 1  # the task or request that a command was about failed
     USAGE = 2  # the command line is wrong (click's own number)
     STOPPED = 3  # told twice: ended at once, with work unfinished that somebody else will do
-    CRASH_LOOP = 69  # EX_UNAVAILABLE: a child ended again and again, so `rota up` gave up
+    CRASH_LOOP = 69  # EX_UNAVAILABLE: the broker ended again and again, so `rota up` gave up
     BUG = 70  # EX_SOFTWARE: an error in Rota; the log has the traceback
     STORAGE = 74  # EX_IOERR: the run file is torn, corrupt or foreign, or has no room to grow
     REFUSED = 76  # EX_PROTOCOL: the broker does not take this process, or does not speak its protocol version

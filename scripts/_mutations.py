@@ -113,8 +113,20 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "cancelled-task-runs", "a task that was caught while it waited is not executed", "broker/lane.py",
-        "verdict = task.run.verdicts.pop(task.index, None) if task.run.verdicts else None\n", "verdict = None\n",
+        "verdict = task.run.verdicts.get(task.index) if task.run.verdicts else None\n", "verdict = None\n",
         _REQUESTS,
+    ),
+    Mutation(
+        "caught-task-is-told-late", "whoever waits for a task that is caught while it waits is told at once",
+        "broker/lane.py", "self._notes.caught.append(caught_task(run, index, failure))\n", "pass\n", _REQUESTS,
+    ),
+    Mutation(
+        "caught-task-is-told-twice", "an outcome is told once", "broker/sequencer.py",
+        "if not task.run.verdicts or task.index not in task.run.verdicts:", "if True:", _REQUESTS,
+    ),
+    Mutation(
+        "await-forgets-the-caught", "a final outcome is there to be asked for", "broker/requests.py",
+        "        _send_caught(core, identity, run, seq, end)\n", "", _REQUESTS,
     ),
     Mutation(
         "completed-task-caught", "a task that has completed can no longer be caught", "broker/requests.py",

@@ -244,18 +244,45 @@ def refused_later(broker: Broker, alice: Any) -> str:
 
 
 def test_a_waiting_task_is_cancelled_in_its_place(broker: Broker) -> None:
-    """Goal: a cancelled task keeps its turn and completes when it is issued. Method: cancel behind a pause, twice."""
+    """Goal: a cancelled task keeps its turn and is not run, and its producer is told at once, and once. Method: cancel
+    behind a pause, twice; look before and after the release.
+    """
     alice = broker.producer()
     alice.pause()
     alice.submit("counter/a", ADD, ADD, ADD)
     assert alice.cancel(2) is True
     assert alice.cancel(2) is False
-    assert alice.results == {}
+    assert [(seq, item.kind) for seq, item in alice.results.items()] == [(2, "cancelled")]
+    alice.results.clear()
     alice.release()
     broker.worker()
     broker.run()
-    assert [alice.results[seq].kind for seq in (1, 2, 3)] == ["", "cancelled", ""]
+    assert {seq: item.kind for seq, item in alice.results.items()} == {1: "", 3: ""}
+    assert [news.fields["seq"] for news in broker.news if news.topic == "task"] == [2]
     assert broker.counter("counter/a") == 2
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_outcome_of_a_task_caught_while_it_waits_can_be_asked_for(broker: Broker, restart: bool) -> None:
+    """Goal: a cancelled task has an outcome though its lane is paused for ever. Method: submit without `wait`, cancel,
+    perhaps restart; ask for it, again after its issue, and for others.
+    """
+    alice = broker.producer()
+    alice.pause()
+    alice.submit("counter/a", ADD, ADD, ADD, wait=False)
+    alice.cancel(2)
+    if restart:
+        broker.restart()
+    alice.results.clear()
+    alice.await_results(1, 3)
+    assert {seq: item.kind for seq, item in alice.results.items()} == {2: "cancelled"}
+    alice.results.clear()
+    broker.worker()
+    alice.release()
+    broker.run()
+    assert {seq: item.kind for seq, item in alice.results.items()} == {1: "", 3: ""}
+    alice.await_results(1, 3)
+    assert {seq: item.kind for seq, item in alice.results.items()} == {1: "", 2: "cancelled", 3: ""}
 
 
 def test_an_issued_task_is_cancelled_before_a_worker_has_it(broker: Broker) -> None:

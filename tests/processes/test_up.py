@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -99,7 +100,31 @@ def test_bad_setting_is_named(start_process: StartProcess, run_dir: Path) -> Non
     assert "CURVE" in process.text
 
 
-def test_supervisor_gives_up_on_a_crash_loop(start_process: StartProcess) -> None:
+def test_crashing_worker_ends_nothing_else(start_process: StartProcess, run_dir: Path, tmp_path: Path) -> None:
+    """Goal: whatever a worker does, broker and other workers go on. Method: one worker that always exits with 70,
+    beside a real one; wait until it has crashed more often than a broker may, then get a result.
+    """
+    (tmp_path / "always_70.py").write_text("import sys; sys.exit(70)", encoding="utf-8")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from rota.cli.supervisor import Plan, Supervisor; from rota.host.service import run_process\n"
+        f"shared = {{'ROTA_DIR': {str(run_dir)!r}, 'PYTHONPATH': {str(tmp_path)!r}}}\n"
+        "modules = ('rota.broker', 'always_70', 'rota.cpu_worker')\n"
+        "plans = [Plan(module, module, shared) for module in modules]\n"
+        "sys.exit(run_process('up', 'info', lambda: Supervisor(plans).run()))"
+    )
+    up = start_process("-c", code)
+    up.wait_for(r"always_70 ended 6 times in a row, at last with exit code 70 \(BUG\); the others go on")
+    waits = [int(ms) for ms in re.findall(r"always_70 ended .* starting it again in (\d+) ms", up.text)]
+    assert waits == sorted(waits)
+    with Client(run_dir) as client:
+        client.deploy("counter", COUNTER)
+        assert client.submit("counter/a", b"x").result().ok
+    up.send(signal.SIGINT)
+    assert up.wait() == Exit.OK
+
+
+def test_supervisor_gives_up_on_a_crash_loop_of_the_broker(start_process: StartProcess) -> None:
     """Goal: a process that never starts ends all with an error. Method: a module that does not exist."""
     code = (
         "import sys; from rota.cli.supervisor import Plan, Supervisor; from rota.host.service import run_process\n"
