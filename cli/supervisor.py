@@ -1,7 +1,7 @@
 """`rota up`: a broker and its workers as child processes, started again when they end, ended in order.
 
-A worker that crashes again and again is started ever more rarely, and ends nothing else. Without a broker nothing works,
-so a broker that cannot run ends everything.
+A worker that crashes again and again is started ever more rarely, and ends nothing else. Without a broker nothing
+works, so a broker that cannot run ends everything.
 
 Every child holds the read end of a pipe whose other end only this process has, so children end when it dies, however it
 dies. They are no members of the terminal's process group: Ctrl-C comes here, and here it is decided who ends when.
