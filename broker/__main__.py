@@ -13,13 +13,16 @@ from rota.broker.lock import FolderLock
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import open_epoch, recover
 from rota.broker.sequencer import Sequencer
-from rota.broker.server import Server
+from rota.broker.server import Server, ServerSockets
 from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
+from rota.broker.state import BrokerState
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
+from rota.host.clock import HostClock
 from rota.host.command import settings_command
 from rota.host.config import BrokerSettings
 from rota.host.endpoints import Endpoints
+from rota.host.process_watch import ProcessWatch
 from rota.host.service import Exit, StopSignals, host_identity, say_ready
 from rota.host.sockets import context
 from rota.tensors.store import TensorStore
@@ -35,18 +38,20 @@ def serve(settings: BrokerSettings) -> Exit:
         stop = open_now.enter_context(StopSignals())
         journal = open_now.enter_context(contextlib.closing(Journal.open(folder.journal)))
         world = _recover(journal, settings)
-        open_epoch(world, journal, time.time_ns() // 1_000_000)
+        clock = HostClock()
+        open_epoch(world, journal, clock.wall_ms())
         journal.reserve()
         _calm_collector()
-        core = Sequencer(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
+        state = BrokerState(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
         endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)
         open_now.callback(Endpoints.withdraw, settings.run_dir)
-        sockets = open_now.enter_context(context())
-        modules = ModuleStore(folder.modules)
+        sockets = ServerSockets.bind(open_now.enter_context(context()), endpoints)
+        open_now.callback(sockets.close)
+        watch = open_now.enter_context(contextlib.closing(ProcessWatch()))
         tensors = TensorKeeper(TensorStore(folder.tensors), world, settings.tensor_lease_ms)
         snapshots = Snapshotter(journal, world, _snapshot_policy(settings))
-        server = Server(core, journal, modules, tensors, sockets, endpoints, snapshots)
-        open_now.enter_context(contextlib.closing(server))
+        modules = ModuleStore(folder.modules)
+        server = Server(Sequencer(state), journal, modules, tensors, sockets, watch, clock, snapshots)
         say_ready("broker", boot=world.boot, frontend=endpoints.frontend)
         server.serve(stop)
     return Exit.OK

@@ -174,6 +174,11 @@ class Dispatcher:
         self._pools[settings.pool].workers.append(worker)
         return worker
 
+    def idlest(self, pool: str) -> Worker | None:
+        """Return the worker of a pool that has the least to do, among those that stay; None if there is none."""
+        staying = [worker for worker in self._pools[pool].workers if not worker.draining]
+        return min(staying, key=lambda worker: worker.held_tasks, default=None)
+
     def leave(self, worker: Worker, *, died: bool) -> list[Task]:
         """Forget a worker; what it held runs again elsewhere. Returns the tasks whose running alone killed it."""
         del self.workers[worker.name]

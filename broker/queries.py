@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rota.broker.lane import Lane
 from rota.broker.results import result_item
+from rota.broker.state import BrokerState
 from rota.broker.tasks import DeadTask, Run, Task
 from rota.common import errors, messages
+from rota.common.targets import DEFAULT_LANE
 from rota.common.work import Code, Failed
-
-if TYPE_CHECKING:
-    from rota.broker.sequencer import Sequencer
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 10_000
@@ -27,43 +26,43 @@ _ABOUT_PROCESSES: Final = ("status", "workers")  # answered even while nothing c
 TASK_STATES: Final = ("waiting", "ready", "running", "completed", "retired")
 
 
-def answer(core: Sequencer, query: messages.Query) -> messages.Answer | messages.Refused:
+def answer(broker: BrokerState, query: messages.Query) -> messages.Answer | messages.Refused:
     """Answer a question or refuse it."""
     try:
-        if core.storage_full and query.what not in _ABOUT_PROCESSES:
+        if broker.storage_full and query.what not in _ABOUT_PROCESSES:
             raise errors.StorageFull(
-                f"the journal cannot be written ({core.storage_full}): only status and workers are answered now",
-                reason=core.storage_full,
+                f"the journal cannot be written ({broker.storage_full}): only status and workers are answered now",
+                reason=broker.storage_full,
             )
-        return messages.Answer(query.number, _QUESTIONS[query.what](core, query.arguments))
+        return messages.Answer(query.number, _QUESTIONS[query.what](broker, query.arguments))
     except errors.RotaError as error:
         return messages.Refused(query.number, error.code, error.message, error.fields)
 
 
-def _status(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
-    world = core.world
-    queued = core.dispatcher.queued_tasks()
+def _status(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
+    world = broker.world
+    queued = broker.dispatcher.queued_tasks()
     return {
         "boot": world.boot,
-        "version": core.version,
-        "now_ms": core.now_ms,
-        "draining": core.draining,
-        "storage_full": core.storage_full,
+        "version": broker.version,
+        "now_ms": broker.now_ms,
+        "draining": broker.draining,
+        "storage_full": broker.storage_full,
         "next_seq": world.next_seq,
         "lanes": [_lane_facts(lane) for lane in world.lanes.values()],
-        "workers": [_worker_facts(core, name) for name in core.dispatcher.workers],
+        "workers": [_worker_facts(broker, name) for name in broker.dispatcher.workers],
         "queued": queued,
-        "assignments": len(core.dispatcher.assignments),
+        "assignments": len(broker.dispatcher.assignments),
         "results_kept": len(world.results),
         "producers": len(world.producers),
-        "connections": len(core.connections),
-        "late_completions": core.late_completions,
+        "connections": broker.connected,
+        "late_completions": broker.late_completions,
         "divergences": world.divergences,
     }
 
 
-def _lanes(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    return [_lane_facts(lane) for lane in core.world.lanes.values()]
+def _lanes(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_lane_facts(lane) for lane in broker.world.lanes.values()]
 
 
 def _lane_facts(lane: Lane) -> dict[str, Any]:
@@ -88,12 +87,12 @@ def _lane_facts(lane: Lane) -> dict[str, Any]:
     }
 
 
-def _workers(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    return [_worker_facts(core, name) for name in core.dispatcher.workers]
+def _workers(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_worker_facts(broker, name) for name in broker.dispatcher.workers]
 
 
-def _worker_facts(core: Sequencer, name: str) -> dict[str, Any]:
-    worker = core.dispatcher.workers[name]
+def _worker_facts(broker: BrokerState, name: str) -> dict[str, Any]:
+    worker = broker.dispatcher.workers[name]
     running = [
         {"assignment": number, "lane": held.lane.name, "tasks": held.tasks, "first": held.folds[0][0].address}
         for number, held in worker.held.items()
@@ -106,14 +105,14 @@ def _worker_facts(core: Sequencer, name: str) -> dict[str, Any]:
         "slots": worker.settings.slots,
         "held_tasks": worker.held_tasks,
         "draining": worker.draining,
-        "silent_ms": core.mono_ms - worker.seen_ms,
+        "silent_ms": broker.mono_ms - worker.seen_ms,
         "running": running,
         "fingerprint": worker.settings.fingerprint,
     }
 
 
-def _agents(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    lane = _lane(core, arguments)
+def _agents(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    lane = _lane(broker, arguments)
     name = arguments.get("name")
     chosen = (agent for agent in lane.agents.values() if name is None or agent.address.split("/", 1)[0] == name)
     return [
@@ -127,8 +126,8 @@ def _agents(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _agent(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
-    lane = _lane(core, arguments)
+def _agent(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
+    lane = _lane(broker, arguments)
     address = arguments.get("address")
     agent = lane.agents.get(address) if type(address) is str else None
     if agent is None:
@@ -141,8 +140,8 @@ def _agent(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _deploys(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": name, **_code_facts(code)} for name, code in sorted(_lane(core, arguments).deploys.items())]
+def _deploys(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, **_code_facts(code)} for name, code in sorted(_lane(broker, arguments).deploys.items())]
 
 
 def _code_facts(code: Code) -> dict[str, Any]:
@@ -152,16 +151,16 @@ def _code_facts(code: Code) -> dict[str, Any]:
     return facts
 
 
-def _tasks(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    lane = _lane(core, arguments)
+def _tasks(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    lane = _lane(broker, arguments)
     state = arguments.get("state")
     if state is not None and state not in TASK_STATES:
         raise errors.BadPayload(f"no task state {state!r}: use one of {', '.join(TASK_STATES)}")
-    chosen = (facts for facts in _all_tasks(core, lane, state) if state is None or facts["state"] == state)
+    chosen = (facts for facts in _all_tasks(broker, lane, state) if state is None or facts["state"] == state)
     return list(islice(chosen, _limit(arguments)))
 
 
-def _all_tasks(core: Sequencer, lane: Lane, state: str | None) -> Iterator[dict[str, Any]]:
+def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[dict[str, Any]]:
     """Tasks of a lane, only looking where tasks of that state can be: a lane may have a million waiting."""
     if state not in ("waiting", "retired"):
         for task in lane.line():
@@ -171,7 +170,7 @@ def _all_tasks(core: Sequencer, lane: Lane, state: str | None) -> Iterator[dict[
             for index in range(run.issued, len(run.payloads)):
                 yield _waiting_facts(run, index)
     if state in (None, "retired"):
-        for task in reversed(core.world.results.kept()):
+        for task in reversed(broker.world.results.kept()):
             if task.run.lane == lane.name and task.turn not in lane.line_by_turn:
                 yield {**_task_facts(task), "state": "retired"}
 
@@ -206,31 +205,31 @@ def _task_facts(task: Task) -> dict[str, Any]:
     return facts
 
 
-def _task(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
+def _task(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
     seq = arguments.get("seq")
-    if type(seq) is not int or not 1 <= seq < core.world.next_seq:
-        raise errors.UnknownTask(f"no task {seq!r}: the last is {core.world.next_seq - 1}")
-    kept = core.world.results.find(seq)
-    run = core.world.runs.find(seq)
+    if type(seq) is not int or not 1 <= seq < broker.world.next_seq:
+        raise errors.UnknownTask(f"no task {seq!r}: the last is {broker.world.next_seq - 1}")
+    kept = broker.world.results.find(seq)
+    run = broker.world.runs.find(seq)
     task = kept
     if task is None and run is not None:
         index = seq - run.first_seq
         if index >= run.issued:
             return _waiting_facts(run, index)
-        task = core.world.lanes[run.lane].line_by_turn.get(run.first_turn + index)
+        task = broker.world.lanes[run.lane].line_by_turn.get(run.first_turn + index)
     if task is None:
         raise errors.Expired(f"task {seq} is retired and its result no longer kept", seq=seq)
     facts = _task_facts(task)
-    if task.turn not in core.world.lanes[task.run.lane].line_by_turn:
+    if task.turn not in broker.world.lanes[task.run.lane].line_by_turn:
         facts["state"] = "retired"
     if kept is not None:
         facts["result"] = result_item(kept)._asdict()
     return facts
 
 
-def _dead(core: Sequencer, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+def _dead(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Dead letters, without their payloads; one with its payload if `seq` names it."""
-    lane = _lane(core, arguments)
+    lane = _lane(broker, arguments)
     seq = arguments.get("seq")
     if seq is not None:
         if seq not in lane.dead:
@@ -254,17 +253,13 @@ def _dead_facts(dead: DeadTask) -> dict[str, Any]:
     }
 
 
-def _digest(core: Sequencer, arguments: dict[str, Any]) -> dict[str, Any]:
-    lane = _lane(core, arguments)
+def _digest(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
+    lane = _lane(broker, arguments)
     return {"lane": lane.name, "retired": lane.retired, "digest": lane.digest}
 
 
-def _lane(core: Sequencer, arguments: dict[str, Any]) -> Lane:
-    name = arguments.get("lane", "main")
-    lane = core.world.lanes.get(name) if type(name) is str else None
-    if lane is None:
-        raise errors.UnknownLane(f"no lane {name!r} (open lanes: {', '.join(sorted(core.world.lanes)[:8])})", lane=name)
-    return lane
+def _lane(broker: BrokerState, arguments: dict[str, Any]) -> Lane:
+    return broker.lane(arguments.get("lane", DEFAULT_LANE))
 
 
 def _limit(arguments: dict[str, Any]) -> int:

@@ -14,13 +14,13 @@ from importlib.metadata import version
 
 from rota.broker import records, snapshot
 from rota.broker.journal import Journal
-from rota.broker.requests import DEFAULT_LANE
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World, apply_numbered
 from rota.common.digests import ZERO_DIGEST, lane_seed
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import LaneSettings
+from rota.common.targets import DEFAULT_LANE
 
 log = logging.getLogger(__name__)
 

@@ -1,22 +1,21 @@
 """The broker's shell: sockets, clock and disk around the core. Poll, decode, step, send, journal, send.
 
-The order inside `_carry_out` is the durability contract (effects.py): orders to workers leave before their input is
-durable, so that the first fsync and the execution overlap; acknowledgements and results leave after it. When the
-journal cannot be written, what waits for it is kept and tried again, producers are told, and nothing that was
-acknowledged is touched.
+The order inside `carry_out` is the durability contract (effects.py): orders to workers leave before their input is
+durable, so that the first fsync and the execution overlap; acknowledgements and results leave after it. What waits, and
+what becomes of it when the journal cannot be written, is decided in durability.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import zmq
 
+from rota.broker.durability import Durability
 from rota.broker.effects import (
     BACKEND,
     FRONTEND,
@@ -26,7 +25,6 @@ from rota.broker.effects import (
     FromProducer,
     FromQuery,
     FromWorker,
-    News,
     Send,
     SnapshotWritten,
     StorageChanged,
@@ -43,19 +41,40 @@ from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
 from rota.common.errors import ProtocolError, RotaError, StorageFull
 from rota.common.limits import CLIENT_UNSENT_BYTES
+from rota.host.clock import Clock
 from rota.host.endpoints import Endpoints
 from rota.host.process_watch import ProcessWatch
 from rota.host.service import StopLevel, StopSignals
-from rota.host.sockets import Socket, publisher, router
+from rota.host.sockets import LINGER_LAST_MS, Socket, publisher, router
 
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_WAKE: Final = 256  # of one socket before the others get their turn
 TICK_MS: Final = 100
-STORAGE_RETRY_MS: Final = 200
-RESULTS_HELD_MAX: Final = 1_000  # messages with results that wait for the journal
-NEWS_HELD_MAX: Final = 10_000  # events that wait for the journal; watchers see a gap in their numbers
-_SAME_NUMBER: Final = "free some space and send it again under the same number, which answers whether it did"
+
+
+class ServerSockets(NamedTuple):
+    """The broker's four: three ROUTERs and one PUB."""
+
+    frontend: Socket
+    backend: Socket
+    query: Socket
+    events: Socket
+
+    @classmethod
+    def bind(cls, context: zmq.Context[Socket], endpoints: Endpoints) -> ServerSockets:
+        """Make the sockets and bind them."""
+        return cls(
+            router(context, endpoints.frontend),
+            router(context, endpoints.backend),
+            router(context, endpoints.query),
+            publisher(context, endpoints.events),
+        )
+
+    def close(self) -> None:
+        """Close them; what was sent last may leave for a moment."""
+        for socket in self:
+            socket.close(linger=LINGER_LAST_MS)
 
 
 class Server:
@@ -63,61 +82,50 @@ class Server:
 
     def __init__(
         self,
-        core: Sequencer,
+        sequencer: Sequencer,
         journal: Journal,
         modules: ModuleStore,
         tensors: TensorKeeper,
-        context: zmq.Context[Socket],
-        endpoints: Endpoints,
+        sockets: ServerSockets,
+        watch: ProcessWatch,
+        clock: Clock,
         snapshots: Snapshotter | None = None,
     ) -> None:
-        self._core = core
+        """Everything is handed in and stays its giver's, to be closed by him."""
+        self._sequencer = sequencer
         self._journal = journal
         self._modules = modules
         self._tensors = tensors
         self._snapshots = snapshots
-        self._sockets = {
-            FRONTEND: router(context, endpoints.frontend),
-            BACKEND: router(context, endpoints.backend),
-            QUERY: router(context, endpoints.query),
-        }
-        self._events = publisher(context, endpoints.events)
-        self._watch = ProcessWatch()
-        self._outbox = _Outbox(self._sockets)
-        self._unwritten: list[Record] = []
-        self._held: list[Send] = []  # waits for records that could not be written
-        self._held_news: list[News] = []
-        self._storage_full = False
-        self._next_retry_ms = 0
-        self._event_number = 0
+        self._sockets = sockets
+        self._watch = watch
+        self._clock = clock
+        self._routers = {FRONTEND: sockets.frontend, BACKEND: sockets.backend, QUERY: sockets.query}
+        self._outbox = _Outbox(self._routers)
+        self._waiting = Durability()
         self._next_tick_ms = 0
 
     def serve(self, stop: StopSignals) -> None:
         """Work until told to stop. Whoever wants workers to finish first stops them first, as `rota up` does."""
         poller = zmq.Poller()
-        for socket in self._sockets.values():
+        for socket in self._routers.values():
             poller.register(socket, zmq.POLLIN)
         for descriptor in (stop.fileno(), *self._watch.fds()):
             poller.register(descriptor, zmq.POLLIN)
         while True:
-            ready = dict(poller.poll(self._timeout_ms()))
+            ready = dict(poller.poll(self.timeout_ms()))
             if stop.fileno() in ready and self._should_stop(stop):
                 return
-            self._turn(ready)
+            self.turn(ready)
 
-    def close(self) -> None:
-        """Close the sockets; what the last turn sent may leave for a moment."""
-        self._watch.close()
-        for socket in (*self._sockets.values(), self._events):
-            socket.close(linger=500)
-
-    def _turn(self, ready: dict[object, int]) -> None:
-        now_ms, mono_ms = time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000
+    def turn(self, ready: Mapping[object, int]) -> None:
+        """Take what came, have it stepped, carry out what that asks for. `ready`: sockets and descriptors to read."""
+        now_ms, mono_ms = self._clock.wall_ms(), self._clock.mono_ms()
         events = self._collect(ready, mono_ms)
-        if self._snapshots is not None and not self._unwritten:
+        if self._snapshots is not None and not self._waiting.unwritten:
             record = self._snapshots.work(now_ms, mono_ms)
             events += [] if record is None else [SnapshotWritten(record)]
-        self._carry_out(self._core.step(events, now_ms, mono_ms), now_ms, mono_ms)
+        self.carry_out(self._sequencer.step(events, now_ms, mono_ms), now_ms, mono_ms)
         self._outbox.flush()  # also while the journal cannot be written: what waits here is durable
 
     # --- in ---------------------------------------------------------------------------------------------------------
@@ -127,33 +135,39 @@ class Server:
         if level is StopLevel.NONE:
             return False
         # Nothing is lost by leaving now: what workers still hold is in the journal as issued and runs again.
-        log.info("stopping: %d assignments are left to the next start", len(self._core.dispatcher.assignments))
+        held = len(self._sequencer.broker.dispatcher.assignments)
+        log.info("stopping: %d assignments are left to the next start", held)
         self._take_last_snapshot()
         return True
 
     def _take_last_snapshot(self) -> None:
         """Leave a short way to the next start."""
-        if self._snapshots is None or self._unwritten:
+        if self._snapshots is None or self._waiting.unwritten:
             return
-        record = self._snapshots.last(time.time_ns() // 1_000_000, lambda: time.monotonic_ns() // 1_000_000)
+        record = self._snapshots.last(self._clock.wall_ms(), self._clock.mono_ms)
         if record is not None:
             with contextlib.suppress(StorageFull):  # then no record names it, and it is not used
                 self._journal.append([record])
 
-    def _timeout_ms(self) -> int:
-        if self._snapshots is not None and self._snapshots.busy and not self._storage_full:
+    @property
+    def unwritten(self) -> Sequence[Record]:
+        """Records that took effect and are not on the disk yet, because the last write failed."""
+        return self._waiting.unwritten
+
+    def timeout_ms(self) -> int:
+        """Return how long to wait for news before the next turn."""
+        if self._snapshots is not None and self._snapshots.busy and not self._waiting.full:
             return 0
-        now_ms = time.monotonic_ns() // 1_000_000
-        wait_ms = max(0, self._next_tick_ms - now_ms)
-        due_ms = self._core.next_timer_ms()
+        wait_ms = max(0, self._next_tick_ms - self._clock.mono_ms())
+        due_ms = self._sequencer.next_timer_ms()
         if due_ms is not None:
-            wait_ms = min(wait_ms, max(0, due_ms - time.time_ns() // 1_000_000))
+            wait_ms = min(wait_ms, max(0, due_ms - self._clock.wall_ms()))
         return wait_ms
 
-    def _collect(self, ready: dict[object, int], mono_ms: int) -> list[Event]:
+    def _collect(self, ready: Mapping[object, int], mono_ms: int) -> list[Event]:
         """Everything that has happened since the last turn: messages first, so that nobody is declared dead unheard."""
         events: list[Event] = []
-        for name, socket in self._sockets.items():
+        for name, socket in self._routers.items():
             if socket in ready:
                 self._receive(name, socket, events)
         events.extend(Unreachable(*lost) for lost in self._outbox.take_lost())
@@ -200,84 +214,47 @@ class Server:
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
-    def _carry_out(self, effects: Effects, now_ms: int, mono_ms: int) -> None:
+    def carry_out(self, effects: Effects, now_ms: int, mono_ms: int) -> None:
+        """Do what a step asks for, in the order that durability demands."""
+        waiting = self._waiting
         self._take(effects)
-        if self._storage_full and mono_ms < self._next_retry_ms:
-            self._refuse_held("the journal cannot be written at present")
+        if not waiting.may_try(mono_ms):
+            self._send_all(waiting.refuse("the journal cannot be written at present"))
             return
+        was_full = waiting.full
         try:
-            self._journal.append(self._unwritten)
+            self._journal.append(waiting.unwritten)
         except StorageFull as error:
-            self._next_retry_ms = mono_ms + STORAGE_RETRY_MS
-            self._refuse_held(str(error.fields.get("reason", error.message)))
-            self._change_storage(True, error.message, now_ms, mono_ms)
+            self._send_all(waiting.failed(str(error.fields.get("reason", error.message)), mono_ms))
+            if not was_full:
+                log.error("the journal cannot be written, producers are refused: %s", error.message)
+                self._change_storage(True, error.message, now_ms, mono_ms)
             return
-        self._unwritten = []
-        self._release(now_ms)
-        self._change_storage(False, "", now_ms, mono_ms)
+        sends, events = waiting.written(self._sequencer.broker.world.boot, now_ms)
+        self._send_all(sends)
+        for event in events:
+            self._sockets.events.send_multipart([event.topic.encode(), wire.encode(event)], zmq.NOBLOCK)
+        if was_full:
+            log.warning("the journal can be written again")
+            self._change_storage(False, "", now_ms, mono_ms)
 
     def _take(self, effects: Effects) -> None:
         """Do what need not wait for the disk, and keep the rest."""
-        for send in effects.now:
-            self._outbox.send(send)
+        self._send_all(effects.now)
         for worker, pid in effects.watches:
             if pid:
                 self._watch.add(worker, pid)
             else:
                 self._watch.remove(worker)
-        self._unwritten += effects.records
-        self._held += effects.after
-        self._held_news += effects.news
-        dropped = max(0, len(self._held_news) - NEWS_HELD_MAX)
-        del self._held_news[:dropped]
-        self._event_number += dropped
+        self._waiting.take(effects)
 
-    def _release(self, now_ms: int) -> None:
-        """Everything so far is durable: say so."""
-        held, self._held = self._held, []
-        for send in held:
+    def _send_all(self, sends: Sequence[Send]) -> None:
+        for send in sends:
             self._outbox.send(send)
-        news, self._held_news = self._held_news, []
-        for topic, lane, fields in news:
-            self._event_number += 1
-            event = messages.Event(self._core.world.boot, self._event_number, now_ms, topic, lane, fields)
-            self._events.send_multipart([topic.encode(), wire.encode(event)], zmq.NOBLOCK)
-
-    def _refuse_held(self, reason: str) -> None:
-        """The records are not durable: refuse the inputs they came from, answer what depends on none, keep results.
-
-        A refused input did take effect in memory. Should its record be written after all, the same request sent again
-        gets its answer; should the broker end first, it never happened. Neither contradicts what the producer was told.
-        """
-        kept = []
-        for send in self._held:
-            message = send.message
-            if isinstance(message, messages.Results):
-                kept.append(send)
-                continue
-            if send.socket == FRONTEND and isinstance(message, messages.Accepted | messages.Answer):
-                text = f"the journal cannot be written ({reason}): this request may still take effect; {_SAME_NUMBER}"
-                fields = {"reason": reason, "pending": True}
-                send = send._replace(message=messages.Refused(message.number, StorageFull.code, text, fields))
-            elif send.socket == QUERY and not self._storage_full and isinstance(message, messages.Answer):
-                # It was made before the core knew that writing fails, so a crash could take back what it tells.
-                text = f"the journal cannot be written ({reason}): ask again"
-                fields = {"reason": reason}
-                send = send._replace(message=messages.Refused(message.number, StorageFull.code, text, fields))
-            self._outbox.send(send)
-        # Results that are let go here are awaited again by their producers: nothing says that they were sent.
-        self._held = kept[-RESULTS_HELD_MAX:]
 
     def _change_storage(self, full: bool, reason: str, now_ms: int, mono_ms: int) -> None:
-        """Let the core know when writing begins to fail or works again."""
-        if full == self._storage_full:
-            return
-        self._storage_full = full
-        if full:
-            log.error("the journal cannot be written, producers are refused: %s", reason)
-        else:
-            log.warning("the journal can be written again")
-        self._take(self._core.step([StorageChanged(full, reason)], now_ms, mono_ms))
+        """Let the core know that writing begins to fail, or works again."""
+        self._take(self._sequencer.step([StorageChanged(full, reason)], now_ms, mono_ms))
 
 
 class _Outbox:

@@ -20,6 +20,7 @@ from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
 from rota.common.shown import shown
 
 MODEL_PREFIX: Final = "model:"
+DEFAULT_LANE: Final = "main"  # open in every run
 
 _KNOWN_MAX: Final = 65_536  # the same few addresses come again and again: their answers are kept
 

@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, Unpack
 
 from rota.broker import records
+from rota.broker.deploys import check_deploy
 from rota.broker.lane import RECORDED_POLICY
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import facts
-from rota.broker.requests import check_deploy, check_submit, request_digest
+from rota.broker.requests import check_submit, request_digest
 from rota.broker.world import World
 from rota.common import limits as bounds
 from rota.common import messages

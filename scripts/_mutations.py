@@ -130,8 +130,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "completed-task-caught", "a task that has completed can no longer be caught", "broker/requests.py",
-        "    if task is None or task.outcome is not None:\n        return False\n    core.withdraw(task)\n",
-        "    if task is None:\n        return False\n    core.withdraw(task)\n", _REQUESTS,
+        "    if task is None or task.outcome is not None:\n        return False\n    broker.withdraw(task)\n",
+        "    if task is None:\n        return False\n    broker.withdraw(task)\n", _REQUESTS,
     ),
     Mutation(
         "code-bound-at-dispatch", "code is bound when a task is issued", "broker/dispatch.py",
@@ -202,22 +202,24 @@ MUTATIONS: Final = (
     # --- durability -----------------------------------------------------------------------------------------------
     Mutation(
         "ack-before-fsync", "an acknowledgement waits for the fsync of its input", "broker/server.py",
-        "        self._take(effects)\n", "        self._take(effects)\n        self._release(now_ms)\n", _SHELL,
+        "        self._take(effects)\n        if not waiting",
+        "        self._take(effects)\n        self._send_all(waiting._sends)\n        if not waiting", _SHELL,
     ),
     Mutation(
-        "replies-do-not-wait", "what speaks of a record waits for it", "broker/sequencer.py",
+        "replies-do-not-wait", "what speaks of a record waits for it", "broker/state.py",
         "self.effects.after.append(Send(socket, identity, message))",
         "self.effects.now.append(Send(socket, identity, message))",
         ("tests/broker/test_sequencer.py", "tests/broker/test_requests.py"),
     ),
     Mutation(
-        "record-not-written", "what takes effect is written down", "broker/sequencer.py",
+        "record-not-written", "what takes effect is written down", "broker/state.py",
         "        self.effects.records.append(record)\n", "", ("tests/broker/test_requests.py",),
     ),
     Mutation(
         "batch-lost-when-full", "what could not be written is tried again", "broker/server.py",
-        "            self._journal.append(self._unwritten)\n",
-        "            batch, self._unwritten = self._unwritten, []\n            self._journal.append(batch)\n", _SHELL,
+        "            self._journal.append(waiting.unwritten)\n",
+        "            batch, waiting.unwritten = waiting.unwritten, ()\n            self._journal.append(batch)\n",
+        _SHELL,
     ),
     Mutation(
         "no-fsync", "a commit returns when it is on the disk", "broker/journal.py",
@@ -226,7 +228,7 @@ MUTATIONS: Final = (
     # --- requests and results -------------------------------------------------------------------------------------
     Mutation(
         "dedupe-forgotten", "a request that is sent again has no second effect", "broker/requests.py",
-        "    answer = core.world.producers.old_answer(origin)\n    if answer is None:\n        objection",
+        "    answer = broker.world.producers.old_answer(origin)\n    if answer is None:\n        objection",
         "    answer = None\n    if answer is None:\n        objection", _REQUESTS,
     ),
     Mutation(

@@ -471,7 +471,7 @@ def test_deploys_that_wait_for_ever_do_not_close_the_door(broker: Broker, monkey
     """Goal: what a producer gave up on does not refuse others. Method: models without a GPU worker, two may wait; then
     an agent, for which a worker is there.
     """
-    monkeypatch.setattr("rota.broker.requests.PENDING_DEPLOYS_MAX", 2)
+    monkeypatch.setattr("rota.broker.pending_deploys.PENDING_DEPLOYS_MAX", 2)
     alice, worker = broker.producer(), broker.worker()
     for name in ("model:a", "model:b"):
         assert alice.deploy(name, MODEL_CODE, check=True) is None

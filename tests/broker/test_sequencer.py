@@ -21,7 +21,7 @@ def test_what_may_leave_at_once_and_what_must_wait(broker: Broker) -> None:
     """
     alice, worker = broker.producer(), broker.worker()
     run = TaskRun("counter/a", 0, (ADD,), None)
-    effects = broker.core.step(
+    effects = broker.sequencer.step(
         [FromProducer(alice.identity, messages.Submit(50, "main", (run,), True, None, None))], 1, 1
     )
     assert [type(send.message).__name__ for send in effects.now] == ["Assign"]
@@ -160,5 +160,5 @@ def test_the_shell_can_tick_at_any_time(broker: Broker) -> None:
     """Goal: clocks that stand or go back hurt nobody. Method: ticks with the same, an earlier and a later time."""
     broker.worker()
     for now_ms, mono_ms in ((1, 1), (1, 1), (0, 2), (10, 3)):
-        assert not broker.core.step([Tick()], now_ms, mono_ms).records
+        assert not broker.sequencer.step([Tick()], now_ms, mono_ms).records
     assert "w1" in broker.core.dispatcher.workers

@@ -15,17 +15,21 @@ import pytest
 import zmq
 
 from rota.broker import records
-from rota.broker.effects import FRONTEND, Effects, News, Send
+from rota.broker.durability import STORAGE_RETRY_MS
+from rota.broker.effects import FRONTEND, Effects, Send
 from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import fold, open_epoch
 from rota.broker.sequencer import Sequencer
-from rota.broker.server import STORAGE_RETRY_MS, Server
+from rota.broker.server import Server, ServerSockets
+from rota.broker.state import BrokerState
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common import wire
-from rota.common.messages import Event, Hello, Results, Welcome
+from rota.common.messages import Hello, Results, Welcome
+from rota.host.clock import HostClock
 from rota.host.endpoints import Endpoints
+from rota.host.process_watch import ProcessWatch
 from rota.host.sockets import Socket, context
 from rota.tensors.store import TensorStore
 
@@ -43,10 +47,13 @@ class Shell:
         fold(world, journal.read())
         open_epoch(world, journal, 1)
         journal._connection.execute("PRAGMA busy_timeout = 0")
-        core = Sequencer(world, version="test")
         tensors = TensorKeeper(TensorStore(folder / "tensors"), world, 60_000)
-        server = Server(core, journal, ModuleStore(folder), tensors, self.zmq, ENDPOINTS)
-        self.server = end.enter_context(closing(server))
+        sockets = end.enter_context(closing(ServerSockets.bind(self.zmq, ENDPOINTS)))
+        watch = end.enter_context(closing(ProcessWatch()))
+        sequencer = Sequencer(BrokerState(world, version="test"))
+        self.frontend = sockets.frontend
+        self.journal = journal
+        self.server = Server(sequencer, journal, ModuleStore(folder), tensors, sockets, watch, HostClock())
         self._disk = end.enter_context(closing(sqlite3.connect(folder / "run.rota", isolation_level=None)))
         self._end = end
 
@@ -60,7 +67,7 @@ class Shell:
         wanted = Effects()
         for name, value in effects.items():
             setattr(wanted, name, value)
-        self.server._carry_out(wanted, 1, mono_ms)
+        self.server.carry_out(wanted, 1, mono_ms)
 
     def connect(self, kind: int, endpoint: str, **options: Any) -> Socket:
         socket = self._end.enter_context(self.zmq.socket(kind))
@@ -85,34 +92,20 @@ def frames_of(socket: Socket) -> list[bytes]:
     return found
 
 
-def test_events_that_were_dropped_leave_a_gap(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: a watcher can tell that it missed something. Method: five events while the disk is full, of which, with the
-    one that says so, three are kept; the numbers of those that come begin at four.
-    """
-    monkeypatch.setattr("rota.broker.server.NEWS_HELD_MAX", 3)
-    watcher = shell.connect(zmq.SUB, ENDPOINTS.events, SUBSCRIBE=b"")
-    shell.fill_disk()
-    shell.carry_out(0, records=[RECORD], news=[News("task", "main", {"seq": seq}) for seq in range(5)])
-    shell.free_disk()
-    shell.carry_out(STORAGE_RETRY_MS)
-    events = [event for event in map(wire.decode, frames_of(watcher)) if isinstance(event, Event)]
-    assert [(event.event, event.fields.get("seq")) for event in events] == [(4, 3), (5, 4), (6, None)]
-
-
 def test_slow_peers_are_served_while_the_disk_is_full(shell: Shell) -> None:
     """Goal: what is durable reaches a slow reader, and a slow worker hears that the broker lives. Method: a connection
     that does not read until much waits for it; it reads while the disk is full.
     """
     peer = shell.connect(zmq.DEALER, ENDPOINTS.frontend, RCVHWM=1, IDENTITY=b"slow")
     peer.send(wire.encode(Hello(0, "alice")))
-    shell.server._turn({shell.server._sockets[FRONTEND]: zmq.POLLIN})
+    shell.server.turn({shell.frontend: zmq.POLLIN})
     sends = [Send(FRONTEND, b"slow", Welcome(number, 1, "test")) for number in range(1, 2_001)]
     shell.fill_disk()
     shell.carry_out(0, now=sends, records=[RECORD])
     numbers: list[int] = []
     while frames := frames_of(peer):
         numbers += [wire.decode(frame).number for frame in frames]  # type: ignore[union-attr]
-        shell.server._turn({})
+        shell.server.turn({})
     assert numbers == list(range(2_001))
     shell.free_disk()
 
@@ -123,7 +116,7 @@ def test_what_could_not_be_written_is_written_before_it_is_told(shell: Shell, tm
     """
     peer = shell.connect(zmq.DEALER, ENDPOINTS.frontend, IDENTITY=b"p")
     peer.send(wire.encode(Hello(0, "alice")))
-    shell.server._turn({shell.server._sockets[FRONTEND]: zmq.POLLIN})
+    shell.server.turn({shell.frontend: zmq.POLLIN})
     assert len(frames_of(peer)) == 1
     shell.fill_disk()
     shell.carry_out(0, records=[RECORD], after=[Send(FRONTEND, b"p", Results(()))])
@@ -134,4 +127,4 @@ def test_what_could_not_be_written_is_written_before_it_is_told(shell: Shell, tm
     assert frames_of(peer) == [wire.encode(Results(()))]
     with closing(Journal.open(tmp_path / "run.rota", read_only=True)) as journal:
         assert list(journal.read())[-1] == RECORD
-        assert journal.last_number == shell.server._journal.last_number == 3
+        assert journal.last_number == shell.journal.last_number == 3

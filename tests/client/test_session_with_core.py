@@ -12,6 +12,7 @@ from rota.broker import records
 from rota.broker.effects import FRONTEND, FromProducer, Send, Tick, Unreachable
 from rota.broker.recovery import fold
 from rota.broker.sequencer import Sequencer
+from rota.broker.state import BrokerState
 from rota.broker.world import World
 from rota.client.session import HELLO_MS, RENEW_MS, SILENCE_MS, Session
 from rota.common.digests import ZERO_DIGEST, lane_seed
@@ -29,7 +30,7 @@ class Pair:
         self.connection = 0
         self.to_broker: list[bytes] = []
         self.to_session: list[bytes] = []
-        self.core: Sequencer
+        self.core: BrokerState
         self.start_broker()
 
     def start_broker(self) -> None:
@@ -43,13 +44,14 @@ class Pair:
             started.append(records.Opened("main", self.now_ms, nobody, lane, False, ()))
         fold(world, started)
         self.journal += started
-        self.core = Sequencer(world, version="0")
+        self.core = BrokerState(world, version="0")
+        self.sequencer = Sequencer(self.core)
         self.cut()
 
     def cut(self) -> None:
         """Break the connection; it heals by itself under a new name, and the session does not notice."""
         if self.connection:
-            self.core.step([Unreachable(FRONTEND, self.identity)], self.now_ms, self.now_ms)
+            self.sequencer.step([Unreachable(FRONTEND, self.identity)], self.now_ms, self.now_ms)
         self.connection += 1
         self.to_broker.clear()
         self.to_session.clear()
@@ -74,7 +76,7 @@ class Pair:
         while self.to_broker or self.to_session:
             events = [FromProducer(self.identity, decode(frame, FROM_PRODUCERS)) for frame in self.to_broker]
             self.to_broker.clear()
-            effects = self.core.step([*events, Tick()], self.now_ms, self.now_ms)
+            effects = self.sequencer.step([*events, Tick()], self.now_ms, self.now_ms)
             self.journal += effects.records
             sends: list[Send] = [*effects.now, *effects.after]
             self.to_session += [encode(one.message) for one in sends if one.identity == self.identity]

@@ -32,6 +32,7 @@ from rota.broker.effects import (
 from rota.broker.lane import Lane
 from rota.broker.recovery import fold
 from rota.broker.sequencer import Sequencer
+from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common import messages, wire
@@ -76,7 +77,7 @@ class Broker:
         self.sent: list[Send] = []  # everything that left, in order
         self.core = self._start()
 
-    def _start(self) -> Sequencer:
+    def _start(self) -> BrokerState:
         world = fold_journal(self.journal, **self.world_settings)
         started: list[records.Record] = [records.Epoch(world.boot + 1, self.now_ms, (("rota", "test"),))]
         if "main" not in world.lanes:
@@ -84,13 +85,15 @@ class Broker:
             started.append(records.Opened("main", self.now_ms, _NOBODY, settings, False, ()))
         fold(world, started)
         self.journal += [records.encode(record) for record in started]
-        return Sequencer(world, version="test", heartbeat_ms=self.heartbeat_ms)
+        core = BrokerState(world, version="test", heartbeat_ms=self.heartbeat_ms)
+        self.sequencer = Sequencer(core)
+        return core
 
     # --- time, disk and power ------------------------------------------------------------------------------------
 
     def step(self, *events: Event) -> None:
         """Feed events and carry out what the core wants done, in the order that it demands."""
-        effects = self.core.step(events, self.now_ms, self.mono_ms)
+        effects = self.sequencer.step(events, self.now_ms, self.mono_ms)
         for send in effects.now:
             self._deliver(send)
         for worker, pid in effects.watches:

@@ -20,7 +20,7 @@ from simulation import cases
 from simulation.plan import make_plan
 from simulation.world import simulate
 
-from rota.broker import dispatch, lane, sequencer, server, workers
+from rota.broker import dispatch, lane, server, state, workers
 from rota.broker import journal as journal_module
 from rota.broker.tasks import Task
 
@@ -125,7 +125,8 @@ def _said_before_durable(patch: pytest.MonkeyPatch) -> None:
 
     def take(self: server.Server, effects: Any) -> None:
         real(self, effects)
-        self._release(0)
+        sends, self._waiting._sends = self._waiting._sends, []
+        self._send_all(sends)
 
     patch.setattr(server.Server, "_take", take)
 
@@ -167,13 +168,13 @@ def _silent_divergence(patch: pytest.MonkeyPatch) -> None:
 
 def _forgotten_timers(patch: pytest.MonkeyPatch) -> None:
     """After a restart nobody waits for the timers that were set before."""
-    real: Callable[..., None] = sequencer.Sequencer._resume
+    real: Callable[..., None] = state.BrokerState._take_up
 
-    def resume(self: sequencer.Sequencer) -> None:
+    def take_up(self: state.BrokerState) -> None:
         real(self)
         self._timers.clear()
 
-    patch.setattr(sequencer.Sequencer, "_resume", resume)
+    patch.setattr(state.BrokerState, "_take_up", take_up)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The broker process: the real shell, core, recovery and journal, on simulated sockets, clock and process table.
 
-`Server` is the one that runs in production, from `_turn` down: reading, decoding, the order of effects, what is held
-back while the disk is full. Replaced are what it gets from outside: `zmq.Context`, the clock of its module, the watch
-over processes, and the stores of modules and tensors (the agents here are a language of the tests).
+`Server` is the one that runs in production, from `turn` down: reading, decoding, the order of effects, what is held
+back while the disk is full. What it is handed is simulated: sockets, clock, the watch over processes, and the stores of
+modules and tensors (the agents here are a language of the tests).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from simulation.disk import Disk
 from simulation.network import Context, Publisher
 from simulation.processes import SimProcess
 
-from rota.broker import server as server_module
 from rota.broker.recovery import open_epoch, recover
 from rota.broker.sequencer import Sequencer
-from rota.broker.server import Server
+from rota.broker.server import Server, ServerSockets
 from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
+from rota.broker.state import BrokerState
 from rota.common import wire
 from rota.common.errors import StorageFull
 from rota.common.messages import Event
@@ -38,17 +38,17 @@ _WATCH_FD: Final = -7
 _TURNS_PER_FOLD: Final = 150
 
 
-class HostTime:
-    """What the shell has as its module `time`."""
+class SimHostClock:
+    """The clocks of the broker's host."""
 
     def __init__(self, host: BrokerHost) -> None:
         self._host = host
 
-    def time_ns(self) -> int:
-        return self._host.clock.wall_ms(self._host.elapsed_us) * 1_000_000
+    def wall_ms(self) -> int:
+        return self._host.clock.wall_ms(self._host.elapsed_us)
 
-    def monotonic_ns(self) -> int:
-        return (self._host.clock.now_us + self._host.elapsed_us + self._host.mono_offset_us) * 1_000
+    def mono_ms(self) -> int:
+        return (self._host.clock.now_us + self._host.elapsed_us + self._host.mono_offset_us) // 1_000
 
 
 class SimProcessWatch:
@@ -101,21 +101,14 @@ class BrokerHost(SimProcess):
         self.disk = Disk(folder, self, simulation.chances.stream("disk"))
         self.chance = simulation.chances.stream("broker")
         self.process_watch: SimProcessWatch | None = None
-        self.core: Sequencer | None = None
+        self.core: BrokerState | None = None
         self.server: Server | None = None
         self.mono_offset_us = 0
         self.turns = 0
         self.news: list[Event] = []
         self.next_check = 0
-        self._context: Context | None = None
+        self.routers: list[Any] = []
         self._publisher: Publisher | None = None
-
-    def patches(self) -> list[tuple[Any, str, Any]]:
-        """What of the shell's module is replaced while a simulation runs."""
-        return [
-            (server_module, "time", HostTime(self)),
-            (server_module, "ProcessWatch", lambda: SimProcessWatch(self)),
-        ]
 
     def start(self) -> None:
         """Recover and serve, as `rota.broker.__main__.serve` does."""
@@ -132,7 +125,7 @@ class BrokerHost(SimProcess):
         assert server is not None
         assert core is not None
         before = len(core.effects.records), core.world.next_seq
-        server._turn(self._ready(server))
+        server.turn(self._ready())
         self.elapsed_us += _TURN_COST_US
         self.turns += 1
         self._take_news()
@@ -167,29 +160,29 @@ class BrokerHost(SimProcess):
             return
         if self.simulation.plan.reserves_wal:
             journal.reserve()
-        core = Sequencer(world, version="sim", host=HOST, heartbeat_ms=self.simulation.plan.heartbeat_ms)
+        core = BrokerState(world, version="sim", host=HOST, heartbeat_ms=self.simulation.plan.heartbeat_ms)
         context: Any = Context(self.simulation.network, self)
         stores: Any = (_AnyModule(), _AnyTensor())
+        sockets: Any = ServerSockets.bind(context, ENDPOINTS)
+        watch: Any = SimProcessWatch(self)
         snapshots = Snapshotter(journal, world, SnapshotPolicy(*self.simulation.plan.snapshots))
-        self.server = Server(core, journal, *stores, context, ENDPOINTS, snapshots)
+        self.server = Server(Sequencer(core), journal, *stores, sockets, watch, SimHostClock(self), snapshots)
         self.core = core
-        publisher: Any = self.server._events
-        self._publisher = publisher
+        self.routers = [sockets.frontend, sockets.backend, sockets.query]
+        self._publisher = sockets.events
         self.simulation.transcript.note("broker", "boot", world.boot, "records", journal.last_number)
         self.simulation.checker.started(self)
         self.wake()
 
-    def _ready(self, server: Server) -> dict[object, int]:
-        routers: list[Any] = list(server._sockets.values())
-        ready: dict[object, int] = {router: zmq.POLLIN for router in routers if router.inbox}
+    def _ready(self) -> dict[object, int]:
+        ready: dict[object, int] = {router: zmq.POLLIN for router in self.routers if router.inbox}
         assert self.process_watch is not None
         if self.process_watch.has_news():
             ready[_WATCH_FD] = zmq.POLLIN
         return ready
 
     def _plan_next(self, server: Server) -> None:
-        routers: list[Any] = list(server._sockets.values())
-        wait_us = 0 if any(router.inbox for router in routers) else server._timeout_ms() * 1_000
+        wait_us = 0 if any(router.inbox for router in self.routers) else server.timeout_ms() * 1_000
         self.wake_at(self.clock.now_us + self.elapsed_us + max(wait_us, 1))
 
     def _take_news(self) -> None:

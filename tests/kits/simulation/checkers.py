@@ -18,7 +18,7 @@ from rota.broker import records
 from rota.broker import workers as workers_module
 from rota.broker.journal import Journal
 from rota.broker.recovery import fold
-from rota.broker.sequencer import Sequencer
+from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.errors import NumberReused, RotaError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FOLDED_RECORDS_MAX = 300  # a fold of all records costs; the one at the end is always done
 
 
-def check_core(core: Sequencer) -> None:
+def check_core(core: BrokerState) -> None:
     """What must hold between two steps."""
     core.check_invariants()
 
@@ -109,7 +109,7 @@ class Checker:
         assert host.core is not None
         assert host.server is not None
         if len(self.written) < FOLDED_RECORDS_MAX:
-            self.compare_with_fold(host.core.world, [*self.written, *map(records.encode, host.server._unwritten)])
+            self.compare_with_fold(host.core.world, [*self.written, *map(records.encode, host.server.unwritten)])
 
     def compare_with_fold(self, live: World, bodies: list[bytes]) -> None:
         world = World(**self.simulation.plan.world_settings)
@@ -127,7 +127,7 @@ class Checker:
         """Look at late completions on their way into the core."""
         real = workers_module._compare_late
 
-        def probe(core: Sequencer, message: Completed) -> None:
+        def probe(core: BrokerState, message: Completed) -> None:
             assignment = core.dispatcher.orphans.get(message.assignment)
             for (queue, tasks), result in zip(assignment.folds if assignment else (), message.folds, strict=False):
                 for place, (task, outcome) in enumerate(zip(tasks, result.outcomes, strict=False)):

@@ -143,7 +143,7 @@ def simulate(plan: Plan) -> Report:
     simulation = Simulation(plan, root)
     failure, story = "", []
     try:
-        with patched([*simulation.broker.patches(), *simulation.checker.probes(), *_knobs(plan)]):
+        with patched([*simulation.checker.probes(), *_knobs(plan)]):
             simulation.run()
     except Exception as error:  # whatever it is, it is a finding
         failure = f"{type(error).__name__}: {error}"

@@ -1,0 +1,98 @@
+"""Deploys: names bound to code, after a worker has looked at it if the producer wants that. PURE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rota.broker import records
+from rota.broker.pending_deploys import NOBODY, PendingDeploy
+from rota.broker.refusals import refuse, storage_full
+from rota.broker.state import BrokerState
+from rota.common import errors, messages
+from rota.common.limits import DEPLOYS_MAX, PENDING_DEPLOYS_MAX
+from rota.common.work import MODEL, Code
+
+if TYPE_CHECKING:
+    from rota.broker.lane import Lane
+
+
+def deploy(
+    broker: BrokerState, identity: bytes, request: messages.Deploy, origin: records.Origin
+) -> messages.Answer | None:
+    """Bind a name, or have a worker look at the code first: then the answer comes later (None)."""
+    lane = broker.lane(request.lane)
+    check_deploy(lane, request.name, request.code)
+    if not request.check:
+        return _bind(broker, request, origin, {})
+    pending = broker.deploys.find(origin)
+    if pending is not None:  # sent again: it is answered there
+        pending.identity = identity
+        return None
+    pending, oldest = broker.deploys.add(identity, request, origin)
+    if oldest is not None:
+        busy = errors.Busy(
+            f"{PENDING_DEPLOYS_MAX} newer deploys wait for a worker: start one of that pool, or deploy without check"
+        )
+        refuse(broker, oldest.identity, oldest.request.number, busy)
+    _ask(broker, pending)
+    return None
+
+
+def check_deploy(lane: Lane, name: str, code: Code) -> None:
+    """Raise what stands against binding a name to code now."""
+    if name.startswith("model:") != (code.kind == MODEL):
+        raise errors.CodeError(
+            f"{name!r} cannot be bound to code of kind {code.kind!r}: models are named model:NAME", name=name
+        )
+    if len(lane.deploys) >= DEPLOYS_MAX and name not in lane.deploys:
+        raise errors.Busy(f"lane {lane.name!r} has {DEPLOYS_MAX} names bound, no more fit", deploys_max=DEPLOYS_MAX)
+
+
+def tick(broker: BrokerState) -> None:
+    """Ask again where no worker was there, or the one that was asked has gone."""
+    for pending in broker.deploys:
+        if pending.worker not in broker.dispatcher.workers:
+            _ask(broker, pending)
+
+
+def registered(broker: BrokerState, worker: str) -> None:
+    """A worker came, or came again: what it was asked on another connection, or in another process, may be lost."""
+    for pending in broker.deploys:
+        if pending.worker == worker:
+            pending.worker = NOBODY
+    tick(broker)
+
+
+def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
+    """A worker has looked: let the deploy take effect, or refuse it with what the worker says."""
+    pending = broker.deploys.take(prepared.number, prepared.worker)
+    if pending is None:
+        return
+    try:
+        if not prepared.ok:
+            raise errors.CodeError(prepared.message, name=pending.request.name)
+        if broker.storage_full:
+            raise storage_full(broker)
+        answer = broker.world.producers.old_answer(pending.origin)  # it may have come again without `check`
+        if answer is None:
+            answer = _bind(broker, pending.request, pending.origin, prepared.info)
+        broker.answer(pending.identity, answer)
+    except errors.RotaError as error:
+        refuse(broker, pending.identity, pending.request.number, error)
+
+
+def _ask(broker: BrokerState, pending: PendingDeploy) -> None:
+    pool = "gpu" if pending.request.code.kind == MODEL else "cpu"
+    worker = broker.dispatcher.idlest(pool)
+    pending.worker = NOBODY if worker is None else worker.name
+    if worker is not None:
+        broker.order(worker.identity, messages.Prepare(pending.number, pending.request.name, pending.request.code))
+
+
+def _bind(
+    broker: BrokerState, request: messages.Deploy, origin: records.Origin, info: dict[str, Any]
+) -> messages.Answer:
+    lane = broker.world.lanes[request.lane]
+    broker.commit(records.Deployed(lane.name, lane.retired, broker.now_ms, origin, request.name, request.code))
+    broker.tell("lane", lane.name, deployed=request.name, code=request.code.digest)
+    return messages.Answer(request.number, info)

@@ -1,0 +1,93 @@
+"""What may leave before, with and after the disk. PURE.
+
+The duty is that of effects.py: orders to workers leave at once, records are written in one block, and everything that
+speaks of them waits until the block is on the disk. While the journal cannot be written, what waits for it is kept and
+the same records are tried again: inputs are refused, results wait, and nothing that was acknowledged is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rota.broker.effects import FRONTEND, QUERY, Effects, News, Send
+from rota.broker.records import Record
+from rota.common.errors import StorageFull
+from rota.common.messages import Accepted, Answer, Event, Refused, Results
+
+RESULTS_HELD_MAX: Final = 1_000  # messages with results that wait for the journal
+NEWS_HELD_MAX: Final = 10_000  # events that wait for the journal; watchers see a gap in their numbers
+STORAGE_RETRY_MS: Final = 200
+_SAME_NUMBER: Final = "free some space and send it again under the same number, which answers whether it did"
+
+
+class Durability:
+    """Holds what waits for the disk. After `take`, write `unwritten`, then call `written` or `failed`."""
+
+    def __init__(self) -> None:
+        self.unwritten: Sequence[Record] = ()
+        self.full = False  # the last try to write failed
+        self._sends: list[Send] = []
+        self._news: list[News] = []
+        self._event_number = 0
+        self._next_try_ms = 0
+
+    def take(self, effects: Effects) -> None:
+        """Keep what a step wants written, and what waits for it. Its `now` and `watches` wait for nothing."""
+        self.unwritten = [*self.unwritten, *effects.records] if self.unwritten else effects.records
+        self._sends += effects.after
+        self._news += effects.news
+        dropped = max(0, len(self._news) - NEWS_HELD_MAX)
+        del self._news[:dropped]
+        self._event_number += dropped
+
+    def may_try(self, mono_ms: int) -> bool:
+        """Whether to write now: always, but for a moment after a failure."""
+        return not self.full or mono_ms >= self._next_try_ms
+
+    def written(self, boot: int, now_ms: int) -> tuple[list[Send], list[Event]]:
+        """Everything so far is on the disk: return what may leave now. Events are numbered from 1 in each boot."""
+        self.unwritten = ()
+        self.full = False
+        sends, self._sends = self._sends, []
+        news, self._news = self._news, []
+        events = [Event(boot, number, now_ms, *one) for number, one in enumerate(news, self._event_number + 1)]
+        self._event_number += len(events)
+        return sends, events
+
+    def failed(self, reason: str, mono_ms: int) -> list[Send]:
+        """Writing failed: return what leaves all the same, and keep the rest for the next try."""
+        first = not self.full
+        self.full = True
+        self._next_try_ms = mono_ms + STORAGE_RETRY_MS
+        return self.refuse(reason, first=first)
+
+    def refuse(self, reason: str, *, first: bool = False) -> list[Send]:
+        """Refuse the inputs whose records are not durable, answer what depends on none, keep results.
+
+        `first`: in the turn in which writing began to fail, answers to questions were made before the core knew, so a
+        crash could take back what they tell. A refused input did take effect in memory. Should its record be written
+        after all, the same request sent again gets its answer; should the broker end first, it never happened. Neither
+        contradicts what the producer was told.
+        """
+        leaving: list[Send] = []
+        kept: list[Send] = []
+        for send in self._sends:
+            message = send.message
+            if isinstance(message, Results):
+                kept.append(send)
+            elif send.socket == FRONTEND and isinstance(message, Accepted | Answer):
+                text = f"the journal cannot be written ({reason}): this request may still take effect; {_SAME_NUMBER}"
+                leaving.append(_refused(send, message.number, text, {"reason": reason, "pending": True}))
+            elif send.socket == QUERY and first and isinstance(message, Answer):
+                text = f"the journal cannot be written ({reason}): ask again"
+                leaving.append(_refused(send, message.number, text, {"reason": reason}))
+            else:
+                leaving.append(send)
+        # Results that are let go here are awaited again by their producers: nothing says that they were sent.
+        self._sends = kept[-RESULTS_HELD_MAX:]
+        return leaving
+
+
+def _refused(send: Send, number: int, text: str, fields: dict[str, object]) -> Send:
+    return send._replace(message=Refused(number, StorageFull.code, text, fields))

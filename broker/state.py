@@ -1,0 +1,254 @@
+"""What the broker knows beside its lanes, and the verbs that change it. PURE.
+
+Everything that changes a lane goes through `commit`, which writes a record and applies it with the same function that
+recovery uses. The rest here (connections, workers, pending deploys, what one step wants sent) is volatile: it can be
+lost at any moment without being missed. `requests.py`, `deploys.py`, `workers.py` and `queries.py` read what they need
+and write through the verbs; `sequencer.py` calls them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final
+
+from rota.broker import records
+from rota.broker.dispatch import Dispatcher
+from rota.broker.effects import BACKEND, FRONTEND, Effects, News, Send, Watch
+from rota.broker.lane import Lane, Notes
+from rota.broker.pending_deploys import PendingDeploys
+from rota.broker.results import result_item
+from rota.broker.tasks import Task, Watcher
+from rota.broker.world import World
+from rota.common.errors import UnknownLane
+from rota.common.limits import CONNECTIONS_MAX, HEARTBEAT_MS
+from rota.common.messages import FrontendReply, ResultItem, Results, Revoke, WorkerOrder
+from rota.common.work import Failed
+
+_RESULT_BYTES_PER_MESSAGE: Final = 8 << 20
+_RESULTS_PER_MESSAGE: Final = 8_192
+_REFERENCE_BYTES: Final = 100  # digest, dtype and shape of a tensor
+
+
+class BrokerState:
+    """The world and all that is volatile. Fields are for reading; what changes them is below."""
+
+    def __init__(self, world: World, *, version: str, host: str = "", heartbeat_ms: int = HEARTBEAT_MS) -> None:
+        assert world.boot > 0, "an epoch must be open"
+        self.world = world
+        self.version = version
+        self.host = host
+        self.heartbeat_ms = heartbeat_ms
+        self.dispatcher = Dispatcher(world.boot)
+        self.deploys = PendingDeploys(world.boot)
+        self.draining = False
+        self.storage_full = ""  # why the journal cannot be written at present
+        self.late_completions = 0
+        self.now_ms = 0
+        self.mono_ms = 0
+        self.effects = Effects()
+        self._tick_ms = 0
+        self._producers: dict[bytes, str] = {}  # by frontend identity, the longest silent one first
+        self._timers: list[tuple[int, str, int, int]] = []
+        self._results: dict[bytes, list[ResultItem]] = {}
+        self._moved: dict[str, None] = {}
+        self._take_up()
+
+    def begin(self, now_ms: int, mono_ms: int) -> None:
+        """Begin a step at this time, with nothing to do yet."""
+        self.effects = Effects()
+        self.now_ms = now_ms
+        self.mono_ms = mono_ms
+
+    # --- lanes ------------------------------------------------------------------------------------------------------
+
+    def lane(self, name: object) -> Lane:
+        """Return an open lane. Raises `UnknownLane`."""
+        lane = self.world.lanes.get(name) if type(name) is str else None
+        if lane is None:
+            known = ", ".join(sorted(self.world.lanes)[:8])
+            raise UnknownLane(f"no lane {name!r}: open it first (open lanes: {known})", lane=name)
+        return lane
+
+    def commit(self, record: records.Record) -> None:
+        """Write a record and let it take effect."""
+        self.effects.records.append(record)
+        self._absorb(self.world.apply(record))
+
+    def decide(self, task: Task, kind: str, message: str) -> None:
+        """Pass a verdict on a task that has not completed; what it travels with is revoked."""
+        lane = self.world.lanes[task.run.lane]
+        self.withdraw(task)
+        self.commit(records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, kind, message))
+
+    def withdraw(self, task: Task) -> None:
+        """Take an issued task out of dispatch; the assignment that it travels in is revoked as a whole."""
+        revoked = self.dispatcher.withdraw(task)
+        if revoked is not None:
+            self.order(revoked.worker.identity, Revoke(revoked.number))
+
+    def take_moved(self) -> list[Lane]:
+        """Return the lanes in which tasks retired since this was last asked."""
+        moved, self._moved = self._moved, {}
+        return [self.world.lanes[name] for name in moved]
+
+    # --- timers -----------------------------------------------------------------------------------------------------
+
+    def next_timer_ms(self) -> int | None:
+        """Return the wall time of the next timer; None if there is none, or none that could be written down."""
+        return self._timers[0][0] if self._timers and not self.storage_full else None
+
+    def fire_timer(self) -> bool:
+        """Fire one timer that is due; False if none is."""
+        due_ms = self.next_timer_ms()
+        if due_ms is None or due_ms > self.now_ms:
+            return False
+        _, lane_name, turn, index_of_emit = heapq.heappop(self._timers)
+        lane = self.world.lanes[lane_name]
+        self.commit(records.TimerFired(lane_name, lane.retired, self.now_ms, turn, index_of_emit))
+        return True
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> int:
+        """How many connections of producers are remembered."""
+        return len(self._producers)
+
+    def producer(self, identity: bytes) -> str | None:
+        """Return which producer a connection belongs to; None before it said Hello, or when it was forgotten."""
+        return self._producers.get(identity)
+
+    def greet(self, identity: bytes, producer: str) -> None:
+        """Remember a connection, the newest last; beyond CONNECTIONS_MAX the longest silent one is forgotten."""
+        self._producers.pop(identity, None)
+        self._producers[identity] = producer
+        if len(self._producers) > CONNECTIONS_MAX:
+            del self._producers[next(iter(self._producers))]
+
+    def forget(self, identity: bytes) -> None:
+        """Forget a connection behind which nobody is any more."""
+        self._producers.pop(identity, None)
+
+    # --- what is to be done -----------------------------------------------------------------------------------------
+
+    def order(self, identity: bytes, message: WorkerOrder) -> None:
+        """Send to a worker at once: nothing that a worker does can be seen before its completion is durable."""
+        self.effects.now.append(Send(BACKEND, identity, message))
+
+    def answer(self, identity: bytes, message: FrontendReply, *, socket: str = FRONTEND) -> None:
+        """Answer once everything so far is durable."""
+        self.effects.after.append(Send(socket, identity, message))
+
+    def tell(self, topic: str, lane: str, **fields: object) -> None:
+        """Publish an event once everything so far is durable."""
+        self.effects.news.append(News(topic, lane, fields))
+
+    def watch(self, worker: str, pid: int) -> None:
+        """Have the shell watch a local process (0: stop it)."""
+        self.effects.watches.append(Watch(worker, pid))
+
+    def send_result(self, identity: bytes, task: Task) -> None:
+        """Queue a task's outcome for a connection; it travels with the others at the end of the step."""
+        self._queue_result(identity, result_item(task))
+
+    def flush_results(self) -> None:
+        """Send every connection its results, in messages of bounded size."""
+        for identity, items in self._results.items():
+            batch: list[ResultItem] = []
+            size = 0
+            for item in items:
+                batch.append(item)
+                size += _size(item)
+                if size >= _RESULT_BYTES_PER_MESSAGE or len(batch) >= _RESULTS_PER_MESSAGE:
+                    self.answer(identity, Results(tuple(batch)))
+                    batch, size = [], 0
+            if batch:
+                self.answer(identity, Results(tuple(batch)))
+        self._results = {}
+
+    # --- the broker itself ------------------------------------------------------------------------------------------
+
+    def drain(self, draining: bool) -> None:
+        """Take no more submits, or take them again."""
+        self.draining = draining
+
+    def set_storage(self, full: bool, reason: str) -> None:
+        """Know that the journal cannot be written, or can again."""
+        self.storage_full = reason if full else ""
+        self.tell("journal", "", full=full, reason=reason)
+
+    def tick(self) -> int:
+        """Note a tick; return by how many milliseconds it came later than a heartbeat after the one before."""
+        late_ms = max(0, self.mono_ms - self._tick_ms - self.heartbeat_ms) if self._tick_ms else 0
+        self._tick_ms = self.mono_ms
+        return late_ms
+
+    def count_late_completion(self) -> None:
+        """Count a completion of work that was taken away before it came."""
+        self.late_completions += 1
+
+    def check_invariants(self) -> None:
+        """Assert everything that must hold between two steps; called after each test."""
+        self.world.check_invariants()
+        self.dispatcher.check_invariants()
+        running = [task for lane in self.world.lanes.values() for task in lane.line() if task.outcome is None]
+        queued = self.dispatcher.unfinished_queued()
+        out = sum(assignment.tasks for assignment in self.dispatcher.assignments.values())
+        assert len(running) == queued + out, f"{len(running)} to run, {queued} queued, {out} out"
+
+    # --- what a record did ------------------------------------------------------------------------------------------
+
+    def _take_up(self) -> None:
+        """Take up what a journal left: tasks to run and timers to wait for."""
+        for task in self.world.unfinished():
+            self.dispatcher.add(self.world.lanes[task.run.lane], task)
+        for lane in self.world.lanes.values():
+            for timer in lane.timers.values():
+                heapq.heappush(self._timers, (timer.due_ms, lane.name, timer.turn, timer.index_of_emit))
+
+    def _absorb(self, notes: Notes) -> None:
+        """Pass on what a record did: tasks to dispatch, results to send, timers to wait for, failures to tell."""
+        for task in notes.issued:
+            self.dispatcher.add(self.world.lanes[task.run.lane], task)
+        for task in notes.caught:
+            self._tell_outcome(task)
+        for task in notes.finished:
+            if not task.run.verdicts or task.index not in task.run.verdicts:  # else it was told when it was caught
+                self._tell_outcome(task)
+        if not notes.retired:
+            return
+        lane_name = notes.retired[0].run.lane
+        self._moved[lane_name] = None
+        for timer in notes.timers:
+            heapq.heappush(self._timers, (timer.due_ms, lane_name, timer.turn, timer.index_of_emit))
+
+    def _tell_outcome(self, task: Task) -> None:
+        if task.run.watchers is not None:
+            self._send_to_watchers(task, task.run.watchers)
+        if type(task.outcome) is Failed:
+            self._tell_failure(task, task.outcome)
+
+    def _send_to_watchers(self, task: Task, watchers: list[Watcher]) -> None:
+        item = result_item(task)
+        for identity, first_seq, last_seq in watchers:
+            if first_seq <= task.seq <= last_seq:
+                self._queue_result(identity, item)
+
+    def _queue_result(self, identity: bytes, item: ResultItem) -> None:
+        items = self._results.get(identity)
+        if items is not None:
+            items.append(item)
+        elif identity in self._producers:  # else it is gone, or forgotten: whoever comes back awaits again
+            self._results[identity] = [item]
+
+    def _tell_failure(self, task: Task, failure: Failed) -> None:
+        self.tell(
+            "task", task.run.lane, seq=task.seq, turn=task.turn, target=task.address, kind=failure.kind,
+            message=failure.message
+        )  # fmt: skip
+
+
+def _size(item: ResultItem) -> int:
+    """About how many bytes an outcome takes on the wire; text counts by its characters."""
+    result = 0 if item.result is None else len(item.result)
+    return result + len(item.message) + sum(map(len, item.log)) + _REFERENCE_BYTES * len(item.tensors)
