@@ -121,12 +121,12 @@ MUTATIONS: Final = (
         "broker/lane.py", "self._notes.caught.append(caught_task(run, index, failure))\n", "pass\n", _REQUESTS,
     ),
     Mutation(
-        "caught-task-is-told-twice", "an outcome is told once", "broker/sequencer.py",
+        "caught-task-is-told-twice", "an outcome is told once", "broker/state.py",
         "if not task.run.verdicts or task.index not in task.run.verdicts:", "if True:", _REQUESTS,
     ),
     Mutation(
         "await-forgets-the-caught", "a final outcome is there to be asked for", "broker/requests.py",
-        "        _send_caught(core, identity, run, seq, end)\n", "", _REQUESTS,
+        "        _send_caught(broker, identity, run, seq, end)\n", "", _REQUESTS,
     ),
     Mutation(
         "completed-task-caught", "a task that has completed can no longer be caught", "broker/requests.py",

@@ -20,7 +20,7 @@ from simulation import cases
 from simulation.plan import make_plan
 from simulation.world import simulate
 
-from rota.broker import dispatch, lane, server, state, workers
+from rota.broker import dispatch, lane, sequencer, server, state, workers
 from rota.broker import journal as journal_module
 from rota.broker.tasks import Task
 
@@ -217,8 +217,8 @@ def _judged(seed: int) -> cases.Verdict:
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a run cleans up, and leaves the modules that it patched as they were. Method: look after one that fails."""
     monkeypatch.setattr("simulation.world._quick_folder", lambda: str(tmp_path))
-    patched = server.time, server.ProcessWatch, journal_module._CHECKPOINT_PAGES
+    patched = sequencer.MARK_EVERY_TASKS, journal_module._CHECKPOINT_PAGES
     _lost_emit(monkeypatch)
     assert any(simulate(make_plan(seed)).failure for seed in range(6))
     assert not list(tmp_path.iterdir())
-    assert (server.time, server.ProcessWatch, journal_module._CHECKPOINT_PAGES) == patched
+    assert patched == (sequencer.MARK_EVERY_TASKS, journal_module._CHECKPOINT_PAGES)
