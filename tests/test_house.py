@@ -85,9 +85,9 @@ ALWAYS_PURE = (
 # What a PURE file may import from outside: values, types and encodings, nothing that has a clock, a file or chance in it.
 # `sys` for the byte order and `numpy` for dtypes; both are only asked what they are.
 PURE_MAY_IMPORT = (
-    "__future__", "array", "base64", "bisect", "blake3", "collections", "collections.abc", "dataclasses", "difflib", "enum",
-    "functools", "heapq", "html", "itertools", "json", "math", "ml_dtypes", "msgpack", "msgspec", "numpy", "numpy.typing",
-    "operator", "re", "struct", "sys", "tomllib", "types", "typing",
+    "__future__", "array", "base64", "bisect", "blake3", "collections", "collections.abc", "dataclasses", "difflib",
+    "enum", "functools", "heapq", "html", "itertools", "json", "math", "ml_dtypes", "msgpack", "msgspec", "numpy",
+    "numpy.typing", "operator", "re", "struct", "sys", "tomllib", "types", "typing",
 )  # fmt: skip
 IMPURE_CALLS = ("hash", "id", "open", "input", "print")
 # What a loop over a set gives to these does not depend on the order of the loop.
