@@ -82,7 +82,7 @@ ALWAYS_PURE = (
     "common/work.py",
 )
 
-# What a PURE file may import from outside: values, types and encodings, nothing that has a clock, a file or chance in it.
+# What a PURE file may import from outside: values, types and encodings; nothing with a clock, a file or chance in it.
 # `sys` for the byte order and `numpy` for dtypes; both are only asked what they are.
 PURE_MAY_IMPORT = (
     "__future__", "array", "base64", "bisect", "blake3", "collections", "collections.abc", "dataclasses", "difflib",
