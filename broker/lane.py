@@ -494,8 +494,11 @@ class Lane:
             if not self._recorded:
                 self._retire_order.append(task)
 
-    def renumber(self, unfinished: list[Run]) -> None:
-        """Give every task its turn as its sequence number. `unfinished`: the lane's runs that are not through."""
+    def move(self, numbering: Numbering, notes: Notes, unfinished: list[Run]) -> None:
+        """Belong to another world, in which every task has its turn as its sequence number. `unfinished`: the lane's
+        runs that are not through.
+        """
+        self._numbering, self._notes = numbering, notes
         line = self.line()
         for run in (*unfinished, *self.waiting_runs(), *[task.run for task in line]):
             run.first_seq = run.first_turn

@@ -13,7 +13,7 @@ from rota.broker import records
 from rota.broker.lane import Lane, LaneImage, Notes, Numbering
 from rota.broker.producers import Producers
 from rota.broker.results import Results, RunIndex
-from rota.broker.tasks import Task
+from rota.broker.tasks import Run, Task
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
@@ -92,16 +92,24 @@ class World:
         lane.restore(image)
         return lane
 
-    def isolate(self, lane: Lane) -> None:
-        """Forget everything but one lane, whose sequence numbers become its turns, as if it had always been alone."""
-        self.lanes = {lane.name: lane}
-        self.results = Results(0, 0)
-        unfinished = [run for run in self.runs.between(1, self.next_seq) if run.lane == lane.name]
-        lane.renumber(unfinished)
-        self.runs = RunIndex()
+    def split(self) -> dict[str, World]:
+        """Return a world for each lane, in which it is as if it had always been alone: its turns are its sequence
+        numbers, and nobody has asked for anything. The lanes move there, so this world is used up.
+        """
+        unfinished: dict[str, list[Run]] = {name: [] for name in self.lanes}
+        for run in self.runs.between(1, self.next_seq):
+            unfinished[run.lane].append(run)
+        return {name: self._with_lane(lane, unfinished[name]) for name, lane in self.lanes.items()}
+
+    def _with_lane(self, lane: Lane, unfinished: list[Run]) -> World:
+        world = World(0, 0)
+        world.restore(self.boot, lane.next_turn, self.divergences)
+        world.fingerprints = dict(self.fingerprints)
+        world.lanes[lane.name] = lane
+        lane.move(world._numbering, world._notes, unfinished)
         for run in unfinished:
-            self.runs.add(run)
-        self._numbering.next_seq = lane.next_turn
+            world.runs.add(run)
+        return world
 
     def check_invariants(self) -> None:
         """Assert that every lane is consistent, and the numbering with them."""
@@ -181,6 +189,8 @@ class World:
         self.fingerprints[(record.pool, record.facts)] = record.number
 
     def _note_divergence(self, record: records.Diverged) -> None:
+        if record.lane not in self.lanes:
+            raise JournalError(f"a divergence is noted in lane {shown(record.lane)}, which was never opened")
         self.divergences += 1
 
     def _note_snapshot(self, record: records.Snapshotted) -> None:

@@ -89,7 +89,7 @@ def _side_facts(side: Side) -> dict[str, Any]:
         "task": task_facts(side.trace),
         "state": side.state,
         "ancestors": side.chain,
-        "input": side.input,
+        "input": None if side.input is None else side.input._asdict(),
         "deploy_record": side.deploy,
         "worker": dict(side.worker),
     }

@@ -16,6 +16,7 @@ from rota.common.work import Emit
 from rota.runs.diff import Agents, Diff, End, First, Later, Sample, Side
 from rota.runs.differing import ByteDifference, Part
 from rota.runs.readable import cut, size_text
+from rota.runs.tree import RootInput
 
 _VALUE_CHARS: Final = 100
 _LISTED: Final = 5
@@ -90,9 +91,9 @@ def _origin(side: Side) -> str:
     return f"{' > '.join(parts)}{deploy}"
 
 
-def _input(facts: dict[str, object]) -> str:
-    by = f" by {cut(str(facts['producer']), _VALUE_CHARS)}, its number {facts['number']}" if "producer" in facts else ""
-    return f"record {facts['record']} ({facts['kind']}{by})"
+def _input(found: RootInput) -> str:
+    by = "" if found.producer is None else f" by {cut(found.producer, _VALUE_CHARS)}, its number {found.number}"
+    return f"record {found.record} ({found.kind}{by})"
 
 
 def _part_lines(part: Part) -> Iterator[str]:

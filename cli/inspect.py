@@ -1,6 +1,6 @@
 """`rota log`, `show`, `story`, `state`, `tree`: what a journal says. No broker is needed, and none is asked.
 
-Each command opens the run for reading (runs/open.py), asks proof/ one question and prints the answer; how answers
+Each command opens the run for reading (runs/open.py), asks runs/ one question and prints the answer; how answers
 look is in inspect_views.py, their JSON in runs/task_facts.py and runs/log.py. Meanwhile a broker may write.
 """
 
@@ -19,13 +19,12 @@ import click
 
 from rota.cli.common_options import Command, dir_option, json_option, lane_option, option, progress_option
 from rota.cli.output import Progress, print_facts, print_json, write_bytes
-from rota.common.errors import ConfigError, UnknownLane, UnknownTask
+from rota.common.errors import ConfigError, UnknownTask
 
 if TYPE_CHECKING:
-    from rota.broker.records import Record
     from rota.common.work import Fold, FoldResult
     from rota.runs.open import RunSource
-    from rota.runs.traces import Step
+    from rota.runs.walk import Step, Walk
 
 KINDS: Final = (
     "epoch", "opened", "submitted", "deployed", "cancelled", "verdict", "timer_fired", "window_set", "pause_set",
@@ -81,24 +80,26 @@ def log(run: Path | None, folder: Path, follow: bool, progress: bool | None, jso
     rota log --follow --lane main
     """
     from rota.runs.open import open_run
+    from rota.runs.walk import Walk
 
     path = run or folder
+    if follow and wanted["last"]:
+        raise click.UsageError("--follow and --to exclude each other")
+    _check_range(wanted["first"], wanted["last"], "record")
     with open_run(path) as source, Progress(progress, "record") as bar:
         first, number, chain = source.extent()
         lines = _LogLines(wanted, as_json=json)
-        if follow and wanted["last"]:
-            raise click.UsageError("--follow and --to exclude each other")
         _say_cut(first)
-        world = source.begin()
-        lines.take(world, source.records(), lambda done: bar(done, number))
+        walk = Walk(source)
+        lines.take(walk.steps(progress=lambda done: bar(done, number)))
         bar.clear()
         if not follow:
-            lines.check(world)
+            lines.check(walk)
             return
         live = _live_file(path)
         source.close()  # the copy is not needed any more
         sys.stdout.flush()
-        _follow(lines, world, live, number, chain)
+        _follow(lines, walk, live, number, chain)
 
 
 class _LogLines:
@@ -120,15 +121,11 @@ class _LogLines:
         self._width = columns(LOG_PIPE_COLUMNS)
         self._is_titled = as_json
 
-    def take(
-        self, world: Any, records: Iterable[tuple[int, Record]], progress: Callable[[int], None] | None = None
-    ) -> None:
+    def take(self, steps: Iterable[Step]) -> None:
         """Print the records that are wanted; with a tail, the last of them when all are read."""
-        from rota.runs.traces import walk
-
         kept: deque[Step] = deque(maxlen=self._tail)
-        for step in walk(world, records, None, progress):
-            if self._is_wanted(step, world):
+        for step in steps:
+            if self._is_wanted(step):
                 if self._tail:
                     kept.append(step)
                 else:
@@ -139,22 +136,23 @@ class _LogLines:
             self._print(step)
         self._tail = None  # what follows is new
 
-    def check(self, world: Any) -> None:
+    def check(self, walk: Walk) -> None:
         """Complain about a lane, an agent or a task that the run has not got."""
-        if self._lane is not None and self._lane not in world.lanes:
-            known = ", ".join(sorted(world.lanes)) or "none"
-            raise UnknownLane(f"the run has no lane {self._lane!r} (lanes: {known}); name one with --lane")
+        from rota.runs.walk import lane_of
+
+        if self._lane is not None:
+            lane_of(walk.world, self._lane)
         if self._last is not None:
             return  # what comes after is not known
         if not self._concern.met_seq:
-            raise UnknownTask(f"the run has no task {self._seq}: it has tasks 1 to {world.next_seq - 1}")
+            raise UnknownTask(f"the run has no task {self._seq}: it has tasks 1 to {walk.world.next_seq - 1}")
         if not self._concern.met_address:
             raise UnknownTask(f"nothing in the run was for {self._agent!r}: `rota log --kind submitted` shows targets")
 
-    def _is_wanted(self, step: Step, world: Any) -> bool:
+    def _is_wanted(self, step: Step) -> bool:
         from rota.runs.log import kind_of
 
-        if (self._agent or self._seq) and not self._concern(step, world):
+        if (self._agent or self._seq) and not self._concern(step):
             return False
         if step.number < self._first or (self._last is not None and step.number > self._last):
             return False
@@ -186,13 +184,13 @@ def _live_file(path: Path) -> Path:
     return journal
 
 
-def _follow(lines: _LogLines, world: Any, journal: Path, number: int, chain: bytes) -> None:
+def _follow(lines: _LogLines, walk: Walk, journal: Path, number: int, chain: bytes) -> None:
     """Print what is written from now on, until Ctrl-C."""
     from rota.runs.tail import Tail
 
     tail = Tail(journal, number, chain)
     while True:
-        lines.take(world, tail.read())
+        lines.take(walk.steps(tail.read()))
         sys.stdout.flush()
         time.sleep(_POLL_SECONDS)
 
@@ -250,6 +248,7 @@ def story(
     from rota.runs.questions import story as told
     from rota.runs.task_facts import life_facts
 
+    _check_range(first, last, "turn")
     is_titled, width = json, columns()
     with _opened(run, progress) as (source, bar):
         for trace in told(source, agent, lane, (first, last), bar):
@@ -357,6 +356,11 @@ def _opened(run: Path, progress: bool | None) -> Iterator[tuple[RunSource, Calla
         first, last, _ = source.extent()
         _say_cut(first)
         yield source, lambda done: bar(done, last)
+
+
+def _check_range(first: int | None, last: int | None, what: str) -> None:
+    if first is not None and last is not None and last < first:
+        raise click.UsageError(f"--from {first} --to {last}: there is no {what} from {first} to {last}; exchange them")
 
 
 def _say_cut(first: int) -> None:

@@ -1,6 +1,6 @@
 """How answers of `rota log`, `show`, `story`, `state` and `tree` look to a person: aligned, bounded, coloured.
 
-Functions here take what proof/ found and return lines; commands print them. Colour only says again what a word says
+Functions here take what runs/ found and return lines; commands print them. Colour only says again what a word says
 already; click leaves it away where output is no terminal. Nothing that came from a payload reaches a terminal raw.
 """
 
@@ -55,7 +55,7 @@ def time_text(now_ms: int | None) -> str:
 
 
 def marked(word: str) -> str:
-    """Return an outcome or standing in its colour."""
+    """Return an outcome or stage in its colour."""
     return click.style(word, fg="green" if word == "ok" else "yellow" if word in _UNDECIDED else "red")
 
 
@@ -191,7 +191,7 @@ def _execution_facts(family: Family, room: int) -> _Facts:
 def _outcome_facts(trace: Trace, room: int) -> _Facts:
     outcome = trace.outcome
     if outcome is None:
-        yield "none yet", f"the task is {trace.standing}"
+        yield "none yet", f"the task is {trace.stage}"
         return
     if type(outcome) is Done:
         yield "ok", "no result" if outcome.result is None else str(readable(outcome.result, room))

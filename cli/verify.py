@@ -29,7 +29,7 @@ _KILL_WORKERS: Final = (2,)  # with --kill alone
 _EXIT_OF: Final = {
     "equal": ExitCode.OK,
     "diverged": ExitCode.FAILED,
-    "broken": ExitCode.STORAGE,
+    "damaged": ExitCode.STORAGE,
     "incomplete": ExitCode.CONFIG,
 }
 
@@ -194,8 +194,8 @@ def _verdict_line(proof: Proof) -> str:
         return f"EQUAL: {compared:,} turn digests in {len(report.lanes)} lanes"
     if proof.verdict == "diverged":
         return f"DIVERGED: lane {lanes}"
-    if proof.verdict == "broken":
-        return "BROKEN: equal up to where the journal breaks off"
+    if proof.verdict == "damaged":
+        return "DAMAGED: equal up to where the journal breaks off"
     return f"INCOMPLETE: nothing differs, but not all of lane {lanes} could be computed again"
 
 
@@ -215,7 +215,7 @@ def _facts(source: RunSource, proof: Proof) -> dict[str, Any]:
         "verdict": proof.verdict,
         "equal": proof.verdict == "equal",
         "records": report.records,
-        "broken": _broken(report),
+        "damage": _damage(report),
         "lanes": [_lane_facts(source, lane) for lane in report.lanes],
         "rounds": [
             {
@@ -233,11 +233,11 @@ def _facts(source: RunSource, proof: Proof) -> dict[str, Any]:
     }
 
 
-def _broken(report: Report) -> dict[str, Any] | None:
-    if report.broken is None:
+def _damage(report: Report) -> dict[str, Any] | None:
+    if report.damage is None:
         return None
-    number = report.broken.fields.get("number", report.records + 1)
-    return {"record": number, "message": report.broken.message}
+    number = report.damage.fields.get("number", report.records + 1)
+    return {"record": number, "message": report.damage.message}
 
 
 def _lane_facts(source: RunSource, lane: LaneReport) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rota.common.work import Done, Failed
 from rota.engine.engine import Runner
 from rota.proof.seek import Follower
 from rota.runs.open import RunSource
-from rota.runs.walk import Fold, check_lane
+from rota.runs.walk import Walk, lane_of
 
 _BUILTINS: Final = {
     name.__name__: name
@@ -83,8 +83,7 @@ def find_first(
     Raises `UnknownLane`; `BadChange` if the predicate never came to a value; `JournalError` where the lane does not do
     again what the journal says: verify first.
     """
-    follower = Follower(lane, runner, batch_tasks=1)
-    fold = Fold(source)
+    follower, walk = Follower(lane, runner, batch_tasks=1), Walk(source)
 
     def asked(tasks: Any) -> Found | None:
         for task in tasks:
@@ -95,13 +94,13 @@ def find_first(
                 return Found(task, at.retired, task.turn_digest or at.digest)
         return None
 
-    for step in fold.steps():
-        found = asked(follower.hear(step, fold))
+    for step in walk.steps():
+        found = asked(follower.hear(step, walk))
         if found is not None:
             return found
-    check_lane(fold.world, lane)
+    retired = lane_of(walk.world, lane).retired
     assert follower.replay is not None
-    found = asked(follower.replay.run_to(fold.world.lanes[lane].retired))
+    found = asked(follower.replay.run_to(retired))
     if found is not None:
         return found
     if predicate.failure and not predicate.evaluated:

@@ -9,21 +9,22 @@ what none of them finds is an outcome that was never computed: a corrupt record.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
 from rota.broker.workers import flat_facts
-from rota.broker.world import apply_numbered
 from rota.common.errors import JournalError
 from rota.common.targets import code_name
 from rota.common.work import AGENT, MODEL, REPLY, FoldResult
 from rota.engine.engine import Runner
 from rota.proof.trials import Trials, effect_of, effects_of, trials_at
-from rota.runs.circumstances import Witness
+from rota.runs.circumstances import Circumstances
 from rota.runs.code_files import changed_code
 from rota.runs.open import RunSource
 from rota.runs.record_checks import CODE, CORRUPT_RECORD, DEVICE, INPUT, ORDER, RUNTIME_VERSION, Fault
+from rota.runs.walk import Walk, follows, record_at, replaced
 
 NEIGHBOURS_MAX: Final = 8  # of the same agent, with which the turn may be exchanged
 DECISIONS_MAX: Final = 4  # before the turn, on the same agent
@@ -51,7 +52,7 @@ class Case(NamedTuple):
 
     source: RunSource
     runner: Runner
-    seen: Witness
+    seen: Circumstances
     expected: Task | None
     actual: Task | None
     fault: Fault | None
@@ -67,7 +68,7 @@ def find_cause(case: Case) -> Finding:
     return _elimination(case)
 
 
-def explains(fault: Fault, seen: Witness, task: Task | None) -> bool:
+def explains(fault: Fault, seen: Circumstances, task: Task | None) -> bool:
     """Tell whether a fault is about what this turn was made of: the turn itself, its message, its code, its lane."""
     sources = [seen.opened, seen.stamped, None if seen.origin is None else seen.origin.record]
     if task is not None and task.code is not None:
@@ -298,40 +299,40 @@ def _marks(case: Case) -> tuple[bool, bool] | None:
     seen, trials = case.seen, case.trials
     if seen.fold is None or seen.record is None or trials is None or not trials.first.outcomes:
         return None
-    if not _has_mark(case.source, seen.lane, seen.record):
+    mark = _next_mark(case.source, seen.lane, seen.record)
+    if mark is None:
         return None
     place = seen.fold.turns.index(seen.turn)
     outcomes = list(seen.fold.outcomes)
     outcomes[place] = trials.first.outcomes[0]
     state = trials.first.state if seen.state is not None else seen.fold.state
-    as_recorded = _meets_mark(case.source, seen, seen.fold)
-    as_executed = _meets_mark(case.source, seen, seen.fold._replace(outcomes=tuple(outcomes), state=state))
+    as_recorded = _meets_mark(case.source, seen, seen.fold, mark)
+    as_executed = _meets_mark(case.source, seen, seen.fold._replace(outcomes=tuple(outcomes), state=state), mark)
     return None if as_recorded is None else (as_recorded, bool(as_executed))
 
 
-def _has_mark(source: RunSource, lane: str, after: int) -> bool:
-    """Tell whether a mark of a lane follows a record, which is much less work than to meet it."""
+def _next_mark(source: RunSource, lane: str, after: int) -> int | None:
+    """Return the number of a lane's first mark after a record, which is much less work than to meet it."""
+    marks = (
+        number
+        for number, record in source.records()
+        if isinstance(record, records.Mark) and record.lane == lane and number > after
+    )
     try:
-        return any(
-            isinstance(record, records.Mark) and record.lane == lane and number > after
-            for number, record in source.records()
-        )
+        return next(marks, None)
     except JournalError:  # it breaks off before
-        return False
-
-
-def _meets_mark(source: RunSource, seen: Witness, fold: records.CompletedFold) -> bool | None:
-    """Fold the journal with this fold in place of the one it has; tell whether the next mark is met."""
-    world = source.begin()
-    try:
-        for number, record in source.records():
-            if number == seen.record and isinstance(record, records.Completed):
-                folds = tuple([fold if seen.turn in one.turns else one for one in record.folds])
-                record = record._replace(folds=folds)
-            if isinstance(record, records.Mark) and record.lane == seen.lane and number > (seen.record or 0):
-                lane = world.lanes[record.lane]
-                return (lane.retired, lane.digest) == (record.retired, record.digest)
-            apply_numbered(world, number, record)
-    except JournalError:  # what breaks off before the mark is met does not meet it
         return None
-    return None
+
+
+def _meets_mark(source: RunSource, seen: Circumstances, fold: records.CompletedFold, mark: int) -> bool | None:
+    """Walk with this fold in place of the one that the journal has; tell whether a mark is met, None: it is not come
+    to.
+    """
+    assert seen.record is not None
+    record = record_at(source, seen.record)
+    assert isinstance(record, records.Completed)
+    changed = record._replace(folds=tuple([fold if seen.turn in one.turns else one for one in record.folds]))
+    walk = Walk(source)
+    read = takewhile(lambda one: one[0] <= mark, replaced(source.records(), {seen.record: changed}))
+    is_met = follows(walk, read)
+    return is_met if walk.number == mark else None

@@ -17,9 +17,9 @@ from rota.common.work import RECORDED_FAILURES, Done, Failed
 from rota.engine.engine import Runner
 from rota.engine.recorded import Remembered
 from rota.proof.continuation import Change, Continuation, Later, LeftOut
-from rota.proof.seek import Stand, seek
+from rota.proof.seek import LaneAtTurn, seek
 from rota.runs.open import RunSource
-from rota.runs.walk import Fold, Step, retired_in
+from rota.runs.walk import Step, Walk
 
 TURNS_MORE_MAX: Final = 100_000  # a changed lane may never come to rest
 TURNS_FACTOR_MAX: Final = 4
@@ -86,21 +86,21 @@ def follow_change(
     """
     remembered = Remembered(runner)
     watch = _remembering(remembered, plan.lane)
-    stand = seek(source, plan.lane, plan.turn, remembered, keep=keep, watch=watch)
-    position, shared = stand.replay.lane.retired, stand.replay.lane.digest
-    was = [_row(task, plan) for task in stand.ahead]
-    later = [] if not stand.replay.is_recorded else [Later(0, None, completed=tuple(task.turn for task in stand.ahead))]
-    for step in stand.rest:
-        was += [_row(task, plan) for task in retired_in(step, plan.lane)]
+    at = seek(source, plan.lane, plan.turn, remembered, keep=keep, watch=watch)
+    position, shared = at.replay.lane.retired, at.replay.lane.digest
+    was = [_row(task, plan) for task in at.ahead]
+    later = [] if not at.replay.is_recorded else [Later(0, None, completed=tuple(task.turn for task in at.ahead))]
+    for step in at.rest:
+        was += [_row(task, plan) for task in step.retired(plan.lane)]
         watch(step)
-        later += _later(step, stand, plan)
-    journal = stand.fold.world.lanes[plan.lane]
+        later += _later(step, at, plan)
+    journal = at.walk.world.lanes[plan.lane]
     turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)
-    went_on = Continuation(stand.replay, later, plan.change, turns_max, unfired=journal.timers)
-    watched = _Watched(went_on.run(), stand, plan.change, progress)
+    went_on = Continuation(at.replay, later, plan.change, turns_max, unfired=journal.timers)
+    watched = _Watched(went_on.run(), at, plan.change, progress)
     place, after, changed = _compare(was, iter(watched), plan)
     first = None if place is None else _first_change(source, plan, position + place, after)
-    lane = stand.replay.lane
+    lane = at.replay.lane
     return Consequences(
         plan.lane, plan.turn, position, shared, journal.retired, journal.digest, lane.retired, lane.digest, first,
         changed, tuple(went_on.left_out), went_on.stopped_at_bound, remembered.read_back, remembered.models_executed,
@@ -108,12 +108,12 @@ def follow_change(
     )  # fmt: skip
 
 
-def _later(step: Step, stand: Stand, plan: Plan) -> list[Later]:
+def _later(step: Step, at: LaneAtTurn, plan: Plan) -> list[Later]:
     """Return what of a step comes again: an input, or for a recorded lane the order in which tasks completed."""
     record = step.record
-    if step.moved is not None and step.moved.lane == plan.lane:
-        return [Later(step.number, step.moved, step.named)] if plan.inputs else []
-    if not stand.replay.is_recorded or not isinstance(record, records.Completed) or record.lane != plan.lane:
+    if step.lane_input is not None and step.lane_input.lane == plan.lane:
+        return [Later(step.number, step.lane_input, step.named_target)] if plan.inputs else []
+    if not at.replay.is_recorded or not isinstance(record, records.Completed) or record.lane != plan.lane:
         return []
     return [Later(step.number, None, completed=tuple([turn for fold in record.folds for turn in fold.turns]))]
 
@@ -131,11 +131,11 @@ class _Watched:
     """What retires, counted on its way."""
 
     def __init__(
-        self, retired: Iterator[Task], stand: Stand, change: Change, progress: Callable[[int], None] | None
+        self, retired: Iterator[Task], at: LaneAtTurn, change: Change, progress: Callable[[int], None] | None
     ) -> None:
         self.ran_new_code = 0
         self._retired = retired
-        self._stand = stand
+        self._at = at
         self._progress = progress
         brought = (*[code.digest for _, code in change.deploys], *[digest for _, digest in change.instead])
         self._brought = dict.fromkeys(brought)
@@ -144,7 +144,7 @@ class _Watched:
         for task in self._retired:
             self.ran_new_code += self._ran_it(task)
             if self._progress is not None:
-                self._progress(self._stand.replay.lane.retired)
+                self._progress(self._at.replay.lane.retired)
             yield task
 
     def _ran_it(self, task: Task) -> bool:
@@ -169,10 +169,10 @@ def _compare(was: list[bytes], retired: Iterator[Task], plan: Plan) -> tuple[int
 def _first_change(source: RunSource, plan: Plan, position: int, after: Task | None) -> FirstChange:
     """Find the journal's task that retired at a position, which nobody kept, and say how the new one differs."""
     before: Task | None = None
-    fold = Fold(source)
-    retired, _ = fold.start(plan.lane)
-    for step in fold.steps():
-        tasks = retired_in(step, plan.lane)
+    walk = Walk(source)
+    retired, _ = walk.begin_of(plan.lane)
+    for step in walk.steps():
+        tasks = step.retired(plan.lane)
         if retired + len(tasks) >= position:
             before = tasks[position - retired - 1]
             break

@@ -22,7 +22,7 @@ from rota.common.errors import BadChange
 from rota.common.work import Code
 from rota.engine.folds import fold_of
 from rota.proof.replay import LaneReplay
-from rota.runs.lane_record import Input, named_by
+from rota.runs.lane_record import Input, named_target
 
 BATCH_TASKS: Final = 1_024
 _NOBODY: Final = records.Origin("", 0, ZERO_DIGEST)
@@ -43,7 +43,7 @@ class Later(NamedTuple):
 
     number: int
     record: Input | None
-    named: str | None = None  # the address of the task that the input names
+    named_target: str | None = None  # the address of the task that the input names
     completed: tuple[int, ...] = ()
 
 
@@ -184,7 +184,7 @@ class Continuation:
 
     def _why_another(self, record: Input, named: str | None) -> str:
         """Say so if the turn that an input names is another agent's task here."""
-        found = named_by(record, self._engine.world)
+        found = named_target(record, self._engine.world)
         return "" if found == named else f"the task that it names was for {named}, here it is for {found}"
 
     def _edit(self, number: int, record: records.Submitted) -> records.Submitted:

@@ -23,14 +23,14 @@ from rota.engine.folds import pool_of
 from rota.proof.causes import Case, Finding, explains, facts_here, find_cause, other_facts
 from rota.proof.trials import Trials, effect_of, trials_at
 from rota.proof.verify import LaneReport, Mismatch, Report
-from rota.runs.circumstances import Origin, Witness, Worker, origin_of, record_at, witness
-from rota.runs.damage import Break, look_at_break
+from rota.runs.circumstances import Circumstances, Worker, circumstances
+from rota.runs.damage import Damage, find_damage
 from rota.runs.differing import ByteDifference, Part, part, turn_parts
 from rota.runs.open import RunSource
 from rota.runs.readable import cut, readable
 from rota.runs.record_checks import Fault
-from rota.runs.tree import Ancestor
-from rota.runs.walk import Fold, retired_in
+from rota.runs.tree import Ancestor, RootInput, root_input
+from rota.runs.walk import Walk, record_at
 
 VALUE_CHARS_MAX: Final = 120
 UNPROVED_MAX: Final = 16
@@ -67,7 +67,7 @@ class Divergence(NamedTuple):
     why: str
     evidence: tuple[str, ...]
     record: int | None
-    origin: Origin | None
+    origin: RootInput | None
     parents: tuple[Ancestor, ...]
     expected: Mapping[str, Any] | None
     actual: Mapping[str, Any] | None
@@ -116,11 +116,11 @@ def explain(source: RunSource, report: Report, runner: Runner, *, live_models: b
     found: list[Divergence] = []
     for lane in report.lanes:
         found += _Explainer(source, lane, runner, live_models).run()
-    if report.broken is not None:
-        broken = look_at_break(source, report.broken)
+    if report.damage is not None:
+        damage = find_damage(source, report.damage)
         # A record that does not follow from others may only do so because of a divergence before it.
-        if broken.is_chain or not found:
-            found.append(_of_break(source, broken))
+        if damage.is_chain or not found:
+            found.append(_of_damage(source, damage))
     return found
 
 
@@ -163,22 +163,22 @@ class _Explainer:
         told = False
         if mismatch is not None:
             turn = _turn_of(mismatch)
-            seen = witness(self._source, self._report.lane, turn)
+            seen = circumstances(self._source, self._report.lane, turn)
             told = fault is not None and explains(fault, seen, mismatch.expected)
             found.append(self._of_turn(seen, mismatch, fault))
         if fault is not None and not told and (mismatch is None or fault.turn < _turn_of(mismatch)):
             turn = _first_use(self._source, fault) or fault.turn
-            found.insert(0, self._of_turn(witness(self._source, fault.lane, turn), None, fault))
+            found.insert(0, self._of_turn(circumstances(self._source, fault.lane, turn), None, fault))
         return found
 
-    def _of_turn(self, seen: Witness, mismatch: Mismatch | None, fault: Fault | None) -> Divergence:
+    def _of_turn(self, seen: Circumstances, mismatch: Mismatch | None, fault: Fault | None) -> Divergence:
         trials = self._trials(seen, caught=False)
         expected = seen.task if mismatch is None else mismatch.expected
         actual = None if mismatch is None else mismatch.actual
         case = Case(self._source, self._runner, seen, expected, actual, fault, trials)
         finding = find_cause(case)
         if finding.turn != seen.turn:  # what is wrong lies before the turn that shows it
-            seen = witness(self._source, seen.lane, finding.turn)
+            seen = circumstances(self._source, seen.lane, finding.turn)
             trials = self._trials(seen, caught=True)
             expected, actual = seen.task, _executed(seen.task, trials)
         elif mismatch is None:
@@ -186,7 +186,7 @@ class _Explainer:
         return self._put(finding, seen, expected, actual, fault, trials)
 
     def _put(
-        self, finding: Finding, seen: Witness, expected: Task | None, actual: Task | None, fault: Fault | None,
+        self, finding: Finding, seen: Circumstances, expected: Task | None, actual: Task | None, fault: Fault | None,
         trials: Trials | None,
     ) -> Divergence:  # fmt: skip
         task = expected or actual
@@ -201,7 +201,7 @@ class _Explainer:
         origin = seen.origin
         if origin is None and fault is not None:
             found = record_at(self._source, fault.number)
-            origin = origin_of(fault.number, found)
+            origin = None if found is None else root_input(fault.number, found)
         return Divergence(
             lane=seen.lane, turn=seen.turn, seq=told[0], target=told[1], kind=None if task is None else task.run.kind,
             cause=finding.cause, why=finding.why, evidence=finding.evidence, record=record, origin=origin,
@@ -213,12 +213,12 @@ class _Explainer:
             unproved=(), command=self._command(seen, finding),
         )  # fmt: skip
 
-    def _trials(self, seen: Witness, *, caught: bool) -> Trials | None:
+    def _trials(self, seen: Circumstances, *, caught: bool) -> Trials | None:
         if seen.task is None:
             return None
         return trials_at(self._source, seen.lane, seen.turn, self._runner, live_models=self._live_models, caught=caught)
 
-    def _command(self, seen: Witness, finding: Finding) -> str:
+    def _command(self, seen: Circumstances, finding: Finding) -> str:
         words = ["rota", "verify", self._source.name, "--lane", self._report.lane]
         if seen.task is not None:  # else it has not retired, and only the whole lane comes to it
             if not finding.needs_lane:
@@ -228,18 +228,18 @@ class _Explainer:
         return shlex.join([*words, *(["--live-models"] if self._live_models else [])])
 
 
-def _of_break(source: RunSource, broken: Break) -> Divergence:
-    seen = None if broken.lane is None or broken.turn is None else witness(source, broken.lane, broken.turn)
-    words = ["rota", "verify", source.name] + ([] if broken.lane is None else ["--lane", broken.lane])
+def _of_damage(source: RunSource, damage: Damage) -> Divergence:
+    seen = None if damage.lane is None or damage.turn is None else circumstances(source, damage.lane, damage.turn)
+    words = ["rota", "verify", source.name] + ([] if damage.lane is None else ["--lane", damage.lane])
     task = None if seen is None else seen.task
     return Divergence(
-        lane=broken.lane, turn=broken.turn, seq=None if task is None else task.seq,
+        lane=damage.lane, turn=damage.turn, seq=None if task is None else task.seq,
         target=None if task is None else task.address, kind=None if task is None else task.run.kind,
-        cause=broken.cause, why=broken.why, evidence=(), record=broken.record,
+        cause=damage.cause, why=damage.why, evidence=(), record=damage.record,
         origin=None if seen is None else seen.origin,
         parents=() if seen is None else seen.parents, expected=None, actual=None, differs=(), bytes_differ=(),
         code_digest=None if task is None or task.code is None else task.code.digest, recorded_by=None, here=(),
-        last_good=broken.last_good, unproved=broken.unproved[:UNPROVED_MAX], command=shlex.join(words),
+        last_good=damage.last_good, unproved=damage.unproved[:UNPROVED_MAX], command=shlex.join(words),
     )  # fmt: skip
 
 
@@ -247,12 +247,12 @@ def _first_use(source: RunSource, fault: Fault) -> int | None:
     """Return the first turn that ran the code of a deploy; None for other records, or if none did."""
     code: Code | None = None
     with contextlib.suppress(JournalError):
-        for step in Fold(source).steps():
+        for step in Walk(source).steps():
             if step.number == fault.number and isinstance(step.record, records.Deployed):
                 code = step.record.code
             if step.number >= fault.number and code is None:
                 return None
-            for task in retired_in(step, fault.lane):
+            for task in step.retired(fault.lane):
                 if code is not None and task.code == code:
                     return task.turn
     return None

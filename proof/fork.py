@@ -19,7 +19,6 @@ from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import facts
 from rota.broker.snapshot_store import SnapshotStore
-from rota.broker.world import World
 from rota.common.digests import digest
 from rota.common.messages import Deploy
 from rota.common.work import Code
@@ -28,7 +27,7 @@ from rota.host.endpoints import RunFolder
 from rota.host.new_folder import new_folder
 from rota.proof.changed import Consequences, Plan, follow_change
 from rota.runs.open import RunSource
-from rota.runs.walk import Fold
+from rota.runs.walk import Walk
 
 _BATCH_RECORDS: Final = 1_024
 _FACT_CHARS_MAX: Final = 200
@@ -60,8 +59,7 @@ def fork(
                 raise AssertionError("a new run file is empty")
             writer = _Writer(journal)
             now_ms = time.time_ns() // 1_000_000
-            begin = Fold(source).lone(plan.lane)
-            boot = 1 if begin is None else _begin_cut(journal, begin, now_ms)
+            boot = _begin_cut(journal, Walk(source), plan.lane, now_ms)
             origin = (("forked_from", source.name), ("forked_at", f"lane {plan.lane}, turn {plan.turn}"))
             told = tuple([(name, text[:_FACT_CHARS_MAX]) for name, text in (*origin, ("change", what))])
             writer.take(records.Epoch(boot, now_ms, facts() + told))
@@ -79,8 +77,14 @@ def add_modules(folder: Path, modules: list[tuple[str, Code, bytes]]) -> None:
         store.admit(Deploy(0, "", name, code, module, False))
 
 
-def _begin_cut(journal: Journal, begin: World, now_ms: int) -> int:
-    """Begin a journal as one whose first records were cut, with a snapshot for them; return the next boot number."""
+def _begin_cut(journal: Journal, walk: Walk, lane: str, now_ms: int) -> int:
+    """Return the next boot number. Where a lane was open before the first kept record, begin a journal as one whose
+    first records were cut, with a snapshot for them.
+    """
+    begin = walk.lane_world(lane)
+    if begin is None:
+        return 1
+    begin.producers = walk.world.producers  # a request that is sent again has its old answer
     opened = records.Epoch(begin.boot + 1, now_ms, facts())
     begin.apply(opened)
     journal.append([opened])

@@ -17,13 +17,13 @@ from rota.common.errors import JournalError
 from rota.engine.engine import Runner
 from rota.engine.recorded import ReadBack
 from rota.proof.replay import BATCH_TASKS, LaneReplay
-from rota.runs.lane_record import opened_alone
+from rota.runs.lane_record import lane_opening
 from rota.runs.open import RunSource
-from rota.runs.walk import Fold, Step, check_lane, retire_order, retired_in
+from rota.runs.walk import Step, Walk, lane_of, retire_order
 
 
 class Follower:
-    """Hands on what concerns one lane, from the fold of a journal to its replay."""
+    """Hands on what concerns one lane, from the walk over a journal to its replay."""
 
     def __init__(
         self,
@@ -44,47 +44,47 @@ class Follower:
         self._keep = keep
         self._batch_tasks = batch_tasks
 
-    def hear(self, step: Step, fold: Fold) -> Iterator[Task]:
-        """Take a step of the journal's fold; yields what retires in the replay."""
+    def hear(self, step: Step, walk: Walk) -> Iterator[Task]:
+        """Take a step of the journal; yields what retires in the replay."""
         record = step.record
         if isinstance(record, records.Opened) and record.lane == self.lane:
-            self.replay = self._replay(opened_alone(record, fold.world))
-        self.begin(fold)
-        if self.replay is None or getattr(record, "lane", None) != self.lane:
+            self.replay = self._replay(lane_opening(record, walk.world))
+        self.begin(walk)
+        if self.replay is None or step.lane is None or step.lane.name != self.lane:
             return
         if not self._live_models:
             for task in step.notes.finished:
                 if task.provenance is not None:  # a model answered
                     self._recorded[task.turn] = task
-        for task in self._heard(step, fold, self.replay):
+        for task in self._heard(step, walk, self.replay):
             self._recorded.pop(task.turn, None)  # of a turn that was believed
             yield task
 
-    def begin(self, fold: Fold) -> None:
+    def begin(self, walk: Walk) -> None:
         """Begin with the lane where the kept records begin, if it was open there."""
-        if self.replay is None and (world := fold.lone(self.lane)) is not None:
+        if self.replay is None and (world := walk.lane_world(self.lane)) is not None:
             self.replay = self._replay(world)
 
-    def _heard(self, step: Step, fold: Fold, replay: LaneReplay) -> Iterator[Task]:
+    def _heard(self, step: Step, walk: Walk, replay: LaneReplay) -> Iterator[Task]:
         if isinstance(step.record, records.Completed):
-            yield from replay.follow(step.record, *fold.worker(step.record.fingerprint))
-        elif step.moved is not None:
-            yield from replay.take(step.moved)
+            yield from replay.follow(step.record, *walk.worker(step.record.fingerprint))
+        elif step.lane_input is not None:
+            yield from replay.take(step.lane_input)
 
     def _replay(self, begin: records.Opened | World) -> LaneReplay:
         return LaneReplay(begin, self.runner, trusted=self._trusted, keep=self._keep, batch_tasks=self._batch_tasks)
 
 
-class Stand(NamedTuple):
+class LaneAtTurn(NamedTuple):
     """A lane at a turn, and what the journal has after it."""
 
     replay: LaneReplay
-    fold: Fold
+    walk: Walk
     ahead: list[Task]  # retired after the turn by the journal's step that retired it
     rest: Iterator[Step]
 
 
-def stand_at(
+def lane_at(
     source: RunSource,
     lane: str,
     turn: int,
@@ -106,7 +106,7 @@ def seek(
     before: bool = False,
     keep: Callable[[records.Record], None] | None = None,
     watch: Callable[[Step], None] | None = None,
-) -> Stand:
+) -> LaneAtTurn:
     """Find a lane as it was just after a turn retired, or just before; turn 0 is the lane's begin.
 
     Where the tasks that follow were decided already, by a cancel for instance, they have retired with it.
@@ -118,27 +118,27 @@ def seek(
     order = retire_order(source, lane, turn)
     trusted = dict.fromkeys(order[:-1] if before else order)
     follower = Follower(lane, runner, trusted=trusted.__contains__, keep=keep)
-    fold = Fold(source)
-    steps = fold.steps()
-    start, digest = fold.start(lane)
+    walk = Walk(source)
+    steps = walk.steps()
+    start, digest = walk.begin_of(lane)
     position, ahead = start + len(trusted), list[Task]()
     if turn == 0:
-        follower.begin(fold)
+        follower.begin(walk)
     for step in steps if follower.replay is None else ():
         if watch is not None:
             watch(step)
-        retired = retired_in(step, lane)
+        retired = step.retired(lane)
         place = next((place for place, task in enumerate(retired) if task.turn == turn), None)
         known = retired if place is None else retired[: place + (not before)]
         digest = known[-1].turn_digest or digest if known else digest
-        if place is not None and before and step.moved is not None:
+        if place is not None and before and step.lane_input is not None:
             ahead, steps = retired[place:], chain([step], steps)
             break  # the turn retired because of this input
-        _hear_up_to(follower, step, fold, position)
+        _hear_up_to(follower, step, walk, position)
         if place is not None or (turn == 0 and follower.replay is not None):
             ahead = retired[len(known) :]
             break
-    check_lane(fold.world, lane)
+    lane_of(walk.world, lane)
     replay = follower.replay
     assert replay is not None
     _drain(replay.run_to(position))
@@ -153,13 +153,13 @@ def seek(
             lane=lane,
             turn=turn,
         )
-    return Stand(replay, fold, ahead, steps)
+    return LaneAtTurn(replay, walk, ahead, steps)
 
 
-def _hear_up_to(follower: Follower, step: Step, fold: Fold, position: int) -> None:
+def _hear_up_to(follower: Follower, step: Step, walk: Walk, position: int) -> None:
     if follower.replay is not None:
         follower.replay.until = position
-    _drain(follower.hear(step, fold))
+    _drain(follower.hear(step, walk))
 
 
 def _drain(retired: Iterator[Task]) -> None:

@@ -17,7 +17,7 @@ from rota.common.work import MODEL, Done, Fold, FoldResult, Outcome, TaskInput
 from rota.engine.engine import Runner
 from rota.engine.folds import fold_of, patient, task_input
 from rota.engine.recorded import PATIENCE_MS
-from rota.proof.seek import stand_at
+from rota.proof.seek import lane_at
 from rota.runs.open import RunSource
 
 _timeouts: Final = count(PATIENCE_MS + 1)
@@ -96,7 +96,7 @@ def trials_at(
     """
     for reuse in (None, False):
         try:
-            replay = stand_at(source, lane, turn, Anew(runner, reuse), before=True)
+            replay = lane_at(source, lane, turn, Anew(runner, reuse), before=True)
         except JournalError:  # a task before it, in the same fold, does not give again what it gave
             continue
         task = replay.lane.line_by_turn.get(turn)

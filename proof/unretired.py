@@ -14,7 +14,7 @@ from rota.engine.folds import PlannedFold, fold_of, plan
 from rota.proof.replay import LaneReplay
 
 
-def execute_standing(replay: LaneReplay, journal: Lane) -> Iterator[tuple[Task, Task]]:
+def execute_unretired(replay: LaneReplay, journal: Lane) -> Iterator[tuple[Task, Task]]:
     """Execute the tasks of a line that have an outcome in the journal; yield each as the journal has it, and as it
     came. `replay` stands where the journal's lane does.
     """

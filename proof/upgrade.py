@@ -19,7 +19,7 @@ from rota.proof.changed import Consequences, Plan, follow_change
 from rota.proof.continuation import Change
 from rota.proof.fork import add_modules, copy_folder
 from rota.runs.open import RunSource
-from rota.runs.walk import Fold, check_lane, retired_in
+from rota.runs.walk import Walk, lane_of
 
 
 def check_upgrade(
@@ -60,15 +60,15 @@ def check_upgrade(
 
 def binding_at(source: RunSource, name: str, lane: str, turn: int) -> Code | None:
     """Return the code that a name is bound to just after a turn, else what it is bound to first; None: never."""
-    fold = Fold(source)
-    begin = fold.world.lanes.get(lane)
+    walk = Walk(source)
+    begin = walk.world.lanes.get(lane)
     code = None if begin is None else begin.deploys.get(name)
     has_retired = turn == 0
-    for step in fold.steps():
-        at = fold.world.lanes.get(lane)
+    for step in walk.steps():
+        at = walk.world.lanes.get(lane)
         if at is not None and (not has_retired or code is None):
             code = at.deploys.get(name)
-        has_retired = has_retired or turn in [task.turn for task in retired_in(step, lane)]
+        has_retired = has_retired or turn in [task.turn for task in step.retired(lane)]
         if has_retired and code is not None:
             return code
     return code
@@ -76,11 +76,11 @@ def binding_at(source: RunSource, name: str, lane: str, turn: int) -> Code | Non
 
 def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, Code]]:
     """Return every code that a name was bound to, with its lane. Raises `UnknownLane`, `BadChange` if there is none."""
-    fold = Fold(source)
-    begin = [one for one in fold.world.lanes.values() if lane in (None, one.name)]  # of a run that was compacted
+    walk = Walk(source)
+    begin = [one for one in walk.world.lanes.values() if lane in (None, one.name)]  # of a run that was compacted
     names = dict.fromkeys([bound for one in begin for bound in one.deploys])
     found = [(one.name, one.deploys[name]) for one in begin if name in one.deploys]
-    for step in fold.steps():
+    for step in walk.steps():
         record = step.record
         if not isinstance(record, records.Opened | records.Deployed) or lane not in (None, record.lane):
             continue
@@ -88,7 +88,7 @@ def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, 
         names |= dict.fromkeys(bound for bound, _ in deploys)
         found += [(record.lane, code) for bound, code in deploys if bound == name]
     if lane is not None:
-        check_lane(fold.world, lane)
+        lane_of(walk.world, lane)
     if not found:
         known = ", ".join(sorted(names)[:8]) or "none"
         raise BadChange(f"{name!r} was never bound there (bound: {known})", name=name)

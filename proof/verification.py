@@ -54,11 +54,11 @@ class Proof(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Say it in a word: "equal", "diverged", "broken" (the journal breaks off), "incomplete" (something misses)."""
+        """In a word: "equal", "diverged", "damaged" (the journal breaks off), "incomplete" (something misses)."""
         if any(lane.mismatch or lane.fault for lane in self.last.lanes):
             return "diverged"
-        if self.last.broken is not None:
-            return "broken"
+        if self.last.damage is not None:
+            return "damaged"
         return "equal" if self.last.equal else "incomplete"
 
 

@@ -1,6 +1,6 @@
 """Verify: a journal's inputs run again through real executors, and every turn digest compared.
 
-Two worlds side by side. One folds the journal: what was written down, and the digests that follow. The other holds one
+Two worlds side by side. One walks the journal: what was written down, and the digests that follow. The other holds one
 lane, gets the same inputs at the same positions, and executes. The first turn whose digests differ is where the run and
 its repetition part (execution model, part 9); divergence.py says why. Recorded values (results of models without a
 certificate, verdicts, the times of inputs) are read back, derived ones computed again; the summary counts both.
@@ -14,18 +14,19 @@ from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
+from rota.broker.world import World
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import MODEL, Failed
 from rota.engine.engine import Runner
 from rota.proof.seek import Follower
-from rota.proof.unretired import execute_standing
+from rota.proof.unretired import execute_unretired
 from rota.runs.code_files import changed_code
 from rota.runs.differing import content
 from rota.runs.open import RunSource
 from rota.runs.record_checks import Fault, check_completed, check_input
-from rota.runs.walk import Fold, Step, check_lane, retire_order, retired_in
+from rota.runs.walk import Step, Walk, lane_of, retire_order
 
-COMPARE_EVERY_TASKS: Final = 4_096  # how far the journal's fold may be ahead of the execution
+COMPARE_EVERY_TASKS: Final = 4_096  # how far the journal may be ahead of the execution
 
 
 class Options(NamedTuple):
@@ -116,15 +117,15 @@ class LaneReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What came of a run. `broken`: where the journal itself breaks off."""
+    """What came of a run. `damage`: where the journal itself breaks off."""
 
     lanes: tuple[LaneReport, ...]
     records: int
-    broken: JournalError | None
+    damage: JournalError | None
 
     @property
     def equal(self) -> bool:
-        return self.broken is None and all(lane.equal for lane in self.lanes)
+        return self.damage is None and all(lane.equal for lane in self.lanes)
 
 
 def verify(
@@ -142,7 +143,8 @@ class _Verification:
     def __init__(
         self, source: RunSource, runner: Runner, options: Options, progress: Callable[[int, int], None] | None
     ) -> None:
-        self._fold = Fold(source)
+        self._source = source
+        self._walk = Walk(source)
         self._runner = runner
         self._options = options
         self._progress = progress
@@ -157,48 +159,48 @@ class _Verification:
                 raise UnknownTask(text, lane=options.lane, turn=options.last_turn)
 
     def run(self) -> Report:
-        broken = None
+        damage = None
         try:
-            for step in self._fold.steps():
+            for step in self._walk.steps():
                 self._hear(step)
                 if self._is_done():
                     break
         except JournalError as error:
-            broken = error
-        if self._options.lane is not None and broken is None:
-            check_lane(self._fold.world, self._options.lane)
-        for name in self._fold.world.lanes:  # of a run that was compacted, lanes that no kept record speaks of too
+            damage = error
+        if self._options.lane is not None and damage is None:
+            lane_of(self._walk.world, self._options.lane)
+        for name in self._walk.world.lanes:  # of a run that was compacted, lanes that no kept record speaks of too
             if self._options.lane in (None, name):
-                self._check_of(name).begin(self._fold)
+                self._check_of(name).begin()
         for check in self._lanes.values():
-            check.finish(self._fold)
-            if broken is None:
-                check.finish_line(self._fold)
+            check.finish()
+            if damage is None:
+                check.finish_line()
             self._tell(check)
-        if broken is None:
+        if damage is None:
             self._check_last_turn()
-        return Report(tuple([check.report() for check in self._lanes.values()]), self._fold.number, broken)
+        return Report(tuple([check.report() for check in self._lanes.values()]), self._walk.number, damage)
 
     def _hear(self, step: Step) -> None:
-        name = getattr(step.record, "lane", None)
-        if not isinstance(name, str) or self._options.lane not in (None, name):
+        if step.lane is None or self._options.lane not in (None, step.lane.name):
             return
-        check = self._check_of(name)
-        check.hear(step, self._fold)
+        check = self._check_of(step.lane.name)
+        check.hear(step)
         self._tell(check)
 
     def _check_of(self, name: str) -> _LaneCheck:
         check = self._lanes.get(name)
         if check is None:
-            start = self._fold.start(name)
-            check = self._lanes[name] = _LaneCheck(name, start, self._runner, self._options, self._believed)
+            check = self._lanes[name] = _LaneCheck(
+                name, self._source, self._walk, self._runner, self._options, self._believed
+            )
         return check
 
     def _tell(self, check: _LaneCheck) -> None:
         fresh = check.take_fresh()
         self._compared += fresh
         if self._progress is not None and fresh:
-            self._progress(self._compared, self._fold.number)
+            self._progress(self._compared, self._walk.number)
 
     def _check_last_turn(self) -> None:
         turn = self._options.last_turn
@@ -219,9 +221,11 @@ class _LaneCheck:
     """One lane: what the journal says retired, and what retires when it is executed."""
 
     def __init__(
-        self, lane: str, start: tuple[int, bytes], runner: Runner, options: Options, believed: dict[int, None]
+        self, lane: str, source: RunSource, walk: Walk, runner: Runner, options: Options, believed: dict[int, None]
     ) -> None:
         self.lane = lane
+        self._source = source
+        self._walk = walk
         self.compared = 0
         self.is_done = False
         self._told = 0
@@ -231,7 +235,7 @@ class _LaneCheck:
         self._expected: deque[Task] = deque()
         self._believed = believed
         self._inputs = self._decisions = 0
-        self._cut, self._digest = start
+        self._cut, self._digest = walk.begin_of(lane)
         self._mismatch: Mismatch | None = None
         self._blocked: Blocked | None = None
         self._fault: Fault | None = None
@@ -240,49 +244,49 @@ class _LaneCheck:
         self._next_turn = 1
         self._workers: dict[int, WorkerSeen] = {}
 
-    def hear(self, step: Step, fold: Fold) -> None:
+    def hear(self, step: Step) -> None:
         """Take a step of the journal and execute what it allows."""
         if self.is_done:
             return
         record = step.record
-        self._fault = self._fault or _fault_of(step, self._next_turn, fold)
-        self._next_turn = fold.world.lanes[self.lane].next_turn
-        if step.moved is not None:
+        self._fault = self._fault or _fault_of(step, self._next_turn, self._walk.world)
+        self._next_turn = self._walk.world.lanes[self.lane].next_turn
+        if step.lane_input is not None:
             self._inputs += 1
             self._decisions += isinstance(record, records.Cancelled | records.Verdict)
         if isinstance(record, records.Diverged):
             self._reported = self._reported or Reported(step.number, record.turn, record.worker)
         if isinstance(record, records.Completed) and record.fingerprint not in self._workers:
-            seen = WorkerSeen(record.fingerprint, *fold.worker(record.fingerprint), record.folds[0].turns[0])
+            seen = WorkerSeen(record.fingerprint, *self._walk.worker(record.fingerprint), record.folds[0].turns[0])
             self._workers[record.fingerprint] = seen
-        self._expected.extend(retired_in(step, self.lane))
-        self._compare(self._follower.hear(step, fold), fold)
+        self._expected.extend(step.retired(self.lane))
+        self._compare(self._follower.hear(step, self._walk))
         if len(self._expected) >= COMPARE_EVERY_TASKS:
-            self.finish(fold)
+            self.finish()
 
-    def begin(self, fold: Fold) -> None:
+    def begin(self) -> None:
         """Have the lane, also where no kept record speaks of it."""
-        self._follower.begin(fold)
+        self._follower.begin(self._walk)
 
-    def finish(self, fold: Fold) -> None:
+    def finish(self) -> None:
         """Execute as far as the journal goes."""
         replay = self._follower.replay
         if self.is_done or replay is None:
             return
-        # Not how far the fold's lane is: a record that breaks off may have moved it.
-        self._compare(replay.run_to(replay.lane.retired + len(self._expected)), fold)
+        # Not how far the journal's lane is: a record that breaks off may have moved it.
+        self._compare(replay.run_to(replay.lane.retired + len(self._expected)))
         if self._expected and not self.is_done:
-            self._part(Mismatch(self.lane, fold.number, self._expected[0], None))
+            self._part(Mismatch(self.lane, self._walk.number, self._expected[0], None))
 
-    def finish_line(self, fold: Fold) -> None:
+    def finish_line(self) -> None:
         """Compare what had completed and not retired at the journal's end."""
         replay = self._follower.replay
         if self.is_done or replay is None:
             return
-        for expected, actual in execute_standing(replay, fold.world.lanes[self.lane]):
+        for expected, actual in execute_unretired(replay, self._walk.world.lanes[self.lane]):
             if content(expected) != content(actual):
-                self._blocked = _blocked(fold, expected, actual)
-                self._part(None if self._blocked else Mismatch(self.lane, fold.number, expected, actual))
+                self._blocked = self._blocked_by(expected, actual)
+                self._part(None if self._blocked else Mismatch(self.lane, self._walk.number, expected, actual))
                 return
             self._aside = self._aside or _aside(expected, actual)
 
@@ -308,12 +312,12 @@ class _LaneCheck:
             self._reported,
         )
 
-    def _compare(self, retired: Iterable[Task], fold: Fold) -> None:
+    def _compare(self, retired: Iterable[Task]) -> None:
         for task in retired:
             expected = self._expected.popleft() if self._expected else None
             if expected is None or (expected.turn, expected.turn_digest) != (task.turn, task.turn_digest):
-                self._blocked = _blocked(fold, expected, task)
-                self._part(None if self._blocked else Mismatch(self.lane, fold.number, expected, task))
+                self._blocked = self._blocked_by(expected, task)
+                self._part(None if self._blocked else Mismatch(self.lane, self._walk.number, expected, task))
                 return
             assert task.turn_digest is not None
             self._aside = self._aside or _aside(expected, task)
@@ -322,6 +326,18 @@ class _LaneCheck:
             if task.turn == self._last_turn:
                 self.is_done = True
                 return
+
+    def _blocked_by(self, expected: Task | None, actual: Task) -> Blocked | None:
+        """Return why a turn was not computed again, if that is why it differs: the replay then decided so by itself."""
+        outcome = actual.outcome
+        if expected is None or expected.turn != actual.turn or type(outcome) is not Failed:
+            return None
+        known = expected.outcome
+        if outcome.kind not in ("refused", "timeout") or (type(known) is Failed and known.kind == outcome.kind):
+            return None
+        if expected.code is not None and changed_code(self._source, expected.code, expected.address):
+            return None  # it is not that the code is missing: it is another one
+        return Blocked(self._walk.number, expected, outcome.message)
 
     def _part(self, mismatch: Mismatch | None) -> None:
         self._mismatch = mismatch
@@ -338,26 +354,13 @@ def _aside(expected: Task, actual: Task) -> Aside | None:
     return None if known.log == found.log else Aside(actual.turn, "log", "\n".join(known.log), "\n".join(found.log))
 
 
-def _blocked(fold: Fold, expected: Task | None, actual: Task) -> Blocked | None:
-    """Return why a turn was not computed again, if that is why it differs: the replay then decided so by itself."""
-    outcome = actual.outcome
-    if expected is None or expected.turn != actual.turn or type(outcome) is not Failed:
-        return None
-    known = expected.outcome
-    if outcome.kind not in ("refused", "timeout") or (type(known) is Failed and known.kind == outcome.kind):
-        return None
-    if expected.code is not None and changed_code(fold.source, expected.code, expected.address):
-        return None  # it is not that the code is missing: it is another one
-    return Blocked(fold.number, expected, outcome.message)
-
-
-def _fault_of(step: Step, next_turn: int, fold: Fold) -> Fault | None:
+def _fault_of(step: Step, next_turn: int, world: World) -> Fault | None:
     """Return what is wrong with a record in itself. `next_turn`: of the lane, before the record."""
-    record, moved = step.record, step.moved
+    record, moved = step.record, step.lane_input
     if isinstance(record, records.Completed):
         return check_completed(step.number, record, step.notes)
     if isinstance(record, records.Opened):
-        return check_input(step.number, record, next_turn, fold.world.lanes)
+        return check_input(step.number, record, next_turn, world.lanes)
     if isinstance(moved, records.Cancelled | records.Verdict):
         return check_input(step.number, record, moved.seq)
     return None if moved is None else check_input(step.number, record, next_turn)

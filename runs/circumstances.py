@@ -8,29 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.errors import JournalError
 from rota.common.work import Done
-from rota.runs.open import RunSource
-from rota.runs.traces import Step as Seen
 from rota.runs.traces import Trace
-from rota.runs.tree import Ancestor, Lineage
-from rota.runs.walk import Fold, Step, retired_in
+from rota.runs.tree import Ancestor, Ancestry, RootInput, root_input
+from rota.runs.walk import Kept, Step, Walk, record_at
 
 AROUND_TASKS: Final = 256  # of the lane, before and after the turn
-
-
-class Origin(NamedTuple):
-    """The input that a task descends from, or that itself is spoken of."""
-
-    record: int
-    kind: str
-    now_ms: int | None
-    producer: str | None
-    number: int | None
 
 
 class Worker(NamedTuple):
@@ -43,7 +31,7 @@ class Worker(NamedTuple):
 
 
 @dataclass
-class Witness:
+class Circumstances:
     """What the journal has of a turn; fields are None or empty for what it has not."""
 
     lane: str
@@ -55,7 +43,7 @@ class Witness:
     fold: records.CompletedFold | None = None
     worker: Worker | None = None
     parents: tuple[Ancestor, ...] = ()  # nearest first
-    origin: Origin | None = None
+    origin: RootInput | None = None
     around: tuple[Task, ...] = ()  # retired tasks of the lane in retire order, the task itself among them
     decisions: dict[int, int] = field(default_factory=dict)  # turn -> record of its verdict or cancel
     disputes: list[tuple[int, int, str]] = field(default_factory=list)  # Diverged: record, turn, target
@@ -79,19 +67,19 @@ class Witness:
         return before, [task for task in self.around[place + 1 :] if task.address == address]
 
 
-def witness(source: RunSource, lane: str, turn: int) -> Witness:
+def circumstances(kept: Kept, lane: str, turn: int) -> Circumstances:
     """Return what a run's journal has of a turn, as far as it can be read."""
-    seen = Witness(lane, turn)
-    fold, lineage = Fold(source), Lineage()
-    lineage.begin(fold.world)
+    seen = Circumstances(lane, turn)
+    walk, ancestry = Walk(kept), Ancestry()
+    ancestry.begin(walk.world)
     before: deque[Task] = deque(maxlen=AROUND_TASKS)
     after: list[Task] = []
     try:
-        for step in fold.steps():
+        for step in walk.steps():
             if seen.task is None:
-                lineage.take(Seen(step.number, step.record, None, 0, step.notes))
-            if getattr(step.record, "lane", None) == lane:
-                _take_record(seen, step, fold)
+                ancestry.take(step)
+            if step.lane is not None and step.lane.name == lane:
+                _take_record(seen, step, walk)
                 _take_retired(seen, step, before, after)
             if len(after) >= AROUND_TASKS:
                 break
@@ -99,23 +87,11 @@ def witness(source: RunSource, lane: str, turn: int) -> Witness:
         pass  # what follows the turn is told elsewhere; here it is only that there is no more of it
     if seen.task is not None:
         seen.around = (*before, seen.task, *after)
-        _take_descent(seen, source, lineage)
+        _take_descent(seen, kept, ancestry)
     return seen
 
 
-def origin_of(number: int, record: Any) -> Origin:
-    """Return what is to be said of a record that is an input."""
-    request = getattr(record, "origin", None)
-    producer, numbered = (None, None) if request is None or not request.producer else request[:2]
-    return Origin(number, type(record).__name__, getattr(record, "now_ms", None), producer, numbered)
-
-
-def record_at(source: RunSource, number: int) -> records.Record | None:
-    """Return a record by its number; None if it is not kept. What lies before it must be readable."""
-    return next((record for found, record in source.records() if found == number), None)
-
-
-def _take_record(seen: Witness, step: Step, fold: Fold) -> None:
+def _take_record(seen: Circumstances, step: Step, walk: Walk) -> None:
     record = step.record
     if isinstance(record, records.Opened):
         seen.opened = step.number
@@ -125,21 +101,21 @@ def _take_record(seen: Witness, step: Step, fold: Fold) -> None:
         seen.deployed.setdefault(record.code.digest, step.number)
     elif isinstance(record, records.Diverged):
         seen.disputes.append((step.number, record.turn, record.address))
-    elif isinstance(step.moved, records.Cancelled | records.Verdict):
-        seen.decisions[step.moved.seq] = step.number
+    elif isinstance(step.lane_input, records.Cancelled | records.Verdict):
+        seen.decisions[step.lane_input.seq] = step.number
     elif isinstance(record, records.Completed):
         found = next((one for one in record.folds if seen.turn in one.turns), None)
         if found is not None:
             seen.record, seen.fold = step.number, found
-            seen.worker = Worker(record.worker, record.fingerprint, *fold.worker(record.fingerprint))
+            seen.worker = Worker(record.worker, record.fingerprint, *walk.worker(record.fingerprint))
     if any(0 <= seen.turn - run.first_turn < len(run.payloads) for run in step.notes.stamped):
         seen.stamped = step.number
     if seen.record is None and any(task.turn == seen.turn for task in step.notes.finished):
         seen.record = step.number
 
 
-def _take_retired(seen: Witness, step: Step, before: deque[Task], after: list[Task]) -> None:
-    for task in retired_in(step, seen.lane):
+def _take_retired(seen: Circumstances, step: Step, before: deque[Task], after: list[Task]) -> None:
+    for task in step.retired(seen.lane):
         if seen.task is not None:
             after.append(task)
         elif task.turn == seen.turn:
@@ -148,7 +124,7 @@ def _take_retired(seen: Witness, step: Step, before: deque[Task], after: list[Ta
             before.append(task)
 
 
-def _take_descent(seen: Witness, source: RunSource, lineage: Lineage) -> None:
+def _take_descent(seen: Circumstances, kept: Kept, ancestry: Ancestry) -> None:
     task = seen.task
     assert task is not None
     run = task.run
@@ -158,8 +134,8 @@ def _take_descent(seen: Witness, source: RunSource, lineage: Lineage) -> None:
         parent=run.parent, reply_to=run.reply_to,
     )  # fmt: skip
     trace.stamped = seen.stamped
-    root = lineage.root(trace)
+    root = ancestry.root(trace)
     seen.parents = root.chain
-    record = None if root.record is None else record_at(source, root.record)
+    record = None if root.record is None else record_at(kept, root.record)
     if root.record is not None and record is not None:
-        seen.origin = origin_of(root.record, record)
+        seen.origin = root_input(root.record, record)

@@ -9,22 +9,23 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice, pairwise
-from typing import Any, Final, NamedTuple
+from itertools import chain, islice, pairwise, takewhile
+from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.journal import link
 from rota.broker.lane import RECORDED_POLICY, Lane
-from rota.broker.world import World, apply_numbered
+from rota.broker.world import World
 from rota.common.errors import JournalError
 from rota.runs.open import RunSource
 from rota.runs.record_checks import CORRUPT_RECORD, ORDER
+from rota.runs.walk import Walk, follows, replaced
 
 LOOK_AHEAD_RECORDS: Final = 32
 TRIES_MAX: Final = 4  # each folds the journal again
 
 
-class Break(NamedTuple):
+class Damage(NamedTuple):
     """The first record that cannot be used. `unproved`: the next turn of each lane that has no proof, by lane."""
 
     record: int
@@ -37,18 +38,22 @@ class Break(NamedTuple):
     is_chain: bool
 
 
-def look_at_break(source: RunSource, error: JournalError) -> Break:
+def find_damage(source: RunSource, error: JournalError) -> Damage:
     """Return where and why reading or folding a run's journal ended with this error."""
-    world, last_good, is_readable = _fold_readable(source)
-    if is_readable:
+    walk = Walk(source)
+    last_good = max(source.extent()[0], 1) - 1
+    with contextlib.suppress(JournalError):
+        for step in walk.steps():
+            last_good = step.number
+    if walk.number > last_good:  # it was read, and does not fit
         return _unfit(source, last_good + 1, error.message)
-    return _unreadable(source, world, last_good, error.message)
+    return _unreadable(source, walk.world, last_good, error.message)
 
 
 # --- the chain does not go on ---------------------------------------------------------------------
 
 
-def _unreadable(source: RunSource, world: World, last_good: int, message: str) -> Break:
+def _unreadable(source: RunSource, world: World, last_good: int, message: str) -> Damage:
     record, why = _look_at_row(source, last_good, message)
     unproved = _unproved(world)
     known = dict(unproved)
@@ -56,7 +61,7 @@ def _unreadable(source: RunSource, world: World, last_good: int, message: str) -
     if lane not in known:
         lane = unproved[0][0] if unproved else None
     turn = None if lane is None else known[lane]
-    return Break(last_good + 1, last_good, lane, turn, CORRUPT_RECORD, why, unproved, True)
+    return Damage(last_good + 1, last_good, lane, turn, CORRUPT_RECORD, why, unproved, True)
 
 
 def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[records.Record | None, str]:
@@ -110,24 +115,11 @@ def _named(record: records.Record | None) -> str:
     return said
 
 
-def _fold_readable(source: RunSource) -> tuple[World, int, bool]:
-    """Fold as far as it goes; return the number of the last good record, and whether the next one can be read."""
-    world, number = source.begin(), max(source.extent()[0], 1) - 1
-    with contextlib.suppress(JournalError):
-        for found, record in source.records():
-            try:
-                apply_numbered(world, found, record)
-            except JournalError:
-                return world, number, True
-            number = found
-    return world, number, False
-
-
 # --- a record does not follow ---------------------------------------------------------------------
 
 
-def _unfit(source: RunSource, number: int, message: str) -> Break:
-    world = _world_before(source, number)
+def _unfit(source: RunSource, number: int, message: str) -> Damage:
+    world = Walk(source).run_to(number - 1)
     rows = _from(source, number)
     record = rows[0]
     unproved = _unproved(world)
@@ -139,15 +131,15 @@ def _unfit(source: RunSource, number: int, message: str) -> Break:
     if moved is not None:
         turn = None if lane is None else _first_of([record, rows[moved - number]], lane)
         why = f"record {number} stands in the wrong place: with record {moved} before it, both follow"
-        return Break(number, number - 1, name, turn, ORDER, why, unproved, False)
+        return Damage(number, number - 1, name, turn, ORDER, why, unproved, False)
     if lane is None:
-        return Break(number, number - 1, None, None, CORRUPT_RECORD, message, unproved, False)
+        return Damage(number, number - 1, None, None, CORRUPT_RECORD, message, unproved, False)
     turn, why = next_turn(lane), message
     if isinstance(record, records.Completed):
         done = [one for fold in record.folds for one in fold.turns if not _awaits(lane, one)]
         if done:
             turn, why = done[0], f"{message}; turn {done[0]} has an outcome already, or was not issued"
-    return Break(number, number - 1, name, turn, CORRUPT_RECORD, why, unproved, False)
+    return Damage(number, number - 1, name, turn, CORRUPT_RECORD, why, unproved, False)
 
 
 def _right_order(source: RunSource, number: int, rows: Sequence[records.Record], world: World) -> int | None:
@@ -188,22 +180,8 @@ def _awaits(lane: Lane, turn: int) -> bool:
 
 def _folds(source: RunSource, number: int, rows: Sequence[records.Record]) -> bool:
     """Tell whether these records follow from those before a number."""
-    world = _world_before(source, number)
-    try:
-        for record in rows:
-            apply_numbered(world, number, record)
-    except JournalError:
-        return False
-    return True
-
-
-def _world_before(source: RunSource, number: int) -> World:
-    world = source.begin()
-    for found, record in source.records():
-        if found >= number:
-            break
-        world.apply(record)
-    return world
+    before = takewhile(lambda one: one[0] < number, source.records())
+    return follows(Walk(source), chain(before, enumerate(rows, number)))
 
 
 def _from(source: RunSource, number: int) -> list[records.Record]:
@@ -219,48 +197,40 @@ def _from(source: RunSource, number: int) -> list[records.Record]:
 
 def _missed_mark(
     source: RunSource, number: int, lane: Lane, message: str, unproved: tuple[tuple[str, int], ...]
-) -> Break:
+) -> Damage:
     """All that was executed agrees, and the digest that the run noted does not: look for what cannot be executed."""
     since, decisions = _since_mark(source, number, lane.name)
     for (first, one), (second, other) in pairwise(since):
         if other.now_ms < one.now_ms and _meets(source, number, {first: other, second: one}):
             turn = min(one.folds[0].turns[0], other.folds[0].turns[0])
             why = f"records {first} and {second} are exchanged: the other way round the mark in record {number} is met"
-            return Break(number, number - 1, lane.name, turn, ORDER, why, unproved, False)
+            return Damage(number, number - 1, lane.name, turn, ORDER, why, unproved, False)
     turn = decisions[0] if decisions else since[0][1].folds[0].turns[0] if since else next_turn(lane)
-    return Break(number, number - 1, lane.name, turn, CORRUPT_RECORD, message, unproved, False)
+    return Damage(number, number - 1, lane.name, turn, CORRUPT_RECORD, message, unproved, False)
 
 
 def _since_mark(source: RunSource, number: int, lane: str) -> tuple[list[tuple[int, records.Completed]], list[int]]:
     """Return the completions of a lane since its mark before a number, and the turns that were decided."""
     since: list[tuple[int, records.Completed]] = []
     decisions: list[int] = []
-    world = source.begin()
-    for found, record in source.records():
-        if found >= number:
-            break
-        if isinstance(record, records.Mark) and record.lane == lane:
+    before = takewhile(lambda one: one[0] < number, source.records())
+    for step in Walk(source).steps(before):
+        record = step.record
+        if step.lane is None or step.lane.name != lane:
+            continue
+        if isinstance(record, records.Mark):
             since, decisions = [], []
-        elif isinstance(record, records.Completed) and record.lane == lane:
-            since.append((found, record))
-        elif isinstance(record, records.Verdict) and record.lane == lane:
-            run = world.runs.find(record.seq)
-            decisions += [] if run is None else [run.first_turn + record.seq - run.first_seq]
-        world.apply(record)
+        elif isinstance(record, records.Completed):
+            since.append((step.number, record))
+        elif isinstance(step.lane_input, records.Verdict):
+            decisions.append(step.lane_input.seq)
     return since, decisions
 
 
-def _meets(source: RunSource, number: int, changed: dict[int, Any]) -> bool:
+def _meets(source: RunSource, number: int, changed: dict[int, records.Record]) -> bool:
     """Tell whether a journal folds up to a number, and over it, with some records changed."""
-    world = source.begin()
-    try:
-        for found, record in source.records():
-            if found > number:
-                break
-            apply_numbered(world, found, changed.get(found, record))
-    except JournalError:
-        return False
-    return True
+    read = takewhile(lambda one: one[0] <= number, source.records())
+    return follows(Walk(source), replaced(read, changed))
 
 
 # --- what is not proved ---------------------------------------------------------------------------

@@ -11,31 +11,26 @@ one run has are counted by what they are, since an input that was dropped moves 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice, zip_longest
 from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Lane
 from rota.broker.tasks import Task
-from rota.broker.world import World
-from rota.common.digests import ZERO_DIGEST, digest_of
+from rota.common.digests import digest_of
 from rota.common.errors import JournalError
 from rota.common.targets import MODEL_PREFIX, code_name
 from rota.common.work import RECORDED_FAILURES, Code, Failed
 from rota.runs.differing import Part, content, part, turn_parts
-from rota.runs.open import RunSource
-from rota.runs.traces import Trace, Tracer, walk
-from rota.runs.tree import Ancestor, Lineage, input_of
-from rota.runs.walk import Fold, check_lane, retired_in
+from rota.runs.traces import Trace, Tracer
+from rota.runs.tree import Ancestor, Ancestry, RootInput, root_input
+from rota.runs.walk import Kept, Progress, Walk, lane_of, record_at
 
 _SAMPLES_MAX: Final = 5
 _KEY_BYTES: Final = 16
 _STAMPED: Final = ("target", "kind", "sender", "priority", "payload", "tensors", "reply to")
 _SEEN: Final = ("now ms", "entropy", "emits allowed")
-
-Progress = Callable[[int], None]
-
 
 _Pair = tuple[Task | None, Task | None]
 
@@ -54,7 +49,7 @@ class Side(NamedTuple):
     trace: Trace
     state: bytes | None  # after it; None: there is none, or the journal has only a later one
     chain: tuple[Ancestor, ...]  # nearest first
-    input: dict[str, object] | None  # at the top of the chain; None: before the records that are kept
+    input: RootInput | None  # at the top of the chain; None: before the records that are kept
     deploy: int | None  # the record that bound its code
     worker: tuple[tuple[str, str], ...]  # facts of the worker that computed it
 
@@ -107,15 +102,15 @@ class Diff(NamedTuple):
     agents: Agents
 
 
-def compare(one: RunSource, other: RunSource, lane: str, progress: Progress | None = None) -> Diff:
+def compare(one: Kept, other: Kept, lane: str, progress: Progress | None = None) -> Diff:
     """Compare a lane of two runs.
 
     Raises `UnknownLane` if one has no such lane, `JournalError` for a journal that breaks off, or if the two differ
     before the records that both still have.
     """
-    folds = Fold(one), Fold(other)
-    retires = _retires(folds[0], lane, progress), _retires(folds[1], lane, progress)
-    shared = _align(folds, retires, lane)
+    walks = Walk(one), Walk(other)
+    retires = _retires(walks[0], lane, progress), _retires(walks[1], lane, progress)
+    shared = _align(walks, retires, lane)
     parted: _Pair | None = None
     pair: _Pair
     for pair in zip_longest(*retires):
@@ -123,9 +118,7 @@ def compare(one: RunSource, other: RunSource, lane: str, progress: Progress | No
             parted = pair
             break
         shared += 1
-    for fold in folds:
-        check_lane(fold.world, lane)
-    lanes = folds[0].world.lanes[lane], folds[1].world.lanes[lane]
+    lanes = lane_of(walks[0].world, lane), lane_of(walks[1].world, lane)
     first, later = None, None
     if parted is not None:
         rest = _Rest(parted[0], retires[0]), _Rest(parted[1], retires[1])
@@ -138,16 +131,14 @@ def compare(one: RunSource, other: RunSource, lane: str, progress: Progress | No
 # --- both at once ---------------------------------------------------------------------------------
 
 
-def _retires(fold: Fold, lane: str, progress: Progress | None) -> Iterator[Task]:
-    for step in fold.steps():
-        yield from retired_in(step, lane)
-        if progress is not None:
-            progress(fold.number)
+def _retires(walk: Walk, lane: str, progress: Progress | None) -> Iterator[Task]:
+    for step in walk.steps(progress=progress):
+        yield from step.retired(lane)
 
 
-def _align(folds: tuple[Fold, Fold], retires: tuple[Iterator[Task], Iterator[Task]], lane: str) -> int:
+def _align(walks: tuple[Walk, Walk], retires: tuple[Iterator[Task], Iterator[Task]], lane: str) -> int:
     """Bring both runs to the first position that both journals still have; return it."""
-    begins = [_begin(fold, lane) for fold in folds]
+    begins = [walk.begin_of(lane) for walk in walks]
     position, digest = max(begins)
     for (behind, known), tasks in zip(begins, retires, strict=True):
         skipped = deque(islice(tasks, position - behind), maxlen=1)
@@ -159,11 +150,6 @@ def _align(folds: tuple[Fold, Fold], retires: tuple[Iterator[Task], Iterator[Tas
                 lane=lane,
             )
     return position
-
-
-def _begin(fold: Fold, lane: str) -> tuple[int, bytes]:
-    known = fold.world.lanes.get(lane)
-    return (0, ZERO_DIGEST) if known is None else (known.retired, known.digest)
 
 
 def _end(lane: Lane) -> End:
@@ -226,7 +212,7 @@ def _only_order(parted: _Pair, rest: tuple[_Rest, _Rest]) -> bool:
 
 
 def _first(
-    position: int, tasks: _Pair, sources: tuple[RunSource, RunSource], lanes: tuple[Lane, Lane], only_order: bool
+    position: int, tasks: _Pair, sources: tuple[Kept, Kept], lanes: tuple[Lane, Lane], only_order: bool
 ) -> First:
     one, other = (None if task is None else _side(source, task) for task, source in zip(tasks, sources, strict=True))
     if tasks[0] is None or tasks[1] is None or one is None or other is None:
@@ -244,14 +230,15 @@ def _first(
     return First(position, (one, other), parts, tuple(settings), cause, why)
 
 
-def _side(source: RunSource, task: Task) -> Side:
+def _side(source: Kept, task: Task) -> Side:
     """Read a run again up to where a task retired."""
-    world, tracer, lineage = source.begin(), Tracer(seqs=(task.seq,)), Lineage()
-    lineage.begin(world)
+    walk, tracer, ancestry = Walk(source), Tracer(seqs=(task.seq,)), Ancestry()
+    ancestry.begin(walk.world)
+    tracer.begin(walk.world)
     deploys: dict[tuple[str, bytes], int] = {}
     state: bytes | None = None
-    for step in walk(world, source.records(), tracer):
-        lineage.take(step)
+    for step in walk.steps():
+        ancestry.take(step)
         tracer.after(step)
         if step.lane is not None and step.lane.name == task.run.lane:
             _note_deploys(deploys, step.number, step.record)
@@ -260,10 +247,11 @@ def _side(source: RunSource, task: Task) -> Side:
             if any(done.seq == task.seq for done in step.notes.retired):
                 break
     trace = tracer.by_seq[task.seq]
-    root = lineage.root(trace)
+    root = ancestry.root(trace)
     name = code_name(task.address)
     deploy = None if task.code is None else deploys.get((name, task.code.digest))
-    return Side(trace, state, root.chain, _input(source, root.record), deploy, _worker(world, trace))
+    worker = () if trace.completion is None else walk.worker(trace.completion.fingerprint)[1]
+    return Side(trace, state, root.chain, _input(source, root.record), deploy, worker)
 
 
 def _state_after(lane: Lane, task: Task) -> bytes | None:
@@ -280,16 +268,9 @@ def _note_deploys(deploys: dict[tuple[str, bytes], int], number: int, record: re
         deploys[(name, code.digest)] = number
 
 
-def _input(source: RunSource, number: int | None) -> dict[str, object] | None:
-    if number is None:
-        return None
-    record = next(record for found, record in source.records() if found == number)
-    return {"kind": type(record).__name__, **input_of(number, record)}
-
-
-def _worker(world: World, trace: Trace) -> tuple[tuple[str, str], ...]:
-    wanted = None if trace.completion is None else trace.completion.fingerprint
-    return next((facts for (_, facts), number in world.fingerprints.items() if number == wanted), ())
+def _input(source: Kept, number: int | None) -> RootInput | None:
+    record = None if number is None else record_at(source, number)
+    return None if number is None or record is None else root_input(number, record)
 
 
 # --- why ------------------------------------------------------------------------------------------

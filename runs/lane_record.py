@@ -42,7 +42,7 @@ INPUTS: Final = (
 )
 
 
-def alone(record: Input, world: World) -> Input | None:
+def lane_input(record: Input, world: World) -> Input | None:
     """Return an input with turns for seqs; None if nothing is left of it. `world` is as it is before the record.
 
     What names a lane or a task that is not there stays as it is: `World.apply` refuses it.
@@ -52,7 +52,7 @@ def alone(record: Input, world: World) -> Input | None:
     return moved
 
 
-def opened_alone(record: records.Opened, world: World) -> records.Opened:
+def lane_opening(record: records.Opened, world: World) -> records.Opened:
     """Return the opening of a lane; it may have its deploys from another lane, which is not there."""
     is_alone = check_input(0, record, 1) is None or check_input(0, record, 1, world.lanes) is not None
     return record if is_alone else _unasked(record)
@@ -85,8 +85,8 @@ def _unasked(record: Any) -> Any:
     return record._replace(origin=record.origin._replace(request=ZERO_DIGEST))
 
 
-def named_by(record: Input, world: World) -> str | None:
-    """Return the address of the task that an input names: a cancel, verdict, retry, timer. Ask as for `alone`."""
+def named_target(record: Input, world: World) -> str | None:
+    """Return the address of the task that an input names: a cancel, verdict, retry, timer. Ask as for `lane_input`."""
     lane = world.lanes.get(record.lane)
     if lane is None:
         return None

@@ -12,11 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Run, Task
-from rota.broker.world import World
 from rota.common.targets import code_name
 from rota.common.work import Code, Done, Failed, Outcome
 from rota.runs.readable import cut, size_text
-from rota.runs.traces import Step
+from rota.runs.walk import Step
 
 KINDS: Final = tuple([kind.name.lower() for kind in records.Kind])
 
@@ -94,21 +93,19 @@ class Concern:
         self._seq = seq
         self._place: tuple[str, int] | None = None  # lane and turn of the task
 
-    def __call__(self, step: Step, world: World) -> bool:
+    def __call__(self, step: Step) -> bool:
         """Tell whether a record concerns all that was asked for."""
-        return (self._address is None or self._of_agent(step, world, self._address)) and (
+        return (self._address is None or self._of_agent(step, self._address)) and (
             self._seq is None or self._of_task(step, self._seq)
         )
 
-    def _of_agent(self, step: Step, world: World, address: str) -> bool:
+    def _of_agent(self, step: Step, address: str) -> bool:
         notes, record = step.notes, step.record
         found = any(_has_target(run, address) for run in notes.stamped) or any(
             task.address == address for tasks in (notes.issued, notes.finished, notes.retired) for task in tasks
         )
-        if type(record) in (records.Cancelled, records.Verdict) and not found:
-            assert isinstance(record, records.Cancelled | records.Verdict)
-            run = world.runs.find(record.seq)  # caught while it waits
-            found = run is not None and run.target(record.seq - run.first_seq) == address
+        if isinstance(record, records.Cancelled | records.Verdict):
+            found = found or step.named_target == address  # it may be caught while it waits
         self.met_address = self.met_address or found
         if isinstance(record, records.Deployed):
             return found or record.name == code_name(address)

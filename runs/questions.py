@@ -8,27 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple
 
-from rota.broker import records
 from rota.broker.lane import Lane
-from rota.broker.world import World
-from rota.common.errors import UnknownLane, UnknownTask
+from rota.common.errors import UnknownTask
 from rota.common.work import Failed
-from rota.runs.traces import Progress, Trace, Tracer, waiting_timers, walk
-from rota.runs.tree import Lineage, Root
-
-_NAMES_SHOWN: Final = 8
-
-
-class Kept(Protocol):
-    """What is read: the records that a run still has, after the world as it was before them."""
-
-    name: str
-
-    def begin(self) -> World: ...
-
-    def records(self) -> Iterator[tuple[int, records.Record]]: ...
+from rota.runs.traces import Trace, Tracer, waiting_timers
+from rota.runs.tree import Ancestry, Root, RootInput, root_input
+from rota.runs.walk import NAMES_SHOWN, Kept, Progress, Walk, lane_of, record_at, some_of
 
 
 class WorkerFacts(NamedTuple):
@@ -39,16 +26,6 @@ class WorkerFacts(NamedTuple):
     facts: dict[str, str]
 
 
-class Origin(NamedTuple):
-    """The submit that a task descends from."""
-
-    record: int
-    now_ms: int
-    producer: str
-    number: int
-    retry_of: int | None
-
-
 class Family(NamedTuple):
     """A task with what is above and below it. `missing`: how many records were compacted away before the first."""
 
@@ -56,7 +33,7 @@ class Family(NamedTuple):
     below: dict[int, Trace]  # by turn; the task itself is in it
     left_out: int  # descendants that are not in `below`
     root: Root
-    origin: Origin | None
+    origin: RootInput | None
     worker: WorkerFacts | None
     missing: int
 
@@ -74,32 +51,31 @@ def family(
 
     Raises `UnknownTask` if the run has no such task, or has it no more; `UnknownLane` if it has no such lane.
     """
-    world = kept.begin()
+    walk, ancestry = Walk(kept), Ancestry()
     tracer = Tracer(seqs=(seq,), depth_max=depth_max, traces_max=traces_max)
-    lineage = Lineage()
-    lineage.begin(world)
-    first = 0
+    tracer.begin(walk.world)
+    ancestry.begin(walk.world)
     found: Trace | None = None
     root = Root(None, ())
-    for step in walk(world, kept.records(), tracer, progress):
-        first = first or step.number
+    for step in walk.steps(progress=progress):
         if found is None:
-            lineage.take(step)
+            ancestry.take(step)
         tracer.after(step)
         if found is None and seq in tracer.by_seq:
             found = tracer.by_seq[seq]
-            root, lineage = lineage.root(found), Lineage()
+            root, ancestry = ancestry.root(found), Ancestry()
         if found is not None and _is_told(tracer):
             break
+    tracer.end(walk.world)
     if found is None:
-        raise _no_task(kept, world, seq, first)
+        raise _no_task(kept, walk, seq)
     if lane is not None and found.lane != lane:
-        lane_of(kept, world, lane)
+        lane_of(walk.world, lane)
         raise UnknownTask(f"task {seq} is in lane {found.lane!r}, not in {lane!r}: leave --lane away")
     below = {trace.turn: trace for trace in tracer.traces.values()}
-    origin = None if root.record is None else _origin(kept, root.record)
-    worker = _worker(world, found)
-    return Family(found, below, tracer.left_out, root, origin, worker, max(first - 1, 0))
+    return Family(
+        found, below, tracer.left_out, root, _origin(kept, root), _worker(walk, found), max(walk.first - 1, 0)
+    )
 
 
 def story(
@@ -110,20 +86,20 @@ def story(
     `turns` are the first and last turn of interest. Raises `UnknownLane`, `UnknownTask` for what is not there.
     """
     first, last = turns
-    world = kept.begin()
-    tracer = Tracer(address=address, lane=lane, forget_retired=True)
-    told = 0
-    for step in walk(world, kept.records(), tracer, progress):
+    walk, tracer, told = Walk(kept), Tracer(address=address, lane=lane, forget_retired=True), 0
+    tracer.begin(walk.world)
+    for step in walk.steps(progress=progress):
         for trace in tracer.after(step):
             if (first is None or trace.turn >= first) and (last is None or trace.turn <= last):
                 told += 1
                 yield trace
+    tracer.end(walk.world)
     for trace in sorted(tracer.traces.values(), key=lambda one: one.turn):
         if (first is None or trace.turn >= first) and (last is None or trace.turn <= last):
             told += 1
             yield trace
     if not told:
-        at = lane_of(kept, world, lane)
+        at = lane_of(walk.world, lane)
         check_agent(kept, at, address, met=tracer.met_address)
         for turn in turns:
             check_turn(kept, at, turn)
@@ -137,8 +113,9 @@ def check_agent(kept: Kept, lane: Lane, address: str, *, met: bool) -> None:
     if met or address in lane.agents:
         return
     names = sorted(lane.agents) or sorted(lane.deploys)
-    close = get_close_matches(address, names, _NAMES_SHOWN, 0.5) or names[:_NAMES_SHOWN]
-    there = f"agents there: {', '.join(close)}" if close else "no agent has run there"
+    close = get_close_matches(address, names, NAMES_SHOWN, 0.5)
+    first = [*close, *[name for name in names if name not in close]]
+    there = f"agents there: {some_of(first)}" if names else "no agent has run there"
     where = f"lane {lane.name!r} of {kept.name}"
     raise UnknownTask(f"no task in {where} was for {address!r} ({there}); name another, or a lane with --lane")
 
@@ -150,20 +127,12 @@ def check_turn(kept: Kept, lane: Lane, turn: int | None) -> None:
         raise UnknownTask(f"lane {lane.name!r} of {kept.name} has no turn {turn}: it has {there}")
 
 
-def lane_of(kept: Kept, world: World, lane: str) -> Lane:
-    """Return a lane of a world whose records are all applied. Raises `UnknownLane`."""
-    if lane not in world.lanes:
-        known = ", ".join(sorted(world.lanes)[:_NAMES_SHOWN]) or "none"
-        raise UnknownLane(f"{kept.name} has no lane {lane!r} (lanes: {known}); name one with --lane", lane=lane)
-    return world.lanes[lane]
-
-
-def _no_task(kept: Kept, world: World, seq: int, first: int) -> UnknownTask:
-    last = world.next_seq - 1
+def _no_task(kept: Kept, walk: Walk, seq: int) -> UnknownTask:
+    last = walk.world.next_seq - 1
     if seq <= last:
         return UnknownTask(
-            f"task {seq} of {kept.name} had retired before record {first}, and the journal was compacted up to there: "
-            "look into a copy from before, or export runs before compacting them"
+            f"task {seq} of {kept.name} had retired before record {walk.first}, and the journal was compacted up to "
+            "there: look into a copy from before, or export runs before compacting them"
         )
     there = f"it has tasks 1 to {last}" if last else "it has no tasks yet"
     return UnknownTask(f"{kept.name} has no task {seq}: {there}; `rota log` lists what happened")
@@ -180,18 +149,16 @@ def _is_told(tracer: Tracer) -> bool:
     )
 
 
-def _origin(kept: Kept, number: int) -> Origin | None:
-    for found, record in kept.records():
-        if found == number:
-            assert isinstance(record, records.Submitted), "a chain of parents ends in a submit"
-            return Origin(number, record.now_ms, record.origin.producer, record.origin.number, record.retry_of)
-    return None
+def _origin(kept: Kept, root: Root) -> RootInput | None:
+    if root.record is None:
+        return None
+    record = record_at(kept, root.record)
+    return None if record is None else root_input(root.record, record)
 
 
-def _worker(world: World, trace: Trace) -> WorkerFacts | None:
+def _worker(walk: Walk, trace: Trace) -> WorkerFacts | None:
     if trace.completion is None:
         return None
-    for (pool, facts), number in world.fingerprints.items():
-        if number == trace.completion.fingerprint:
-            return WorkerFacts(number, pool, dict(facts))
-    return None
+    number = trace.completion.fingerprint
+    pool, facts = walk.worker(number)
+    return WorkerFacts(number, pool, dict(facts))

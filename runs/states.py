@@ -18,8 +18,8 @@ from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import Done, Fold, FoldResult, Outcome
 from rota.engine.folds import patient, task_input
 from rota.engine.recorded import PATIENCE_MS
-from rota.runs.questions import Kept, check_agent, check_turn, lane_of
-from rota.runs.traces import Progress, Step, walk
+from rota.runs.questions import check_agent, check_turn
+from rota.runs.walk import Kept, Progress, Step, Walk, lane_of
 
 Execute = Callable[[Fold], FoldResult]
 
@@ -55,12 +55,12 @@ def state_at(
     `execute` is called at most once. Raises `UnknownLane`, `UnknownTask` for what is not there, `JournalError` if the
     state cannot be had from what the journal has.
     """
-    world = kept.begin()
-    finder = _Finder(address, lane, turn)
-    for step in walk(world, kept.records(), finder, progress):
+    walk, finder = Walk(kept), _Finder(address, lane, turn)
+    finder.begin(walk.world)
+    for step in walk.steps(progress=progress):
         if finder.after(step):
             break
-    at = lane_of(kept, world, lane)
+    at = lane_of(walk.world, lane)
     if turn is not None and finder.turn != turn:
         check_turn(kept, at, turn)
         last = f"the last one that has is turn {finder.turn}" if finder.turn else "none has"
@@ -88,7 +88,7 @@ class _SeenFold:
 
     @classmethod
     def of(cls, fold: records.CompletedFold, before: bytes | None, seed: bytes) -> _SeenFold:
-        pairs = zip(fold.turns, fold.outcomes, strict=False)  # the lane refuses what does not fit
+        pairs = zip(fold.turns, fold.outcomes, strict=True)
         changing = [turn for turn, outcome in pairs if _changes(outcome)]
         seen = cls(fold.turns, changing[-1] if changing else None, fold.state)
         seen.before, seen.seed, seen.is_kept = before, seed, True
@@ -100,7 +100,7 @@ class _SeenFold:
 
 
 class _Finder:
-    """Looks on while records are applied, and keeps the fold that the agent's present state is from."""
+    """Takes the steps of a walk, and keeps the fold that the agent's present state is from."""
 
     def __init__(self, address: str, lane: str, turn: int | None) -> None:
         self.turn: int | None = None
@@ -129,22 +129,14 @@ class _Finder:
             self.is_known_at_begin = False
             self._folds = dict.fromkeys(ahead, _SeenFold(tuple(ahead), ahead[-1], agent.state))
 
-    def before(self, number: int, record: records.Record, world: World) -> None:
-        if type(record) is not records.Completed or record.lane != self._lane:
-            return
-        lane = world.lanes.get(record.lane)
-        agent = None if lane is None else lane.agents.get(self._address)
-        state = None if agent is None else agent.state
-        for fold in record.folds:
-            if fold.address == self._address:
-                seen = _SeenFold.of(fold, state, b"" if lane is None else lane.seed)
-                self._folds |= dict.fromkeys(fold.turns, seen)
-                state = state if fold.state is None else fold.state
-
     def after(self, step: Step) -> bool:
         """Take what a record did; True when the turn that was asked for has retired."""
         if step.lane is None or step.lane.name != self._lane:
             return False
+        if isinstance(step.record, records.Completed):
+            for fold, found in zip(step.record.folds, step.found, strict=True):
+                if fold.address == self._address:
+                    self._folds |= dict.fromkeys(fold.turns, _SeenFold.of(fold, found.state, step.lane.seed))
         for run in step.notes.stamped:
             self.met = self.met or run.targets == self._address or self._address in run.targets
         for task in step.notes.finished:
@@ -160,9 +152,6 @@ class _Finder:
             if task.turn == self._turn:
                 return True
         return False
-
-    def end(self, world: World) -> None:
-        pass
 
 
 def _state_of(finder: _Finder, execute: Execute) -> tuple[bytes | None, str]:

@@ -33,7 +33,7 @@ def task_facts(trace: Trace) -> dict[str, Any]:
         "reply_to": None if trace.reply_to is None else trace.reply_to._asdict(),
         "retry_of": trace.retry_of,
         "retried_as": trace.retried_as,
-        "standing": trace.standing,
+        "stage": trace.stage,
         "stamped": {"record": trace.stamped, "position": trace.stamped_at},
         "issued": {"record": trace.issued, "position": trace.issued_at, "place": trace.place} if trace.bound else None,
         "code": None if trace.code is None else code_facts(trace.code),
@@ -69,7 +69,7 @@ def family_facts(family: Family) -> dict[str, Any]:
 def life_facts(trace: Trace) -> dict[str, Any]:
     """Return one message of an agent's life."""
     facts = task_facts(trace)
-    names = ("seq", "turn", "kind", "sender", "payload", "standing", "outcome", "state_digest_before", "state_digest")
+    names = ("seq", "turn", "kind", "sender", "payload", "stage", "outcome", "state_digest_before", "state_digest")
     return {name: facts[name] for name in (*names, "retired", "lane_digest", "children")}
 
 

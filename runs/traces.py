@@ -1,8 +1,8 @@
-"""What the journal says of single tasks: a walk over its records, and traces of the tasks that somebody asks for. PURE.
+"""What the journal says of single tasks: traces of those that somebody asks for. PURE.
 
-`walk` folds the records through `World.apply`, as the broker does, and yields what each one did. A `Tracer` looks on
-and keeps what it is asked for and nothing else, so that one task of a million costs no more memory than one of ten.
-What neither a record nor the fold says (attempts, who waited for a result) is not guessed here.
+A `Tracer` takes the steps of a walk (walk.py) and keeps what it is asked for and nothing else, so that one task of a
+million costs no more memory than one of ten. What neither a record nor its effects say (attempts, who waited for a
+result) is not guessed here.
 
 A journal that was compacted begins with a world that has tasks already; of those a trace has no stamp (`stamped` is
 None). When `Task` or `Notes` in broker/ change, this file does.
@@ -10,32 +10,17 @@ None). When `Task` or `Notes` in broker/ change, this file does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple
 
 from rota.broker import records
-from rota.broker.lane import Lane, Notes
-from rota.broker.results import Results
+from rota.broker.lane import Lane
 from rota.broker.tasks import Run, Task
-from rota.broker.world import World, apply_numbered
+from rota.broker.world import World
 from rota.common.digests import entropy
 from rota.common.work import TIMER, Code, Done, Failed, Outcome, Provenance, ReplyTo, TensorRef
-
-PROGRESS_EVERY_RECORDS: Final = 2_000
-_WHY_CHARS_MAX: Final = 200  # what an error says may hold the whole value
-
-Progress = Callable[[int], None]
-
-
-class Step(NamedTuple):
-    """One record and what it did. `position`: how many tasks its lane had retired before it."""
-
-    number: int
-    record: records.Record
-    lane: Lane | None
-    position: int
-    notes: Notes
+from rota.runs.walk import Step
 
 
 class Completion(NamedTuple):
@@ -111,7 +96,7 @@ class Trace:
     bound: bool = False  # issued: `code` None then says that its name was not deployed
 
     @property
-    def standing(self) -> str:
+    def stage(self) -> str:
         """Where it is: waiting, issued, completed or retired."""
         if self.retired_at is not None:
             return "retired"
@@ -121,7 +106,7 @@ class Trace:
     def mark(self) -> str:
         """Its outcome in a word: ok, the kind of its failure, or where it is."""
         if self.outcome is None:
-            return self.standing
+            return self.stage
         return self.outcome.kind if type(self.outcome) is Failed else "ok"
 
 
@@ -165,37 +150,12 @@ class Tracer:
                 for index in range(run.issued, len(run.payloads)):
                     self._wanted(run, index)
 
-    def before(self, number: int, record: records.Record, world: World) -> None:
-        """Look at a record before it is applied: agents still have the states that it found."""
-        if type(record) is records.Completed and self.traces:
-            lane, running = world.lanes.get(record.lane), dict[str, bytes | None]()
-            tasks = sum([len(fold.turns) for fold in record.folds])
-            for fold in record.folds:
-                for turn, outcome in zip(fold.turns, fold.outcomes, strict=False):  # the lane refuses what does not fit
-                    trace = self.traces.get((record.lane, turn))
-                    if fold.address not in running:
-                        agent = lane.agents.get(fold.address) if lane is not None else None
-                        running[fold.address] = None if agent is None else agent.state_digest
-                    if trace is not None:
-                        trace.state_before = running[fold.address]
-                        head = (number, record.now_ms, record.worker, record.elapsed_us, record.fingerprint)
-                        trace.completion = Completion(*head, tasks, fold.turns)
-                        if lane is not None:
-                            trace.entropy = entropy(lane.seed, turn)  # of the seed when it was executed
-                    if type(outcome) is Done and outcome.state_digest is not None:
-                        running[fold.address] = outcome.state_digest
-        elif type(record) in (records.Cancelled, records.Verdict):
-            assert isinstance(record, records.Cancelled | records.Verdict)
-            caught = self.by_seq.get(record.seq)
-            if caught is not None:
-                kind = record.failure if type(record) is records.Verdict else "cancelled"
-                caught.decision = Decision(number, record.now_ms, kind)
-
     def after(self, step: Step) -> list[Trace]:
         """Take what a record did; return the traces whose tasks have retired by it, in that order."""
         notes, lane = step.notes, step.lane
         if lane is None:
             return []
+        self._take_record(step, lane)
         retired_at = {task.turn: step.position + place for place, task in enumerate(notes.retired, 1)}
         for run in notes.stamped:
             self._take_stamped(run, step, retired_at)
@@ -224,6 +184,27 @@ class Tracer:
                     trace.place = lane.retired + place - trace.issued_at
 
     # --- one kind of news each ----------------------------------------------------------------------------------
+
+    def _take_record(self, step: Step, lane: Lane) -> None:
+        record = step.record
+        if isinstance(record, records.Completed) and self.traces:
+            tasks = sum([len(fold.turns) for fold in record.folds])
+            for fold, found in zip(record.folds, step.found, strict=True):
+                state = found.digest
+                for turn, outcome in zip(fold.turns, fold.outcomes, strict=True):
+                    trace = self.traces.get((lane.name, turn))
+                    if trace is not None:
+                        trace.state_before = state
+                        head = (step.number, record.now_ms, record.worker, record.elapsed_us, record.fingerprint)
+                        trace.completion = Completion(*head, tasks, fold.turns)
+                        trace.entropy = entropy(lane.seed, turn)  # of the seed when it was executed
+                    if type(outcome) is Done and outcome.state_digest is not None:
+                        state = outcome.state_digest
+        elif isinstance(record, records.Cancelled | records.Verdict):
+            caught = self.by_seq.get(record.seq)
+            if caught is not None:
+                kind = record.failure if type(record) is records.Verdict else "cancelled"
+                caught.decision = Decision(step.number, record.now_ms, kind)
 
     def _take_stamped(self, run: Run, step: Step, retired_at: dict[int, int]) -> None:
         record = step.record
@@ -301,44 +282,6 @@ class Tracer:
             del self.traces[(trace.lane, trace.turn)]
             del self.by_seq[trace.seq]
         return trace
-
-
-class Onlooker(Protocol):
-    """Whoever wants to see the world before each record, too."""
-
-    def begin(self, world: World) -> None: ...
-
-    def before(self, number: int, record: records.Record, world: World) -> None: ...
-
-    def end(self, world: World) -> None: ...
-
-
-def walk(
-    world: World,
-    numbered: Iterable[tuple[int, records.Record]],
-    onlooker: Onlooker | None = None,
-    progress: Progress | None = None,
-) -> Iterator[Step]:
-    """Apply records in their order and yield what each did, for the onlooker's `after`, if it has one.
-
-    Results are not kept in the world as a broker keeps them. Raises `JournalError`, with the number of the record, if
-    one cannot follow from those before it.
-    """
-    world.results = Results(0, 0)
-    if onlooker is not None:
-        onlooker.begin(world)
-    for number, record in numbered:
-        name: str | None = getattr(record, "lane", None)
-        known = None if name is None else world.lanes.get(name)
-        position = 0 if known is None else known.retired
-        if onlooker is not None:
-            onlooker.before(number, record, world)
-        notes = apply_numbered(world, number, record)
-        yield Step(number, record, None if name is None else world.lanes[name], position, notes)
-        if progress is not None and number % PROGRESS_EVERY_RECORDS == 0:
-            progress(number)
-    if onlooker is not None:
-        onlooker.end(world)
 
 
 def waiting_timers(trace: Trace) -> list[int]:

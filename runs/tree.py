@@ -16,7 +16,8 @@ from rota.broker import records
 from rota.broker.tasks import Run
 from rota.broker.world import World
 from rota.common.work import FAILURE, MESSAGE_KINDS
-from rota.runs.traces import Step, Trace
+from rota.runs.traces import Trace
+from rota.runs.walk import Step
 
 _NONE: Final = 0
 
@@ -34,6 +35,17 @@ class Ancestor(NamedTuple):
     record: int | None  # that stamped it; None: one before those that are kept
 
 
+class RootInput(NamedTuple):
+    """The input that a task descends from, or that itself is spoken of. None is what a record of its kind has not."""
+
+    record: int
+    kind: str
+    now_ms: int | None
+    producer: str | None  # None: the broker
+    number: int | None  # of the request
+    retry_of: int | None
+
+
 class Root(NamedTuple):
     """How far the chain of parents goes. `record`: the input at its top; None: not among the records that are kept."""
 
@@ -41,7 +53,7 @@ class Root(NamedTuple):
     chain: tuple[Ancestor, ...]  # nearest first
 
 
-class Lineage:
+class Ancestry:
     """A row for each run that was stamped."""
 
     def __init__(self) -> None:
@@ -112,6 +124,14 @@ class Lineage:
         )
 
 
+def root_input(number: int, record: records.Record) -> RootInput:
+    """Return what is to be said of the input that tasks came from."""
+    origin: records.Origin | None = getattr(record, "origin", None)
+    producer, request = (None, None) if origin is None or not origin.producer else origin[:2]
+    now_ms, retry_of = getattr(record, "now_ms", None), getattr(record, "retry_of", None)
+    return RootInput(number, type(record).__name__, now_ms, producer, request, retry_of)
+
+
 class _Rows:
     """The runs of one lane by turn, column by column."""
 
@@ -123,12 +143,3 @@ class _Rows:
         self.record = array("q")
         self.kind = array("b")
         self.sender = array("l")
-
-
-def input_of(number: int, record: records.Record) -> dict[str, object]:
-    """Return what is to be said of the input that tasks came from."""
-    facts: dict[str, object] = {"record": number, "now_ms": getattr(record, "now_ms", None)}
-    origin = getattr(record, "origin", None)
-    if isinstance(origin, records.Origin):
-        facts |= {"producer": origin.producer, "number": origin.number}
-    return facts

@@ -1,75 +1,131 @@
-"""The journal's own fold, step by step: what each record says, what it did, and what it means for its lane alone.
+"""The one walk over a journal: each record, what it did, and what it means for its lane alone. PURE.
 
-This is the expected side of every comparison: outcomes as they were written down, digests as they follow from them.
+Whoever reads a run walks here: log, traces, states, tree, diff, damage, and all of proof/. Records are applied with
+`World.apply`, as the broker does: outcomes as they were written, digests as they follow from them. A journal that was
+compacted begins with the world of its snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple, Protocol
 
 from rota.broker import records
-from rota.broker.lane import Notes
+from rota.broker.lane import Lane, Notes
 from rota.broker.results import Results
 from rota.broker.tasks import Task
 from rota.broker.world import World, apply_numbered
 from rota.common.digests import ZERO_DIGEST
-from rota.common.errors import UnknownLane, UnknownTask
-from rota.runs.lane_record import INPUTS, Input, alone, named_by
-from rota.runs.open import RunSource
+from rota.common.errors import JournalError, UnknownLane, UnknownTask
+from rota.common.work import Done
+from rota.runs.lane_record import INPUTS, Input, lane_input, named_target
+
+PROGRESS_EVERY_RECORDS: Final = 2_000
+NAMES_SHOWN: Final = 8
+
+Numbered = Iterable[tuple[int, records.Record]]
+Progress = Callable[[int], None]
+
+
+class Kept(Protocol):
+    """What is read: the records that a run still has, after the world as it was before them."""
+
+    name: str
+
+    def begin(self) -> World: ...
+
+    def records(self) -> Iterator[tuple[int, records.Record]]: ...
+
+
+class FoundState(NamedTuple):
+    """The state of an agent as a fold found it."""
+
+    state: bytes | None
+    digest: bytes | None
 
 
 class Step(NamedTuple):
-    """A record that took effect. `moved`: an input with turns for seqs, as its lane alone would have it."""
+    """A record that took effect."""
 
     number: int
     record: records.Record
-    moved: Input | None
+    lane: Lane | None  # that the record is of, as it is now
+    position: int  # how many tasks the lane had retired before
     notes: Notes
-    named: str | None = None  # the address of the task that the input names
+    lane_input: Input | None = None  # an input as its lane alone has it: with turns for seqs
+    named_target: str | None = None  # the address of the task that the input names
+    found: tuple[FoundState, ...] = ()  # of a completion, for each of its folds
+
+    def retired(self, lane: str) -> list[Task]:
+        """Return the tasks of a lane that retired; one record moves one lane."""
+        return self.notes.retired if self.lane is not None and self.lane.name == lane else []
 
 
-class Fold:
-    """A run's journal being folded; `world` stands after the step that `steps` yielded last."""
+class Walk:
+    """A run's journal being walked over; `world` stands after the step that `steps` yielded last."""
 
-    def __init__(self, source: RunSource) -> None:
-        self.source = source
-        self.world = source.begin()
+    def __init__(self, kept: Kept) -> None:
+        self.world = kept.begin()
         self.world.results = Results(0, 0)  # nobody asks for one
-        self.number = 0
-        self._lanes_at_begin = {name: (lane.retired, lane.digest) for name, lane in self.world.lanes.items()}
-        self._facts: list[tuple[str, tuple[tuple[str, str], ...]]] = list(self.world.fingerprints)
+        self.first = 0  # the number of the first record
+        self.number = 0  # of the newest one, also where it does not fit
+        self._kept = kept
+        self._begins = {name: (lane.retired, lane.digest) for name, lane in self.world.lanes.items()}
+        self._lane_worlds: dict[str, World] = {}
+        self._workers: list[tuple[str, tuple[tuple[str, str], ...]]] = []
 
-    def lone(self, lane: str) -> World | None:
-        """Return a world of its own that holds a lane as it was before the first kept record; None: not open yet."""
-        if lane not in self._lanes_at_begin:
-            return None
-        world = self.source.begin()
-        world.isolate(world.lanes[lane])
-        return world
+    def steps(self, numbered: Numbered | None = None, progress: Progress | None = None) -> Iterator[Step]:
+        """Apply these records, by default those of the run, and yield what each did.
 
-    def start(self, lane: str) -> tuple[int, bytes]:
-        """Return how many tasks a lane had retired before the first kept record, and its digest there."""
-        return self._lanes_at_begin.get(lane, (0, ZERO_DIGEST))
-
-    def steps(self) -> Iterator[Step]:
-        """Yield the steps. Raises `JournalError`, with the number of the record, where the journal breaks off."""
-        for number, record in self.source.records():
+        Raises `JournalError`, with the number of the record, where the journal breaks off.
+        """
+        world = self.world
+        for number, record in self._kept.records() if numbered is None else numbered:
+            self.first = self.first or number
             self.number = number
-            moved, named = None, None
-            if isinstance(record, INPUTS):
-                moved, named = alone(record, self.world), named_by(record, self.world)
-            notes = apply_numbered(self.world, number, record)
-            if isinstance(record, records.Fingerprint):
-                self._facts.append((record.pool, record.facts))
-            yield Step(number, record, moved, notes, named)
+            name: str | None = getattr(record, "lane", None)
+            lane = None if name is None else world.lanes.get(name)
+            position = 0 if lane is None else lane.retired
+            moved: Input | None = None
+            named: str | None = None
+            found: tuple[FoundState, ...] = ()
+            if isinstance(record, records.Completed):
+                found = () if lane is None else _found(lane, record)
+            elif isinstance(record, INPUTS):
+                moved, named = lane_input(record, world), named_target(record, world)
+            notes = apply_numbered(world, number, record)
+            at = lane if lane is not None or name is None else world.lanes.get(name)
+            yield Step(number, record, at, position, notes, moved, named, found)
+            if progress is not None and number % PROGRESS_EVERY_RECORDS == 0:
+                progress(number)
+
+    def run_to(self, number: int) -> World:
+        """Apply the records of the run up to a number and return the world."""
+        for step in self.steps():
+            if step.number >= number:
+                break
+        return self.world
+
+    def begin_of(self, lane: str) -> tuple[int, bytes]:
+        """Return how many tasks a lane had retired before the first kept record, and its digest there."""
+        return self._begins.get(lane, (0, ZERO_DIGEST))
+
+    def lane_world(self, lane: str) -> World | None:
+        """Return a world that holds one lane as it was before the first kept record; None: it was not open yet."""
+        if lane not in self._begins:
+            return None
+        if lane not in self._lane_worlds:
+            self._lane_worlds = self._kept.begin().split()
+        return self._lane_worlds.pop(lane)
 
     def worker(self, fingerprint: int) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """Return pool and facts of a Fingerprint record."""
-        return self._facts[fingerprint - 1]
+        """Return pool and facts of a Fingerprint record that a completion names."""
+        if len(self._workers) < fingerprint:
+            self._workers = list(self.world.fingerprints)
+        return self._workers[fingerprint - 1]
 
 
-def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
+def retire_order(kept: Kept, lane: str, turn: int) -> list[int]:
     """Return the turns of a lane in the order in which they retired, up to and with `turn` (0: none).
 
     Where records were cut, those that retired before are not among them.
@@ -77,15 +133,15 @@ def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
     Raises `UnknownLane`, or `UnknownTask` if the turn has not retired.
     """
     order: list[int] = []
-    fold = Fold(source)
     if turn == 0:
         return order
-    for step in fold.steps():
-        for task in retired_in(step, lane):
+    walk = Walk(kept)
+    for step in walk.steps():
+        for task in step.retired(lane):
             order.append(task.turn)
             if task.turn == turn:
                 return order
-    check_lane(fold.world, lane)
+    lane_of(walk.world, lane)
     there = f"{len(order)} turns have, from turn {order[0]} to turn {order[-1]}" if order else "no turn has"
     raise UnknownTask(
         f"turn {turn} of lane {lane!r} has not retired in the records that are kept: {there}",
@@ -94,14 +150,60 @@ def retire_order(source: RunSource, lane: str, turn: int) -> list[int]:
     )
 
 
-def retired_in(step: Step, lane: str) -> list[Task]:
-    """Return the tasks of a lane that retired in a step; one record moves one lane."""
-    retired = step.notes.retired
-    return retired if retired and retired[0].run.lane == lane else []
-
-
-def check_lane(world: World, lane: str) -> None:
-    """Raise `UnknownLane` if a run has no such lane."""
+def lane_of(world: World, lane: str) -> Lane:
+    """Return a lane of a world whose records are all applied. Raises `UnknownLane`."""
     if lane not in world.lanes:
-        known = ", ".join(sorted(world.lanes)[:8]) or "none"
+        known = some_of(sorted(world.lanes)) or "none"
         raise UnknownLane(f"the run has no lane {lane!r} (lanes: {known}); name one with --lane", lane=lane)
+    return world.lanes[lane]
+
+
+def record_at(kept: Kept, number: int) -> records.Record | None:
+    """Return a record by its number; None if it is not kept. What lies before it must be readable."""
+    return next((record for found, record in kept.records() if found == number), None)
+
+
+def replaced(numbered: Numbered, changes: Mapping[int, records.Record]) -> Iterator[tuple[int, records.Record]]:
+    """Yield records with others in place of some of them."""
+    for number, record in numbered:
+        yield number, changes.get(number, record)
+
+
+def follows(walk: Walk, numbered: Numbered) -> bool:
+    """Apply records, and tell whether all of them fit."""
+    try:
+        for _ in walk.steps(numbered):
+            pass
+    except JournalError:
+        return False
+    return True
+
+
+def some_of(names: list[str], shown: int = NAMES_SHOWN) -> str:
+    """Return names in one line: the first few, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def _found(lane: Lane, record: records.Completed) -> tuple[FoundState, ...]:
+    """Return what each fold of a completion found. An agent may have two folds in it: the second goes on."""
+    found: list[FoundState] = []
+    left: dict[str, FoundState] = {}
+    for fold in record.folds:
+        before = left.get(fold.address)
+        if before is None:
+            agent = lane.agents.get(fold.address)
+            before = _NOTHING if agent is None else FoundState(agent.state, agent.state_digest)
+        found.append(before)
+        if len(record.folds) > 1:
+            left[fold.address] = _left(fold, before)
+    return tuple(found)
+
+
+def _left(fold: records.CompletedFold, before: FoundState) -> FoundState:
+    changes = [outcome.state_digest for outcome in fold.outcomes if type(outcome) is Done]
+    digest = next((change for change in reversed(changes) if change is not None), before.digest)
+    return FoundState(before.state if fold.state is None else fold.state, digest)
+
+
+_NOTHING: Final = FoundState(None, None)

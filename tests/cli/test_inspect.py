@@ -231,14 +231,15 @@ SHOW = """
 def test_show_in_json(call: Call) -> None:
     """Goal: programs get everything. Method: fields of a task with children, of one that failed, of one that waits."""
     (first,) = values(call, "show", 1)
-    assert first["input"] == {"record": 5, "now_ms": 1_000_000, "producer": "alice", "number": 2, "retry_of": None}
+    asked = {"record": 5, "kind": "Submitted", "now_ms": 1_000_000, "producer": "alice", "number": 2, "retry_of": None}
+    assert first["input"] == asked
     assert [(child["seq"], child["outcome"]) for child in first["children"]] == [(2, "ok"), (3, "error")]
     assert first["outcome"]["log"] == ["hello"]
     assert first["fingerprint"] == {"number": 1, "pool": "cpu", "facts": {"engine": "scripted"}}
     (failed,) = values(call, "show", 3)
     assert (failed["outcome"]["ok"], failed["outcome"]["kind"], failed["retried_as"]) == (False, "error", [13])
     (waiting,) = values(call, "show", 12)
-    assert (waiting["standing"], waiting["issued"], waiting["outcome"], waiting["retired"]) == (
+    assert (waiting["stage"], waiting["issued"], waiting["outcome"], waiting["retired"]) == (
         "waiting", None, None, None
     )  # fmt: skip
 

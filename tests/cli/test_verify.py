@@ -23,7 +23,7 @@ from rota.local import Lane
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
 RELAY, COUNTER, TENSOR_SUM = (AGENTS / f"{name}.wasm" for name in ("relay", "counter", "tensor_sum"))
-FIELDS = ["run", "verdict", "equal", "records", "broken", "lanes", "rounds", "divergences", "notes"]
+FIELDS = ["run", "verdict", "equal", "records", "damage", "lanes", "rounds", "divergences", "notes"]
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +156,15 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     assert text.splitlines()[-1].startswith("INCOMPLETE: ")
 
 
-def test_a_broken_journal_is_no_success(run: Path) -> None:
+def test_a_damaged_journal_is_no_success(run: Path) -> None:
     """Goal: equal up to a break is not equal. Method: flip a byte of the last record."""
     with closing(sqlite3.connect(run / "run.rota")) as connection, connection:
         ((number, body),) = connection.execute("SELECT number, body FROM records ORDER BY number DESC LIMIT 1")
         changed = body[:-1] + bytes([body[-1] ^ 1])
         connection.execute("UPDATE records SET body = ? WHERE number = ?", (changed, number))
     code, told = facts(run)
-    assert (code, told["verdict"]) == (ExitCode.STORAGE, "broken")
-    assert told["broken"]["record"] == number
+    assert (code, told["verdict"]) == (ExitCode.STORAGE, "damaged")
+    assert told["damage"]["record"] == number
     assert told["divergences"][-1]["cause"] == "corrupt record"
 
 

@@ -31,11 +31,11 @@ from rota.proof.bisect import Predicate, find_first
 from rota.proof.changed import Consequences, Plan, follow_change
 from rota.proof.continuation import Change
 from rota.proof.fork import fork
-from rota.proof.seek import stand_at
+from rota.proof.seek import lane_at
 from rota.proof.upgrade import check_upgrade
 from rota.proof.verify import Options, verify
 from rota.runs.open import RunSource, open_run
-from rota.runs.walk import Fold, retired_in
+from rota.runs.walk import Walk
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
 NAMES = ("relay", "counter", "asker", "reminder")
@@ -83,7 +83,7 @@ def executors(source: RunSource):
 
 def order_of(source: RunSource) -> list[tuple[int, bytes | None]]:
     """Turns in retire order, with the lane digest after each."""
-    return [(task.turn, task.turn_digest) for step in Fold(source).steps() for task in retired_in(step, "main")]
+    return [(task.turn, task.turn_digest) for step in Walk(source).steps() for task in step.retired("main")]
 
 
 def is_decided(task: Task) -> bool:
@@ -92,7 +92,7 @@ def is_decided(task: Task) -> bool:
 
 
 def input_numbers(source: RunSource, kind: str) -> list[int]:
-    return [step.number for step in Fold(source).steps() if type(step.record).__name__ == kind]
+    return [step.number for step in Walk(source).steps() if type(step.record).__name__ == kind]
 
 
 # --- standing at a turn -----------------------------------------------------------------------------------------------
@@ -102,14 +102,14 @@ def test_a_lane_stands_at_every_turn(source: RunSource, executors: Executors) ->
     """Goal: any turn can be reached, before and after. Method: go to each, compare position and digest."""
     order = [(0, bytes(32)), *order_of(source)]
     assert len(order) > 25
-    passed = {task.turn for step in Fold(source).steps() for task in retired_in(step, "main") if is_decided(task)}
+    passed = {task.turn for step in Walk(source).steps() for task in step.retired("main") if is_decided(task)}
     assert len(passed) == 1
     for position, (turn, _) in enumerate(order):
-        lane = stand_at(source, "main", turn, executors).lane
+        lane = lane_at(source, "main", turn, executors).lane
         follows = order[position + 1][0] if position + 1 < len(order) else 0
         passes = follows in passed
         assert (lane.retired, lane.digest) == (position + passes, order[position + passes][1])
-        lane = stand_at(source, "main", turn, executors, before=True).lane
+        lane = lane_at(source, "main", turn, executors, before=True).lane
         if turn and turn not in passed:
             assert (lane.retired, lane.digest) == (position - 1, order[position - 1][1])
 
@@ -117,9 +117,9 @@ def test_a_lane_stands_at_every_turn(source: RunSource, executors: Executors) ->
 def test_a_turn_that_never_was_is_refused(source: RunSource, executors: Executors) -> None:
     """Goal: typed refusals. Method: a turn past the end, a lane that is not there."""
     with pytest.raises(UnknownTask, match="turn 9999 of lane 'main' has not retired"):
-        stand_at(source, "main", 9999, executors)
+        lane_at(source, "main", 9999, executors)
     with pytest.raises(UnknownLane, match="no lane 'other'"):
-        stand_at(source, "other", 1, executors)
+        lane_at(source, "other", 1, executors)
 
 
 # --- fork -------------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_a_dropped_input_takes_what_follows_from_it(source: RunSource, tmp_path:
     assert came.retired < came.was_retired
     assert [(left.what, "turn" in left.why) for left in came.left_out] == [("Cancelled", True), ("TimerFired", True)]
     with open_run(tmp_path / "fork") as made:
-        targets = [task.address for step in Fold(made).steps() for task in retired_in(step, "main")]
+        targets = [task.address for step in Walk(made).steps() for task in step.retired("main")]
     assert "reminder/r" in targets
     assert targets.count("relay/0") < 4
 
@@ -337,10 +337,7 @@ def test_code_that_does_something_else_is_not(source: RunSource) -> None:
     (came,) = check_upgrade(source, "counter", bytes_of("echo"), device="cpu")
     assert came.first is not None
     expected = [
-        task
-        for step in Fold(source).steps()
-        for task in retired_in(step, "main")
-        if task.address.startswith("counter/")
+        task for step in Walk(source).steps() for task in step.retired("main") if task.address.startswith("counter/")
     ]
     assert came.first.before is not None
     assert came.first.before.turn == expected[0].turn
@@ -366,7 +363,7 @@ def first_turn(source: RunSource, executors: Executors, expression: str) -> int 
 
 def test_bisect_finds_the_first_turn(source: RunSource, executors: Executors) -> None:
     """Goal: exactly the first turn, inside folds too. Method: states and results against the fold of the journal."""
-    tasks = [task for step in Fold(source).steps() for task in retired_in(step, "main")]
+    tasks = [task for step in Walk(source).steps() for task in step.retired("main")]
     counted = [task.turn for task in tasks if task.address == "counter/x"]
     for place, turn in enumerate(counted, start=1):
         assert first_turn(source, executors, f'number(result) == {place} and target == "counter/x"') == turn

@@ -128,7 +128,7 @@ def test_a_flipped_byte_in_a_record(bench: Bench) -> None:
     number = number_of(bench.records(), records.Completed, 3) + 1
     bench.flip(number, b"counter/a", b"counter/b")
     report, (found,) = bench.judge()
-    assert report.broken is not None
+    assert report.damage is not None
     assert told(found) == ("main", 4, "corrupt record")
     assert (found.record, found.last_good) == (number, number - 1)
     assert "its body was changed after it was written" in found.why
@@ -207,7 +207,7 @@ def test_a_removed_record(bench: Bench) -> None:
     number = number_of(bench.records(), records.Completed, 2) + 1
     bench.forge(with_record(records.Completed, 2, lambda _: None))
     report, (found,) = bench.judge()
-    assert report.broken is not None
+    assert report.damage is not None
     assert told(found) == ("main", 3, "corrupt record")
     assert found.record == number
 

@@ -196,7 +196,7 @@ def test_two_completions_that_only_a_mark_tells_apart(bench: Bench) -> None:
     bench.save()
     bench.forge(exchanged(records.Completed, 1, 2))
     report, (found,) = bench.judge()
-    assert report.broken is not None
+    assert report.damage is not None
     assert told(found) == ("race", 2, "order")
 
 

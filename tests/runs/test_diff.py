@@ -85,7 +85,7 @@ def test_another_input(compared: Callable[..., Diff]) -> None:
     side = first.sides[1]
     assert side is not None
     assert side.input is not None
-    assert (side.input["kind"], side.input["producer"], side.state, side.chain) == ("Submitted", "alice", b"102", ())
+    assert (side.input.kind, side.input.producer, side.state, side.chain) == ("Submitted", "alice", b"102", ())
     # Turns 11 and, three submits later, 17 and 23 are those of agent a2; what they told others is the same.
     assert (later.differ, later.same, later.only) == (3, 11, (0, 0))
     assert later.tasks_only == (1, 1)
@@ -260,7 +260,7 @@ def test_the_chain_leads_to_the_input(compared: Callable[..., Diff]) -> None:
     assert (found.first.position, side.trace.target) == (3, "counter/c")
     assert [(one.turn, one.target) for one in side.chain] == [(2, "counter/b"), (1, "counter/a")]
     assert side.input is not None
-    assert side.input["kind"] == "Submitted"
+    assert side.input.kind == "Submitted"
 
 
 def test_runs_whose_first_records_were_cut(tmp_path: Path) -> None:

@@ -6,17 +6,16 @@ import json
 from typing import Any
 
 import pytest
-from eventful import eventful, records_of
+from eventful import MemoryRun, eventful
 
 from rota.broker import records
 from rota.broker.lane import Notes
-from rota.broker.world import World
 from rota.cli.output import plain
 from rota.common.digests import digest
 from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import AGENT, Code, Done, Failed
 from rota.runs.log import KINDS, Concern, entry
-from rota.runs.traces import Step, walk
+from rota.runs.walk import Step, Walk
 
 WHO = records.Origin("alice", 7, digest(b"request"))
 AT = ("main", 3, 1_000)
@@ -91,9 +90,8 @@ def test_concern_follows_a_task_and_an_agent() -> None:
     """Goal: filters miss nothing and add nothing. Method: record numbers for each task against what the run did."""
 
     def concerned(address: str | None, seq: int | None) -> list[int]:
-        world, concern = World(), Concern(address, seq)
-        steps = walk(world, enumerate(records_of(eventful()), 1))
-        return [step.number for step in steps if concern(step, world)]
+        concern = Concern(address, seq)
+        return [step.number for step in Walk(MemoryRun(eventful())).steps() if concern(step)]
 
     assert concerned(None, 1) == [5, 6]
     assert concerned(None, 6) == [10, 12]

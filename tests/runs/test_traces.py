@@ -1,24 +1,25 @@
-"""Traces and lineage: what is told of a task is what happened to it, in whatever order the journal tells it."""
+"""Traces and ancestors: what is told of a task is what happened to it, in whatever order the journal tells it."""
 
 from __future__ import annotations
 
 import pytest
 from eventful import Broker, MemoryRun, eventful, program, records_of
 
-from rota.broker.world import World
 from rota.common.digests import digest, entropy, lane_seed
 from rota.common.errors import JournalError, UnknownLane, UnknownTask
 from rota.common.work import Done, Failed
 from rota.runs.questions import family, story
-from rota.runs.traces import Trace, Tracer, waiting_timers, walk
+from rota.runs.traces import Trace, Tracer, waiting_timers
+from rota.runs.walk import Walk
 
 
 def traced(broker: Broker, **wanted: object) -> dict[int, Trace]:
     """Walk over a whole journal and return the traces by seq."""
-    tracer = Tracer(**wanted)  # type: ignore[arg-type]
-    world = World()
-    for step in walk(world, enumerate(records_of(broker), 1), tracer):
+    tracer, walk = Tracer(**wanted), Walk(MemoryRun(broker))  # type: ignore[arg-type]
+    tracer.begin(walk.world)
+    for step in walk.steps():
         tracer.after(step)
+    tracer.end(walk.world)
     return tracer.by_seq
 
 
@@ -39,7 +40,7 @@ def test_a_task_is_told_from_stamp_to_retire() -> None:
     assert trace.completion is not None
     assert (trace.completion.number, trace.completion.worker, trace.completion.elapsed_us) == (7, "w1", 1_000)
     assert (trace.state_before, trace.state_after) == (None, digest(b"5"))
-    assert (trace.retired, trace.retired_at, trace.standing, trace.mark) == (7, 2, "retired", "ok")
+    assert (trace.retired, trace.retired_at, trace.stage, trace.mark) == (7, 2, "retired", "ok")
     assert [(child.seq, child.kind, child.emit) for child in trace.children] == [(4, "reply", 0)]
 
 
@@ -72,8 +73,8 @@ def test_decisions_retries_and_timers() -> None:
     assert waiting_timers(found[10]) == [0]
     assert (found[9].kind, found[9].parent, found[9].stamped_at) == ("timer", (6, 0), 8)
     assert found[11].decision is not None
-    assert (found[11].decision.kind, found[11].standing) == ("cancelled", "waiting")
-    assert (found[12].standing, found[12].mark, found[12].bound) == ("waiting", "waiting", False)
+    assert (found[11].decision.kind, found[11].stage) == ("cancelled", "waiting")
+    assert (found[12].stage, found[12].mark, found[12].bound) == ("waiting", "waiting", False)
 
 
 def test_only_what_is_asked_for_is_kept() -> None:
@@ -138,7 +139,7 @@ def test_a_story_is_in_the_order_of_effect() -> None:
     run = MemoryRun(eventful())
     assert [trace.seq for trace in story(run, "counter/b", "main", (None, None))] == [2, 5, 6, 7, 9]
     assert [trace.seq for trace in story(run, "counter/b", "main", (5, 6))] == [5, 6]
-    assert [(trace.seq, trace.standing) for trace in story(run, "counter/z", "main", (None, None))] == [
+    assert [(trace.seq, trace.stage) for trace in story(run, "counter/z", "main", (None, None))] == [
         (11, "waiting"), (12, "waiting")
     ]  # fmt: skip
     (alone,) = story(run, "nobody", "main", (None, None))
@@ -177,7 +178,7 @@ def test_records_that_do_not_follow_are_named() -> None:
     found = list(enumerate(records_of(eventful()), 1))
     del found[4]
     with pytest.raises(JournalError, match="record 6"):
-        list(walk(World(), found))
+        list(Walk(MemoryRun(Broker())).steps(found))
 
 
 def test_outcomes_stay_as_they_are_written() -> None:
