@@ -53,11 +53,14 @@ class Wishes(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was found and done; with a dry run what would be done. `cut`: the last record that goes, 0 for none."""
+    """What was done; with a dry run what would be done. `first` to `last` are the records that are kept after it, that
+    of the new snapshot among them; `cut_first` to `cut_last` those that go, 0 for none.
+    """
 
     first: int
     last: int
-    cut: int
+    cut_first: int
+    cut_last: int
     pins: dict[str, int]
     file_bytes_before: int
     file_bytes_after: int
@@ -94,7 +97,8 @@ def compact(
             first = journal.first_number()
             if not dry_run:
                 work.carry_out(cut, unpins)
-        report = Report(first, work.last, cut, work.pins, before, _file_bytes(folder.journal), 0, 0, 0, 0)
+        kept, gone = ((cut + 1, work.last + 1), (first, cut)) if cut else ((first, work.last), (0, 0))
+        report = Report(*kept, *gone, work.pins, before, _file_bytes(folder.journal), 0, 0, 0, 0)
         if dry_run:
             return report
         say("removing modules and tensors")

@@ -77,9 +77,9 @@ def compact(
         print_json({**report._asdict(), "dry_run": dry_run})
         return
     facts = report._asdict()
-    cut, kept = facts.pop("cut"), facts.pop("pins")
+    cut_first, cut_last, kept = facts.pop("cut_first"), facts.pop("cut_last"), facts.pop("pins")
     would = "would be cut" if dry_run else "were cut"
-    click.echo(f"records {report.first} to {cut} {would}" if cut else "no record is cut")
+    click.echo(f"records {cut_first} to {cut_last} {would}" if cut_last else "no record is cut")
     print_facts(facts)
     for name, number in kept.items():
         click.echo(f"pin {name}: record {number}")

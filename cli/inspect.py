@@ -19,7 +19,7 @@ import click
 
 from rota.cli.common_options import Command, dir_option, json_option, lane_option, option, progress_option
 from rota.cli.output import Progress, print_facts, print_json, write_bytes
-from rota.common.errors import ConfigError, UnknownTask
+from rota.common.errors import ConfigError, LocalError, UnknownTask
 
 if TYPE_CHECKING:
     from rota.common.work import Fold, FoldResult
@@ -94,7 +94,7 @@ def log(run: Path | None, folder: Path, follow: bool, progress: bool | None, jso
         lines.take(walk.steps(progress=lambda done: bar(done, number)))
         bar.clear()
         if not follow:
-            lines.check(walk)
+            lines.check(walk, first)
             return
         live = _live_file(path)
         source.close()  # the copy is not needed any more
@@ -136,12 +136,14 @@ class _LogLines:
             self._print(step)
         self._tail = None  # what follows is new
 
-    def check(self, walk: Walk) -> None:
-        """Complain about a lane, an agent or a task that the run has not got."""
+    def check(self, walk: Walk, first: int) -> None:
+        """Complain about a record, a lane, an agent or a task that the run has not got."""
         from rota.runs.walk import lane_of
 
         if self._lane is not None:
             lane_of(walk.world, self._lane)
+        if self._first > max(walk.number, 1):
+            raise LocalError(f"the run has no record {self._first}: it has records {first} to {walk.number}")
         if self._last is not None:
             return  # what comes after is not known
         if not self._concern.met_seq:

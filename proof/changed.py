@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.digests import digest_of
+from rota.common.targets import code_name
 from rota.common.work import RECORDED_FAILURES, Done, Failed
 from rota.engine.engine import Runner
 from rota.engine.recorded import Remembered
@@ -51,7 +52,7 @@ class Consequences(NamedTuple):
     stopped_at_bound: bool
     models_read_back: int
     models_executed: int
-    ran_new_code: int  # turns that ran code which the change brought
+    ran_new_code: int  # turns of the names for which the change brought code that ran it
 
     @property
     def same(self) -> bool:
@@ -137,8 +138,8 @@ class _Watched:
         self._retired = retired
         self._at = at
         self._progress = progress
-        brought = (*[code.digest for _, code in change.deploys], *[digest for _, digest in change.instead])
-        self._brought = dict.fromkeys(brought)
+        brought = (*[(name, code.digest) for name, code in change.deploys], *change.instead)
+        self._brought = dict.fromkeys(brought)  # another name may have had the same code before
 
     def __iter__(self) -> Iterator[Task]:
         for task in self._retired:
@@ -150,7 +151,9 @@ class _Watched:
     def _ran_it(self, task: Task) -> bool:
         outcome = task.outcome
         was_decided = type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
-        return task.code is not None and task.code.digest in self._brought and not was_decided
+        if task.code is None or was_decided:
+            return False
+        return (code_name(task.address), task.code.digest) in self._brought
 
 
 def _compare(was: list[bytes], retired: Iterator[Task], plan: Plan) -> tuple[int | None, Task | None, int]:

@@ -48,10 +48,15 @@ def test_records_are_cut_and_pins_kept(run: Path, capfd: pytest.CaptureFixture[s
     file, and by --dir.
     """
     looked = as_json(capfd, run, "--keep-records", 1, "--dry-run")
-    assert (looked["first"], looked["last"], looked["cut"], looked["dry_run"]) == (1, 6, 5, True)
-    assert as_json(capfd, run / "run.rota", "--keep-records", 1, "--pin", "a=4", "--pin", "b")["cut"] == 3
+    names = ("first", "last", "cut_first", "cut_last")
+    looked = as_json(capfd, run, "--keep-records", 1, "--dry-run")
+    assert ([looked[name] for name in names], looked["dry_run"]) == ([6, 7, 1, 5], True)
+    done = as_json(capfd, run / "run.rota", "--keep-records", 1, "--pin", "a=4", "--pin", "b")
+    assert [done[name] for name in names] == [4, 7, 1, 3], "7 is the record of the snapshot"
     done = as_json(capfd, "--dir", run, "--keep-records", 0, "--unpin", "a")
-    assert (done["first"], done["last"], done["cut"], done["pins"]) == (4, 7, 5, {"b": 6})
+    assert ([done[name] for name in names], done["pins"]) == ([6, 8, 4, 5], {"b": 6})
+    idle = as_json(capfd, run)
+    assert [idle[name] for name in names] == [6, 8, 0, 0]
 
 
 def test_it_says_what_was_done(run: Path, capfd: pytest.CaptureFixture[str]) -> None:

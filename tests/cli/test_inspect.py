@@ -357,6 +357,9 @@ def test_states_as_text_bytes_and_file(call: Call, tmp_path: Path) -> None:
         (("state", "counter/b", "--at", 5), ExitCode.STORAGE, "cannot be executed again"),
         (("log", "nowhere"), ExitCode.CONFIG, "is not there"),
         (("log", "--follow", "--to", 3), ExitCode.USAGE, "exclude each other"),
+        (("log", "--from", 8, "--to", 7), ExitCode.USAGE, "no record from 8 to 7"),
+        (("log", "--from", 23), ExitCode.USAGE, "records 1 to 22"),
+        (("story", "counter/b", "--from", 8, "--to", 7), ExitCode.USAGE, "no turn from 8 to 7"),
     ],
 )
 def test_errors_name_what_there_is(call: Call, arguments: tuple[object, ...], code: int, said: str) -> None:

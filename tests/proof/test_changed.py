@@ -332,6 +332,28 @@ def test_code_that_does_the_same_is_accepted(source: RunSource) -> None:
     assert (unused.same, unused.ran_new_code) == (True, 0), "nothing is known of it"
 
 
+def test_only_turns_of_the_upgraded_name_count(source: RunSource) -> None:
+    """Goal: a name that nobody called has proved nothing. Method: code for it that other names of the run ran."""
+    (unused,) = check_upgrade(source, "asker", bytes_of("counter"), turn=order_of(source)[-1][0])
+    assert (unused.same, unused.ran_new_code) == (True, 0)
+    (again,) = check_upgrade(source, "counter", bytes_of("counter"))
+    assert (again.same, again.ran_new_code) == (True, 7)
+    with open_run(never_called(source)) as run:
+        (never,) = check_upgrade(run, "spare", bytes_of("counter"))
+    assert (never.same, never.ran_new_code) == (True, 0), "its module ran, under another name"
+
+
+def never_called(source: RunSource) -> Path:
+    """A run with two names for one module, of which one is called."""
+    folder = source.journal_path.parent / "never-called"
+    with local.open_lane(keep=folder) as lane:
+        lane.deploy("counter", AGENTS / "counter.wasm")
+        lane.deploy("spare", AGENTS / "counter.wasm")
+        lane.submit_many("counter/x", [b""] * 7)
+        lane.run()
+    return folder
+
+
 def test_code_that_does_something_else_is_not(source: RunSource) -> None:
     """Goal: the first turn that changes is named, and how many follow. Method: echo in place of counter."""
     (came,) = check_upgrade(source, "counter", bytes_of("echo"), device="cpu")

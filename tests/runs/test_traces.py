@@ -162,6 +162,19 @@ def test_what_is_not_there_is_refused_with_what_is() -> None:
     assert list(story(run, "counter/a", "main", (5, 5))) == [], "a turn that is another agent's is no mistake"
 
 
+def test_names_that_are_not_shown_are_counted() -> None:
+    """Goal: a list of some is not taken for all. Method: an unknown agent in a lane with 30 of them."""
+    broker = Broker()
+    alice = broker.producer()
+    alice.deploy("counter")
+    broker.worker()
+    for place in range(30):
+        alice.submit(f"counter/{place:02}")
+    broker.run()
+    with pytest.raises(UnknownTask, match=r"agents there: counter/00, .*, counter/07 and 22 more"):
+        list(story(MemoryRun(broker), "zzz", "main", (None, None)))
+
+
 def test_a_task_of_another_lane_is_not_shown_for_this_one() -> None:
     """Goal: --lane is checked. Method: two lanes, a task in one of them."""
     broker = Broker()
