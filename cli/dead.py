@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
@@ -83,7 +85,7 @@ def retry(connection: Connection, seqs: tuple[int, ...], lane: str, wait: bool, 
         handles = [(seq, client.retry(seq, lane=lane, wait=wait)) for seq in seqs]
         for seq, handle in handles:
             if wait:
-                failed += not print_outcome(handle.outcome(), json, in_lines=len(seqs) > 1)
+                failed += not print_outcome(handle.outcome(math.inf), json, in_lines=len(seqs) > 1)
             elif json:
                 print_json({"retry_of": seq, "seq": handle.seq})
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json as json_module
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -223,7 +224,7 @@ def _print_results(client: Client, batch: Batch, timeout_s: float | None, progre
     try:
         with Progress(progress, "done") as bar:
             for first_seq, tasks in batch.ranges:
-                for result in client.results(first_seq, tasks, timeout_s):
+                for result in client.results(first_seq, tasks, math.inf if timeout_s is None else timeout_s):
                     bar.clear()
                     failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
                     done += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
@@ -39,7 +41,7 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
             state = client.query("task", seq=seq)["state"]
             if state not in ("completed", "retired"):
                 raise TimeoutError(f"task {seq} is {state}: no outcome yet; --wait waits for it")
-        outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or None)
+        outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or math.inf)
     return ExitCode.OK if print_outcome(outcome, json) else ExitCode.FAILED
 
 

@@ -8,26 +8,37 @@ told at their twins in `client.py`; a new method here is one there as well.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import zmq
 
-from rota.client.client import ranges_of, seq_at
+from rota.client.client import seq_at
 from rota.client.core import Core, Where, now_ms
 from rota.client.flows import Flow, Ranges, Stream, Turn
 from rota.client.link import descriptor_of, has_input
-from rota.client.operations import MAP_BATCH_TASKS, MAP_IN_FLIGHT_TASKS, Operations, Progress, Run
+from rota.client.operations import Operations, Run
+from rota.client.options import (
+    DeployNames,
+    DeployOptions,
+    MapNames,
+    MapOptions,
+    ModelNames,
+    RetryNames,
+    RunsNames,
+    SubmitNames,
+    SubmitOptions,
+)
 from rota.client.session import ALL, Key
 from rota.client.watch import Missed, Watch
 from rota.common import limits
 from rota.common.errors import RotaError
 from rota.common.messages import Event, LaneSettings
 from rota.common.results import Result
-from rota.common.work import AGENT, Limits
+from rota.common.work import AGENT, MODEL
 from rota.host.sockets import Socket, subscriber
 
 T = TypeVar("T")
@@ -53,56 +64,32 @@ class AsyncClient:
 
     # --- tasks ----------------------------------------------------------------------------------------
 
-    async def submit(
-        self, target: str, payload: Any = b"", *, lane: str = "main", priority: int = 0, wait: bool = True,
-        number: int | None = None, now_ms: int | None = None, block: bool = False, timeout_s: float | None = None,
-    ) -> AsyncHandle:  # fmt: skip
+    async def submit(self, target: str, payload: Any = b"", **options: Unpack[SubmitNames]) -> AsyncHandle:
         """Submit one task; when this returns it is durable."""
-        batch = await self.submit_many(
-            target, [payload], lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
-            timeout_s=timeout_s,
-        )  # fmt: skip
-        return batch.handles[0]
+        flow = self._operations.submit(target, payload, SubmitOptions.of(options, SubmitNames))
+        return AsyncBatch(self, await self._run(flow)).handles[0]
 
     async def submit_many(
-        self, targets: str | Sequence[str], payloads: Iterable[Any], *, lane: str = "main", priority: int = 0,
-        wait: bool = True, number: int | None = None, now_ms: int | None = None, block: bool = False,
-        timeout_s: float | None = None, sent: Callable[[int], None] | None = None,
-    ) -> AsyncBatch:  # fmt: skip
+        self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[SubmitNames]
+    ) -> AsyncBatch:
         """Submit many tasks in as few messages as hold them. Each message is accepted all or none."""
-        flow = self._operations.submit_many(
-            targets, payloads, lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
-            timeout_s=timeout_s, sent=sent,
-        )  # fmt: skip
+        flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return AsyncBatch(self, await self._run(flow))
 
-    async def submit_runs(
-        self, runs: Iterable[Run], *, lane: str = "main", wait: bool = True, number: int | None = None,
-        now_ms: int | None = None, block: bool = False, timeout_s: float | None = None,
-    ) -> AsyncBatch:  # fmt: skip
+    async def submit_runs(self, runs: Iterable[Run], **options: Unpack[RunsNames]) -> AsyncBatch:
         """Submit one atomic batch of runs, each with its own targets and priority."""
-        flow = self._operations.submit_runs(
-            runs, lane=lane, wait=wait, number=number, now_ms=now_ms, block=block, timeout_s=timeout_s
-        )
+        flow = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
         return AsyncBatch(self, await self._run(flow))
 
-    def map(
-        self, target: str, payloads: Iterable[Any], *, lane: str = "main", priority: int = 0, ordered: bool = True,
-        batch: int = MAP_BATCH_TASKS, in_flight: int = MAP_IN_FLIGHT_TASKS, return_failures: bool = False,
-        progress: Progress | None = None,
-    ) -> AsyncIterator[Result]:  # fmt: skip
+    def map(self, target: str, payloads: Iterable[Any], **options: Unpack[MapNames]) -> AsyncIterator[Result]:
         """Send every payload to `target` and give the results, in order or as they come."""
-        stream = self._operations.map(
-            target, payloads, lane=lane, priority=priority, ordered=ordered, batch=batch, in_flight=in_flight,
-            return_failures=return_failures, progress=progress,
-        )  # fmt: skip
-        return self._stream(stream)
+        return self._stream(self._operations.map(target, payloads, MapOptions.of(options, MapNames)))
 
-    async def result(self, seq: int, timeout_s: float | None = None) -> Result:
+    async def result(self, seq: int | AsyncHandle, timeout_s: float | None = None) -> Result:
         """Wait for the result of any task by its seq."""
         return (await self.outcome(seq, timeout_s)).raise_if_failed()
 
-    async def outcome(self, seq: int, timeout_s: float | None = None) -> Result:
+    async def outcome(self, seq: int | AsyncHandle, timeout_s: float | None = None) -> Result:
         """Wait for the outcome of any task by its seq, a failure being one."""
         result = await self._run(self._operations.outcome(seq, timeout_s))
         assert isinstance(result, Result)
@@ -116,46 +103,33 @@ class AsyncClient:
         self, tasks: AsyncBatch | Iterable[AsyncHandle | int], timeout_s: float | None = None
     ) -> AsyncIterator[Result]:
         """Give the outcomes of tasks as they come, failures as they are."""
-        return self._stream(self._operations.as_completed(ranges_of(tasks), timeout_s))
+        return self._stream(self._operations.as_completed(tasks, timeout_s))
 
-    async def cancel(self, seq: int) -> bool:
+    async def cancel(self, seq: int | AsyncHandle) -> bool:
         """Catch a task that has not completed, and say whether it was caught."""
         return await self._run(self._operations.cancel(seq))
 
-    async def retry(
-        self, seq: int, *, lane: str = "main", wait: bool = True, number: int | None = None,
-        timeout_s: float | None = None,
-    ) -> AsyncHandle:  # fmt: skip
+    async def retry(self, seq: int | AsyncHandle, **options: Unpack[RetryNames]) -> AsyncHandle:
         """Run a dead task again, as a new one."""
-        flow = self._operations.retry(seq, lane=lane, wait=wait, number=number, timeout_s=timeout_s)
+        flow = self._operations.retry(seq, SubmitOptions.of(options, RetryNames))
         return AsyncBatch(self, await self._run(flow)).handles[0]
 
-    async def dead_drop(self, lane: str = "main", seqs: Iterable[int] = ()) -> int:
+    async def dead_drop(self, lane: str = "main", seqs: Iterable[int | AsyncHandle] = ()) -> int:
         """Forget these dead tasks of a lane, or all of them, and return how many there were."""
         return await self._run(self._operations.dead_drop(lane, seqs))
 
     # --- code and lanes -------------------------------------------------------------------------------
 
     async def deploy(
-        self, name: str, module: Path | str | bytes, kind: str = AGENT, *, reuse: bool = False,
-        exports: Mapping[str, str] | None = None, code_limits: Limits | None = None, lane: str = "main",
-        check: bool = True, number: int | None = None, timeout_s: float | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self, name: str, module: Path | str | bytes, kind: str = AGENT, **options: Unpack[DeployNames]
+    ) -> dict[str, Any]:
         """Bind `name` to a WASM module in a lane, from a file or from its bytes."""
-        flow = self._operations.deploy(
-            name, module, kind=kind, reuse=reuse, exports=exports, code_limits=code_limits, lane=lane, check=check,
-            number=number, timeout_s=timeout_s,
-        )  # fmt: skip
+        flow = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
         return await self._run(flow)
 
-    async def deploy_model(
-        self, name: str, digest: bytes, *, code_limits: Limits | None = None, lane: str = "main", check: bool = True,
-        number: int | None = None, timeout_s: float | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+    async def deploy_model(self, name: str, digest: bytes, **options: Unpack[ModelNames]) -> dict[str, Any]:
         """Bind `model:name` in a lane to a model of the model repository, by its digest."""
-        flow = self._operations.deploy_model(
-            name, digest, code_limits=code_limits, lane=lane, check=check, number=number, timeout_s=timeout_s
-        )
+        flow = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
         return await self._run(flow)
 
     async def open_lane(
@@ -211,7 +185,7 @@ class AsyncClient:
 
     def events(self, topics: Iterable[str] = (), *, timeout_s: float | None = None) -> AsyncIterator[Event | Missed]:
         """Give what happens from now on, of these topics or all; `Missed` tells of gaps."""
-        watch = Watch(topics)
+        watch = self._operations.watch(topics, timeout_s)
         return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
 
     # --- running flows --------------------------------------------------------------------------------

@@ -8,26 +8,39 @@ operation does is in `operations.py` and `flows.py`; here they are run. A new me
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, Unpack, overload
 
 import zmq
 
 from rota.client.core import Core, Where, now_ms
 from rota.client.flows import Flow, Ranges, Stream, Turn
-from rota.client.operations import MAP_BATCH_TASKS, MAP_IN_FLIGHT_TASKS, Operations, Progress, Run
+from rota.client.operations import Operations, Run
+from rota.client.options import (
+    DeployNames,
+    DeployOptions,
+    MapNames,
+    MapOptions,
+    ModelNames,
+    RetryNames,
+    RunsNames,
+    SubmitNames,
+    SubmitOptions,
+)
 from rota.client.watch import Missed, Watch
 from rota.common import limits
 from rota.common.errors import LocalError
 from rota.common.messages import Event, LaneSettings
 from rota.common.results import Result
-from rota.common.work import AGENT, Limits
+from rota.common.work import AGENT, MODEL
 from rota.host.sockets import Socket, subscriber
 
 T = TypeVar("T")
+
+_POLL_MS_MAX: Final = 3_600_000  # a C int holds no deadline that never comes; the flow sees that it has not passed
 
 
 class Client:
@@ -35,7 +48,8 @@ class Client:
 
     `where` is the run folder, or the address that the broker was given with --bind. `producer` is a name of your own
     if you want to repeat a submit safely in a later process: the same producer and `number` with the same content is
-    one submit. `timeout_s` bounds every wait for an answer, `contact_s` the wait for the first sign of a broker.
+    one submit. `timeout_s` bounds every wait for an answer or for the next outcome, unless a call brings its own;
+    `contact_s` the wait for the first sign of a broker. `math.inf` waits as long as it takes.
     """
 
     def __init__(
@@ -53,64 +67,42 @@ class Client:
 
     # --- tasks ----------------------------------------------------------------------------------------
 
-    def submit(
-        self, target: str, payload: Any = b"", *, lane: str = "main", priority: int = 0, wait: bool = True,
-        number: int | None = None, now_ms: int | None = None, block: bool = False, timeout_s: float | None = None,
-    ) -> Handle:  # fmt: skip
-        """Submit one task; when this returns it is durable. `block` waits while the lane is full, instead of Busy."""
-        batch = self.submit_many(
-            target, [payload], lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
-            timeout_s=timeout_s,
-        )  # fmt: skip
-        return batch[0]
+    def submit(self, target: str, payload: Any = b"", **options: Unpack[SubmitNames]) -> Handle:
+        """Submit one task; when this returns it is durable. For the options see `SubmitOptions`."""
+        flow = self._operations.submit(target, payload, SubmitOptions.of(options, SubmitNames))
+        return Batch(self, self._run(flow))[0]
 
     def submit_many(
-        self, targets: str | Sequence[str], payloads: Iterable[Any], *, lane: str = "main", priority: int = 0,
-        wait: bool = True, number: int | None = None, now_ms: int | None = None, block: bool = False,
-        timeout_s: float | None = None, sent: Callable[[int], None] | None = None,
-    ) -> Batch:  # fmt: skip
+        self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[SubmitNames]
+    ) -> Batch:
         """Submit many tasks in as few messages as hold them, mostly one. Each message is accepted all or none.
 
         With a `number`, the messages take that one and the next ones. If a message is refused, the error's field
-        `accepted` tells the [first seq, count] of those before it. `sent` is called with the tasks accepted so far.
+        `accepted` tells the [first seq, count] of those before it.
         """
-        flow = self._operations.submit_many(
-            targets, payloads, lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
-            timeout_s=timeout_s, sent=sent,
-        )  # fmt: skip
+        flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return Batch(self, self._run(flow))
 
-    def submit_runs(
-        self, runs: Iterable[Run], *, lane: str = "main", wait: bool = True, number: int | None = None,
-        now_ms: int | None = None, block: bool = False, timeout_s: float | None = None,
-    ) -> Batch:  # fmt: skip
+    def submit_runs(self, runs: Iterable[Run], **options: Unpack[RunsNames]) -> Batch:
         """Submit one atomic batch of runs, each with its own targets and priority: accepted together or not at all."""
-        flow = self._operations.submit_runs(
-            runs, lane=lane, wait=wait, number=number, now_ms=now_ms, block=block, timeout_s=timeout_s
-        )
+        flow = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
         return Batch(self, self._run(flow))
 
-    def map(
-        self, target: str, payloads: Iterable[Any], *, lane: str = "main", priority: int = 0, ordered: bool = True,
-        batch: int = MAP_BATCH_TASKS, in_flight: int = MAP_IN_FLIGHT_TASKS, return_failures: bool = False,
-        progress: Progress | None = None,
-    ) -> Iterator[Result]:  # fmt: skip
+    def map(self, target: str, payloads: Iterable[Any], **options: Unpack[MapNames]) -> Iterator[Result]:
         """Send every payload to `target` and give the results, in order or as they come; payloads may be endless.
 
-        A failed task raises `TaskFailed`, or is given as it is with `return_failures`. `progress` is called with
-        tasks done and submitted.
+        A failed task raises `TaskFailed`, or is given as it is with `return_failures`. See `MapOptions`.
         """
-        stream = self._operations.map(
-            target, payloads, lane=lane, priority=priority, ordered=ordered, batch=batch, in_flight=in_flight,
-            return_failures=return_failures, progress=progress,
-        )  # fmt: skip
-        return self._stream(stream)
+        return self._stream(self._operations.map(target, payloads, MapOptions.of(options, MapNames)))
 
-    def result(self, seq: int, timeout_s: float | None = None) -> Result:
-        """Wait for the result of any task by its seq. Raises `TaskFailed`, `TimeoutError`, `Expired`, `UnknownTask`."""
+    def result(self, seq: int | Handle, timeout_s: float | None = None) -> Result:
+        """Wait for the result of any task by its seq, the client's `timeout_s` if not told how long.
+
+        Raises `TaskFailed`, `TimeoutError`, `Expired`, `UnknownTask`.
+        """
         return self.outcome(seq, timeout_s).raise_if_failed()
 
-    def outcome(self, seq: int, timeout_s: float | None = None) -> Result:
+    def outcome(self, seq: int | Handle, timeout_s: float | None = None) -> Result:
         """Wait for the outcome of any task by its seq, a failure being one."""
         result = self._run(self._operations.outcome(seq, timeout_s))
         assert isinstance(result, Result)
@@ -122,50 +114,37 @@ class Client:
 
     def as_completed(self, tasks: Batch | Iterable[Handle | int], timeout_s: float | None = None) -> Iterator[Result]:
         """Give the outcomes of tasks as they come, failures as they are."""
-        return self._stream(self._operations.as_completed(ranges_of(tasks), timeout_s))
+        return self._stream(self._operations.as_completed(tasks, timeout_s))
 
-    def cancel(self, seq: int) -> bool:
+    def cancel(self, seq: int | Handle) -> bool:
         """Catch a task that has not completed, and say whether it was caught."""
         return self._run(self._operations.cancel(seq))
 
-    def retry(
-        self, seq: int, *, lane: str = "main", wait: bool = True, number: int | None = None,
-        timeout_s: float | None = None,
-    ) -> Handle:  # fmt: skip
+    def retry(self, seq: int | Handle, **options: Unpack[RetryNames]) -> Handle:
         """Run a dead task again, as a new one."""
-        return Batch(
-            self, self._run(self._operations.retry(seq, lane=lane, wait=wait, number=number, timeout_s=timeout_s))
-        )[0]
+        flow = self._operations.retry(seq, SubmitOptions.of(options, RetryNames))
+        return Batch(self, self._run(flow))[0]
 
-    def dead_drop(self, lane: str = "main", seqs: Iterable[int] = ()) -> int:
+    def dead_drop(self, lane: str = "main", seqs: Iterable[int | Handle] = ()) -> int:
         """Forget these dead tasks of a lane, or all of them, and return how many there were."""
         return self._run(self._operations.dead_drop(lane, seqs))
 
     # --- code and lanes -------------------------------------------------------------------------------
 
     def deploy(
-        self, name: str, module: Path | str | bytes, kind: str = AGENT, *, reuse: bool = False,
-        exports: Mapping[str, str] | None = None, code_limits: Limits | None = None, lane: str = "main",
-        check: bool = True, number: int | None = None, timeout_s: float | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self, name: str, module: Path | str | bytes, kind: str = AGENT, **options: Unpack[DeployNames]
+    ) -> dict[str, Any]:
         """Bind `name` to a WASM module in a lane, from a file or from its bytes.
 
-        With `check` a worker compiles it first, and what it finds is returned or raised as `CodeError`.
+        With `check` a worker compiles it first, and what it finds is returned or raised as `CodeError`. See
+        `DeployOptions`.
         """
-        flow = self._operations.deploy(
-            name, module, kind=kind, reuse=reuse, exports=exports, code_limits=code_limits, lane=lane, check=check,
-            number=number, timeout_s=timeout_s,
-        )  # fmt: skip
+        flow = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
         return self._run(flow)
 
-    def deploy_model(
-        self, name: str, digest: bytes, *, code_limits: Limits | None = None, lane: str = "main", check: bool = True,
-        number: int | None = None, timeout_s: float | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+    def deploy_model(self, name: str, digest: bytes, **options: Unpack[ModelNames]) -> dict[str, Any]:
         """Bind `model:name` in a lane to a model of the model repository, by its digest."""
-        flow = self._operations.deploy_model(
-            name, digest, code_limits=code_limits, lane=lane, check=check, number=number, timeout_s=timeout_s
-        )
+        flow = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
         return self._run(flow)
 
     def open_lane(
@@ -216,7 +195,10 @@ class Client:
         self, lane: str = "main", *, timeout_s: float | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Wait until a lane has no task left that waits or runs, and return its numbers. `progress` gets them."""
+        """Wait until a lane has no task left that waits or runs, however long that takes unless told otherwise.
+
+        Returns the lane's numbers; `progress` gets them at each look.
+        """
         return self._run(self._operations.wait_idle(lane, timeout_s, progress))
 
     def events(self, topics: Iterable[str] = (), *, timeout_s: float | None = None) -> Iterator[Event | Missed]:
@@ -225,7 +207,7 @@ class Client:
         Ends when there was none for `timeout_s`.
         """
         self._check_thread()
-        watch = Watch(topics)
+        watch = self._operations.watch(topics, timeout_s)
         # Subscribed here and not at the first `next`: what is done in between is seen.
         return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
 
@@ -272,7 +254,7 @@ class Client:
         for link in core.links():
             poller.register(link.socket, link.events)
         times = [one for one in (turn.until_ms, core.next_tick_ms()) if one is not None]
-        poller.poll(max(0, min(times) - now_ms()) if times else None)
+        poller.poll(min(max(0, min(times) - now_ms()), _POLL_MS_MAX) if times else None)
         core.pump()
 
     def _check_thread(self) -> None:
@@ -372,11 +354,3 @@ def seq_at(ranges: Ranges, index: int, length: int) -> int:
             return first_seq + left
         left -= tasks
     raise AssertionError(ranges)
-
-
-def ranges_of(tasks: Any) -> Ranges:
-    """Return a batch, or handles and seqs in any mix, as ranges."""
-    if hasattr(tasks, "ranges"):
-        ranges: Ranges = tasks.ranges
-        return ranges
-    return tuple((task if isinstance(task, int) else int(task.seq), 1) for task in tasks)

@@ -21,13 +21,16 @@ from rota.client.link import Link
 from rota.client.questions import Questions
 from rota.client.session import Key, Session
 from rota.common import limits
+from rota.common.arguments import seconds
 from rota.common.errors import BadTarget, ConfigError, LocalError, NotReachable, RotaError
+from rota.common.shown import shown
 from rota.host.endpoints import Endpoints, RunFolder
 from rota.host.sockets import Socket
 from rota.host.sockets import context as new_context
 from rota.tensors.payloads import Payloads
 
 DEFAULT_DIR: Final = ".rota"
+_FOREVER_MS: Final = 1 << 50  # a deadline that never comes
 
 Where = Path | str | Endpoints | None
 """A run folder, a `tcp://127.0.0.1:PORT` that the broker was given with --bind, or the four addresses themselves.
@@ -47,26 +50,29 @@ class Core:
         tensors: Path | None,
         context: zmq.Context[Socket] | None,
     ) -> None:
-        if producer is not None and not 0 < len(producer) <= limits.NAME_CHARS_MAX:
-            raise BadTarget(f"a producer id has 1 to {limits.NAME_CHARS_MAX} characters, got {len(producer)}")
+        if producer is not None and not (isinstance(producer, str) and 0 < len(producer) <= limits.NAME_CHARS_MAX):
+            raise BadTarget(f"producer={shown(producer)}: an id has 1 to {limits.NAME_CHARS_MAX} characters")
         if producer is not None and any("\ud800" <= sign <= "\udfff" for sign in producer):
             raise BadTarget(f"the producer id {producer!r} holds bytes that are not UTF-8")
-        if timeout_s <= 0:
-            raise ConfigError(f"timeout_s={timeout_s}: a request needs some time, give more than 0 seconds")
         if where is None:
             where = os.environ.get("ROTA_BIND") or os.environ.get("ROTA_DIR") or DEFAULT_DIR
+        if not isinstance(where, str | Path | Endpoints):
+            raise ConfigError(f"where={shown(where)}: give a run folder, or the address of a broker")
+        if tensors is not None and not isinstance(tensors, str | Path):
+            raise ConfigError(f"tensors={shown(tensors)}: give the folder of the tensor store")
         self._where = where
-        self.timeout_ms = int(timeout_s * 1000)
+        self.timeout_ms = milliseconds(seconds("timeout_s", timeout_s))
+        contact_ms = self.timeout_ms if contact_s is None else milliseconds(seconds("contact_s", contact_s, zero=True))
         # A producer whose id is made up has used no number yet. One with a name may have: the clock is past them all.
         first_number = 1 if producer is None else time.time_ns() // 1000
         self.session = Session(producer or f"producer-{secrets.token_hex(8)}", first_number)
         self.questions = Questions()
-        self.payloads = Payloads(tensors if tensors is not None else self._tensor_folder())
+        self.payloads = Payloads(Path(tensors) if tensors is not None else self._tensor_folder())
         self.flows = Flows(
             self.session,
             self.questions,
             self.payloads,
-            limits=Limits(self.timeout_ms, self.timeout_ms if contact_s is None else int(contact_s * 1000)),
+            limits=Limits(self.timeout_ms, contact_ms),
             now_ms=now_ms,
             chance=random.random,
             not_reachable=self._not_reachable,
@@ -132,6 +138,11 @@ class Core:
     def _start_command(self) -> str:
         flag = "--bind" if "://" in str(self._where) else "--dir"
         return f" `rota up {flag} {self._where}` starts it"
+
+
+def milliseconds(time_s: float) -> int:
+    """Return a time in whole milliseconds; `math.inf` is one that never passes."""
+    return int(min(time_s * 1000, _FOREVER_MS))
 
 
 def now_ms() -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
+from rota.client.options import MapOptions, SubmitOptions
 from rota.client.questions import Questions
 from rota.client.session import Key, Reply, Request, Session
 from rota.common.errors import Busy, NotReachable, RotaError, StorageFull
@@ -41,21 +42,21 @@ BUSY_WAIT_MS_MAX: Final = 1_000
 
 
 class Limits(NamedTuple):
-    """How long a client waits: for an answer, and for the first sign of a broker."""
+    """How long a client waits: for an answer or an outcome, and for the first sign of a broker."""
 
     answer_ms: int
     contact_ms: int
 
 
-class MapOptions(NamedTuple):
-    """How `map` goes about it: `batch` tasks travel in one message; `progress` gets tasks done and submitted."""
+class Patience(NamedTuple):
+    """How long to wait for outcomes: until a time for all of them, and so long for each. None: as long as it takes."""
 
-    lane: str
-    ordered: bool
-    in_flight: int
-    batch: int
-    return_failures: bool
-    progress: Callable[[int, int], None] | None
+    until_ms: int | None
+    each_ms: int | None
+
+    def from_now(self, now_ms: int) -> int | None:
+        """Return until when to wait for the next outcome."""
+        return self.until_ms if self.each_ms is None else _earlier(self.until_ms, now_ms + self.each_ms)
 
 
 class Flows:
@@ -143,10 +144,7 @@ class Flows:
 
     # --- submitting -----------------------------------------------------------------------------------
 
-    def submit(
-        self, messages: Iterable[tuple[TaskRun, ...]], *, lane: str, wait: bool, number: int | None,
-        now_ms: int | None, block: bool, deadline_ms: int, sent: Callable[[int], None] | None = None,
-    ) -> Flow[Ranges]:  # fmt: skip
+    def submit(self, messages: Iterable[tuple[TaskRun, ...]], options: SubmitOptions, deadline_ms: int) -> Flow[Ranges]:
         """Submit messages of runs one after another; each is accepted all or none, the next goes out after that.
 
         When one is refused, the error's field `accepted` tells the ranges of those before it.
@@ -154,29 +152,30 @@ class Flows:
         ranges: list[tuple[int, int]] = []
         tasks = 0
         for runs in messages:
-            taken = self._session.take_number(None if number is None else number + len(ranges))
-            request = Submit(taken, lane, runs, wait, now_ms, None)
+            taken = self._session.take_number(None if options.number is None else options.number + len(ranges))
+            request = Submit(taken, options.lane, runs, options.wait, options.now_ms, None)
             try:
-                reply = yield from (self.request_patiently if block else self.request)(request, deadline_ms)
+                reply = yield from (self.request_patiently if options.block else self.request)(request, deadline_ms)
             except RotaError as error:
                 error.fields["accepted"] = [list(one) for one in ranges]
                 raise
             assert isinstance(reply, Accepted), reply
             ranges.append((reply.first_seq, reply.tasks))
             tasks += reply.tasks
-            if sent is not None:
-                sent(tasks)
+            if options.sent is not None:
+                options.sent(tasks)
         return tuple(ranges)
 
     # --- results --------------------------------------------------------------------------------------
 
-    def outcome(self, seq: int, deadline_ms: int | None) -> Flow[Result]:
+    def outcome(self, seq: int, patience: Patience) -> Flow[Result]:
         """Wait for the outcome of a task. Raises `TimeoutError`, or what the broker says (`Expired`)."""
         self._session.drop_refusals((seq,))
-        return (yield from self._outcome(seq, deadline_ms))
+        return (yield from self._outcome(seq, patience))
 
-    def _outcome(self, seq: int, deadline_ms: int | None) -> Flow[Result]:
+    def _outcome(self, seq: int, patience: Patience) -> Flow[Result]:
         session = self._session
+        deadline_ms = patience.from_now(self._now_ms())
         contact_ms = self._now_ms() + self._limits.contact_ms
         while (found := session.take_result(seq)) is None:
             session.want(seq, 1, self._now_ms())
@@ -184,27 +183,28 @@ class Flows:
             yield Turn(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms), ("result", seq))
         return self._result(found)
 
-    def outcomes(self, ranges: Sequence[tuple[int, int]], deadline_ms: int | None) -> Stream:
+    def outcomes(self, ranges: Sequence[tuple[int, int]], patience: Patience) -> Stream:
         """Give the outcomes of tasks in the order of their seqs."""
         for first_seq, tasks in ranges:
             self._session.drop_refusals(range(first_seq, first_seq + tasks))
             self._session.want(first_seq, tasks, self._now_ms())
         for first_seq, tasks in ranges:
             for seq in range(first_seq, first_seq + tasks):
-                yield (yield from self._outcome(seq, deadline_ms))
+                yield (yield from self._outcome(seq, patience))
 
-    def as_completed(self, ranges: Sequence[tuple[int, int]], deadline_ms: int | None) -> Stream:
+    def as_completed(self, ranges: Sequence[tuple[int, int]], patience: Patience) -> Stream:
         """Give the outcomes of tasks as they come."""
         left = {seq: None for first_seq, tasks in ranges for seq in range(first_seq, first_seq + tasks)}
         self._session.drop_refusals(left)
         while left:
-            for result in (yield from self.some_of(left, deadline_ms)):
+            for result in (yield from self.some_of(left, patience)):
                 del left[result.seq]
                 yield result
 
-    def some_of(self, left: dict[int, None], deadline_ms: int | None) -> Flow[list[Result]]:
+    def some_of(self, left: dict[int, None], patience: Patience) -> Flow[list[Result]]:
         """Wait until at least one of these tasks has an outcome, and return all outcomes that are here."""
         session = self._session
+        deadline_ms = patience.from_now(self._now_ms())
         contact_ms = self._now_ms() + self._limits.contact_ms
         while not (here := session.arrived(left)):
             first = next(iter(left))
@@ -216,7 +216,9 @@ class Flows:
         found = [session.take_result(seq) for seq in here]
         return [self._result(one) for one in found if one is not None]
 
-    def map(self, batches: Callable[[int], tuple[TaskRun, ...]], options: MapOptions, answer_ms: int) -> Stream:
+    def map(
+        self, batches: Callable[[int], tuple[TaskRun, ...]], options: MapOptions, answer_ms: int, patience: Patience
+    ) -> Stream:
         """Submit what `batches` gives (runs of at most so many tasks, empty at the end) and give the outcomes.
 
         At most `in_flight` tasks, or one batch, are outstanding or wait for their turn; a full lane is waited for.
@@ -224,6 +226,7 @@ class Flows:
         left: dict[int, None] = {}
         held: dict[int, Result] = {}  # came before their turn
         order: list[int] = []  # of what is not given yet
+        submit = SubmitOptions(lane=options.lane, block=True)
         done = submitted = 0
         more = True
         try:
@@ -232,16 +235,13 @@ class Flows:
                     runs = batches(options.batch)
                     more = bool(runs)
                     if more:
-                        ((first_seq, tasks),) = yield from self.submit(
-                            [runs], lane=options.lane, wait=True, number=None, now_ms=None, block=True,
-                            deadline_ms=self._now_ms() + answer_ms,
-                        )  # fmt: skip
+                        ((first_seq, tasks),) = yield from self.submit([runs], submit, self._now_ms() + answer_ms)
                         left.update(dict.fromkeys(range(first_seq, first_seq + tasks)))
                         order.extend(range(first_seq, first_seq + tasks))
                         submitted += tasks
                 if not left:
                     break
-                arrived = yield from self.some_of(left, None)
+                arrived = yield from self.some_of(left, patience)
                 for result in arrived:
                     del left[result.seq]
                     held[result.seq] = result
@@ -277,7 +277,12 @@ class Flows:
         if not self._session.is_heard and now_ms >= contact_ms:
             raise self._not_reachable("no broker answers")
         if deadline_ms is not None and now_ms >= deadline_ms:
-            raise TimeoutError(f"task {seq} has no outcome yet; it goes on, ask again later")
+            if self._session.is_silent(now_ms):
+                raise self._not_reachable(f"task {seq} has no outcome yet, and there is no sign of the broker")
+            raise TimeoutError(
+                f"task {seq} has no outcome yet; it goes on: ask again later, or give a longer timeout_s "
+                "(math.inf waits as long as it takes)"
+            )
 
 
 def _ready(held: dict[int, Result], order: list[int], options: MapOptions) -> Generator[Result, None, None]:

@@ -6,16 +6,20 @@ A new operation is a method here and one in each of the two.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rota.client.core import Core, now_ms
-from rota.client.flows import Flow, MapOptions, Ranges, Stream, Turn
+from rota.client.core import Core, milliseconds, now_ms
+from rota.client.flows import Flow, Patience, Ranges, Stream, Turn
+from rota.client.options import DeployOptions, MapOptions, SubmitOptions
 from rota.client.session import RESULTS_HELD_MAX
+from rota.client.watch import Watch
 from rota.common import digests, limits
-from rota.common.errors import BadPayload, BadTarget, CodeError, ConfigError, LocalError, UnknownLane
+from rota.common.arguments import check_name, checked, flag, seconds, seq_of, several, whole
+from rota.common.errors import BadPayload, CodeError, LocalError, UnknownLane
 from rota.common.messages import (
     Accepted,
     Answer,
@@ -25,21 +29,21 @@ from rota.common.messages import (
     Drain,
     LaneSettings,
     OpenLane,
+    Query,
     SetPaused,
     SetWindow,
     Submit,
     TaskRun,
 )
-from rota.common.targets import MODEL_PREFIX, is_name
-from rota.common.work import CODE_KINDS, MODEL, Code, Limits
-from rota.tensors.payloads import check_message, check_priority, check_targets, run_of
+from rota.common.shown import shown
+from rota.common.targets import MODEL_PREFIX, check_target
+from rota.common.work import MODEL, Code, Limits
+from rota.tensors.payloads import check_message, check_targets, run_of
 
 IDLE_POLL_MS: Final = 20  # between two looks at a lane that works; grows to the bound below
 IDLE_POLL_MS_MAX: Final = 250
-MAP_BATCH_TASKS: Final = 256
-MAP_IN_FLIGHT_TASKS: Final = 4_096
 
-Progress = Callable[[int, int], None]
+_QUERY: Final = frozenset({Query})
 
 
 class Run(NamedTuple):
@@ -60,147 +64,130 @@ class Operations:
 
     # --- tasks ----------------------------------------------------------------------------------------
 
+    def submit(self, target: str, payload: Any, options: SubmitOptions) -> Flow[Ranges]:
+        return self.submit_many(check_target(target), [payload], options)
+
     def submit_many(
-        self, targets: str | Sequence[str], payloads: Iterable[Any], *, lane: str, priority: int, wait: bool,
-        number: int | None, now_ms: int | None, block: bool, timeout_s: float | None,
-        sent: Callable[[int], None] | None,
-    ) -> Flow[Ranges]:  # fmt: skip
-        _check_lane(lane)
+        self, targets: str | Sequence[str], payloads: Iterable[Any], options: SubmitOptions
+    ) -> Flow[Ranges]:
         check_targets(targets)
-        check_priority(priority)
-        messages = self._core.payloads.messages(targets, payloads, priority)
-        return self._flows.submit(
-            messages, lane=lane, wait=wait, number=number, now_ms=now_ms, block=block,
-            deadline_ms=self._deadline(timeout_s), sent=sent,
-        )  # fmt: skip
+        messages = self._core.payloads.messages(targets, several("payloads", payloads), options.priority)
+        return self._flows.submit(messages, options, self._deadline(options.timeout_s))
 
-    def submit_runs(
-        self, runs: Iterable[Run], *, lane: str, wait: bool, number: int | None, now_ms: int | None, block: bool,
-        timeout_s: float | None,
-    ) -> Flow[Ranges]:  # fmt: skip
-        _check_lane(lane)
-        packed = tuple(self._run(run) for run in runs)
+    def submit_runs(self, runs: Iterable[Run], options: SubmitOptions) -> Flow[Ranges]:
+        packed = tuple(self._run(run) for run in several("runs", runs))
         check_message(packed)
-        return self._flows.submit(
-            [packed], lane=lane, wait=wait, number=number, now_ms=now_ms, block=block,
-            deadline_ms=self._deadline(timeout_s),
-        )  # fmt: skip
+        return self._flows.submit([packed], options, self._deadline(options.timeout_s))
 
-    def map(
-        self, target: str, payloads: Iterable[Any], *, lane: str, priority: int, ordered: bool, batch: int,
-        in_flight: int, return_failures: bool, progress: Progress | None,
-    ) -> Stream:  # fmt: skip
-        _check_lane(lane)
-        check_targets(target)
-        check_priority(priority)
-        if not 0 < batch <= limits.RUN_TASKS_MAX:
-            raise LocalError(f"batch {batch} is not in 1..{limits.RUN_TASKS_MAX}")
-        source = iter(payloads)
+    def map(self, target: str, payloads: Iterable[Any], options: MapOptions) -> Stream:
+        check_target(target)
+        source = iter(several("payloads", payloads))
 
         def next_runs(count: int) -> tuple[TaskRun, ...]:
             packed = [self._core.payloads.pack(target, value) for value in islice(source, count)]
-            runs = (run_of(target, packed, priority),) if packed else ()
+            runs = (run_of(target, packed, options.priority),) if packed else ()
             if runs:
                 check_message(runs)
             return runs
 
-        options = MapOptions(lane, ordered, in_flight, batch, return_failures, progress)
-        return self._flows.map(next_runs, options, self._core.timeout_ms)
+        answer_ms = self._milliseconds(options.timeout_s)
+        return self._flows.map(next_runs, options, answer_ms, Patience(None, answer_ms))
 
-    def retry(self, seq: int, *, lane: str, wait: bool, number: int | None, timeout_s: float | None) -> Flow[Ranges]:
-        _check_lane(lane)
-        taken = self._session.take_number(number)
-        request = Submit(taken, lane, (), wait, None, seq)
-        reply = yield from self._flows.request_patiently(request, self._deadline(timeout_s))
+    def retry(self, seq: Any, options: SubmitOptions) -> Flow[Ranges]:
+        number = seq_of(seq)
+        taken = self._session.take_number(options.number)
+        request = Submit(taken, options.lane, (), options.wait, None, number)
+        reply = yield from self._flows.request_patiently(request, self._deadline(options.timeout_s))
         assert isinstance(reply, Accepted), reply
         return ((reply.first_seq, reply.tasks),)
 
-    def cancel(self, seq: int) -> Flow[bool]:
-        value = yield from self._answer(Cancel(self._session.take_number(), seq))
+    def cancel(self, seq: Any) -> Flow[bool]:
+        number = seq_of(seq)
+        value = yield from self._answer(Cancel(self._session.take_number(), number))
         return bool(value["caught"])
 
-    def dead_drop(self, lane: str, seqs: Iterable[int]) -> Flow[int]:
-        _check_lane(lane)
-        value = yield from self._answer(DeadDrop(self._session.take_number(), lane, tuple(seqs)))
+    def dead_drop(self, lane: str, seqs: Iterable[Any]) -> Flow[int]:
+        check_name(lane, "a lane")
+        named = tuple([seq_of(seq) for seq in several("seqs", seqs)])
+        value = yield from self._answer(DeadDrop(self._session.take_number(), lane, named))
         return int(value["dropped"])
 
     # --- code and lanes -------------------------------------------------------------------------------
 
-    def deploy(
-        self, name: str, module: Path | str | bytes, *, kind: str, reuse: bool, exports: Mapping[str, str] | None,
-        code_limits: Limits | None, lane: str, check: bool, number: int | None, timeout_s: float | None,
-    ) -> Flow[dict[str, Any]]:  # fmt: skip
-        _check_lane(lane)
-        _check_name(name, "an agent")
-        if kind not in CODE_KINDS or kind == MODEL:
-            raise CodeError(f"kind {kind!r}: a module is an `agent` or a `function`; models go with deploy_model")
+    def deploy(self, name: str, module: Path | str | bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
+        check_name(name, "an agent")
+        if options.kind == MODEL:
+            raise CodeError("kind 'model': a module is an `agent` or a `function`; models go with deploy_model")
+        if not isinstance(module, bytes | str | os.PathLike):
+            raise CodeError(f"module={shown(module)}: give the path of a WASM file, or its bytes")
         data = module if isinstance(module, bytes) else _read(Path(module))
         if len(data) > limits.MODULE_BYTES_MAX:
             raise CodeError(f"the module has {len(data)} bytes, the limit is {limits.MODULE_BYTES_MAX}")
-        code = Code(digests.digest(data), kind, reuse, tuple((exports or {}).items()), code_limits or Limits())
-        return self._deploy(lane, name, code, data, check, number, timeout_s)
+        exports = tuple((options.exports or {}).items())
+        code = Code(digests.digest(data), options.kind, options.reuse, exports, options.code_limits or Limits())
+        return self._deploy(name, code, data, options)
 
-    def deploy_model(
-        self, name: str, digest: bytes, *, code_limits: Limits | None, lane: str, check: bool, number: int | None,
-        timeout_s: float | None,
-    ) -> Flow[dict[str, Any]]:  # fmt: skip
-        _check_lane(lane)
-        name = name.removeprefix(MODEL_PREFIX)
-        _check_name(name, "a model")
-        if len(digest) != digests.DIGEST_BYTES:
+    def deploy_model(self, name: str, digest: bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
+        name = name.removeprefix(MODEL_PREFIX) if isinstance(name, str) else name
+        check_name(name, "a model")
+        if not isinstance(digest, bytes) or len(digest) != digests.DIGEST_BYTES:
             raise CodeError(
-                f"a model's digest has {digests.DIGEST_BYTES} bytes, got {len(digest)}: `rota model show NAME`"
+                f"digest={shown(digest)}: a model's digest has {digests.DIGEST_BYTES} bytes, `rota model show NAME`"
             )
-        code = Code(digest, MODEL, limits=code_limits or Limits())
-        return self._deploy(lane, MODEL_PREFIX + name, code, None, check, number, timeout_s)
+        code = Code(digest, MODEL, limits=options.code_limits or Limits())
+        return self._deploy(MODEL_PREFIX + name, code, None, options)
 
     def open_lane(self, lane: str, settings: LaneSettings, *, paused: bool, deploys_from: str | None) -> Flow[Any]:
-        _check_lane(lane)
+        check_name(lane, "a lane")
         if deploys_from is not None:
-            _check_lane(deploys_from)
+            check_name(deploys_from, "a lane")
+        flag("paused", paused)
         return self._answer(OpenLane(self._session.take_number(), lane, settings, paused, deploys_from))
 
     def set_paused(self, lane: str, paused: bool) -> Flow[Any]:
-        _check_lane(lane)
+        check_name(lane, "a lane")
         return self._answer(SetPaused(self._session.take_number(), lane, paused))
 
     def set_window(self, lane: str, window: int) -> Flow[Any]:
-        _check_lane(lane)
-        if not 0 < window <= limits.WINDOW_TASKS_MAX:
-            raise LocalError(f"window {window} is not in 1..{limits.WINDOW_TASKS_MAX}")
+        check_name(lane, "a lane")
+        whole("window", window, 1, limits.WINDOW_TASKS_MAX)
         return self._answer(SetWindow(self._session.take_number(), lane, window))
 
     def drain(self, draining: bool) -> Flow[Any]:
+        flag("draining", draining)
         return self._answer(Drain(self._session.take_pair_number(), draining))
 
     # --- results and questions ------------------------------------------------------------------------
 
-    def outcome(self, seq: int, timeout_s: float | None) -> Flow[Any]:
-        return self._flows.outcome(seq, self._deadline_or_none(timeout_s))
+    def outcome(self, seq: Any, timeout_s: float | None) -> Flow[Any]:
+        return self._flows.outcome(seq_of(seq), self._patience(timeout_s))
 
     def outcomes(self, ranges: Ranges, timeout_s: float | None) -> Stream:
-        return self._flows.outcomes(ranges, self._deadline_or_none(timeout_s))
+        return self._flows.outcomes(ranges, self._patience(timeout_s))
 
-    def results(self, first_seq: int, count: int, timeout_s: float | None) -> Stream:
-        if first_seq < 1 or not 0 <= count <= RESULTS_HELD_MAX:
-            raise BadPayload(
-                f"results({first_seq}, {count}): numbers begin at 1, and at most {RESULTS_HELD_MAX} are held at once"
-            )
-        return self.outcomes(((first_seq, count),), timeout_s)
+    def results(self, first_seq: Any, count: int, timeout_s: float | None) -> Stream:
+        whole("count", count, 0, RESULTS_HELD_MAX, BadPayload)
+        return self.outcomes(((seq_of(first_seq), count),), timeout_s)
 
-    def as_completed(self, ranges: Ranges, timeout_s: float | None) -> Stream:
-        return self._flows.as_completed(ranges, self._deadline_or_none(timeout_s))
+    def as_completed(self, tasks: Any, timeout_s: float | None) -> Stream:
+        return self._flows.as_completed(_ranges_of(tasks), self._patience(timeout_s))
+
+    def watch(self, topics: Iterable[str], timeout_s: float | None) -> Watch:
+        if timeout_s is not None:
+            seconds("timeout_s", timeout_s, zero=True)
+        return Watch(several("topics", topics))
 
     def query(self, what: str, arguments: Mapping[str, Any]) -> Flow[Any]:
         given = {name: value for name, value in arguments.items() if value is not None}
+        checked(Query(0, what, given), LocalError, _QUERY)
         return self._flows.question(what, given, self._deadline(None))
 
     def wait_idle(
         self, lane: str, timeout_s: float | None, progress: Callable[[dict[str, Any]], None] | None
     ) -> Flow[dict[str, Any]]:
         """Look at the lane again and again, ever more slowly, until it has nothing left to do."""
-        _check_lane(lane)
-        deadline_ms = self._deadline_or_none(timeout_s)
+        check_name(lane, "a lane")
+        deadline_ms = None if timeout_s is None else self._patience(timeout_s).until_ms
         pause_ms = IDLE_POLL_MS
         while True:
             numbers = lane_numbers((yield from self.query("lanes", {})), lane)
@@ -216,20 +203,21 @@ class Operations:
     # --- inside ---------------------------------------------------------------------------------------
 
     def _answer(self, request: Any, deadline_ms: int | None = None) -> Generator[Turn, None, Any]:
-        """Send a request and return what its answer says; {} where it was just accepted."""
+        """Send a request and return what its answer says; {} where it was just accepted.
+
+        Raises a `LocalError` for one that the broker could not read, before anything has left.
+        """
+        checked(request, CodeError if isinstance(request, Deploy) else LocalError)
         reply = yield from self._flows.request(request, deadline_ms or self._deadline(None))
         return reply.value if isinstance(reply, Answer) else {}
 
-    def _deploy(
-        self, lane: str, name: str, code: Code, module: bytes | None, check: bool, number: int | None,
-        timeout_s: float | None,
-    ) -> Flow[dict[str, Any]]:  # fmt: skip
-        taken = self._session.take_number(number)
+    def _deploy(self, name: str, code: Code, module: bytes | None, options: DeployOptions) -> Flow[dict[str, Any]]:
+        taken = self._session.take_number(options.number)
         # Compiling is bounded by its own limit; a client that gives up before would not learn what is wrong.
-        extra_ms = limits.COMPILE_MS_MAX if check and timeout_s is None else 0
+        extra_ms = limits.COMPILE_MS_MAX if options.check and options.timeout_s is None else 0
         try:
-            request = Deploy(taken, lane, name, code, module, check)
-            value: dict[str, Any] = yield from self._answer(request, self._deadline(timeout_s) + extra_ms)
+            request = Deploy(taken, options.lane, name, code, module, options.check)
+            value: dict[str, Any] = yield from self._answer(request, self._deadline(options.timeout_s) + extra_ms)
         except TimeoutError:
             pool = "gpu" if code.kind == MODEL else "cpu"
             raise TimeoutError(
@@ -239,9 +227,11 @@ class Operations:
         return value
 
     def _run(self, run: Run) -> TaskRun:
+        if not isinstance(run, Run):
+            raise BadPayload(f"{shown(run)} is no Run: give Run(targets, payloads, priority)")
         check_targets(run.targets)
-        check_priority(run.priority)
-        payloads = list(run.payloads)
+        whole("priority", run.priority, limits.PRIORITY_MIN, limits.PRIORITY_MAX, BadPayload)
+        payloads = list(several("payloads", run.payloads))
         targets = [run.targets] * len(payloads) if isinstance(run.targets, str) else list(run.targets)
         if len(targets) != len(payloads) or not payloads:
             raise BadPayload(f"a run with {len(targets)} targets and {len(payloads)} payloads: give one for each")
@@ -249,12 +239,16 @@ class Operations:
         return run_of(run.targets if isinstance(run.targets, str) else tuple(targets), packed, run.priority)
 
     def _deadline(self, timeout_s: float | None) -> int:
-        if timeout_s is not None and timeout_s <= 0:
-            raise ConfigError(f"timeout_s={timeout_s}: a request needs some time, give more than 0 seconds")
-        return now_ms() + (self._core.timeout_ms if timeout_s is None else int(timeout_s * 1000))
+        return now_ms() + self._milliseconds(timeout_s)
 
-    def _deadline_or_none(self, timeout_s: float | None) -> int | None:
-        return None if timeout_s is None else now_ms() + int(timeout_s * 1000)
+    def _milliseconds(self, timeout_s: float | None) -> int:
+        return self._core.timeout_ms if timeout_s is None else milliseconds(timeout_s)
+
+    def _patience(self, timeout_s: float | None) -> Patience:
+        """Without a time of its own, a call waits for each next outcome as long as the client waits for an answer."""
+        if timeout_s is None:
+            return Patience(None, self._core.timeout_ms)
+        return Patience(now_ms() + milliseconds(seconds("timeout_s", timeout_s, zero=True)), None)
 
 
 def lane_numbers(lanes: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -270,17 +264,16 @@ def is_idle(numbers: Mapping[str, Any]) -> bool:
     return not numbers["waiting"] and not numbers["line"]
 
 
-def _check_lane(lane: str) -> None:
-    _check_name(lane, "a lane")
-
-
-def _check_name(name: str, what: str) -> None:
-    if not is_name(name):
-        raise BadTarget(f"{name!r} cannot name {what}: use letters, digits, _ . - ({limits.NAME_CHARS_MAX} at most)")
+def _ranges_of(tasks: Any) -> Ranges:
+    """Return a batch, or handles and seqs in any mix, as ranges."""
+    ranges: Ranges | None = getattr(tasks, "ranges", None)
+    if ranges is not None:
+        return ranges
+    return tuple([(seq_of(task), 1) for task in several("tasks", tasks)])
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise CodeError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise CodeError(f"{path} cannot be read: {getattr(error, 'strerror', error)}", path=str(path)) from error

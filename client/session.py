@@ -113,7 +113,7 @@ class Session:
     def take_number(self, wanted: int | None = None) -> int:
         """Return the number of the next input: the wanted one, or one more than ever before."""
         number = self._next_number if wanted is None else wanted
-        if not 0 < number < PAIR_NUMBERS_FROM:
+        if type(number) is not int or not 0 < number < PAIR_NUMBERS_FROM:
             raise LocalError(f"number {number} is not in 1..{PAIR_NUMBERS_FROM - 1}", number=number)
         if number in self._open:
             raise LocalError(f"number {number} is in use: its answer has not come yet", number=number)

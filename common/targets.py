@@ -47,7 +47,7 @@ def check_target(text: str) -> str:
 
     Raises `BadTarget`, which shows the forms that are allowed.
     """
-    if not is_target(text):
+    if not isinstance(text, str) or not is_target(text):
         raise BadTarget(
             f"{shown(text)} is no target: use name/key, name or model:NAME "
             f"(names: letters, digits, _ . -, at most {NAME_CHARS_MAX}; "

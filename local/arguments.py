@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from rota.common import checks, wire
+from rota.common import checks
 from rota.common.digests import DIGEST_BYTES, lane_seed
-from rota.common.errors import BadTarget, CodeError, ConfigError, LocalError, ProtocolError
-from rota.common.limits import MODULE_BYTES_MAX, NAME_CHARS_MAX, NOW_MS_MAX
-from rota.common.targets import is_name
+from rota.common.errors import CodeError, ConfigError, LocalError
+from rota.common.limits import MODULE_BYTES_MAX, NOW_MS_MAX
+from rota.common.shown import shown
 from rota.common.work import Limits
 
 
@@ -25,21 +25,13 @@ class LimitChanges(TypedDict, total=False):
     log_bytes: int
 
 
-def checked(request: Any, kind: type[LocalError]) -> Any:
-    """Return a request as the broker reads it. Raises an error of this kind for what the broker would not take."""
-    try:
-        return wire.decode(wire.encode(request), wire.FROM_PRODUCERS)
-    except ProtocolError as error:
-        raise kind(error.message, **error.fields) from error
-    except TypeError as error:  # of msgpack: a value that no frame can hold
-        raise kind(f"{type(request).__name__} cannot be sent: {error}") from error
-
-
 def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:
     """Return the limits of a deploy: given whole, by name, or both. Raises `ConfigError` that names the wrong one."""
     unknown = [name for name in changes if name not in Limits._fields]
     if unknown:
         raise ConfigError(f"there is no limit {unknown[0]!r}: use {', '.join(Limits._fields)}")
+    if limits is not None and not isinstance(limits, Limits):
+        raise ConfigError(f"limits={shown(limits)}: give a Limits, or limits by their names")
     found = (limits or Limits())._replace(**changes)
     for name, value in found._asdict().items():
         try:
@@ -49,18 +41,14 @@ def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:
     return found
 
 
-def check_name(name: str, what: str) -> None:
-    """Raise `BadTarget` for a name that cannot be one."""
-    if not is_name(name):
-        raise BadTarget(f"{name!r} cannot name {what}: use letters, digits, _ . - ({NAME_CHARS_MAX} at most)")
-
-
-def read_module(path: Path) -> bytes:
+def read_module(path: Path | str) -> bytes:
     """Return the bytes of a module. Raises `CodeError` if they cannot be had."""
+    if not isinstance(path, str | Path):
+        raise CodeError(f"module={shown(path)}: give the path of a WASM file, or its bytes")
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CodeError(f"{path} cannot be read: {error.strerror}", path=str(path)) from error
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise CodeError(f"{path} cannot be read: {getattr(error, 'strerror', error)}", path=str(path)) from error
     if len(data) > MODULE_BYTES_MAX:
         raise CodeError(f"the module has {len(data)} bytes, the limit is {MODULE_BYTES_MAX}", path=str(path))
     return data
@@ -79,7 +67,10 @@ def seed_of(seed: bytes | int | None, lane: str) -> bytes:
     return seed
 
 
-def path_of(path: Path | str | None) -> Path | None:
+def path_of(name: str, path: Path | str | None) -> Path | None:
+    """Return a path, None where none was given. Raises `ConfigError` that names the argument."""
+    if path is not None and not isinstance(path, str | Path):
+        raise ConfigError(f"{name}={shown(path)}: give the path of a folder")
     return None if path is None else Path(path)
 
 

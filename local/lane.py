@@ -25,13 +25,17 @@ from rota.broker.lane import RECORDED_POLICY
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import facts
 from rota.broker.requests import check_submit, request_digest
+from rota.broker.results import result_item
+from rota.broker.tasks import caught_task
 from rota.broker.world import World
 from rota.common import limits as bounds
 from rota.common import messages
+from rota.common.arguments import check_name, checked, flag, several, whole
 from rota.common.digests import digest
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
-from rota.common.results import Result
-from rota.common.targets import MODEL_PREFIX
+from rota.common.results import Result, result_of
+from rota.common.shown import shown
+from rota.common.targets import MODEL_PREFIX, check_target
 from rota.common.work import AGENT, CODE_KINDS, MODEL, Code, Limits, TensorRef
 from rota.engine.engine import Engine
 from rota.engine.executors import Executors
@@ -39,8 +43,6 @@ from rota.engine.folds import plan
 from rota.gpu_worker.repository import Repository
 from rota.local.arguments import (
     LimitChanges,
-    check_name,
-    checked,
     duration,
     limits_of,
     path_of,
@@ -55,7 +57,7 @@ from rota.local.places import Place
 from rota.local.tables import Table
 from rota.local.turns import History, Turn, turn_table
 from rota.local.view import View, number_of, timer_order
-from rota.tensors.payloads import Payloads, check_priority, check_targets, run_of
+from rota.tensors.payloads import Payloads, check_targets, run_of
 
 HISTORY_TURNS: Final = 100_000  # about a kilobyte each, and their payloads
 
@@ -99,13 +101,14 @@ class Lane(View):
         `models`: a model folder; `tensors`: a tensor store; `device`: where models run, "cpu", "cuda" or "auto".
         `keep`: a new run folder, which everything is written to. `history`: how many turns are remembered.
         """
+        check_name(name, "a lane")
         duration(now_ms)
         positive("history", history)
         settings = messages.LaneSettings(policy, window, tasks_max, starvation_passes, seed_of(seed, name))
         request = checked(messages.OpenLane(1, name, settings, paused, None), ConfigError)
         self.name = name
         self._lock = threading.RLock()
-        self._place = Place(path_of(keep), path_of(models), path_of(tensors))
+        self._place = Place(path_of("keep", keep), path_of("models", models), path_of("tensors", tensors))
         try:
             self._keeper = Keeper(self._place, in_file=keep is not None)
         except BaseException:
@@ -139,6 +142,8 @@ class Lane(View):
         cannot run.
         """
         code_limits = limits_of(limits, changes)
+        if not isinstance(name, str):
+            check_name(name, "code")
         if kind == MODEL or name.startswith(MODEL_PREFIX):
             name = name.removeprefix(MODEL_PREFIX)
             check_name(name, "a model")
@@ -148,7 +153,9 @@ class Lane(View):
             check_name(name, "an agent")
             if kind not in CODE_KINDS or module is None:
                 raise CodeError(f"{name}: give a module, and as its kind one of {', '.join(CODE_KINDS)}, not {kind!r}")
-            data = module if isinstance(module, bytes) else read_module(Path(module))
+            if exports is not None and not isinstance(exports, Mapping):
+                raise CodeError(f"exports={shown(exports)}: give a map of `alloc` or `call` to the module's own name")
+            data = module if isinstance(module, bytes) else read_module(module)
             code = Code(digest(data), kind, reuse, tuple((exports or {}).items()), code_limits)
         request = messages.Deploy(self._next_number, self.name, name, code, data, True)
         request = checked(request, CodeError)
@@ -163,8 +170,10 @@ class Lane(View):
         self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = ()
     ) -> Handle:
         """Submit one task. What is not bytes is packed, as by the client; `tensors` goes with a payload of bytes."""
-        check_targets(target)
-        check_priority(priority)
+        check_target(target)
+        whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
+        if not isinstance(tensors, Sequence) or not all(isinstance(ref, TensorRef) for ref in tensors):
+            raise BadPayload(f"tensors={shown(tensors)}: give a list of TensorRef")
         packed, references = self._payloads.pack(target, payload)
         if tensors and references:
             raise BadPayload("this payload brings tensors of its own: give `tensors` with a payload of bytes only")
@@ -180,10 +189,10 @@ class Lane(View):
         `targets` is one for all, or one per payload.
         """
         check_targets(targets)
-        check_priority(priority)
+        whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
         first_turn = self._lane.next_turn
         turns: list[int] = []
-        for runs in self._payloads.messages(targets, payloads, priority):
+        for runs in self._payloads.messages(targets, several("payloads", payloads), priority):
             first_turn = self._submit(runs)
             turns += range(first_turn, first_turn + len(runs[0].payloads))
         return Batch(self, turns)
@@ -287,7 +296,7 @@ class Lane(View):
     @_operation
     def outcomes(self, turns: Iterable[int | Handle]) -> list[Result]:
         """Return the outcomes of several tasks; runs the lane until all have one."""
-        numbers = [self._stamped(turn) for turn in turns]
+        numbers = [self._stamped(turn) for turn in several("turns", turns)]
         if numbers:
             self._outcome(numbers[-1])
         with _collector_at_rest():
@@ -301,8 +310,11 @@ class Lane(View):
 
         With `models`, the files of the deployed models go with it.
         """
-        self._keeper.save(Path(folder), models=models)
-        return Path(folder)
+        path = path_of("folder", folder)
+        if path is None:
+            raise ConfigError("folder=None: give the path of a new run folder")
+        self._keeper.save(path, models=flag("models", models))
+        return path
 
     def close(self) -> None:
         """Release engines and files; a lane without `keep` leaves nothing behind. May be called again."""
@@ -336,6 +348,8 @@ class Lane(View):
 
     def _model(self, name: str, module: Path | str | bytes | None) -> bytes:
         repository = Repository(self._place.models)
+        if module is not None and not isinstance(module, bytes | str | Path):
+            raise CodeError(f"module={shown(module)}: give an ONNX file, its folder, or a model's digest")
         if isinstance(module, bytes):
             return repository.find(module).digest
         return repository.show(name).digest if module is None else repository.add(Path(module), name).digest
@@ -362,8 +376,8 @@ class Lane(View):
 
     def _run(self, turns_max: int | None) -> list[Turn]:
         """Return turns as they retire; those that retired beside others come first."""
-        if turns_max is not None and turns_max < 0:
-            raise LocalError(f"run({turns_max}): a number of turns is 0 or more")
+        if turns_max is not None:
+            whole("turns", turns_max, 0)
         found: deque[Turn] = deque(maxlen=self._ready.maxlen)
         count = 0
         while turns_max is None or count < turns_max:
@@ -398,11 +412,22 @@ class Lane(View):
         number = self._stamped(turn)
         found = self._history.find(number)
         if found is None:
+            caught = self._caught(number)
+            if caught is not None:
+                return caught
             self._run_until(number)
             if self._interrupts.came:
                 raise KeyboardInterrupt
             found = self._history.find(number)
         return self._remembered(number, found).as_result()
+
+    def _caught(self, number: int) -> Result | None:
+        """Return the outcome of a task that was cancelled while it waited: it is final before the task is issued."""
+        run = self._engine.world.runs.find(number)
+        failure = None if run is None else (run.verdicts or {}).get(number - run.first_seq)
+        if run is None or failure is None:
+            return None
+        return result_of(result_item(caught_task(run, number - run.first_seq, failure)), self._payloads)
 
     def _run_until(self, number: int) -> None:
         """Run until a task has retired, no further than there."""

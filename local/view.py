@@ -7,6 +7,7 @@ from typing import Any
 
 from rota.broker.lane import Lane as CoreLane
 from rota.broker.tasks import DeadTask, Timer
+from rota.common.arguments import seq_of, whole
 from rota.common.errors import Expired, UnknownTask
 from rota.common.targets import check_target
 from rota.common.work import Code
@@ -113,7 +114,7 @@ class View:
 
     def report(self, turns: int = 20) -> str:
         """Return the last turns, what they logged, and what is left, as text for people."""
-        newest = self._history.newest(turns)
+        newest = self._history.newest(whole("turns", turns, 0))
         logs = [f"turn {turn.turn} log: {line}" for turn in newest for line in turn.log]
         rest = [
             f"{title}:\n{table.text(turns)}"
@@ -155,4 +156,5 @@ def timer_order(timer: Timer) -> tuple[int, int, int]:
 
 
 def number_of(turn: int | Handle) -> int:
-    return turn if isinstance(turn, int) else turn.turn
+    """Return the number of a turn. Raises `LocalError` for what names none."""
+    return seq_of(turn, "turn")

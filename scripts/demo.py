@@ -245,7 +245,7 @@ def _report(client: Client) -> tuple[dict[str, list[int]], str, list[dict[str, A
     """Ask the reporter for its table, now that the lane is idle: that pins the position of this task too."""
     with Step("report") as step:
         report = client.submit("reporter/main", b"report", lane=LANE, now_ms=NOW_MS)
-        table = report.result().value
+        table = report.result(STUCK_SECONDS).value
         client.wait_idle(LANE)
         provenances = [result.provenance for result in client.results(1, report.seq)]
         step.show(f"{len(table)} types")

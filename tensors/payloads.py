@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rota.common import limits
-from rota.common.errors import BadPayload
+from rota.common.errors import BadPayload, BadTarget
 from rota.common.messages import TaskRun
+from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
 from rota.common.work import TensorRef
 
@@ -128,14 +129,10 @@ class Payloads:
 
 def check_targets(targets: str | Sequence[str]) -> None:
     """Raise `BadTarget` for the first target that no task can be sent to."""
-    for target in (targets,) if isinstance(targets, str) else dict.fromkeys(targets):
+    if not isinstance(targets, str | list | tuple):
+        raise BadTarget(f"targets={shown(targets)}: give one target, or a list with one per payload")
+    for target in (targets,) if isinstance(targets, str) else targets:
         check_target(target)
-
-
-def check_priority(priority: int) -> None:
-    """Raise `BadPayload` for a priority that does not exist."""
-    if not limits.PRIORITY_MIN <= priority <= limits.PRIORITY_MAX:
-        raise BadPayload(f"priority {priority} is not in {limits.PRIORITY_MIN}..{limits.PRIORITY_MAX}")
 
 
 def run_of(targets: str | tuple[str, ...], packed: Sequence[Packed], priority: int) -> TaskRun:

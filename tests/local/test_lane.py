@@ -137,6 +137,61 @@ def test_a_pause_a_cancel_and_a_window(rota_lane: local.Lane, agents: Path) -> N
     assert not batch[0].cancel()
 
 
+def test_a_cancelled_task_of_a_paused_lane_has_its_outcome(rota_lane: local.Lane, agents: Path) -> None:
+    """Goal: what is cancelled has an outcome, also where nothing is issued. Method: cancel in a paused lane, ask; the
+    outcome is the same after the release.
+    """
+    lane = rota_lane
+    lane.deploy("counter", agents / "counter.wasm")
+    lane.pause()
+    waiting, other = lane.submit_many("counter/a", [b"+", b"+"])
+    assert waiting.cancel() is True
+    early = waiting.outcome()
+    assert (early.seq, early.turn, early.kind) == (1, 1, "cancelled")
+    with pytest.raises(local.LocalError, match="the lane is paused"):
+        other.outcome()
+    lane.release()
+    assert other.result().payload == b"1"
+    assert waiting.outcome() == early
+
+
+def test_wrong_values_are_refused_by_name(rota_lane: local.Lane, agents: Path, tmp_path: Path) -> None:
+    """Goal: no error from inside reaches a caller. Method: every public method with values that it cannot take."""
+    lane = rota_lane
+    lane.deploy("counter", agents / "counter.wasm")
+    lane.submit("counter/a", b"+")
+    wrong_turns = [(None,), ("x",), (0,), (-1,), (1.5,), (True,), (object(),)]
+    wrong: dict[str, list[tuple[object, ...]]] = {
+        "submit": [(None,), (5,), (["counter"],), ("a b",), ("counter/a", object()), ("counter/a", 1 << 64)],
+        "submit_many": [(None, [b""]), ("counter", None), ("counter", b"bytes"), ("counter", 5), (5, [b""])],
+        **dict.fromkeys(("result", "outcome", "cancel", "retry", "turn", "drop_dead"), wrong_turns),
+        "outcomes": [(None,), (5,), ("text",), ([None],)],
+        "set_window": [(None,), ("1",), (0,), (1.5,)],
+        "advance": [(None,), ("1",), (-1,), (1.5,)],
+        "run_for": [(None,), ("1",), (-1,)],
+        "run": [("1",), (-1,), (1.5,)],
+        "save": [(None,), (5,)],
+        "state": [(None,), (5,), ("a b",)],
+        "report": [(None,), ("x",), (-1,)],
+        "deploy": [(None, b""), (5, b""), ("a", 5), ("a", None), ("a", b"", 5), ("a", "zero\0byte"), ("model:m", 5)],
+    }
+    for method, calls in wrong.items():
+        for arguments in calls:
+            with pytest.raises(local.RotaError):
+                getattr(lane, method)(*arguments)
+    for named in ({"priority": "1"}, {"priority": 9}, {"tensors": 5}, {"tensors": [5]}):
+        with pytest.raises(local.LocalError):
+            lane.submit("counter/a", b"", **named)  # type: ignore[arg-type]
+    for options in ({"limits": 5}, {"exports": 5}, {"reuse": 5}, {"fuel": "x"}, {"nothing": 1}):
+        with pytest.raises(local.LocalError):
+            lane.deploy("a", agents / "counter.wasm", **options)  # type: ignore[arg-type]
+    settings = ({"name": 5}, {"seed": "x"}, {"policy": 5}, {"window": None}, {"paused": 5}, {"now_ms": "x"},
+                {"models": 5}, {"keep": 5}, {"history": "x"})  # fmt: skip
+    for setting in settings:
+        with pytest.raises(local.LocalError):
+            local.Lane(**setting)  # type: ignore[arg-type]
+
+
 def test_a_task_that_runs_too_long_gets_a_verdict(rota_lane: local.Lane, spin: bytes) -> None:
     """Goal: as in the broker, the wall clock ends what fuel does not. Method: a loop with fuel for days and 50 ms."""
     rota_lane.deploy("spin", spin, "function", fuel=1 << 60, timeout_ms=50)
@@ -176,7 +231,7 @@ def test_wrong_calls_are_refused_in_words(rota_lane_factory: Factory, agents: Pa
     text.write_text("(module)")
     for error, match, call in (
         (local.BadTarget, "is no target", lambda: lane.submit("a/b\n", b"")),
-        (local.BadPayload, "priority 9", lambda: lane.submit("a", b"", priority=9)),
+        (local.BadPayload, "priority=9", lambda: lane.submit("a", b"", priority=9)),
         (local.BadPayload, "at most|can never fit", lambda: lane.submit_many("a", [b""] * 11)),
         (local.Busy, "holds 1 tasks of at most 10", lambda: lane.submit_many("counter/a", [b""] * 10)),
         (local.CodeError, "cannot be read", lambda: lane.deploy("x", tmp_path / "none.wasm")),

@@ -135,6 +135,16 @@ def test_errors_are_typed(rota_up: Start, run_dir: Path) -> None:
         held = client.submit("nobody", b"", lane="small")
         with pytest.raises(TimeoutError, match="no outcome yet"):
             held.result(0.05)
+        with Client(run_dir, timeout_s=0.2) as hasty:  # and without a time of the call's own, the client's
+            for wait in (hasty.result, hasty.outcome):
+                with pytest.raises(TimeoutError, match="no outcome yet"):
+                    wait(held.seq)
+            with pytest.raises(TimeoutError, match="no outcome yet"):
+                list(hasty.as_completed([held]))
+            with pytest.raises(TimeoutError, match="no outcome yet"):
+                list(hasty.map("nobody", [b""], lane="small"))
+        assert client.cancel(held) is True  # by its handle; what is paused is told at once
+        assert client.outcome(held).kind == "cancelled"
 
 
 def test_results_that_are_no_longer_kept(rota_up: Start, run_dir: Path) -> None:
@@ -161,8 +171,8 @@ def test_dead_tasks_and_cancelling(rota_up: Start, run_dir: Path) -> None:
         client.pause()
         waiting = client.submit("echo", b"x")
         assert waiting.cancel() is True
-        client.release()
         assert waiting.outcome(30).kind == "cancelled"
+        client.release()
         assert waiting.cancel() is False
 
 

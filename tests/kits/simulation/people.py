@@ -14,7 +14,7 @@ from simulation.broker_host import ENDPOINTS
 from simulation.network import Context
 from simulation.processes import SimProcess
 
-from rota.client.flows import Flows, Limits, Turn
+from rota.client.flows import Flows, Limits, Patience, Turn
 from rota.client.link import Link
 from rota.client.questions import Questions
 from rota.client.session import ALL, Key, Session
@@ -165,7 +165,7 @@ class Client(SimProcess):
         """Wait for outcomes, and tell the checker each."""
         for seq in range(first_seq, first_seq + tasks):
             try:
-                result: Result = yield from self.flows.outcome(seq, None)
+                result: Result = yield from self.flows.outcome(seq, Patience(None, None))
             except RotaError as error:
                 self.simulation.checker.no_result(self.name, seq, error)
                 continue

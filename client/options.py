@@ -1,0 +1,189 @@
+"""How an operation is to be done: the named arguments of the clients' methods, checked once and handed on whole. PURE.
+
+Of each kind there are two: what a caller may write (a TypedDict, so that type checkers know the names) and what the
+operations get (a dataclass, with the defaults). A test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypedDict
+
+from rota.common import limits
+from rota.common.arguments import check_name, flag, seconds, whole
+from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
+from rota.common.shown import shown
+from rota.common.work import AGENT, CODE_KINDS, Limits
+
+MAP_BATCH_TASKS: Final = 256
+MAP_IN_FLIGHT_TASKS: Final = 4_096
+
+Progress = Callable[[int, int], None]
+
+
+class _Options:
+    """What all kinds share. Subclasses are frozen dataclasses."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], names: type, **settled: Any) -> Self:
+        """Return the options that a caller named. `names` is the TypedDict of what may be named, `settled` what the
+        method knows by itself. Raises a `LocalError` for another name or a wrong value.
+        """
+        for name in given:
+            if name not in names.__annotations__:
+                raise ConfigError(f"there is no option {name!r} here: use {', '.join(names.__annotations__)}")
+        return cls(**settled, **given)
+
+
+class RetryNames(TypedDict, total=False):
+    """The named arguments of `retry`; see `SubmitOptions`."""
+
+    lane: str
+    wait: bool
+    number: int | None
+    timeout_s: float | None
+
+
+class RunsNames(RetryNames, total=False):
+    """The named arguments of `submit_runs`; see `SubmitOptions`."""
+
+    now_ms: int | None
+    block: bool
+
+
+class SubmitNames(RunsNames, total=False):
+    """The named arguments of `submit` and `submit_many`; see `SubmitOptions`."""
+
+    priority: int
+    sent: Callable[[int], None] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions(_Options):
+    """How tasks are submitted.
+
+    `wait`: have the results sent. `number`: that of the input, to repeat it safely. `now_ms`: the time that agents
+    see. `block`: while the lane is full wait and send again, instead of `Busy`. `timeout_s`: for the answer; None: the
+    client's. `sent` is called with the tasks accepted so far.
+    """
+
+    lane: str = "main"
+    priority: int = 0
+    wait: bool = True
+    number: int | None = None
+    now_ms: int | None = None
+    block: bool = False
+    timeout_s: float | None = None
+    sent: Callable[[int], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.lane, "a lane")
+        whole("priority", self.priority, limits.PRIORITY_MIN, limits.PRIORITY_MAX, BadPayload)
+        flag("wait", self.wait)
+        flag("block", self.block)
+        if self.now_ms is not None:
+            whole("now_ms", self.now_ms, 0, limits.NOW_MS_MAX)
+        _check_request(self.number, self.timeout_s)
+        _check_callable("sent", self.sent)
+
+
+class MapNames(TypedDict, total=False):
+    """The named arguments of `map`; see `MapOptions`."""
+
+    lane: str
+    priority: int
+    ordered: bool
+    batch: int
+    in_flight: int
+    return_failures: bool
+    timeout_s: float | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapOptions(_Options):
+    """How `map` goes about it.
+
+    `batch` tasks travel in one message, `in_flight` are outstanding or wait for their turn. `return_failures`: give
+    failures as they are, instead of raising. `timeout_s`: for each answer and each next outcome; None: the client's.
+    `progress` gets tasks done and submitted.
+    """
+
+    lane: str = "main"
+    priority: int = 0
+    ordered: bool = True
+    batch: int = MAP_BATCH_TASKS
+    in_flight: int = MAP_IN_FLIGHT_TASKS
+    return_failures: bool = False
+    timeout_s: float | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.lane, "a lane")
+        whole("priority", self.priority, limits.PRIORITY_MIN, limits.PRIORITY_MAX, BadPayload)
+        flag("ordered", self.ordered)
+        flag("return_failures", self.return_failures)
+        whole("batch", self.batch, 1, limits.RUN_TASKS_MAX)
+        whole("in_flight", self.in_flight, 1)
+        _check_request(None, self.timeout_s)
+        _check_callable("progress", self.progress)
+
+
+class ModelNames(TypedDict, total=False):
+    """The named arguments of `deploy_model`; see `DeployOptions`."""
+
+    code_limits: Limits | None
+    lane: str
+    check: bool
+    number: int | None
+    timeout_s: float | None
+
+
+class DeployNames(ModelNames, total=False):
+    """The named arguments of `deploy`; see `DeployOptions`."""
+
+    reuse: bool
+    exports: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployOptions(_Options):
+    """How code is bound to a name.
+
+    `reuse`: one instance for many tasks. `exports`: the module's own names for `alloc` and `call`. `check`: a worker
+    looks at the code before it takes effect. `number`, `timeout_s`: as for a submit.
+    """
+
+    kind: str = AGENT
+    reuse: bool = False
+    exports: Mapping[str, str] | None = None
+    code_limits: Limits | None = None
+    lane: str = "main"
+    check: bool = True
+    number: int | None = None
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, str) or self.kind not in CODE_KINDS:
+            raise CodeError(f"kind={shown(self.kind)}: code is one of {', '.join(CODE_KINDS)}")
+        check_name(self.lane, "a lane")
+        flag("reuse", self.reuse)
+        flag("check", self.check)
+        if self.exports is not None and not isinstance(self.exports, Mapping):
+            raise CodeError(f"exports={shown(self.exports)}: give a map of `alloc` or `call` to the module's own name")
+        if self.code_limits is not None and not isinstance(self.code_limits, Limits):
+            raise CodeError(f"code_limits={shown(self.code_limits)}: give a Limits")
+        _check_request(self.number, self.timeout_s)
+
+
+def _check_request(number: int | None, timeout_s: float | None) -> None:
+    if number is not None:
+        whole("number", number, 1)
+    if timeout_s is not None:
+        seconds("timeout_s", timeout_s)
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if value is not None and not callable(value):
+        raise LocalError(f"{name}={shown(value)}: give a function, or None")

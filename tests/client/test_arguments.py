@@ -1,0 +1,230 @@
+"""Every method of both clients with values that it cannot take: a typed error that names the argument, and nothing
+leaves. No broker is there; whatever is not refused ends as NotReachable, which is no `LocalError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rota.client import AsyncClient, Client, Run
+from rota.client.client import Batch, Handle
+from rota.client.options import (
+    DeployNames,
+    DeployOptions,
+    MapNames,
+    MapOptions,
+    ModelNames,
+    RetryNames,
+    RunsNames,
+    SubmitNames,
+    SubmitOptions,
+)
+from rota.common.errors import BadPayload, BadTarget, CodeError, ConfigError, LocalError
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any], type[LocalError]]
+
+_SUBMIT_OPTIONS: dict[str, tuple[list[Any], type[LocalError]]] = {
+    "lane": ([None, 5, "", b"main", "a b"], BadTarget),
+    "priority": ([None, "1", 1.5, True, 8, -9], BadPayload),
+    "wait": ([None, 1, "yes"], LocalError),
+    "number": (["1", 0, -1, 1 << 52, True], LocalError),
+    "now_ms": (["now", -1, 1.5, 1 << 53], LocalError),
+    "block": ([None, 1], LocalError),
+    "timeout_s": (["1", -1, 0, math.nan, True], ConfigError),
+    "sent": ([5], LocalError),
+    "no_such_option": ([1], ConfigError),
+}
+_SEQS: list[Any] = [None, "x", 0, -1, 1.5, True, b"1", [1], object(), 1 << 53]
+_LANES: list[Any] = [None, 5, "", "a/b", b"main"]
+_TIMES: list[Any] = ["1", -1, math.nan, True, [1]]
+_NOT_SEVERAL: list[Any] = [None, 5, "text", b"bytes"]
+_DIGEST = bytes(32)
+
+
+def _calls_of_tasks() -> list[Call]:
+    calls: list[Call] = []
+
+    def add(method: str, arguments: list[tuple[Any, ...]], error: type[LocalError], **named: Any) -> None:
+        calls.extend((method, one, named, error) for one in arguments)
+
+    for name, (values, error) in _SUBMIT_OPTIONS.items():
+        for value in values:
+            add("submit", [("echo", b"")], error, **{name: value})
+            add("submit_many", [("echo", [b""])], error, **{name: value})
+            if name not in ("priority", "sent"):
+                add("submit_runs", [([Run("echo", [b""])],)], error, **{name: value})
+            if name in ("lane", "wait", "number", "timeout_s"):
+                add("retry", [(1,)], error, **{name: value})
+    add("submit_runs", [([Run("echo", [b""])],)], ConfigError, priority=1)
+    add("retry", [(1,)], ConfigError, priority=1)
+    add("submit", [(None,), (5,), (b"echo",), ("a b",), (["echo"],), ("",)], BadTarget)
+    add("submit", [("echo", object()), ("echo", {1, 2}), ("model:m", 5), ("echo", 1 << 64)], BadPayload)
+    add("submit_many", [(None, [b""]), (5, [b""]), ([None], [b""]), (["a b"], [b""])], BadTarget)
+    add("submit_many", [("echo", value) for value in _NOT_SEVERAL], BadPayload)
+    add("submit_many", [(["echo"], [b"", b""])], BadPayload)
+    add("submit_runs", [(value,) for value in [*_NOT_SEVERAL, [5], [("echo", [b""])], []]], BadPayload)
+    add("submit_runs", [([Run("echo", value)],) for value in _NOT_SEVERAL], BadPayload)
+    add("submit_runs", [([Run(None, [b""])],), ([Run("a b", [b""])],)], BadTarget)  # type: ignore[arg-type]
+    add("submit_runs", [([Run("echo", [b""], "1")],)], BadPayload)  # type: ignore[arg-type]
+    add("map", [(None, [b""]), ("a b", [b""]), (["echo"], [b""])], BadTarget)
+    add("map", [("echo", value) for value in _NOT_SEVERAL], BadPayload)
+    for name, values in {"ordered": [1], "batch": [0, "1", None, 65_537], "in_flight": [0, None],
+                         "return_failures": [None], "progress": [5]}.items():  # fmt: skip
+        for value in values:
+            add("map", [("echo", [b""])], LocalError, **{name: value})
+    for method in ("result", "outcome", "cancel", "retry"):
+        add(method, [(seq,) for seq in _SEQS], LocalError)
+    for method in ("result", "outcome"):
+        add(method, [(1, time) for time in _TIMES], ConfigError)
+    add("results", [(seq, 1) for seq in _SEQS], LocalError)
+    add("results", [(1, count) for count in (None, "x", -1, 1.5, 1 << 40)], BadPayload)
+    add("results", [(1, 1, time) for time in _TIMES], ConfigError)
+    add("as_completed", [(tasks,) for tasks in _NOT_SEVERAL], BadPayload)
+    add("as_completed", [([seq],) for seq in _SEQS], LocalError)
+    add("as_completed", [([1], time) for time in _TIMES], ConfigError)
+    return calls
+
+
+def _calls_of_code_and_lanes() -> list[Call]:
+    calls: list[Call] = []
+
+    def add(method: str, arguments: list[tuple[Any, ...]], error: type[LocalError], **named: Any) -> None:
+        calls.extend((method, one, named, error) for one in arguments)
+
+    add("dead_drop", [(lane,) for lane in _LANES], BadTarget)
+    add("dead_drop", [("main", [seq]) for seq in _SEQS], LocalError)
+    add("dead_drop", [("main", seqs) for seqs in _NOT_SEVERAL], BadPayload)
+    add("deploy", [(None, b""), (5, b""), ("a/b", b""), ("", b"")], BadTarget)
+    add("deploy", [("a", None), ("a", 5), ("a", "no such file"), ("a", "zero\0byte"), ("a", [b""])], CodeError)
+    add("deploy", [("a", b"", kind) for kind in (None, 5, "model", "other", ["agent"])], CodeError)
+    add("deploy_model", [(None, _DIGEST), (5, _DIGEST), ("a/b", _DIGEST)], BadTarget)
+    add("deploy_model", [("m", digest) for digest in (None, 5, "", b"short", _DIGEST.hex())], CodeError)
+    add("deploy_model", [("m", _DIGEST)], ConfigError, reuse=True)
+    for method, first in (("deploy", b""), ("deploy_model", _DIGEST)):
+        for name, values, error in (
+            ("lane", _LANES, BadTarget), ("check", [None, 1], LocalError), ("number", ["1", 0], LocalError),
+            ("timeout_s", [*_TIMES, 0], ConfigError), ("code_limits", [5, {"fuel": 1}, (1,)], CodeError),
+        ):  # fmt: skip
+            for value in values:  # type: ignore[attr-defined]
+                add(method, [("a", first)], error, **{name: value})
+    for name, value in (("reuse", None), ("exports", 5), ("exports", {"call": 5}), ("exports", {5: "call"})):
+        add("deploy", [("a", b"")], LocalError, **{name: value})
+    for method in ("pause", "release", "wait_idle", "open_lane"):
+        add(method, [(lane,) for lane in _LANES], BadTarget)
+    for name, values in {"paused": [None, 1], "policy": [None, "other", 5], "window": [None, 0, "1", object()],
+                         "tasks_max": [None, 0, "1"], "starvation_passes": [None, "1"],
+                         "seed": [5, b"short", "text"], "deploys_from": [5, "a/b"]}.items():  # fmt: skip
+        for value in values:
+            add("open_lane", [("one",)], LocalError, **{name: value})
+    add("set_window", [(lane, 1) for lane in _LANES], BadTarget)
+    add("set_window", [("main", window) for window in (None, 0, "1", 1.5, 65_537)], LocalError)
+    add("drain", [(None,), (1,), ("yes",)], LocalError)
+    add("query", [(None,), (5,), (b"status",)], LocalError)
+    add("query", [("task",)], LocalError, seq=object())
+    add("digest", [(object(),)], LocalError)
+    for time in _TIMES:
+        add("wait_idle", [()], ConfigError, timeout_s=time)
+        add("events", [()], ConfigError, timeout_s=time)
+    add("events", [(5,), ("task",), ([5],), (["nothing"],)], LocalError)
+    return calls
+
+
+CALLS = _calls_of_tasks() + _calls_of_code_and_lanes()
+
+
+def _judge(call: Call, error: BaseException | None) -> list[str]:
+    """Nothing if a call was refused as it should be, else what came instead."""
+    if isinstance(error, call[3]) and isinstance(error, LocalError):
+        return []
+    return [f"{call[0]}{call[1]!r}{call[2]!r}: {type(error).__name__} {error}"]
+
+
+def test_the_blocking_client_refuses_by_name(run_dir: Path) -> None:
+    """Goal: no error from inside reaches a caller. Method: each call of the table."""
+    wrong: list[str] = []
+    with Client(run_dir, contact_s=0) as client:
+        for call in CALLS:
+            try:
+                found = getattr(client, call[0])(*call[1], **call[2])
+                list(found if hasattr(found, "__next__") else ())
+            except Exception as error:
+                wrong += _judge(call, error)
+            else:
+                wrong += _judge(call, None)
+    assert "\n".join(wrong) == ""
+
+
+def test_the_asyncio_client_refuses_by_name(run_dir: Path) -> None:
+    """Goal: the same of the other shell. Method: the same table, in a loop."""
+    wrong: list[str] = []
+
+    async def refuse_all() -> None:
+        async with AsyncClient(run_dir, contact_s=0) as client:
+            for call in CALLS:
+                try:
+                    found = getattr(client, call[0])(*call[1], **call[2])
+                    if hasattr(found, "__anext__"):
+                        async for _ in found:
+                            break
+                    else:
+                        await found
+                except Exception as error:
+                    wrong.extend(_judge(call, error))
+                else:
+                    wrong.extend(_judge(call, None))
+
+    asyncio.run(refuse_all())
+    assert "\n".join(wrong) == ""
+
+
+@pytest.mark.parametrize("made", [Client, AsyncClient])
+def test_a_client_refuses_wrong_settings(made: Callable[..., Any], run_dir: Path) -> None:
+    """Goal: as above, of the constructor. Method: one wrong setting at a time."""
+    for time in [*_TIMES, 0]:
+        with pytest.raises(ConfigError, match="timeout_s"):
+            made(run_dir, timeout_s=time)
+    for time in _TIMES:
+        with pytest.raises(ConfigError, match="contact_s"):
+            made(run_dir, contact_s=time)
+    for where in (5, b"folder", ["folder"]):
+        with pytest.raises(ConfigError, match="where"):
+            made(where)
+    with pytest.raises(ConfigError, match="tensors"):
+        made(run_dir, tensors=5)
+    for producer in (5, "", "x" * 65, b"name"):
+        with pytest.raises(BadTarget, match="producer"):
+            made(run_dir, producer=producer)
+
+
+def test_handles_and_batches_refuse_wrong_times(run_dir: Path) -> None:
+    """Goal: as above, of what a submit returns. Method: a handle and a batch of a client without a broker."""
+    with Client(run_dir, contact_s=0) as client:
+        handle, batch = Handle(client, 1), Batch(client, ((1, 2),))
+        for time in _TIMES:
+            for method in (handle.result, handle.outcome, batch.results, batch.outcomes, batch.as_completed):
+                with pytest.raises(ConfigError, match="timeout_s"):
+                    method(timeout_s=time)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "settled"),
+    [
+        (SubmitOptions, (SubmitNames, RunsNames, RetryNames), ()),
+        (MapOptions, (MapNames,), ()),
+        (DeployOptions, (DeployNames, ModelNames), ("kind",)),
+    ],
+)
+def test_what_may_be_named_is_what_there_is(options: Any, names: tuple[Any, ...], settled: tuple[str, ...]) -> None:
+    """Goal: TypedDicts and dataclasses stay one. Method: compare names and types."""
+    there = {field.name: field.type for field in fields(options) if field.name not in settled}
+    whole, *parts = [{name: hint.__forward_arg__ for name, hint in one.__annotations__.items()} for one in names]
+    assert whole == there
+    for part in parts:
+        assert part.items() < whole.items()
