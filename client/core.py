@@ -51,7 +51,7 @@ class Core:
         context: zmq.Context[Socket] | None,
     ) -> None:
         if producer is not None and not (isinstance(producer, str) and 0 < len(producer) <= limits.NAME_CHARS_MAX):
-            raise BadTarget(f"producer={shown(producer)}: an id has 1 to {limits.NAME_CHARS_MAX} characters")
+            raise BadTarget(f"producer={shown(producer)}: a producer id has 1 to {limits.NAME_CHARS_MAX} characters")
         if producer is not None and any("\ud800" <= sign <= "\udfff" for sign in producer):
             raise BadTarget(f"the producer id {producer!r} holds bytes that are not UTF-8")
         if where is None:
