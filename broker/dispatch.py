@@ -7,7 +7,8 @@ handed out in one fold at a time.
 Workers have credit, in tasks and in bytes; an assignment holds about ASSIGNMENT_TARGET_MS of work by the measured
 pace of its code, so that short tasks travel by the hundred and long ones alone. What a dead worker held goes back to
 the front of its queues; a task that was held by a dead worker is a suspect and travels alone from then on, so that
-the poison cap counts the right one.
+the poison cap counts the right one. A task that a worker could not do travels alone as well, to a worker that has not
+failed on it while there is one; a task whose code a worker refused goes to the others first.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
-from rota.broker.tasks import Task
+from rota.broker.tasks import Task, Trouble
 from rota.common.limits import (
     ASSIGNMENT_BYTES_MAX,
     ASSIGNMENT_TARGET_MS,
     ASSIGNMENTS_PER_WORKER,
     FOLD_TASKS_MAX,
+    PREPARE_MS_MAX,
     TIMEOUT_GRACE_MS,
 )
-from rota.common.messages import Assign, FoldAssignment, Register, Segment
+from rota.common.messages import Assign, FoldAssignment, Preparation, Register, Segment
 from rota.common.work import MODEL, Code
 
 ORPHANS_KEPT: Final = 1_024  # assignments that are no longer wanted, kept to compare what may still come of them
@@ -32,6 +34,7 @@ EARLY_REPORTS_KEPT: Final = 4_096
 EARLY_REPORTS_PER_TASK: Final = 8
 FIRST_ASSIGNMENT_TASKS: Final = 4  # before anything is known of a code's pace
 _PACE_WEIGHT: Final = 0.25
+_QUEUES_PASSED_OVER: Final = 16  # whose head waits for a worker that is busy, before the pool waits with them
 
 
 class TaskQueue:
@@ -52,9 +55,22 @@ class TaskQueue:
 class Worker:
     """A registered worker and what it holds."""
 
-    __slots__ = ("draining", "fingerprint", "held", "held_bytes", "held_tasks", "identity", "seen_ms", "settings")
+    __slots__ = (
+        "draining",
+        "fingerprint",
+        "held",
+        "held_bytes",
+        "held_tasks",
+        "identity",
+        "number",
+        "preparing",
+        "seen_ms",
+        "settings",
+        "stuck",
+    )
 
-    def __init__(self, identity: bytes, settings: Register, fingerprint: int, seen_ms: int) -> None:
+    def __init__(self, number: int, identity: bytes, settings: Register, fingerprint: int, seen_ms: int) -> None:
+        self.number = number  # of those that joined; one that comes again under its name has another
         self.identity = identity
         self.settings = settings
         self.fingerprint = fingerprint  # the number of its record in the journal
@@ -63,6 +79,8 @@ class Worker:
         self.held_tasks = 0
         self.held_bytes = 0
         self.draining = False
+        self.stuck: tuple[int, ...] = ()  # assignments that it does not come out of
+        self.preparing: tuple[Preparation, ...] = ()  # code that it compiles or loads
 
     @property
     def name(self) -> str:
@@ -73,6 +91,7 @@ class Worker:
         """Whether it can take another assignment."""
         return (
             not self.draining
+            and not self.stuck
             and len(self.held) < ASSIGNMENTS_PER_WORKER
             and self.held_tasks < self.settings.slots
             and self.held_bytes < self.settings.bytes_max
@@ -83,7 +102,18 @@ class Worker:
 class Assignment:
     """Folds that are out with one worker: for each queue the tasks taken from it, in order."""
 
-    __slots__ = ("alone", "bytes", "deadline_ms", "folds", "lane", "number", "tasks", "worker")
+    __slots__ = (
+        "alone",
+        "bytes",
+        "deadline_ms",
+        "folds",
+        "lane",
+        "limits_ms",
+        "number",
+        "prepared_from_ms",
+        "tasks",
+        "worker",
+    )
 
     def __init__(self, number: int, worker: Worker, lane: Lane, alone: bool) -> None:
         self.number = number
@@ -93,7 +123,9 @@ class Assignment:
         self.folds: list[tuple[TaskQueue, list[Task]]] = []
         self.tasks = 0
         self.bytes = 0
+        self.limits_ms = 0  # what its tasks may take together
         self.deadline_ms = 0
+        self.prepared_from_ms: int | None = None  # since when it waits for its code
 
 
 class EarlyReport(NamedTuple):
@@ -126,6 +158,7 @@ class Dispatcher:
         self._pools = {"cpu": _Pool(), "gpu": _Pool()}
         self._queues: dict[tuple[str, str, bool], TaskQueue] = {}
         self._pace_us: dict[bytes, float] = {}  # measured time per task of a code
+        self._workers_joined = 0
         # Numbers of different boots differ, so that an answer from before a restart cannot be taken for one of ours.
         self._next_number = (boot << 32) + 1
 
@@ -169,7 +202,8 @@ class Dispatcher:
     def join(self, identity: bytes, settings: Register, fingerprint: int, now_ms: int) -> Worker:
         """Take a worker that is not known, or no longer."""
         assert settings.worker not in self.workers
-        worker = Worker(identity, settings, fingerprint, now_ms)
+        self._workers_joined += 1
+        worker = Worker(self._workers_joined, identity, settings, fingerprint, now_ms)
         self.workers[settings.worker] = worker
         self._pools[settings.pool].workers.append(worker)
         return worker
@@ -188,9 +222,10 @@ class Dispatcher:
             unfinished = [task for _, tasks in assignment.folds for task in tasks if task.outcome is None]
             if died:
                 for task in unfinished:
-                    task.suspect = True
+                    trouble = _trouble(task)
+                    trouble.suspect = True
                     if assignment.alone:
-                        task.deaths += 1
+                        trouble.deaths += 1
                         killers.append(task)
             self.take_back(assignment)
         return killers
@@ -202,6 +237,63 @@ class Dispatcher:
             for worker in self.workers.values()
             if worker.held and next(iter(worker.held.values())).deadline_ms < now_ms
         ]
+
+    def prepares(self, worker: Worker, preparing: tuple[Preparation, ...], now_ms: int) -> None:
+        """A worker says what it compiles or loads: the time of the tasks that wait for it does not run meanwhile."""
+        worker.preparing = preparing
+        for one in preparing:
+            assignment = worker.held.get(one.assignment)
+            if assignment is None:
+                continue
+            if assignment.prepared_from_ms is None:
+                assignment.prepared_from_ms = now_ms
+            if now_ms - assignment.prepared_from_ms <= PREPARE_MS_MAX:
+                deadline_ms = now_ms + assignment.limits_ms + TIMEOUT_GRACE_MS
+                assignment.deadline_ms = max(assignment.deadline_ms, deadline_ms)
+
+    def sticks(self, worker: Worker, stuck: tuple[int, ...]) -> list[Assignment]:
+        """A worker says what it does not come out of; returns what it held beside that, to be revoked."""
+        worker.stuck = stuck
+        beside = [held for number, held in worker.held.items() if number not in stuck] if stuck else []
+        for assignment in beside:
+            self.take_back(assignment)
+        return beside
+
+    # --- tasks that came back undone -----------------------------------------------------------------------------------
+
+    def faulted(self, task: Task, worker: Worker, reason: str) -> int:
+        """A worker could not do this task; returns how often that was so."""
+        trouble = _trouble(task)
+        trouble.reason = reason
+        trouble.faults += 1
+        trouble.faulted_on += (worker.number,)
+        return trouble.faults
+
+    def refused(self, tasks: list[Task], worker: Worker, reason: str) -> list[Task]:
+        """A worker cannot run the code of these tasks; returns those whose code no worker there can run."""
+        for task in tasks:
+            trouble = _trouble(task)
+            trouble.reason = reason
+            trouble.refused_by += (worker.number,)
+        able = self._able(self._pools[worker.settings.pool])
+        if not able:
+            return []  # it refused on its way out; they wait for a worker, as if it had left before
+        return [task for task in tasks if all(one.number in _trouble(task).refused_by for one in able)]
+
+    def overran(self, assignment: Assignment) -> list[Task]:
+        """A worker that lives did not come back with this assignment; returns the task that is to blame, if one is."""
+        unfinished = [task for _, tasks in assignment.folds for task in tasks if task.outcome is None]
+        for task in unfinished:
+            _trouble(task).suspect = True
+        if not assignment.alone:
+            return []
+        for task in unfinished:
+            _trouble(task).overruns += 1
+        return unfinished
+
+    def _able(self, pool: _Pool) -> list[Worker]:
+        """The workers of a pool that take work, now or when they have done some."""
+        return [worker for worker in pool.workers if not worker.draining and not worker.stuck]
 
     # --- assignments -------------------------------------------------------------------------------------------------
 
@@ -229,11 +321,12 @@ class Dispatcher:
         free = [worker for worker in pool.workers if worker.free]
         if not free:
             return None
-        worker = min(free, key=lambda candidate: candidate.held_tasks)
-        queues = self._next_lane(pool)
-        if queues is None:
+        found = self._next_pair(pool, free)
+        if found is None:
             return None
-        suspect = queues[0].tasks[0].suspect
+        worker, queues = found
+        trouble = queues[0].tasks[0].trouble
+        suspect = trouble is not None and trouble.suspect
         if suspect and worker.held:
             return None  # the least loaded worker is not idle yet; a suspect waits for it, and its pool with it
         pool.ready.move_to_end(queues[0].lane.name)
@@ -242,6 +335,27 @@ class Dispatcher:
         self._fill(assignment, pool, queues)
         self._send_out(assignment, now_ms)
         return worker, _order(assignment)
+
+    def _next_pair(self, pool: _Pool, free: list[Worker]) -> tuple[Worker, deque[TaskQueue]] | None:
+        """Return the next queues and who takes their head; a head that waits for a busy worker is passed over."""
+        for _ in range(_QUEUES_PASSED_OVER):
+            queues = self._next_lane(pool)
+            if queues is None:
+                return None
+            worker = self._worker_for(queues[0].tasks[0], pool, free)
+            if worker is not None:
+                return worker, queues
+            pool.ready.move_to_end(queues[0].lane.name)
+            queues.rotate(-1)
+        return None
+
+    def _worker_for(self, task: Task, pool: _Pool, free: list[Worker]) -> Worker | None:
+        """Return the free worker that has the least to do; one that failed on this task only if all have."""
+        trouble = task.trouble
+        if trouble is not None:
+            untried = [worker for worker in self._able(pool) if not trouble.is_to_avoid(worker.number)]
+            free = [worker for worker in untried if worker.free] if untried else free
+        return min(free, key=lambda worker: worker.held_tasks, default=None)
 
     def _next_lane(self, pool: _Pool) -> deque[TaskQueue] | None:
         """The ready queues of the lane whose turn it is; lanes with nothing to run are forgotten."""
@@ -254,11 +368,13 @@ class Dispatcher:
 
     def _fill(self, assignment: Assignment, pool: _Pool, queues: deque[TaskQueue]) -> None:
         """Take tasks from the ready queues of one lane until the assignment is full."""
-        quota = 1 if assignment.alone else self._quota(pool, assignment.worker, queues[0].tasks[0])
+        trouble = queues[0].tasks[0].trouble
+        alone = trouble is not None and trouble.alone
+        quota = 1 if alone else self._quota(pool, assignment.worker, queues[0].tasks[0])
         bytes_max = min(ASSIGNMENT_BYTES_MAX, assignment.worker.settings.bytes_max - assignment.worker.held_bytes)
         while quota > assignment.tasks and self._has_head(queues):
             queue = queues[0]
-            if assignment.tasks and (queue.tasks[0].suspect or assignment.bytes >= bytes_max):
+            if assignment.tasks and (queue.tasks[0].trouble is not None or assignment.bytes >= bytes_max):
                 break
             queues.popleft()
             queue.ready = False
@@ -271,7 +387,7 @@ class Dispatcher:
                 queue.busy = True
 
     def _take(self, assignment: Assignment, queue: TaskQueue, quota: int, bytes_max: int) -> list[Task]:
-        """Take the next tasks of a queue, at least one: all of one code, none of them a suspect beside others."""
+        """Take the next tasks of a queue, at least one: all of one code, none that travels alone beside others."""
         tasks = queue.tasks
         code = tasks[0].code
         if not queue.stateless:
@@ -283,7 +399,7 @@ class Dispatcher:
             if task.outcome is not None:
                 self._drop_head(queue)
                 continue
-            if taken and (task.suspect or task.code is not code):
+            if taken and (task.code is not code or not _travel_together(taken[0].trouble, task.trouble)):
                 break
             tasks.popleft()
             task.assignment = assignment.number
@@ -304,8 +420,8 @@ class Dispatcher:
     def _send_out(self, assignment: Assignment, now_ms: int) -> None:
         worker = assignment.worker
         begins_ms = max([now_ms, *(held.deadline_ms - TIMEOUT_GRACE_MS for held in worker.held.values())])
-        limits_ms = sum(_timeout_ms(task) for _, tasks in assignment.folds for task in tasks)
-        assignment.deadline_ms = begins_ms + limits_ms + TIMEOUT_GRACE_MS
+        assignment.limits_ms = sum(_timeout_ms(task) for _, tasks in assignment.folds for task in tasks)
+        assignment.deadline_ms = begins_ms + assignment.limits_ms + TIMEOUT_GRACE_MS
         worker.held[assignment.number] = assignment
         worker.held_tasks += assignment.tasks
         worker.held_bytes += assignment.bytes
@@ -384,6 +500,19 @@ class Dispatcher:
             ready = [queue for queues in pool.ready.values() for queue in queues]
             assert all(queue.ready and not queue.busy for queue in ready)
             assert sum(queue.ready for queue in waiting) == len(ready)
+
+
+def _trouble(task: Task) -> Trouble:
+    if task.trouble is None:
+        task.trouble = Trouble()
+    return task.trouble
+
+
+def _travel_together(first: Trouble | None, other: Trouble | None) -> bool:
+    """Whether tasks may share a fold: those that nothing happened to, or that the same workers refused."""
+    if first is None or other is None:
+        return first is other
+    return not first.alone and not other.alone and first.refused_by == other.refused_by
 
 
 def _timeout_ms(task: Task) -> int:

@@ -105,6 +105,8 @@ def _worker_facts(broker: BrokerState, name: str) -> dict[str, Any]:
         "slots": worker.settings.slots,
         "held_tasks": worker.held_tasks,
         "draining": worker.draining,
+        "stuck": list(worker.stuck),
+        "preparing": [[one.address, one.elapsed_ms] for one in worker.preparing],
         "silent_ms": broker.mono_ms - worker.seen_ms,
         "running": running,
         "fingerprint": worker.settings.fingerprint,

@@ -97,7 +97,6 @@ class Task:
         "attempts",
         "before",
         "code",
-        "deaths",
         "emits_max",
         "index",
         "issued_at",
@@ -107,7 +106,7 @@ class Task:
         "seq",
         "state_digest",
         "stateless",
-        "suspect",
+        "trouble",
         "turn",
         "turn_digest",
     )
@@ -130,8 +129,7 @@ class Task:
         self.before: Task | None = None  # the task of the same agent that must complete first
         self.assignment = 0  # the dispatcher's: the assignment it travels in, 0 if none
         self.attempts = 0  # the dispatcher's: how often it was handed out
-        self.deaths = 0  # the dispatcher's: how many workers died running it alone
-        self.suspect = False  # the dispatcher's: a worker died holding it, so it runs alone
+        self.trouble: Trouble | None = None  # the dispatcher's: what went wrong with it
 
     @property
     def payload(self) -> bytes:
@@ -143,6 +141,30 @@ def caught_task(run: Run, index: int, failure: Failed) -> Task:
     task = Task(run, index, None, 0)
     task.outcome = failure
     return task
+
+
+class Trouble:
+    """What went wrong while workers had a task; few tasks have one. Workers go by their numbers (dispatch.py)."""
+
+    __slots__ = ("deaths", "faulted_on", "faults", "overruns", "reason", "refused_by", "suspect")
+
+    def __init__(self) -> None:
+        self.suspect = False  # a worker died holding it, or did not come back: it gets an idle worker for itself
+        self.deaths = 0  # how many workers died running it alone
+        self.overruns = 0  # how many alive ones had it alone and did not come back
+        self.faults = 0  # how often it could not be done
+        self.faulted_on: tuple[int, ...] = ()
+        self.refused_by: tuple[int, ...] = ()
+        self.reason = ""  # what the last of those said; it depends on the host, so it is in no outcome
+
+    @property
+    def alone(self) -> bool:
+        """Whether it travels with no other task, so that what happens next is its own doing."""
+        return self.suspect or self.faults > 0
+
+    def is_to_avoid(self, worker: int) -> bool:
+        """Whether another worker should try it first."""
+        return worker in self.faulted_on or worker in self.refused_by
 
 
 class Agent:

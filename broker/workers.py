@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rota.broker import deploys, records
+from rota.broker import deploys, records, undone
 from rota.broker.dispatch import Assignment, EarlyReport, TaskQueue, Worker
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
+from rota.broker.verdicts import LOST
 from rota.common import messages
 from rota.common.digests import digest, digest_of
-from rota.common.errors import ProtocolError
-from rota.common.limits import HEARTBEATS_MISSED_MAX, MESSAGE_CHARS_MAX, POISON_DEATHS_MAX
+from rota.common.errors import ProtocolError, RotaError, WorkerStuck
+from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
 from rota.common.wire import outcome_fields
 from rota.common.work import RECORDED_FAILURES, Done, Failed, FoldResult, Outcome
 
@@ -37,6 +38,8 @@ def take(broker: BrokerState, identity: bytes, message: messages.WorkerMessage) 
         worker.seen_ms = broker.mono_ms
     match message:
         case messages.Heartbeat():
+            if worker is not None and known:
+                _heartbeat(broker, worker, message)
             broker.order(identity, messages.HeartbeatAck(broker.world.boot, known))
         case messages.Completed():
             _completed(broker, worker if known else None, message)
@@ -56,13 +59,15 @@ def died(broker: BrokerState, name: str, reason: str) -> None:
     broker.tell("worker", "", worker=name, left=True, reason=reason, held=worker.held_tasks)
     broker.watch(name, 0)
     for task in broker.dispatcher.leave(worker, died=True):
-        if task.deaths >= POISON_DEATHS_MAX:
-            # Not how they died: the text is in the lane digest, and may hold times and names.
-            broker.decide(task, "lost", f"{task.deaths} workers died running it alone")
+        assert task.trouble is not None
+        if task.trouble.deaths >= POISON_DEATHS_MAX:
+            undone.judge(broker, task, LOST)
 
 
 def tick(broker: BrokerState) -> None:
-    """Look for workers that fell silent or are stuck, after the time that the broker itself was late is taken off."""
+    """Look for workers that fell silent, or live and do not come back with what they hold; first the time that the
+    broker itself was late is taken off.
+    """
     late_ms = broker.tick()
     for worker in list(broker.dispatcher.workers.values()):
         worker.seen_ms += late_ms
@@ -71,7 +76,8 @@ def tick(broker: BrokerState) -> None:
         if broker.mono_ms - worker.seen_ms > broker.heartbeat_ms * HEARTBEATS_MISSED_MAX:
             died(broker, worker.name, f"no sign of life for {broker.mono_ms - worker.seen_ms} ms")
     for worker in broker.dispatcher.overdue(broker.mono_ms):
-        died(broker, worker.name, "it is stuck beyond the time limits of its tasks")
+        undone.overran(broker, next(iter(worker.held.values())))
+        _send_away(broker, worker, WorkerStuck("an assignment is over the time limits of its tasks: the worker has to go"))
 
 
 # --- coming and going -----------------------------------------------------------------------------------
@@ -152,6 +158,25 @@ def _expel(broker: BrokerState, worker: Worker, error: ProtocolError) -> None:
     died(broker, worker.name, f"expelled: {error.message}")
 
 
+def _send_away(broker: BrokerState, worker: Worker, error: RotaError) -> None:
+    """End the conversation with a worker that does not work. No death: nothing that it holds is suspected for it."""
+    broker.tell("worker", "", worker=worker.name, left=True, reason=error.message, held=worker.held_tasks)
+    broker.order(worker.identity, messages.Refused(0, error.code, error.message, {}))
+    broker.dispatcher.leave(worker, died=False)
+    broker.watch(worker.name, 0)
+
+
+def _heartbeat(broker: BrokerState, worker: Worker, message: messages.Heartbeat) -> None:
+    """Take what a worker says of itself."""
+    if message.stuck != worker.stuck:
+        broker.tell("worker", "", worker=worker.name, stuck=list(message.stuck))
+        for assignment in broker.dispatcher.sticks(worker, message.stuck):
+            broker.order(worker.identity, messages.Revoke(assignment.number))
+    if [one.address for one in message.preparing] != [one.address for one in worker.preparing]:
+        broker.tell("worker", "", worker=worker.name, preparing=[one.address for one in message.preparing])
+    broker.dispatcher.prepares(worker, message.preparing, broker.mono_ms)
+
+
 # --- completions -------------------------------------------------------------------------------------------
 
 
@@ -176,13 +201,8 @@ def _completed(broker: BrokerState, worker: Worker | None, message: messages.Com
             for task in tasks:
                 _compare_early(broker, queue, task)
     for (_, tasks), result in pairs:
-        if result.stopped == "timeout":
-            task = tasks[len(result.outcomes)]
-            assert task.code is not None
-            broker.decide(task, "timeout", f"it ran longer than {task.code.limits.timeout_ms} ms")
-        elif result.stopped == "refused":
-            for task in tasks[len(result.outcomes) :]:
-                broker.decide(task, "refused", result.reason[:MESSAGE_CHARS_MAX])
+        if result.stopped is not None:
+            undone.settle(broker, worker, tasks, result)
 
 
 def _record(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> records.CompletedFold:

@@ -300,11 +300,12 @@ def segment(value: Any) -> messages.Segment:
 fold = record(
     messages.FoldAssignment._make, count, target, optional(module_or_state), array(segment, limits.RUN_TASKS_MAX)
 )  # fmt: skip
+preparation = record(messages.Preparation._make, count, target, count)
 completion = record(
     work.FoldResult._make,
     array(check_outcome, limits.RUN_TASKS_MAX),
     optional(module_or_state),
-    optional(one_of("timeout", "interrupted", "refused")),
+    optional(one_of("timeout", "interrupted", "refused", "faulted")),
     message_text,
     optional(provenance),
 )

@@ -120,6 +120,10 @@ class NotGreeted(ProtocolError):
     code = "hello_first"
 
 
+class WorkerStuck(RotaError):
+    code = "stuck"
+
+
 class VersionMismatch(ProtocolError):
     code = "version"
 
@@ -137,7 +141,7 @@ _BY_CODE: dict[str, type[RotaError]] = {
     for cls in (
         BadTarget, BadPayload, ConfigError, CodeError, TensorError, RemoteError, Busy, Draining, StorageFull,
         UnknownLane, UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError, NotGreeted,
-        VersionMismatch, JournalError, NotReachable,
+        WorkerStuck, VersionMismatch, JournalError, NotReachable,
     )
 }  # fmt: skip
 

@@ -65,7 +65,13 @@ FOLD_TASKS_MAX: Final = 256  # tasks of one assignment
 ASSIGNMENTS_PER_WORKER: Final = 2  # one runs, one waits: hides the round trip
 ASSIGNMENT_TARGET_MS: Final = 10  # work in one assignment, by the measured time of earlier ones
 ASSIGNMENT_BYTES_MAX: Final = 8 << 20
-TIMEOUT_GRACE_MS: Final = 5_000  # past a fold's own limits, before a silent worker counts as stuck
+TIMEOUT_GRACE_MS: Final = 5_000  # past an assignment's own limits, before its worker is sent away
+TRIES_MAX: Final = 3  # of a task that no worker can do, or that its workers do not come back from
+STUCK_MS: Final = 500  # from telling an executor to stop until it counts as stuck
+STUCK_MS_MAX: Final = 60_000  # a worker that is stuck for so long ends its process
+ASSIGNMENTS_HELD_MAX: Final = 1_024  # that one worker has not come out of
+PREPARATIONS_MAX: Final = 1_024  # that one worker has under way
+PREPARE_MS_MAX: Final = 900_000  # of one assignment: the largest model from a slow disk takes minutes
 
 # --- code -----------------------------------------------------------------------------------------
 MODULE_BYTES_MAX: Final = 48 << 20

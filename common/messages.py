@@ -249,11 +249,25 @@ class Register(NamedTuple):
     holds: tuple[int, ...]  # assignments it still works on
 
 
+class Preparation(NamedTuple):
+    """Code that a worker compiles or loads now, for an assignment (0: for a Prepare)."""
+
+    assignment: int
+    address: str
+    elapsed_ms: int
+
+
 class Heartbeat(NamedTuple):
-    """The worker lives. Answered by HeartbeatAck."""
+    """The worker lives, and says what holds it up; sent at once when that changes. Answered by HeartbeatAck.
+
+    `stuck`: assignments that its executor does not come out of although it was told to stop, answered or not. The
+    worker takes nothing until there are none. `preparing`: what it compiles or loads beside its work.
+    """
 
     worker: str
     boot: int
+    stuck: tuple[int, ...] = ()
+    preparing: tuple[Preparation, ...] = ()
 
 
 class Completed(NamedTuple):

@@ -29,7 +29,8 @@ RECORDED_FAILURES: Final = (
     "timeout",  # it ran longer than the wall clock allows
     "lost",  # its workers died until the poison cap was reached
     "cancelled",  # somebody asked for it
-    "refused",  # no worker could take it: a model that does not load, a provider that is required and absent
+    "refused",  # no worker there can run its code: a model that does not load, a provider that is required and absent
+    "faulted",  # no worker could do this one task: the stack or memory of the host ran out, a tensor is missing
 )
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
 
@@ -166,12 +167,13 @@ class FoldResult(NamedTuple):
     """What came of a fold: the outcomes of its first tasks, the last state, and why it ended early, if it did.
 
     `state` is the state after the last outcome, or None if no task changed it. With `stopped` None there is one
-    outcome per task. `"timeout"`: the task after the last outcome ran past its limit; `"interrupted"`: the worker was
-    told to stop; `"refused"`: the worker cannot run this target at all, `reason` says why.
+    outcome per task. `"timeout"`: the task after the last outcome ran past its limit. `"faulted"`: that task cannot be
+    done here, for a reason of this host's. `"refused"`: the worker cannot run this code at all. `"interrupted"`: the
+    worker was told to stop. `reason` is for the log; it is never part of an outcome.
     """
 
     outcomes: tuple[Outcome, ...]
     state: bytes | None
-    stopped: Literal["timeout", "interrupted", "refused"] | None = None
+    stopped: Literal["timeout", "interrupted", "refused", "faulted"] | None = None
     reason: str = ""
     provenance: Provenance | None = None

@@ -115,9 +115,9 @@ class WasmExecutor:
             return Failed("bad_output", message, (), fuel), None
         return Done(answer, None, (), (), fuel, ()), None
 
-    def _why(self, stopped: GuestStopped) -> Literal["interrupted", "timeout", "refused"]:
-        if stopped.why == "refused":
-            return "refused"
+    def _why(self, stopped: GuestStopped) -> Literal["interrupted", "timeout", "faulted"]:
+        if stopped.why != "interrupted":
+            return "faulted"
         reason = self._watchdog.reason_to_stop()
         assert reason is not None, "the sandbox runs a task again that was stopped for no reason"
         return reason

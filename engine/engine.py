@@ -12,12 +12,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from rota.broker import records
 from rota.broker.lane import Notes
-from rota.broker.tasks import Task
+from rota.broker.tasks import Task, Trouble
+from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, verdict_text
 from rota.broker.workers import flat_facts
 from rota.broker.world import World
-from rota.common.limits import MESSAGE_CHARS_MAX
+from rota.common.limits import TRIES_MAX
 from rota.common.work import Fold, FoldResult
-from rota.engine.folds import PlannedFold, completed, plan, pool_of
+from rota.engine.folds import PlannedFold, completed, fold_of, plan, pool_of
 
 WORKER: Final = "local"  # how completions of an engine are signed
 
@@ -35,11 +36,10 @@ class Runner(Protocol):
 
 
 class Stopped(NamedTuple):
-    """A task that got no outcome: it ran out of time, or its executor cannot run it."""
+    """A task that got no outcome: it ran out of time, cannot be done here, or its code cannot be run."""
 
     task: Task
-    why: str  # "timeout" or "refused"
-    reason: str
+    why: str  # a verdict
 
 
 class Engine:
@@ -86,26 +86,40 @@ class Engine:
                 number = self._fingerprint(pool)
                 record = records.Completed(lane, self.now_ms, WORKER, 0, number, folds)
                 retired += self.apply(record).retired
-        stopped = [
-            Stopped(one.tasks[len(result.outcomes)], result.stopped, result.reason)
-            for one, result in zip(planned, results, strict=True)
-            if result.stopped in ("timeout", "refused")
-        ]
+        stopped: list[Stopped] = []
+        for one, result in zip(planned, results, strict=True):
+            if result.stopped in (TIMEOUT, REFUSED, FAULTED):
+                task = one.tasks[len(result.outcomes)]
+                task.trouble = Trouble()
+                task.trouble.reason = result.reason
+                stopped.append(Stopped(task, result.stopped))
         return retired, stopped
 
     def judge(self, stopped: Sequence[Stopped]) -> list[Task]:
-        """Pass verdicts on tasks that got no outcome; return what retired."""
+        """Pass verdicts on tasks that got no outcome, as a broker with one worker does; return what retired."""
         retired: list[Task] = []
-        for task, why, reason in stopped:
+        for task, why in stopped:
+            if why == FAULTED:
+                retired += self._try_again(task)
             if task.outcome is None:
-                retired += self._judge(task, why, reason)
+                retired += self._judge(task, why)
         return retired
 
-    def _judge(self, task: Task, why: str, reason: str) -> list[Task]:
+    def _try_again(self, task: Task) -> list[Task]:
+        """Execute a task alone that could not be done, as often as it is tried anywhere; return what retired."""
+        for _ in range(1, TRIES_MAX):
+            if task.outcome is not None:
+                break
+            retired, _ = self.execute([fold_of(self.world.lanes[task.run.lane], (task,))])
+            if retired:
+                return retired
+        return []
+
+    def _judge(self, task: Task, why: str) -> list[Task]:
         assert task.code is not None
         lane = self.world.lanes[task.run.lane]
-        text = reason if why == "refused" else f"it ran longer than {task.code.limits.timeout_ms} ms"
-        verdict = records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, why, text[:MESSAGE_CHARS_MAX])
+        text = verdict_text(why, task.code)
+        verdict = records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, why, text)
         return self.apply(verdict).retired
 
     def _fingerprint(self, pool: str) -> int:

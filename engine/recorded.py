@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from rota.broker.tasks import Task
+from rota.broker.verdicts import FAULTED, REFUSED
 from rota.common.errors import CodeError
 from rota.common.work import BITWISE, MODEL, Fold, FoldResult, Outcome, Provenance, TaskInput
 from rota.engine.engine import Runner
@@ -124,7 +125,7 @@ class Remembered(Answers):
         return answers.get(seen.turn) or next(iter(answers.values()), None)
 
     def _ran(self, fold: Fold, result: FoldResult) -> FoldResult:
-        if result.stopped == "refused":
+        if result.stopped in (REFUSED, FAULTED):
             turn = fold.tasks[len(result.outcomes)].turn
             raise CodeError(f"turn {turn} of {fold.address} cannot be executed here: {result.reason}", turn=turn)
         return super()._ran(fold, result)

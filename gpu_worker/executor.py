@@ -1,7 +1,8 @@
 """Runs folds of model tasks: payload in, result payload and provenance out. Implements `rota.worker.executor.Executor`.
 
-What the payload or the model did wrong is a task's outcome. What this worker cannot do (a model or tensor that is not
-here, a device that fails) is no outcome: it ends the fold as `refused` with its reason, and the broker decides. Every
+What the payload or the model did wrong is a task's outcome. What this worker cannot do is none, and the broker decides:
+a model that is not here or does not load ends the fold as `refused`, a call that cannot be done here (a tensor that is
+missing, memory that the host or device refuses) as `faulted`. Every
 task runs alone at its own shape, so no task can see its neighbours. Batches come with the certificates that allow
 them; `run` is the place where a plan of batches replaces the row of tasks.
 """
@@ -114,9 +115,9 @@ class OnnxExecutor:
         except BadPayload as error:
             return _failed("bad_input", error.message)
         except TensorError as error:
-            raise RunEnded("refused", error.message) from error
+            raise RunEnded("faulted", error.message) from error
         except MemoryError as error:
-            raise RunEnded("refused", f"not enough memory for model {model.entry.name}: {error}") from error
+            raise RunEnded("faulted", f"not enough memory for model {model.entry.name}: {error}") from error
         if len(result) > limits.result_bytes:
             return _failed("bad_output", f"the result has {len(result)} bytes, the limit is {limits.result_bytes}")
         if len(references) > TENSORS_PER_TASK_MAX:

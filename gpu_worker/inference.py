@@ -36,9 +36,9 @@ Packed = tuple[bytes, tuple[TensorRef, ...]]
 
 
 class RunEnded(Exception):
-    """A task has no outcome from this worker: it was stopped, or the worker cannot run it."""
+    """A task has no outcome from this worker: it was stopped, or cannot be done here."""
 
-    def __init__(self, stopped: Literal["timeout", "interrupted", "refused"], reason: str) -> None:
+    def __init__(self, stopped: Literal["timeout", "interrupted", "faulted"], reason: str) -> None:
         super().__init__(reason)
         self.stopped = stopped
         self.reason = reason
@@ -154,4 +154,4 @@ def _what_came_of(error: Exception, stopped: Any, timeout_ms: int) -> Exception:
     text = error_text(error)
     if _INPUT_WORDS.search(text) and not _MACHINE_WORDS.search(text):
         return BadPayload(text)
-    return RunEnded("refused", text)
+    return RunEnded("faulted", text)

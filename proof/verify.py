@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
+from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT
 from rota.broker.world import World
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import MODEL, Failed
@@ -333,11 +334,12 @@ class _LaneCheck:
         if expected is None or expected.turn != actual.turn or type(outcome) is not Failed:
             return None
         known = expected.outcome
-        if outcome.kind not in ("refused", "timeout") or (type(known) is Failed and known.kind == outcome.kind):
+        if outcome.kind not in (REFUSED, FAULTED, TIMEOUT) or (type(known) is Failed and known.kind == outcome.kind):
             return None
         if expected.code is not None and changed_code(self._source, expected.code, expected.address):
             return None  # it is not that the code is missing: it is another one
-        return Blocked(self._walk.number, expected, outcome.message)
+        reason = outcome.message if actual.trouble is None else actual.trouble.reason
+        return Blocked(self._walk.number, expected, reason or outcome.message)
 
     def _part(self, mismatch: Mismatch | None) -> None:
         self._mismatch = mismatch

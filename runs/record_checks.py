@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Notes
+from rota.broker.verdicts import VERDICTS
 from rota.common.digests import ZERO_DIGEST, digest, digest_of, lane_seed
 from rota.common.work import RECORDED_FAILURES, Done, Failed
 
@@ -23,8 +24,6 @@ DEVICE: Final = "device"  # another processor, accelerator or provider did
 ORDER: Final = "order"  # things happened in another order than the run says
 CORRUPT_RECORD: Final = "corrupt record"  # what is written is not what happened
 CAUSES: Final = (INPUT, CODE, RUNTIME_VERSION, DEVICE, ORDER, CORRUPT_RECORD)
-
-_VERDICTS: Final = ("timeout", "lost", "refused")
 
 
 class Fault(NamedTuple):
@@ -63,7 +62,7 @@ def check_input(number: int, record: Any, turn: int, lanes: Iterable[str] = ()) 
 
     `turn` is the first one it can have moved, `lanes` are the names of those that a new lane can have its deploys from.
     """
-    if isinstance(record, records.Verdict) and record.failure not in _VERDICTS:
+    if isinstance(record, records.Verdict) and record.failure not in VERDICTS:
         text = f"a verdict says {record.failure!r}, it can only say {', '.join(_VERDICTS)}"
         return Fault(number, record.lane, turn, CORRUPT_RECORD, text)
     origin = getattr(record, "origin", None)

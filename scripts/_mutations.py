@@ -278,11 +278,35 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "poison-cap-off-by-one", "a task that killed its workers three times is lost", "broker/workers.py",
-        "        if task.deaths >= POISON_DEATHS_MAX:\n", "        if task.deaths > POISON_DEATHS_MAX:\n", _WORKERS,
+        "        if task.trouble.deaths >= POISON_DEATHS_MAX:\n", "        if task.trouble.deaths > POISON_DEATHS_MAX:\n",
+        _WORKERS,
     ),
     Mutation(
         "suspects-travel-together", "a suspect runs alone, so that the cap counts the right one", "broker/dispatch.py",
         "queues[0].lane, alone=suspect)", "queues[0].lane, alone=False)", _WORKERS,
+    ),
+    Mutation(
+        "fault-spreads", "a task that cannot be done fails alone", "broker/undone.py",
+        "        _tell(broker, worker, left[0], \"faulted\", result.reason)\n",
+        "        _tell(broker, worker, left[0], \"faulted\", result.reason)\n"
+        "        for task in left[1:]:\n            judge(broker, task, FAULTED)\n", _WORKERS,
+    ),
+    Mutation(
+        "fault-tried-at-the-same-worker", "a task that cannot be done here is tried elsewhere", "broker/dispatch.py",
+        "        trouble.faulted_on += (worker.number,)\n", "", _WORKERS,
+    ),
+    Mutation(
+        "one-refusal-decides", "code is refused when no worker there can run it", "broker/dispatch.py",
+        "        able = self._able(self._pools[worker.settings.pool])\n", "        able = [worker]\n", _WORKERS,
+    ),
+    Mutation(
+        "stuck-worker-gets-work", "a worker that is stuck takes nothing", "broker/dispatch.py",
+        "            and not self.stuck\n", "", _WORKERS,
+    ),
+    Mutation(
+        "compiling-is-running", "the time of a task does not run while its code is compiled", "broker/dispatch.py",
+        "                assignment.deadline_ms = max(assignment.deadline_ms, deadline_ms)\n",
+        "                assignment.deadline_ms = min(assignment.deadline_ms, deadline_ms)\n", _WORKERS,
     ),
     Mutation(
         "work-of-an-older-boot-reported", "a worker never reports work of an older boot", "worker/session.py",

@@ -34,7 +34,7 @@ def run_of(seed: int) -> list[records.Record]:
     return [records.decode(body) for body in broker.journal]
 
 
-RUN = run_of(2)
+RUN = run_of(5)
 SNAPSHOTS = (30, 60, len(RUN) - 10)  # how many records of the run are in each
 
 

@@ -409,7 +409,7 @@ def test_a_compacted_run_says_so(call: Call, tmp_path: Path) -> None:
 
 
 def test_models_verdicts_and_recorded_lanes(call: Call, tmp_path: Path) -> None:
-    """Goal: rare things are told too. Method: a model's provenance, a tensor, a refusal, a lane that retires as it
+    """Goal: rare things are told too. Method: a model's provenance, a tensor, a verdict, a lane that retires as it
     completes.
     """
     broker = Broker()
@@ -420,7 +420,7 @@ def test_models_verdicts_and_recorded_lanes(call: Call, tmp_path: Path) -> None:
     ref = TensorRef(digest(b"t"), "float32", (2, 3))
     alice.submit_runs(TaskRun("model:m", 3, (program(),), ((ref,),)), lane="side")
     alice.submit("counter/a", program(["add", 1]), lane="side")
-    alice.submit("counter/b", program(["refuse"]), lane="side")
+    alice.submit("counter/b", program(["fault"]), lane="side")
     broker.worker("w1")
     broker.run()
     gpu = broker.worker("g1", pool="gpu")
@@ -437,9 +437,9 @@ def test_models_verdicts_and_recorded_lanes(call: Call, tmp_path: Path) -> None:
         message["retired"]["position"]
         for message in values(call, "story", "model:m", "--lane", "side", "--run", folder)
     ] == [3]
-    refused = "\n".join(printed(call, "show", 3, "--run", folder))
-    assert "decided         refused in record" in refused
-    assert "completed       without an execution" in refused
+    faulted = "\n".join(printed(call, "show", 3, "--run", folder))
+    assert "decided         faulted in record" in faulted
+    assert "completed       without an execution" in faulted
     assert "in the line" not in shown, "a place decides nothing where completions do"
     log = printed(call, "log", folder, "--lane", "side", "--kind", "verdict")
-    assert "task 3 refused: no such device" in log[1]
+    assert "task 3 faulted: no worker could do it, in 3 tries" in log[1]

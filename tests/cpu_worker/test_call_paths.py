@@ -28,10 +28,10 @@ def test_agree_on_every_mischief(world: Any, guests: Any, run: Any, reuse: bool)
 
 
 def test_agree_on_a_fault_of_the_host(world: Any, guests: Any, run: Any) -> None:
-    """Goal: what is refused is refused by both, for the same reason. Method: a stack overflow."""
+    """Goal: what cannot be done here stops both, for the same reason. Method: a stack overflow."""
     raw, public = both(world, run, world.function(guests["mischief"]), b"\x20", b"\x04")
     assert raw == public
-    assert raw.stopped == "refused"
+    assert raw.stopped == "faulted"
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 4096, 60_000])

@@ -170,13 +170,13 @@ def test_result_over_its_limit(world: Any, guests: Any, run: Any, executor: Wasm
     assert bad[:2] == ("bad_output", "result: 4 bytes, at most 3 (result_bytes)")
 
 
-def test_stack_overflow_is_refused(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
+def test_stack_overflow_is_a_fault_of_the_host(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
     """Goal: how deep the stack is can never be a result (execution model, part 5).
 
     Method: recurse without end, between two tasks.
     """
     result = run(executor, world.function(guests["mischief"]), b"\x20", b"\x04", b"\x20")
-    assert (len(result.outcomes), result.stopped) == (1, "refused")
+    assert (len(result.outcomes), result.stopped) == (1, "faulted")
     assert result.reason.startswith("stack overflow in rota_call")
 
 

@@ -99,7 +99,7 @@ def test_tensor_that_this_host_cannot_read(
     """
     code = world.function(guests["reader"])
     result = run(executor, code, task(bytes(4)), task(bytes(4), tensors=(tensor(b"gone"),)))
-    assert (len(result.outcomes), result.stopped) == (1, "refused")
+    assert (len(result.outcomes), result.stopped) == (1, "faulted")
     assert "is not in the store" in result.reason
     assert run(executor, code, task(b"\0\0\x08\0", tensors=(tensor(DATA),))).stopped is None
 
@@ -107,7 +107,7 @@ def test_tensor_that_this_host_cannot_read(
 def test_worker_without_a_store(world: Any, guests: Any, run: Any, task: Any, tensor: Any) -> None:
     """Goal: the reason says what is missing. Method: no reader at all."""
     result = run(world.executor(), world.function(guests["reader"]), task(bytes(4), tensors=(tensor(DATA),)))
-    assert (result.stopped, result.reason) == ("refused", "this worker has no tensor store")
+    assert (result.stopped, result.reason) == ("faulted", "this worker has no tensor store")
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3), (0, 3)])
@@ -126,4 +126,4 @@ def test_guest_reads_from_the_store(world: Any, guests: Any, run: Any, task: Any
     code = world.function(guests["reader"])
     assert read(run, task, executor, code, store.put(array), 0, 4, 8) == (8, array[1:3].tobytes())
     missing = run(executor, code, task(bytes(4), tensors=(TensorRef(bytes(32), "float32", (4,)),)))
-    assert (missing.outcomes, missing.stopped) == ((), "refused")
+    assert (missing.outcomes, missing.stopped) == ((), "faulted")

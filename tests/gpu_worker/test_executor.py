@@ -185,7 +185,7 @@ def test_a_missing_tensor_is_the_workers_fault(bench: Any, kit: Any) -> None:
     reference = TensorRef(bytes(32), "float32", (1, 16))
     payload = encode_call({"x": Tensor("float32", (1, 16), 0)})
     result = bench.run(code, kit.call(x=np.ones((1, 16), np.float32)), kit.task(payload, (reference,)))
-    assert (len(result.outcomes), result.stopped) == (1, "refused")
+    assert (len(result.outcomes), result.stopped) == (1, "faulted")
     assert "is not in the store" in result.reason
 
 

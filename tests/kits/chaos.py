@@ -30,7 +30,7 @@ def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> 
             2 if depth < 3 else 0
         )
         choices += [["timer", rng.choice((1, 5, 700)), inner], ["spawn", rng.randint(1, 9), target]]
-        choices += [["fail", "no"], ["trap"], ["log", "line"], ["size", 40], ["grow", 1], ["hang"], ["nonsense"]]
+        choices += [["fail", "no"], ["trap"], ["log", "line"], ["size", 40], ["grow", 1], ["hang"], ["fault"], ["nonsense"]]
         choices += [["die"]] if deadly else []
         steps.append(rng.choice(choices))
     return steps
@@ -171,7 +171,7 @@ class Chaos:
         tasks = [task for assignment in held if assignment is not None for _, row in assignment.folds for task in row]
         known = self.broker.core.dispatcher.workers.get(worker.name)
         tasks += [] if known is None else [t for held in known.held.values() for _, row in held.folds for t in row]
-        return self.inputs or all(task.deaths < 2 for task in tasks)
+        return self.inputs or all(task.trouble is None or task.trouble.deaths < 2 for task in tasks)
 
     def _reconnect(self) -> None:
         self._worker().register()

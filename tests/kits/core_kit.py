@@ -320,6 +320,7 @@ class SimWorker:
         self.identity = identity or b"w-" + name.encode()
         self.settings = Register(name, pool, slots, bytes_max, "elsewhere", pid, {"engine": "scripted"}, 0, ())
         self.boot = 0
+        self.beat = messages.Heartbeat(name, 0)
         self.orders: deque[Assign] = deque()
         self.prepares: deque[messages.Prepare] = deque()
         self.inbox: list[Any] = []
@@ -352,8 +353,10 @@ class SimWorker:
         holds = tuple(order.assignment for order in self.orders)
         self.say(self.settings._replace(boot=self.boot, holds=holds)._replace(**changes))
 
-    def heartbeat(self) -> None:
-        self.say(messages.Heartbeat(self.name, self.boot))
+    def heartbeat(self, **changes: Any) -> None:
+        """Say that it lives, and what holds it up: fields of Heartbeat that stay until they are said anew."""
+        self.beat = self.beat._replace(boot=self.boot, **changes)
+        self.say(self.beat)
 
     def goodbye(self, *, draining: bool) -> None:
         self.say(messages.Goodbye(self.name, draining))

@@ -76,7 +76,7 @@ class Reference:
                 self.deploys[record.name] = record.code
             case records.Cancelled():
                 self._catch(record.seq, Failed("cancelled", "cancelled on request", (), 0))
-            case records.Verdict():
+            case records.Verdict() if record.failure != "faulted":  # what faults here faults everywhere: we know too
                 self._catch(record.seq, Failed(record.failure, record.message, (), 0))
             case records.TimerFired():
                 sender, emit = self.timers.pop((record.turn, record.index_of_emit))
@@ -180,7 +180,11 @@ class Reference:
             task.turn, task.kind, task.sender, task.payload, task.now_ms, task.reply_to, (), task.emits_max
         )
         before = self.states.get(task.target) if code.kind == "agent" else None
-        outcome, after = scripted.run_task(seed, code, task.target, before, seen)
+        try:
+            outcome, after = scripted.run_task(seed, code, task.target, before, seen)
+        except scripted.NoOutcome as end:
+            assert end.why == "fault", f"turn {task.turn} has no outcome and got no verdict"
+            return Failed("faulted", "no worker could do it, in 3 tries", (), 0)
         if code.kind == "agent" and after is not None:
             self.states[task.target] = after
         return outcome

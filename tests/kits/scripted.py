@@ -8,10 +8,10 @@ A program is a JSON list of steps, run in order:
     ["spawn", n, target]                   emit n messages with empty programs
     ["fail", text] ["trap"]                fail
     ["log", text] ["size", n] ["grow", n]  write a log line, make the result or the state n bytes longer
-    ["hang"] ["die"] ["refuse"]            no outcome: run past the time limit, kill the worker, be refused by it
+    ["hang"] ["die"] ["fault"]             no outcome: run past the time limit, kill the worker, be more than it can do
 
 The result holds everything that a task can see of its world, so whatever should not be visible shows in the digest.
-The simulated workers and the sequential reference run the same function.
+No worker can run `UNRUNNABLE`. The simulated workers and the sequential reference run the same function.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from rota.common.work import (
 
 
 class NoOutcome(Exception):
-    """The task does not come to an end: `why` is hang, die or refuse."""
+    """The task does not come to an end: `why` is hang, die or fault."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -87,6 +87,8 @@ def run_task(
 
 def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks: list[TaskInput]) -> FoldResult:
     """Run tasks one after another, as a worker does. Raises `NoOutcome("die")` if one of them kills the worker."""
+    if bound.digest == UNRUNNABLE.digest:
+        return FoldResult((), None, "refused", "no such device")
     outcomes: list[Outcome] = []
     current, changed = state, False
     for task in tasks:
@@ -95,9 +97,9 @@ def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks:
         except NoOutcome as end:
             if end.why == "die":
                 raise
-            stopped: Any = "timeout" if end.why == "hang" else "refused"
+            stopped: Any = "timeout" if end.why == "hang" else "faulted"
             left = current if changed else None
-            return FoldResult(tuple(outcomes), left, stopped, "no such device" if stopped == "refused" else "")
+            return FoldResult(tuple(outcomes), left, stopped, "out of memory" if stopped == "faulted" else "")
         changed = changed or (type(outcome) is Done and outcome.state_digest is not None)
         outcomes.append(outcome)
     return FoldResult(tuple(outcomes), current if changed else None)
@@ -147,7 +149,7 @@ class _Run:
                 return "error", text
             case ["trap"]:
                 return "trap", "unreachable"
-            case ["hang" | "die" | "refuse" as why]:
+            case ["hang" | "die" | "fault" as why]:
                 raise NoOutcome(why)
             case _:
                 return "bad_input", f"no such step: {step}"
@@ -174,3 +176,4 @@ def _steps(task: TaskInput) -> list[Any] | None:
 COUNTER = code("counter")
 FUNCTION_CODE = code("function", FUNCTION)
 MODEL_CODE = code("model", MODEL)
+UNRUNNABLE = code("unrunnable")

@@ -46,7 +46,7 @@ OUTCOME = st.builds(work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT),
     work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL
 )
 PROVENANCE = st.none() | st.builds(work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST)
-STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused"))
+STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused", "faulted"))
 FOLD_RESULT = st.builds(work.FoldResult, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
 
 
@@ -101,7 +101,9 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         messages.Register, TEXT, POOL, st.integers(1, limits.RUN_TASKS_MAX), COUNT, TEXT, PID, MAP, COUNT,
         some(COUNT),
     ),
-    messages.Heartbeat: st.builds(messages.Heartbeat, TEXT, COUNT),
+    messages.Heartbeat: st.builds(
+        messages.Heartbeat, TEXT, COUNT, some(COUNT), some(st.builds(messages.Preparation, COUNT, TARGET, COUNT))
+    ),
     messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT), COUNT),
     messages.Prepared: st.builds(messages.Prepared, TEXT, COUNT, FLAG, MAP, TEXT),
     messages.Goodbye: st.builds(messages.Goodbye, TEXT, FLAG),
