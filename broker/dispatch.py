@@ -259,7 +259,7 @@ class Dispatcher:
             self.take_back(assignment)
         return beside
 
-    # --- tasks that came back undone -----------------------------------------------------------------------------------
+    # --- tasks that came back undone ---------------------------------------------------------------------------------
 
     def faulted(self, task: Task, worker: Worker, reason: str) -> int:
         """A worker could not do this task; returns how often that was so."""

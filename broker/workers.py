@@ -77,7 +77,7 @@ def tick(broker: BrokerState) -> None:
             died(broker, worker.name, f"no sign of life for {broker.mono_ms - worker.seen_ms} ms")
     for worker in broker.dispatcher.overdue(broker.mono_ms):
         undone.overran(broker, next(iter(worker.held.values())))
-        _send_away(broker, worker, WorkerStuck("an assignment is over the time limits of its tasks: the worker has to go"))
+        _send_away(broker, worker, WorkerStuck("an assignment is over the time limits of its tasks: it has to go"))
 
 
 # --- coming and going -----------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def check_input(number: int, record: Any, turn: int, lanes: Iterable[str] = ()) 
     `turn` is the first one it can have moved, `lanes` are the names of those that a new lane can have its deploys from.
     """
     if isinstance(record, records.Verdict) and record.failure not in VERDICTS:
-        text = f"a verdict says {record.failure!r}, it can only say {', '.join(_VERDICTS)}"
+        text = f"a verdict says {record.failure!r}, it can only say {', '.join(VERDICTS)}"
         return Fault(number, record.lane, turn, CORRUPT_RECORD, text)
     origin = getattr(record, "origin", None)
     if origin is None or origin.request == ZERO_DIGEST or isinstance(record, records.SeedSet):

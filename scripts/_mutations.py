@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 _LANE: Final = ("tests/broker/test_lane.py",)
 _CORE: Final = ("tests/broker/test_lane.py", "tests/broker/test_requests.py", "tests/broker/test_reference.py")
 _WORKERS: Final = ("tests/broker/test_workers.py",)
+_UNDONE: Final = ("tests/broker/test_undone.py",)
 _DISPATCH: Final = ("tests/broker/test_dispatch.py", "tests/broker/test_workers.py", "tests/broker/test_lane.py")
 _REQUESTS: Final = ("tests/broker/test_requests.py",)
 _JOURNAL: Final = ("tests/broker/test_records.py", "tests/broker/test_journal.py")
@@ -278,8 +279,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "poison-cap-off-by-one", "a task that killed its workers three times is lost", "broker/workers.py",
-        "        if task.trouble.deaths >= POISON_DEATHS_MAX:\n", "        if task.trouble.deaths > POISON_DEATHS_MAX:\n",
-        _WORKERS,
+        "task.trouble.deaths >= POISON_DEATHS_MAX", "task.trouble.deaths > POISON_DEATHS_MAX", _WORKERS,
     ),
     Mutation(
         "suspects-travel-together", "a suspect runs alone, so that the cap counts the right one", "broker/dispatch.py",
@@ -289,24 +289,24 @@ MUTATIONS: Final = (
         "fault-spreads", "a task that cannot be done fails alone", "broker/undone.py",
         "        _tell(broker, worker, left[0], \"faulted\", result.reason)\n",
         "        _tell(broker, worker, left[0], \"faulted\", result.reason)\n"
-        "        for task in left[1:]:\n            judge(broker, task, FAULTED)\n", _WORKERS,
+        "        for task in left[1:]:\n            judge(broker, task, FAULTED)\n", _UNDONE,
     ),
     Mutation(
         "fault-tried-at-the-same-worker", "a task that cannot be done here is tried elsewhere", "broker/dispatch.py",
-        "        trouble.faulted_on += (worker.number,)\n", "", _WORKERS,
+        "        trouble.faulted_on += (worker.number,)\n", "", _UNDONE,
     ),
     Mutation(
         "one-refusal-decides", "code is refused when no worker there can run it", "broker/dispatch.py",
-        "        able = self._able(self._pools[worker.settings.pool])\n", "        able = [worker]\n", _WORKERS,
+        "        able = self._able(self._pools[worker.settings.pool])\n", "        able = [worker]\n", _UNDONE,
     ),
     Mutation(
         "stuck-worker-gets-work", "a worker that is stuck takes nothing", "broker/dispatch.py",
-        "            and not self.stuck\n", "", _WORKERS,
+        "            and not self.stuck\n", "", _UNDONE,
     ),
     Mutation(
         "compiling-is-running", "the time of a task does not run while its code is compiled", "broker/dispatch.py",
         "                assignment.deadline_ms = max(assignment.deadline_ms, deadline_ms)\n",
-        "                assignment.deadline_ms = min(assignment.deadline_ms, deadline_ms)\n", _WORKERS,
+        "                assignment.deadline_ms = min(assignment.deadline_ms, deadline_ms)\n", _UNDONE,
     ),
     Mutation(
         "work-of-an-older-boot-reported", "a worker never reports work of an older boot", "worker/session.py",

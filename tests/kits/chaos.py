@@ -30,7 +30,16 @@ def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> 
             2 if depth < 3 else 0
         )
         choices += [["timer", rng.choice((1, 5, 700)), inner], ["spawn", rng.randint(1, 9), target]]
-        choices += [["fail", "no"], ["trap"], ["log", "line"], ["size", 40], ["grow", 1], ["hang"], ["fault"], ["nonsense"]]
+        choices += [
+            ["fail", "no"],
+            ["trap"],
+            ["log", "line"],
+            ["size", 40],
+            ["grow", 1],
+            ["hang"],
+            ["fault"],
+            ["nonsense"],
+        ]
         choices += [["die"]] if deadly else []
         steps.append(rng.choice(choices))
     return steps

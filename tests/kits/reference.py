@@ -183,7 +183,8 @@ class Reference:
         try:
             outcome, after = scripted.run_task(seed, code, task.target, before, seen)
         except scripted.NoOutcome as end:
-            assert end.why == "fault", f"turn {task.turn} has no outcome and got no verdict"
+            if end.why != "fault":
+                raise AssertionError(f"turn {task.turn} has no outcome and got no verdict") from None
             return Failed("faulted", "no worker could do it, in 3 tries", (), 0)
         if code.kind == "agent" and after is not None:
             self.states[task.target] = after
