@@ -537,7 +537,7 @@ def _segments(tasks: list[Task]) -> list[Segment]:
     segments: list[Segment] = []
     start = 0
     for end in range(1, len(tasks) + 1):
-        if end < len(tasks) and tasks[end].run is tasks[start].run and tasks[end].emits_max == tasks[start].emits_max:
+        if end < len(tasks) and _same_header(tasks[start], tasks[end]):
             continue
         row = tasks[start:end]
         run = row[0].run
@@ -548,6 +548,7 @@ def _segments(tasks: list[Task]) -> list[Segment]:
                 run.now_ms,
                 run.reply_to,
                 row[0].emits_max,
+                row[0].growth_bytes,
                 tuple([task.turn for task in row]),
                 tuple([run.payloads[task.index] for task in row]),
                 None if run.tensors is None else tuple([run.tensors[task.index] for task in row]),
@@ -555,3 +556,7 @@ def _segments(tasks: list[Task]) -> list[Segment]:
         )
         start = end
     return segments
+
+
+def _same_header(one: Task, other: Task) -> bool:
+    return one.run is other.run and one.emits_max == other.emits_max and one.growth_bytes == other.growth_bytes

@@ -12,23 +12,31 @@ the line first.
 from __future__ import annotations
 
 from bisect import insort
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Final, NamedTuple
 
 import msgpack
 from blake3 import blake3
 
+from rota.broker.dead_letters import DeadLetters
+from rota.broker.lane_budget import (
+    LaneBudget,
+    count,
+    emit_bytes,
+    issued_bytes,
+    reserved_bytes,
+    run_bytes,
+    wanted,
+)
 from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
+from rota.broker.replies import reply
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
+from rota.common.budget import growth_of
 from rota.common.digests import ZERO_DIGEST
-from rota.common.limits import DEAD_TASKS_MAX, PAYLOAD_BYTES_MAX
 from rota.common.messages import LaneSettings
 from rota.common.targets import MODEL_PREFIX, code_name
 from rota.common.work import (
-    AGENT,
     ASK,
-    FAILURE,
-    REPLY,
     TELL,
     TIMER,
     Code,
@@ -112,7 +120,7 @@ class Lane:
         self.paused = opened.paused
         self.deploys: dict[str, Code] = dict(opened.deploys)
         self.agents: dict[str, Agent] = {}
-        self.dead: OrderedDict[int, DeadTask] = OrderedDict()  # whose first one leaves in constant time
+        self.dead = DeadLetters(opened.settings.bytes_max)
         self.timers: dict[tuple[int, int], Timer] = {}
         self.next_turn = 1
         self.retired = 0
@@ -131,6 +139,7 @@ class Lane:
         self._recorded = opened.settings.policy == RECORDED_POLICY
         self._retire_order: deque[Task] = deque()
         self.reserved = 0  # emits that the tasks of the line may still make
+        self.budget = LaneBudget(opened.settings.bytes_max)
 
     @property
     def load(self) -> int:
@@ -142,7 +151,7 @@ class Lane:
     def submit(self, record: Submitted) -> None:
         """Stamp a batch of tasks in batch order."""
         if record.retry_of is not None:
-            self._stamp_again(self.dead.pop(record.retry_of), record.now_ms)
+            self._stamp_again(self.dead.take(record.retry_of), record.now_ms)
         for run in record.runs:
             self._stamp(
                 Run(
@@ -188,6 +197,7 @@ class Lane:
     def fire_timer(self, record: TimerFired) -> None:
         """Stamp the message of a timer whose time has come."""
         timer = self.timers.pop((record.turn, record.index_of_emit))
+        self.budget.timer_bytes -= emit_bytes(timer.emit)
         self._stamp_one(timer.emit, timer.sender, record.now_ms, (timer.turn, timer.index_of_emit))
         self._advance()
 
@@ -208,8 +218,7 @@ class Lane:
 
     def drop_dead(self, seqs: tuple[int, ...]) -> int:
         """Forget dead letters, all of them if `seqs` is empty; return how many there were."""
-        named = seqs or tuple(self.dead)
-        return sum(self.dead.pop(seq, None) is not None for seq in named)
+        return self.dead.drop(dict.fromkeys(seqs or tuple(self.dead)))
 
     # --- completions ------------------------------------------------------------------------------------------------
 
@@ -271,8 +280,8 @@ class Lane:
             run = runs[0]
             index = run.issued
             code = self.deploys.get(run.name or code_name(run.targets[index]))
-            emits_max = 0 if code is None or code.kind != AGENT else self._allowance(code.limits.emits_max)
-            if emits_max < 0:
+            allowance = self._allowance(*wanted(code, run.kind))
+            if allowance is None:
                 return
             run.issued += 1
             self.waiting_count -= 1
@@ -285,7 +294,7 @@ class Lane:
                 if not runs:
                     self._levels.remove(level)
                     self._passes.pop(level, None)
-            self._join_line(Task(run, index, code, emits_max))
+            self._join_line(Task(run, index, code, *allowance))
 
     def _next_level(self) -> int:
         """The level to serve: one that starved, the one whose head is oldest first, else the highest."""
@@ -302,28 +311,31 @@ class Lane:
                 break
             self._passes[level] = self._passes.get(level, 0) + 1
 
-    def _allowance(self, wanted: int) -> int:
-        """How many tasks an agent's next task may emit; -1: it must wait until the line has given room back.
+    def _allowance(self, emits: int, growth: int) -> tuple[int, int] | None:
+        """How many tasks the next task may emit, and by how many bytes it may grow the lane; None: it must wait until
+        the line has given room back.
 
-        Room for all that the line may emit is kept free, so that no emit can push the lane past its bound, and
-        `overflow` is known when a task runs, not when it retires. Only with an empty line is less than the deploy's
-        `emits_max` handed out.
+        Room for all that the line may add is kept free, so that nothing can push the lane past its bounds, and
+        `overflow` is known when a task runs, not when it retires. Only with an empty line is less handed out than its
+        code wants.
         """
-        room = self.settings.tasks_max - self.load - self.reserved
-        if room >= wanted:
-            return wanted
-        return max(room, 0) if self.line_count == 0 else -1
+        room = max(self.settings.tasks_max - self.load - self.reserved, 0)
+        given = self.budget.allowance(min(emits, room), growth)
+        return given if given == (emits, growth) or self.line_count == 0 else None
 
     def _join_line(self, task: Task) -> None:
         task.issued_at = self.retired
         self.line_by_turn[task.turn] = task
         self.line_count += 1
         self.reserved += task.emits_max
+        self.budget.reserved_bytes += reserved_bytes(task)
         if not self._recorded:
             self._retire_order.append(task)
         verdict = task.run.verdicts.get(task.index) if task.run.verdicts else None
         if verdict is None and task.code is None:
             verdict = _unknown(task.address)
+        if verdict is None and not task.stateless and task.address not in self.agents:
+            verdict = self._no_agent()
         if verdict is not None:
             task.outcome = verdict  # it joins the line complete: nothing is executed and nobody waits for it
             self._finish(task)
@@ -336,6 +348,13 @@ class Lane:
             agent.newest = task
         self._notes.issued.append(task)
 
+    def _no_agent(self) -> Failed | None:
+        """What a task for an address without an agent meets if the lane may have no more of them."""
+        agents_max = self.settings.agents_max
+        if len(self.agents) < agents_max:
+            return None
+        return Failed("overflow", f"no new agent: the lane has {agents_max} (agents_max)", (), 0)
+
     # --- retire -----------------------------------------------------------------------------------
 
     def _retire(self, task: Task) -> None:
@@ -345,9 +364,13 @@ class Lane:
         del self.line_by_turn[task.turn]
         self.line_count -= 1
         self.reserved -= task.emits_max
+        self.budget.task_bytes -= issued_bytes(task)
+        self.budget.reserved_bytes -= reserved_bytes(task)
         self.retired += 1
         self.digest = task.turn_digest = self._turn_digest(task, outcome)
+        growth = 0
         if type(outcome) is Done:
+            growth = self._count_growth(task, outcome)
             for index, emit in enumerate(outcome.emits):
                 self._emit(task, index, emit)
         else:
@@ -355,8 +378,18 @@ class Lane:
             self.failed += 1
             self._bury(task, outcome)
         if task.run.kind == ASK:
-            self._reply(task, outcome)
+            self._reply(task, outcome, task.growth_max - growth)
         self._notes.retired.append(task)
+
+    def _count_growth(self, task: Task, done: Done) -> int:
+        """Count the state that a task left; return by how many bytes it grew the lane, its emits included."""
+        if done.state_digest is None:
+            return growth_of(done, 0)
+        agent = self.agents[task.address]
+        growth = growth_of(done, agent.counted_bytes)
+        self.budget.state_bytes += done.state_bytes - agent.counted_bytes
+        agent.counted_bytes = done.state_bytes
+        return growth
 
     def _turn_digest(self, task: Task, outcome: Outcome) -> bytes:
         """H(previous, turn, task and code, outcome, new state, emitted tasks): execution model, part 8."""
@@ -387,42 +420,36 @@ class Lane:
         if emit.kind == TIMER:
             timer = Timer(task.turn, index, task.run.now_ms + emit.delay_ms, task.address, emit)
             self.timers[(task.turn, index)] = timer
+            self.budget.timer_bytes += emit_bytes(emit)
             self._notes.timers.append(timer)
         else:
             self._stamp_one(emit, task.address, task.run.now_ms, (task.turn, index))
 
-    def _reply(self, task: Task, outcome: Outcome) -> None:
-        """Send the outcome of an asked task back to who asked, with the turn that it answers."""
-        asker, asked = task.run.sender, task.run.parent
-        assert asker is not None
+    def _reply(self, task: Task, outcome: Outcome, left: int) -> None:
+        """Send the outcome of an asked task back to who asked, with the turn that it answers, in `left` bytes."""
+        asked = task.run.parent
         assert asked is not None
         emits = len(outcome.emits) if type(outcome) is Done else 0
-        if type(outcome) is Done and len(outcome.result or b"") > PAYLOAD_BYTES_MAX:
-            outcome = Failed("bad_output", f"a result of over {PAYLOAD_BYTES_MAX} bytes cannot be a reply", (), 0)
-        if type(outcome) is Done:
-            answer = Emit(asker, outcome.result or b"", task.run.priority, REPLY, outcome.tensors, 0)
-        else:
-            assert type(outcome) is Failed
-            payload: bytes = _pack((outcome.kind, outcome.message))
-            answer = Emit(asker, payload, task.run.priority, FAILURE, (), 0)
         reply_to = ReplyTo(task.turn, *asked)
-        self._stamp_one(answer, task.address, task.run.now_ms, (task.turn, emits), reply_to)
+        self._stamp_one(reply(task, outcome, left), task.address, task.run.now_ms, (task.turn, emits), reply_to)
 
     def _bury(self, task: Task, failure: Failed) -> None:
         run = task.run
         tensors = run.tensors_of(task.index)
-        self.dead[task.seq] = DeadTask(
-            task.seq, task.turn, task.address, run.priority, task.payload, tensors, run.now_ms, failure, task.attempts
-        )
-        if len(self.dead) > DEAD_TASKS_MAX:
-            self.dead.popitem(last=False)
+        self.dead.keep(
+            DeadTask(
+                task.seq, task.turn, task.address, run.priority, task.payload, tensors, run.now_ms, failure,
+                task.attempts,
+            )
+        )  # fmt: skip
 
     # --- stamp ------------------------------------------------------------------------------------
 
     def _stamp(self, run: Run) -> None:
-        count = len(run.payloads)
-        self.next_turn += count
-        self.waiting_count += count
+        tasks = len(run.payloads)
+        self.next_turn += tasks
+        self.waiting_count += tasks
+        self.budget.task_bytes += run_bytes(run)
         runs = self._waiting.get(run.priority)
         if runs is None:
             runs = self._waiting[run.priority] = deque()
@@ -494,6 +521,15 @@ class Lane:
             if not self._recorded:
                 self._retire_order.append(task)
 
+    def recount(self) -> None:
+        """Count the budget from what was restored: the last step of a restore."""
+        self.budget = self._counted()
+
+    def _counted(self) -> LaneBudget:
+        return count(
+            self.settings.bytes_max, self.waiting_runs(), self.line(), self.timers.values(), self.agents.values()
+        )  # fmt: skip
+
     def move(self, numbering: Numbering, notes: Notes, unfinished: list[Run]) -> None:
         """Belong to another world, in which every task has its turn as its sequence number. `unfinished`: the lane's
         runs that are not through.
@@ -504,7 +540,7 @@ class Lane:
             run.first_seq = run.first_turn
         for task in line:
             task.seq = task.turn
-        self.dead = OrderedDict((dead.turn, dead._replace(seq=dead.turn)) for dead in self.dead.values())
+        self.dead.renumber()
 
     # --- invariants -------------------------------------------------------------------------------
 
@@ -527,6 +563,10 @@ class Lane:
         assert self._levels == sorted(self._levels)
         assert self._levels == sorted(level for level, runs in self._waiting.items() if runs)
         assert self.reserved == sum(task.emits_max for task in line)
+        assert self.budget == self._counted(), f"{self.budget}, counted {self._counted()}"
+        assert self.budget.room_bytes >= 0, f"past its budget: {self.budget}"
+        self.dead.check_invariants()
+        assert len(self.agents) <= self.settings.agents_max
         assert self.paused or self.waiting_count == 0 or self.line_count > 0, "waits with an empty line"
         assert not line or line[0].outcome is None, "the head of the line is complete and not retired"
         assert not self._recorded or all(task.outcome is None for task in line)

@@ -21,7 +21,7 @@ from rota.common.messages import LaneSettings, TaskRun
 from rota.common.shown import told
 from rota.common.work import Code, Done, Emit, Failed, Limits, Outcome, Provenance, TensorRef
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 
 class Kind(IntEnum):
@@ -306,8 +306,8 @@ def _outcome(value: Any) -> Outcome:
     tag, *fields = value
     if tag == 1:
         return Failed._make(fields)
-    result, state_digest, emits, log, fuel, tensors = fields
-    return Done(result, state_digest, tuple([_emit(emit) for emit in emits]), log, fuel, _refs(tensors))
+    result, state_digest, emits, log, fuel, tensors, state_bytes = fields
+    return Done(result, state_digest, tuple([_emit(emit) for emit in emits]), log, fuel, _refs(tensors), state_bytes)
 
 
 def _emit(value: Any) -> Emit:

@@ -28,7 +28,7 @@ from rota.common.targets import is_target
 from rota.common.wire import outcome_fields
 from rota.common.work import MESSAGE_KINDS, TELL, Code, Emit, ReplyTo
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 PART_BYTES: Final = 1 << 20
 _SHOWN_CHARS: Final = 200  # of what an error of another sort says; it may hold a whole value
 
@@ -122,8 +122,8 @@ def _line_row(place: int, task: Task, codes: dict[Code, int]) -> Row:
     outcome = None if task.outcome is None else outcome_fields(task.outcome)
     before = predecessor(task) if task.outcome is None else None
     return (
-        place, task.run.first_seq, task.index, code, task.emits_max, task.issued_at, outcome, task.state_digest,
-        task.provenance, None if before is None else before.turn,
+        place, task.run.first_seq, task.index, code, task.emits_max, task.growth_bytes, task.issued_at, outcome,
+        task.state_digest, task.provenance, None if before is None else before.turn,
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def _agent_row(place: int, agent: Agent) -> Row:
     if newest is not None and newest.outcome is not None:
         newest = predecessor(newest)
     turn = None if newest is None else newest.turn
-    return place, agent.address, agent.state, agent.state_digest, agent.completed, turn
+    return place, agent.address, agent.state, agent.state_digest, agent.completed, agent.counted_bytes, turn
 
 
 # --- encode -------------------------------------------------------------------------------------------------------
@@ -321,11 +321,12 @@ _SHAPES: Final[dict[int, checks.Check]] = {
     ),
     Tag.LINE: checks.record(
         tuple, checks.count, _turn, checks.count, checks.optional(checks.count),
-        checks.integer(0, limits.EMITS_MAX), checks.count, _outcome, _digest, _provenance, checks.optional(_turn),
+        checks.integer(0, limits.EMITS_MAX), checks.integer(0, limits.GROWTH_BYTES_MAX), checks.count, _outcome,
+        _digest, _provenance, checks.optional(_turn),
     ),
     Tag.AGENT: checks.record(
         tuple, checks.count, checks.target, checks.optional(checks.module_or_state), _digest, checks.count,
-        checks.optional(_turn),
+        checks.integer(0, limits.MESSAGE_BYTES_MAX), checks.optional(_turn),
     ),
     Tag.TIMER: checks.record(
         tuple, checks.count, _turn, checks.count, checks.integer(0, 2 * limits.NOW_MS_MAX), checks.target, checks.emit
@@ -369,6 +370,8 @@ class _Loader:
     def finish(self) -> None:
         """See that nothing is missing and that all of it fits together."""
         _want(self._tag == Tag.END, "it has no end")
+        for lane in self._lanes:
+            lane.recount()
         self.world.check_invariants()
 
     # --- one method per tag -----------------------------------------------------------------------------------------
@@ -425,10 +428,10 @@ class _Loader:
         return run
 
     def _line(self, place: int, first_seq: int, index: int, code: int | None, *rest: Any) -> None:
-        emits_max, issued_at, outcome, state_digest, provenance, before = rest
+        emits_max, growth_bytes, issued_at, outcome, state_digest, provenance, before = rest
         run = self._runs[first_seq]
         _want(index < run.issued and run.lane == self._lanes[place].name, "a task in line that was not issued there")
-        task = Task(run, index, None if code is None else self._codes[code], emits_max)
+        task = Task(run, index, None if code is None else self._codes[code], emits_max, growth_bytes)
         task.issued_at, task.outcome, task.state_digest, task.provenance = issued_at, outcome, state_digest, provenance
         task.before = None if before is None else self._lines[place][before]
         self._lines[place][task.turn] = task
@@ -447,14 +450,14 @@ class _Loader:
         lane = self._lanes[place]
         _want(address not in lane.agents, "an agent twice")
         agent = lane.agents[address] = Agent(address)
-        agent.state, agent.state_digest, agent.completed, newest = rest
+        agent.state, agent.state_digest, agent.completed, agent.counted_bytes, newest = rest
         agent.newest = None if newest is None else lane.line_by_turn[newest]
 
     def _timer(self, place: int, turn: int, index: int, due_ms: int, sender: str, emit: Emit) -> None:
         self._lanes[place].timers[(turn, index)] = Timer(turn, index, due_ms, sender, emit)
 
     def _dead(self, place: int, seq: int, *rest: Any) -> None:
-        self._lanes[place].dead[seq] = DeadTask._make([seq, *rest, 0])
+        self._lanes[place].dead.keep(DeadTask._make([seq, *rest, 0]))
 
     def _result(self, first_seq: int, index: int, outcome: Any, provenance: Any) -> None:
         if outcome is None:
@@ -463,7 +466,7 @@ class _Loader:
         else:
             run = self._runs[first_seq]
             _want(index < run.issued, "a result of a task that was not issued")
-            task = Task(run, index, None, 0)
+            task = Task(run, index, None, 0, 0)
             task.outcome, task.provenance = outcome, provenance
         self.world.results.keep(task)
 

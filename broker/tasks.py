@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from rota.common.budget import growth_max
 from rota.common.targets import code_name
 from rota.common.work import FUNCTION, MODEL, Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef
 
@@ -98,6 +99,7 @@ class Task:
         "before",
         "code",
         "emits_max",
+        "growth_bytes",
         "index",
         "issued_at",
         "outcome",
@@ -111,7 +113,7 @@ class Task:
         "turn_digest",
     )
 
-    def __init__(self, run: Run, index: int, code: Code | None, emits_max: int) -> None:
+    def __init__(self, run: Run, index: int, code: Code | None, emits_max: int, growth_bytes: int) -> None:
         self.run = run
         self.index = index
         self.seq = run.first_seq + index
@@ -121,6 +123,7 @@ class Task:
         # Functions and models keep no state, so their order cannot be seen and they run side by side.
         self.stateless = code is not None and code.kind in _STATELESS
         self.emits_max = emits_max  # how many tasks it may emit, bound at issue
+        self.growth_bytes = growth_bytes  # by how many bytes it may grow the lane, bound at issue (budget.py)
         self.issued_at: int | None = None  # how many tasks the lane had retired when it joined the line
         self.outcome: Outcome | None = None
         self.state_digest: bytes | None = None  # of its agent, after it
@@ -135,10 +138,15 @@ class Task:
     def payload(self) -> bytes:
         return self.run.payloads[self.index]
 
+    @property
+    def growth_max(self) -> int:
+        """By how many bytes it may grow its lane in all."""
+        return growth_max(self.growth_bytes, self.run.kind, self.payload, self.run.tensors_of(self.index))
+
 
 def caught_task(run: Run, index: int, failure: Failed) -> Task:
     """A task that was caught while it waited, as those are told who wait for its outcome."""
-    task = Task(run, index, None, 0)
+    task = Task(run, index, None, 0, 0)
     task.outcome = failure
     return task
 
@@ -170,7 +178,7 @@ class Trouble:
 class Agent:
     """An agent's private state as its last completed task left it."""
 
-    __slots__ = ("address", "completed", "newest", "state", "state_digest")
+    __slots__ = ("address", "completed", "counted_bytes", "newest", "state", "state_digest")
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -178,6 +186,7 @@ class Agent:
         self.state_digest: bytes | None = None
         self.newest: Task | None = None  # its last issued task that has not completed
         self.completed = 0
+        self.counted_bytes = 0  # the size of the state that its last retired task left: what the lane's budget counts
 
 
 class Timer(NamedTuple):

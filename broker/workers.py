@@ -16,6 +16,7 @@ from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.verdicts import LOST
 from rota.common import messages
+from rota.common.budget import growth_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
@@ -223,19 +224,27 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
     if answered > len(tasks) or (answered == len(tasks)) != (result.stopped is None):
         raise ProtocolError(f"{queue.address}: {answered} outcomes for {len(tasks)} tasks, stopped: {result.stopped}")
     left: bytes | None = None
+    state = None if queue.stateless else queue.lane.agents[queue.address].state
+    held = 0 if state is None else len(state)
     for task, outcome in zip(tasks, result.outcomes, strict=False):
         if type(outcome) is Failed:
             if outcome.kind in RECORDED_FAILURES:
                 raise ProtocolError(f"{queue.address}: a worker cannot decide {outcome.kind!r}")
             continue
         assert type(outcome) is Done
-        left = outcome.state_digest or left
+        growth = growth_of(outcome, held)
+        if outcome.state_digest is not None:
+            left, held = outcome.state_digest, outcome.state_bytes
         if len(outcome.emits) > task.emits_max:
             raise ProtocolError(f"{queue.address}: {len(outcome.emits)} emits, {task.emits_max} allowed")
+        if growth > task.growth_max:
+            raise ProtocolError(f"{queue.address}: it grows its lane by {growth} bytes, {task.growth_max} allowed")
     if queue.stateless and left is not None:
         raise ProtocolError(f"{queue.address}: state from a target that keeps none")
     if (None if result.state is None else digest(result.state)) != left:
         raise ProtocolError(f"{queue.address}: the state does not match the digest of its last change")
+    if result.state is not None and len(result.state) != held:
+        raise ProtocolError(f"{queue.address}: a state of {len(result.state)} bytes that is said to have {held}")
 
 
 def _compare_late(broker: BrokerState, message: messages.Completed) -> None:

@@ -206,6 +206,7 @@ limits_of_code = record(
     integer(0, limits.MESSAGE_BYTES_MAX // 2),
     integer(0, limits.MESSAGE_BYTES_MAX // 2),
     integer(0, limits.PAYLOAD_BYTES_MAX),
+    integer(0, limits.GROWTH_BYTES_MAX),
 )
 code = record(
     work.Code._make,
@@ -222,6 +223,8 @@ settings = record(
     integer(1, 1 << 32),
     integer(1, 1 << 32),
     optional(digest),
+    integer(1, limits.LANE_BYTES_MAX),
+    integer(1, limits.LANE_AGENTS_MAX),
 )
 provenance = record(work.Provenance._make, one_of(work.BITWISE, work.RECORDED), text(64), digest)
 log = array(text(limits.PAYLOAD_BYTES_MAX), limits.LOG_LINES_MAX)
@@ -231,7 +234,7 @@ emit = record(
 )  # fmt: skip
 done = record(
     work.Done._make, optional(module_or_state), optional(digest), array(emit, limits.EMITS_MAX), log, fuel,
-    tensors
+    tensors, integer(0, limits.MESSAGE_BYTES_MAX)
 )  # fmt: skip
 failed = record(
     work.Failed._make, one_of(*work.FAILURE_KINDS), text(limits.MESSAGE_CHARS_MAX), log, fuel
@@ -240,8 +243,8 @@ failed = record(
 
 def check_outcome(value: Any) -> work.Outcome:
     """Return the outcome in `[0, ...Done]` or `[1, ...Failed]`; raises ValueError if it is neither."""
-    if type(value) is list and len(value) == 7 and _is_plain_done(value):
-        plain: work.Done = _new_tuple(work.Done, (value[1], value[2], (), (), value[5], ()))
+    if type(value) is list and len(value) == 8 and _is_plain_done(value):
+        plain: work.Done = _new_tuple(work.Done, (value[1], value[2], (), (), value[5], (), value[7]))
         return plain
     if type(value) is not list or not value or value[0] not in (0, 1):
         raise ValueError(f"wants an outcome, got {_short(value)}")
@@ -251,7 +254,7 @@ def check_outcome(value: Any) -> work.Outcome:
 
 def _is_plain_done(value: list[Any]) -> bool:
     """A result with nothing beside it: most outcomes are that, and this is a tenth of the work of the full check."""
-    tag, result, state_digest, emits, log, fuel, tensors = value
+    tag, result, state_digest, emits, log, fuel, tensors, state_bytes = value
     return (
         type(tag) is int
         and tag == 0
@@ -259,8 +262,9 @@ def _is_plain_done(value: list[Any]) -> bool:
         and (state_digest is None or (type(state_digest) is bytes and len(state_digest) == 32))
         and not (emits or log or tensors)
         and type(emits) is type(log) is type(tensors) is list
-        and type(fuel) is int
+        and type(fuel) is type(state_bytes) is int
         and 0 <= fuel <= limits.FUEL_MAX
+        and 0 <= state_bytes <= limits.MESSAGE_BYTES_MAX
     )
 
 
@@ -271,6 +275,7 @@ _any_segment = record(
     now,
     optional(record(work.ReplyTo._make, count, count, count)),
     integer(0, limits.EMITS_MAX),
+    integer(0, limits.GROWTH_BYTES_MAX),
     array(count, limits.RUN_TASKS_MAX),
     payloads,
     optional(array(tensors, limits.RUN_TASKS_MAX)),
@@ -279,20 +284,22 @@ _any_segment = record(
 
 def segment(value: Any) -> messages.Segment:
     """Return a segment; the common one, whose tasks came from outside, by a short way."""
-    if type(value) is list and len(value) == 8 and value[1] is value[3] is value[7] is None:
-        kind, _, now_ms, _, emits_max, turns, data, _ = value
+    if type(value) is list and len(value) == 9 and value[1] is value[3] is value[8] is None:
+        kind, _, now_ms, _, emits_max, growth, turns, data, _ = value
         if (
             kind == work.TELL
             and type(now_ms) is int
             and 0 <= now_ms <= limits.NOW_MS_MAX
             and type(emits_max) is int
             and 0 <= emits_max <= limits.EMITS_MAX
+            and type(growth) is int
+            and 0 <= growth <= limits.GROWTH_BYTES_MAX
             and type(turns) is list
             and len(turns) == 1
             and type(turns[0]) is int
             and 0 <= turns[0] <= limits.NOW_MS_MAX
         ):
-            return messages.Segment(kind, None, now_ms, None, emits_max, tuple(turns), payloads(data), None)
+            return messages.Segment(kind, None, now_ms, None, emits_max, growth, tuple(turns), payloads(data), None)
     whole: messages.Segment = _any_segment(value)
     return whole
 

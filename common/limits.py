@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 # --- the wire -------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MESSAGE_BYTES_MAX: Final = 64 << 20  # one frame; a module is the largest thing that travels inline
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # one task's payload; larger data goes by tensor reference
 INLINE_BYTES_MAX: Final = 64 << 10  # tensors up to this travel inline; about where a file costs less than the copies
@@ -33,16 +33,23 @@ FUEL_MAX: Final = (1 << 62) - 1
 MEMORY_BYTES_MAX: Final = 4 << 30  # 32-bit memories end there
 TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 EMITS_MAX: Final = 4_096  # per task, whatever a deploy says
+GROWTH_BYTES_DEFAULT: Final = 128 << 10  # a full window of them is half of a lane's budget
+GROWTH_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 
 # --- lanes ----------------------------------------------------------------------------------------
 WINDOW_TASKS_DEFAULT: Final = 1_024
 WINDOW_TASKS_MAX: Final = 65_536
 LANE_TASKS_DEFAULT: Final = 1_000_000  # stamped and unretired tasks: the bound behind Busy and `overflow`
+LANE_BYTES_DEFAULT: Final = 256 << 20  # of tasks, timers and states; what a full window may grow is half of it
+LANE_BYTES_MAX: Final = 1 << 40
+LANE_AGENTS_DEFAULT: Final = 100_000  # an agent is never forgotten
+LANE_AGENTS_MAX: Final = 1 << 32
 STARVATION_PASSES_DEFAULT: Final = 64  # a waiting priority level is served after so many issues from higher levels
 LANES_MAX: Final = 1_024
 PENDING_DEPLOYS_MAX: Final = 64  # deploys that wait for a worker to look at them; the oldest is refused first
 DEPLOYS_MAX: Final = 4_096  # names per lane
 DEAD_TASKS_MAX: Final = 10_000  # dead letters kept per lane; the oldest is dropped first
+DEAD_SHARE: Final = 8  # and beside the budget of their lane this part of it, in bytes
 
 # --- results and producers ------------------------------------------------------------------------
 RESULTS_KEPT_MAX: Final = 200_000  # results kept for a later ask, per broker

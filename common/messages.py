@@ -42,6 +42,8 @@ class LaneSettings(NamedTuple):
     tasks_max: int = limits.LANE_TASKS_DEFAULT
     starvation_passes: int = limits.STARVATION_PASSES_DEFAULT
     seed: bytes | None = None  # None: the digest of the lane's name
+    bytes_max: int = limits.LANE_BYTES_DEFAULT  # of tasks, timers and states
+    agents_max: int = limits.LANE_AGENTS_DEFAULT
 
 
 class Segment(NamedTuple):
@@ -52,6 +54,7 @@ class Segment(NamedTuple):
     now_ms: int
     reply_to: ReplyTo | None
     emits_max: int
+    growth_bytes: int
     turns: tuple[int, ...]
     payloads: tuple[bytes, ...]
     tensors: tuple[tuple[TensorRef, ...], ...] | None

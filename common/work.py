@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, Union
 
+from rota.common.limits import GROWTH_BYTES_DEFAULT
+
 # --- failure kinds (execution model, part 4) ------------------------------------------------------
 
 DERIVED_FAILURES: Final = (
@@ -23,7 +25,7 @@ DERIVED_FAILURES: Final = (
     "unknown_agent",  # its name was not deployed in the lane when the task was issued
     "unknown_model",  # the model was not deployed in the lane when the task was issued
     "bad_input",  # the payload is not what the target can take
-    "overflow",  # it emitted past the lane's bound
+    "overflow",  # it grew past what its lane has room for: by emits, by state, by one more agent
 )
 RECORDED_FAILURES: Final = (
     "timeout",  # it ran longer than the wall clock allows
@@ -63,6 +65,7 @@ class Limits(NamedTuple):
     result_bytes: int = 1 << 20
     state_bytes: int = 1 << 20
     log_bytes: int = 16 << 10
+    growth_bytes: int = GROWTH_BYTES_DEFAULT  # see budget.py
 
 
 class Code(NamedTuple):
@@ -97,7 +100,9 @@ class ReplyTo(NamedTuple):
 
 
 class TaskInput(NamedTuple):
-    """One task as its target sees it, and how many tasks it may emit (bound at issue)."""
+    """One task as its target sees it, how many tasks it may emit, and by how many bytes it may grow its lane (bound at
+    issue; see `budget.growth_max`).
+    """
 
     turn: int
     kind: str
@@ -107,6 +112,7 @@ class TaskInput(NamedTuple):
     reply_to: ReplyTo | None
     tensors: tuple[TensorRef, ...]
     emits_max: int
+    growth_bytes: int
 
 
 class Fold(NamedTuple):
@@ -133,7 +139,9 @@ class Emit(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The task succeeded. `state_digest` is None where the task left the state as it was."""
+    """The task succeeded. `state_digest` is None where the task left the state as it was. `state_bytes` is the size of
+    the new state, 0 where there is none.
+    """
 
     result: bytes | None
     state_digest: bytes | None
@@ -141,6 +149,7 @@ class Done(NamedTuple):
     log: tuple[str, ...]
     fuel: int
     tensors: tuple[TensorRef, ...]
+    state_bytes: int = 0
 
 
 class Failed(NamedTuple):

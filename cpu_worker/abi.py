@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgpack
 
+from rota.common.budget import growth_max, growth_of
 from rota.common.digests import digest, entropy
 from rota.common.limits import (
     DELAY_MS_MAX,
@@ -87,7 +88,7 @@ class _BadOutput(Exception):
 
 
 class _Overflow(Exception):
-    """The output has more emits than the task may make."""
+    """The output has more emits than the task may make, or grows its lane by more bytes."""
 
 
 def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_seed: bytes) -> bytes:
@@ -111,30 +112,53 @@ def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_see
 
 
 def decode_output(
-    data: bytes, *, address: str, task: TaskInput, limits: Limits, fuel: int
+    data: bytes, *, address: str, state: bytes | None, task: TaskInput, limits: Limits, fuel: int
 ) -> tuple[Outcome, bytes | None]:
-    """Return the outcome of what a guest returned, and the new state (None: unchanged)."""
+    """Return the outcome of what a guest returned, and the new state (None: unchanged). `state`: what it was given."""
     log: tuple[str, ...] = ()
+    held = 0 if state is None else len(state)
     try:
         fields = _unpack(data)
         if len(fields) == len(DONE_FIELDS) and fields[4] == fields[5] == fields[6] == []:
             # Neither emits nor log nor tensors: most outputs are that.
-            state, result = _state(fields[2], limits.state_bytes), _result(fields[3], limits.result_bytes)
-            return Done(result, None if state is None else digest(state), (), (), fuel, ()), state
+            new, result = _state(fields[2], limits.state_bytes), _result(fields[3], limits.result_bytes)
+            return _done(task, held, new, result, (), (), fuel, ()), new
         if fields[1] == STATUS_ERROR:
             log = _log(fields, 4, limits.log_bytes)
             return Failed("error", _error_message(fields), log, fuel), None
         log = _log(fields, 5, limits.log_bytes)
-        state = _state(fields[2], limits.state_bytes)
+        new = _state(fields[2], limits.state_bytes)
         result = _result(fields[3], limits.result_bytes)
         emits = _emits(fields[4], address, task, limits) if len(fields) > 4 else ()
         tensors = _tensors(fields[6], "tensors", task.tensors) if len(fields) > 6 else ()
+        return _done(task, held, new, result, emits, log, fuel, tensors), new
     except _BadOutput as error:
         return Failed("bad_output", str(error)[:MESSAGE_CHARS_MAX], log, fuel), None
     except _Overflow as error:
         return Failed("overflow", str(error), log, fuel), None
-    state_digest = None if state is None else digest(state)
-    return Done(result, state_digest, emits, log, fuel, tensors), state
+
+
+def _done(
+    task: TaskInput,
+    held: int,
+    state: bytes | None,
+    result: bytes | None,
+    emits: tuple[Emit, ...],
+    log: tuple[str, ...],
+    fuel: int,
+    tensors: tuple[TensorRef, ...],
+) -> Done:
+    """Return the outcome, if the task's lane has room for it. `held`: the size of the state before."""
+    if state is None:
+        done = Done(result, None, emits, log, fuel, tensors)
+        if not emits:
+            return done
+    else:
+        done = Done(result, digest(state), emits, log, fuel, tensors, len(state))
+    growth, most = growth_of(done, held), growth_max(task.growth_bytes, task.kind, task.payload, task.tensors)
+    if growth > most:
+        raise _Overflow(f"emits and state: {growth} bytes more than before, at most {most} (growth_bytes)")
+    return done
 
 
 def _unpack(data: bytes) -> list[Any]:

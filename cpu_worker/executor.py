@@ -102,7 +102,12 @@ class WasmExecutor:
         data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)
         answer = self._sandbox.call(data, task.tensors)
         return abi.decode_output(
-            answer, address=fold.address, task=task, limits=fold.code.limits, fuel=self._sandbox.fuel_used
+            answer,
+            address=fold.address,
+            state=state,
+            task=task,
+            limits=fold.code.limits,
+            fuel=self._sandbox.fuel_used,
         )
 
     def _run_function(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:

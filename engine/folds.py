@@ -64,7 +64,7 @@ def task_input(task: Task) -> TaskInput:
     run = task.run
     return TaskInput(
         task.turn, run.kind, run.sender, task.payload, run.now_ms, run.reply_to, run.tensors_of(task.index),
-        task.emits_max
+        task.emits_max, task.growth_bytes,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ class LimitChanges(TypedDict, total=False):
     result_bytes: int
     state_bytes: int
     log_bytes: int
+    growth_bytes: int
 
 
 def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:

@@ -105,10 +105,10 @@ def decode_request(data: bytes) -> Request:
 
 
 def _task(fields: Sequence[Any]) -> TaskInput:
-    turn, kind, sender, payload, now_ms, reply_to, tensors, emits_max = fields
+    turn, kind, sender, payload, now_ms, reply_to, tensors, emits_max, growth = fields
     answered = None if reply_to is None else ReplyTo._make(reply_to)
     refs = tuple([checks.ref(_listed(ref)) for ref in tensors])
-    return TaskInput(turn, kind, sender, payload, now_ms, answered, refs, emits_max)
+    return TaskInput(turn, kind, sender, payload, now_ms, answered, refs, emits_max, growth)
 
 
 def _listed(value: Any) -> Any:

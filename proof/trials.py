@@ -122,4 +122,4 @@ def effect_of(outcome: Outcome | None) -> Effect:
 
 def _as(place: TaskInput, message: TaskInput) -> TaskInput:
     """Return a message as it would have come at another turn."""
-    return message._replace(turn=place.turn, emits_max=place.emits_max)
+    return message._replace(turn=place.turn, emits_max=place.emits_max, growth_bytes=place.growth_bytes)

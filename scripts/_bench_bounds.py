@@ -88,7 +88,7 @@ class Sandbox:
         code = Code(digest(data), kind, reuse)
         (self._modules / f"{code.digest.hex()}.wasm").write_bytes(data)
         self._executor.prepare(code, "bench")
-        inputs = [TaskInput(turn, TELL, None, payload, NOW_MS, None, (), 0) for turn in range(1, FOLD_TASKS + 1)]
+        inputs = [TaskInput(turn, TELL, None, payload, NOW_MS, None, (), 0, 0) for turn in range(1, FOLD_TASKS + 1)]
         fold = Fold(bytes(32), code, "bench/0" if kind == AGENT else "bench", None, tuple(inputs))
         result = self._executor.run(fold)
         assert all(type(outcome) is Done and outcome.result == payload for outcome in result.outcomes), result

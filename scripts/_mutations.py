@@ -109,8 +109,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "allowance-not-reserved", "room for what the line may emit is kept free", "broker/lane.py",
-        "room = self.settings.tasks_max - self.load - self.reserved", "room = self.settings.tasks_max - self.load",
-        _LANE,
+        "self.settings.tasks_max - self.load - self.reserved", "self.settings.tasks_max - self.load", _LANE,
     ),
     Mutation(
         "cancelled-task-runs", "a task that was caught while it waited is not executed", "broker/lane.py",

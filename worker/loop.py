@@ -362,12 +362,12 @@ def folds_of(order: Assign) -> list[Fold]:
     folds = []
     for code, address, state, segments in order.folds:
         tasks: list[TaskInput] = []
-        for kind, sender, now_ms, reply_to, emits_max, turns, payloads, tensors in segments:
+        for kind, sender, now_ms, reply_to, emits_max, growth, turns, payloads, tensors in segments:
             references = tensors if tensors is not None else ((),) * len(turns)
             if not len(turns) == len(payloads) == len(references):
                 raise ProtocolError(f"a segment for {address} has {len(turns)} turns and {len(payloads)} payloads")
             for turn, payload, own in zip(turns, payloads, references, strict=True):
-                tasks.append(TaskInput(turn, kind, sender, payload, now_ms, reply_to, own, emits_max))
+                tasks.append(TaskInput(turn, kind, sender, payload, now_ms, reply_to, own, emits_max, growth))
         if code >= len(order.codes):
             raise ProtocolError(f"a fold for {address} names code {code} of {len(order.codes)}")
         folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks)))

@@ -211,7 +211,7 @@ def damage(path: Path, *statements: str) -> None:
         ("UPDATE head SET first = 9", "its records begin with 9, and no record names a snapshot of 8"),
         ("DELETE FROM head", "it has no head"),
         ("DROP TABLE records", "no such table"),
-        ("PRAGMA user_version = 1", "format version 1; this rota reads version 2"),
+        ("PRAGMA user_version = 1", "format version 1; this rota reads version 3"),
         ("PRAGMA application_id = 7", "not one of rota's"),
     ],
 )
@@ -259,7 +259,7 @@ def make_foreign(path: Path) -> None:
 
 
 def make_foreign_without_tables(path: Path) -> None:
-    damage(path, "PRAGMA user_version = 3")
+    damage(path, "PRAGMA user_version = 4")
 
 
 def make_foreign_with_wal(path: Path) -> None:

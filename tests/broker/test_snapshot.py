@@ -15,7 +15,7 @@ from chaos import Chaos, deploy_all
 from core_kit import Broker, fold_journal, inputs_of, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import MODEL_CODE, program
+from scripted import MODEL_CODE, code, program
 
 from rota.broker import records, snapshot
 from rota.broker.world import World
@@ -172,7 +172,7 @@ def test_large_worlds_come_in_parts_of_one_size(make_broker: Any) -> None:
     """
     broker = make_broker()
     alice = broker.producer()
-    alice.deploy("counter")
+    alice.deploy("counter", code("counter", growth_bytes=4 * snapshot.PART_BYTES))
     broker.worker()
     alice.submit("counter/a", program(["add", 1], ["grow", 3 * snapshot.PART_BYTES]))
     broker.run()
@@ -277,7 +277,7 @@ def test_the_short_way_of_a_result_takes_what_the_long_one_takes(data: st.DataOb
     """Goal: results, of which there are most, are checked as strictly as all else. Method: a field of a good one is
     replaced; both ways return the same, or both refuse.
     """
-    good = [0, 5, 7, "counter/a", 0, "tell", None, 9, None, None, b"x", None, [0, b"r", None, [], [], 1, []], None]
+    good = [0, 5, 7, "counter/a", 0, "tell", None, 9, None, None, b"x", None, [0, b"r", None, [], [], 1, [], 0], None]
     value = list(good)
     value[data.draw(st.integers(0, len(good) - 1))] = data.draw(PLAIN | st.integers(-9, 9) | st.just("counter/b"))
     assert _taken(snapshot._single, value) == _taken(snapshot._any_single, value)

@@ -300,7 +300,7 @@ def test_a_suspect_runs_alone_on_an_idle_worker(broker: Broker) -> None:
 
 
 def done(**changes: Any) -> Done:
-    return Done(b"[1]", digest(b"1"), (), (), 1, ())._replace(**changes)
+    return Done(b"[1]", digest(b"1"), (), (), 1, (), 1)._replace(**changes)
 
 
 TELL = Emit("counter/b", b"[]", 0, "tell", (), 0)

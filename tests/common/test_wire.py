@@ -84,11 +84,11 @@ def packed(*fields: Any, version: int = limits.PROTOCOL_VERSION) -> bytes:
 
 
 def test_another_version_is_named() -> None:
-    """Goal: who speaks another version learns both, and its request number is still known. Method: version 2."""
-    frame = packed(wire.Tag.HELLO, 7, "alice", version=2)
+    """Goal: who speaks another version learns both, and its request number is still known. Method: version 3."""
+    frame = packed(wire.Tag.HELLO, 7, "alice", version=3)
     with pytest.raises(VersionMismatch) as caught:
         wire.decode(frame)
-    assert (caught.value.fields["theirs"], caught.value.fields["ours"]) == (2, limits.PROTOCOL_VERSION)
+    assert (caught.value.fields["theirs"], caught.value.fields["ours"]) == (3, limits.PROTOCOL_VERSION)
     assert wire.request_number(frame) == 7
 
 

@@ -158,7 +158,7 @@ def guests() -> dict[str, str]:
 def make_task(payload: bytes = b"", **fields: Any) -> TaskInput:
     values: dict[str, Any] = {
         "turn": 1, "kind": "tell", "sender": None, "payload": payload, "now_ms": 1_700_000_000_000, "reply_to": None,
-        "tensors": (), "emits_max": 64,
+        "tensors": (), "emits_max": 64, "growth_bytes": 128 << 10,
     }  # fmt: skip
     return TaskInput(**{**values, **fields})
 

@@ -23,12 +23,14 @@ from rota.common.work import Done, Emit, Failed, Limits, Outcome, TaskInput, Ten
 from rota.cpu_worker import abi
 
 REFS = (TensorRef(b"a" * 32, "float32", (2,)), TensorRef(b"b" * 32, "uint8", (3, 4)))
-TASK = TaskInput(1, "tell", None, b"", 0, None, REFS, 3)
+TASK = TaskInput(1, "tell", None, b"", 0, None, REFS, 3, 4_000)
 LIMITS = Limits(emits_max=8, result_bytes=4, state_bytes=5, log_bytes=10)
 
 
 def decode(value: Any, task: TaskInput = TASK, limits: Limits = LIMITS) -> tuple[Outcome, bytes | None]:
-    return abi.decode_output(msgpack.packb(value), address="counter/alice", task=task, limits=limits, fuel=9)
+    return abi.decode_output(
+        msgpack.packb(value), address="counter/alice", state=None, task=task, limits=limits, fuel=9
+    )
 
 
 def failure(value: Any) -> tuple[str, str]:
@@ -73,6 +75,7 @@ def test_full_output() -> None:
         ("hello",),
         9,
         (REFS[0],),
+        5,
     )
 
 
@@ -184,7 +187,7 @@ def test_log_of_a_bad_output_is_kept() -> None:
 )
 def test_bytes_that_are_no_message(data: bytes) -> None:
     """Goal: truncated, trailing, invalid, deep or undecodable bytes are `bad_output`. Method: one of each."""
-    outcome, state = abi.decode_output(data, address="a/b", task=TASK, limits=LIMITS, fuel=1)
+    outcome, state = abi.decode_output(data, address="a/b", state=None, task=TASK, limits=LIMITS, fuel=1)
     assert isinstance(outcome, Failed)
     assert (outcome.kind, state) == ("bad_output", None)
 
@@ -196,7 +199,7 @@ def test_any_bytes_become_an_outcome(data: bytes) -> None:
     Method: arbitrary bytes, whole and as the fields of a well-formed start.
     """
     for candidate in (data, b"\x97\x01\x00" + data, b"\x95\x01\x01" + data):
-        outcome, _ = abi.decode_output(candidate, address="a/b", task=TASK, limits=LIMITS, fuel=1)
+        outcome, _ = abi.decode_output(candidate, address="a/b", state=None, task=TASK, limits=LIMITS, fuel=1)
         assert isinstance(outcome, Done | Failed)
 
 

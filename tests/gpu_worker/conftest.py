@@ -100,7 +100,7 @@ def tensor(array: Any) -> Tensor:
 
 
 def task(payload: bytes, tensors: tuple[TensorRef, ...] = ()) -> TaskInput:
-    return TaskInput(1, "tell", None, payload, 0, None, tensors, 0)
+    return TaskInput(1, "tell", None, payload, 0, None, tensors, 0, 0)
 
 
 def call(**inputs: Any) -> TaskInput:

@@ -419,7 +419,9 @@ def compute_folds(order: Assign) -> list[FoldResult]:
 
 def inputs_of(assigned: messages.FoldAssignment) -> list[TaskInput]:
     return [
-        TaskInput(turn, part.kind, part.sender, payload, part.now_ms, part.reply_to, (), part.emits_max)
+        TaskInput(
+            turn, part.kind, part.sender, payload, part.now_ms, part.reply_to, (), part.emits_max, part.growth_bytes
+        )
         for part in assigned.segments
         for turn, payload in zip(part.turns, part.payloads, strict=True)
     ]
@@ -455,13 +457,16 @@ def _picture_lane(lane: Lane) -> dict[str, Any]:
         "load",
         "waiting_count",
         "timers",
+        "reserved",
+        "budget",
     )
     return {
         **{name: getattr(lane, name) for name in plain},
         "waiting": [(run.first_seq, run.first_turn, run.issued, run.verdicts or None) for run in lane.waiting_runs()],
         "line": [_picture_task(task) for task in lane.line()],
         "agents": {
-            name: (agent.state, agent.state_digest, agent.completed) for name, agent in sorted(lane.agents.items())
+            name: (agent.state, agent.state_digest, agent.completed, agent.counted_bytes)
+            for name, agent in sorted(lane.agents.items())
         },
         # How often a task was handed out is known to the broker that did it, not to its journal.
         "dead": [dead._replace(attempts=0) for dead in lane.dead.values()],
@@ -469,7 +474,7 @@ def _picture_lane(lane: Lane) -> dict[str, Any]:
 
 
 def _picture_task(task: Task) -> tuple[Any, ...]:
-    return (task.seq, task.turn, task.address, task.code, task.emits_max, task.outcome)
+    return (task.seq, task.turn, task.address, task.code, task.emits_max, task.growth_bytes, task.outcome)
 
 
 __all__ = ["Accepted", "Broker", "Producer", "Refused", "SimWorker", "compute_folds", "fold_journal", "picture"]

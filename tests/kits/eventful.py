@@ -86,7 +86,17 @@ class RealWorker:
         for assigned in order.folds:
             tasks = tuple(
                 [
-                    TaskInput(turn, part.kind, part.sender, payload, part.now_ms, part.reply_to, (), part.emits_max)
+                    TaskInput(
+                        turn,
+                        part.kind,
+                        part.sender,
+                        payload,
+                        part.now_ms,
+                        part.reply_to,
+                        (),
+                        part.emits_max,
+                        part.growth_bytes,
+                    )
                     for part in assigned.segments
                     for turn, payload in zip(part.turns, part.payloads, strict=True)
                 ]

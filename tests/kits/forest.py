@@ -86,7 +86,15 @@ class WasmReference(reference.Reference):
         seed = self.opened.settings.seed
         assert seed is not None
         seen = TaskInput(
-            task.turn, task.kind, task.sender, task.payload, task.now_ms, task.reply_to, (), task.emits_max
+            task.turn,
+            task.kind,
+            task.sender,
+            task.payload,
+            task.now_ms,
+            task.reply_to,
+            (),
+            task.emits_max,
+            task.growth_bytes,
         )
         result = self.executor.run(Fold(seed, code, task.target, self.states.get(task.target), (seen,)))
         if result.state is not None:

@@ -17,6 +17,7 @@ from blake3 import blake3
 from rota.broker import records
 from rota.common.work import Code, Done, Emit, Failed, Outcome, ReplyTo, TaskInput
 
+TASK_BYTES, FAILURE_FREE = 256, 288  # what a task counts beside its payload, and what of a failure is free
 UNPLACED = (records.Epoch, records.Completed, records.Mark, records.Diverged)
 
 
@@ -34,9 +35,21 @@ class Stamped:
     asked_by: tuple[int, int] | None  # the turn that emitted it, and its place among the emits there
     reply_to: ReplyTo | None
     caught: Failed | None = None
-    code: Code | None = None  # this and the next: bound at issue
+    code: Code | None = None  # this and the next two: bound at issue
     emits_max: int = 0
+    growth_bytes: int = 0
     outcome: Outcome | None = None
+
+
+def weight(payload: bytes, kind: str) -> int:
+    """What the content of a message counts against its lane's budget."""
+    return len(payload) if kind != "failure" else max(0, len(payload) - FAILURE_FREE)
+
+
+def _dead_bytes(task: Stamped) -> int:
+    assert isinstance(task.outcome, Failed)
+    said = [task.outcome.message, *task.outcome.log]
+    return TASK_BYTES + len(task.payload) + sum(len(text.encode()) for text in said)
 
 
 @dataclass
@@ -54,6 +67,7 @@ class Reference:
     dead: dict[int, Stamped] = field(default_factory=dict)
     timers: dict[tuple[int, int], tuple[str, Emit]] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
+    agents: dict[str, None] = field(default_factory=dict)
     passes: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,13 +128,14 @@ class Reference:
         while self.waiting and not self.paused and len(self.line) < self.window:
             task = self._next()
             task.code = self.deploys.get(task.target.split("/")[0])
-            emits_max = self._allowance(task.code)
-            if emits_max is None:
+            allowance = self._allowance(task)
+            if allowance is None:
                 return
-            task.emits_max = emits_max
+            task.emits_max, task.growth_bytes = allowance
             self._count_passes(task.priority)
             self.waiting.remove(task)
             self.line.append(task)
+            self._meet_agent(task)
 
     def _next(self) -> Stamped:
         """The lowest turn of the highest level; before it, of all levels that starve, the one with the lowest turn."""
@@ -142,15 +157,37 @@ class Reference:
         if sum(task.priority == served for task in self.waiting) == 1:
             del self.passes[served]
 
-    def _allowance(self, code: Code | None) -> int | None:
-        """How many tasks may be emitted without ever passing the lane's bound; None: wait for room."""
-        if code is None or code.kind != "agent":
-            return 0
-        promised = sum(task.emits_max for task in self.line)
-        room = self.opened.settings.tasks_max - len(self.waiting) - len(self.line) - len(self.timers) - promised
-        if room >= code.limits.emits_max:
-            return code.limits.emits_max
-        return None if self.line else max(room, 0)
+    def _allowance(self, task: Stamped) -> tuple[int, int] | None:
+        """How many tasks may be emitted, and how many bytes added, without ever passing the lane's bounds; None: wait
+        for room.
+        """
+        emits = growth = 0
+        if task.code is not None and task.code.kind == "agent":
+            emits = task.code.limits.emits_max
+        if task.code is not None and (task.code.kind == "agent" or task.kind == "ask"):
+            growth = task.code.limits.growth_bytes
+        settings = self.opened.settings
+        promised = sum(other.emits_max for other in self.line)
+        room = max(settings.tasks_max - len(self.waiting) - len(self.line) - len(self.timers) - promised, 0)
+        there = [(other.payload, other.kind) for other in [*self.waiting, *self.line]]
+        there += [(emit.payload, emit.kind) for _, emit in self.timers.values()]
+        held = sum(TASK_BYTES + weight(*message) for message in there) + sum(map(len, self.states.values()))
+        held += sum(other.growth_bytes for other in self.line) + TASK_BYTES * promised
+        free = settings.bytes_max - held
+        if emits <= room and emits * TASK_BYTES + growth <= free:
+            return emits, growth
+        emits = min(emits, room, free // TASK_BYTES)
+        return None if self.line else (emits, min(growth, free - emits * TASK_BYTES))
+
+    def _meet_agent(self, task: Stamped) -> None:
+        """Let a task for a new address make its agent, or fail where the lane has as many as it may."""
+        if task.caught is not None or task.code is None or task.code.kind != "agent" or task.target in self.agents:
+            return
+        agents_max = self.opened.settings.agents_max
+        if len(self.agents) < agents_max:
+            self.agents[task.target] = None
+        else:
+            task.caught = Failed("overflow", f"no new agent: the lane has {agents_max} (agents_max)", (), 0)
 
     def _catch(self, seq: int, failure: Failed) -> None:
         turn = self.turn_of[seq]
@@ -162,6 +199,7 @@ class Reference:
 
     def _execute_head(self) -> None:
         task = self.line.pop(0)
+        size_before = len(self.states.get(task.target, b""))
         if task.caught is not None:
             task.outcome = task.caught
         elif task.code is None:
@@ -170,15 +208,16 @@ class Reference:
         else:
             task.outcome = self._execute(task, task.code)
         self.retired += 1
-        self._retire(task, task.outcome)
+        self._retire(task, task.outcome, len(self.states.get(task.target, b"")) - size_before)
         self._issue()
 
     def _execute(self, task: Stamped, code: Code) -> Outcome:
         seed = self.opened.settings.seed
         assert seed is not None
         seen = TaskInput(
-            task.turn, task.kind, task.sender, task.payload, task.now_ms, task.reply_to, (), task.emits_max
-        )
+            task.turn, task.kind, task.sender, task.payload, task.now_ms, task.reply_to, (), task.emits_max,
+            task.growth_bytes,
+        )  # fmt: skip
         before = self.states.get(task.target) if code.kind == "agent" else None
         try:
             outcome, after = scripted.run_task(seed, code, task.target, before, seen)
@@ -190,14 +229,21 @@ class Reference:
             self.states[task.target] = after
         return outcome
 
-    def _retire(self, task: Stamped, outcome: Outcome) -> None:
+    def _retire(self, task: Stamped, outcome: Outcome, grown: int) -> None:
         self.digest = self._extend(task, outcome)
         self.done[task.turn] = task
         if isinstance(outcome, Failed):
             self.dead[task.turn] = task
-            answer, kind = msgpack.packb([outcome.kind, outcome.message]), "failure"
+            while sum(map(_dead_bytes, self.dead.values())) > self.opened.settings.bytes_max // 8:
+                del self.dead[next(iter(self.dead))]
+            answer, kind = self._failure(outcome, task.growth_bytes + weight(task.payload, task.kind)), "failure"
         else:
             answer, kind = outcome.result or b"", "reply"
+            grown += sum(weight(emit.payload, emit.kind) for emit in outcome.emits)
+            left = task.growth_bytes + weight(task.payload, task.kind) - grown
+            if weight(answer, kind) > left:
+                text = f"a reply of {weight(answer, kind)} bytes, at most {left} (growth_bytes)"
+                answer, kind = self._failure(Failed("overflow", text, (), 0), left), "failure"
             for index, emit in enumerate(outcome.emits):
                 if emit.kind == "timer":
                     self.timers[(task.turn, index)] = (task.target, emit)
@@ -209,6 +255,12 @@ class Reference:
             assert task.asked_by is not None
             reply_to = ReplyTo(task.turn, *task.asked_by)
             self._stamp(task.sender, answer, task.priority, kind, task.target, task.now_ms, None, reply_to)
+
+    @staticmethod
+    def _failure(failure: Failed, left: int) -> bytes:
+        text = failure.message.encode()[: left + FAILURE_FREE - 32].decode(errors="ignore")
+        packed: bytes = msgpack.packb([failure.kind, text])
+        return packed
 
     def _extend(self, task: Stamped, outcome: Outcome) -> bytes:
         """H(previous, turn, the task's content and code digest, outcome, new state digest, emitted tasks)."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgpack
 
+from rota.common.budget import growth_max, growth_of
 from rota.common.digests import digest, entropy
 from rota.common.work import (
     AGENT,
@@ -82,7 +83,13 @@ def run_task(
     changed = bound.kind == AGENT and (after.counter, after.padding) != (before.counter, before.padding)
     packed = after.pack() if changed else state
     state_digest = digest(packed) if changed and packed is not None else None
-    return Done(result, state_digest, tuple(run.emits), tuple(run.log), len(steps), ()), packed
+    size = 0 if state_digest is None or packed is None else len(packed)
+    done = Done(result, state_digest, tuple(run.emits), tuple(run.log), len(steps), (), size)
+    most = growth_max(task.growth_bytes, task.kind, task.payload, task.tensors)
+    growth = growth_of(done, len(state or b""))
+    if growth > most:
+        return Failed("overflow", f"grows by {growth} bytes, {most} allowed", tuple(run.log), len(steps)), state
+    return done, packed
 
 
 def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks: list[TaskInput]) -> FoldResult:

@@ -177,7 +177,7 @@ def mutate_tensor_file(rng: Any, case: Any, other: Any) -> Any:
 
 # --- agents -------------------------------------------------------------------------------------------------------
 
-_TASK = TaskInput(1, "tell", None, b"", 0, None, REFS, 4)
+_TASK = TaskInput(1, "tell", None, b"", 0, None, REFS, 4, 4_000)
 _LIMITS = Limits(emits_max=8, result_bytes=16, state_bytes=16, log_bytes=40)
 _LOG = st.lists(st.text(max_size=12), max_size=3)
 _EMITS = st.lists(
@@ -196,8 +196,8 @@ OUTPUTS = st.one_of(
 
 def check_output(data: bytes) -> bool:
     """Whatever a guest returns is an outcome, the same each time, and the broker's side of the wire takes it."""
-    outcome, state = abi.decode_output(data, address="counter/alice", task=_TASK, limits=_LIMITS, fuel=9)
-    again = abi.decode_output(data, address="counter/alice", task=_TASK, limits=_LIMITS, fuel=9)
+    outcome, state = abi.decode_output(data, address="counter/alice", state=b"12", task=_TASK, limits=_LIMITS, fuel=9)
+    again = abi.decode_output(data, address="counter/alice", state=b"12", task=_TASK, limits=_LIMITS, fuel=9)
     assert again == (outcome, state)
     assert isinstance(outcome, Done | Failed)
     message = messages.Completed("w1", 1, (FoldResult((outcome,), state),), 5)

@@ -35,6 +35,7 @@ LIMITS = st.builds(
     work.Limits, st.integers(1, limits.FUEL_MAX), st.integers(1 << 16, limits.MEMORY_BYTES_MAX),
     st.integers(1, limits.TIMEOUT_MS_MAX), st.integers(0, limits.EMITS_MAX), COUNT.map(lambda n: n % (1 << 20)),
     COUNT.map(lambda n: n % (1 << 20)), st.integers(0, limits.PAYLOAD_BYTES_MAX),
+    st.integers(0, limits.GROWTH_BYTES_MAX),
 )  # fmt: skip
 CODE = st.builds(work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS)
 EMIT = st.builds(
@@ -42,9 +43,10 @@ EMIT = st.builds(
 )
 LOG = some(TEXT)
 FUEL = st.integers(0, limits.FUEL_MAX)
-OUTCOME = st.builds(work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT), LOG, FUEL, some(REF)) | st.builds(
-    work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL
-)
+STATE_BYTES = st.integers(0, limits.MESSAGE_BYTES_MAX)
+OUTCOME = st.builds(
+    work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT), LOG, FUEL, some(REF), STATE_BYTES
+) | st.builds(work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL)
 PROVENANCE = st.none() | st.builds(work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST)
 STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused", "faulted"))
 FOLD_RESULT = st.builds(work.FoldResult, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
@@ -62,11 +64,13 @@ def runs(draw: st.DrawFn) -> messages.TaskRun:
 SETTINGS = st.builds(
     messages.LaneSettings, st.sampled_from(("derived", "recorded")), st.integers(1, limits.WINDOW_TASKS_MAX),
     st.integers(1, 1 << 32), st.integers(1, 1 << 32), st.none() | DIGEST,
+    st.integers(1, limits.LANE_BYTES_MAX), st.integers(1, limits.LANE_AGENTS_MAX),
 )  # fmt: skip
 REPLY_TO = st.none() | st.builds(work.ReplyTo, COUNT, COUNT, COUNT)
 SEGMENT = st.builds(
     messages.Segment, st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, COUNT, REPLY_TO,
-    st.integers(0, limits.EMITS_MAX), some(COUNT), some(BLOB), st.none() | some(some(REF)),
+    st.integers(0, limits.EMITS_MAX), st.integers(0, limits.GROWTH_BYTES_MAX), some(COUNT), some(BLOB),
+    st.none() | some(some(REF)),
 )  # fmt: skip
 FOLD = st.builds(messages.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(SEGMENT))
 ITEM = st.builds(

@@ -39,7 +39,7 @@ from rota.proof.processes import Processes
 root, digest = Path(sys.argv[1]), bytes.fromhex(sys.argv[2])
 folders = Folders(modules=root / "modules", artefacts=root / "artefacts", models=root, tensors=root / "tensors")
 code = Code(digest, FUNCTION, limits=Limits(fuel=1 << 60, timeout_ms=3_600_000))
-folds = [Fold(bytes(32), code, "endless", None, (TaskInput(n, "tell", None, b"", 0, None, (), 0),)) for n in (1, 2)]
+folds = [Fold(bytes(32), code, "endless", None, (TaskInput(n, "tell", None, b"", 0, None, (), 0, 0),)) for n in (1, 2)]
 processes = Processes(folders, 2)
 
 def say():
@@ -79,7 +79,9 @@ def code(name: str, kind: str = AGENT) -> Code:
 
 
 def tasks(first: int, payloads: list[bytes]) -> tuple[TaskInput, ...]:
-    return tuple([TaskInput(first + n, "tell", None, payload, 7, None, (), 64) for n, payload in enumerate(payloads)])
+    return tuple(
+        [TaskInput(first + n, "tell", None, payload, 7, None, (), 64, 1 << 17) for n, payload in enumerate(payloads)]
+    )
 
 
 def mixed_folds(seed: int, count: int) -> list[Fold]:
@@ -110,7 +112,7 @@ def endless(folders: Folders) -> Code:
 def test_folds_and_results_survive_the_frames(here: Executors) -> None:
     """Goal: what is run there is what was asked here. Method: folds with every kind of part, to a frame and back."""
     ref = TensorRef(bytes(range(32)), "float32", (2, 3))
-    asked = TaskInput(5, "reply", "relay/1", b"\x00", 9, ReplyTo(1, 2, 3), (ref, ref), 4)
+    asked = TaskInput(5, "reply", "relay/1", b"\x00", 9, ReplyTo(1, 2, 3), (ref, ref), 4, 5)
     limits = Limits(fuel=5, timeout_ms=6)
     folds = [
         Fold(bytes(32), Code(bytes(32), MODEL, True, (("call", "x"),), limits), "model:m", b"state", (asked,)),

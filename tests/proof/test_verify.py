@@ -172,11 +172,11 @@ def test_a_call_that_was_answered_twice_has_each_answer_at_its_turn(executors: E
         parent=None, reply_to=None, payloads=(b"x", b"x"), tensors=None,
     )  # fmt: skip
     for index, result in enumerate([b"one", b"other"]):
-        task = Task(run, index, model, 0)
+        task = Task(run, index, model, 0, 0)
         task.outcome = Done(result, None, (), (), 0, ())
         task.provenance = Provenance("recorded", "cpu", b"f" * 32)
         remembered.remember(task)
-    seen = [task_input(Task(run, index, model, 0)) for index in (0, 1)]
+    seen = [task_input(Task(run, index, model, 0, 0)) for index in (0, 1)]
     asked = [*seen, seen[0]._replace(turn=9)]
     (came,) = remembered.run_all([Fold(bytes(32), model, "model:m", None, tuple(asked))])
     assert [outcome.result for outcome in came.outcomes] == [b"one", b"other", b"one"]

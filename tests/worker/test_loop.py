@@ -109,7 +109,7 @@ def broker(endpoint: str) -> Iterator[FakeBroker]:
 
 def fold(*payloads: bytes, address: str = "a/b") -> FoldAssignment:
     turns = tuple(range(1, len(payloads) + 1))
-    return FoldAssignment(0, address, b"state", (Segment("tell", None, 5, None, 64, turns, payloads, None),))
+    return FoldAssignment(0, address, b"state", (Segment("tell", None, 5, None, 64, 7, turns, payloads, None),))
 
 
 def assign(number: int, *folds: FoldAssignment) -> Assign:
@@ -260,21 +260,21 @@ def test_fit_message_keeps_what_fits() -> None:
 def test_folds_of_an_assignment() -> None:
     """Goal: every task gets its own and its segment's fields. Method: two segments, one with tensors."""
     ref = TensorRef(bytes(32), "float32", (2,))
-    plain = Segment("tell", None, 5, None, 64, (3, 4), (b"x", b"y"), None)
-    asked = Segment("ask", "c/d", 6, 2, 1, (9,), (b"z",), ((ref,),))
+    plain = Segment("tell", None, 5, None, 64, 7, (3, 4), (b"x", b"y"), None)
+    asked = Segment("ask", "c/d", 6, 2, 1, 8, (9,), (b"z",), ((ref,),))
     (one,) = folds_of(Assign(1, b"s" * 32, (CODE,), (FoldAssignment(0, "a/b", b"st", (plain, asked)),)))
     assert (one.lane_seed, one.code, one.address, one.state) == (b"s" * 32, CODE, "a/b", b"st")
     assert [task.turn for task in one.tasks] == [3, 4, 9]
-    assert one.tasks[1] == (4, "tell", None, b"y", 5, None, (), 64)
-    assert one.tasks[2] == (9, "ask", "c/d", b"z", 6, 2, (ref,), 1)
+    assert one.tasks[1] == (4, "tell", None, b"y", 5, None, (), 64, 7)
+    assert one.tasks[2] == (9, "ask", "c/d", b"z", 6, 2, (ref,), 1, 8)
 
 
 @pytest.mark.parametrize(
     ("code", "segment"),
     [
-        (1, Segment("tell", None, 5, None, 64, (3,), (b"x",), None)),
-        (0, Segment("tell", None, 5, None, 64, (3, 4), (b"x",), None)),
-        (0, Segment("tell", None, 5, None, 64, (3,), (b"x",), ())),
+        (1, Segment("tell", None, 5, None, 64, 7, (3,), (b"x",), None)),
+        (0, Segment("tell", None, 5, None, 64, 7, (3, 4), (b"x",), None)),
+        (0, Segment("tell", None, 5, None, 64, 7, (3,), (b"x",), ())),
     ],
 )
 def test_an_assignment_whose_parts_do_not_fit_is_refused(code: int, segment: Segment) -> None:

@@ -1,0 +1,69 @@
+"""A lane's dead letters: failed tasks, kept with what is needed to run them again. PURE.
+
+Bounded by number and by bytes beside the budget of the lane; the oldest is dropped first, so which ones are there
+follows from the lane alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+
+from rota.broker.tasks import DeadTask
+from rota.common.budget import TASK_BYTES, content_bytes
+from rota.common.limits import DEAD_SHARE, DEAD_TASKS_MAX
+from rota.common.work import TELL
+
+
+class DeadLetters(Mapping[int, DeadTask]):
+    """Dead letters by seq, the oldest first."""
+
+    def __init__(self, lane_bytes_max: int) -> None:
+        self.bytes_max = lane_bytes_max // DEAD_SHARE
+        self.bytes = 0
+        self._by_seq: OrderedDict[int, DeadTask] = OrderedDict()  # drops its first in constant time; a dict does not
+
+    def __getitem__(self, seq: int) -> DeadTask:
+        return self._by_seq[seq]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._by_seq)
+
+    def __len__(self) -> int:
+        return len(self._by_seq)
+
+    def keep(self, dead: DeadTask) -> None:
+        """Keep one more; let the oldest go, itself if it is too large alone."""
+        self._by_seq[dead.seq] = dead
+        self.bytes += _bytes(dead)
+        while len(self._by_seq) > DEAD_TASKS_MAX or self.bytes > self.bytes_max:
+            self.take(next(iter(self._by_seq)))
+
+    def take(self, seq: int) -> DeadTask:
+        """Return one, which is not kept any longer."""
+        dead = self._by_seq.pop(seq)
+        self.bytes -= _bytes(dead)
+        return dead
+
+    def drop(self, seqs: Iterable[int]) -> int:
+        """Forget those of them that are here; return how many there were."""
+        return sum([self.take(seq) is not None for seq in seqs if seq in self._by_seq])
+
+    def renumber(self) -> None:
+        """Let every one have its turn as its seq."""
+        self._by_seq = OrderedDict((dead.turn, dead._replace(seq=dead.turn)) for dead in self._by_seq.values())
+
+    def check_invariants(self) -> None:
+        assert self.bytes == sum(map(_bytes, self.values()))
+        assert self.bytes <= self.bytes_max
+
+
+def retry_bytes(dead: DeadTask) -> int:
+    """What the task of a dead letter counts when it is stamped again."""
+    return TASK_BYTES + content_bytes(TELL, dead.payload, dead.tensors)
+
+
+def _bytes(dead: DeadTask) -> int:
+    """What a dead letter counts: its task, and what is kept to tell why it failed."""
+    said = len(dead.failure.message.encode()) + sum([len(line.encode()) for line in dead.failure.log])
+    return retry_bytes(dead) + said

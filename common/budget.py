@@ -1,0 +1,40 @@
+"""What tasks count against the budget of their lane: the one measure of every budget in bytes. PURE.
+
+Lanes, workers and the door count with it, so that what a worker lets through is what the lane has kept room for. It is
+part of what a run means: whether an agent meets `overflow` depends on it, so a change of these numbers is a change of
+the journal's format (docs/JOURNAL.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rota.common.work import FAILURE, Done, TensorRef
+
+TASK_BYTES: Final = 256  # of a task beside its content: header, address, places in tables
+REF_BYTES: Final = 256  # one tensor reference
+FAILURE_FREE_BYTES: Final = 288  # of a failure that comes back to who asked: so there is always room to say it
+
+
+def content_bytes(kind: str, payload: bytes, tensors: Sequence[TensorRef]) -> int:
+    """Return what the content of a message counts."""
+    size = len(payload) + REF_BYTES * len(tensors)
+    return size if kind != FAILURE else max(size - FAILURE_FREE_BYTES, 0)
+
+
+def growth_of(done: Done, state_bytes: int) -> int:
+    """Return by how many bytes a task grew its lane: the content of what it emitted, and its agent's state.
+
+    `state_bytes`: what the state held before it.
+    """
+    emitted = sum([content_bytes(emit.kind, emit.payload, emit.tensors) for emit in done.emits])
+    return emitted if done.state_digest is None else emitted + done.state_bytes - state_bytes
+
+
+def growth_max(growth_bytes: int, kind: str, payload: bytes, tensors: Sequence[TensorRef]) -> int:
+    """Return by how many bytes a task may grow its lane: its allowance, and its own content, which leaves with it.
+
+    So a task may always hand on or keep what it was given.
+    """
+    return growth_bytes + content_bytes(kind, payload, tensors)
