@@ -517,7 +517,7 @@ def test_dead_letters_are_kept_retried_and_dropped(broker: Broker) -> None:
 
 def test_the_oldest_dead_letters_go_first(monkeypatch: pytest.MonkeyPatch, broker: Broker) -> None:
     """Goal: the set is bounded. Method: keep two."""
-    monkeypatch.setattr("rota.broker.lane.DEAD_TASKS_MAX", 2)
+    monkeypatch.setattr("rota.broker.dead_letters.DEAD_TASKS_MAX", 2)
     alice = broker.producer()
     alice.submit("ghost/1", *[ADD] * 4)
     assert sorted(broker.lane().dead) == [3, 4]
