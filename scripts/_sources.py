@@ -1,7 +1,8 @@
-"""Which files of the repository are ours, and which of them are PURE. Standard library only.
+"""Which files of the repository are ours, which of them are PURE, and what a file imports. Standard library only.
 
-`check.py` and the house tests in tests/ read this one list. A Python file is PURE when its head says so with the word
-`PURE.`; nothing has to be registered anywhere else. Folders that begin with a dot are not looked into, `.ci` excepted.
+`check.py`, `draw_imports.py` and the house tests in tests/ read this one list. A Python file is PURE when its head says
+so with the word `PURE.`; nothing has to be registered anywhere else. Folders that begin with a dot are not looked into,
+`.ci` excepted.
 """
 
 from __future__ import annotations
@@ -57,3 +58,36 @@ def pure_files() -> list[Path]:
     """Return the PURE files of the packages."""
     packages = package_folders()
     return [path for path in python_files() if path.parent.name in packages and is_pure(path)]
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield (line, module) for every import, inside functions too, and for `import_module` of a constant."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write it from rota"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield node.lineno, full if _is_module(full) else str(node.module)
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield node.lineno, argument.value
+
+
+def called(node: ast.AST) -> str:
+    """Return the name of the called function, without what stands before the dot; "" for anything else."""
+    if not isinstance(node, ast.Call):
+        return ""
+    if isinstance(node.func, ast.Name):
+        return node.func.id
+    return node.func.attr if isinstance(node.func, ast.Attribute) else ""
+
+
+def _is_module(dotted: str) -> bool:
+    """Tell whether `rota.x.y` is a module of ours, and not a name inside one."""
+    parts = dotted.split(".")
+    path = REPOSITORY.joinpath(*parts[1:])
+    return parts[0] == "rota" and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import draw_imports
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -178,3 +179,23 @@ def test_every_decision_is_in_the_index() -> None:
     numbers = [name[:4] for name in records]
     assert len(numbers) == len(set(numbers)), "two decisions have the same number"
     assert all(re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", name) for name in records)
+
+
+# --- the picture of the packages ------------------------------------------------------------------
+
+
+def test_the_picture_is_what_the_imports_are() -> None:
+    """Goal: nobody is shown an older house. Method: draw docs/imports.svg again and compare."""
+    assert _text("docs/imports.svg") == draw_imports.draw(), "run `python3 scripts/draw_imports.py`"
+    assert "(imports.svg)" in _text("docs/ARCHITECTURE.md")
+
+
+def test_the_picture_has_every_package_and_no_implied_arrow() -> None:
+    """Goal: it is complete and readable. Method: a box for each folder; an edge that others imply is not drawn."""
+    text = _text("docs/imports.svg")
+    folders = [path.parent.name for path in REPOSITORY.glob("*/__init__.py")]
+    assert not [name for name in (*folders, "examples") if f">{name}</text>" not in text]
+    assert draw_imports.needed([("a", "b"), ("a", "c"), ("b", "c"), ("d", "c")]) == [("a", "b"), ("b", "c"), ("d", "c")]
+    assert draw_imports.rows_of("abcd", [("a", "b"), ("b", "c"), ("d", "c")]) == {"a": 2, "b": 1, "c": 0, "d": 1}
+    with pytest.raises(AssertionError, match="import each other"):
+        draw_imports.rows_of("ab", [("a", "b"), ("b", "a")])

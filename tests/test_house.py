@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,8 @@ SOURCES = _load_sources()
 PYTHON_FILES: list[Path] = SOURCES.python_files()
 PURE_FILES: list[Path] = SOURCES.pure_files()
 PACKAGES: list[str] = SOURCES.package_folders()
+imports = SOURCES.imports
+_called = SOURCES.called
 PACKAGE_FILES = [path for path in PYTHON_FILES if path.parent.name in PACKAGES]
 
 MAY_IMPORT = {
@@ -49,7 +50,6 @@ MAY_IMPORT = {
         "cli",
         "proof",
         "runs",
-        "local",
         "engine",
         "broker",
         "cpu_worker",
@@ -107,39 +107,6 @@ def _name(path: Path) -> str:
 
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-def _is_module(dotted: str) -> bool:
-    """Tell whether `rota.x.y` is a module of ours, and not a name inside one."""
-    parts = dotted.split(".")
-    path = REPOSITORY.joinpath(*parts[1:])
-    return parts[0] == "rota" and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
-
-
-def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield (line, module) for every import, inside functions too, and for `import_module` of a constant."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative import; write it from rota"
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                yield node.lineno, full if _is_module(full) else str(node.module)
-        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
-            for argument in node.args[:1]:
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                    yield node.lineno, argument.value
-
-
-def _called(node: ast.AST) -> str:
-    """Return the name of the called function, without what stands before the dot; "" for anything else."""
-    if not isinstance(node, ast.Call):
-        return ""
-    if isinstance(node.func, ast.Name):
-        return node.func.id
-    return node.func.attr if isinstance(node.func, ast.Attribute) else ""
 
 
 # --- who imports whom -----------------------------------------------------------------------------
