@@ -84,6 +84,8 @@ PREPARE_MS_MAX: Final = 900_000  # of one assignment: the largest model from a s
 MODULE_BYTES_MAX: Final = 48 << 20
 WASM_ITEMS_MAX: Final = 100_000  # entries of one section: with the next, the broker reads any module in about a second
 WASM_SECTION_BYTES_MAX: Final = 1 << 20  # of a section that the broker reads; code and data are not read
+WASM_TABLES_MAX: Final = 4  # per module
+WASM_TABLE_ELEMENTS_MAX: Final = 1 << 20  # 8 bytes each on the host; `table.grow` past it returns -1
 COMPILE_MS_MAX: Final = 60_000
 COMPILE_MEMORY_BYTES_MAX: Final = 4 << 30
 

@@ -11,12 +11,12 @@ https://webassembly.github.io/spec/core/binary/modules.html. Integers, names and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Union
 
 from rota.common.errors import CodeError
-from rota.common.limits import WASM_SECTION_BYTES_MAX
+from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.wasm_binary import (
     FuncType,
     GlobalType,
@@ -53,11 +53,12 @@ class Export(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WasmInterface:
-    """Everything of a module that its host meets. `memories` includes imported ones."""
+    """Everything of a module that its host meets. `memories` and `tables` include imported ones."""
 
     imports: tuple[Import, ...]
     exports: Mapping[str, Export]
     memories: tuple[MemoryType, ...]
+    tables: tuple[TableType, ...]
     has_start: bool
 
 
@@ -92,7 +93,8 @@ def inspect_module(data: bytes) -> WasmInterface:
             body.expect_end(f"section {section}")
     if module.function_bodies != len(module.spaces["func"]) - module.imported_functions:
         raise reader.error("the function and code sections differ in length", len(data))
-    return WasmInterface(tuple(module.imports), module.exports, tuple(module.spaces["memory"]), module.has_start)
+    memories, tables = tuple(module.spaces["memory"]), tuple(module.spaces["table"])
+    return WasmInterface(tuple(module.imports), module.exports, memories, tables, module.has_start)
 
 
 # --- what Rota takes --------------------------------------------------------------------------------------------------
@@ -123,6 +125,7 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
     _check_roles(code_kind, exports)
     for wanted in interface.imports:
         _check_import(wanted)
+    _check_tables(interface.tables)
     _check_export(interface, "memory", None, "the host passes messages through it: link with --export-memory")
     for role, (usual, signature) in ROLES[code_kind].items():
         name = exports.get(role, usual)
@@ -161,6 +164,17 @@ def _check_import(wanted: Import) -> None:
             f"the module imports {where!r} as {wanted.kind} {wanted.signature} and it is func {allowed}: declare it so",
             **{"import": where},
         )
+
+
+def _check_tables(tables: Sequence[TableType]) -> None:
+    if len(tables) > WASM_TABLES_MAX:
+        raise CodeError(f"the module has {len(tables)} tables, at most {WASM_TABLES_MAX}: use fewer")
+    for table in tables:
+        if table.items_min > WASM_TABLE_ELEMENTS_MAX:
+            raise CodeError(
+                f"a table of the module starts with {table.items_min} elements, at most "
+                f"{WASM_TABLE_ELEMENTS_MAX}: make it smaller"
+            )
 
 
 def _import_remedy(wanted: Import) -> str:

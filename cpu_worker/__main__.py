@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 from rota.common.errors import ConfigError
+from rota.cpu_worker.host_limits import WORKER_BYTES, check_guest_room, raise_limits
 from rota.host.command import settings_command
 from rota.host.config import CpuWorkerSettings
 from rota.host.service import Exit
@@ -18,6 +19,8 @@ from rota.worker.loop import serve_worker
 
 def serve(settings: CpuWorkerSettings) -> Exit:
     """Run WASM agents and functions until told to stop."""
+    raise_limits()
+    check_guest_room(WORKER_BYTES)  # before the libraries are loaded: they end the process where they get too little
     try:
         import wasmtime  # noqa: F401 - only to see whether it is there
     except ImportError as error:

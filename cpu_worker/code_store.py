@@ -84,6 +84,11 @@ class CodeStore:
             wasm = path.read_bytes()
         except FileNotFoundError:
             raise CodeError(f"module file {path.name} is not in {self._dir}: deploy it again") from None
+        except OSError as error:
+            raise CodeError(
+                f"module file {path.name} in {self._dir} cannot be read: {error.strerror}; remove what is there and "
+                "deploy it again"
+            ) from None
         if digest_bytes(wasm) != digest:
             raise CodeError(f"module file {path.name} is damaged: its content has another digest; deploy it again")
         return wasm

@@ -1,18 +1,23 @@
 """The throw-away process that compiles one module: WASM on standard input, native code on standard output.
 
 Compiling hostile input can take any time and any memory, and fuel does not cover it. So it happens here, where it is
-limited and where it has nothing to lose: no key, no socket, no file. Exit codes: 0 done, 2 the module is not valid
+limited and where it has nothing to lose: no key, no socket, no file. With the argument `--copied-images` the code is
+for an engine that copies the images of memories instead of mapping them. Exit codes: 0 done, 2 the module is not valid
 (the reason on standard error), anything else the process died of its limits.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
 
+if TYPE_CHECKING:
+    from wasmtime import Config
+
 EXIT_INVALID: Final = 2
+COPIED_IMAGES: Final = "--copied-images"
 
 
 def main() -> int:
@@ -28,7 +33,7 @@ def main() -> int:
         sys.stderr.write(f"larger than {MODULE_BYTES_MAX} bytes")
         return EXIT_INVALID
     try:
-        compiled = Module(new_engine(pooled=False), wasm).serialize()
+        compiled = Module(new_engine(_copy_images if COPIED_IMAGES in sys.argv else None), wasm).serialize()
     except WasmtimeError as error:
         sys.stderr.write(str(error))
         return EXIT_INVALID
@@ -36,17 +41,26 @@ def main() -> int:
     return 0
 
 
+def _copy_images(config: Config) -> None:
+    config.memory_init_cow = False
+
+
 def limit_resources() -> None:
-    """Bound processor time and address space where the platform can; elsewhere only the parent's wall clock does."""
+    """Bound processor time and address space where the platform can; elsewhere only the parent's wall clock does.
+
+    Limits that this process was given are lowered, never raised.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return
-    cpu_s = max(1, COMPILE_MS_MAX // 1000)
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    wanted = [(resource.RLIMIT_CPU, max(1, COMPILE_MS_MAX // 1000)), (resource.RLIMIT_CORE, 0)]
     if sys.platform != "darwin":  # macOS has the name and refuses the value
-        resource.setrlimit(resource.RLIMIT_AS, (COMPILE_MEMORY_BYTES_MAX, COMPILE_MEMORY_BYTES_MAX))
+        wanted.append((resource.RLIMIT_AS, COMPILE_MEMORY_BYTES_MAX))
+    for which, value in wanted:
+        hard = resource.getrlimit(which)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Native code is as trusted as this program, and wasmtime accepts artefacts with f
 our MAC are ever loaded. The key is a file that only the owner can read, made once per run folder. An artefact is
 named by a keyed digest of everything that decides its content (module, wasmtime version, profile, processor), and its
 MAC covers the name: one put under another name is as worthless as a changed one. Both are replaced by a new compile,
-never loaded, never an error.
+never loaded, never an error. The folder is a cache: where it cannot be read or written, code is compiled each time.
 
 Layout of an artefact: 32 bytes MAC, then what `Module.serialize` returned. Several workers may race: each writes a
 file of its own and renames it, and the bytes are the same.
@@ -14,6 +14,7 @@ file of its own and renames it, and the bytes are the same.
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import secrets
 import subprocess
@@ -27,8 +28,11 @@ from wasmtime import Engine, Module, WasmtimeError
 
 from rota.common.errors import CodeError, ConfigError
 from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
-from rota.cpu_worker.compile_main import EXIT_INVALID
+from rota.cpu_worker.compile_main import COPIED_IMAGES, EXIT_INVALID
+from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.profile import artefact_scope
+
+log = logging.getLogger(__name__)
 
 KEY_FILE: Final = "artefacts.key"
 KEY_BYTES: Final = 32
@@ -39,12 +43,21 @@ SUFFIX: Final = ".native"
 class Compiler:
     """Turns modules into compiled ones for one engine."""
 
-    def __init__(self, engine: Engine, artefacts_dir: Path) -> None:
-        """Use, or make, a folder of artefacts. Raises `ConfigError` if its key cannot be trusted."""
+    def __init__(self, engine: Engine, artefacts_dir: Path, *, maps_images: bool = True) -> None:
+        """Use, or make, a folder of artefacts; `maps_images` as the engine does (see guest_memory.py).
+
+        Raises `ConfigError` if the folder cannot be used or its key cannot be trusted.
+        """
         self._engine = engine
+        self._maps_images = maps_images
         self._dir = artefacts_dir
-        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._key = _read_or_make_key(artefacts_dir / KEY_FILE)
+        try:
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._key = _read_or_make_key(artefacts_dir / KEY_FILE)
+        except OSError as error:
+            raise ConfigError(
+                f"{artefacts_dir} cannot be used: {error.strerror}; delete it, it holds only what can be made again"
+            ) from error
         self._scope = artefact_scope(engine)
         self.compiled_count = 0
 
@@ -54,12 +67,17 @@ class Compiler:
         path = self._dir / (name + SUFFIX)
         native = self._read(path, name)
         if native is None:
-            native = compile_apart(wasm, digest)
+            native = compile_apart(wasm, digest, maps_images=self._maps_images)
             self.compiled_count += 1
-            self._write(path, name, native)
+            self._keep(path, name, native)
         try:
             return Module.deserialize(self._engine, native)
         except WasmtimeError as error:
+            if "os error" in str(error):
+                raise CodeError(
+                    f"this worker has no room for the code of module {digest.hex()[:16]}: {error}; give it more memory "
+                    "(ulimit -v, ulimit -d)"
+                ) from None
             # The bytes are ours, so what is left to refuse is a module past the engine's bounds.
             raise CodeError(
                 f"module {digest.hex()[:16]} is over a bound of the sandbox (docs/AGENTS.md): {error}"
@@ -72,10 +90,17 @@ class Compiler:
         """Return the native code of an artefact, or None if there is none that we made for this name."""
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         mac, native = data[:MAC_BYTES], data[MAC_BYTES:]
         return native if hmac.compare_digest(mac, self._mac(name, native)) else None
+
+    def _keep(self, path: Path, name: str, native: bytes) -> None:
+        """Write an artefact for the next worker; the code at hand can be used without."""
+        try:
+            self._write(path, name, native)
+        except OSError as error:
+            log.warning("%s cannot be kept (%s): it is compiled again each time; remove what is there", path, error)
 
     def _write(self, path: Path, name: str, native: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=self._dir, prefix="new-")
@@ -88,13 +113,13 @@ class Compiler:
             raise
 
 
-def compile_apart(wasm: bytes, digest: bytes) -> bytes:
+def compile_apart(wasm: bytes, digest: bytes, *, maps_images: bool = True) -> bytes:
     """Compile in a process of its own and return native code. Raises `CodeError` that names what is wrong."""
     short = digest.hex()[:16]
     if len(wasm) > MODULE_BYTES_MAX:
         raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")
     # -P keeps the working directory off the module path: it may hold anything.
-    command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main"]
+    command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main", *([] if maps_images else [COPIED_IMAGES])]
     try:
         done = subprocess.run(command, input=wasm, capture_output=True, timeout=COMPILE_MS_MAX / 1000, check=False)
     except subprocess.TimeoutExpired:
@@ -104,6 +129,12 @@ def compile_apart(wasm: bytes, digest: bytes) -> bytes:
     text = done.stderr.decode(errors="replace").strip()
     if done.returncode == EXIT_INVALID:
         raise CodeError(f"module {short} is not WebAssembly of the profile in docs/AGENTS.md: {text}")
+    short_of = why_memory_is_short(COMPILE_MEMORY_BYTES_MAX)
+    if short_of:
+        raise CodeError(
+            f"the compiler of module {short} ended with {done.returncode}, and {short_of}: it may need up to "
+            f"{COMPILE_MEMORY_BYTES_MAX} bytes, so give this worker more memory. {text[-500:]}"
+        )
     raise CodeError(
         f"the compiler of module {short} ended with {done.returncode}: probably over {COMPILE_MS_MAX} ms of processor "
         f"time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller. {text[-500:]}"

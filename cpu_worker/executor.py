@@ -19,6 +19,8 @@ from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.guest import OUTPUT_BYTES_MAX, GuestFault, GuestStopped
+from rota.cpu_worker.guest_memory import guest_memories
+from rota.cpu_worker.host_limits import check_guest_room
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.sandbox import Sandbox
 from rota.cpu_worker.tensor_access import TensorReader
@@ -37,14 +39,20 @@ class WasmExecutor:
         *,
         raw_calls: bool = True,
     ) -> None:
-        """Make the engine. `modules_dir` holds `<digest>.wasm`; `artefacts_dir` is ours; `clock` gives monotonic ms."""
-        self._engine = new_engine(pooled=True)
+        """Make the engine. `modules_dir` holds `<digest>.wasm`; `artefacts_dir` is ours; `clock` gives monotonic ms.
+
+        Raises `ConfigError` if this host has no memory for guests, or the folder of artefacts cannot be used.
+        """
+        check_guest_room()
+        memories = guest_memories()
+        self._engine = new_engine(memories.configure)
+        compiler = Compiler(self._engine, artefacts_dir, maps_images=memories.maps_images)
         self._watchdog = Watchdog(self._engine, clock)
-        self._sandbox = Sandbox(self._engine, self._watchdog, tensors, raw_calls=raw_calls)
-        self._codes = CodeStore(modules_dir, Compiler(self._engine, artefacts_dir), self._sandbox.linker)
+        self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
+        self._codes = CodeStore(modules_dir, compiler, self._sandbox.linker)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        return fingerprint(self._engine)
+        return fingerprint()
 
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
         """Compile, check and link the code of `address`. Raises `CodeError`."""

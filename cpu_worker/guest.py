@@ -42,11 +42,11 @@ class GuestFault(Exception):
 
 
 class GuestStopped(Exception):
-    """The guest was stopped from outside: by the epoch (`interrupted`), or by a fault of this host (`refused`)."""
+    """The guest was stopped from outside: by the epoch (`interrupted`), or by a fault of this host (`faulted`)."""
 
-    def __init__(self, why: Literal["interrupted", "refused"], reason: str) -> None:
+    def __init__(self, why: Literal["interrupted", "faulted"], reason: str) -> None:
         super().__init__(why, reason)
-        self.why: Literal["interrupted", "refused"] = why
+        self.why: Literal["interrupted", "faulted"] = why
         self.reason = reason
 
 
@@ -61,6 +61,10 @@ class Guest(Protocol):
         ...
 
     def fuel_left(self) -> int: ...
+
+    def has_grown(self) -> bool:
+        """Say whether the last call left more memory than there was before the first one."""
+        ...
 
     def charge(self, fuel: int) -> None:
         """Take fuel from the running guest, down to zero; the guest stops at its next check."""
@@ -84,7 +88,7 @@ def fault_of_trap(code: str, where: str) -> GuestFault | GuestStopped:
         return GuestStopped("interrupted", "")
     if code == "stack_overflow":
         return GuestStopped(
-            "refused", f"stack overflow in {where}: recursion deeper than the sandbox's stack; use less of it"
+            "faulted", f"stack overflow in {where}: recursion deeper than the sandbox's stack; use less of it"
         )
     return GuestFault("trap", f"{code} in {where}")
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, Final
 
 import wasmtime
-from wasmtime import _ffi as ffi
 
 from rota.common.digests import digest, digest_of
+from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 
 ABI_VERSION: Final = 1
 WASMTIME_VERSION: Final = version("wasmtime")
@@ -57,28 +57,26 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
     ("strategy", "cranelift"),
     ("cranelift_opt_level", "speed"),
     ("parallel_compilation", False),
-    ("memory_init_cow", True),
+    ("memory_init_cow", True),  # guest_memory.py turns it off where it has to; no guest can see it
     ("debug_info", False),
 )
 
 INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not the task's own fuel
-TABLE_ELEMENTS_MAX: Final = 1 << 20  # 8 bytes each on the host; `table.grow` past it returns -1
-TABLES_MAX: Final = 4  # per module
 THREAD_STACK_BYTES: Final = 8 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
 
 REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`; each may hold as much memory as its limit allows
-_SLOTS: Final = REUSED_INSTANCES_MAX + 2  # and the one that runs, and one to spare
+SLOTS: Final = REUSED_INSTANCES_MAX + 2  # and the one that runs, and one to spare
 
 # How memory is found for an instance. None of it can be seen by a guest, so it is not part of the fingerprint.
 POOL_SETTINGS: Final = (
-    ("total_core_instances", _SLOTS),
-    ("total_memories", _SLOTS),
-    ("total_tables", _SLOTS * TABLES_MAX),
-    ("max_tables_per_module", TABLES_MAX),
+    ("total_core_instances", SLOTS),
+    ("total_memories", SLOTS),
+    ("total_tables", SLOTS * WASM_TABLES_MAX),
+    ("max_tables_per_module", WASM_TABLES_MAX),
     ("max_core_instance_size", 16 << 20),
     ("max_memory_size", 4 << 30),
-    ("table_elements", TABLE_ELEMENTS_MAX),
-    ("max_unused_warm_slots", _SLOTS),
+    ("table_elements", WASM_TABLE_ELEMENTS_MAX),
+    ("max_unused_warm_slots", SLOTS),
     ("linear_memory_keep_resident", 256 << 10),  # wiped by writing zeros; what lies behind is given back to the system
     ("table_keep_resident", 64 << 10),
     ("total_component_instances", 0),
@@ -89,36 +87,14 @@ POOL_SETTINGS: Final = (
 _EMPTY_MODULE: Final = b"\0asm\x01\0\0\0"
 
 
-def new_engine(*, pooled: bool) -> wasmtime.Engine:
-    """Return an engine of this profile; `pooled` reserves address space for instances, for one that runs them."""
+def new_engine(configure: Callable[[wasmtime.Config], None] | None = None) -> wasmtime.Engine:
+    """Return an engine of this profile; `configure` says where guests get memory (guest_memory.py)."""
     config = wasmtime.Config()
     for name, value in ENGINE_SETTINGS:
         setattr(config, name, value)
-    if pooled and _address_space_is_unlimited():
-        _use_pool(config)
+    if configure is not None:
+        configure(config)
     return wasmtime.Engine(config)
-
-
-def _use_pool(config: wasmtime.Config) -> None:
-    """Let instances use slots of memory again: a fresh one then takes a third of the time, for want of page faults.
-
-    Each slot is wiped by wasmtime before it is used again. The package has no public name for this; the C API is
-    https://docs.wasmtime.dev/c-api/, `wasmtime_pooling_allocation_config_t`.
-    """
-    pool = ffi.wasmtime_pooling_allocation_config_new()
-    for name, value in POOL_SETTINGS:
-        getattr(ffi, f"wasmtime_pooling_allocation_config_{name}_set")(pool, value)
-    ffi.wasmtime_pooling_allocation_strategy_set(config.ptr(), pool)
-    ffi.wasmtime_pooling_allocation_config_delete(pool)
-
-
-def _address_space_is_unlimited() -> bool:
-    """Say whether the pool's reservation will be granted; an engine that cannot have it aborts the process."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return True
-    return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
 def use_large_thread_stacks() -> None:
@@ -133,14 +109,14 @@ def profile() -> Mapping[str, Any]:
         "wasmtime": WASMTIME_VERSION,
         "engine": dict(ENGINE_SETTINGS),
         "initialize_fuel": INITIALIZE_FUEL,
-        "table_elements": TABLE_ELEMENTS_MAX,
-        "tables": TABLES_MAX,
+        "table_elements": WASM_TABLE_ELEMENTS_MAX,
+        "tables": WASM_TABLES_MAX,
     }
 
 
-def fingerprint(engine: wasmtime.Engine) -> Mapping[str, Any]:
+def fingerprint() -> Mapping[str, Any]:
     """Return the profile and what this machine adds to it."""
-    settings = digest_of([*ENGINE_SETTINGS, INITIALIZE_FUEL, TABLE_ELEMENTS_MAX, TABLES_MAX]).hex()[:16]
+    settings = digest_of([*ENGINE_SETTINGS, INITIALIZE_FUEL, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX]).hex()[:16]
     return {
         # Must be the same for all CPU workers of a broker: derived results may not depend on who computes them.
         "profile": f"abi {ABI_VERSION}, wasmtime {WASMTIME_VERSION}, settings {settings}",
@@ -148,7 +124,7 @@ def fingerprint(engine: wasmtime.Engine) -> Mapping[str, Any]:
         # What an agent returns passes MessagePack.
         "msgpack": version("msgpack"),
         "machine": platform.machine(),
-        "target": native_digest(engine).hex(),
+        "target": native_digest(new_engine()).hex(),  # of the plain engine: where memory comes from cannot be seen
     }
 
 

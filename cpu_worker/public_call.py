@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from wasmtime import Engine, Func, Memory, Store, Trap, WasmtimeError
 
+from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker.guest import (
     INITIALIZE,
     MEMORY,
@@ -19,7 +20,7 @@ from rota.cpu_worker.guest import (
     check_fits,
     fault_of_trap,
 )
-from rota.cpu_worker.profile import INITIALIZE_FUEL, TABLE_ELEMENTS_MAX, TABLES_MAX
+from rota.cpu_worker.profile import INITIALIZE_FUEL
 
 
 class PublicGuest:
@@ -37,7 +38,7 @@ class PublicGuest:
             raise
 
     def _open(self, memory_bytes: int) -> None:
-        self._store.set_limits(memory_size=memory_bytes, table_elements=TABLE_ELEMENTS_MAX, tables=TABLES_MAX)
+        self._store.set_limits(memory_size=memory_bytes, table_elements=WASM_TABLE_ELEMENTS_MAX, tables=WASM_TABLES_MAX)
         self._give(INITIALIZE_FUEL)
         try:
             self._exports = self._prepared.linked.instantiate(self._store).exports(self._store)
@@ -48,6 +49,7 @@ class PublicGuest:
         self._memory = memory
         if self._prepared.has_initialize:
             self._run(INITIALIZE)
+        self._size_at_start = memory.data_len(self._store)
 
     def call(self, data: bytes, *, fuel: int) -> bytes:
         prepared = self._prepared
@@ -63,6 +65,9 @@ class PublicGuest:
 
     def fuel_left(self) -> int:
         return self._store.get_fuel()
+
+    def has_grown(self) -> bool:
+        return self._memory.data_len(self._store) != self._size_at_start
 
     def charge(self, fuel: int) -> None:
         self._store.set_fuel(max(0, self.fuel_left() - fuel))
@@ -100,4 +105,4 @@ def _meaning(error: Trap | WasmtimeError, where: str) -> GuestFault | GuestStopp
         code = error.trap_code
         assert code is not None, "only a host function that raised makes a trap without a code, and ours raises nothing"
         return fault_of_trap(code.name.lower(), where)
-    return GuestStopped("refused", f"{where}: {error}")
+    return GuestStopped("faulted", f"{where}: {error}")

@@ -23,6 +23,7 @@ from wasmtime import Engine, TrapCode
 from wasmtime import _ffi as ffi
 from wasmtime._func import maybe_raise_last_exn
 
+from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker.guest import (
     INITIALIZE,
     MEMORY,
@@ -33,7 +34,7 @@ from rota.cpu_worker.guest import (
     check_fits,
     fault_of_trap,
 )
-from rota.cpu_worker.profile import INITIALIZE_FUEL, TABLE_ELEMENTS_MAX, TABLES_MAX
+from rota.cpu_worker.profile import INITIALIZE_FUEL
 
 assert sys.byteorder == "little", "arguments are written as 64-bit words, which is only right on little-endian hosts"
 assert ctypes.sizeof(ffi.wasmtime_val_raw_t) == 16, "a value of the raw call is no longer two 64-bit words"
@@ -110,16 +111,18 @@ class RawGuest:
     def _open(self, memory_bytes: int) -> None:
         prepared = self._prepared
         self._context = _store_context(self._store)
-        _store_limiter(self._store, memory_bytes, TABLE_ELEMENTS_MAX, -1, TABLES_MAX, -1)
+        _store_limiter(self._store, memory_bytes, WASM_TABLE_ELEMENTS_MAX, -1, WASM_TABLES_MAX, -1)
         self._give(INITIALIZE_FUEL)
         error = _instantiate(prepared.linked.ptr(), self._context, self._instance_address, self._trap_reference)
         if error or self._trap.value:
             self._raise(error, "instantiation")
         self._memory = self._export(0, MEMORY)
-        self._size = 0
+        self._size = self._base = 0  # a memory without a page has no address
         self._refresh()
         if prepared.has_initialize:
             self._run(self._export(1, INITIALIZE), 0, INITIALIZE)
+            self._refresh()
+        self._size_at_start = self._size
         self._alloc = self._export(1, prepared.alloc)
         self._call = self._export(2, prepared.call)
 
@@ -147,6 +150,9 @@ class RawGuest:
         error = _get_fuel(self._context, self._fuel_reference)
         assert not error
         return self._fuel.value
+
+    def has_grown(self) -> bool:
+        return self._size != self._size_at_start
 
     def charge(self, fuel: int) -> None:
         error = _set_fuel(self._context, max(0, self.fuel_left() - fuel))
@@ -196,7 +202,7 @@ class RawGuest:
             text = ffi.to_str(message)
             ffi.wasm_byte_vec_delete(byref(message))
             _error_delete(error)
-            raise GuestStopped("refused", f"{where}: {text}")
+            raise GuestStopped("faulted", f"{where}: {text}")
         code = c_int()
         known = _trap_code(self._trap, byref(code))
         _trap_delete(self._trap)
@@ -204,5 +210,5 @@ class RawGuest:
         if not known:
             # Only a host function that raised makes a trap without a code; the library keeps what it raised.
             maybe_raise_last_exn()
-            raise GuestStopped("refused", f"{where}: a trap without a code")
+            raise GuestStopped("faulted", f"{where}: a trap without a code")
         raise fault_of_trap(_TRAP_NAMES.get(code.value, f"trap {code.value}"), where)

@@ -1,7 +1,8 @@
 """Runs the calls of one fold: instance, fuel, memory, tensors, and what to do when a guest is stopped.
 
 By default each call gets a fresh instance, so nothing leaks from one task into the next. Code that was deployed with
-`reuse` keeps its instance between calls and folds, until it fails: after a trap its memory is in an unknown state.
+`reuse` keeps its instance between calls and folds, until it fails, since after a trap its memory is in an unknown
+state, or its memory grows: its next task would find room that it does not find in a fresh instance.
 Everything a guest does ends as bytes, as `GuestFault` (the inputs force it) or as `GuestStopped` (they do not).
 """
 
@@ -13,6 +14,7 @@ from wasmtime import Engine, Linker
 
 from rota.common.work import Code, TensorRef
 from rota.cpu_worker.guest import Guest, GuestFault, GuestStopped, PreparedCode
+from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.profile import REUSED_INSTANCES_MAX
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
@@ -23,8 +25,18 @@ from rota.cpu_worker.watchdog import Watchdog
 class Sandbox:
     """Belongs to one thread: `begin`, any number of `call`, `end`. `fuel_used`, `answer_bytes`: of the last call."""
 
-    def __init__(self, engine: Engine, watchdog: Watchdog, tensors: TensorReader | None, *, raw_calls: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        memories: GuestMemories,
+        watchdog: Watchdog,
+        tensors: TensorReader | None,
+        *,
+        raw_calls: bool,
+    ) -> None:
+        """Run guests on `engine`, whose memory comes from `memories`."""
         self._engine = engine
+        self._memories = memories
         self._watchdog = watchdog
         self._tensors = TensorAccess(tensors)
         self._guest_type: type[RawGuest] | type[PublicGuest] = RawGuest if raw_calls else PublicGuest
@@ -40,20 +52,24 @@ class Sandbox:
         self._prepared = prepared
         self._code = code
         self._kept = self._reused.pop(code, None) if code.reuse else None
+        self._memories.begin()
         self._watchdog.begin(code.limits.timeout_ms)
 
     def call(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
         """Run one task and return what the guest answers.
 
         Raises `GuestFault` or `GuestStopped`. A guest that was stopped for no reason of its own runs again (see
-        watchdog.py).
+        watchdog.py), and so does one that the host had no memory for while instances are kept that can be given up.
         """
         while True:
             self._watchdog.next_task()
             try:
                 return self._call_once(data, tensors)
             except GuestStopped as stopped:
-                if stopped.why == "refused" or self._watchdog.reason_to_stop() is not None:
+                self._memories.begin()
+                if stopped.why == "faulted" and not self._give_up_kept():
+                    raise
+                if stopped.why == "interrupted" and self._watchdog.reason_to_stop() is not None:
                     raise
 
     def end(self) -> None:
@@ -66,12 +82,26 @@ class Sandbox:
                 self._reused.pop(next(iter(self._reused))).close()
 
     def close(self) -> None:
+        self._give_up_kept()
+        self.linker.close()
+
+    def _give_up_kept(self) -> bool:
+        """Close the instances that wait to be used again; return whether there were any."""
+        found = bool(self._reused)
         for guest in self._reused.values():
             guest.close()
         self._reused.clear()
-        self.linker.close()
+        return found
 
     def _call_once(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
+        """Call a guest; that the host refused it memory outweighs whatever it made of that."""
+        try:
+            return self._call_guest(data, tensors)
+        except GuestFault:
+            self._check_memories()
+            raise
+
+    def _call_guest(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
         self.fuel_used = self.answer_bytes = 0
         limits = self._code.limits
         guest = self._kept or self._guest_type(self._engine, self._prepared, memory_bytes=limits.memory_bytes)
@@ -83,20 +113,26 @@ class Sandbox:
             left = guest.fuel_left()
             if not left:
                 # The engine looks at the fuel when a function or a loop starts, so the end of a call may run over.
-                # One unit
-                # more than the limit, of which one must be left, makes the limit exact.
+                # One unit more than the limit, of which one must be left, makes the limit exact.
                 raise GuestFault("fuel", f"out of fuel in {self._prepared.call}")
+            if self._memories.refusal:
+                self._check_memories()
         except (GuestFault, GuestStopped):
             self.fuel_used = min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
             guest.close()
             raise
         self.fuel_used = limits.fuel + 1 - left
         self.answer_bytes = len(answer)
-        if self._code.reuse:
+        if self._code.reuse and not guest.has_grown():
             self._kept = guest
         else:
             guest.close()
         return answer
+
+    def _check_memories(self) -> None:
+        refusal = self._memories.refusal
+        if refusal:
+            raise GuestStopped("faulted", refusal) from None
 
     def _call_with_tensors(self, guest: Guest, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
         """Call with tensors in reach; one that this host cannot read outweighs whatever the guest made of that."""
@@ -104,10 +140,10 @@ class Sandbox:
         try:
             answer = guest.call(data, fuel=self._code.limits.fuel + 1)
             if self._tensors.fault:
-                raise GuestStopped("refused", self._tensors.fault)
+                raise GuestStopped("faulted", self._tensors.fault)
         except GuestFault:
             if self._tensors.fault:
-                raise GuestStopped("refused", self._tensors.fault) from None
+                raise GuestStopped("faulted", self._tensors.fault) from None
             raise
         finally:
             self._tensors.end()

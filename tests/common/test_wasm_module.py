@@ -310,6 +310,19 @@ def test_agent_refused(old: str, new: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ("(table 1048577 funcref)", "a table of the module starts with 1048577 elements, at most 1048576"),
+        ("(table 1 funcref) " * 5, "the module has 5 tables, at most 4"),
+    ],
+)
+def test_tables_past_the_bounds_are_refused(tables: str, message: str) -> None:
+    """Goal: a module that no worker could start is refused at the deploy. Method: one too large, and one too many."""
+    with pytest.raises(CodeError, match=message):
+        check_interface(inspect_module(module(AGENT_TEXT.rstrip()[:-1] + tables + ")")), "agent", {})
+
+
+@pytest.mark.parametrize(
     ("kind", "exports", "message"),
     [
         ("agent", {"step": "other"}, "fixed export names"),

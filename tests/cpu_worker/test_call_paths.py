@@ -43,6 +43,17 @@ def test_agree_on_bytes(world: Any, guests: Any, run: Any, size: int) -> None:
     assert raw.outcomes[0].result == payload  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_agree_on_a_memory_without_pages(world: Any, guests: Any, run: Any, reuse: bool) -> None:
+    """Goal: a memory of no page is a memory. Method: nothing in and out, twice; a byte has no room."""
+    text = guests["echo"].replace('(memory (export "memory") 1)', '(memory (export "memory") 0)')
+    text = text.replace("i32.const 1024", "i32.const 0")
+    raw, public = both(world, run, world.function(text, reuse=reuse), b"", b"", b"x")
+    assert raw == public
+    first, second, full = raw.outcomes
+    assert (first.result, second.result, full.kind) == (b"", b"", "memory")  # type: ignore[union-attr]
+
+
 def test_agree_on_agents(world: Any, guests: Any, run: Any, task: Any) -> None:
     """Goal: state, errors and traps agree. Method: the counter."""
     tasks = [task(turn=turn, kind=kind) for turn, kind in enumerate(["tell", "ask", "tell", "timer", "tell"], 1)]

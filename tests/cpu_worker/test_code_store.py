@@ -69,6 +69,17 @@ def test_damaged_module_file(world: Any, guests: Any) -> None:
         world.executor().prepare(code, "echo")
 
 
+def test_folder_in_place_of_a_module(world: Any, guests: Any, run: Any) -> None:
+    """Goal: what cannot be read is refused with a remedy and ends no worker. Method: a folder of the module's name."""
+    code = world.function(guests["echo"])
+    path = world.modules_dir / f"{code.digest.hex()}.wasm"
+    path.unlink()
+    path.mkdir()
+    result = run(world.executor(), code, b"x")
+    assert (result.outcomes, result.stopped) == ((), "refused")
+    assert result.reason.endswith("cannot be read: Is a directory; remove what is there and deploy it again")
+
+
 def test_least_recently_used_code_makes_room(
     world: Any, guests: Any, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

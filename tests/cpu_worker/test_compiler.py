@@ -28,7 +28,7 @@ def artefacts(folder: Path) -> list[Path]:
 
 def load(folder: Path, wasm: bytes) -> int:
     """Load with a compiler of its own and return how often it had to compile."""
-    made = Compiler(new_engine(pooled=False), folder)
+    made = Compiler(new_engine(), folder)
     made.load(wasm, digest(wasm))
     return made.compiled_count
 
@@ -99,16 +99,16 @@ def test_artefact_of_another_key_is_compiled_again(tmp_path: Path, guests: Any) 
 
 def test_key_that_cannot_be_trusted(folder: Path) -> None:
     """Goal: a short key, or one that others can read, stops the worker. Method: one of each."""
-    Compiler(new_engine(pooled=False), folder)
+    Compiler(new_engine(), folder)
     key = folder / KEY_FILE
     if os.name == "posix":
         key.chmod(0o644)
         with pytest.raises(ConfigError, match="can be read by others"):
-            Compiler(new_engine(pooled=False), folder)
+            Compiler(new_engine(), folder)
         key.chmod(0o600)
     key.write_bytes(b"short")
     with pytest.raises(ConfigError, match="has 5 bytes, not 32"):
-        Compiler(new_engine(pooled=False), folder)
+        Compiler(new_engine(), folder)
 
 
 def test_workers_that_race_share_one_key(folder: Path) -> None:
@@ -166,3 +166,23 @@ def test_limits_of_the_compile_process(monkeypatch: pytest.MonkeyPatch, guests: 
     monkeypatch.setattr(compiler_module, "COMPILE_MS_MAX", 1)
     with pytest.raises(CodeError, match="took longer than 1 ms"):
         compiler_module.compile_apart(wasm, digest(wasm))
+
+
+def test_a_folder_in_place_of_an_artefact_is_compiled_around(folder: Path, guests: Any) -> None:
+    """Goal: what lies in the way of an artefact ends no worker. Method: a folder of its name, twice."""
+    wasm = bytes(wat2wasm(guests["echo"]))
+    load(folder, wasm)
+    (path,) = artefacts(folder)
+    path.unlink()
+    path.mkdir()
+    assert [load(folder, wasm), load(folder, wasm)] == [1, 1]
+    assert [entry.name for entry in folder.iterdir() if entry.suffix != SUFFIX] == [KEY_FILE]
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """Goal: a sentence instead of a traceback. Method: a file in place of the folder, a folder in place of the key."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "artefacts" / KEY_FILE).mkdir(parents=True)
+    for folder in (tmp_path / "file", tmp_path / "artefacts"):
+        with pytest.raises(ConfigError, match=f"{folder} cannot be used: .* delete it"):
+            Compiler(new_engine(), folder)

@@ -1,0 +1,147 @@
+"""Where the memory of guests comes from, and how a worker knows that the host refused some.
+
+To a guest `memory.grow` returns -1 in two cases: past its limit, which its inputs force, and where the host has no
+more, which no result may show. wasmtime does not tell them apart, and the guest may hide what it got. So there are two
+sources. `PooledMemories` is the fast one, for hosts on which a growth cannot be refused. `WatchedMemories` is for all
+others: wasmtime asks us for each byte, so that no refusal goes unseen. docs/decisions/0013 tells what else was tried.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_void_p
+from typing import Any, Final, Protocol
+
+import wasmtime
+from wasmtime import _ffi as ffi
+
+from rota.cpu_worker.host_limits import (
+    MEMORY_BYTES,
+    PROT_NONE,
+    SLOT_BYTES,
+    can_map,
+    data_is_limited,
+    map_memory,
+    open_memory,
+    unmap_memory,
+    why_growth_can_fail,
+)
+from rota.cpu_worker.profile import POOL_SETTINGS, SLOTS
+
+_POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
+_Finalizer: Final = ctypes.CFUNCTYPE(None, c_void_p)
+
+
+class GuestMemories(Protocol):
+    """A source of guests' memory; it belongs to one engine and lives as long."""
+
+    maps_images: bool
+    """Whether the engine maps the image of a module's data, or copies it. Compiled code is for the one or the other."""
+
+    def configure(self, config: wasmtime.Config) -> None:
+        """Make an engine of this config take its memory from here."""
+        ...
+
+    refusal: str
+    """What memory the host has refused since `begin`, or could refuse unseen; "" if none. Read after each call."""
+
+    def begin(self) -> None:
+        """Forget what was refused before, and look whether this source is still right for the host."""
+        ...
+
+
+def guest_memories() -> PooledMemories | WatchedMemories:
+    """Return the source that is right for this host."""
+    if why_growth_can_fail() or not can_map(_POOL_BYTES):
+        return WatchedMemories()
+    return PooledMemories()
+
+
+class PooledMemories:
+    """Slots that are used again: a fresh instance takes a third of the time, for want of page faults.
+
+    Each slot is wiped by wasmtime before it is used again. The package has no public name for this; the C API is
+    https://docs.wasmtime.dev/c-api/, `wasmtime_pooling_allocation_config_t`.
+    """
+
+    maps_images = True
+
+    def __init__(self) -> None:
+        self.refusal = ""
+
+    def configure(self, config: wasmtime.Config) -> None:
+        pool = ffi.wasmtime_pooling_allocation_config_new()
+        for name, value in POOL_SETTINGS:
+            getattr(ffi, f"wasmtime_pooling_allocation_config_{name}_set")(pool, value)
+        ffi.wasmtime_pooling_allocation_strategy_set(config.ptr(), pool)
+        ffi.wasmtime_pooling_allocation_config_delete(pool)
+
+    def begin(self) -> None:
+        if data_is_limited():
+            self.refusal = "a limit of data (prlimit --data) was set while this worker ran: start it again"
+
+
+class WatchedMemories:
+    """Memory that we map ourselves, so that we see each refusal. Images are copied: wasmtime maps only into its own.
+
+    wasmtime calls back with an address and sizes in bytes. A callback must not raise: its answer would be taken for
+    success. An error that it returns is given away.
+    """
+
+    maps_images = False
+
+    def __init__(self) -> None:
+        why = why_growth_can_fail() or "it has no more"
+        # Made now: when memory is short there may be none for a text.
+        self._text = f"the host refused memory within the limits of the task: {why}"
+        self._encoded = self._text.encode() + b"\0"
+        self.refusal = ""
+        self._sizes: dict[int, int] = {}
+        self._new = ffi.wasmtime_new_memory_callback_t(self._on_new)
+        self._get = ffi.wasmtime_memory_get_callback_t(self._on_get)
+        self._grow = ffi.wasmtime_memory_grow_callback_t(self._on_grow)
+        self._free = _Finalizer(self._on_free)
+        self._creator = ffi.wasmtime_memory_creator(None, self._new, _Finalizer())
+
+    def configure(self, config: wasmtime.Config) -> None:
+        config.memory_init_cow = False
+        ffi.wasmtime_config_host_memory_creator_set(config.ptr(), ctypes.byref(self._creator))
+
+    def begin(self) -> None:
+        self.refusal = ""
+
+    def _on_new(
+        self, _env: object, _type: object, minimum: int, _maximum: int, reserved: int, guard: int, memory: Any
+    ) -> int:
+        assert reserved == MEMORY_BYTES, "capacity"
+        assert reserved + guard <= SLOT_BYTES, "a slot holds what compiled code may reach"
+        try:
+            base = map_memory(SLOT_BYTES, PROT_NONE)
+        except OSError:
+            return self._refuse()
+        if not open_memory(base, minimum):
+            unmap_memory(base, SLOT_BYTES)
+            return self._refuse()
+        self._sizes[base] = minimum
+        made = memory.contents
+        made.env, made.get_memory, made.grow_memory, made.finalizer = base, self._get, self._grow, self._free
+        return 0
+
+    def _on_get(self, base: int, size: Any, capacity: Any) -> int:
+        size[0], capacity[0] = self._sizes[base], MEMORY_BYTES
+        return base
+
+    def _on_grow(self, base: int, size: int) -> int:
+        held = self._sizes[base]
+        if not open_memory(base + held, size - held):
+            return self._refuse()
+        self._sizes[base] = size
+        return 0
+
+    def _on_free(self, base: int) -> None:
+        del self._sizes[base]
+        unmap_memory(base, SLOT_BYTES)
+
+    def _refuse(self) -> int:
+        self.refusal = self._text
+        return ctypes.cast(ffi.wasmtime_error_new(self._encoded), c_void_p).value or 0

@@ -1,0 +1,126 @@
+"""What this host lets a process have: limits of address space and of data, and how it overcommits.
+
+A guest must never see that its host is short of memory (docs/EXECUTION-MODEL.md, part 5). `why_growth_can_fail` says
+whether it could, guest_memory.py what is done then, `check_guest_room` whether a worker can run at all; `rota doctor`
+shows both. Linux counts what a process can write against RLIMIT_DATA when `memory.grow` makes it writable, and against
+the commit limit where `vm.overcommit_memory` is 2. RLIMIT_AS counts reservations, which a growth does not change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import Final
+
+from rota.common.errors import ConfigError
+from rota.common.work import Limits
+
+MEMORY_BYTES: Final = 4 << 30  # a 32-bit memory is reserved whole
+SLOT_BYTES: Final = MEMORY_BYTES + (64 << 20)  # and what compiled code may reach behind it without a check of its own
+
+WORKER_BYTES: Final = 128 << 20  # about what a worker's interpreter and libraries take, which end the process without
+
+PROT_NONE: Final = 0
+PROT_READ_WRITE: Final = 3
+_MAP_PRIVATE_ANONYMOUS_NORESERVE: Final = 0x02 | 0x20 | 0x4000
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+_OVERCOMMIT: Final = Path("/proc/sys/vm/overcommit_memory")
+_NEVER: Final = "2"
+
+IS_LINUX: Final = sys.platform == "linux"
+
+if IS_LINUX:
+    import resource
+
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _mmap = _libc.mmap
+    _mmap.restype = ctypes.c_void_p
+    _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    _munmap = _libc.munmap
+    _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    _mprotect = _libc.mprotect
+    _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def map_memory(size: int, protection: int) -> int:
+    """Return the address of `size` fresh bytes of zeros. Raises `OSError` if the host refuses."""
+    address = _mmap(None, size, protection, _MAP_PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
+    if address == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), f"{size} bytes were refused")
+    return int(address)
+
+
+def open_memory(address: int, size: int) -> bool:
+    """Make mapped memory readable and writable; return False if the host refuses."""
+    return size == 0 or _mprotect(address, size, PROT_READ_WRITE) == 0
+
+
+def unmap_memory(address: int, size: int) -> None:
+    failed = _munmap(address, size)
+    assert not failed, "what was mapped can be unmapped"
+
+
+def raise_limits() -> None:
+    """Give this process as much memory as its hard limits allow."""
+    if IS_LINUX:
+        for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+            _, hard = resource.getrlimit(which)
+            resource.setrlimit(which, (hard, hard))
+
+
+def why_growth_can_fail() -> str:
+    """Say what could make this host refuse a guest's `memory.grow` within its limit; "" if nothing does."""
+    if not IS_LINUX:
+        return ""
+    if data_is_limited():
+        return f"this process may have {resource.getrlimit(resource.RLIMIT_DATA)[0]} bytes of data (ulimit -d)"
+    try:
+        overcommit = _OVERCOMMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        overcommit = ""
+    return "this host does not overcommit memory (vm.overcommit_memory is 2)" if overcommit == _NEVER else ""
+
+
+def why_memory_is_short(size: int) -> str:
+    """Say which limit of this process is below `size` bytes; "" if none is."""
+    if IS_LINUX:
+        for which, what, flag in (
+            (resource.RLIMIT_AS, "address space", "-v"),
+            (resource.RLIMIT_DATA, "data", "-d"),
+        ):
+            limit = resource.getrlimit(which)[1]
+            if limit != resource.RLIM_INFINITY and limit < size:
+                return f"this worker may have only {limit} bytes of {what} (ulimit {flag})"
+    return ""
+
+
+def data_is_limited() -> bool:
+    """Say whether RLIMIT_DATA is set for this process; cheap enough for every task."""
+    return IS_LINUX and resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+
+
+def can_map(size: int, protection: int = PROT_NONE) -> bool:
+    """Say whether the host would give `size` bytes now."""
+    if not IS_LINUX:
+        return True
+    try:
+        unmap_memory(map_memory(size, protection), size)
+    except OSError:
+        return False
+    return True
+
+
+def check_guest_room(worker_bytes: int = 0) -> None:
+    """Raise `ConfigError` if not even one guest with the usual limit has room beside `worker_bytes` still to come."""
+    if not can_map(SLOT_BYTES):
+        raise ConfigError(
+            f"a CPU worker needs {SLOT_BYTES} bytes of address space for one agent and gets less: "
+            "raise the limit (ulimit -v unlimited)"
+        )
+    needed = worker_bytes + Limits().memory_bytes
+    if not can_map(needed, PROT_READ_WRITE):
+        raise ConfigError(
+            f"a CPU worker needs {needed} bytes for itself and an agent with the usual memory_bytes and gets less: "
+            f"{why_growth_can_fail() or 'the host has no more'}; raise the limit (ulimit -d unlimited)"
+        )
