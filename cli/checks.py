@@ -118,6 +118,30 @@ def check_onnxruntime(_connection: Connection) -> Iterator[Finding]:
         yield Finding("providers", "ok", "models run on CUDA")
 
 
+def check_guest_memory(_: Connection) -> Iterator[Finding]:
+    """Whether a CPU worker that is started like this process gets memory for agents, and of which kind."""
+    from rota.cpu_worker.host_limits import (
+        WORKER_BYTES,
+        check_guest_room,
+        raise_limits,
+        why_growth_can_fail,
+        why_no_pool,
+    )
+
+    raise_limits()  # as a worker does
+    try:
+        check_guest_room(WORKER_BYTES)
+    except ConfigError as error:
+        yield Finding("agents' memory", "error", *error.message.rsplit(": ", 1))
+        return
+    slow = why_growth_can_fail() or why_no_pool()
+    if slow:
+        message = f"{slow}: a fresh agent takes about three times as long"
+        yield Finding("agents' memory", "warning", message, "ulimit -d unlimited -v unlimited; vm.overcommit_memory 0")
+    else:
+        yield Finding("agents' memory", "ok", "nothing here limits it")
+
+
 def check_run_folder(connection: Connection) -> Iterator[Finding]:
     """Where the run folder lies, its rights, and the room that is left there."""
     root = connection.run_folder().root
@@ -251,8 +275,8 @@ def check_broker(connection: Connection) -> Iterator[Finding]:
 
 
 CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (
-    check_python, check_packages, check_onnxruntime, check_run_folder, check_run_file, check_fsync, check_shared_memory,
-    check_sockets, check_open_files, check_broker,
+    check_python, check_packages, check_onnxruntime, check_guest_memory, check_run_folder, check_run_file, check_fsync,
+    check_shared_memory, check_sockets, check_open_files, check_broker,
 )  # fmt: skip
 
 

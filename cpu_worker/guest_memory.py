@@ -19,16 +19,15 @@ from rota.cpu_worker.host_limits import (
     MEMORY_BYTES,
     PROT_NONE,
     SLOT_BYTES,
-    can_map,
     data_is_limited,
     map_memory,
     open_memory,
     unmap_memory,
     why_growth_can_fail,
+    why_no_pool,
 )
-from rota.cpu_worker.profile import POOL_SETTINGS, SLOTS
+from rota.cpu_worker.profile import POOL_SETTINGS
 
-_POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
 _Finalizer: Final = ctypes.CFUNCTYPE(None, c_void_p)
 
 
@@ -52,7 +51,7 @@ class GuestMemories(Protocol):
 
 def guest_memories() -> PooledMemories | WatchedMemories:
     """Return the source that is right for this host."""
-    if why_growth_can_fail() or not can_map(_POOL_BYTES):
+    if why_growth_can_fail() or why_no_pool():
         return WatchedMemories()
     return PooledMemories()
 

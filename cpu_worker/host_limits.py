@@ -19,6 +19,9 @@ from rota.common.work import Limits
 MEMORY_BYTES: Final = 4 << 30  # a 32-bit memory is reserved whole
 SLOT_BYTES: Final = MEMORY_BYTES + (64 << 20)  # and what compiled code may reach behind it without a check of its own
 
+REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`; each may hold as much memory as its limit allows
+SLOTS: Final = REUSED_INSTANCES_MAX + 2  # and the one that runs, and one to spare
+POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
 WORKER_BYTES: Final = 128 << 20  # about what a worker's interpreter and libraries take, which end the process without
 
 PROT_NONE: Final = 0
@@ -82,6 +85,13 @@ def why_growth_can_fail() -> str:
     return "this host does not overcommit memory (vm.overcommit_memory is 2)" if overcommit == _NEVER else ""
 
 
+def why_no_pool() -> str:
+    """Say why slots for all instances at once cannot be reserved; "" if they can."""
+    if can_map(POOL_BYTES):
+        return ""
+    return f"this process may not reserve {POOL_BYTES} bytes of address space (ulimit -v)"
+
+
 def why_memory_is_short(size: int) -> str:
     """Say which limit of this process is below `size` bytes; "" if none is."""
     if IS_LINUX:
@@ -116,11 +126,11 @@ def check_guest_room(worker_bytes: int = 0) -> None:
     if not can_map(SLOT_BYTES):
         raise ConfigError(
             f"a CPU worker needs {SLOT_BYTES} bytes of address space for one agent and gets less: "
-            "raise the limit (ulimit -v unlimited)"
+            "raise the limit, ulimit -v unlimited"
         )
     needed = worker_bytes + Limits().memory_bytes
     if not can_map(needed, PROT_READ_WRITE):
         raise ConfigError(
-            f"a CPU worker needs {needed} bytes for itself and an agent with the usual memory_bytes and gets less: "
-            f"{why_growth_can_fail() or 'the host has no more'}; raise the limit (ulimit -d unlimited)"
+            f"a CPU worker needs {needed} bytes for itself and an agent with the usual memory_bytes and gets less, "
+            f"since {why_growth_can_fail() or 'the host has no more'}: raise the limit, ulimit -d unlimited"
         )

@@ -21,6 +21,7 @@ import wasmtime
 
 from rota.common.digests import digest, digest_of
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
+from rota.cpu_worker.host_limits import MEMORY_BYTES, SLOTS
 
 ABI_VERSION: Final = 1
 WASMTIME_VERSION: Final = version("wasmtime")
@@ -64,9 +65,6 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
 INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not the task's own fuel
 THREAD_STACK_BYTES: Final = 8 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
 
-REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`; each may hold as much memory as its limit allows
-SLOTS: Final = REUSED_INSTANCES_MAX + 2  # and the one that runs, and one to spare
-
 # How memory is found for an instance. None of it can be seen by a guest, so it is not part of the fingerprint.
 POOL_SETTINGS: Final = (
     ("total_core_instances", SLOTS),
@@ -74,7 +72,7 @@ POOL_SETTINGS: Final = (
     ("total_tables", SLOTS * WASM_TABLES_MAX),
     ("max_tables_per_module", WASM_TABLES_MAX),
     ("max_core_instance_size", 16 << 20),
-    ("max_memory_size", 4 << 30),
+    ("max_memory_size", MEMORY_BYTES),
     ("table_elements", WASM_TABLE_ELEMENTS_MAX),
     ("max_unused_warm_slots", SLOTS),
     ("linear_memory_keep_resident", 256 << 10),  # wiped by writing zeros; what lies behind is given back to the system

@@ -15,7 +15,7 @@ from wasmtime import Engine, Linker
 from rota.common.work import Code, TensorRef
 from rota.cpu_worker.guest import Guest, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
-from rota.cpu_worker.profile import REUSED_INSTANCES_MAX
+from rota.cpu_worker.host_limits import REUSED_INSTANCES_MAX
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
 from rota.cpu_worker.tensor_access import TensorAccess, TensorReader

@@ -319,8 +319,18 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "instance-always-kept", "a fresh instance for each task unless deployed with reuse", "cpu_worker/sandbox.py",
-        "        if self._code.reuse:\n            self._kept = guest\n",
-        "        if self._code:\n            self._kept = guest\n", _CPU,
+        "        if self._code.reuse and not guest.has_grown():\n",
+        "        if self._code and not guest.has_grown():\n", _CPU,
+    ),
+    Mutation(
+        "grown-instance-kept", "an instance whose memory grew is not used again", "cpu_worker/sandbox.py",
+        "        if self._code.reuse and not guest.has_grown():\n",
+        "        if self._code.reuse:\n", _CPU,
+    ),
+    Mutation(
+        "refused-memory-unseen", "memory that the host refuses is never part of a result", "cpu_worker/sandbox.py",
+        "            if self._memories.refusal:\n",
+        "            if self._memories.refusal and not answer:\n", ("tests/cpu_worker/test_host_memory.py",),
     ),
     Mutation(
         "fuel-not-reset", "each task has all of its fuel", "cpu_worker/raw_call.py",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,25 @@ def test_this_installation_has_no_errors(run_dir: Path, capfd: pytest.CaptureFix
     assert found["wasmtime"]["level"] == "ok"
     assert {"python", "run folder", "disk", "fsync", "sockets", "open files"} <= set(found)
     assert all(one["remedy"] for one in findings if one["level"] != "ok")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these limits count like this on Linux only")
+@pytest.mark.parametrize(
+    ("limits", "level", "said"),
+    [
+        ("-d 500000", "warning", "may have 512000000 bytes of data (ulimit -d)"),
+        ("-v 20000000", "warning", "address space (ulimit -v)"),
+        ("-v 3000000", "error", "bytes of address space for one agent and gets less"),
+        ("-S -d 500000", "ok", "nothing here limits it"),
+    ],
+)
+def test_limits_that_agents_would_meet_are_found(run_dir: Path, limits: str, level: str, said: str) -> None:
+    """Goal: one learns that a worker has too little memory before it starts. Method: the doctor under such limits."""
+    command = f"ulimit {limits}; exec {sys.executable} -m rota.cli doctor --dir {run_dir} --timeout 0.01 --json"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    (found,) = [one for one in json.loads(done.stdout) if one["check"] == "agents' memory"]
+    assert (found["level"], said in found["message"]) == (level, True), found
+    assert ("unlimited" in found["remedy"]) == (level != "ok")
 
 
 def test_risky_variables_are_named(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:

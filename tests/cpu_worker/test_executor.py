@@ -257,6 +257,22 @@ def test_fresh_instances_share_nothing_and_reused_ones_do(
     assert run(executor, reused, b"\x00", b"\x08").outcomes[1].result == b"\1\0\0\0"
 
 
+def test_at_the_edge_of_fuel_reuse_changes_nothing(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
+    """Goal: room that one task made is never found by the next.
+
+    Method: a guest that grows once and for that needs more fuel, with just as much as a used instance would need.
+    """
+    text = guests["echo"].replace(
+        "(call $pack (local.get 0) (local.get 1))))",
+        """(if (i32.eq (memory.size) (i32.const 1)) (then (drop (memory.grow (i32.const 1)))))
+           (call $pack (local.get 0) (local.get 1))))""",
+    )
+    used = [outcome.fuel for outcome in run(executor, world.function(text, reuse=True), b"x", b"x", b"x").outcomes]
+    assert len({*used}) == 1
+    short = world.function(text, reuse=True, fuel=used[0] - 1)
+    assert [outcome.kind for outcome in run(executor, short, b"x", b"x").outcomes] == ["fuel", "fuel"]
+
+
 def test_initialize_runs_first_and_is_not_metered(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
     """Goal: `_initialize` runs in each fresh instance and costs the task nothing.
 
