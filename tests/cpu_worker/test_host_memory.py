@@ -18,7 +18,7 @@ UNLIMITED = -1
 # Takes [limits, folders, fold], lets itself be limited, runs the fold and prints what came out.
 CHILD = """
 import json, resource, sys, time
-limits, modules, artefacts, codes, payloads, raw, raised = json.loads(sys.stdin.read())
+limits, modules, artefacts, codes, fields, payloads, raw, raised = json.loads(sys.stdin.read())
 for name, pair in limits.items():
     resource.setrlimit(getattr(resource, name), tuple(pair))
 from pathlib import Path
@@ -30,8 +30,7 @@ if raised:
 executor = WasmExecutor(Path(modules), Path(artefacts), None, lambda: time.monotonic() * 1000, raw_calls=raw)
 for digest, reuse, limits in codes:
     code = Code(bytes.fromhex(digest), "function", reuse, limits=Limits(**limits))
-    tasks = tuple(TaskInput(turn=1, kind="tell", sender=None, payload=bytes.fromhex(one), now_ms=1, reply_to=None,
-        tensors=(), emits_max=64) for one in payloads)
+    tasks = tuple(TaskInput(**fields)._replace(payload=bytes.fromhex(one), tensors=()) for one in payloads)
     result = executor.run(Fold(bytes(32), code, "x", None, tasks))
     print(json.dumps([[repr(one) for one in result.outcomes], result.stopped, result.reason]))
 executor.close()
@@ -53,15 +52,16 @@ GROWER = """(module (memory (export "memory") 1)
 class Child:
     """Runs folds of one code, or of several one after the other, in a process with limits."""
 
-    def __init__(self, world: Any) -> None:
+    def __init__(self, world: Any, task: Any) -> None:
         self._world = world
+        self._fields = task()._replace(payload="")._asdict()
 
     def start(
         self, codes: list[Any], payloads: list[bytes], *, raw: bool = True, raised: bool = False, **limits: Any
     ) -> subprocess.CompletedProcess[str]:
         described = [[code.digest.hex(), code.reuse, code.limits._asdict()] for code in codes]
         folders = [str(self._world.modules_dir), str(self._world.artefacts_dir)]
-        asked = [limits, *folders, described, [one.hex() for one in payloads], raw, raised]
+        asked = [limits, *folders, described, self._fields, [one.hex() for one in payloads], raw, raised]
         return subprocess.run(
             [sys.executable, "-c", CHILD], input=json.dumps(asked), text=True, capture_output=True, check=False
         )
@@ -73,8 +73,8 @@ class Child:
 
 
 @pytest.fixture
-def child(world: Any) -> Child:
-    return Child(world)
+def child(world: Any, task: Any) -> Child:
+    return Child(world, task)
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "public"])
