@@ -13,7 +13,7 @@ import click
 
 from rota.cli.output import cell
 from rota.common.work import Emit
-from rota.runs.diff import Agents, Diff, End, First, Later, Sample, Side
+from rota.runs.diff import Agents, Diff, End, First, Sample, Side, TurnsAfter
 from rota.runs.differing import ByteDifference, Part
 from rota.runs.readable import cut, size_text
 from rota.runs.tree import RootInput
@@ -126,7 +126,7 @@ def _value(value: Any, name: str) -> str:
 # --- what followed --------------------------------------------------------------------------------
 
 
-def _later_lines(later: Later) -> Iterator[str]:
+def _later_lines(later: TurnsAfter) -> Iterator[str]:
     yield f"from there on, by turn: {later.same} the same, {later.differ} differ" + _only(later.only)
     for number, (count, samples) in enumerate(zip(later.tasks_only, later.samples, strict=True), 1):
         if count:

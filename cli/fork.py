@@ -56,7 +56,7 @@ def fork(
     rota fork .rota --at 0 --to what-if --drop-input 17
     rota fork .rota --at 40 --to what-if --edit 17:0='{"add": 8}'
     """
-    from rota.proof.changed import Plan
+    from rota.proof.changed import ChangePlan
     from rota.proof.fork import fork as make_fork
 
     with _opened(run) as source, Progress(progress, "turns") as shown:
@@ -69,7 +69,7 @@ def fork(
             + ["seed"] * (seed is not None)
             + ["no later inputs"] * (not inputs)
         )
-        plan = Plan(lane, turn, change, turns_max=turns_max, inputs=inputs)
+        plan = ChangePlan(lane, turn, change, turns_max=turns_max, inputs=inputs)
         came = make_fork(source, plan, modules, folder, what or "nothing", progress=shown)
     if json:
         print_json({"made": str(folder), "change": what, **_facts(came)})

@@ -1,7 +1,8 @@
 """`rota log`, `show`, `story`, `state`, `tree`: what a journal says. No broker is needed, and none is asked.
 
 Each command opens the run for reading (runs/open.py), asks runs/ one question and prints the answer; how answers
-look is in inspect_views.py, their JSON in runs/task_facts.py and runs/log.py. Meanwhile a broker may write.
+look is in inspect_views.py and tree_view.py, their JSON in runs/task_facts.py and runs/log.py. Meanwhile a broker may
+write.
 """
 
 from __future__ import annotations
@@ -279,7 +280,8 @@ def tree(run: Path, seq: int, up: bool, depth: int, limit: int, progress: bool |
     rota tree 17 --up
     rota tree 1 --depth 3 --json
     """
-    from rota.cli.inspect_views import columns, tree_lines
+    from rota.cli.inspect_views import columns
+    from rota.cli.tree_view import tree_lines
     from rota.runs.questions import family
     from rota.runs.task_facts import tree_facts
 

@@ -1,4 +1,4 @@
-"""How answers of `rota log`, `show`, `story`, `state` and `tree` look to a person: aligned, bounded, coloured.
+"""How answers of `rota log`, `show`, `story` and `state` look to a person: aligned, bounded, coloured.
 
 Functions here take what runs/ found and return lines; commands print them. Colour only says again what a word says
 already; click leaves it away where output is no terminal. Nothing that came from a payload reaches a terminal raw.
@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 import click
 
@@ -20,8 +20,8 @@ from rota.runs.log import Entry
 from rota.runs.questions import Family
 from rota.runs.readable import cut, readable, size_text
 from rota.runs.states import AgentState
-from rota.runs.traces import Trace, waiting_timers
-from rota.runs.tree import Ancestor
+from rota.runs.traces import Trace
+from rota.runs.tree import RootInput
 
 PIPE_COLUMNS: Final = 160  # where output is no terminal
 LOG_PIPE_COLUMNS: Final = 1_000  # lines of the log are bounded by themselves
@@ -31,11 +31,6 @@ _TIME_CHARS: Final = 23
 _NAME_CHARS: Final = 14
 _LOG_LINES: Final = 40
 _FACTS_CHARS: Final = 1_200
-_TREE_INDENT_MAX: Final = 60
-_ONLY: Final = "   "
-_BESIDE: Final = "\N{BOX DRAWINGS LIGHT VERTICAL}  "
-_LAST: Final = "\N{BOX DRAWINGS LIGHT UP AND RIGHT}\N{BOX DRAWINGS LIGHT HORIZONTAL} "
-_NEXT: Final = "\N{BOX DRAWINGS LIGHT VERTICAL AND RIGHT}\N{BOX DRAWINGS LIGHT HORIZONTAL} "
 _STATE_CHARS: Final = 4_000
 _HEX_BYTES: Final = 256
 
@@ -57,6 +52,11 @@ def time_text(now_ms: int | None) -> str:
 def marked(word: str) -> str:
     """Return an outcome or stage in its colour."""
     return click.style(word, fg="green" if word == "ok" else "yellow" if word in _UNDECIDED else "red")
+
+
+def asker_text(origin: RootInput) -> str:
+    """Return who asked for an input."""
+    return "the broker" if origin.producer is None else f"submit {origin.number} of {cut(origin.producer, 60)}"
 
 
 _UNDECIDED: Final = ("waiting", "issued")
@@ -121,8 +121,7 @@ def _source_facts(family: Family, room: int) -> _Facts:
     else:
         origin = family.origin
         again = "" if origin.retry_of is None else f", dead task {origin.retry_of} again"
-        who = f"submit {origin.number} of {cut(origin.producer, 60)}" if origin.producer else "the broker"
-        yield "input", f"record {origin.record}, {who}{again}, arrived {time_text(origin.now_ms)}"
+        yield "input", f"record {origin.record}, {asker_text(origin)}{again}, arrived {time_text(origin.now_ms)}"
     yield "sender", trace.sender or "outside"
     if trace.reply_to is not None:
         asked = trace.reply_to
@@ -346,81 +345,3 @@ def state_lines(state: bytes | None) -> Iterator[str]:
         yield f"{start:08x}  {row.hex(' '):47}  {letters}"
     if len(state) > _HEX_BYTES:
         yield f"and {size_text(len(state) - _HEX_BYTES)} more: --raw FILE writes them all"
-
-
-# --- rota tree ------------------------------------------------------------------------------------
-
-
-def tree_lines(family: Family, depth_max: int, width: int, *, up: bool) -> Iterator[str]:
-    """Yield the tasks above a task, then those below it."""
-    if family.origin is not None:
-        origin = family.origin
-        yield cut(
-            f"submit {origin.number} of {origin.producer}, {time_text(origin.now_ms)}, record {origin.record}", width
-        )
-    else:
-        yield "(what is above was compacted away)"
-    chain = family.root.chain[::-1]
-    kept = chain if len(chain) <= depth_max else (chain[0], *chain[len(chain) - depth_max + 1 :])
-    level = 0
-    for place, ancestor in enumerate(kept):
-        yield _node_line(_ONLY * level, _ancestor_text(ancestor), level, width, is_last=True)
-        level += 1
-        if place == 0 and len(kept) < len(chain):
-            text = f"({len(chain) - len(kept)} between: --depth shows more)"
-            yield _node_line(_ONLY * level, text, level, width, is_last=True)
-            level += 1
-    yield _node_line(_ONLY * level, click.style(_node_text(family.trace), bold=True), level, width, is_last=True)
-    if not up:
-        yield from _below_lines(family, level, width)
-        if family.left_out:
-            yield "(more below: --limit shows more)"
-
-
-def _below_lines(family: Family, level: int, width: int) -> Iterator[str]:
-    """Yield what is below a task, without recursion: chains may be long."""
-    stack = _children_nodes(family, family.trace, _ONLY * (level + 1), level + 1)
-    while stack:
-        node = stack.pop()
-        yield _node_line(node.prefix, node.text, node.level, width, is_last=node.is_last)
-        if node.trace is not None:
-            prefix = node.prefix + (_ONLY if node.is_last else _BESIDE)
-            stack += _children_nodes(family, node.trace, prefix, node.level + 1)
-
-
-class _Node(NamedTuple):
-    prefix: str  # of itself and what is below it
-    level: int
-    is_last: bool  # among those of its parent
-    text: str
-    trace: Trace | None
-
-
-def _children_nodes(family: Family, parent: Trace, prefix: str, level: int) -> list[_Node]:
-    """Return what is right below a task, the last first."""
-    nodes: list[tuple[str, Trace | None]] = []
-    for child in parent.children:
-        known = family.below.get(child.turn)
-        text = f"{child.seq}  {child.target}  {child.kind}  (rota tree {child.seq})"
-        nodes.append((text if known is None else _node_text(known), known))
-    nodes += [(f"(timer, emit {index}, has not fired)", None) for index in waiting_timers(parent)]
-    last = len(nodes) - 1
-    return [_Node(prefix, level, place == last, *node) for place, node in enumerate(nodes)][::-1]
-
-
-def _node_text(trace: Trace) -> str:
-    text = f"{trace.seq}  {trace.target}  {trace.kind}  {marked(trace.mark)}"
-    return text + (f"  {cut(trace.outcome.message, 60)}" if type(trace.outcome) is Failed else "")
-
-
-def _ancestor_text(ancestor: Ancestor) -> str:
-    return f"{ancestor.seq}  {ancestor.target}  {ancestor.kind}  {marked('ok' if ancestor.ok else 'failed')}"
-
-
-def _node_line(prefix: str, text: str, level: int, width: int, *, is_last: bool) -> str:
-    """Return a node below others; a very deep one says how deep it is instead of moving out of sight."""
-    if level == 0:
-        return text
-    if len(prefix) > min(_TREE_INDENT_MAX, width // 2):
-        return f"{level:>6} deep  {text}"
-    return prefix[len(_ONLY) :] + (_LAST if is_last else _NEXT) + text

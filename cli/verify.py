@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rota.proof.verification import Proof, Round
-    from rota.proof.verify import LaneReport, Options, Report
+    from rota.proof.verify import LaneReport, Options, RunReport
     from rota.runs.open import RunSource
 
 _SHOW_SECONDS: Final = 0.1  # between two lines of progress on a terminal
@@ -233,7 +233,7 @@ def _facts(source: RunSource, proof: Proof) -> dict[str, Any]:
     }
 
 
-def _damage(report: Report) -> dict[str, Any] | None:
+def _damage(report: RunReport) -> dict[str, Any] | None:
     if report.damage is None:
         return None
     number = report.damage.fields.get("number", report.records + 1)

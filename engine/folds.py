@@ -8,13 +8,15 @@ which these folds run cannot be seen in it. Whoever needs to stop the lane at a 
 from __future__ import annotations
 
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
 from rota.broker.records import CompletedFold
 from rota.broker.tasks import Task
 from rota.common.limits import FOLD_TASKS_MAX
 from rota.common.work import MODEL, Code, Fold, FoldResult, TaskInput
+
+PATIENCE_MS: Final = 600_000  # what a task may take in a replay: fuel ends it, the clock only ends what hangs
 
 
 class PlannedFold(NamedTuple):

@@ -1,7 +1,7 @@
-"""What commands that read a run need of a model folder: the files of the model with a digest, found and checked.
+"""What those need of a model folder who have a digest: the files of the model with a digest, found and checked.
 
 The repository is the GPU worker's (its layout is told in docs/MODELS.md); it needs no ONNX Runtime. This file is its
-door for `proof/`, which imports no worker.
+door for runs/ and local/.
 """
 
 from __future__ import annotations

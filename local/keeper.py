@@ -20,7 +20,7 @@ from rota.common.errors import CodeError, ConfigError
 from rota.common.work import MODEL, Done, TensorRef
 from rota.engine.model_files import find_model
 from rota.host.endpoints import RunFolder
-from rota.local.places import Place
+from rota.local.places import LanePlace
 from rota.tensors.store import TensorStore
 
 _BATCH_RECORDS: Final = 1_024
@@ -29,7 +29,7 @@ _BATCH_RECORDS: Final = 1_024
 class Keeper:
     """Takes each record before it is applied."""
 
-    def __init__(self, place: Place, *, in_file: bool) -> None:
+    def __init__(self, place: LanePlace, *, in_file: bool) -> None:
         """Raises `ConfigError` if somebody else works in the folder."""
         self._place = place
         self._records: list[records.Record] = []  # all of them, or with a run file those that are not in it yet

@@ -53,7 +53,7 @@ from rota.local.arguments import (
 from rota.local.handles import Batch, Handle
 from rota.local.interrupts import Interrupts
 from rota.local.keeper import Keeper
-from rota.local.places import Place
+from rota.local.places import LanePlace
 from rota.local.tables import Table
 from rota.local.turns import History, Turn, turn_table
 from rota.local.view import View, number_of, timer_order
@@ -108,7 +108,7 @@ class Lane(View):
         request = checked(messages.OpenLane(1, name, settings, paused, None), ConfigError)
         self.name = name
         self._lock = threading.RLock()
-        self._place = Place(path_of("keep", keep), path_of("models", models), path_of("tensors", tensors))
+        self._place = LanePlace(path_of("keep", keep), path_of("models", models), path_of("tensors", tensors))
         try:
             self._keeper = Keeper(self._place, in_file=keep is not None)
         except BaseException:
@@ -454,7 +454,7 @@ def _collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-def _release(executors: Executors, keeper: Keeper, place: Place) -> None:
+def _release(executors: Executors, keeper: Keeper, place: LanePlace) -> None:
     executors.close()
     keeper.close()
     place.close()

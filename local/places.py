@@ -28,7 +28,7 @@ _lock: Final = threading.Lock()
 _artefacts: dict[int, Path] = {}  # of this process, by its id: a forked child makes its own
 
 
-class Place:
+class LanePlace:
     """The folders of one lane."""
 
     def __init__(self, keep: Path | None, models: Path | None, tensors: Path | None) -> None:

@@ -34,7 +34,7 @@ _RUNTIME_FACTS: Final = {"cpu": ("profile",), "gpu": ("runtime", "build", "packa
 _HOST_FACTS: Final = {"cpu": ("machine", "target"), "gpu": ("provider", "processor", "gpu", "environment")}
 
 
-class Finding(NamedTuple):
+class FoundCause(NamedTuple):
     """A cause, why in one sentence, the turn that it is found at, and what speaks for it.
 
     `needs_lane`: the turn alone does not show it, the lane has to be executed from its begin.
@@ -59,7 +59,7 @@ class Case(NamedTuple):
     trials: Trials | None
 
 
-def find_cause(case: Case) -> Finding:
+def find_cause(case: Case) -> FoundCause:
     """Return why a turn differs."""
     for look in _LOOKS:
         found = look(case)
@@ -91,36 +91,36 @@ def other_facts(pool: str, there: dict[str, str], here: dict[str, str], *, host:
 # --- one look for each cause ----------------------------------------------------------------------
 
 
-def _wrong_code(case: Case) -> Finding | None:
+def _wrong_code(case: Case) -> FoundCause | None:
     task = case.expected or case.actual
     if task is None or task.code is None or case.actual is None:
         return None
     problem = changed_code(case.source, task.code, task.address)
-    return Finding(CODE, problem, case.seen.turn) if problem else None
+    return FoundCause(CODE, problem, case.seen.turn) if problem else None
 
 
-def _told_fault(case: Case) -> Finding | None:
+def _told_fault(case: Case) -> FoundCause | None:
     fault = case.fault
     if fault is None or fault.cause == CORRUPT_RECORD or not explains(fault, case.seen, case.expected):
         return None
-    return Finding(fault.cause, f"record {fault.number}: {fault.text}", case.seen.turn)
+    return FoundCause(fault.cause, f"record {fault.number}: {fault.text}", case.seen.turn)
 
 
-def _other_turn(case: Case) -> Finding | None:
+def _other_turn(case: Case) -> FoundCause | None:
     """Look whether another task retired here, or none."""
     expected, actual = case.expected, case.actual
     if case.fault is not None and actual is None:
         return None
     if expected is None or actual is None:
         who, which = ("the run", "the repetition") if expected is None else ("the repetition", "the run")
-        return Finding(ORDER, f"turn {case.seen.turn} retires in {which}, but not in {who}", case.seen.turn)
+        return FoundCause(ORDER, f"turn {case.seen.turn} retires in {which}, but not in {who}", case.seen.turn)
     if expected.turn == actual.turn:
         return None
     why = f"turn {expected.turn} retires in the run where turn {actual.turn} does in the repetition"
-    return Finding(ORDER, why, case.seen.turn)
+    return FoundCause(ORDER, why, case.seen.turn)
 
 
-def _memory(case: Case) -> Finding | None:
+def _memory(case: Case) -> FoundCause | None:
     """Look whether the code gives the same each time."""
     trials, task = case.trials, case.actual
     if trials is None or task is None or task.code is None or task.code.kind == MODEL:
@@ -134,12 +134,12 @@ def _memory(case: Case) -> Finding | None:
     if task.code.reuse:
         why = f"{name} keeps memory between its tasks: deploy it without reuse or fix it"
         evidence = f"a new instance gives {said}, a used one something else"
-        return Finding(CODE, why, case.seen.turn, (evidence, *seen), True)
+        return FoundCause(CODE, why, case.seen.turn, (evidence, *seen), True)
     why = f"two executions of {name} from the same state and message differ: this engine or machine is not reliable"
-    return Finding(CODE, why, case.seen.turn, (f"the first of them gives {said}", *seen), True)
+    return FoundCause(CODE, why, case.seen.turn, (f"the first of them gives {said}", *seen), True)
 
 
-def _exchanged(case: Case) -> Finding | None:
+def _exchanged(case: Case) -> FoundCause | None:
     """Look whether the turn's message or outcome is that of a later turn of the same agent, and the other way round."""
     task, trials, seen = case.expected, case.trials, case.seen
     if task is None or trials is None or case.actual is None:
@@ -153,15 +153,15 @@ def _exchanged(case: Case) -> Finding | None:
         turns = f"turns {task.turn} and {other.turn} of {task.address}"
         if trials.of_row(row, [other, *row[1:-1], task]) == recorded:
             evidence = "executed with the two messages exchanged, both turns give what the run has"
-            return Finding(ORDER, f"the messages of {turns} stand in the wrong order", task.turn, (evidence,))
+            return FoundCause(ORDER, f"the messages of {turns} stand in the wrong order", task.turn, (evidence,))
         clean = trials.of_row(row, row)
         if clean != recorded and [clean[-1], *clean[1:-1], clean[0]] == recorded:
             evidence = "executed, each of the two turns gives what the run has for the other"
-            return Finding(ORDER, f"the outcomes of {turns} are exchanged", task.turn, (evidence,))
+            return FoundCause(ORDER, f"the outcomes of {turns} are exchanged", task.turn, (evidence,))
     return None
 
 
-def _false_decision(case: Case) -> Finding | None:
+def _false_decision(case: Case) -> FoundCause | None:
     """Look whether what follows a verdict or cancel was computed as if it had not been."""
     task, seen = case.expected, case.seen
     if task is None or task.outcome is None or case.actual is None or task.code is None or task.code.kind != AGENT:
@@ -179,26 +179,26 @@ def _false_decision(case: Case) -> Finding | None:
             turn, record = row[0].turn, seen.decisions[row[0].turn]
             why = f"the decision on turn {turn} in record {record} is not what happened: the task had another outcome"
             evidence = f"executed as if it was never caught, turn {seen.turn} gives what the run has"
-            return Finding(CORRUPT_RECORD, why, turn, (evidence,), True)
+            return FoundCause(CORRUPT_RECORD, why, turn, (evidence,), True)
     return None
 
 
-def _seed(case: Case) -> Finding | None:
+def _seed(case: Case) -> FoundCause | None:
     effects = case.trials.with_default_seed() if case.trials is not None and case.actual is not None else None
     if effects is None or case.expected is None or effects != [effect_of(case.expected.outcome)]:
         return None
     why = f"the seed of lane {case.seen.lane!r} in record {case.seen.opened} is not the one that the run had"
-    return Finding(INPUT, why, case.seen.turn, ("with the seed that follows from the lane's name it gives it",))
+    return FoundCause(INPUT, why, case.seen.turn, ("with the seed that follows from the lane's name it gives it",))
 
 
-def _corrupt_fault(case: Case) -> Finding | None:
+def _corrupt_fault(case: Case) -> FoundCause | None:
     fault = case.fault
     if fault is None or not explains(fault, case.seen, case.expected):
         return None
-    return Finding(fault.cause, f"record {fault.number}: {fault.text}", case.seen.turn)
+    return FoundCause(fault.cause, f"record {fault.number}: {fault.text}", case.seen.turn)
 
 
-def _other_engine(case: Case) -> Finding | None:
+def _other_engine(case: Case) -> FoundCause | None:
     """Look whether another version of the engine computed the outcome, and nothing shows that it did not."""
     worker = case.seen.worker
     if worker is None or case.actual is None or worker.pool not in _RUNTIME_FACTS:
@@ -209,10 +209,10 @@ def _other_engine(case: Case) -> Finding | None:
         return None
     name = names[0]
     why = f"worker {worker.name!r} had {name} {there.get(name, 'none')!r}, here it is {here.get(name, 'none')!r}"
-    return Finding(RUNTIME_VERSION, why, case.seen.turn, _tried(case))
+    return FoundCause(RUNTIME_VERSION, why, case.seen.turn, _tried(case))
 
 
-def _other_device(case: Case) -> Finding | None:
+def _other_device(case: Case) -> FoundCause | None:
     worker, expected, actual = case.seen.worker, case.expected, case.actual
     if worker is None or expected is None or actual is None or worker.pool not in _HOST_FACTS:
         return None
@@ -225,14 +225,14 @@ def _other_device(case: Case) -> Finding | None:
             f"the model ran on {one.provider} (fingerprint {one.fingerprint.hex()[:12]}), here on {other.provider} "
             f"({other.fingerprint.hex()[:12]})"
         )
-        return Finding(DEVICE, why, case.seen.turn, tuple([f"other here: {name}" for name in names[:8]]))
+        return FoundCause(DEVICE, why, case.seen.turn, tuple([f"other here: {name}" for name in names[:8]]))
     if not names or _marks(case) != (True, False):
         return None
     why = f"worker {worker.name!r} ran on another machine ({', '.join(names)}), and the run went on with what it gave"
-    return Finding(DEVICE, why, case.seen.turn, _tried(case))
+    return FoundCause(DEVICE, why, case.seen.turn, _tried(case))
 
 
-def _elimination(case: Case) -> Finding:
+def _elimination(case: Case) -> FoundCause:
     where = "the run" if case.seen.record is None else f"record {case.seen.record}"
     why = f"the outcome in {where} is not what this code gives for this message and state, on the same engine"
     evidence = list(_tried(case))
@@ -248,10 +248,10 @@ def _elimination(case: Case) -> Finding:
     evidence += [] if task is None else _disputes(case, task.address)
     if task is not None and task.run.kind == REPLY and parents and parents[0].target.startswith("model:"):
         evidence.append(f"its message is the result of a model, turn {parents[0].turn}, which is only read back")
-    return Finding(CORRUPT_RECORD, why, case.seen.turn, tuple(evidence))
+    return FoundCause(CORRUPT_RECORD, why, case.seen.turn, tuple(evidence))
 
 
-_LOOKS: Final[tuple[Callable[[Case], Finding | None], ...]] = (
+_LOOKS: Final[tuple[Callable[[Case], FoundCause | None], ...]] = (
     _wrong_code,
     _told_fault,
     _other_turn,

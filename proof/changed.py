@@ -16,8 +16,8 @@ from rota.common.digests import digest_of
 from rota.common.targets import code_name
 from rota.common.work import RECORDED_FAILURES, Done, Failed
 from rota.engine.engine import Runner
-from rota.engine.recorded import Remembered
 from rota.proof.continuation import Change, Continuation, Later, LeftOut
+from rota.proof.model_answers import Remembered
 from rota.proof.seek import LaneAtTurn, seek
 from rota.runs.open import RunSource
 from rota.runs.walk import Step, Walk
@@ -59,7 +59,7 @@ class Consequences(NamedTuple):
         return self.first is None
 
 
-class Plan(NamedTuple):
+class ChangePlan(NamedTuple):
     """Where to go on, with what change. `compare_code`: whether other code alone makes a turn another one."""
 
     lane: str
@@ -73,7 +73,7 @@ class Plan(NamedTuple):
 
 def follow_change(
     source: RunSource,
-    plan: Plan,
+    plan: ChangePlan,
     runner: Runner,
     *,
     keep: Callable[[records.Record], None] | None = None,
@@ -109,7 +109,7 @@ def follow_change(
     )  # fmt: skip
 
 
-def _later(step: Step, at: LaneAtTurn, plan: Plan) -> list[Later]:
+def _later(step: Step, at: LaneAtTurn, plan: ChangePlan) -> list[Later]:
     """Return what of a step comes again: an input, or for a recorded lane the order in which tasks completed."""
     record = step.record
     if step.lane_input is not None and step.lane_input.lane == plan.lane:
@@ -156,7 +156,7 @@ class _Watched:
         return (code_name(task.address), task.code.digest) in self._brought
 
 
-def _compare(was: list[bytes], retired: Iterator[Task], plan: Plan) -> tuple[int | None, Task | None, int]:
+def _compare(was: list[bytes], retired: Iterator[Task], plan: ChangePlan) -> tuple[int | None, Task | None, int]:
     """Return the first place, from 1, where something else retires, the task there, and how many places differ."""
     first: int | None = None
     found: Task | None = None
@@ -169,7 +169,7 @@ def _compare(was: list[bytes], retired: Iterator[Task], plan: Plan) -> tuple[int
     return first, found, changed
 
 
-def _first_change(source: RunSource, plan: Plan, position: int, after: Task | None) -> FirstChange:
+def _first_change(source: RunSource, plan: ChangePlan, position: int, after: Task | None) -> FirstChange:
     """Find the journal's task that retired at a position, which nobody kept, and say how the new one differs."""
     before: Task | None = None
     walk = Walk(source)
@@ -186,11 +186,11 @@ def _first_change(source: RunSource, plan: Plan, position: int, after: Task | No
     return FirstChange(position, before, after, tuple([name for name in one if one[name] != other[name]]))
 
 
-def _row(task: Task, plan: Plan) -> bytes:
+def _row(task: Task, plan: ChangePlan) -> bytes:
     return digest_of(list(_compared(task, plan).values()))
 
 
-def _compared(task: Task, plan: Plan) -> dict[str, Any]:
+def _compared(task: Task, plan: ChangePlan) -> dict[str, Any]:
     """Return what makes a turn another one."""
     ignored = {"code digest": not plan.compare_code, "state digest": not plan.compare_state}
     return {name: value for name, value in describe(task).items() if not ignored.get(name, False)}

@@ -6,7 +6,7 @@ its turn, and are left out, and named, where there is no such task, it has compl
 that the change brought fire when a later input shows that their time has come; those that the journal never fired do
 not. In a recorded lane tasks complete in the order in which they did, as far as they are there.
 
-A model's recorded result is used for the same call again (recorded.py); any other call is computed, and is recorded.
+A model's recorded result is used for the same call again (model_answers.py); any other call is computed, and recorded.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from rota.common.plain import plain
 from rota.common.work import AGENT, Code, Done, Failed
 from rota.engine.engine import Runner
 from rota.engine.folds import pool_of
-from rota.proof.causes import Case, Finding, explains, facts_here, find_cause, other_facts
+from rota.proof.causes import Case, FoundCause, explains, facts_here, find_cause, other_facts
 from rota.proof.trials import Trials, effect_of, trials_at
-from rota.proof.verify import LaneReport, Mismatch, Report
-from rota.runs.circumstances import Circumstances, Worker, circumstances
+from rota.proof.verify import LaneReport, Mismatch, RunReport
+from rota.runs.circumstances import Circumstances, RecordedBy, circumstances
 from rota.runs.damage import Damage, find_damage
 from rota.runs.differing import ByteDifference, Part, part, turn_parts
 from rota.runs.open import RunSource
@@ -74,7 +74,7 @@ class Divergence(NamedTuple):
     differs: tuple[str, ...]
     bytes_differ: tuple[Bytes, ...]
     code_digest: bytes | None
-    recorded_by: Worker | None
+    recorded_by: RecordedBy | None
     here: tuple[tuple[str, str], ...]
     last_good: int | None
     unproved: tuple[tuple[str, int], ...]
@@ -107,7 +107,7 @@ class Note(NamedTuple):
         )
 
 
-def explain(source: RunSource, report: Report, runner: Runner, *, live_models: bool = False) -> list[Divergence]:
+def explain(source: RunSource, report: RunReport, runner: Runner, *, live_models: bool = False) -> list[Divergence]:
     """Return where a run is not what it says, by lane and turn, and last where its journal breaks off.
 
     Empty if the report is equal. `runner` executes single turns; it should do so in this process, because an agent
@@ -124,7 +124,7 @@ def explain(source: RunSource, report: Report, runner: Runner, *, live_models: b
     return found
 
 
-def other_engines(report: Report, runner: Runner) -> list[Note]:
+def other_engines(report: RunReport, runner: Runner) -> list[Note]:
     """Return what was not as it is here where the turns came out equal: other engines, other fuel, other log lines."""
     notes: list[Note] = []
     for lane in report.lanes:
@@ -186,7 +186,7 @@ class _Explainer:
         return self._put(finding, seen, expected, actual, fault, trials)
 
     def _put(
-        self, finding: Finding, seen: Circumstances, expected: Task | None, actual: Task | None, fault: Fault | None,
+        self, finding: FoundCause, seen: Circumstances, expected: Task | None, actual: Task | None, fault: Fault | None,
         trials: Trials | None,
     ) -> Divergence:  # fmt: skip
         task = expected or actual
@@ -218,7 +218,7 @@ class _Explainer:
             return None
         return trials_at(self._source, seen.lane, seen.turn, self._runner, live_models=self._live_models, caught=caught)
 
-    def _command(self, seen: Circumstances, finding: Finding) -> str:
+    def _command(self, seen: Circumstances, finding: FoundCause) -> str:
         words = ["rota", "verify", self._source.name, "--lane", self._report.lane]
         if seen.task is not None:  # else it has not retired, and only the whole lane comes to it
             if not finding.needs_lane:

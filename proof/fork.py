@@ -25,7 +25,7 @@ from rota.common.work import Code
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
 from rota.host.new_folder import new_folder
-from rota.proof.changed import Consequences, Plan, follow_change
+from rota.proof.changed import ChangePlan, Consequences, follow_change
 from rota.runs.open import RunSource
 from rota.runs.walk import Walk
 
@@ -35,7 +35,7 @@ _FACT_CHARS_MAX: Final = 200
 
 def fork(
     source: RunSource,
-    plan: Plan,
+    plan: ChangePlan,
     modules: list[tuple[str, Code, bytes]],
     folder: Path,
     what: str,

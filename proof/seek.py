@@ -15,7 +15,7 @@ from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.errors import JournalError
 from rota.engine.engine import Runner
-from rota.engine.recorded import ReadBack
+from rota.proof.model_answers import ReadBack
 from rota.proof.replay import BATCH_TASKS, LaneReplay
 from rota.runs.lane_record import lane_opening
 from rota.runs.open import RunSource

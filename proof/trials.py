@@ -15,8 +15,7 @@ from rota.common.digests import digest, lane_seed
 from rota.common.errors import JournalError
 from rota.common.work import MODEL, Done, Fold, FoldResult, Outcome, TaskInput
 from rota.engine.engine import Runner
-from rota.engine.folds import fold_of, patient, task_input
-from rota.engine.recorded import PATIENCE_MS
+from rota.engine.folds import PATIENCE_MS, fold_of, patient, task_input
 from rota.proof.seek import lane_at
 from rota.runs.open import RunSource
 

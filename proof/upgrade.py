@@ -15,7 +15,7 @@ from rota.common.errors import BadChange
 from rota.common.work import MODEL, Code
 from rota.engine.executors import Executors
 from rota.host.private_folder import PrivateFolder
-from rota.proof.changed import Consequences, Plan, follow_change
+from rota.proof.changed import ChangePlan, Consequences, follow_change
 from rota.proof.continuation import Change
 from rota.proof.fork import add_modules, copy_folder
 from rota.runs.open import RunSource
@@ -50,7 +50,7 @@ def check_upgrade(
             return [
                 follow_change(
                     source,
-                    Plan(one, turn, change, compare_code=False, compare_state=compare_state),
+                    ChangePlan(one, turn, change, compare_code=False, compare_state=compare_state),
                     executors,
                     progress=progress,
                 )

@@ -16,7 +16,7 @@ from rota.common.work import MODEL, TensorRef
 from rota.engine.executors import Executors
 from rota.proof.divergence import Divergence, Note, explain, other_engines
 from rota.proof.processes import Kills, Processes
-from rota.proof.verify import Blocked, Options, Report, verify
+from rota.proof.verify import Blocked, Options, RunReport, verify
 from rota.runs.open import RunSource
 from rota.tensors.store import TensorStore
 
@@ -27,7 +27,7 @@ class Round(NamedTuple):
     """One verification of the whole. `workers`: 0 for this process."""
 
     workers: int
-    report: Report
+    report: RunReport
     seconds: float
     kills: int  # of processes, on purpose
     deaths: int  # of processes, by themselves
@@ -49,7 +49,7 @@ class Proof(NamedTuple):
     notes: tuple[Note, ...]
 
     @property
-    def last(self) -> Report:
+    def last(self) -> RunReport:
         return self.rounds[-1].report
 
     @property
@@ -124,13 +124,13 @@ def _is_there(store: TensorStore, ref: TensorRef) -> bool:
     return True
 
 
-def _explain(source: RunSource, report: Report, options: Options) -> tuple[Divergence, ...]:
+def _explain(source: RunSource, report: RunReport, options: Options) -> tuple[Divergence, ...]:
     """Explain in this process, whoever found it: an agent that keeps memory shows it where one instance runs twice."""
     with Executors(source.folders()) as executors:
         return tuple(explain(source, report, executors, live_models=options.live_models))
 
 
-def _digests(report: Report) -> list[tuple[str, int, bytes]]:
+def _digests(report: RunReport) -> list[tuple[str, int, bytes]]:
     return [(lane.lane, lane.retired, lane.digest) for lane in report.lanes]
 
 

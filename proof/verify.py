@@ -117,7 +117,7 @@ class LaneReport(NamedTuple):
         return self.mismatch is None and self.fault is None and self.blocked is None
 
 
-class Report(NamedTuple):
+class RunReport(NamedTuple):
     """What came of a run. `damage`: where the journal itself breaks off."""
 
     lanes: tuple[LaneReport, ...]
@@ -131,7 +131,7 @@ class Report(NamedTuple):
 
 def verify(
     source: RunSource, runner: Runner, options: Options, progress: Callable[[int, int], None] | None = None
-) -> Report:
+) -> RunReport:
     """Execute a run again and compare; `progress` is told how many turns are compared, and up to which record.
 
     Raises `UnknownLane`, `UnknownTask` for a first or last turn that has not retired, `ConfigError` if an engine is
@@ -159,7 +159,7 @@ class _Verification:
                 text = f"turn {options.last_turn} retired before turn {options.first_turn}: verify up to a later one"
                 raise UnknownTask(text, lane=options.lane, turn=options.last_turn)
 
-    def run(self) -> Report:
+    def run(self) -> RunReport:
         damage = None
         try:
             for step in self._walk.steps():
@@ -180,7 +180,7 @@ class _Verification:
             self._tell(check)
         if damage is None:
             self._check_last_turn()
-        return Report(tuple([check.report() for check in self._lanes.values()]), self._walk.number, damage)
+        return RunReport(tuple([check.report() for check in self._lanes.values()]), self._walk.number, damage)
 
     def _hear(self, step: Step) -> None:
         if step.lane is None or self._options.lane not in (None, step.lane.name):

@@ -1,1 +1,1 @@
-"""Run files read: opened, walked, asked, compared, packed. Nothing here executes a task anew."""
+"""Run files read: opened, walked, asked, compared, packed. What needs an execution is handed in."""

@@ -21,7 +21,7 @@ from rota.runs.walk import Kept, Step, Walk, record_at
 AROUND_TASKS: Final = 256  # of the lane, before and after the turn
 
 
-class Worker(NamedTuple):
+class RecordedBy(NamedTuple):
     """The Fingerprint record that a completion names, and who signed it."""
 
     name: str
@@ -41,7 +41,7 @@ class Circumstances:
     task: Task | None = None  # retired
     record: int | None = None  # in which its outcome became final
     fold: records.CompletedFold | None = None
-    worker: Worker | None = None
+    worker: RecordedBy | None = None
     parents: tuple[Ancestor, ...] = ()  # nearest first
     origin: RootInput | None = None
     around: tuple[Task, ...] = ()  # retired tasks of the lane in retire order, the task itself among them
@@ -107,7 +107,7 @@ def _take_record(seen: Circumstances, step: Step, walk: Walk) -> None:
         found = next((one for one in record.folds if seen.turn in one.turns), None)
         if found is not None:
             seen.record, seen.fold = step.number, found
-            seen.worker = Worker(record.worker, record.fingerprint, *walk.worker(record.fingerprint))
+            seen.worker = RecordedBy(record.worker, record.fingerprint, *walk.worker(record.fingerprint))
     if any(0 <= seen.turn - run.first_turn < len(run.payloads) for run in step.notes.stamped):
         seen.stamped = step.number
     if seen.record is None and any(task.turn == seen.turn for task in step.notes.finished):

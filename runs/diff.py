@@ -72,7 +72,7 @@ class Sample(NamedTuple):
     target: str
 
 
-class Later(NamedTuple):
+class TurnsAfter(NamedTuple):
     """What became of the turns from the first difference on."""
 
     same: int  # turns of both runs that did the same
@@ -98,7 +98,7 @@ class Diff(NamedTuple):
     ends: tuple[End, End]
     shared: int  # how many retires are equal
     first: First | None
-    later: Later | None
+    later: TurnsAfter | None
     agents: Agents
 
 
@@ -194,12 +194,12 @@ class _Rest:
         return count, samples
 
 
-def _later(one: _Rest, other: _Rest) -> Later:
+def _later(one: _Rest, other: _Rest) -> TurnsAfter:
     both = [turn for turn in one.did if turn in other.did]
     same = sum(one.did[turn] == other.did[turn] for turn in both)
     (count, samples), (other_count, other_samples) = one.without(other), other.without(one)
     only = (len(one.did) - len(both), len(other.did) - len(both))
-    return Later(same, len(both) - same, only, (count, other_count), (samples, other_samples))
+    return TurnsAfter(same, len(both) - same, only, (count, other_count), (samples, other_samples))
 
 
 def _only_order(parted: _Pair, rest: tuple[_Rest, _Rest]) -> bool:

@@ -16,8 +16,7 @@ from rota.broker.world import World
 from rota.common.digests import digest
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import Done, Fold, FoldResult, Outcome
-from rota.engine.folds import patient, task_input
-from rota.engine.recorded import PATIENCE_MS
+from rota.engine.folds import PATIENCE_MS, patient, task_input
 from rota.runs.questions import check_agent, check_turn
 from rota.runs.walk import Kept, Progress, Step, Walk, lane_of
 

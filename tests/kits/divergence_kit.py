@@ -26,7 +26,7 @@ from rota.common.work import AGENT, Code, Fold
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
 from rota.proof.divergence import Divergence, Note, explain, other_engines
-from rota.proof.verify import Options, Report, verify
+from rota.proof.verify import Options, RunReport, verify
 from rota.runs.open import open_run
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
@@ -172,16 +172,16 @@ class Bench:
         with closing(sqlite3.connect(self.folder.journal)) as connection, connection:
             connection.execute("DELETE FROM records WHERE number = ?", (number,))
 
-    def verify(self, options: Options | None = None) -> Report:
+    def verify(self, options: Options | None = None) -> RunReport:
         return self.judge(options)[0]
 
-    def judge(self, options: Options | None = None) -> tuple[Report, list[Divergence]]:
+    def judge(self, options: Options | None = None) -> tuple[RunReport, list[Divergence]]:
         """Verify the run and explain what was found."""
         with open_run(self.path) as source, Executors(source.folders(), device="cpu") as runner:
             report = verify(source, runner, options or Options())
             return report, explain(source, report, runner, live_models=bool(options and options.live_models))
 
-    def notes(self, report: Report) -> list[Note]:
+    def notes(self, report: RunReport) -> list[Note]:
         """What is told of an equal report."""
         with open_run(self.path) as source, Executors(source.folders(), device="cpu") as runner:
             return other_engines(report, runner)

@@ -28,7 +28,7 @@ from rota.engine.executors import Executors, Folders
 from rota.engine.folds import fold_of
 from rota.host.endpoints import RunFolder
 from rota.proof.bisect import Predicate, find_first
-from rota.proof.changed import Consequences, Plan, follow_change
+from rota.proof.changed import ChangePlan, Consequences, follow_change
 from rota.proof.continuation import Change
 from rota.proof.fork import fork
 from rota.proof.seek import lane_at
@@ -129,7 +129,7 @@ def test_nothing_changed_is_the_same_run(source: RunSource, executors: Executors
     """Goal: going on is exact, from every place. Method: go on from every second turn with no change."""
     order = order_of(source)
     for position, turn in [(0, 0), *enumerate([turn for turn, _ in order], start=1)][::2]:
-        came = follow_change(source, Plan("main", turn, Change()), executors)
+        came = follow_change(source, ChangePlan("main", turn, Change()), executors)
         assert came.same
         assert came.position - position in (0, 1), "a task that was cancelled retires with the one before it"
         assert (came.changed, came.left_out) == (0, ())
@@ -137,7 +137,7 @@ def test_nothing_changed_is_the_same_run(source: RunSource, executors: Executors
 
 
 def forked(source: RunSource, folder: Path, turn: int, change: Change, modules=()) -> Consequences:
-    return fork(source, Plan("main", turn, change), list(modules), folder, "a change", device="cpu")
+    return fork(source, ChangePlan("main", turn, change), list(modules), folder, "a change", device="cpu")
 
 
 def test_a_fork_is_a_run_that_verifies(source: RunSource, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_recorded_lane_goes_on_in_its_order(tmp_path: Path) -> None:
         assert [turn for turn, _ in order] == [4, 3, 2, 1]
         assert verify(source, executors, Options()).equal
         for turn in (0, 4, 3, 2, 1):
-            came = follow_change(source, Plan("main", turn, Change()), executors)
+            came = follow_change(source, ChangePlan("main", turn, Change()), executors)
             assert (came.same, came.digest) == (True, order[-1][1]), turn
         assert check_upgrade(source, "counter", bytes_of("counter"), device="cpu")[0].same
 
@@ -302,7 +302,7 @@ def test_a_cut_run_goes_on_from_its_snapshot(run: Path, source: RunSource, tmp_p
                 report = verify(cut, executors, Options())
                 assert report.equal, number
                 assert [lane.digest for lane in report.lanes] == [order[-1][1]] * len(report.lanes)
-                came = follow_change(cut, Plan("main", 0, Change()), executors)
+                came = follow_change(cut, ChangePlan("main", 0, Change()), executors)
                 assert (came.same, came.digest) == (True, order[-1][1]), number
                 if len(kept) > 2 and number % 2 == 0:
                     turn, digest_there = kept[len(kept) // 2]

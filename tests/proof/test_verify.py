@@ -17,10 +17,10 @@ from rota.common.errors import UnknownTask
 from rota.common.work import MODEL, Code, Done, Fold, Provenance
 from rota.engine.executors import Executors, Folders
 from rota.engine.folds import task_input
-from rota.engine.recorded import Remembered
-from rota.proof.changed import Plan
+from rota.proof.changed import ChangePlan
 from rota.proof.continuation import Change
 from rota.proof.fork import fork
+from rota.proof.model_answers import Remembered
 from rota.proof.upgrade import check_upgrade
 from rota.proof.verify import Options, verify
 from rota.runs.open import open_run
@@ -68,7 +68,7 @@ def test_the_fork_of_a_second_lane_verifies(bench: Bench, tmp_path: Path) -> Non
     for turn in (0, 2):
         folder = tmp_path / f"fork{turn}"
         with open_run(bench.path) as source:
-            assert fork(source, Plan("two", turn, Change()), [], folder, "nothing", device="cpu").same
+            assert fork(source, ChangePlan("two", turn, Change()), [], folder, "nothing", device="cpu").same
         with open_run(folder) as source, Executors(source.folders(), device="cpu") as runner:
             report = verify(source, runner, Options())
         assert report.equal, [lane.fault for lane in report.lanes]

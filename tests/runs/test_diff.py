@@ -15,7 +15,7 @@ from rota import local
 from rota.broker import records
 from rota.common.errors import JournalError, UnknownLane
 from rota.common.work import Done
-from rota.proof.changed import Plan
+from rota.proof.changed import ChangePlan
 from rota.proof.continuation import Change
 from rota.proof.fork import fork
 from rota.runs.diff import Diff, compare
@@ -326,7 +326,7 @@ def test_a_fork_parts_where_it_was_changed(tmp_path: Path) -> None:
         number = [number for number, record in source.records() if isinstance(record, records.Submitted)][3]
         cases = {"same": Change(), "dropped": Change(dropped=(number,)), "edited": Change(edited=((number, 0, b"7"),))}
         for name, change in cases.items():
-            came = fork(source, Plan("main", 2, change), [], tmp_path / name, name, device="cpu")
+            came = fork(source, ChangePlan("main", 2, change), [], tmp_path / name, name, device="cpu")
             with open_run(tmp_path / name) as forked:
                 found = compare(source, forked, "main")
             assert (came.first is None) == (found.first is None) == (name == "same")

@@ -7,26 +7,24 @@ executed. Whoever plays a run as it was finds it by its turn; whoever changes a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from rota.broker.tasks import Task
 from rota.broker.verdicts import FAULTED, REFUSED
 from rota.common.errors import CodeError
 from rota.common.work import BITWISE, MODEL, Fold, FoldResult, Outcome, Provenance, TaskInput
 from rota.engine.engine import Runner
-from rota.engine.folds import patient
-
-PATIENCE_MS: Final = 600_000  # what a task may take here: fuel ends it, the clock only ends what hangs
+from rota.engine.folds import PATIENCE_MS, patient
 
 
-class Answer(NamedTuple):
+class ModelAnswer(NamedTuple):
     """What a model answered, and where."""
 
     outcome: Outcome
     provenance: Provenance
 
 
-class Answers:
+class ModelAnswers:
     """What both have in common; `find` says what is known of one call."""
 
     def __init__(self, runner: Runner) -> None:
@@ -35,7 +33,7 @@ class Answers:
         self.read_back = 0
         self._runner = runner
 
-    def find(self, fold: Fold, seen: TaskInput) -> Answer | None:
+    def find(self, fold: Fold, seen: TaskInput) -> ModelAnswer | None:
         """Return what a model answered; None: it is to be computed."""
         raise NotImplementedError
 
@@ -66,7 +64,7 @@ class Answers:
         """Return the known outcomes at the beginning of a fold, as far as they came from one place; None: there are
         none.
         """
-        known: list[Answer] = []
+        known: list[ModelAnswer] = []
         for seen in fold.tasks:
             answer = self.find(fold, seen)
             if answer is None or (known and answer.provenance != known[0].provenance):
@@ -80,7 +78,7 @@ class Answers:
         return FoldResult(outcomes, None, None if whole else "interrupted", provenance=known[0].provenance)
 
 
-class ReadBack(Answers):
+class ReadBack(ModelAnswers):
     """Answers by turn: for a run that is played as it was. `recorded` holds the model tasks that have completed."""
 
     def __init__(self, runner: Runner, recorded: dict[int, Task], *, live_models: bool = False) -> None:
@@ -88,12 +86,12 @@ class ReadBack(Answers):
         self._recorded = recorded
         self._live_models = live_models
 
-    def find(self, fold: Fold, seen: TaskInput) -> Answer | None:
+    def find(self, fold: Fold, seen: TaskInput) -> ModelAnswer | None:
         """Return what was recorded; what is proved bitwise is computed, and everything with `live_models`."""
         task = self._recorded.get(seen.turn)
         if task is None or task.outcome is None or task.provenance is None or self._live_models:
             return None
-        return None if task.provenance.result_class == BITWISE else Answer(task.outcome, task.provenance)
+        return None if task.provenance.result_class == BITWISE else ModelAnswer(task.outcome, task.provenance)
 
     def _read(self, fold: Fold) -> FoldResult | None:
         read = super()._read(fold)
@@ -102,7 +100,7 @@ class ReadBack(Answers):
         return read
 
 
-class Remembered(Answers):
+class Remembered(ModelAnswers):
     """Answers by code, payload and tensors: for a run that was changed. The same call may have been answered in several
     ways, which is what `recorded` means.
 
@@ -111,15 +109,15 @@ class Remembered(Answers):
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
-        self._known: dict[tuple[bytes, bytes, Any], dict[int, Answer]] = {}
+        self._known: dict[tuple[bytes, bytes, Any], dict[int, ModelAnswer]] = {}
 
     def remember(self, task: Task) -> None:
         """Take the outcome of a model task."""
         if task.code is not None and task.outcome is not None and task.provenance is not None:  # models have one
             call = (task.code.digest, task.payload, task.run.tensors_of(task.index))
-            self._known.setdefault(call, {})[task.turn] = Answer(task.outcome, task.provenance)
+            self._known.setdefault(call, {})[task.turn] = ModelAnswer(task.outcome, task.provenance)
 
-    def find(self, fold: Fold, seen: TaskInput) -> Answer | None:
+    def find(self, fold: Fold, seen: TaskInput) -> ModelAnswer | None:
         """Return what the call was answered; where it was made more than once, at this turn if it was, else first."""
         answers = self._known.get((fold.code.digest, seen.payload, seen.tensors), {})
         return answers.get(seen.turn) or next(iter(answers.values()), None)
