@@ -203,8 +203,8 @@ limits_of_code = record(
     integer(1 << 16, limits.MEMORY_BYTES_MAX),
     integer(1, limits.TIMEOUT_MS_MAX),
     integer(0, limits.EMITS_MAX),
-    integer(0, limits.MESSAGE_BYTES_MAX // 2),
-    integer(0, limits.MESSAGE_BYTES_MAX // 2),
+    integer(0, limits.OUTPUT_BYTES_MAX),
+    integer(0, limits.OUTPUT_BYTES_MAX),
     integer(0, limits.PAYLOAD_BYTES_MAX),
     integer(0, limits.GROWTH_BYTES_MAX),
 )

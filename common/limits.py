@@ -13,9 +13,13 @@ PROTOCOL_VERSION: Final = 2
 MESSAGE_BYTES_MAX: Final = 64 << 20  # one frame; a module is the largest thing that travels inline
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # one task's payload; larger data goes by tensor reference
 INLINE_BYTES_MAX: Final = 64 << 10  # tensors up to this travel inline; about where a file costs less than the copies
+INLINE_TOTAL_BYTES_MAX: Final = 512 << 10  # of one payload's inline tensors together; half of it is left for the rest
+# What one task may return (the agent's whole answer, a model's result), and about what the outcomes of one fold may
+# take: three times this, tensors' names and log lines included, fit into one message.
+OUTPUT_BYTES_MAX: Final = 16 << 20
 RUN_TASKS_MAX: Final = 65_536  # tasks of one submit: bounds the work of one loop turn of the broker
 MESSAGE_ITEMS_MAX: Final = 1 << 20  # elements of one MessagePack array or map
-TENSORS_PER_TASK_MAX: Final = 64
+TENSORS_PER_TASK_MAX: Final = 256  # language models pass two for each of their layers
 VALUE_DEPTH_MAX: Final = 64  # lists and maps inside each other in a packed value
 LOG_LINES_MAX: Final = 256
 

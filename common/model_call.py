@@ -43,7 +43,6 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
     "float8_e5m2fnuz": 1,
 }
 NAME_CHARS_MAX: Final = 200  # names inside a graph carry their whole scope
-_TENSORS_MAX: Final = 4 * TENSORS_PER_TASK_MAX  # inline and referenced ones together
 
 
 class Tensor(NamedTuple):
@@ -118,8 +117,8 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 def _tensors(value: Any, role: str, references: Sequence[TensorRef]) -> dict[str, Tensor]:
     if not isinstance(value, dict):
         raise BadPayload(f'"{role}s" must be a map of name to tensor, got {shown(value)}')
-    if len(value) > _TENSORS_MAX:
-        raise BadPayload(f"{len(value)} {role}s are more than the {_TENSORS_MAX} that are allowed")
+    if len(value) > TENSORS_PER_TASK_MAX:
+        raise BadPayload(f"{len(value)} {role}s are more than the {TENSORS_PER_TASK_MAX} that are allowed")
     return {name: _tensor(name, fields, role, references) for name, fields in value.items()}
 
 
@@ -181,8 +180,8 @@ def _check_reference(name: str, tensor: Tensor, role: str, references: Sequence[
 
 
 def _wanted(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > _TENSORS_MAX or not all(_is_name(name) for name in value):
-        raise BadPayload(f'"outputs" must be a list of up to {_TENSORS_MAX} names, got {shown(value)}')
+    if not isinstance(value, list) or len(value) > TENSORS_PER_TASK_MAX or not all(_is_name(name) for name in value):
+        raise BadPayload(f'"outputs" must be a list of up to {TENSORS_PER_TASK_MAX} names, got {shown(value)}')
     if len(dict.fromkeys(value)) != len(value):
         raise BadPayload('"outputs" names an output twice')
     return tuple(value)

@@ -12,12 +12,10 @@ from typing import Final, Literal, Protocol
 
 from wasmtime import InstancePre, Module
 
+from rota.common.limits import OUTPUT_BYTES_MAX
+
 INITIALIZE: Final = "_initialize"
 MEMORY: Final = "memory"
-
-# What one task may return, and about what a fold may: three times this, tensors' names and log lines included, fit into
-# one message to the broker.
-OUTPUT_BYTES_MAX: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

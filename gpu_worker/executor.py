@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, cast, get_args
 
 from rota.common.errors import BadPayload, CodeError, ConfigError, TensorError
-from rota.common.limits import MESSAGE_CHARS_MAX, TENSORS_PER_TASK_MAX
+from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX, TENSORS_PER_TASK_MAX
 from rota.common.model_call import decode_call
 from rota.common.work import MODEL, Code, Done, Failed, Fold, FoldResult, Limits, Outcome, Provenance, TaskInput
 from rota.gpu_worker.fingerprint import machine_facts
@@ -24,9 +24,6 @@ from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.sessions import SESSIONS_MAX, LoadedModel, LoadInterrupted, Sessions
 from rota.gpu_worker.watchdog import Watchdog
 from rota.tensors.store import TensorStore
-
-# A fold's outcomes travel in one message: after so many bytes of results the rest of the fold runs again, by itself.
-FOLD_RESULT_BYTES_MAX: Final = 16 << 20
 
 
 class OnnxExecutor:
@@ -82,7 +79,7 @@ class OnnxExecutor:
             provenance = Provenance("recorded", model.opened.provider, model.fingerprint)
             result_bytes = 0
             for task in fold.tasks:
-                if result_bytes > FOLD_RESULT_BYTES_MAX:
+                if result_bytes > OUTPUT_BYTES_MAX:  # a fold travels in one message: the rest runs again, by itself
                     return FoldResult(tuple(outcomes), None, "interrupted", provenance=provenance)
                 outcomes.append(outcome := self._answer(model, task, fold.code.limits))
                 result_bytes += len(outcome.result or b"") if type(outcome) is Done else 0
@@ -121,7 +118,9 @@ class OnnxExecutor:
         if len(result) > limits.result_bytes:
             return _failed("bad_output", f"the result has {len(result)} bytes, the limit is {limits.result_bytes}")
         if len(references) > TENSORS_PER_TASK_MAX:
-            return _failed("bad_output", f"the result has {len(references)} large tensors, more than may travel")
+            return _failed(
+                "bad_output", f"the result has {len(references)} large tensors, at most {TENSORS_PER_TASK_MAX}"
+            )
         return Done(result, None, (), (), 0, references)
 
 

@@ -16,14 +16,14 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from rota.common.errors import BadPayload
-from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor, encode_result
 from rota.common.work import TensorRef
-from rota.gpu_worker.model_io import BoundCall, OutputShapes
+from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port
 from rota.gpu_worker.providers import RUN_ERRORS, error_text
 from rota.gpu_worker.sessions import LoadedModel
 from rota.gpu_worker.watchdog import Watchdog
 from rota.tensors.arrays import Array, array_of
+from rota.tensors.format import inline_bytes_max
 from rota.tensors.store import TensorDraft, TensorStore
 
 # A run through an IO binding gives one kind of error, so its text has to tell an input that cannot be computed from a
@@ -77,7 +77,7 @@ class Inference:
         return result
 
     def _is_small(self, call: Call, outputs: OutputShapes) -> bool:
-        if self._tensors is not None and any(_is_large(port.dtype, shape) for port, shape in outputs.items()):
+        if self._tensors is not None and _large(outputs):
             return False
         return all(isinstance(tensor.data, bytes) for tensor in call.inputs.values())
 
@@ -112,8 +112,7 @@ class Inference:
             return {}
         return {
             port.name: stack.enter_context(self._tensors.create(port.dtype, shape))
-            for port, shape in outputs.items()
-            if shape is not None and _is_large(port.dtype, shape)
+            for port, shape in _large(outputs).items()
         }
 
     def _run_bound(self, bound: BoundCall, call: Call, drafts: Mapping[str, TensorDraft], timeout_ms: int) -> Packed:
@@ -129,13 +128,15 @@ class Inference:
         return self._packed(bound, arrays, drafts)
 
     def _packed(self, bound: BoundCall, arrays: Mapping[str, Array], drafts: Mapping[str, TensorDraft]) -> Packed:
+        """Return the payload; which outputs are inline follows from the sizes of all, however they were bound."""
         references: list[TensorRef] = []
         tensors = {}
+        inline_max = inline_bytes_max([array.nbytes for array in arrays.values()])
         for name, array in arrays.items():
             data: bytes | int = len(references)
-            if name in drafts:
+            if name in drafts:  # those that were known to be large before the run are so after it
                 references.append(drafts[name].seal())
-            elif self._tensors is not None and array.nbytes > INLINE_BYTES_MAX:
+            elif self._tensors is not None and array.nbytes > inline_max:
                 references.append(self._tensors.put(array))
             else:
                 data = array.tobytes()
@@ -143,8 +144,12 @@ class Inference:
         return encode_result(tensors), tuple(references)
 
 
-def _is_large(dtype: str, shape: tuple[int, ...] | None) -> bool:
-    return shape is not None and math.prod(shape) * DTYPE_BYTES[dtype] > INLINE_BYTES_MAX
+def _large(outputs: OutputShapes) -> dict[Port, tuple[int, ...]]:
+    """Return those outputs that are known to be no inline ones before the run."""
+    known = {port: shape for port, shape in outputs.items() if shape is not None}
+    sizes = {port: math.prod(shape) * DTYPE_BYTES[port.dtype] for port, shape in known.items()}
+    inline_max = inline_bytes_max(sizes.values())
+    return {port: shape for port, shape in known.items() if sizes[port] > inline_max}
 
 
 def _what_came_of(error: Exception, stopped: Any, timeout_ms: int) -> Exception:

@@ -12,6 +12,7 @@ files that are left out is a new manifest format (MANIFEST_FORMAT).
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from blake3 import blake3
 from rota.common.digests import DIGEST_BYTES, digest_of
 from rota.common.errors import CodeError
 from rota.common.targets import is_name
+from rota.gpu_worker.graph import check_graph, read_graph
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings, parse_settings
 from rota.host.files import sync_folder
@@ -112,6 +114,7 @@ class Repository:
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
         try:
             files = tuple(_copy(source, scratch, relative) for relative, source in sources.items())
+            _check_graph(scratch / MODEL_FILE, sources)
             if SETTINGS_FILE in sources:
                 parse_settings(_read_text(scratch / SETTINGS_FILE), str(sources[SETTINGS_FILE]))
             return self._publish(scratch, name, files)
@@ -187,6 +190,7 @@ def _source_files(path: Path) -> Iterator[tuple[str, Path]]:
     if not path.is_dir():
         raise CodeError(f"{path} is neither a file nor a folder")
     found = {}
+    root = path.resolve()
     for child in path.rglob("*"):
         relative = child.relative_to(path)
         if any(part.startswith(".") for part in relative.parts) or str(relative) == MANIFEST_FILE:
@@ -194,13 +198,33 @@ def _source_files(path: Path) -> Iterator[tuple[str, Path]]:
         if not relative.as_posix().isprintable():
             raise CodeError(f"{child!r} has a name that is not plain text; rename the file")
         if child.is_file():
-            found[relative.as_posix()] = child
+            found[relative.as_posix()] = _own_file(child, root)
         elif not child.is_dir() or child.is_symlink():
             raise CodeError(f"{child} is neither a file nor a folder of its own; a model holds plain files only")
     if MODEL_FILE not in found:
         raise CodeError(f"{path} has no {MODEL_FILE}; name the model's main file so")
     for relative_path in sorted(found, key=os.fsencode):
         yield relative_path, found[relative_path]
+
+
+def _own_file(child: Path, root: Path) -> Path:
+    """Return the file itself, which may be linked to from elsewhere in the model's folder but not lie outside of it."""
+    real = child.resolve()
+    if not real.is_relative_to(root):
+        raise CodeError(f"{child} is a link to {real}, which is outside of {root}: put a copy there (`cp -L`)")
+    return real
+
+
+def _check_graph(path: Path, files: Iterable[str]) -> None:
+    """Raise `CodeError` for a graph whose tasks could not travel, or that wants files which the model does not have."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise CodeError(f"{MODEL_FILE} cannot be used: it is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            try:
+                check_graph(read_graph(data), dict.fromkeys(files))
+            except CodeError as error:
+                raise CodeError(f"{MODEL_FILE} cannot be used: {error.message}") from None
 
 
 def _copy(source: Path, folder: Path, relative: str) -> ModelFile:

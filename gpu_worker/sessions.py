@@ -45,6 +45,7 @@ class LoadedModel:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     wanted: tuple[str, ...]
+    fixed: tuple[str, ...] = ()  # initializers that the graph lists as inputs too
     facts: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: bytes = b""
     warm_up: str = ""  # why the probe did not run, if it did not
@@ -54,6 +55,8 @@ class LoadedModel:
     def misfit(self, call: Call) -> str:
         """Return in words why a call does not fit this model, or an empty text."""
         for name, tensor in call.inputs.items():
+            if name in self.fixed:
+                return f'input "{name}" is an initializer of the model: its value stays, leave it out'
             if name not in self.inputs:
                 return f'the model has no input "{name}"; it has {_names(self.inputs)}'
             if text := self.inputs[name].misfit(tensor.dtype, tensor.shape):
@@ -105,6 +108,7 @@ class LoadedModel:
             "model": self.entry.name,
             "version": self.entry.version,
             "inputs": {name: [port.dtype, list(port.extents)] for name, port in self.inputs.items()},
+            "fixed": list(self.fixed),
             "outputs": {name: [port.dtype, list(port.extents)] for name, port in self.outputs.items()},
             "provider": self.opened.provider,
             "reason": self.opened.reason,
@@ -157,6 +161,7 @@ class Sessions:
             ports_of(opened.session.get_inputs(), "input"),
             ports_of(opened.session.get_outputs(), "output"),
             settings.outputs or tuple(output.name for output in opened.session.get_outputs()),
+            tuple(one.name for one in opened.session.get_overridable_initializers()),
         )
         for name in (*settings.outputs, *settings.probe_shapes):
             if name not in model.inputs and name not in model.outputs:

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rota.common.errors import BadPayload
-from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import DTYPE_BYTES, Tensor, decode_result, encode_call
 from rota.common.work import TensorRef
-from rota.tensors.format import ALIGNMENT_BYTES, numpy_dtype
+from rota.tensors.format import ALIGNMENT_BYTES, inline_bytes_max, numpy_dtype
 from rota.tensors.store import TensorStore
 
 Array = NDArray[Any]
@@ -58,8 +57,9 @@ def encode_arrays(
     """Return the payload of a model task and the references beside it; large arrays go into the store."""
     references: list[TensorRef] = []
     tensors = {}
+    inline_max = inline_bytes_max([array.nbytes for array in inputs.values()])
     for name, array in inputs.items():
-        if store is None or array.nbytes <= INLINE_BYTES_MAX:
+        if store is None or array.nbytes <= inline_max:
             tensors[name] = inline(array)
         else:
             tensors[name] = Tensor(_name_of(array.dtype), array.shape, len(references))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import numpy
@@ -18,7 +19,7 @@ import numpy.typing
 from blake3 import blake3
 
 from rota.common.errors import TensorError
-from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX
+from rota.common.limits import INLINE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, TENSOR_BYTES_MAX, TENSOR_RANK_MAX
 from rota.common.shown import shown
 
 ALIGNMENT_BYTES: Final = 64  # alignment changes bits in some kernels; 64 is a cache line and the widest vector
@@ -116,6 +117,24 @@ def check_tensor(dtype: str, shape: tuple[int, ...]) -> int:
             bytes=data_bytes,
         )
     return data_bytes
+
+
+def inline_bytes_max(sizes: Iterable[int]) -> int:
+    """Return up to how many bytes a tensor of one payload travels inline, from the sizes of all in it; larger ones go
+    into the store.
+
+    It is INLINE_BYTES_MAX, or less where these would be over INLINE_TOTAL_BYTES_MAX together: then the largest go,
+    those of equal size together. Both sides of a call follow this, so that its bytes are the same each time.
+    """
+    bound = INLINE_BYTES_MAX
+    small = sorted(size for size in sizes if size <= bound)
+    total = sum(small)
+    while total > INLINE_TOTAL_BYTES_MAX:
+        largest = small[-1]
+        while small and small[-1] == largest:
+            total -= small.pop()
+        bound = largest - 1
+    return bound
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:

@@ -1,8 +1,8 @@
 """Values to payloads and back, and payloads to the messages that carry them.
 
-Bytes go as they are. Anything else is packed (`tensors/values.py`); arrays above INLINE_BYTES_MAX go into the tensor
-store by themselves and travel as references. What a model takes is a map of input name to array. What cannot be sent is
-refused here, before anything has left, with a `BadPayload` that says what to do.
+Bytes go as they are. Anything else is packed (`tensors/values.py`); large arrays, and those that are many together, go
+into the tensor store by themselves and travel as references. What a model takes is a map of input name to array. What
+cannot be sent is refused here, before anything has left, with a `BadPayload` that says what to do.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Payloads:
         if len(packed[0]) > limits.PAYLOAD_BYTES_MAX:
             raise BadPayload(
                 f"the payload for {target} has {len(packed[0])} bytes, the limit is {limits.PAYLOAD_BYTES_MAX}: "
-                "send large data as numpy arrays, which travel through the tensor store",
+                + self._remedy(),
                 target=target,
                 bytes=len(packed[0]),
             )
@@ -98,6 +98,11 @@ class Payloads:
 
             self._store = TensorStore(self._store_folder)
         return self._store
+
+    def _remedy(self) -> str:
+        if self._store_folder is None:
+            return "this client has no tensor store; name its folder with `tensors`, and large arrays go through it"
+        return "send large data as numpy arrays, which travel through the tensor store"
 
     def _pack_model_inputs(self, value: Any) -> Packed:
         if not isinstance(value, Mapping) or not all(_is_array(array) for array in value.values()):

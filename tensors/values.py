@@ -27,7 +27,15 @@ from rota.common.limits import (
 )
 from rota.common.shown import shown
 from rota.common.work import TensorRef
-from rota.tensors.format import ALIGNMENT_BYTES, DIGEST_BYTES, check_tensor, dtype_name, flat_bytes, numpy_dtype
+from rota.tensors.format import (
+    ALIGNMENT_BYTES,
+    DIGEST_BYTES,
+    check_tensor,
+    dtype_name,
+    flat_bytes,
+    inline_bytes_max,
+    numpy_dtype,
+)
 from rota.tensors.store import TensorStore
 
 TENSOR_EXTENSION: Final = 1  # MessagePack's application types are 0 to 127
@@ -41,19 +49,19 @@ _INT_MAX: Final = (1 << 64) - 1
 def pack_value(value: Any, store: TensorStore | None) -> tuple[bytes, list[TensorRef]]:
     """Return the payload of a value and the tensors that it refers to; both go into the submit.
 
-    Arrays over `INLINE_BYTES_MAX` are put into the store; without one they are inline, as far as a payload can hold
-    them. A `TensorRef` stands for its tensor, which is then not read. Raises `BadPayload` with the path to what cannot
-    be packed, `TensorError` if the store cannot take an array.
+    Large arrays are put into the store (see `inline_bytes_max`); without one they are inline, as far as a payload can
+    hold them. A `TensorRef` stands for its tensor, which is then not read. Raises `BadPayload` with the path to what
+    cannot be packed, `TensorError` if the store cannot take an array.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _checked_size(bytes(value)), []
     packing = _Packing(store)
     try:
-        canonical = packing.canonical(value, 0)
+        payload: bytes = msgpack.packb(packing.canonical(value, 0), default=packing.small_array)
     except _Misfit as misfit:
         path = "value" + "".join(reversed(misfit.steps))
         raise BadPayload(f"{path} {misfit.message}", path=path) from misfit
-    return _checked_size(msgpack.packb(canonical)), packing.tensors
+    return _checked_size(payload), packing.tensors
 
 
 def unpack_value(payload: bytes, tensors: Sequence[TensorRef], store: TensorStore | None) -> Any:
@@ -97,11 +105,15 @@ class _Misfit(Exception):
 
 
 class _Packing:
-    """One value on its way into a payload: gathers tensors in the order in which they are met."""
+    """One value on its way into a payload: gathers tensors in the order in which they are met; those that are in the
+    store only because there are many come after the others.
+    """
 
     def __init__(self, store: TensorStore | None) -> None:
         self.tensors: list[TensorRef] = []
         self._places: dict[TensorRef, int] = {}
+        self._small_sizes: list[int] = []
+        self._inline_max: int | None = None
         self._store = store
 
     def canonical(self, value: Any, depth: int) -> Any:
@@ -150,7 +162,10 @@ class _Packing:
             previous = encoded
         return out
 
-    def _array(self, array: numpy.typing.NDArray[Any]) -> msgpack.ExtType:
+    def _array(self, array: numpy.typing.NDArray[Any]) -> Any:
+        """Return the extension of an array, or one that may be inline as it is: `small_array` gets it when all are
+        known.
+        """
         if isinstance(array, numpy.ma.MaskedArray):
             raise _Misfit("is a masked array, whose mask would be lost: send array.filled() or data and mask")
         try:
@@ -158,9 +173,21 @@ class _Packing:
             check_tensor(name, shape)
         except TensorError as error:
             raise _Misfit(f"cannot be sent: {error.message}") from error
-        if self._store is not None and array.nbytes > INLINE_BYTES_MAX:
+        if self._store is None:
+            return _tensor_extension(name, shape, flat_bytes(array))
+        if array.nbytes > INLINE_BYTES_MAX:
             return self._by_reference(self._store.put(array))
-        return _tensor_extension(name, shape, flat_bytes(array))
+        self._small_sizes.append(array.nbytes)
+        return array
+
+    def small_array(self, array: numpy.typing.NDArray[Any]) -> msgpack.ExtType:
+        """Return the extension of an array of at most INLINE_BYTES_MAX, inline if the sum of all allows it."""
+        assert self._store is not None
+        if self._inline_max is None:
+            self._inline_max = inline_bytes_max(self._small_sizes)
+        if array.nbytes > self._inline_max:
+            return self._by_reference(self._store.put(array))
+        return _tensor_extension(dtype_name(array.dtype), tuple(array.shape), flat_bytes(array))
 
     def _by_reference(self, ref: TensorRef) -> msgpack.ExtType:
         place = self._places.setdefault(ref, len(self.tensors))

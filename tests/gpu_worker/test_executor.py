@@ -271,7 +271,7 @@ def test_interrupt_stops_the_run_and_not_the_next_fold(bench: Any, kit: Any) -> 
 def test_a_model_that_is_missing_damaged_or_no_model_is_refused(bench: Any, kit: Any) -> None:
     """Goal: `prepare` raises `CodeError` that names file and remedy, `run` refuses with the same words."""
     absent = Code(bytes(32), "model")
-    text = bench.add(lambda path: _write(path, b"no model at all"), "text")
+    text = bench.add(lambda path: _write(path, b"model"), "text")
     damaged = bench.add(kit.multilayer, "damaged")
     file = bench.repository.show("damaged").model_path
     file.chmod(0o644)

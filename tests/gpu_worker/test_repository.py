@@ -101,6 +101,31 @@ def test_sources_that_are_no_model_are_refused(tmp_path: Path, source: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_file_outside_is_not_brought_in_by_a_link(tmp_path: Path, source: Path) -> None:
+    """Goal: what is not in the folder does not become part of a model. Method: a link to a file outside, absolute,
+    relative and through a second link; then links that stay inside.
+    """
+    repository = Repository(tmp_path / "models")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (source / "inner").symlink_to("extra/weights.bin")
+    for target in (tmp_path / "secret", "../secret", "extra/second"):
+        (source / "extra" / "second").unlink(missing_ok=True)
+        (source / "extra" / "second").symlink_to(tmp_path / "secret")
+        (source / "w.bin").symlink_to(target)
+        with pytest.raises(CodeError, match=r"is a link to .*secret, which is outside"):
+            repository.add(source, "m")
+        (source / "w.bin").unlink()
+    (source / "extra" / "second").unlink()
+    assert repository.list() == ()
+    entry = repository.add(source, "m")
+    assert (entry.folder / "inner").read_bytes() == bytes(3 << 20)
+    assert not (entry.folder / "inner").is_symlink()
+    linked = tmp_path / "linked"
+    linked.symlink_to(source)  # what was named is followed, as every command does
+    assert repository.add(linked, "m") == entry
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 def test_links_out_of_the_folder_are_refused(tmp_path: Path, source: Path) -> None:
     """Goal: a linked folder or a dead link is named, not followed or skipped."""
     (source / "linked").symlink_to(tmp_path)

@@ -39,7 +39,7 @@ def full_run(tmp_path: Path) -> Path:
     run = RunFolder(folder).prepare()
     source = tmp_path / "digits"
     (source / "data").mkdir(parents=True)
-    (source / "model.onnx").write_bytes(b"graph")
+    (source / "model.onnx").write_bytes(b"model")
     (source / "model.toml").write_text("threads = 1\n", encoding="utf-8")
     (source / "data" / "weights").write_bytes(bytes(5_000))
     entry = Repository(run.models).add(source, "digits")

@@ -12,7 +12,7 @@ from rota.common.errors import BadPayload, BadTarget
 from rota.common.messages import Submit
 from rota.common.model_call import decode_call
 from rota.common.wire import decode, encode
-from rota.tensors.payloads import RUN_BYTES_MAX, Payloads, check_message, check_priority, check_targets, run_of
+from rota.tensors.payloads import RUN_BYTES_MAX, Payloads, check_message, check_targets, run_of
 
 
 def test_bytes_stay_and_values_are_packed(tmp_path: Path) -> None:
@@ -74,8 +74,6 @@ def test_wrong_calls_are_refused() -> None:
         list(payloads.messages("a", [bytes(limits.PAYLOAD_BYTES_MAX + 1)], 0))
     with pytest.raises(BadTarget):
         check_targets(["fine", "not fine"])
-    with pytest.raises(BadPayload):
-        check_priority(8)
     with pytest.raises(BadPayload, match="atomic"):
         check_message([])
     with pytest.raises(BadPayload, match="atomic"):

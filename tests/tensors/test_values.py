@@ -15,9 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rota.common.errors import BadPayload, TensorError
-from rota.common.limits import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX, TENSORS_PER_TASK_MAX, VALUE_DEPTH_MAX
+from rota.common.limits import (
+    INLINE_BYTES_MAX,
+    INLINE_TOTAL_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    TENSORS_PER_TASK_MAX,
+    VALUE_DEPTH_MAX,
+)
 from rota.common.work import TensorRef
-from rota.tensors.format import DTYPES, check_tensor, numpy_dtype
+from rota.tensors.format import DTYPES, check_tensor, inline_bytes_max, numpy_dtype
 from rota.tensors.store import TensorStore
 from rota.tensors.values import TENSOR_EXTENSION, pack_value, unpack_value
 
@@ -138,6 +144,32 @@ def test_large_arrays_go_through_the_store(store: TensorStore) -> None:
     assert not found["b"].flags.writeable
 
 
+def test_many_small_arrays_go_through_the_store_together(store: TensorStore) -> None:
+    """Goal: no gap between the bound of one array and that of a payload. Method: 17 arrays of just that size beside
+    smaller ones and one over it; the same bytes whatever the order of the map.
+    """
+    value = {f"k{n:02}": numpy.full(INLINE_BYTES_MAX, n, numpy.uint8) for n in range(17)}
+    value |= {"small": numpy.arange(8), "large": numpy.zeros(INLINE_BYTES_MAX + 1, numpy.uint8)}
+    payload, tensors = pack_value(value, store)
+    assert len(payload) < 2_000
+    assert [ref.shape for ref in tensors] == [(INLINE_BYTES_MAX + 1,)] + [(INLINE_BYTES_MAX,)] * 17
+    assert pack_value(dict(reversed(value.items())), store) == (payload, tensors)
+    found = unpack_value(payload, tensors, store)
+    assert all((found[key] == array).all() for key, array in value.items())
+    few = [value["k00"]] * (INLINE_TOTAL_BYTES_MAX // INLINE_BYTES_MAX)
+    assert pack_value(few, store)[1] == []
+
+
+@given(st.lists(st.integers(0, 2 * INLINE_BYTES_MAX)))
+def test_what_is_inline_fits(sizes: list[int]) -> None:
+    """Goal: the rule for inline tensors. Method: any sizes; the sum fits, and one more size would not."""
+    bound = inline_bytes_max(sizes)
+    assert bound == inline_bytes_max(reversed(sizes)) <= INLINE_BYTES_MAX
+    assert sum(size for size in sizes if size <= bound) <= INLINE_TOTAL_BYTES_MAX
+    if bound < INLINE_BYTES_MAX:
+        assert sum(size for size in sizes if size <= bound + 1) > INLINE_TOTAL_BYTES_MAX
+
+
 def test_without_a_store(store: TensorStore) -> None:
     """Goal: a producer on another host can still send what fits, and sees references. Method: no store on either
     side."""
@@ -201,7 +233,12 @@ class Odd(str):
         ([numpy.ma.masked_array([1], [True])], "value[0]", "masked array"),
         ([TensorRef(b"", "int8", (1,))], "value[0]", "digest is not 32 bytes"),
         ([TensorRef(bytes(32), "int8", (-1,))], "value[0]", "wrong tensor reference"),
-        ([TensorRef(bytes(31) + bytes([n]), "int8", (1,)) for n in range(65)], "value[64]", "stack some"),
+        (
+            [TensorRef(bytes(31) + bytes([n]), "int8", (1,)) for n in range(256)]
+            + [TensorRef(bytes(32), "int16", (1,))],
+            "value[256]",
+            "stack some",
+        ),
         (cycle(), "value" + "[0]" * (VALUE_DEPTH_MAX + 1), "contains itself"),
         ({"x" * 100: object()}, "value['" + "x" * 59 + "...]", "type object"),
     ],
@@ -216,7 +253,7 @@ def test_refused_with_its_path(value: Any, path: str, message: str) -> None:
 
 def test_size_limit(store: TensorStore) -> None:
     """Goal: the bound of a payload, with the remedy. Method: bytes, a value and an array just over it."""
-    assert TENSORS_PER_TASK_MAX == 64
+    assert TENSORS_PER_TASK_MAX == 256
     assert len(pack_value(bytes(PAYLOAD_BYTES_MAX), None)[0]) == PAYLOAD_BYTES_MAX
     for value in (bytes(PAYLOAD_BYTES_MAX + 1), ["x" * PAYLOAD_BYTES_MAX], numpy.zeros(PAYLOAD_BYTES_MAX, numpy.uint8)):
         with pytest.raises(BadPayload, match=r"a task takes 1048576.*tensor store"):

@@ -1,0 +1,168 @@
+"""What a model's graph says of itself: inputs, outputs, and files it wants beside it. PURE.
+
+Read when a model is added, where no ONNX Runtime is: of the protobuf only the few fields that matter here, see
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Everything else of a model is the runtime's to judge when a
+worker loads it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from rota.common.errors import CodeError
+from rota.common.limits import TENSORS_PER_TASK_MAX
+from rota.common.model_call import NAME_CHARS_MAX
+
+# Field numbers. A tensor hides in an initializer, and in the attributes of nodes; those may hold graphs again.
+_MODEL: Final = {7: "main", 25: "function"}
+_GRAPH: Final = {1: "node", 5: "initializer", 11: "input", 12: "output", 15: "sparse"}
+_FUNCTION: Final = {7: "node", 11: "attribute"}
+_NODE: Final = {5: "attribute"}
+_ATTRIBUTE: Final = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"}
+_SPARSE: Final = {1: "tensor", 2: "tensor"}
+_PARTS: Final = {
+    "main": _GRAPH, "graph": _GRAPH, "function": _FUNCTION, "node": _NODE, "attribute": _ATTRIBUTE, "sparse": _SPARSE,
+}  # fmt: skip
+_NAME_OF_TENSOR: Final = 8
+_EXTERNAL_DATA: Final = 13
+_DATA_LOCATION: Final = 14
+_EXTERNAL: Final = 1
+_NAME_OF_VALUE: Final = 1
+
+_FIELDS_MAX: Final = 5_000_000  # a graph of a million nodes has fewer
+
+
+@dataclass(slots=True)
+class Graph:
+    """What was found. `external` maps the file that a tensor's data are in to that tensor's name."""
+
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    initializers: dict[str, None] = field(default_factory=dict)
+    external: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def called(self) -> list[str]:
+        """The inputs that a task gives: an initializer that is listed as an input keeps its value."""
+        return [name for name in self.inputs if name not in self.initializers]
+
+
+def read_graph(data: memoryview) -> Graph:
+    """Read the graph of an ONNX file. Raises `CodeError` for bytes that are no protobuf."""
+    found = Graph()
+    try:
+        _read(data, found)
+    except ValueError as error:
+        raise CodeError(f"it is no ONNX model: {error}") from None
+    return found
+
+
+def check_graph(graph: Graph, files: dict[str, None]) -> None:
+    """Raise `CodeError` for a model whose tasks or results could not travel, or that wants a file that is not one of
+    `files`, the paths of the model's own.
+    """
+    for role, names in (("input", graph.called), ("output", graph.outputs)):
+        if len(names) > TENSORS_PER_TASK_MAX:
+            raise CodeError(f"it has {len(names)} {role}s; a task carries at most {TENSORS_PER_TASK_MAX} tensors")
+        for name in names:
+            if not 0 < len(name) <= NAME_CHARS_MAX:
+                what = f"its {role} {name[:40]!r}... has a name of {len(name)} characters"
+                raise CodeError(f"{what}; 1 to {NAME_CHARS_MAX} can travel")
+    for location, tensor in graph.external.items():
+        if posixpath.normpath(location) not in files:
+            raise CodeError(
+                f"the data of its tensor {tensor[:60]!r} are in {location[:200]!r}, which is no file of the model: "
+                "put it into the model's folder and add the folder"
+            )
+
+
+def _read(data: memoryview, found: Graph) -> None:
+    stack: list[tuple[str, int, int]] = []
+    count = 0
+    for number, start, end in _fields(data, 0, len(data)):
+        if number in _MODEL and end >= 0:
+            stack.append((_MODEL[number], start, end))
+    while stack:
+        kind, begin, stop = stack.pop()
+        is_main = kind == "main"  # whose inputs, outputs and initializers are the model's
+        for number, start, end in _fields(data, begin, stop):
+            count += 1
+            if count > _FIELDS_MAX:
+                raise ValueError(f"its graph has over {_FIELDS_MAX} parts")
+            part = _PARTS[kind].get(number)
+            if part is None or end < 0:
+                continue
+            if part in ("input", "output"):
+                if is_main:
+                    (found.inputs if part == "input" else found.outputs).append(_text(data, start, end, _NAME_OF_VALUE))
+            elif part in ("tensor", "initializer"):
+                name = _tensor(data, start, end, found)
+                if is_main and part == "initializer":
+                    found.initializers[name] = None
+            else:
+                stack.append((part, start, end))
+
+
+def _tensor(data: memoryview, begin: int, stop: int, found: Graph) -> str:
+    name, location, is_external = "", "", False
+    for number, start, end in _fields(data, begin, stop):
+        if number == _NAME_OF_TENSOR and end >= 0:
+            name = _decoded(data, start, end)
+        elif number == _EXTERNAL_DATA and end >= 0 and _text(data, start, end, 1) == "location":
+            location = _text(data, start, end, 2)
+        elif number == _DATA_LOCATION and end < 0:
+            is_external = start == _EXTERNAL
+    if is_external:
+        found.external[location] = name
+    return name
+
+
+def _text(data: memoryview, begin: int, stop: int, wanted: int) -> str:
+    """Return a text field of a message, the last of its number as protobuf has it."""
+    text = ""
+    for number, start, end in _fields(data, begin, stop):
+        if number == wanted and end >= 0:
+            text = _decoded(data, start, end)
+    return text
+
+
+def _decoded(data: memoryview, start: int, end: int) -> str:
+    return bytes(data[start:end]).decode("utf-8", "replace")
+
+
+def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the fields of a message: number, start and end of its bytes; for an integer its value and -1."""
+    while at < end:
+        key, at = _varint(data, at, end)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at, end)
+            yield key >> 3, value, -1
+        elif kind == 2:
+            size, at = _varint(data, at, end)
+            if size > end - at:
+                raise ValueError("a field is longer than what holds it")
+            yield key >> 3, at, at + size
+            at += size
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"there is no kind {kind} of field")
+    if at > end:
+        raise ValueError("it is cut off")
+
+
+def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            raise ValueError("it is cut off")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("an integer is longer than ten bytes")
