@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rota.common.errors import CodeError
+from rota.common.limits import OUTPUT_BYTES_MAX
 from rota.common.work import FUNCTION, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
 from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
-from rota.cpu_worker.guest import OUTPUT_BYTES_MAX, GuestFault, GuestStopped
+from rota.cpu_worker.guest import GuestFault, GuestStopped
 from rota.cpu_worker.guest_memory import guest_memories
 from rota.cpu_worker.host_limits import check_guest_room
 from rota.cpu_worker.profile import fingerprint, new_engine
