@@ -7,7 +7,6 @@ worker loads it.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -72,7 +71,8 @@ def check_graph(graph: Graph, files: dict[str, None]) -> None:
                 what = f"its {role} {name[:40]!r}... has a name of {len(name)} characters"
                 raise CodeError(f"{what}; 1 to {NAME_CHARS_MAX} can travel")
     for location, tensor in graph.external.items():
-        if posixpath.normpath(location) not in files:
+        parts = [part for part in location.split("/") if part != "."]
+        if "/".join(parts) not in files:  # one with `..` or a slash before it is none
             raise CodeError(
                 f"the data of its tensor {tensor[:60]!r} are in {location[:200]!r}, which is no file of the model: "
                 "put it into the model's folder and add the folder"
