@@ -119,8 +119,8 @@ def test_error_of_the_agent() -> None:
         ([1, 0, None, None, [], [], [2]], "tensors: 2, not an index into the task's 2 tensors"),
         ([1, 0, None, None, [], [], [-1]], "tensors: -1, not an index into the task's 2 tensors"),
         ([1, 0, None, None, [], [], [True]], "tensors: True, not an index into the task's 2 tensors"),
-        ([1, 0, None, None, [], [], [0] * 65], "tensors: array of 65, not an array of at most 64 indices"),
-        ([1, 0, None, None, [], [], {}], "tensors: map of 0, not an array of at most 64 indices"),
+        ([1, 0, None, None, [], [], [0] * 257], "tensors: array of 257, not an array of at most 256 indices"),
+        ([1, 0, None, None, [], [], {}], "tensors: map of 0, not an array of at most 256 indices"),
     ],
 )  # fmt: skip
 def test_output_that_breaks_a_rule(value: Any, message: str) -> None:
