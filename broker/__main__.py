@@ -12,12 +12,14 @@ from rota.broker.journal import Journal
 from rota.broker.lock import FolderLock
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import open_epoch, recover
+from rota.broker.run_file import RunFile
 from rota.broker.sequencer import Sequencer
 from rota.broker.server import Server, ServerSockets
 from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
 from rota.broker.state import BrokerState
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
+from rota.common.errors import JournalLost
 from rota.host.clock import HostClock
 from rota.host.command import settings_command
 from rota.host.config import BrokerSettings
@@ -36,15 +38,16 @@ def serve(settings: BrokerSettings) -> Exit:
     with contextlib.ExitStack() as open_now:
         open_now.enter_context(FolderLock(folder.root / "broker.lock"))
         stop = open_now.enter_context(StopSignals())
-        journal = open_now.enter_context(contextlib.closing(Journal.open(folder.journal)))
+        run_file = open_now.enter_context(contextlib.closing(RunFile.open(folder.journal)))
+        journal = Journal(run_file)
         world = _recover(journal, settings)
         clock = HostClock()
         open_epoch(world, journal, clock.wall_ms())
-        journal.reserve()
+        run_file.reserve()
         _calm_collector()
         state = BrokerState(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
         endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)
-        open_now.callback(Endpoints.withdraw, settings.run_dir)
+        open_now.push(lambda _kind, error, _trace: _withdraw(settings, error))
         sockets = ServerSockets.bind(open_now.enter_context(context()), endpoints)
         open_now.callback(sockets.close)
         watch = open_now.enter_context(contextlib.closing(ProcessWatch()))
@@ -55,6 +58,12 @@ def serve(settings: BrokerSettings) -> Exit:
         say_ready("broker", boot=world.boot, frontend=endpoints.frontend)
         server.serve(stop)
     return Exit.OK
+
+
+def _withdraw(settings: BrokerSettings, error: BaseException | None) -> None:
+    """Remove the socket files, unless they may be those of the broker that has taken over."""
+    if not isinstance(error, JournalLost):
+        Endpoints.withdraw(settings.run_dir)
 
 
 def _calm_collector() -> None:

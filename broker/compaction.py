@@ -23,6 +23,7 @@ from rota.broker.lock import FolderLock
 from rota.broker.modules import ModuleStore
 from rota.broker.records import Completed, Deployed, Opened, Record, Submitted, decode
 from rota.broker.recovery import fold, load_world
+from rota.broker.run_file import RunFile
 from rota.broker.snapshot_store import SnapshotStore, broker_ms
 from rota.broker.tensor_keeper import collect_tensors
 from rota.broker.world import World
@@ -32,6 +33,7 @@ from rota.host.endpoints import RunFolder
 
 _DAY_MS: Final = 24 * 3600 * 1000
 _RECORDS_PER_STEP: Final = 20_000
+_RECORDS_PER_LOOK: Final = 1_000
 
 Say = Callable[[str], None]
 
@@ -89,7 +91,8 @@ def compact(
         raise ConfigError(f"{folder.root} has no {folder.journal.name}: name a run folder", dir=str(folder.root))
     with FolderLock(folder.root / "broker.lock"):
         before = _file_bytes(folder.journal)
-        with closing(Journal.open(folder.journal, read_only=dry_run)) as journal:
+        with closing(RunFile.open(folder.journal, read_only=dry_run)) as run_file:
+            journal = Journal(run_file)
             work = _Compaction(journal, say)
             work.resolve(pins, unpins)
             cut = work.plan(wishes, int(time.time() * 1_000))
@@ -97,6 +100,8 @@ def compact(
             first = journal.first_number()
             if not dry_run:
                 work.carry_out(cut, unpins)
+                say("making the file smaller")
+                run_file.shrink()
         kept, gone = ((cut + 1, work.last + 1), (first, cut)) if cut else ((first, work.last), (0, 0))
         report = Report(*kept, *gone, work.pins, before, _file_bytes(folder.journal), 0, 0, 0, 0)
         if dry_run:
@@ -121,9 +126,8 @@ class _Compaction:
         self._picture: snapshot.Picture | None = None
         self._chain = b""
         self.pins = self._store.pins()
-        self.last: int
-        ((self.last,),) = journal.rows("SELECT last FROM head")
-        self._first = journal.first_number()
+        extent = journal.extent()
+        self.last, self._first = extent.last, extent.first
 
     # --- where to cut -------------------------------------------------------------------------------------------------
 
@@ -167,19 +171,17 @@ class _Compaction:
     def _before_bytes(self, size_bytes: int) -> int:
         """Return the record before the newest ones that have at least so many bytes together."""
         number, kept = self.last, 0
-        size: int
         while number >= self._first and kept < size_bytes:
-            ((size,),) = self._journal.rows("SELECT length(body) FROM records WHERE number = ?", number)
-            kept += size
+            kept += sum([len(entry.body) for entry in self._journal.log.entries(number, 1)])
             number -= 1
         return number
 
     def _before_time(self, oldest_ms: int) -> int:
         """Return the record before the first one that is as young as that."""
-        for number in range(self._first, self.last + 1):
-            ((body,),) = self._journal.rows("SELECT body FROM records WHERE number = ?", number)
-            if (broker_ms(decode(body)) or 0) >= oldest_ms:
-                return number - 1
+        for first in range(self._first, self.last + 1, _RECORDS_PER_LOOK):
+            for entry in self._journal.log.entries(first, _RECORDS_PER_LOOK):
+                if (broker_ms(decode(entry.body)) or 0) >= oldest_ms:
+                    return entry.number - 1
         return self.last
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -248,8 +250,6 @@ class _Compaction:
             if number < first - 1 or self._journal.find_name(number) is None:
                 self._store.forget(number, 1 << 62)
                 self._say("removing old snapshots")
-        self._say("making the file smaller")
-        self._journal.shrink()
 
     def _cut(self, cut: int) -> None:
         assert self._picture is not None

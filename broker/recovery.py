@@ -64,7 +64,7 @@ def load_world(journal: Journal, results_max: int = RESULTS_KEPT_MAX, results_by
     named = journal.find_name(first - 1)
     if named is None:
         raise JournalError(
-            f"{journal.path}: its records begin with {first}, and no record names the snapshot before it"
+            f"{journal.name}: its records begin with {first}, and no record names the snapshot before it"
         )
     store = SnapshotStore(journal)
     store.check(named)

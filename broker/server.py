@@ -175,6 +175,7 @@ class Server:
             events.extend(WorkerDied(worker) for worker in self._watch.gone())
         if mono_ms >= self._next_tick_ms:
             self._next_tick_ms = mono_ms + TICK_MS
+            self._journal.log.check()  # also while nothing is written: whoever is told something must find it again
             self._tensors.collect(mono_ms)
             events.append(Tick())
         return events

@@ -1,16 +1,14 @@
-"""Where snapshots lie: in the run file, in parts, beside the records. And the cut of the records before one.
+"""Snapshots, and the cut of the records before one: what is kept, what may go, and which snapshot can be used.
 
 A snapshot counts when a record names it: `Snapshotted` says number, chain and digest, and stands in the chain itself.
 So whoever holds the chain holds the snapshots, and one that was torn, changed or never finished is not used. Records
-before a snapshot may go; the chain then begins with what its record says.
-
-Every change is one transaction (journal.py), so a crash leaves the state before or after it; `cut` is a single row, and
-what it leaves behind is removed in pieces, by whoever comes next if need be.
+before a snapshot may go; the chain then begins with what its record says. The log (log.py) keeps the bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from typing import Final
 
 from blake3 import blake3
 
@@ -19,20 +17,21 @@ from rota.broker.records import Record, Snapshotted, Submitted, decode
 from rota.common.errors import JournalError
 from rota.common.limits import NOW_MS_MAX
 
+_LOOK_AHEAD_RECORDS: Final = 100  # for one with a time: most have one
+
 
 class SnapshotStore:
-    """The snapshots, pins and cuts of an open run file. Writing needs a journal that was read to its end."""
+    """The snapshots, pins and cuts of an open journal. Writing needs a journal that was read to its end."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._log = journal.log
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def numbers(self) -> list[int]:
         """Return the numbers of all snapshots, finished or not, the newest first."""
-        return [
-            number for (number,) in self._journal.rows("SELECT DISTINCT number FROM snapshots ORDER BY number DESC")
-        ]
+        return self._log.snapshots()
 
     def named(self) -> list[Snapshotted]:
         """Return the records that name snapshots, the newest first. The snapshots themselves are not looked at."""
@@ -52,11 +51,8 @@ class SnapshotStore:
             )
 
     def parts(self, number: int) -> Iterator[bytes]:
-        """Yield the bytes of a snapshot, part by part."""
-        part = 0
-        while rows := self._journal.rows("SELECT body FROM snapshots WHERE number = ? AND part = ?", number, part):
-            yield rows[0][0]
-            part += 1
+        """Return the bytes of a snapshot, part by part."""
+        return self._log.get(number)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -76,42 +72,23 @@ class SnapshotStore:
         hasher = blake3()
         size = 0
         for place, part in enumerate(parts):
-            self.write_part(number, place, part)
+            self._log.put(number, place, part)
             hasher.update(part)
             size += len(part)
             yield
         return Snapshotted(number, chain, hasher.digest(), size)
 
-    def write_part(self, number: int, part: int, body: bytes) -> None:
-        """Write one part of a snapshot. Raises `StorageFull` if it could not be written."""
-        with self._journal.transaction() as write:
-            write.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (number, part, body))
-
     def forget(self, number: int, parts_max: int) -> bool:
         """Remove up to `parts_max` parts of a snapshot, the last ones first; return whether all of it is gone."""
-        with self._journal.transaction() as write:
-            write.execute("DELETE FROM named WHERE number = ?", (number,))
-            count: int
-            (count,) = write.execute("SELECT count(*) FROM snapshots WHERE number = ?", (number,)).fetchone()
-            keep = max(0, count - parts_max)
-            write.execute("DELETE FROM snapshots WHERE number = ? AND part >= ?", (number, keep))
-        return keep == 0
+        return self._log.forget(number, parts_max)
 
     def cut(self, snapshot: Snapshotted) -> None:
         """Let the records up to a snapshot count no more; `drop_cut` removes them."""
-        with self._journal.transaction() as write:
-            write.execute("UPDATE head SET first = ?", (snapshot.number + 1,))
+        self._log.cut(snapshot.number + 1)
 
     def drop_cut(self, records_max: int) -> bool:
         """Remove up to `records_max` of the records that were cut; return whether all of them are gone."""
-        first = self._journal.first_number()
-        lowest: int
-        ((lowest,),) = self._journal.rows("SELECT coalesce(min(number), ?) FROM records", first)
-        end = min(first, lowest + records_max)
-        if lowest < first:
-            with self._journal.transaction() as write:
-                write.execute("DELETE FROM records WHERE number < ?", (end,))
-        return end == first or lowest >= first
+        return self._log.drop_cut(records_max)
 
     # --- what may go --------------------------------------------------------------------------------------------------
 
@@ -137,8 +114,8 @@ class SnapshotStore:
 
     def _time_after(self, number: int) -> int:
         """Return when the first record with a time behind `number` took effect: those before are not younger."""
-        for (body,) in self._journal.rows("SELECT body FROM records WHERE number > ? LIMIT 100", number):
-            now_ms = broker_ms(decode(body))
+        for entry in self._log.entries(number + 1, _LOOK_AHEAD_RECORDS):
+            now_ms = broker_ms(decode(entry.body))
             if now_ms is not None:
                 return now_ms
         return NOW_MS_MAX
@@ -147,18 +124,15 @@ class SnapshotStore:
 
     def pins(self) -> dict[str, int]:
         """Return the pinned places: the first record that must stay for each, by name."""
-        return dict(self._journal.rows("SELECT name, number FROM pins ORDER BY name"))
+        return self._log.pins()
 
     def pin(self, name: str, number: int) -> None:
         """Keep this record and all that follow it, whatever retention says."""
-        with self._journal.transaction() as write:
-            write.execute("INSERT OR REPLACE INTO pins VALUES (?, ?)", (name, number))
+        self._log.pin(name, number)
 
     def unpin(self, name: str) -> bool:
         """Remove a pin; return whether there was one."""
-        with self._journal.transaction() as write:
-            removed: int = write.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
-        return removed > 0
+        return self._log.unpin(name)
 
 
 def broker_ms(record: Record) -> int | None:

@@ -12,7 +12,6 @@ the last one had: what snapshots write stays within twice of what is written any
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -58,7 +57,7 @@ class Snapshotter:
         named = self._store.named()
         self._number, self._size_bytes = (named[0].number, named[0].size_bytes) if named else (0, 0)
         # Bytes are counted from the last snapshot on, so what was there at the start is counted now.
-        self._bytes_before = self._journal.bytes_after(self._number) - self._journal.appended_bytes
+        self._bytes_before = self._journal.log.bytes_after(self._number) - self._journal.appended_bytes
         self.busy = False
 
     def work(self, now_ms: int, mono_ms: int) -> Snapshotted | None:
@@ -111,10 +110,10 @@ class Snapshotter:
         enough = 0 < policy.every_records <= records or 0 < policy.every_bytes <= size
         if not enough or size * AMORTISATION < self._size_bytes or mono_ms < self._next_ms:
             return False
-        free = shutil.disk_usage(self._journal.path.parent).free
+        free = self._journal.log.free_bytes()
         if free < 2 * self._size_bytes + _ROOM_BYTES:
             self._next_ms = mono_ms + RETRY_MS
-            log.warning("no snapshot is taken: %d bytes are free on the disk of %s", free, self._journal.path)
+            log.warning("no snapshot is taken: %d bytes are free on the disk of %s", free, self._journal.name)
             return False
         return True
 

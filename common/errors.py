@@ -21,6 +21,7 @@
     │   ├── NotGreeted        a request on a connection that has not said Hello
     │   └── VersionMismatch   the peer speaks another protocol version
     ├── JournalError          a run file that is torn, corrupt or foreign
+    │   └── JournalLost       the run file was removed or taken over while it was written to
     └── NotReachable          no broker answered in time
 
 Raise at the boundary, `assert` inside. Codes are never reused; a retired one stays listed in docs/PROTOCOL.md.
@@ -130,6 +131,10 @@ class VersionMismatch(ProtocolError):
 
 class JournalError(RotaError):
     code = "journal"
+
+
+class JournalLost(JournalError):
+    code = "journal_lost"
 
 
 class NotReachable(RotaError):

@@ -83,7 +83,7 @@ class Keeper:
         if self._journal is None:
             yield from self._records
             return
-        with contextlib.closing(Journal.open(self._journal.path, read_only=True)) as journal:
+        with contextlib.closing(Journal.open(self._place.run.journal, read_only=True)) as journal:
             yield from journal.read()
 
 

@@ -7,7 +7,6 @@ made it anew) but a record does not follow from those before it; then it is look
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, pairwise, takewhile
 from typing import Final, NamedTuple
@@ -68,9 +67,9 @@ def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[recor
     """Return what the record after the last good one seems to say, and what is wrong with it."""
     number = last_good + 1
     try:
-        rows = _rows(source, last_good)
-    except sqlite3.Error as error:
-        return None, f"record {number} cannot be read: {error}"
+        rows = {entry.number: (entry.body, entry.chain) for entry in source.entries(last_good, 3)}
+    except JournalError as error:
+        return None, f"record {number} cannot be read: {error.message}"
     before, row, after = rows.get(last_good), rows.get(number), rows.get(number + 1)
     if row is None:
         return None, f"record {number} is missing" if after is not None else message
@@ -87,13 +86,6 @@ def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[recor
     else:
         what = "the chain of digests does not follow from here on"
     return said, f"record {number} ({body or _named(said)}) is damaged: {what}"
-
-
-def _rows(source: RunSource, last_good: int) -> dict[int, tuple[bytes, bytes]]:
-    with contextlib.closing(sqlite3.connect(source.journal_path)) as connection:
-        query = "SELECT number, body, chain FROM records WHERE number BETWEEN ? AND ?"
-        found = connection.execute(query, (last_good, last_good + 2)).fetchall()
-    return {number: (body, digest) for number, body, digest in found}
 
 
 def _decoded(body: bytes) -> tuple[records.Record | None, str]:

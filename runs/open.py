@@ -1,30 +1,24 @@
 """Opening a run to read it: a run folder, a run file, or a file packed by `rota export`.
 
 A run is only looked at, never touched. SQLite cannot promise that (it leaves a `-wal` and a `-shm` beside what it
-reads, and follows a broker that writes at the same moment), so the run file and its WAL are copied into a private
-folder and read there; the folder goes when the source is closed. Compiled code goes there as well.
-
-Why a copy beside a live broker is whole: SQLite changes the run file only by moving frames of the WAL into it, and
-begins a new WAL only when all are moved (https://www.sqlite.org/wal.html). So a copy of the file with a WAL copied
-after it is a state of the journal, provided that no new WAL began in between: its header would differ. Then, or when
-the WAL was caught in the middle of a write, the copy is made again, a bounded number of times.
+reads, and follows a broker that writes at the same moment), so the run file is copied into a private folder and read
+there (run_file_copy.py); the folder goes when the source is closed. Compiled code goes there as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from rota.broker.journal import Journal
+from rota.broker.log import Entry
 from rota.broker.records import Record
 from rota.broker.recovery import load_world
+from rota.broker.run_file_copy import copy_run_file
 from rota.broker.world import World
 from rota.common.errors import ConfigError, JournalError, StorageFull
 from rota.engine.executors import Folders
@@ -34,10 +28,6 @@ from rota.runs.archive import ARCHIVE_MAGIC, JOURNAL, unpack
 
 CACHE_VARIABLE: Final = "ROTA_CACHE"
 
-_LOOKS_MAX: Final = 10
-_LOOK_AGAIN_SECONDS: Final = 0.02  # a broker begins a new WAL within far less
-_WAL_HEAD_BYTES: Final = 32
-_SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _PARTS: Final = ("modules", "models", "tensors")
 
 
@@ -83,8 +73,13 @@ class RunSource:
     def extent(self) -> tuple[int, int, bytes]:
         """Return the numbers of the first and last kept record, and the chain digest after the last; 0 for none."""
         with self._journal() as journal:
-            first, last, chain = journal.extent()
-        return (first if last else 0, last, chain)
+            extent = journal.extent()
+        return (extent.first if extent.last else 0, extent.last, extent.chain)
+
+    def entries(self, first: int, count: int) -> list[Entry]:
+        """Return up to `count` records from a number on as the bytes that are kept, for whoever looks for damage."""
+        with self._journal() as journal:
+            return journal.log.entries(first, count)
 
     @contextlib.contextmanager
     def _journal(self) -> Iterator[Journal]:
@@ -124,8 +119,7 @@ def open_run(path: Path) -> RunSource:
 def copy_journal(journal: Path, copy: Path, name: str) -> None:
     """Make `copy` one file with all records that are durable in a run file and its WAL. Changes nothing there."""
     with _room_for_copy(journal, copy), _named(copy, name):
-        _copy_whole(journal, copy)
-        _merge_wal(copy)
+        copy_run_file(journal, copy)
 
 
 # --- what the path leads to -----------------------------------------------------------------------
@@ -176,57 +170,6 @@ def _artefacts(private: Path) -> Path:
             path=str(folder),
         ) from error
     return folder
-
-
-# --- a copy of a file that may be written to -------------------------------------------------------
-
-
-def _copy_whole(journal: Path, copy: Path) -> None:
-    """Copy a run file and its WAL until the two fit each other and the journal can be opened."""
-    wal, wal_copy = _wal_of(journal), _wal_of(copy)
-    for look in range(1, _LOOKS_MAX + 1):
-        before = _state_of(journal, wal)
-        shutil.copyfile(journal, copy)
-        wal_copy.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # closed in order: all records are in the file
-            shutil.copyfile(wal, wal_copy)
-        if _state_of(journal, wal) == before:
-            try:
-                Journal.open(copy, read_only=True).close()
-                return
-            except JournalError:
-                if look == _LOOKS_MAX or not wal_copy.exists():
-                    raise
-        time.sleep(_LOOK_AGAIN_SECONDS)
-    raise JournalError(f"{copy} is written to without a pause: copy the run while no broker works in it")
-
-
-def _state_of(journal: Path, wal: Path) -> tuple[object, ...]:
-    """Return what stays the same as long as no new WAL began."""
-    try:
-        with wal.open("rb") as file:
-            head = file.read(_WAL_HEAD_BYTES)
-    except FileNotFoundError:
-        head = b""
-    if any(head):
-        return (head,)
-    status = journal.stat()
-    return (head, status.st_size, status.st_mtime_ns)
-
-
-def _merge_wal(copy: Path) -> None:
-    """Move the records of a private copy's WAL into the file, so that it is read quickly each time."""
-    if not _wal_of(copy).exists():
-        return
-    try:
-        with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
-        raise JournalError(f"{copy} is not a run file that can be used: {error}") from error
-
-
-def _wal_of(journal: Path) -> Path:
-    return journal.with_name(journal.name + "-wal")
 
 
 @contextlib.contextmanager

@@ -1,23 +1,16 @@
-"""Following a run that a broker writes to: the records that came after a number, each time they are asked for.
-
-A live run file is read beside its broker with a connection that is open for one query at a time, so that it never keeps
-the broker from moving its WAL. A run file without a WAL has no writer; it is read as one that cannot change, because
-SQLite would leave files beside it otherwise.
-"""
+"""Following a run that a broker writes to: the records that came after a number, each time they are asked for."""
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from rota.broker.journal import link
 from rota.broker.records import Record, decode
+from rota.broker.run_file import entries_beside_a_writer
 from rota.common.errors import JournalError
 
-_LOCK_SECONDS: Final = 1.0
 _BATCH: Final = 4_096
 
 
@@ -34,8 +27,8 @@ class Tail:
 
         Raises `JournalError` if they do not follow from those before, or the journal was replaced or compacted.
         """
-        while rows := self._rows():
-            for number, body, chain in rows:
+        while entries := entries_beside_a_writer(self._journal, self._number + 1, _BATCH):
+            for number, body, chain, _ in entries:
                 if number != self._number + 1 or link(self._chain, body) != chain:
                     raise JournalError(
                         f"{self._journal}: record {number} does not follow from record {self._number} that was read "
@@ -44,16 +37,3 @@ class Tail:
                     )
                 self._number, self._chain = number, chain
                 yield number, decode(body)
-
-    def _rows(self) -> list[tuple[int, bytes, bytes]]:
-        wal, shared = (self._journal.with_name(self._journal.name + suffix) for suffix in ("-wal", "-shm"))
-        if wal.exists() and not shared.exists():
-            return []  # a broker begins or ends just now, or the pair was copied here: nobody writes
-        mode = "mode=ro" if wal.exists() else "mode=ro&immutable=1"
-        uri = f"{self._journal.absolute().as_uri()}?{mode}"
-        try:
-            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS)) as connection:
-                query = "SELECT number, body, chain FROM records WHERE number > ? ORDER BY number LIMIT ?"
-                return connection.execute(query, (self._number, _BATCH)).fetchall()
-        except sqlite3.Error as error:
-            raise JournalError(f"{self._journal} cannot be read any more: {error}; start again") from error

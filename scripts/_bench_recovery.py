@@ -21,6 +21,8 @@ import numpy as np
 from rota.broker import records
 from rota.broker.journal import Journal
 from rota.broker.recovery import open_epoch, recover
+from rota.broker.run_file import RunFile
+from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
 from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST, digest
@@ -80,7 +82,7 @@ def _recover_ms(path: Path) -> tuple[float, int]:
     with closing(Journal.open(path, read_only=True)) as journal:
         recover(journal)
         taken = time.process_time() - started
-        ((newest,),) = journal.rows("SELECT coalesce(max(number), 0) FROM named")
+        newest = max([named.number for named in SnapshotStore(journal).named()], default=0)
         read = journal.last_number - newest
     gc.enable()
     return taken * 1_000, read
@@ -92,10 +94,11 @@ def _make(place: Place, count: int) -> Made:
     path = place.folder.root / f"{count}.rota"
     spent = longest = 0.0
     started = time.perf_counter()
-    with closing(Journal.open(path)) as journal:
+    with closing(RunFile.open(path)) as run_file:
+        journal = Journal(run_file)
         world = recover(journal)
         open_epoch(world, journal, NOW_MS)
-        journal.reserve()
+        run_file.reserve()
         snapshots = Snapshotter(journal, world, SnapshotPolicy(SNAPSHOT_RECORDS, SNAPSHOT_BYTES))
         _write(world, journal, [records.Deployed("main", 0, NOW_MS, _NOBODY, "agent", Code(digest(b"agent"), AGENT))])
         _write(world, journal, [records.Fingerprint(1, "cpu", (("wasmtime", "bench"),))])

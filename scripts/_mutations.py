@@ -16,6 +16,7 @@ _UNDONE: Final = ("tests/broker/test_undone.py",)
 _DISPATCH: Final = ("tests/broker/test_dispatch.py", "tests/broker/test_workers.py", "tests/broker/test_lane.py")
 _REQUESTS: Final = ("tests/broker/test_requests.py",)
 _JOURNAL: Final = ("tests/broker/test_records.py", "tests/broker/test_journal.py")
+_LOG: Final = ("tests/broker/test_log.py", "tests/broker/test_run_file.py")
 _SHELL: Final = ("tests/broker/test_server.py",)
 _CPU: Final = ("tests/cpu_worker/test_executor.py", "tests/cpu_worker/test_call_paths.py")
 _SNAPSHOT: Final = ("tests/broker/test_snapshot.py",)
@@ -174,7 +175,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "chain-not-checked", "a changed record is found", "broker/journal.py",
-        "                if chain != self._chain:\n", "                if chain is None:\n", _JOURNAL,
+        "            if chain != link(self._end.chain, body):\n", "            if chain is None:\n", _JOURNAL,
     ),
     Mutation(
         "mark-not-checked", "whoever folds the journal meets the digests in it", "broker/world.py",
@@ -222,7 +223,7 @@ MUTATIONS: Final = (
         _SHELL,
     ),
     Mutation(
-        "no-fsync", "a commit returns when it is on the disk", "broker/journal.py",
+        "no-fsync", "a commit returns when it is on the disk", "broker/sqlite_file.py",
         "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF", ("tests/broker/test_journal.py",),
     ),
     # --- requests and results -------------------------------------------------------------------------------------
@@ -397,6 +398,24 @@ MUTATIONS: Final = (
     Mutation(
         "seal-not-checked", "a packed run cannot be altered unseen", "runs/archive.py",
         '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/runs/test_export.py",),
+    ),
+    Mutation(
+        "old-writer-not-fenced", "a newer epoch fences older writers", "broker/run_file.py",
+        "chain = ? WHERE epoch = ? AND last = ? AND chain = ?", "chain = ? WHERE epoch >= ? AND last = ? AND chain = ?",
+        _LOG,
+    ),
+    Mutation(
+        "removed-files-not-noticed", "nothing is acknowledged into files that are gone", "broker/run_file_end.py",
+        "            if found[name] != opened:\n", "            if found[name] is opened:\n", _LOG,
+    ),
+    Mutation(
+        "lost-records-not-missed", "records that were acknowledged are missed", "broker/run_file.py",
+        "if noted.number > last or any(", "if any(", _LOG,
+    ),
+    Mutation(
+        "lost-wal-not-missed", "a file that was not closed in order has its WAL", "broker/run_file.py",
+        "if noted_end(self.path) is None and self._file.rows(",
+        "if noted_end(self.path) is not None and self._file.rows(", _LOG,
     ),
     Mutation(
         "snapshot-not-checked", "a snapshot that was changed is not used", "broker/snapshot_store.py",

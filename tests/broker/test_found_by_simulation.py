@@ -112,7 +112,7 @@ def _epochs(first: int, count: int) -> list[records.Record]:
 
 def _cut_power(journal: Journal, folder: Path, batch: list[records.Record]) -> Path:
     """The power goes during a commit: of all the sectors that it wrote only the first is lost."""
-    wal = Path(f"{journal.path}-wal")
+    wal = Path(f"{journal.log.path}-wal")
     before = wal.read_bytes()
     journal.append(batch)
     after = bytearray(wal.read_bytes())
@@ -120,7 +120,7 @@ def _cut_power(journal: Journal, folder: Path, batch: list[records.Record]) -> P
     after[lost : lost + _SECTOR] = before[lost : lost + _SECTOR].ljust(_SECTOR, b"\0")
     folder.mkdir()
     image = folder / "run.rota"
-    image.write_bytes(journal.path.read_bytes())
+    image.write_bytes(journal.log.path.read_bytes())
     Path(f"{image}-wal").write_bytes(after)
     journal.close()
     return image

@@ -46,7 +46,7 @@ class Shell:
         world = World()
         fold(world, journal.read())
         open_epoch(world, journal, 1)
-        journal._connection.execute("PRAGMA busy_timeout = 0")
+        journal.log._file._connection.execute("PRAGMA busy_timeout = 0")
         tensors = TensorKeeper(TensorStore(folder / "tensors"), world, 60_000)
         sockets = end.enter_context(closing(ServerSockets.bind(self.zmq, ENDPOINTS)))
         watch = end.enter_context(closing(ProcessWatch()))

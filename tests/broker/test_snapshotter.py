@@ -15,7 +15,7 @@ import pytest
 from chaos import Chaos, deploy_all
 from core_kit import Broker, fold_journal, picture
 
-from rota.broker import records, snapshotter
+from rota.broker import records, run_file, snapshotter, sqlite_file
 from rota.broker.journal import Journal
 from rota.broker.recovery import recover
 from rota.broker.snapshot_store import SnapshotStore
@@ -151,12 +151,14 @@ def test_a_crash_at_any_slice_leaves_a_good_file(
 
 
 @pytest.mark.parametrize("busy_first", [False, True])
-def test_a_full_disk_stops_a_snapshot_and_nothing_else(busy_first: bool, host: Callable[..., Host]) -> None:
+def test_a_full_disk_stops_a_snapshot_and_nothing_else(
+    busy_first: bool, host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Goal: no room for a snapshot is no reason to stop. Method: another process's lock stands for the full disk; the
     snapshot is given up, tried again a minute later, and the state is whole all along.
     """
+    monkeypatch.setattr(sqlite_file, "_LOCK_SECONDS", 0.0)
     one = host()
-    one.journal._connection.execute("PRAGMA busy_timeout = 0")
     with closing(sqlite3.connect(one.path, isolation_level=None)) as other:
         one.go(39)
         other.execute("BEGIN IMMEDIATE")
@@ -181,7 +183,7 @@ def test_little_room_on_the_disk_is_left_to_records(
 ) -> None:
     """Goal: a snapshot does not take the last room. Method: a disk that says that it is nearly full."""
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(snapshotter.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    monkeypatch.setattr(run_file.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
     one = host()
     one.go(60)
     assert one.names() == []
@@ -197,7 +199,7 @@ def test_snapshots_are_not_taken_more_often_than_they_are_worth(host: Callable[.
     one.go(len(RUN))
     one.settle()
     newer, older = SnapshotStore(one.journal).named()[:2]
-    between = one.journal.bytes_after(older.number) - one.journal.bytes_after(newer.number)
+    between = one.journal.log.bytes_after(older.number) - one.journal.log.bytes_after(newer.number)
     assert between * snapshotter.AMORTISATION >= older.size_bytes > 0
 
 
@@ -208,7 +210,7 @@ def test_bytes_count_as_records_do(host: Callable[..., Host]) -> None:
     none = host(records=0, size=0, name="none.rota")
     none.go(len(RUN))
     assert none.names() == []
-    half = none.journal.bytes_after(0) // 2
+    half = none.journal.log.bytes_after(0) // 2
     one = host(records=0, size=half)
     one.go(len(RUN) // 3)
     assert one.names() == []

@@ -24,7 +24,7 @@ def crashed(tmp_path: Path) -> Path:
     journal = Journal.open(live / "run.rota")
     assert list(journal.read()) == []
     journal.append([records.Epoch(1, 0, ())])
-    journal.reserve()
+    journal.log.reserve()
     for number in range(TRANSACTIONS):
         journal.append([records.Mark("main", number, bytes(32))])
     shutil.copytree(live, tmp_path / "crashed")
@@ -63,6 +63,7 @@ def test_a_torn_end_is_no_damage(crashed: Path) -> None:
     data = wal.read_bytes()
     used = len(data.rstrip(b"\0"))
     wal.write_bytes(data[: used - 3_000] + bytes(len(data) - used + 3_000))
+    crashed.with_name("run.rota-end").unlink()  # it would say less: it is written when a commit is through
     assert find_damage(wal) == ""
     assert len(list(Journal.open(crashed).read())) >= TRANSACTIONS - 1
 

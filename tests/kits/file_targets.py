@@ -118,7 +118,7 @@ def run_file(seed: int, kind: str) -> RunFile:
         with closing(Journal.open(path)) as journal:
             list(journal.read())
             if kind == "reserved":
-                journal.reserve()
+                journal.log.reserve()
             for start in range(0, len(bodies), 9):
                 journal.append(bodies[start : start + 9])
             if kind != "closed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -109,6 +110,67 @@ def test_nobody_else_reads_a_run_whatever_the_umask(start_process: StartProcess,
             path.chmod(0o644)
         start_process("-m", "rota.broker", ROTA_DIR=str(run_dir)).wait_for("^ready broker ")
         assert [path.name for path in run_dir.glob("run.rota*") if path.stat().st_mode & 0o077] == []
+
+
+def test_a_broker_whose_folder_is_removed_says_so_and_ends(start_process: StartProcess, run_dir: Path) -> None:
+    """Goal: nothing is acknowledged into files that nobody will find. Method: remove the folder of a broker that has
+    nothing to do, without a message to it; it ends by itself with STORAGE and names the file.
+    """
+    folder = run_dir / "run"
+    broker = start_process("-m", "rota.broker", ROTA_DIR=str(folder))
+    broker.wait_for("^ready broker ")
+    with Client(folder) as client:
+        client.deploy("counter", COUNTER, check=False)
+        shutil.rmtree(folder)
+        assert broker.wait() == Exit.STORAGE
+        with pytest.raises(TimeoutError):
+            client.submit("counter/a", b"x", timeout_s=0.3)
+    assert "run.rota is not there any more" in broker.text
+    assert "Traceback" not in broker.text
+    assert not folder.exists()
+
+
+def test_a_second_broker_takes_over_and_the_first_ends(start_process: StartProcess, run_dir: Path) -> None:
+    """Goal: a lock that somebody removed does not let two brokers write. Method: remove the lock file of a live broker
+    and start another one; the first ends with STORAGE at its next record, and the second serves.
+    """
+    first = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+    first.wait_for("^ready broker boot=1 ")
+    with Client(run_dir) as client:
+        client.deploy("counter", COUNTER, check=False)
+        assert client.status()["boot"] == 1
+        (run_dir / "broker.lock").unlink()
+        start_process("-m", "rota.broker", ROTA_DIR=str(run_dir)).wait_for("^ready broker boot=2 ")
+        assert client.status()["boot"] == 1, "this connection is with the first one"
+        assert client.submit("counter/a", b"x").seq == 1, "sent again to the second, when the first has gone"
+        assert first.wait() == Exit.STORAGE
+        assert "taken it over" in first.text
+        with Client(run_dir) as another:
+            assert another.status()["boot"] == 2, "the first has left the sockets of the second alone"
+
+
+def test_a_lost_wal_is_refused_after_a_kill(start_process: StartProcess, run_dir: Path) -> None:
+    """Goal: acknowledged work does not go without a word. Method: kill a broker, remove what lies beside its run file,
+    start another: it names the WAL, ends with STORAGE, and goes on when that is put back.
+    """
+    broker = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+    broker.wait_for("^ready broker ")
+    with Client(run_dir) as client:
+        client.deploy("counter", COUNTER, check=False)
+        client.submit("counter/a", b"x")
+    broker.close()
+    kept = run_dir.parent / f"{run_dir.name}-kept"
+    shutil.copytree(run_dir, kept, ignore=shutil.ignore_patterns("sockets"))
+    for path in run_dir.glob("run.rota-*"):
+        path.unlink()
+    again = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
+    assert again.wait() == Exit.STORAGE
+    assert "run.rota-wal is not there" in again.text
+    shutil.copy(kept / "run.rota-wal", run_dir)
+    shutil.rmtree(kept)
+    start_process("-m", "rota.broker", ROTA_DIR=str(run_dir)).wait_for("^ready broker boot=2 ")
+    with Client(run_dir) as client:
+        assert client.status()["next_seq"] == 2
 
 
 def test_second_broker_in_a_folder_is_refused(start_process: StartProcess, run_dir: Path) -> None:

@@ -111,16 +111,16 @@ def test_beside_a_broker_that_writes(tmp_path: Path) -> None:
     through many WALs (each append is larger than a checkpoint needs) while another one opens the run again and again.
     """
     path = tmp_path / "run.rota"
-    long = [records.Epoch(boot, 0, (("note", "x" * 300_000),)) for boot in range(1, 200)]
+    long = [records.Fingerprint(number, "cpu", (("note", "x" * 300_000),)) for number in range(1, 200)]
     found: list[int] = []
     done = threading.Event()
 
     def read() -> None:
         while not done.is_set():
             with open_run(tmp_path) as source:
-                boots = [record.boot for _, record in source.records() if isinstance(record, records.Epoch)]
-            assert boots == list(range(1, len(boots) + 1))
-            found.append(len(boots))
+                numbers = [record.number for _, record in source.records() if isinstance(record, records.Fingerprint)]
+            assert numbers == list(range(1, len(numbers) + 1))
+            found.append(len(numbers))
 
     with closing(Journal.open(path)) as journal:
         assert list(journal.read()) == []

@@ -20,8 +20,8 @@ from simulation import cases
 from simulation.plan import make_plan
 from simulation.world import simulate
 
-from rota.broker import dispatch, lane, sequencer, server, state, workers
-from rota.broker import journal as journal_module
+from rota.broker import dispatch, lane, sequencer, server, sqlite_file, state, workers
+from rota.broker.journal import Journal
 from rota.broker.tasks import Task
 
 FIXED_SEEDS = (0, 3, 10, 22, 37, 112, 1250, 6000094)  # large ones, and some that once failed
@@ -140,12 +140,12 @@ def _forgotten_answers(patch: pytest.MonkeyPatch) -> None:
 
 def _lost_commit(patch: pytest.MonkeyPatch) -> None:
     """A run file that cannot be written is not tried again."""
-    real: Callable[..., None] = journal_module.Journal.append
+    real: Callable[..., None] = Journal.append
 
-    def append(self: journal_module.Journal, batch: Any) -> None:
+    def append(self: Journal, batch: Any) -> None:
         real(self, batch[:-1] if len(batch) > 6 else batch)
 
-    patch.setattr(journal_module.Journal, "append", append)
+    patch.setattr(Journal, "append", append)
 
 
 def _overtaking(patch: pytest.MonkeyPatch) -> None:
@@ -217,8 +217,8 @@ def _judged(seed: int) -> cases.Verdict:
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a run cleans up, and leaves the modules that it patched as they were. Method: look after one that fails."""
     monkeypatch.setattr("simulation.world._quick_folder", lambda: str(tmp_path))
-    patched = sequencer.MARK_EVERY_TASKS, journal_module._CHECKPOINT_PAGES
+    patched = sequencer.MARK_EVERY_TASKS, sqlite_file._CHECKPOINT_PAGES
     _lost_emit(monkeypatch)
     assert any(simulate(make_plan(seed)).failure for seed in range(6))
     assert not list(tmp_path.iterdir())
-    assert patched == (sequencer.MARK_EVERY_TASKS, journal_module._CHECKPOINT_PAGES)
+    assert patched == (sequencer.MARK_EVERY_TASKS, sqlite_file._CHECKPOINT_PAGES)

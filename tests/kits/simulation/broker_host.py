@@ -159,7 +159,7 @@ class BrokerHost(SimProcess):
             self.die("no room to start")
             return
         if self.simulation.plan.reserves_wal:
-            journal.reserve()
+            self.disk.reserve()
         core = BrokerState(world, version="sim", host=HOST, heartbeat_ms=self.simulation.plan.heartbeat_ms)
         context: Any = Context(self.simulation.network, self)
         stores: Any = (_AnyModule(), _AnyTensor())

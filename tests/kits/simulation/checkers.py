@@ -88,8 +88,7 @@ class Checker:
 
     def _kept(self, journal: Journal) -> list[bytes]:
         """The records of a run file that count."""
-        rows = journal.rows("SELECT body FROM records WHERE number >= ? ORDER BY number", journal.first_number())
-        return [body for (body,) in rows]
+        return [entry.body for entry in journal.log.entries(journal.first_number(), 1 << 32)]
 
     def committed(self, batch: list[records.Record]) -> None:
         """The journal said that this is durable."""

@@ -26,6 +26,8 @@ from simulation.processes import Crashed, SimProcess
 
 from rota.broker import records
 from rota.broker.journal import Journal
+from rota.broker.run_file import SCHEMA, RunFile, prepare
+from rota.broker.sqlite_file import SqliteFile
 
 SECTOR = 512
 WAL_HEADER = 32
@@ -41,7 +43,7 @@ class Image(NamedTuple):
 
 
 class SimJournal(Journal):
-    """The real journal, with points around each commit."""
+    """The real journal, which tells the checkers what it wrote."""
 
     disk: Disk
 
@@ -52,6 +54,12 @@ class SimJournal(Journal):
             self.disk.attempts = []
             self.disk.durable = self.last_number
             self.disk.process.simulation.checker.committed(list(batch))
+
+
+class SimFile(SqliteFile):
+    """The real file, with points around each commit."""
+
+    disk: Disk
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -127,6 +135,7 @@ class Disk:
         self._root = root
         self._generation = 0
         self.journal: Journal | None = None
+        self._run_file: RunFile | None = None
         (root / "0").mkdir()
 
     @property
@@ -135,23 +144,31 @@ class Disk:
 
     def open(self) -> Journal:
         """Open the run file as a broker does at its start."""
-        journal = SimJournal.open(self.path)
-        assert isinstance(journal, SimJournal)
-        journal.disk = self
+        prepare(self.path, read_only=False)
+        file = SimFile(self.path, SCHEMA)
+        self._run_file = RunFile(file)
+        journal = SimJournal(self._run_file)
+        file.disk = journal.disk = self
         self.journal = journal
         return journal
+
+    def reserve(self) -> None:
+        assert self._run_file is not None
+        self._run_file.reserve()
 
     def crash(self) -> None:
         """Leave what the crash left; the files of the dead broker are never looked at again."""
         if self.journal is None:
             return
+        note = Path(f"{self.path}-end")
+        noted = note.read_bytes() if note.exists() else b""
         left = self.left if self.left is not None else self._as_it_is()
         self.left = None
         old = self.path.parent
-        self.journal.close()
-        self.journal = None
+        self.close()
         self._generation += 1
         self.path.parent.mkdir()
+        Path(f"{self.path}-end").write_bytes(noted)
         self.path.write_bytes(left.file)
         self._wal().write_bytes(left.wal)
         shutil.rmtree(old)
@@ -163,7 +180,9 @@ class Disk:
 
     def close(self) -> None:
         if self.journal is not None:
+            self.is_examined = True
             self.journal.close()
+            self.is_examined = False
             self.journal = None
 
     def fails(self) -> bool:

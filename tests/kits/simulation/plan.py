@@ -40,7 +40,7 @@ ERRANDS: Final = ("submit",) * 6 + (
 )  # fmt: skip
 
 # A WAL is begun anew after so many pages. Of the real 2,048 a run would see none; and reading a long one costs.
-_CHECKPOINTS: Final = ("rota.broker.journal", "_CHECKPOINT_PAGES", (4, 16, 60, 200))
+_CHECKPOINTS: Final = ("rota.broker.sqlite_file", "_CHECKPOINT_PAGES", (4, 16, 60, 200))
 
 # Bounds of ours that a seed may make small: module, name, values to choose from.
 KNOBS: Final[tuple[tuple[str, str, tuple[Any, ...]], ...]] = (

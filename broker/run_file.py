@@ -1,0 +1,310 @@
+"""The run file: a log (log.py) in one SQLite file, entries and snapshots in tables.
+
+The one row of `head` says which entries there should be: a page of the file that points past its newest entries would
+hide them from a reader, and nothing else would tell. It also holds the epoch, so that a second writer, whatever became
+of the lock of the folder, is fenced by the file itself. Every change is one transaction, so a crash leaves the state
+before or after it; `cut` is a single row, and what it leaves behind is removed in pieces, by whoever comes next if need
+be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from rota.broker.log import Entry, Extent, Position
+from rota.broker.records import FORMAT_VERSION
+from rota.broker.run_file_end import EndNote, Identity, missing_records, missing_wal, noted_end
+from rota.broker.sqlite_file import SqliteFile, beside, create_file, not_usable, refusal, rows_beside_a_writer
+from rota.common.errors import JournalError, JournalLost, StorageFull
+
+APPLICATION_ID: Final = 0x524F5441  # "ROTA"
+SCHEMA: Final = (
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {FORMAT_VERSION}",
+    """CREATE TABLE records (
+        number INTEGER PRIMARY KEY,  -- dense, from 1
+        body   BLOB NOT NULL,        -- canonical MessagePack, records.py
+        chain  BLOB NOT NULL         -- BLAKE3 of the chain before and the body
+    ) STRICT""",
+    """CREATE TABLE head (
+        one   INTEGER PRIMARY KEY CHECK (one = 1),
+        first INTEGER NOT NULL,      -- the first record that counts; those before it were cut
+        last  INTEGER NOT NULL,      -- the newest record
+        chain BLOB NOT NULL,         -- its chain
+        epoch INTEGER NOT NULL,      -- of whoever may append
+        open  INTEGER NOT NULL       -- 1 until it is closed in order: its WAL belongs to it
+    ) STRICT""",
+    """CREATE TABLE snapshots (
+        number INTEGER NOT NULL,     -- the last record that is in it
+        part   INTEGER NOT NULL,     -- dense, from 0
+        body   BLOB NOT NULL,
+        PRIMARY KEY (number, part)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE named (
+        number INTEGER PRIMARY KEY,  -- of a snapshot
+        record INTEGER NOT NULL      -- the Snapshotted that says its digest
+    ) STRICT""",
+    """CREATE TABLE pins (
+        name   TEXT PRIMARY KEY,
+        number INTEGER NOT NULL      -- this record and those after it are kept
+    ) STRICT, WITHOUT ROWID""",
+)
+_EMPTY_HEAD: Final = ("INSERT INTO head VALUES (1, 1, 0, zeroblob(32), 0, 0)",)
+
+
+class RunFile:
+    """An open run file. What each method does stands in `Log`."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+        self._identity: Identity | None = None
+        self._note: EndNote | None = None
+        self._is_marked = False
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> RunFile:
+        """Open a run file, or make a new one where there is none.
+
+        Raises `JournalError` for a file that is not a run file of this format version, or that is not all there.
+        """
+        prepare(path, read_only=read_only)
+        has_wal = beside(path, "-wal").exists()
+        run_file = cls(SqliteFile(path, SCHEMA, read_only=read_only))
+        if not has_wal:
+            run_file.check_closed()
+        return run_file
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    @property
+    def name(self) -> str:
+        return str(self._file.path)
+
+    def refusal(self, why: str) -> JournalError:
+        return refusal(self.path, why)
+
+    # --- entries --------------------------------------------------------------------------------------------------
+
+    def extent(self) -> Extent:
+        self._file.check_schema()
+        noted = noted_end(self.path)  # before the head: a broker may write at this moment
+        rows = self._file.rows("SELECT first, last, chain, epoch FROM head")
+        if len(rows) != 1:
+            raise self.refusal("it has no head")
+        extent = Extent(*rows[0])
+        if noted is not None and self._identity is None:
+            self._check_noted(extent.last, noted)
+        return extent
+
+    def read(self, first: int = 0) -> tuple[Extent, Iterator[Entry]]:
+        self._file.check_schema()
+        self._file.check_pages()
+        try:
+            self._file.begin_reading()
+        except sqlite3.Error as error:
+            raise not_usable(self.path, error) from error
+        extent = self.extent()
+        return extent, self._read(max(first, extent.first))
+
+    def _read(self, first: int) -> Iterator[Entry]:
+        number = first - 1
+        try:
+            for row in self._file.cursor(
+                "SELECT number, body, chain FROM records WHERE number >= ? ORDER BY number", first
+            ):
+                entry = Entry(*row)
+                number = entry.number
+                yield entry
+            self._file.end_reading()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise not_usable(self.path, error, f"after record {number}: ") from error
+
+    def entries(self, first: int, count: int) -> list[Entry]:
+        query = "SELECT number, body, chain FROM records WHERE number >= ? ORDER BY number LIMIT ?"
+        return [Entry(*row) for row in self._file.rows(query, first, count)]
+
+    def bytes_after(self, number: int) -> int:
+        ((size,),) = self._file.rows("SELECT coalesce(sum(length(body)), 0) FROM records WHERE number > ?", number)
+        assert isinstance(size, int)
+        return size
+
+    def seal(self, epoch: int, previous: Position, block: Sequence[Entry]) -> None:
+        self._write(
+            "UPDATE head SET last = ?, chain = ?, epoch = ?, open = 1 WHERE epoch < ? AND last = ? AND chain = ?",
+            (block[-1].number, block[-1].chain, epoch, epoch, *previous),
+            block,
+        )
+        if not self._is_marked:  # the mark must be in the file itself, or it goes with the WAL that it speaks of
+            self._file.checkpoint()
+            self._is_marked = True
+
+    def append(self, epoch: int, previous: Position, block: Sequence[Entry]) -> None:
+        self._write(
+            "UPDATE head SET last = ?, chain = ? WHERE epoch = ? AND last = ? AND chain = ?",
+            (block[-1].number, block[-1].chain, epoch, *previous),
+            block,
+        )
+
+    def _write(self, take: str, values: tuple[object, ...], block: Sequence[Entry]) -> None:
+        """Write a block if `take` finds the head as the writer knows it."""
+        with self._changing() as write:
+            if write.execute(take, values).rowcount != 1:
+                raise JournalLost(
+                    f"{self.path} was written to by somebody else, who has taken it over. Nothing more is acknowledged "
+                    "here; use the other broker, or stop it and start again",
+                    path=self.name,
+                )
+            write.executemany(
+                "INSERT INTO records VALUES (?, ?, ?)", [(number, body, chain) for number, body, chain, _ in block]
+            )
+            names = [(entry.names, entry.number) for entry in block if entry.names]
+            write.executemany("INSERT OR REPLACE INTO named VALUES (?, ?)", names)
+        assert self._note is not None
+        self._note.write(Position(block[-1].number, block[-1].chain))
+
+    def check(self) -> None:
+        if self._identity is not None:
+            self._identity.check()
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.path.parent).free
+
+    def reserve(self) -> None:
+        """Give the WAL its full size now, so that the first commits need not."""
+        self._begin()
+        self._file.reserve()
+
+    def shrink(self) -> None:
+        """Give back the room of what was removed. Raises `StorageFull`."""
+        self._begin()
+        self._file.shrink()
+
+    def close(self) -> None:
+        if self._identity is None or self._note is None:
+            self._file.close()
+            return
+        is_in_order = False
+        with contextlib.suppress(JournalLost, StorageFull):  # the mark stays then, and the WAL and the note with it
+            self._identity.check()
+            with self._file.transaction() as write:
+                write.execute("UPDATE head SET open = 0 WHERE open = 1")
+            is_in_order = True
+        self._file.close()
+        self._note.close(remove=is_in_order)
+        self._identity = self._note = None
+
+    # --- snapshots, cuts, pins ------------------------------------------------------------------------------------
+
+    def snapshots(self) -> list[int]:
+        return [number for (number,) in self._file.rows("SELECT DISTINCT number FROM snapshots ORDER BY number DESC")]
+
+    def find_name(self, snapshot: int) -> Entry | None:
+        query = "SELECT number, body, chain FROM records WHERE number = (SELECT record FROM named WHERE number = ?)"
+        found = self._file.rows(query, snapshot)
+        return Entry(*found[0])._replace(names=snapshot) if found else None
+
+    def put(self, snapshot: int, part: int, body: bytes) -> None:
+        with self._changing() as write:
+            write.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (snapshot, part, body))
+
+    def get(self, snapshot: int) -> Iterator[bytes]:
+        part = 0
+        while rows := self._file.rows("SELECT body FROM snapshots WHERE number = ? AND part = ?", snapshot, part):
+            yield rows[0][0]
+            part += 1
+
+    def forget(self, snapshot: int, parts_max: int) -> bool:
+        with self._changing() as write:
+            write.execute("DELETE FROM named WHERE number = ?", (snapshot,))
+            count: int
+            (count,) = write.execute("SELECT count(*) FROM snapshots WHERE number = ?", (snapshot,)).fetchone()
+            keep = max(0, count - parts_max)
+            write.execute("DELETE FROM snapshots WHERE number = ? AND part >= ?", (snapshot, keep))
+        return keep == 0
+
+    def cut(self, first: int) -> None:
+        with self._changing() as write:
+            write.execute("UPDATE head SET first = ?", (first,))
+
+    def drop_cut(self, entries_max: int) -> bool:
+        first = self.extent().first
+        lowest: int
+        ((lowest,),) = self._file.rows("SELECT coalesce(min(number), ?) FROM records", first)
+        end = min(first, lowest + entries_max)
+        if lowest < first:
+            with self._changing() as write:
+                write.execute("DELETE FROM records WHERE number < ?", (end,))
+        return end == first or lowest >= first
+
+    def pins(self) -> dict[str, int]:
+        return dict(self._file.rows("SELECT name, number FROM pins ORDER BY name"))
+
+    def pin(self, name: str, number: int) -> None:
+        with self._changing() as write:
+            write.execute("INSERT OR REPLACE INTO pins VALUES (?, ?)", (name, number))
+
+    def unpin(self, name: str) -> bool:
+        with self._changing() as write:
+            removed: int = write.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
+        return removed > 0
+
+    # --- all there ------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> Identity:
+        """Note what is opened for writing, before the first change."""
+        if self._identity is None:
+            self._file.begin_writing()
+            self._identity, self._note = Identity(self.path), EndNote(self.path)
+        return self._identity
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """Change the file in one transaction, and see that it is still the one that will be found."""
+        identity = self._begin()
+        try:
+            with self._file.transaction() as write:
+                yield write
+        except StorageFull:
+            identity.check()  # a file that was removed cannot be written either
+            raise
+        identity.check()
+
+    def check_closed(self) -> None:
+        """Refuse a file without a WAL that was not closed in order, unless a note says that all its records are there.
+
+        Raises `JournalError`. To be called before anything else is done with the file, which may make a WAL.
+        """
+        self._file.check_schema()
+        if noted_end(self.path) is None and self._file.rows("SELECT 1 FROM head WHERE open = 1"):
+            raise missing_wal(self.path)
+
+    def _check_noted(self, last: int, noted: Position) -> None:
+        """Refuse a file without the records that were acknowledged."""
+        if noted.number > last or any(entry.chain != noted.chain for entry in self._at(noted.number)):
+            raise missing_records(self.path, last, noted)
+
+    def _at(self, number: int) -> list[Entry]:
+        return [entry for entry in self.entries(number, 1) if entry.number == number]
+
+
+def prepare(path: Path, *, read_only: bool) -> None:
+    """Make an empty run file where there is none, unless it is only to be read."""
+    if path.exists() or read_only:
+        return
+    try:
+        create_file(path, SCHEMA, _EMPTY_HEAD)
+    except sqlite3.Error as error:
+        raise not_usable(path, error) from error
+
+
+def entries_beside_a_writer(path: Path, first: int, count: int) -> list[Entry]:
+    """Return up to `count` entries from a number on, of a run file that a broker may write to, and touch nothing."""
+    query = "SELECT number, body, chain FROM records WHERE number >= ? ORDER BY number LIMIT ?"
+    return [Entry(*row) for row in rows_beside_a_writer(path, query, first, count)]

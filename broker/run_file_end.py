@@ -1,0 +1,114 @@
+"""Whether a run file is all there: the files that were opened, its WAL, and the newest record that was acknowledged.
+
+Two things can go wrong that SQLite does not notice. Somebody removes or replaces the files of a live broker: it writes
+on into files that nobody will find. And a WAL is lost after a kill: the file without it is a good one that ends
+earlier. `Identity` finds the first. For the second, a file that is written to is marked in its head until it is closed
+in order, and after each commit a small file beside it notes how far the records go. Nothing waits for that note to
+reach the disk: it may lag after a power cut, never lead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from rota.broker.log import Position
+from rota.broker.sqlite_file import beside, refusal
+from rota.common.errors import JournalError, JournalLost
+from rota.host.files import PRIVATE_FILE_MODE, make_private
+
+NOTE_SUFFIX: Final = "-end"
+_NOTE: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{64})\n")
+_NOTE_BYTES: Final = 86
+
+
+class Identity:
+    """The files of a run as they were when they were opened for writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened = self._look()
+
+    def check(self) -> None:
+        """Raise `JournalLost` if what lies at the paths is not what is written to."""
+        found = self._look()
+        for name, opened in self._opened.items():
+            if found[name] != opened:
+                what = "is not there any more" if found[name] is None else "is another file now"
+                raise JournalLost(
+                    f"{name} {what}: it was removed, moved or replaced while this process wrote to it. Nothing more is "
+                    "acknowledged; put the run folder back from a copy and start again, or start in another one",
+                    path=name,
+                )
+
+    def _look(self) -> dict[str, tuple[int, int] | None]:
+        return {str(path): _identity_of(path) for path in (self._path, beside(self._path, "-wal"))}
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+class EndNote:
+    """The file beside a run file that says how far its records go, kept open by who writes them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = beside(path, NOTE_SUFFIX)
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):  # no room: the note is missed, not needed
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            self._descriptor = os.open(self._path, flags, PRIVATE_FILE_MODE)
+            make_private(self._path)
+
+    def write(self, end: Position) -> None:
+        """Note that the records up to here are on the disk."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                os.write(self._descriptor, b"%020d %s\n" % (end.number, end.chain.hex().encode()))
+
+    def close(self, *, remove: bool) -> None:
+        """Close the note; with `remove` it goes, because the run file stands for itself again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        if remove:
+            self._path.unlink(missing_ok=True)
+
+
+def noted_end(path: Path) -> Position | None:
+    """Return what the note beside a run file says; None if there is none, or none that can be read."""
+    try:
+        with beside(path, NOTE_SUFFIX).open("rb") as file:
+            match = _NOTE.fullmatch(file.read(_NOTE_BYTES + 1))
+    except OSError:
+        return None
+    return None if match is None else Position(int(match[1]), bytes.fromhex(match[2].decode()))
+
+
+def missing_wal(path: Path) -> JournalError:
+    """Make the refusal of a file that was not closed in order and has no WAL beside it."""
+    wal = beside(path, "-wal").name
+    return refusal(
+        path,
+        f"it was not closed in order, and its {wal} is not there: the newest records are in that file",
+        f"put {wal} back, or restore both from a copy. To go on from what is in {path.name}, make an empty {wal}",
+    )
+
+
+def missing_records(path: Path, end: int, noted: Position) -> JournalError:
+    """Make the refusal of a file whose records do not go as far as was noted."""
+    note = beside(path, NOTE_SUFFIX).name
+    return refusal(
+        path,
+        f"its records end with {end}, and {note} says that record {noted.number} was acknowledged: a {path.name}-wal "
+        "was lost, or another file took its place",
+        f"put the lost file back, or restore all of them from a copy. To go on from what is there, remove {note}",
+    )

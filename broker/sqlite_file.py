@@ -1,0 +1,249 @@
+"""An SQLite file of ours: made, opened, looked into and changed in transactions that are on the disk when they end.
+
+A file that is not ours, of another format version, or damaged is refused and never written to: it is opened for writing
+at the first change only, when its reader is through with it, because SQLite moves a WAL into its file even when it only
+closes it. WAL and synchronous=FULL: one fsync per transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from rota.broker.wal import find_damage
+from rota.common.errors import JournalError, RotaError, StorageFull
+from rota.host.files import make_private, private_opener, sync_folder
+
+_SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+_HEAD_BYTES: Final = 100  # of the file; user version at 60, application id at 68, big-endian
+_LOCK_SECONDS: Final = 1.0  # for another program that writes to the file; workers wait longer for a sign of life
+_CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two fsyncs more, and its copying
+_CHECKED_WHOLE_BYTES: Final = 64 << 20  # a file up to this size is checked page by page at each start
+_WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (24 + 4_096)  # header and frames: https://www.sqlite.org/fileformat2.html
+
+
+class SqliteFile:
+    """An open file. Reading until the first change, or until it was opened with `read_only`."""
+
+    def __init__(self, path: Path, schema: tuple[str, ...], *, read_only: bool = False) -> None:
+        """Raises `JournalError` unless the file was made with `create_file` and the same schema."""
+        self.path = path
+        self._schema = schema
+        self._read_only = read_only
+        self._can_write = False
+        try:
+            _check_head(path, schema)
+            damage = find_damage(beside(path, "-wal"))
+            if damage:
+                raise refusal(path, f"its {path.name}-wal is damaged: {damage}")
+            self._connection = _connect(path, _reading_mode(path))
+        except (sqlite3.Error, FileNotFoundError) as error:
+            raise not_usable(path, error) from error
+
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Look something up. Raises `JournalError` if the file is damaged there."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a damaged name stands in the message
+            raise not_usable(self.path, error) from error
+
+    def begin_reading(self) -> None:
+        """Let what follows be of one moment, until `end_reading`."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")  # of a reader that did not come to the end
+        self._connection.execute("BEGIN")
+
+    def cursor(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Look something up, row by row. It raises what SQLite raises."""
+        return self._connection.execute(statement, values)
+
+    def end_reading(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for changes that are on the disk, all of them, when the `with` block has ended.
+
+        Raises `StorageFull` if they could not be written; then nothing has changed.
+        """
+        self.begin_writing()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageFull(f"{self.path}: {error}", reason=str(error)) from error
+            raise
+
+    def checkpoint(self) -> None:
+        """Move into the file what lies in the WAL, as far as there is room and nobody reads it."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def shrink(self) -> None:
+        """Write the file anew without its unused pages, in place: a crash leaves it as it was or as it will be.
+
+        Raises `StorageFull` if there is no room for both.
+        """
+        self.begin_writing()
+        try:
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            raise StorageFull(f"{self.path} cannot be made smaller: {error}", reason=str(error)) from error
+
+    def reserve(self) -> None:
+        """Give the WAL its full size now, as zeros: an fsync that need not record growth takes half the time.
+
+        Frames are valid only with the right salts and checksums, so zeros behind the last one are as good as the stale
+        frames that SQLite itself leaves there. Without room for it the WAL grows as it is used.
+        """
+        self.begin_writing()
+        with beside(self.path, "-wal").open("r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            missing = max(0, _WAL_BYTES - size)
+            try:
+                has_room = file.write(bytes(missing)) == missing  # with some room but not enough it writes less
+                os.fsync(file.fileno())
+            except OSError:
+                has_room = False
+            if not has_room:  # leave what there is to those who need it
+                file.truncate(size)
+
+    def check_pages(self) -> None:
+        """Have SQLite look at every page of a file that is not too large for that; docs/decisions/0008."""
+        ((pages,),), ((page_bytes,),) = self.rows("PRAGMA page_count"), self.rows("PRAGMA page_size")
+        if pages * page_bytes <= _CHECKED_WHOLE_BYTES:
+            ((verdict,),) = self.rows("PRAGMA quick_check(1)")
+            if verdict != "ok":
+                raise refusal(self.path, str(verdict))
+
+    def check_schema(self) -> None:
+        """Refuse tables, views and triggers that are not ours: reading them may run somebody's code, without end."""
+        for name, statement in self.rows("SELECT name, sql FROM sqlite_schema"):
+            if statement not in self._schema:
+                raise refusal(self.path, f"it holds {name!r}, which is not as this version of rota makes it")
+
+    def close(self) -> None:
+        """Close the file. SQLite moves the WAL into it, unless it was only read."""
+        self._connection.close()
+
+    def begin_writing(self) -> None:
+        """Open the file for writing, if that was not done. Raises `JournalError` or `StorageFull`."""
+        if self._can_write:
+            return
+        assert not self._read_only, "it was opened to be read"
+        self._connection.close()
+        for file in (self.path, beside(self.path, "-wal"), beside(self.path, "-shm")):
+            if file.exists():
+                make_private(file)
+        try:
+            self._connection = _connect(self.path, "rw")
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            # What a crash left of its last commit must not stay behind the frames that are written from now on: with
+            # that of the next crash it would look like commits that were lost (wal.py).
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise not_usable(self.path, error) from error
+        self._can_write = True
+
+    def _abandon(self) -> None:
+        """Leave the transaction; SQLite may have rolled back by itself, and on a full disk even that can fail."""
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                assert not self._connection.in_transaction
+
+
+def create_file(path: Path, schema: tuple[str, ...], first_rows: tuple[str, ...]) -> None:
+    """Make a file aside and move it to its place, so that what is there is never half made."""
+    wal = beside(path, "-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise refusal(path, f"it is not there, but its {path.name}-wal is; the two belong together")
+    draft = beside(path, ".draft")
+    for leftover in (draft, *(beside(draft, suffix) for suffix in ("-journal", "-wal", "-shm"))):
+        leftover.unlink(missing_ok=True)
+    with open(draft, "xb", opener=private_opener):
+        pass  # SQLite takes an empty file for a new one, and gives -wal and -shm the mode of their file
+    with contextlib.closing(_connect(draft, "rw")) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in (*schema, *first_rows):
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def rows_beside_a_writer(path: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Look something up in a file that another process may write to, and leave nothing beside it.
+
+    The connection is open for this query only, so that it never keeps the writer from moving its WAL. Raises
+    `JournalError`.
+    """
+    if beside(path, "-wal").exists() and not beside(path, "-shm").exists():
+        return []  # a writer begins or ends just now, or the pair was copied here: nobody writes
+    try:
+        with contextlib.closing(_connect(path, _reading_mode(path))) as connection:
+            return connection.execute(statement, values).fetchall()
+    except sqlite3.Error as error:
+        raise JournalError(f"{path} cannot be read any more: {error}; start again") from error
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return the path of a file that belongs to another one."""
+    return path.with_name(path.name + suffix)
+
+
+def not_usable(path: Path, error: Exception, where: str = "") -> RotaError:
+    """Tell a file that is damaged from one that there is no room for: even reading takes some, for the -shm file."""
+    name = getattr(error, "sqlite_errorname", "")  # errors of Python's own module have none
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
+        return StorageFull(f"{path} cannot be written: {error}; free some space and start again", reason=str(error))
+    return refusal(path, f"{where}{error}")
+
+
+def refusal(path: Path, why: str, remedy: str = "") -> JournalError:
+    """Make the error that says what is wrong with a file."""
+    usual = "move it away together with its -wal file, restore both from a copy, or start in another folder with --dir"
+    return JournalError(
+        f"{path} is not a run file that can be used: {why}. Nothing was written to it; {remedy or usual}",
+        path=str(path),
+    )
+
+
+def _reading_mode(path: Path) -> str:
+    """A file without a WAL has no writer: read as one that cannot change, or SQLite would leave files beside it."""
+    return "ro" if beside(path, "-wal").exists() else "ro&immutable=1"
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_LOCK_SECONDS)
+
+
+def _check_head(path: Path, schema: tuple[str, ...]) -> None:
+    """Look at the first bytes without SQLite, which would write to an empty file and to a foreign one with a WAL."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head[:16] != _SQLITE_MAGIC or len(head) < _HEAD_BYTES:
+        raise refusal(path, "it does not begin like an SQLite file" if head else "it is empty")
+    version, application = int.from_bytes(head[60:64]), int.from_bytes(head[68:72])
+    if f"PRAGMA application_id = {application}" not in schema:
+        raise refusal(path, "an SQLite file, but not one of rota's")
+    if f"PRAGMA user_version = {version}" not in schema:
+        raise refusal(path, f"format version {version}; this rota reads version {_version_in(schema)}")
+
+
+def _version_in(schema: tuple[str, ...]) -> str:
+    return next(one.rpartition(" ")[2] for one in schema if one.startswith("PRAGMA user_version"))

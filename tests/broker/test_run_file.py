@@ -1,0 +1,170 @@
+"""A run file is all there or refused: a lost WAL, files that go while a broker works, a copy of one file of two."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rota.broker import records
+from rota.broker.journal import Journal
+from rota.common.errors import JournalError, JournalLost
+from rota.runs.open import open_run
+
+FOUND = [records.Epoch(1, 0, ()), *[records.Mark("main", number, bytes(32)) for number in range(20)]]
+MORE = records.Mark("main", 99, bytes(32))
+
+
+def opened(path: Path) -> Journal:
+    journal = Journal.open(path)
+    list(journal.read())
+    return journal
+
+
+def read(path: Path) -> list[records.Record]:
+    with closing(Journal.open(path)) as journal:
+        return list(journal.read())
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A run file as a killed broker leaves it: all of its files, the records in the WAL."""
+    live = tmp_path / "live"
+    live.mkdir()
+    with closing(opened(live / "run.rota")) as journal:
+        for record in FOUND:
+            journal.append([record])
+        shutil.copytree(live, tmp_path / "killed")
+    return tmp_path / "killed" / "run.rota"
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def test_a_file_that_was_closed_in_order_stands_alone(tmp_path: Path) -> None:
+    """Goal: a copy of one file is enough then. Method: close, look what is left, copy it and read."""
+    path = tmp_path / "run.rota"
+    with closing(opened(path)) as journal:
+        journal.append(FOUND)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.rota"]
+    shutil.copy(path, tmp_path / "copy.rota")
+    assert read(tmp_path / "copy.rota") == FOUND
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "wal": lambda path: beside(path, "-wal").unlink(),
+    "wal, shm and note": lambda path: [file.unlink() for file in path.parent.glob("run.rota-*")],
+    "content of the wal": lambda path: beside(path, "-wal").write_bytes(b""),
+    "end of the wal": lambda path: beside(path, "-wal").write_bytes(beside(path, "-wal").read_bytes()[:30_000]),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_lost_wal_is_missed(killed: Path, loss: str) -> None:
+    """Goal: acknowledged work does not go without a word. Method: lose all or some of the WAL that a kill left; a
+    start and a reader refuse the file, again and again, and name what to do.
+    """
+    LOSSES[loss](killed)
+    before = {file.name: file.read_bytes() for file in killed.parent.iterdir() if not file.name.endswith("-shm")}
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"run\.rota-wal.*put"):
+            read(killed)
+        with pytest.raises(JournalError, match=r"run\.rota-wal"), open_run(killed.parent):
+            pass
+    after = {file.name: file.read_bytes() for file in killed.parent.iterdir() if not file.name.endswith("-shm")}
+    assert after == before
+
+
+def test_what_is_left_can_be_accepted(killed: Path) -> None:
+    """Goal: the remedies work. Method: make an empty WAL as the message says; or remove the note as the other says."""
+    with_note, without = killed.parent, killed.parent.parent / "without"
+    shutil.copytree(with_note, without)
+    beside(killed, "-wal").write_bytes(b"")
+    beside(killed, "-end").unlink()
+    assert read(killed) == FOUND[:1], "what was in the file itself: the first block is put there"
+    LOSSES["wal, shm and note"](without / "run.rota")
+    (without / "run.rota-wal").touch()
+    assert read(without / "run.rota") == FOUND[:1]
+
+
+def test_what_is_not_lost_is_not_missed(killed: Path, tmp_path: Path) -> None:
+    """Goal: no false alarm. Method: both files without the note; a WAL that another program has moved into the file,
+    as every program does that opens the file with SQLite and closes it; a start after each.
+    """
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("run.rota", "run.rota-wal"):
+        shutil.copy(killed.parent / name, copy)
+    assert read(copy / "run.rota") == FOUND
+    with closing(sqlite3.connect(killed)) as connection:
+        assert connection.execute("SELECT count(*) FROM records").fetchone() == (len(FOUND),)
+    assert not beside(killed, "-wal").exists()
+    with closing(opened(killed)) as journal:
+        assert journal.last_number == len(FOUND)
+        journal.append([MORE])
+    assert read(killed) == [*FOUND, MORE]
+
+
+def test_another_file_in_its_place_is_seen(killed: Path, tmp_path: Path) -> None:
+    """Goal: a run that was acknowledged is not taken for another one. Method: a longer run in the place of a killed
+    one, whose note is still there.
+    """
+    with closing(opened(tmp_path / "other.rota")) as journal:
+        journal.append([records.Epoch(1, 5, ()), *FOUND[1:], MORE])
+    shutil.copy(tmp_path / "other.rota", killed)
+    beside(killed, "-wal").unlink()
+    with pytest.raises(JournalError, match="another file took its place"):
+        read(killed)
+
+
+def test_a_copy_to_read_is_sealed(killed: Path) -> None:
+    """Goal: what `rota export` packs stands alone. Method: open a killed run to read; its copy is one file, closed."""
+    with open_run(killed.parent) as source:
+        assert [record for _, record in source.records()] == FOUND
+        assert [file.name for file in source.journal_path.parent.glob("run.rota*")] == ["run.rota"]
+        with closing(sqlite3.connect(source.journal_path)) as connection:
+            assert connection.execute("SELECT open FROM head").fetchone() == (0,)
+
+
+def _replaced(folder: Path) -> None:
+    shutil.copy(folder / "run.rota", folder / "new")
+    (folder / "new").replace(folder / "run.rota")
+
+
+REMOVALS: dict[str, Callable[[Path], object]] = {
+    "folder removed": shutil.rmtree,
+    "folder moved": lambda folder: folder.rename(folder.with_name("elsewhere")),
+    "file removed": lambda folder: (folder / "run.rota").unlink(),
+    "file replaced": _replaced,
+    "wal removed": lambda folder: (folder / "run.rota-wal").unlink(),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be removed there")
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_nothing_is_acknowledged_once_the_files_are_gone(tmp_path: Path, removal: str) -> None:
+    """Goal: no acknowledgement for what nobody will find. Method: remove files of a live journal in every way; looking
+    and appending say so, and closing does not hurt what lies there now.
+    """
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with closing(opened(folder / "run.rota")) as journal:
+        journal.append(FOUND)
+        journal.log.check()
+        REMOVALS[removal](folder)
+        with pytest.raises(JournalLost, match=r"run\.rota"):
+            journal.log.check()
+        for _ in range(2):
+            with pytest.raises(JournalLost, match="start again"):
+                journal.append([MORE])
+    if removal == "wal removed":
+        assert set(FOUND) <= set(read(folder / "run.rota")), "closing has put what it held into the file"
+    with contextlib.suppress(FileNotFoundError):
+        assert not (folder / "run.rota-end").exists() or removal != "folder removed"
