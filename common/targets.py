@@ -22,7 +22,8 @@ from rota.common.shown import shown
 MODEL_PREFIX: Final = "model:"
 DEFAULT_LANE: Final = "main"  # open in every run
 
-_KNOWN_MAX: Final = 65_536  # the same few addresses come again and again: their answers are kept
+_KNOWN_MAX: Final = 65_536  # the same few addresses come again and again: answers to those that are short are kept
+_CHARS_MAX: Final = NAME_CHARS_MAX + 1 + KEY_CHARS_MAX  # of anything that could be an address
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}")
 _TARGET: Final = re.compile(
@@ -30,15 +31,23 @@ _TARGET: Final = re.compile(
 )
 
 
-@lru_cache(_KNOWN_MAX)
 def is_name(text: str) -> bool:
     """Say whether `text` can name a lane, an agent's code or a model."""
+    return len(text) <= NAME_CHARS_MAX and _is_name(text)
+
+
+def is_target(text: str) -> bool:
+    """Say whether a task can be sent to `text`."""
+    return len(text) <= _CHARS_MAX and _is_target(text)
+
+
+@lru_cache(_KNOWN_MAX)
+def _is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
 @lru_cache(_KNOWN_MAX)
-def is_target(text: str) -> bool:
-    """Say whether a task can be sent to `text`."""
+def _is_target(text: str) -> bool:
     return _TARGET.fullmatch(text) is not None
 
 

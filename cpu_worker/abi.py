@@ -32,6 +32,7 @@ from rota.common.work import EMIT_KINDS, TELL, TIMER, Done, Emit, Failed, Limits
 VERSION: Final = 1
 STATUS_DONE: Final = 0
 STATUS_ERROR: Final = 1
+CONTAINERS_MAX: Final = 1 << 16  # arrays and maps in one output; an emit is two, and there are at most 4096
 
 # Field, type, bound.
 IN_FIELDS: Final = (
@@ -85,6 +86,10 @@ _UNPACK_ERRORS: Final = (ValueError, TypeError, msgpack.UnpackException)
 
 class _BadOutput(Exception):
     """The output breaks a rule; the message names field and bound."""
+
+
+class _TooMany(Exception):
+    """The output holds more arrays and maps than any that keeps the rules; unpacking all would take seconds."""
 
 
 class _Overflow(Exception):
@@ -163,8 +168,12 @@ def _done(
 
 def _unpack(data: bytes) -> list[Any]:
     """Return the fields of an output whose version, status and length are right."""
+    # What has no more bytes has no more arrays: most outputs need no count.
+    hooks = {} if len(data) <= CONTAINERS_MAX else _counting_hooks()
     try:
-        fields = msgpack.unpackb(data, raw=False, strict_map_key=False)
+        fields = msgpack.unpackb(data, raw=False, strict_map_key=False, **hooks)
+    except _TooMany:
+        raise _BadOutput(f"output: more than {CONTAINERS_MAX} arrays and maps") from None
     except _UNPACK_ERRORS:
         raise _BadOutput(f"output: {len(data)} bytes that are not one MessagePack value") from None
     if type(fields) is not list or len(fields) < 2:
@@ -177,6 +186,19 @@ def _unpack(data: bytes) -> list[Any]:
     if not least <= len(fields) <= len(table):
         raise _BadOutput(f"output: {len(fields)} fields with status {fields[1]}, not {least} to {len(table)}")
     return fields
+
+
+def _counting_hooks() -> dict[str, Any]:
+    left = CONTAINERS_MAX
+
+    def count(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _TooMany
+        return value
+
+    return {"list_hook": count, "object_hook": count}
 
 
 def _error_message(fields: list[Any]) -> str:

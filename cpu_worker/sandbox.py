@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from wasmtime import Engine, Linker
 
 from rota.common.work import Code, TensorRef
+from rota.cpu_worker.float_environment import FloatEnvironment
 from rota.cpu_worker.guest import Guest, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.host_limits import REUSED_INSTANCES_MAX
@@ -37,6 +38,7 @@ class Sandbox:
         """Run guests on `engine`, whose memory comes from `memories`."""
         self._engine = engine
         self._memories = memories
+        self._floats = FloatEnvironment()
         self._watchdog = watchdog
         self._tensors = TensorAccess(tensors)
         self._guest_type: type[RawGuest] | type[PublicGuest] = RawGuest if raw_calls else PublicGuest
@@ -53,6 +55,7 @@ class Sandbox:
         self._code = code
         self._kept = self._reused.pop(code, None) if code.reuse else None
         self._memories.begin()
+        self._floats.begin()
         self._watchdog.begin(code.limits.timeout_ms)
 
     def call(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
@@ -75,6 +78,7 @@ class Sandbox:
     def end(self) -> None:
         """End a fold. The instance that was used longest ago makes room for the one that is kept."""
         self._watchdog.end()
+        self._floats.end()
         if self._kept is not None:
             self._reused[self._code] = self._kept
             self._kept = None

@@ -329,6 +329,11 @@ MUTATIONS: Final = (
         "        if self._code.reuse:\n", _CPU,
     ),
     Mutation(
+        "floats-of-the-thread", "no setting of the host's floats shows in a result", "cpu_worker/sandbox.py",
+        "        self._floats.begin()\n",
+        "        self._floats.begin()\n        self._floats.end()\n", ("tests/cpu_worker/test_executor.py",),
+    ),
+    Mutation(
         "refused-memory-unseen", "memory that the host refuses is never part of a result", "cpu_worker/sandbox.py",
         "            if self._memories.refusal:\n",
         "            if self._memories.refusal and not answer:\n", ("tests/cpu_worker/test_host_memory.py",),

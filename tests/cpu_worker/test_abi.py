@@ -182,6 +182,21 @@ def test_log_of_a_bad_output_is_kept() -> None:
     assert (outcome.kind, outcome.log) == ("bad_output", ("clue",))  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("inner", [[], {}], ids=["arrays", "maps"])
+def test_more_containers_than_any_good_output_has(inner: Any) -> None:
+    """Goal: no output makes a worker unpack for seconds, silent to its broker. Method: as many as may be, and one more.
+
+    The log that holds them, the emits and the output itself count as well.
+    """
+    many = abi.CONTAINERS_MAX - 3
+    assert failure([1, 0, None, None, [], [inner] * many]) == (
+        "bad_output",
+        f"log[0]: {'map' if inner == {} else 'array'} of 0, not a str",
+    )
+    more = f"output: more than {abi.CONTAINERS_MAX} arrays and maps"
+    assert failure([1, 0, None, None, [], [inner] * (many + 1)]) == ("bad_output", more)
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"\xc1", b"\x94\x01", b"\x93\x01\x00\xc0\xc0\xc0", b"\x81\x90\x01", b"\x91" * 2000, b"\xa1\xff"]
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -271,6 +275,36 @@ def test_at_the_edge_of_fuel_reuse_changes_nothing(world: Any, guests: Any, run:
     assert len({*used}) == 1
     short = world.function(text, reuse=True, fuel=used[0] - 1)
     assert [outcome.kind for outcome in run(executor, short, b"x", b"x").outcomes] == ["fuel", "fuel"]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="these bits are of x86-64")
+@pytest.mark.parametrize("bits", [0x8040, 0x2000, 0x4000, 0x6000], ids=["tiny numbers", "down", "up", "to zero"])
+def test_floats_are_the_same_however_the_thread_is_set(world: Any, run: Any, executor: WasmExecutor, bits: int) -> None:
+    """Goal: what a library did to this thread's floats shows in no result, and is there again afterwards.
+
+    Method: set each bit that changes results; halve the smallest normal number, and add and subtract a little.
+    """
+    text = """(module (memory (export "memory") 1)
+      (func (export "rota_alloc") (param i32) (result i32) i32.const 1024)
+      (func (export "rota_call") (param $p i32) (param $n i32) (result i64)
+        (f64.store (i32.const 0) (f64.mul (f64.load (local.get $p)) (f64.const 0.5)))
+        (f64.store (i32.const 8) (f64.add (f64.const 1) (f64.load (local.get $p))))
+        (f64.store (i32.const 16) (f64.sub (f64.const 1) (f64.load (local.get $p))))
+        (i64.const 24)))"""
+    smallest = struct.pack("<d", sys.float_info.min)
+    libm = ctypes.PyDLL("libm.so.6")
+    before, changed, after = ((ctypes.c_uint32 * 8)() for _ in range(3))
+    libm.fegetenv(before)
+    ctypes.memmove(changed, before, 32)
+    changed[7] |= bits
+    libm.fesetenv(changed)
+    try:
+        (outcome,) = run(executor, world.function(text), smallest).outcomes
+        libm.fegetenv(after)
+    finally:
+        libm.fesetenv(before)
+    assert struct.unpack("<3d", outcome.result) == (sys.float_info.min / 2, 1.0, 1.0)
+    assert after[7] & 0xE040 == changed[7] & 0xE040
 
 
 def test_initialize_runs_first_and_is_not_metered(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
