@@ -401,6 +401,27 @@ MUTATIONS: Final = (
         ("tests/proof/test_divergence.py",),
     ),
     Mutation(
+        "split-keeps-seqs", "a lane in a world of its own has turns for seqs", "broker/lane.py",
+        "            run.first_seq = run.first_turn\n",
+        "            run.first_seq = max(run.first_seq, run.first_turn)\n", ("tests/runs/test_walk.py",),
+    ),
+    Mutation(
+        "split-shares-notes", "what a lane of its own does is seen in its world", "broker/lane.py",
+        "        self._numbering, self._notes = numbering, notes\n",
+        "        self._numbering = numbering\n", ("tests/runs/test_walk.py",),
+    ),
+    Mutation(
+        "step-finds-what-was-left", "a step has the states that its folds found", "runs/walk.py",
+        "            left[fold.address] = _left(fold, before)\n",
+        "            left[fold.address] = before\n", ("tests/runs/test_walk.py",),
+    ),
+    Mutation(
+        "upgrade-counts-any-name", "an upgrade is judged by the turns of its name", "proof/changed.py",
+        "        return (code_name(task.address), task.code.digest) in self._brought\n",
+        "        return task.code.digest in [digest for _, digest in self._brought]\n",
+        ("tests/proof/test_changed.py",),
+    ),
+    Mutation(
         "seal-not-checked", "a packed run cannot be altered unseen", "runs/archive.py",
         '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/runs/test_export.py",),
     ),
