@@ -14,7 +14,7 @@ from typing import Any, Final
 from rota.broker.lane import Lane
 from rota.broker.results import result_item
 from rota.broker.state import BrokerState
-from rota.broker.tasks import DeadTask, Run, Task
+from rota.broker.tasks import DeadTask, Run, Task, caught_task
 from rota.common import errors, messages
 from rota.common.targets import DEFAULT_LANE
 from rota.common.work import Code, Failed
@@ -167,10 +167,12 @@ def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[d
     if state not in ("waiting", "retired"):
         for task in lane.line():
             yield _task_facts(task)
-    if state in (None, "waiting"):
+    if state in (None, "waiting", "completed"):
         for run in lane.waiting_runs():
-            for index in range(run.issued, len(run.payloads)):
-                yield _waiting_facts(run, index)
+            some = sorted(run.verdicts or ()) if state == "completed" else range(run.issued, len(run.payloads))
+            for index in some:
+                if index >= run.issued:
+                    yield _waiting_facts(run, index)
     if state in (None, "retired"):
         for task in reversed(broker.world.results.kept()):
             if task.run.lane == lane.name and task.turn not in lane.line_by_turn:
@@ -178,6 +180,8 @@ def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[d
 
 
 def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
+    """A task that is not issued; one that was caught has its outcome all the same."""
+    caught = (run.verdicts or {}).get(index)
     return {
         "seq": run.first_seq + index,
         "turn": run.first_turn + index,
@@ -190,8 +194,8 @@ def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
         "now_ms": run.now_ms,
         "payload_bytes": len(run.payloads[index]),
         "attempts": 0,
-        "state": "waiting",
-        "failure": None,
+        "state": "waiting" if caught is None else "completed",
+        "failure": None if caught is None else caught.kind,
     }
 
 
@@ -202,8 +206,7 @@ def _task_facts(task: Task) -> dict[str, Any]:
         facts["state"] = "completed"
     else:
         facts["state"] = "running" if task.assignment else "ready"
-    if type(task.outcome) is Failed:
-        facts["failure"] = task.outcome.kind
+    facts["failure"] = task.outcome.kind if type(task.outcome) is Failed else None
     return facts
 
 
@@ -217,7 +220,9 @@ def _task(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
     if task is None and run is not None:
         index = seq - run.first_seq
         if index >= run.issued:
-            return _waiting_facts(run, index)
+            caught = (run.verdicts or {}).get(index)
+            result = {} if caught is None else {"result": result_item(caught_task(run, index, caught))._asdict()}
+            return {**_waiting_facts(run, index), **result}
         task = broker.world.lanes[run.lane].line_by_turn.get(run.first_turn + index)
     if task is None:
         raise errors.Expired(f"task {seq} is retired and its result no longer kept", seq=seq)

@@ -34,6 +34,7 @@ from rota.broker.effects import (
 )
 from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
+from rota.broker.news_log import line_of
 from rota.broker.records import Record
 from rota.broker.sequencer import Sequencer
 from rota.broker.snapshotter import Snapshotter
@@ -235,6 +236,9 @@ class Server:
         self._send_all(sends)
         for event in events:
             self._sockets.events.send_multipart([event.topic.encode(), wire.encode(event)], zmq.NOBLOCK)
+            line = line_of(event)
+            if line is not None:
+                log.log(logging.WARNING if line.is_warning else logging.INFO, "%s", line.text)
         if was_full:
             log.warning("the journal can be written again")
             self._change_storage(False, "", now_ms, mono_ms)

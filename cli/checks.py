@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
 from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder
+from rota.host.install import install_command
 
 if TYPE_CHECKING:
     from rota.cli.common_options import Connection
@@ -69,14 +70,14 @@ def check_packages(_connection: Connection) -> Iterator[Finding]:
     try:
         asked = metadata.requires("rota") or []
     except metadata.PackageNotFoundError:
-        yield Finding("packages", "error", "rota itself is not installed", "pip install rota, or pip install -e .")
+        yield Finding("packages", "error", "rota itself is not installed", "pip install . in its source folder")
         return
     for name, operator, wanted, extra in _requirements(asked):
         if extra not in ("", "cpu") or name.startswith("onnxruntime"):
             continue
         found = _version_of(name)
         if found is None and extra:
-            yield Finding(name, "note", "not installed: this host cannot run CPU workers", "pip install 'rota[cpu]'")
+            yield Finding(name, "note", "not installed: this host cannot run CPU workers", install_command("cpu"))
         elif found is None:
             yield Finding(name, "error", "not installed", f"pip install '{name}{operator}{wanted}'")
         elif found != wanted if operator == "==" else _numbers(found) < _numbers(wanted):
@@ -96,7 +97,7 @@ def check_onnxruntime(_connection: Connection) -> Iterator[Finding]:
 
     runtimes = installed_runtimes()
     if not runtimes:
-        yield Finding("onnxruntime", "note", "not installed: this host cannot run models", "pip install 'rota[gpu]'")
+        yield Finding("onnxruntime", "note", "not installed: this host cannot run models", install_command("gpu"))
         return
     if len(runtimes) > 1:
         problem, _, remedy = package_conflict().partition(": ")
@@ -107,7 +108,7 @@ def check_onnxruntime(_connection: Connection) -> Iterator[Finding]:
         from rota.gpu_worker.providers import why_no_cuda
     except ImportError as error:
         yield Finding(
-            "onnxruntime", "error", f"cannot be imported: {error}", "pip install --force-reinstall 'rota[gpu]'"
+            "onnxruntime", "error", f"cannot be imported: {error}", install_command("gpu", options="--force-reinstall ")
         )
         return
     reason = why_no_cuda()

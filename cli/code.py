@@ -8,6 +8,7 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option
 from rota.cli.output import print_facts, print_json
+from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common import limits
 from rota.common.work import AGENT, FUNCTION, Limits
 
@@ -60,11 +61,12 @@ _DEFAULTS = Limits()
 )
 @lane_option
 @option("--check/--no-check", default=True, help="Have a worker compile it before it takes effect.")
+@wait_option
 @json_option
 @broker_options
 def deploy(
     connection: Connection, name: str, file: Path, kind: str, reuse: bool, exports: tuple[str, ...], fuel: int,
-    memory: int, timeout_ms: int, emits: int, lane: str, check: bool, json: bool,
+    memory: int, timeout_ms: int, emits: int, lane: str, check: bool, wait: bool, json: bool,
 ) -> None:  # fmt: skip
     """Bind NAME to the WASM module in FILE. Tasks that are issued from now on run it.
 
@@ -73,9 +75,12 @@ def deploy(
     rota deploy slug slug.wasm --kind function --reuse --export alloc=malloc --export call=slugify
     """
     code_limits = _DEFAULTS._replace(fuel=fuel, memory_bytes=memory, timeout_ms=timeout_ms, emits_max=emits)
+    roles = _exports(exports)
     with connection.open() as client:
+        if check:
+            tell_if_no_worker(client, connection, "cpu", name, wait=wait)
         info = client.deploy(
-            name, file, kind, reuse=reuse, exports=_exports(exports), code_limits=code_limits, lane=lane, check=check
+            name, file, kind, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane, check=check
         )
     facts = {"name": name, "lane": lane, **info}
     if json:

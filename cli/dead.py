@@ -43,7 +43,9 @@ def ls(connection: Connection, lane: str, limit: int, json: bool) -> None:
         print_json(rows)
     else:
         columns = ("seq", "turn", "target", "kind", "message", "attempts", "priority")
-        print_table(rows, columns, f"no dead tasks in lane {lane}")
+        # 0 says that this broker has not handed it out: an earlier one may have, and its count is not kept.
+        shown = [{**row, "attempts": row["attempts"] or None} for row in rows]
+        print_table(shown, columns, f"no dead tasks in lane {lane}")
 
 
 @dead.command()

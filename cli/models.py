@@ -9,6 +9,7 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, dir_option, json_option, lane_option, option
 from rota.cli.output import print_facts, print_json, print_table
+from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common.errors import RotaError
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ def model() -> None:
 @lane_option
 @option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it.")
 @option("--check/--no-check", default=True, help="Have a GPU worker load it before it takes effect.")
+@wait_option
 @option("--timeout-ms", type=click.IntRange(1), default=None, help="How long a task of the model may run.")
 @_models_option
 @json_option
 @broker_options
 def add(
-    connection: Connection, name: str, path: Path, lane: str, deploy: bool, check: bool, timeout_ms: int | None,
-    models: Path | None, json: bool,
+    connection: Connection, name: str, path: Path, lane: str, deploy: bool, check: bool, wait: bool,
+    timeout_ms: int | None, models: Path | None, json: bool,
 ) -> None:  # fmt: skip
     """Add the model in PATH (one ONNX file, or a folder with model.onnx) and deploy it as model:NAME.
 
@@ -65,6 +67,8 @@ def add(
         code_limits = None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
         try:
             with connection.open() as client:
+                if check:
+                    tell_if_no_worker(client, connection, "gpu", name, wait=wait)
                 info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
         except (RotaError, TimeoutError):
             click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)

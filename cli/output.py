@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
@@ -48,6 +49,22 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         click.echo(f"{name.replace('_', ' ').ljust(width)}  {cell(value, name, full=True)}")
+
+
+def clock_text(now_ms: int) -> str:
+    """Return a time in milliseconds since 1970 as people read it."""
+    seconds, milliseconds = divmod(now_ms, 1_000)
+    try:
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{milliseconds:03} UTC"
+    except (OverflowError, ValueError):  # a pinned time past what the calendar of the host holds
+        return f"{now_ms} ms"
+
+
+def duration_text(ms: int) -> str:
+    """Return a time span in milliseconds as people read it."""
+    if ms < 1_000:
+        return f"{ms} ms"
+    return f"{ms / 1_000:.1f} s" if ms < 120_000 else f"{ms // 60_000} min"
 
 
 def cell(value: Any, key: str = "", *, full: bool = False) -> str:

@@ -1,7 +1,8 @@
 """`rota submit`: one task from the command line, many from a file, and their results if wanted.
 
-Lines of `--jsonl` become payloads as they are (an agent gets the line's bytes), or, where a line is a map with
-`target`, tasks with their own target and payload. Everything from one file goes out in as few messages as hold it.
+Lines of `--jsonl` must be JSON. They become payloads as they are (an agent gets the line's bytes), or, where a line is
+a map with `target`, tasks with their own target and payload. Everything from one file goes out in as few messages as
+hold it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _LINE_KEYS: Final = ("target", "payload")
 @option(
     "--jsonl",
     type=click.File("rb"),
-    help='One task per line: the line itself, or {"target": ..., "payload": ...}. - is stdin.',
+    help='One task per line of JSON. TARGET gets the bytes of the line; a line {"target": ..., "payload": ...} goes to '
+    'its own target with its own payload: text as it is, {"base64": ...} decoded, all else as JSON. - is stdin.',
 )
 @lane_option
 @option("--priority", type=click.IntRange(-8, 7), default=0, help="Higher ones are issued first.")

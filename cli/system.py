@@ -19,7 +19,7 @@ from rota.cli.common_options import (
     option,
     progress_option,
 )
-from rota.cli.output import Progress, cell, print_facts, print_json, print_table
+from rota.cli.output import Progress, cell, clock_text, duration_text, print_facts, print_json, print_table
 from rota.common.errors import ConfigError
 from rota.common.limits import PROTOCOL_VERSION
 from rota.common.messages import TOPICS
@@ -42,12 +42,13 @@ def status(connection: Connection, json: bool) -> None:
     if json:
         print_json(facts)
         return
-    lanes, workers = facts.pop("lanes"), facts.pop("workers")
-    print_facts(facts)
+    lanes, workers = facts.pop("lanes"), [_about_worker(one) for one in facts.pop("workers")]
+    print_facts(_readable(facts))
     click.echo()
     print_table(lanes, ("lane", "paused", "waiting", "line", "retired", "failed", "dead", "digest"), "no lanes")
     click.echo()
-    print_table(workers, ("worker", "pool", "held_tasks", "draining", "silent_ms"), "no workers")
+    print_table(workers, ("worker", "pool", "models_on", "held_tasks", "draining", "silent"), "no workers")
+    _tell_fallbacks(workers)
 
 
 @click.command()
@@ -92,8 +93,10 @@ def workers(connection: Connection, json: bool) -> None:
     if json:
         print_json(rows)
         return
-    shown = [{**row, "runs": ", ".join(f"{one['tasks']} x {one['first']}" for one in row["running"])} for row in rows]
-    print_table(shown, ("worker", "pool", "pid", "held_tasks", "slots", "draining", "silent_ms", "runs"), "no workers")
+    shown = [_about_worker(row) for row in rows]
+    columns = ("worker", "pool", "models_on", "pid", "held_tasks", "slots", "draining", "silent", "runs")
+    print_table(shown, columns, "no workers")
+    _tell_fallbacks(shown)
 
 
 @click.command()
@@ -192,6 +195,37 @@ def completion(context: click.Context, shell: str) -> None:
     click.echo(script)
 
 
+def _readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of the broker for people: times as a clock shows them, and no line without a value."""
+    shown: dict[str, Any] = {}
+    for name, value in facts.items():
+        if name == "now_ms":
+            shown["now"] = clock_text(value)
+        elif name == "queued":
+            shown |= {f"queued_{pool}": tasks for pool, tasks in value.items()}
+        else:
+            shown[name] = None if value == "" else value
+    return shown
+
+
+def _about_worker(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a worker for people, with what its fingerprint says of where models run."""
+    return {
+        **row,
+        "models_on": row["fingerprint"].get("provider"),
+        "why": row["fingerprint"].get("reason"),
+        "silent": duration_text(row["silent_ms"]),
+        "runs": ", ".join(f"{one['tasks']} x {one['first']}" for one in row["running"]) or None,
+    }
+
+
+def _tell_fallbacks(workers: list[dict[str, Any]]) -> None:
+    """Say why models run on the CPU where they do: the bits are others there."""
+    for worker in workers:
+        if worker["why"]:
+            click.echo(f"{worker['worker']} runs models on the {worker['models_on'].upper()}: {worker['why']}")
+
+
 def versions() -> dict[str, Any]:
     """Return the version of everything that a bug report should name."""
     facts = {"rota": _version_of("rota"), "protocol": PROTOCOL_VERSION, "python": platform.python_version()}
@@ -212,4 +246,4 @@ def _event_line(event: Any) -> str:
         missed = "an unknown number of" if event.events is None else event.events
         return f"-- {missed} events missed (boot {event.boot}) --"
     fields = " ".join(f"{name}={cell(value, name)}" for name, value in event.fields.items())
-    return f"{event.now_ms} {event.event} {event.topic} {event.lane or '-'} {fields}".rstrip()
+    return f"{clock_text(event.now_ms)} {event.event} {event.topic} {event.lane or '-'} {fields}".rstrip()

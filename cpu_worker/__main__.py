@@ -12,6 +12,7 @@ from rota.common.errors import ConfigError
 from rota.cpu_worker.host_limits import WORKER_BYTES, check_guest_room, raise_limits
 from rota.host.command import settings_command
 from rota.host.config import CpuWorkerSettings
+from rota.host.install import install_command
 from rota.host.service import Exit
 from rota.worker.executor import Executor
 from rota.worker.loop import serve_worker
@@ -24,7 +25,7 @@ def serve(settings: CpuWorkerSettings) -> Exit:
     try:
         import wasmtime  # noqa: F401 - only to see whether it is there
     except ImportError as error:
-        raise ConfigError(f"a CPU worker needs wasmtime ({error}): pip install 'rota[cpu]'") from error
+        raise ConfigError(f"a CPU worker needs wasmtime ({error}): {install_command('cpu')}") from error
     from rota.cpu_worker.executor import WasmExecutor
     from rota.cpu_worker.profile import use_large_thread_stacks
     from rota.cpu_worker.tensor_access import StoreTensorReader

@@ -32,6 +32,7 @@ from rota.common.work import EMIT_KINDS, TELL, TIMER, Done, Emit, Failed, Limits
 VERSION: Final = 1
 STATUS_DONE: Final = 0
 STATUS_ERROR: Final = 1
+_FIELD_DEPTH_MAX: Final = 3  # tensors of an emit of the emits
 CONTAINERS_MAX: Final = 1 << 16  # arrays and maps in one output; an emit is two, and there are at most 4096
 
 # Field, type, bound.
@@ -174,6 +175,8 @@ def _unpack(data: bytes) -> list[Any]:
         fields = msgpack.unpackb(data, raw=False, strict_map_key=False, **hooks)
     except _TooMany:
         raise _BadOutput(f"output: more than {CONTAINERS_MAX} arrays and maps") from None
+    except UnicodeDecodeError:
+        raise _BadOutput(f"{_where_not_utf8(data)}: a str that is not UTF-8") from None
     except _UNPACK_ERRORS:
         raise _BadOutput(f"output: {len(data)} bytes that are not one MessagePack value") from None
     if type(fields) is not list or len(fields) < 2:
@@ -199,6 +202,38 @@ def _counting_hooks() -> dict[str, Any]:
         return value
 
     return {"list_hook": count, "object_hook": count}
+
+
+def _where_not_utf8(data: bytes) -> str:
+    """Name the first field with text that is not UTF-8, of an output that has such text somewhere."""
+    try:
+        fields = msgpack.unpackb(
+            data, raw=False, strict_map_key=False, unicode_errors="surrogateescape", **_counting_hooks()
+        )
+    except (_TooMany, *_UNPACK_ERRORS):
+        return "output"
+    if type(fields) is not list:
+        return "output"
+    table = ERROR_FIELDS if len(fields) > 1 and fields[1] == STATUS_ERROR else DONE_FIELDS
+    for index, value in enumerate(fields):
+        found = _path_not_utf8(value)
+        if found is not None:
+            return (table[index][0] if index < len(table) else f"output[{index}]") + found
+    return "output"
+
+
+def _path_not_utf8(value: Any, depth: int = 0) -> str | None:
+    """Return the way from a value to its first text that is not UTF-8, empty if it is that text, None without one in
+    the depth that fields have.
+    """
+    if type(value) is str:
+        return "" if any("\udc80" <= sign <= "\udcff" for sign in value) else None
+    if type(value) is list and depth < _FIELD_DEPTH_MAX:
+        for index, item in enumerate(value):
+            found = _path_not_utf8(item, depth + 1)
+            if found is not None:
+                return f"[{index}]{found}"
+    return None
 
 
 def _error_message(fields: list[Any]) -> str:

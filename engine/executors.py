@@ -17,6 +17,7 @@ from typing import Any, Final
 from rota.common.errors import ConfigError
 from rota.common.work import Code, Fold, FoldResult
 from rota.engine.folds import pool_of
+from rota.host.install import install_command
 from rota.tensors.store import TensorStore
 from rota.worker.executor import Executor
 
@@ -123,7 +124,7 @@ class Executors:
             from rota.cpu_worker.executor import WasmExecutor
             from rota.cpu_worker.tensor_access import StoreTensorReader
         except ImportError as error:
-            raise ConfigError(f"agents and functions need wasmtime ({error}): pip install 'rota[cpu]'") from error
+            raise ConfigError(f"agents and functions need wasmtime ({error}): {install_command('cpu')}") from error
         self._folders.artefacts.mkdir(parents=True, exist_ok=True)
         reader = StoreTensorReader(self._tensors())
         return WasmExecutor(self._folders.modules, self._folders.artefacts, reader, lambda: time.monotonic() * 1_000)
@@ -132,7 +133,7 @@ class Executors:
         try:
             from rota.gpu_worker.executor import OnnxExecutor
         except ImportError as error:
-            raise ConfigError(f"models need ONNX Runtime ({error}): pip install 'rota[gpu]'") from error
+            raise ConfigError(f"models need ONNX Runtime ({error}): {install_command('gpu')}") from error
         return OnnxExecutor(self._folders.models, self._tensors(), device=self._device)
 
     def _tensors(self) -> TensorStore:

@@ -11,6 +11,7 @@ import os
 from rota.common.errors import ConfigError
 from rota.host.command import settings_command
 from rota.host.config import GpuWorkerSettings
+from rota.host.install import install_command
 from rota.host.service import Exit
 from rota.worker.executor import Executor
 from rota.worker.loop import serve_worker
@@ -24,7 +25,7 @@ def serve(settings: GpuWorkerSettings) -> Exit:
     try:
         import onnxruntime  # noqa: F401 - only to see whether it is there
     except ImportError as error:
-        raise ConfigError(f"a GPU worker needs ONNX Runtime ({error}): pip install 'rota[gpu]'") from error
+        raise ConfigError(f"a GPU worker needs ONNX Runtime ({error}): {install_command('gpu')}") from error
     from rota.gpu_worker.executor import OnnxExecutor
     from rota.tensors.store import TensorStore
 

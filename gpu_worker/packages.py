@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from rota.host.install import install_command
+
 # The distributions that own the folder `onnxruntime`; onnxruntime-genai and -extensions have folders of their own.
 OWNERS: Final = (
     "onnxruntime",
@@ -42,10 +44,10 @@ def conflict_between(runtimes: tuple[tuple[str, str], ...]) -> str:
     if len(runtimes) == 1:
         return ""
     if not runtimes:
-        return "ONNX Runtime is not installed: pip install 'rota[gpu]'"
+        return f"ONNX Runtime is not installed: {install_command('gpu')}"
     names = " and ".join(f"{name} {number}" for name, number in runtimes)
     every = " ".join(name for name, _ in runtimes)
     return (
         f"{names} are installed together and overwrite each other's files: "
-        f"pip uninstall {every}, then pip install 'rota[gpu]'"
+        f"pip uninstall {every}, then {install_command('gpu')}"
     )

@@ -5,6 +5,7 @@ Whole brokers under load, on full disks and with hostile peers are tested in tes
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -16,7 +17,7 @@ import zmq
 
 from rota.broker import records
 from rota.broker.durability import STORAGE_RETRY_MS
-from rota.broker.effects import FRONTEND, Effects, Send
+from rota.broker.effects import FRONTEND, Effects, News, Send
 from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import fold, open_epoch
@@ -108,6 +109,28 @@ def test_slow_peers_are_served_while_the_disk_is_full(shell: Shell) -> None:
         shell.server.turn({})
     assert numbers == list(range(2_001))
     shell.free_disk()
+
+
+def test_workers_that_come_and_go_are_in_the_log(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """Goal: operators find in the log who was there. Method: the events of a worker's life, as the core tells them."""
+    gpu = {"provider": "cpu", "reason": "no driver"}
+    lives = [
+        News("worker", "", {"worker": "g1", "joined": True, "pool": "gpu", "fingerprint": gpu}),
+        News("worker", "", {"worker": "c1", "joined": True, "pool": "cpu", "fingerprint": {}}),
+        News("worker", "", {"worker": "c1", "left": True, "reason": "its process ended", "held": 3}),
+        News("worker", "", {"worker": "g1", "draining": True}),
+        News("worker", "", {"worker": "g1", "left": True, "reason": "it said goodbye"}),
+        News("lane", "main", {"retired": 1}),
+    ]
+    with caplog.at_level(logging.INFO):
+        shell.carry_out(0, news=lives)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "worker g1 joined, models on cpu (no driver)"),
+        ("INFO", "worker c1 joined"),
+        ("WARNING", "worker c1 is lost: its process ended; 3 tasks that it held run again"),
+        ("INFO", "worker g1 takes no more and leaves when it is done"),
+        ("INFO", "worker g1 left: it said goodbye"),
+    ]
 
 
 def test_what_could_not_be_written_is_written_before_it_is_told(shell: Shell, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_completion_knows_the_shells(run: Run) -> None:
 def test_models_live_without_a_broker(run: Run, tmp_path: Path) -> None:
     """Goal: the repository can be filled before anything runs. Method: add, ls and show, with --no-deploy."""
     path = tmp_path / "tiny.onnx"
-    path.write_bytes(b"not looked into before it is loaded")
+    path.write_bytes(b"model")
     code, out, _ = run("model", "add", "tiny", str(path), "--no-deploy", "--json")
     assert code == ExitCode.OK
     added = json.loads(out)

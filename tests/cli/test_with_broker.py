@@ -46,6 +46,35 @@ def test_what_is_not_there_is_named(broker: Path) -> None:
     assert ended(broker, "agents", "--name", "nobody") == (ExitCode.OK, "no agents named nobody in lane main\n")
 
 
+def test_a_deploy_without_a_worker_says_so_at_once(broker: Path) -> None:
+    """Goal: nobody waits without knowing for what. Method: a deploy and a model, waited for and not."""
+    code, err = ended(broker, "deploy", "echo", str(ECHO), "--no-wait")
+    assert code == ExitCode.TRY_LATER, err
+    assert "no cpu worker is there to look at echo: start one with `rota cpu-worker`" in err
+    with subprocess.Popen(rota(broker, "deploy", "echo", str(ECHO)), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("no cpu worker is there: waiting up to 90 s for one to look at")
+        finally:
+            process.kill()
+    assert ended(broker, "deploy", "echo", str(ECHO), "--no-check") == (ExitCode.OK, "")
+
+
+def test_a_task_cancelled_in_a_paused_lane_has_its_result(broker: Path) -> None:
+    """Goal: the commands see the outcome that the client sees. Method: pause, submit, cancel; ask for it, list it."""
+    with Client(broker) as client:
+        client.pause()
+        seq = client.submit_many("nobody", [b"", b""], wait=False).seqs[1]
+        assert ended(broker, "result", str(seq))[0] == ExitCode.TRY_LATER
+        assert client.cancel(seq)
+        code, err = ended(broker, "result", str(seq))
+        assert (code, err) == (ExitCode.FAILED, f"error: task {seq} failed with cancelled: cancelled on request\n")
+        assert [(row["seq"], row["failure"]) for row in client.query("tasks", state="completed")] == [
+            (seq, "cancelled")
+        ]
+        assert [row["seq"] for row in client.query("tasks", state="waiting")] == [seq - 1]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be sent Ctrl-C there")
 def test_an_interrupted_wait_names_its_task(broker: Path) -> None:
     """Goal: Ctrl-C loses nothing. Method: interrupt when one of two tasks has failed; nothing runs the other."""

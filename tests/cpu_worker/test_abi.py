@@ -128,6 +128,28 @@ def test_output_that_breaks_a_rule(value: Any, message: str) -> None:
     assert failure(value) == ("bad_output", message)
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ([1, 0, None, None, [], ["fine", "caf\udce9"]], "log[1]"),
+        ([1, 0, None, None, [["a/\udcff", b""]], []], "emits[0][0]"),
+        ([1, 0, None, "\udcff"], "result"),
+        ([1, 1, "code", "\udcff", []], "message"),
+        ([1, 1, "\udcff", "", []], "code"),
+        ([1, 1, "code", "", ["\udcff"]], "log[0]"),
+        (["\udcff"], "version"),
+        ([1, 0, None, None, [], [], [], 0, "\udcff"], "output[8]"),
+        ({"\udcff": 1}, "output"),
+    ],
+)
+def test_text_that_is_not_utf_8_is_named(fields: Any, named: str) -> None:
+    """Goal: whoever wrote a Latin-1 line in the log finds it. Method: such bytes in each field that may hold text."""
+    data = msgpack.packb(fields, unicode_errors="surrogateescape")
+    outcome, _ = abi.decode_output(data, address="a", state=None, task=TASK, limits=Limits(), fuel=0)
+    assert isinstance(outcome, Failed)
+    assert (outcome.kind, outcome.message) == ("bad_output", f"{named}: a str that is not UTF-8")
+
+
 def test_emit_that_breaks_a_rule() -> None:
     """Goal: the same for each field of an emit. Method: one wrong emit per rule, behind a good one."""
     assert emit_failure("a/b") == "emits[1]: not an array of 2 to 6 fields"

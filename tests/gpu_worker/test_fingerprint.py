@@ -116,4 +116,4 @@ def test_two_runtimes_in_one_environment_are_named() -> None:
     text = conflict_between((("onnxruntime", "1.31.1"), ("onnxruntime-gpu", "1.31.1")))
     assert "onnxruntime 1.31.1 and onnxruntime-gpu 1.31.1" in text
     assert "pip uninstall onnxruntime onnxruntime-gpu" in text
-    assert "rota[gpu]" in conflict_between(())
+    assert "[gpu]'" in conflict_between(())
