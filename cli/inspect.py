@@ -91,7 +91,7 @@ def log(run: Path | None, folder: Path, follow: bool, progress: bool | None, jso
         first, number, chain = source.extent()
         lines = _LogLines(wanted, as_json=json)
         _say_cut(first)
-        walk = Walk(source)
+        walk = Walk(source.near(lines.first_needed(number)))
         lines.take(walk.steps(progress=lambda done: bar(done, number)))
         bar.clear()
         if not follow:
@@ -121,6 +121,14 @@ class _LogLines:
         self._as_json = as_json
         self._width = columns(LOG_PIPE_COLUMNS)
         self._is_titled = as_json
+
+    def first_needed(self, last: int) -> int:
+        """Return the first record that must be read, of a run with so many, to print those that are wanted."""
+        if self._agent or self._seq:
+            return 1  # what a task or an agent has to do with begins anywhere
+        if self._tail and not self._lane and not self._kinds:
+            return max(self._first, min(last, self._last or last) - self._tail + 1)
+        return self._first
 
     def take(self, steps: Iterable[Step]) -> None:
         """Print the records that are wanted; with a tail, the last of them when all are read."""

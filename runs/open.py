@@ -16,15 +16,18 @@ from typing import Final
 
 from rota.broker.journal import Journal
 from rota.broker.log import Entry
-from rota.broker.records import Record
+from rota.broker.records import Record, Snapshotted
 from rota.broker.recovery import load_world
 from rota.broker.run_file_copy import copy_run_file
+from rota.broker.snapshot import load
+from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.errors import ConfigError, JournalError, StorageFull
 from rota.engine.executors import Folders
 from rota.host.endpoints import RunFolder
 from rota.host.private_folder import PrivateFolder
 from rota.runs.archive import ARCHIVE_MAGIC, JOURNAL, unpack
+from rota.runs.walk import Kept
 
 CACHE_VARIABLE: Final = "ROTA_CACHE"
 
@@ -61,14 +64,31 @@ class RunSource:
         with self._journal() as journal:
             return load_world(journal)
 
-    def records(self) -> Iterator[tuple[int, Record]]:
-        """Yield every kept record with its number, from the first to the last; it may be called again.
+    def records(self, after: Snapshotted | None = None) -> Iterator[tuple[int, Record]]:
+        """Yield every kept record with its number, from the first (or behind a snapshot) to the last; it may be called
+        again.
 
         Raises `JournalError` at the first record that is damaged, missing or out of its place.
         """
         with self._journal() as journal:
-            for record in journal.read():
+            for record in journal.read(after):
                 yield journal.last_number, record
+
+    def snapshot(self, named: Snapshotted) -> World:
+        """Return a new world as a snapshot of this run has it."""
+        with self._journal() as journal:
+            return load(SnapshotStore(journal).parts(named.number))
+
+    def near(self, number: int) -> Kept:
+        """Return the run from the newest good snapshot before a record on: for questions that need nothing from before
+        the snapshot. Without such a snapshot it is the whole run.
+        """
+        with self._journal() as journal:
+            store, first = SnapshotStore(journal), journal.first_number()
+            for named in store.named():
+                if first <= named.number < number and _is_good(store, named):
+                    return _LaterPart(self, named)
+        return self
 
     def extent(self) -> tuple[int, int, bytes]:
         """Return the numbers of the first and last kept record, and the chain digest after the last; 0 for none."""
@@ -100,6 +120,29 @@ class RunSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _LaterPart:
+    """A run from a snapshot on."""
+
+    def __init__(self, source: RunSource, named: Snapshotted) -> None:
+        self.name = source.name
+        self._source = source
+        self._named = named
+
+    def begin(self) -> World:
+        return self._source.snapshot(self._named)
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        return self._source.records(self._named)
+
+
+def _is_good(store: SnapshotStore, named: Snapshotted) -> bool:
+    try:
+        store.check(named)
+    except JournalError:  # the records before it say the same
+        return False
+    return True
 
 
 def open_run(path: Path) -> RunSource:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -176,6 +177,25 @@ def test_a_log_is_followed(tmp_path: Path) -> None:
         finally:
             process.kill()
             journal.close()
+
+
+@pytest.mark.parametrize("asked", [
+    ("--from", 15), ("--tail", 3), ("--from", 15, "--lane", "main"), ("--from", 15, "--to", 18), ("--kind", "completed",
+    "--from", 15), ("--to", 18, "--tail", 2),
+])  # fmt: skip
+def test_late_records_are_told_from_a_snapshot(call: Call, tmp_path: Path, asked: tuple[object, ...]) -> None:
+    """Goal: the end of a long run is told without reading all of it, and told alike. Method: a run with a snapshot in
+    it; then one whose beginning cannot be read any more, which shows that it is not.
+    """
+    path = write_run(tmp_path / "r", records_of(eventful()), snapshot_after=12)
+    whole = {entry["number"]: entry for entry in values(call, "log", path)}
+    told = values(call, "log", path, *asked)
+    assert told
+    assert told == [whole[entry["number"]] for entry in told]
+    with closing(sqlite3.connect(path / "run.rota")) as connection, connection:
+        connection.execute("UPDATE records SET body = x'00' WHERE number = 3")
+    assert values(call, "log", path, *asked) == told
+    assert call("log", path, "--agent", "counter/a", *asked)[0] == ExitCode.STORAGE, "that may begin anywhere"
 
 
 # --- rota show ------------------------------------------------------------------------------------

@@ -24,34 +24,35 @@ from rota.host.endpoints import RunFolder
 program = scripted.program
 
 
-def write_run(folder: Path, found: Iterable[Any], *, cut_after: int = 0) -> Path:
+def write_run(folder: Path, found: Iterable[Any], *, cut_after: int = 0, snapshot_after: int = 0) -> Path:
     """Make a run folder with these records, a few in each commit, and with the module `counter`. Returns it.
 
-    With `cut_after` so many of the first records are replaced by a snapshot.
+    With `cut_after` so many of the first records are replaced by a snapshot; with `snapshot_after` there is one of
+    them, and they stay.
     """
     run = RunFolder(folder).prepare()
-    batch = list(found)
+    batch, place = list(found), cut_after or snapshot_after
     with closing(Journal.open(run.journal)) as journal:
         assert list(journal.read()) == []
-        first = batch[:cut_after]
-        journal.append(first)
-        if first:
-            _cut(journal, first)
-        for start in range(cut_after, len(batch), 3):
+        journal.append(batch[:place])
+        if place:
+            _write_snapshot(journal, batch[:place], cut=bool(cut_after))
+        for start in range(place, len(batch), 3):
             journal.append(batch[start : start + 3])
     (run.modules / f"{scripted.COUNTER.digest.hex()}.wasm").write_bytes(b"counter")
     return folder
 
 
-def _cut(journal: Journal, first: list[Any]) -> None:
-    """Replace all records so far by a snapshot of what they amount to."""
+def _write_snapshot(journal: Journal, first: list[Any], *, cut: bool) -> None:
+    """Write a snapshot of what all records so far amount to; with `cut` they go."""
     world = World()
     fold(world, first)
     store = SnapshotStore(journal)
     named = store.write(journal.last_number, snapshot.encode(snapshot.take(world)), journal.chain)
     journal.append([named])
-    store.cut(named)
-    assert store.drop_cut(len(first))
+    if cut:
+        store.cut(named)
+        assert store.drop_cut(len(first))
 
 
 def records_of(broker: Broker) -> list[Any]:
