@@ -23,6 +23,7 @@ from rota.cpu_worker.guest import GuestFault, GuestStopped
 from rota.cpu_worker.guest_memory import guest_memories
 from rota.cpu_worker.host_limits import check_guest_room
 from rota.cpu_worker.profile import fingerprint, new_engine
+from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
 from rota.cpu_worker.tensor_access import TensorReader
 from rota.cpu_worker.watchdog import Watchdog
@@ -58,6 +59,8 @@ class WasmExecutor:
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
         """Compile, check and link the code of `address`. Raises `CodeError`."""
         prepared = self._codes.get(code)
+        if code.reuse:
+            check_reuse(self._sandbox, prepared, code, address)
         return {
             "kind": code.kind,
             "alloc": prepared.alloc,

@@ -75,6 +75,16 @@ class Sandbox:
                 if stopped.why == "interrupted" and self._watchdog.reason_to_stop() is not None:
                     raise
 
+    def has_kept(self) -> bool:
+        """Say whether the next call of this fold will use the instance of the last one."""
+        return self._kept is not None
+
+    def forget(self) -> None:
+        """Give the next call a fresh instance."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
     def end(self) -> None:
         """End a fold. The instance that was used longest ago makes room for the one that is kept."""
         self._watchdog.end()

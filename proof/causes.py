@@ -17,7 +17,7 @@ from rota.broker.tasks import Task
 from rota.broker.workers import flat_facts
 from rota.common.errors import JournalError
 from rota.common.targets import code_name
-from rota.common.work import AGENT, MODEL, REPLY, FoldResult
+from rota.common.work import AGENT, MODEL, REPLY, Failed, FoldResult
 from rota.engine.engine import Runner
 from rota.proof.trials import Trials, effect_of, effects_of, trials_at
 from rota.runs.circumstances import Circumstances
@@ -125,9 +125,12 @@ def _memory(case: Case) -> FoundCause | None:
     trials, task = case.trials, case.actual
     if trials is None or task is None or task.code is None or task.code.kind == MODEL:
         return None
-    if trials.is_steady(task.outcome):
-        return None
     name = repr(code_name(task.address))
+    if trials.is_steady(task.outcome):
+        if _is_about_fuel(case) and task.code.reuse and not trials.takes_the_same_fuel():
+            why = f"{name} keeps memory between its tasks and runs out of fuel by it: deploy it without reuse or fix it"
+            return FoundCause(CODE, why, case.seen.turn, ("a used instance takes other fuel than a new one",), True)
+        return None
     fresh = _is_recorded(case, trials.first)
     said = "what the run has" if fresh else "neither what the run has nor what a used one gives"
     seen = _disputes(case, task.address)
@@ -286,6 +289,12 @@ def _disputes(case: Case, address: str) -> tuple[str, ...]:
             if target == address
         ]
     )[:DISPUTES_SHOWN]
+
+
+def _is_about_fuel(case: Case) -> bool:
+    """Tell whether the turn ran out of fuel on one side of the comparison."""
+    outcomes = [task.outcome for task in (case.expected, case.actual) if task is not None]
+    return any(type(outcome) is Failed and outcome.kind == "fuel" for outcome in outcomes)
 
 
 def _is_recorded(case: Case, result: FoldResult) -> bool:

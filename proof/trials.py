@@ -13,6 +13,7 @@ from typing import Any, Final
 from rota.broker.tasks import Task
 from rota.common.digests import digest, lane_seed
 from rota.common.errors import JournalError
+from rota.common.limits import FUEL_MAX
 from rota.common.work import MODEL, Done, Fold, FoldResult, Outcome, TaskInput
 from rota.engine.engine import Runner
 from rota.engine.folds import PATIENCE_MS, fold_of, patient, task_input
@@ -20,6 +21,7 @@ from rota.proof.seek import lane_at
 from rota.runs.open import RunSource
 
 _timeouts: Final = count(PATIENCE_MS + 1)
+_MORE_FUEL: Final = 1_000_000  # for what a new instance does once: setting up an allocator, filling a table
 
 Effect = tuple[object, ...]
 
@@ -66,6 +68,14 @@ class Trials:
         if actual is not None and effects[0]:
             effects.append([effect_of(actual)])
         return all(effect == effects[0] for effect in effects)
+
+    def takes_the_same_fuel(self) -> bool:
+        """Tell whether a used instance does with the same fuel what a new one does, given more than the turn had."""
+        code, runner = self.fold.code, Anew(self._runner)
+        fuel = min(FUEL_MAX, 2 * code.limits.fuel + _MORE_FUEL)
+        fold = self.fold._replace(code=code._replace(limits=code.limits._replace(fuel=fuel)))
+        new, used = runner.run(fold), runner.run(fold)
+        return new.outcomes == used.outcomes
 
     def of_row(self, tasks: Sequence[Task], payloads: Sequence[Task]) -> list[Effect]:
         """Execute a row of the agent's tasks from this turn on, with the messages of `payloads` in their places."""

@@ -307,6 +307,37 @@ def test_floats_are_the_same_however_the_thread_is_set(world: Any, run: Any, exe
     assert after[7] & 0xE040 == changed[7] & 0xE040
 
 
+def test_reuse_of_what_keeps_something_is_refused_at_deploy(
+    world: Any, guests: Any, run: Any, executor: WasmExecutor
+) -> None:
+    """Goal: a deploy with `reuse` that breaks its promise on an empty message is refused, and no other.
+
+    Method: an answer that counts calls; fuel for the first call only; a second call that traps; memory that grows, a
+    first call that fails and a module that keeps nothing pass. None of it leaves an instance behind.
+    """
+    echo, pack = guests["echo"], "(call $pack (local.get 0) (local.get 1))"
+    state = "(if (i32.eqz (i32.load (i32.const 0))) {} ) (i32.store (i32.const 0) (i32.const 1)) " + pack
+    counts = echo.replace(pack, "(i32.store8 (i32.const 0) (i32.add (i32.load8_u (i32.const 0)) (i32.const 1)))"
+                                "(i64.const 1)")  # fmt: skip
+    lazy = echo.replace(pack, state.format("(then (drop (i32.add (i32.const 1) (i32.const 2))))"))
+    spent = echo.replace(pack, state.format("(then) (else unreachable)"))
+    for text, message in (
+        (counts, "two different answers"),
+        (lazy, "units of fuel and then"),
+        (spent, "two different"),
+    ):
+        with pytest.raises(CodeError, match=f"keeps something between calls: .*{message}.*without reuse"):
+            executor.prepare(world.function(text, reuse=True), "echo")
+        executor.prepare(world.function(text), "echo")
+    grows = echo.replace(pack, state.format("(then (drop (memory.grow (i32.const 1))))"))
+    for text in (echo, grows, echo.replace(pack, "unreachable")):
+        executor.prepare(world.function(text, reuse=True), "echo")
+    executor.prepare(world.agent(guests["counter"], reuse=True), "counter/alice")
+    counted = world.function(guests["mischief"], reuse=True)
+    executor.prepare(counted, "mischief")
+    assert run(executor, counted, b"\x08").outcomes[0].result == b"\1\0\0\0"
+
+
 def test_initialize_runs_first_and_is_not_metered(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
     """Goal: `_initialize` runs in each fresh instance and costs the task nothing.
 

@@ -22,7 +22,7 @@ from rota.broker import records
 from rota.broker.journal import Journal, link
 from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.messages import Assign, Completed
-from rota.common.work import AGENT, Code, Fold
+from rota.common.work import AGENT, Code, Fold, Limits
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
 from rota.proof.divergence import Divergence, Note, explain, other_engines
@@ -55,15 +55,26 @@ FORGETFUL = f"""{_HEAD}
     (i32.store8 (i32.const 6) (i32.add (i32.load8_u (i32.const 6)) (i32.const 1)))
     (call $pack (i32.const 0) (i32.const 7))))"""
 
+# Its first task in an instance takes some 900 more units of fuel if its message is long.
+LAZY = f"""{_HEAD}
+  (data (i32.const 0) "\\94\\01\\00\\c0\\c0") (global $rounds (mut i32) (i32.const 100))
+  (func (export "rota_step") (param $p i32) (param $n i32) (result i64)
+    (if (i32.gt_u (local.get $n) (i32.const 200)) (then
+      (loop $again (br_if $again (global.get $rounds) (global.set $rounds
+        (i32.sub (global.get $rounds) (i32.ne (global.get $rounds) (i32.const 0)))))))
+      )
+    (global.set $rounds (i32.const 0))
+    (call $pack (i32.const 0) (i32.const 5))))"""
+
 
 def module(name: str) -> bytes:
-    """The bytes of a module: one of the examples, or of the two above."""
-    texts = {"mirror": MIRROR, "forgetful": FORGETFUL}
+    """The bytes of a module: one of the examples, or of those above."""
+    texts = {"mirror": MIRROR, "forgetful": FORGETFUL, "lazy": LAZY}
     return bytes(wat2wasm(texts[name])) if name in texts else (AGENTS / f"{name}.wasm").read_bytes()
 
 
-def code(name: str, *, reuse: bool = False) -> Code:
-    return Code(digest(module(name)), AGENT, reuse)
+def code(name: str, *, reuse: bool = False, **limits: int) -> Code:
+    return Code(digest(module(name)), AGENT, reuse, limits=Limits(**limits))
 
 
 def output(result: bytes, *, state: bytes | None = None, log: tuple[str, ...] = ()) -> bytes:
@@ -115,9 +126,9 @@ class Bench:
         worker.register()
         return worker
 
-    def deploy(self, name: str, *, reuse: bool = False, lane: str = "main") -> Code:
+    def deploy(self, name: str, *, reuse: bool = False, lane: str = "main", **limits: int) -> Code:
         """Deploy a module under its own name."""
-        found = code(name, reuse=reuse)
+        found = code(name, reuse=reuse, **limits)
         (self.folder.modules / f"{found.digest.hex()}.wasm").write_bytes(module(name))
         self.producer.deploy(name, found, lane=lane)
         return found

@@ -89,6 +89,22 @@ def test_an_agent_that_keeps_memory_between_its_tasks(bench: Bench) -> None:
     assert found.command.endswith("--lane main --to 3")
 
 
+def test_an_agent_that_keeps_memory_and_runs_out_of_fuel_by_it(bench: Bench) -> None:
+    """Goal: the same where only the fuel tells. Method: an agent that needs more for its first task, with too little
+    for that; in the run another lane's task was the first.
+    """
+    bench.worker("w1")
+    bench.producer.open_lane("other")
+    for lane in ("main", "other"):
+        bench.deploy("lazy", reuse=True, lane=lane, fuel=300)
+    bench.submit("lazy/a", b"short", lane="other")
+    bench.submit("lazy/b", bytes(300))
+    bench.save()
+    _, (found,) = bench.judge()
+    assert told(found) == ("main", 1, "code")
+    assert "'lazy' keeps memory between its tasks and runs out of fuel by it" in found.why
+
+
 # --- runtime version ----------------------------------------------------------------------------------------------
 
 

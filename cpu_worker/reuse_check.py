@@ -1,0 +1,56 @@
+"""What can be checked of `reuse` at the deploy: that a second call in one instance is like the first.
+
+Whoever deploys with `reuse` promises that a used instance does what a new one does, with the same fuel: docs/AGENTS.md.
+One empty message says nothing of other messages, but it finds the usual mistakes: counters, caches, allocators that are
+set up once. What it does not find, `rota verify` does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rota.common.errors import CodeError
+from rota.common.work import AGENT, TELL, Code, TaskInput
+from rota.cpu_worker import abi
+from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode
+from rota.cpu_worker.sandbox import Sandbox
+
+FUEL_MAX: Final = 10_000_000  # some ten milliseconds
+
+_EMPTY: Final = TaskInput(
+    turn=1, kind=TELL, sender=None, payload=b"", now_ms=0, reply_to=None, tensors=(), emits_max=0, growth_bytes=0
+)
+
+
+def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: str) -> None:
+    """Raise `CodeError` if an empty message shows that the code keeps something between calls."""
+    data = b""
+    if code.kind == AGENT:
+        data = abi.encode_input(_EMPTY, address=address, state=None, lane_seed=bytes(32))
+    limits = code.limits._replace(fuel=min(code.limits.fuel, FUEL_MAX))
+    sandbox.begin(prepared, code._replace(limits=limits))
+    try:
+        sandbox.forget()
+        first = sandbox.call(data, ()), sandbox.fuel_used
+        if not sandbox.has_kept():
+            return  # its memory has grown: no task will ever see this instance again
+        second = _answer_of(sandbox, data), sandbox.fuel_used
+    except (GuestFault, GuestStopped):
+        return
+    finally:
+        sandbox.forget()
+        sandbox.end()
+    if first != second:
+        what = f"{first[1]} units of fuel and then {second[1]}" if first[0] == second[0] else "two different answers"
+        raise CodeError(
+            f"the module keeps something between calls: an empty message takes {what} in one instance; deploy it "
+            "without reuse or fix it (docs/AGENTS.md)"
+        )
+
+
+def _answer_of(sandbox: Sandbox, data: bytes) -> bytes | None:
+    """Return what the second call answers, None if it fails."""
+    try:
+        return sandbox.call(data, ())
+    except GuestFault:
+        return None
