@@ -24,6 +24,7 @@ from rota.host.clock import HostClock
 from rota.host.command import settings_command
 from rota.host.config import BrokerSettings
 from rota.host.endpoints import Endpoints
+from rota.host.open_files import Door, raise_limit
 from rota.host.process_watch import ProcessWatch
 from rota.host.service import Exit, StopSignals, host_identity, say_ready
 from rota.host.sockets import context
@@ -50,11 +51,12 @@ def serve(settings: BrokerSettings) -> Exit:
         open_now.push(lambda _kind, error, _trace: _withdraw(settings, error))
         sockets = ServerSockets.bind(open_now.enter_context(context()), endpoints)
         open_now.callback(sockets.close)
+        door = open_now.enter_context(contextlib.closing(Door(sockets, endpoints, raise_limit())))
         watch = open_now.enter_context(contextlib.closing(ProcessWatch()))
         tensors = TensorKeeper(TensorStore(folder.tensors), world, settings.tensor_lease_ms)
         snapshots = Snapshotter(journal, world, _snapshot_policy(settings))
         modules = ModuleStore(folder.modules)
-        server = Server(Sequencer(state), journal, modules, tensors, sockets, watch, clock, snapshots)
+        server = Server(Sequencer(state), journal, modules, tensors, sockets, watch, clock, snapshots, door)
         say_ready("broker", boot=world.boot, frontend=endpoints.frontend)
         server.serve(stop)
     return Exit.OK

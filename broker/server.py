@@ -44,6 +44,7 @@ from rota.common.errors import ProtocolError, RotaError, StorageFull
 from rota.common.limits import CLIENT_UNSENT_BYTES
 from rota.host.clock import Clock
 from rota.host.endpoints import Endpoints
+from rota.host.open_files import Door
 from rota.host.process_watch import ProcessWatch
 from rota.host.service import StopLevel, StopSignals
 from rota.host.sockets import LINGER_LAST_MS, Socket, publisher, router
@@ -91,6 +92,7 @@ class Server:
         watch: ProcessWatch,
         clock: Clock,
         snapshots: Snapshotter | None = None,
+        door: Door | None = None,
     ) -> None:
         """Everything is handed in and stays its giver's, to be closed by him."""
         self._sequencer = sequencer
@@ -98,6 +100,7 @@ class Server:
         self._modules = modules
         self._tensors = tensors
         self._snapshots = snapshots
+        self._door = door
         self._sockets = sockets
         self._watch = watch
         self._clock = clock
@@ -113,6 +116,8 @@ class Server:
             poller.register(socket, zmq.POLLIN)
         for descriptor in (stop.fileno(), *self._watch.fds()):
             poller.register(descriptor, zmq.POLLIN)
+        for monitor in self._door.monitors if self._door is not None else ():
+            poller.register(monitor, zmq.POLLIN)
         while True:
             ready = dict(poller.poll(self.timeout_ms()))
             if stop.fileno() in ready and self._should_stop(stop):
@@ -122,6 +127,8 @@ class Server:
     def turn(self, ready: Mapping[object, int]) -> None:
         """Take what came, have it stepped, carry out what that asks for. `ready`: sockets and descriptors to read."""
         now_ms, mono_ms = self._clock.wall_ms(), self._clock.mono_ms()
+        if self._door is not None:
+            self._door.look(mono_ms)  # in every turn: libzmq waits for it when many come in at once
         events = self._collect(ready, mono_ms)
         if self._snapshots is not None and not self._waiting.unwritten:
             record = self._snapshots.work(now_ms, mono_ms)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
-from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder
+from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder, shut_path
 from rota.host.install import install_command
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ FREE_BYTES_ERROR: Final = 64 << 20  # a few commits from full
 FREE_BYTES_WARNING: Final = 2 << 30
 SHARED_BYTES_WARNING: Final = 64 << 20  # what Docker gives unless told, and what large tensors outgrow
 FSYNC_MS_WARNING: Final = 20.0  # a spinning disk; a good SSD takes less than 2
-FILES_WARNING: Final = 1_024
 NETWORK_FILE_SYSTEMS: Final = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre")
 MEMORY_FILE_SYSTEMS: Final = ("tmpfs", "ramfs")
 RISKY_VARIABLES: Final = {
@@ -228,7 +227,10 @@ def check_sockets(connection: Connection) -> Iterator[Finding]:
         yield Finding("sockets", "error", error.message, "see the message")
         return
     folder = RunFolder(connection.folder).sockets
-    if endpoints.frontend.startswith("ipc://") and str(folder) not in endpoints.frontend:
+    if shut_path(Path(endpoints.frontend.removeprefix("ipc://"))).exists():
+        message = "the broker lets nobody in: as many files and connections are open as its limit allows"
+        yield Finding("sockets", "error", message, "end programs that are connected, or raise its limit (ulimit -Hn)")
+    elif endpoints.frontend.startswith("ipc://") and str(folder) not in endpoints.frontend:
         message = (
             f"the path of {folder} is longer than {SOCKET_PATH_BYTES_MAX} bytes; sockets are in {endpoints.frontend}"
         )
@@ -239,16 +241,15 @@ def check_sockets(connection: Connection) -> Iterator[Finding]:
 
 def check_open_files(_: Connection) -> Iterator[Finding]:
     """How many files and sockets a process may have open."""
-    if sys.platform == "win32":
-        return
-    import resource
+    from rota.host.open_files import LIMIT_WANTED, hard_limit, let_in
 
-    limit, _ceiling = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY and limit < FILES_WARNING:
-        message = f"a process may open {limit} files; every producer and worker takes one of the broker's"
-        yield Finding("open files", "warning", message, f"ulimit -n {FILES_WARNING} or more")
+    limit = hard_limit()
+    message = f"a broker may open {limit} files, and lets nobody in while it has {let_in(limit)} and more"
+    if limit < LIMIT_WANTED:
+        remedy = f"ulimit -Hn {LIMIT_WANTED} or more before it starts (LimitNOFILE=, --ulimit nofile=)"
+        yield Finding("open files", "warning", f"{message}: a burst of them may still be too many", remedy)
     else:
-        yield Finding("open files", "ok", "no limit" if limit == resource.RLIM_INFINITY else str(limit))
+        yield Finding("open files", "ok", message)
 
 
 def check_broker(connection: Connection) -> Iterator[Finding]:

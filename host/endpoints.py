@@ -67,7 +67,10 @@ class Endpoints(NamedTuple):
         if not bind and sys.platform != "win32":
             folder.endpoints_file.unlink(missing_ok=True)  # left by an earlier run with other addresses
             _socket_folder(folder).mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
-            return _ipc_endpoints(folder)
+            endpoints = _ipc_endpoints(folder)
+            for endpoint in endpoints:  # a broker was killed while it let nobody in
+                shut_path(Path(endpoint.removeprefix("ipc://"))).unlink(missing_ok=True)
+            return endpoints
         endpoints = _tcp_endpoints(bind) if bind else Endpoints(*_free_addresses())
         unfinished = folder.endpoints_file.with_suffix(".new")
         with open(unfinished, "w", encoding="utf-8", opener=private_opener) as file:
@@ -84,10 +87,16 @@ class Endpoints(NamedTuple):
         folder = RunFolder(run_dir)
         sockets = _socket_folder(folder)
         for name in _NAMES:
-            (sockets / f"{name}.sock").unlink(missing_ok=True)
+            for file in (sockets / f"{name}.sock", shut_path(sockets / f"{name}.sock")):
+                file.unlink(missing_ok=True)
         if sockets != folder.sockets:
             with contextlib.suppress(OSError):  # not there, or not empty: somebody else put something in
                 sockets.rmdir()
+
+
+def shut_path(socket_file: Path) -> Path:
+    """Return where a socket file lies while its process lets nobody in (open_files.py)."""
+    return socket_file.with_name(f"{socket_file.name}.full")
 
 
 class RunFolder:

@@ -22,7 +22,7 @@ LINGER_LAST_MS: Final = 1_000  # how long a last word (Goodbye, a refusal) may t
 _QUEUE_MESSAGES: Final = 1_000  # libzmq's own default; per connection, and messages are batches
 _EVENTS_QUEUE_MESSAGES: Final = 10_000  # events are small; a watcher that lags further sees a gap in their numbers
 _MESSAGE_SLACK_BYTES: Final = 1 << 10  # a message a little too large gets an answer, not a cut connection
-_BACKLOG: Final = 1_024  # producers that come back all at once after a restart
+BACKLOG: Final = 128  # connections that wait to be accepted; what finds it full tries again after _RECONNECT_MS
 _HANDSHAKE_MS: Final = 5_000  # connections that do not speak ZMTP go away after this
 _RECONNECT_MS: Final = 50
 _RECONNECT_MS_MAX: Final = 2_000  # the wait doubles up to this, so that a broker that starts is not drowned
@@ -126,7 +126,7 @@ def _socket(context: zmq.Context[Socket], kind: int) -> Socket:
 
 
 def _bind(made: Socket, endpoint: str) -> None:
-    made.set(zmq.BACKLOG, _BACKLOG)
+    made.set(zmq.BACKLOG, BACKLOG)
     try:
         # libzmq removes a socket file that is in the way: hold the lock of the journal first, or two brokers would
         # take each other's place.

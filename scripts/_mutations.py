@@ -426,6 +426,11 @@ MUTATIONS: Final = (
         '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/runs/test_export.py",),
     ),
     Mutation(
+        "door-stays-open", "no number of connections ends a broker", "host/open_files.py",
+        "if not self._is_shut and used >= self._shut_at:", "if not self._is_shut and used >= 100 * self._shut_at:",
+        ("tests/processes/test_connections.py",),
+    ),
+    Mutation(
         "old-writer-not-fenced", "a newer epoch fences older writers", "broker/run_file.py",
         "chain = ? WHERE epoch = ? AND last = ? AND chain = ?", "chain = ? WHERE epoch >= ? AND last = ? AND chain = ?",
         _LOG,
