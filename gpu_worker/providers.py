@@ -24,6 +24,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from rota.common.errors import CodeError
+from rota.gpu_worker.hardware import gpu_facts
 from rota.gpu_worker.packages import package_conflict
 from rota.gpu_worker.settings import ModelSettings
 
@@ -111,7 +112,7 @@ def why_no_cuda() -> str:
     try:
         _open_cuda(_SMALLEST_MODEL, ModelSettings(), 1)
     except _NoCuda as error:
-        return str(error)
+        return _why(error)
     return ""
 
 
@@ -127,7 +128,7 @@ def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int,
         try:
             return _open_cuda(model, settings, threads)
         except _NoCuda as error:
-            reason = str(error)
+            reason = _why(error)
         if require == "cuda":
             raise CodeError(f"{title} cannot run on CUDA, which this worker requires: {reason}", reason=reason)
     options = _session_options(settings, threads)
@@ -136,6 +137,11 @@ def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int,
     except _NotBuilt as error:
         raise CodeError(f"{title} cannot be loaded: {error}") from error
     return Opened(session, "cpu", reason, _settings_of(settings, threads, {}, strict=False))
+
+
+def _why(error: _NoCuda) -> str:
+    """Return why CUDA cannot be had. Where there is no device, what else is missing is of no interest."""
+    return str(error) if gpu_facts() else "no CUDA device"
 
 
 def _open_cuda(model: str | bytes, settings: ModelSettings, threads: int) -> Opened:

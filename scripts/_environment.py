@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Iterable, NoReturn  # noqa: UP035 - read by old Pythons too
@@ -25,6 +26,8 @@ PYTHON_MIN = (3, 11)
 _STAMP = ENVIRONMENT / "rota-stamp.json"
 _LOG = ENVIRONMENT / "setup.log"
 _LOG_LINES_SHOWN = 25
+_PROGRESS_SECONDS = 5
+_STEP_CHARS_SHOWN = 90
 
 
 def ensure_environment(extras: Iterable[str]) -> Path:
@@ -117,7 +120,7 @@ def _set_up(wanted: set[str]) -> None:
     before = stamp.get("extras") if stamp.get("key") == _key() else None
     extras = sorted(wanted | set(before if isinstance(before, list) else ()))
     _STAMP.unlink(missing_ok=True)  # until the install has ended well, nothing may take the environment for complete
-    _say(f"installing rota[{','.join(extras)}] and what it needs; the first time takes a minute or more")
+    _say(f"installing rota[{','.join(extras)}] and what it needs; the first time takes one to three minutes")
     _run_pip(["install", "--editable", f"{REPOSITORY}[{','.join(extras)}]"])
     _STAMP.write_text(json.dumps({"key": _key(), "extras": extras}) + "\n", encoding="utf-8")
     _say(f"ready in {time.monotonic() - started:.0f} s")
@@ -162,11 +165,11 @@ def _run_pip(arguments: list[str]) -> None:
         )
         with pip:
             assert pip.stdout is not None
-            for line in pip.stdout:
-                log.write(line)
-                _show_progress(line)
+            with _Progress() as progress:
+                for line in pip.stdout:
+                    log.write(line)
+                    progress.show(line)
         status = pip.returncode
-    _show_progress("")
     if status != 0:
         tail = _LOG.read_text(encoding="utf-8").splitlines()[-_LOG_LINES_SHOWN:]
         _stop(
@@ -175,12 +178,47 @@ def _run_pip(arguments: list[str]) -> None:
         )
 
 
-def _show_progress(line: str) -> None:
-    """Show pip's current line in place on a terminal; elsewhere show nothing, the log has it."""
-    if sys.stderr.isatty():
-        width = max(20, shutil.get_terminal_size().columns - 1)
-        sys.stderr.write("\r" + line.strip()[:width].ljust(width) + ("" if line else "\r"))
-        sys.stderr.flush()
+class _Progress:
+    """Shows what pip does: on a terminal its current line, in place; elsewhere what it does now, every few seconds.
+
+    Pip says nothing while it unpacks, which is the longest part; then its last step is shown again.
+    """
+
+    _STEPS = ("Collecting ", "Downloading ", "Building ", "Preparing ", "Installing ")
+
+    def __init__(self, live: bool | None = None, every_s: float = _PROGRESS_SECONDS) -> None:
+        self._live = sys.stderr.isatty() if live is None else live
+        self._every_s = every_s
+        self._step = "starting pip"
+        self._started = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> _Progress:
+        if not self._live:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._live:
+            self.show("")
+        else:
+            self._thread.join()
+
+    def show(self, line: str) -> None:
+        """Take pip's next line."""
+        text = line.strip()
+        if text.startswith(self._STEPS):
+            self._step = text
+        if self._live:
+            width = max(20, shutil.get_terminal_size().columns - 1)
+            sys.stderr.write("\r" + text[:width].ljust(width) + ("" if line else "\r"))
+            sys.stderr.flush()
+
+    def _tell(self) -> None:
+        while not self._ended.wait(self._every_s):
+            _say(f"{time.monotonic() - self._started:3.0f} s: {self._step[:_STEP_CHARS_SHOWN]}")
 
 
 def _start_again() -> NoReturn:

@@ -171,7 +171,7 @@ def _sort(options: argparse.Namespace, up: Up, run_folder: RunFolder, magika: Pa
 
     from rota.client import Client
 
-    tasks = sum(5 if sample.asks_the_model else 3 for sample in chosen.samples)
+    tasks = _count_tasks(chosen.samples)
     kills = min(KILLS_MAX, 2 * KILLS_MAX_PER_POOL, 2 + len(chosen.samples) // 50) if options.kill_workers else 0
     with Client(run_folder.root) as client:
         with Step("deploy") as step:
@@ -181,6 +181,7 @@ def _sort(options: argparse.Namespace, up: Up, run_folder: RunFolder, magika: Pa
         with Step("submit") as step:
             _submit(client, chosen.samples)
             step.show(f"{len(chosen.samples)} files into the paused lane {LANE!r}")
+            step.remark(f"they will come to {tasks} tasks: {_tasks_text(chosen.samples)}")
         killer = Killer(tasks, kills)
         with Step("run") as step:
             used = up.processor_seconds()
@@ -194,6 +195,16 @@ def _sort(options: argparse.Namespace, up: Up, run_folder: RunFolder, magika: Pa
     verdict = _verify(run_folder, digest, retired + 1)
     killed = len(killer.killed)
     return Run(retired, step.seconds, used, killed, sorted(reasons - {""}), table, digest, verdict, failures, providers)
+
+
+def _count_tasks(samples: list[Sample]) -> int:
+    return sum(5 if sample.asks_the_model else 3 for sample in samples)
+
+
+def _tasks_text(samples: list[Sample]) -> str:
+    """Say how files become tasks."""
+    asked = sum(sample.asks_the_model for sample in samples)
+    return f"3 for each file (features, tally, reporter), 2 more for {asked} of them (the model and its reply)"
 
 
 def _deploy(client: Client, run_folder: RunFolder, magika: Path) -> None:
@@ -263,13 +274,14 @@ def _verify(run_folder: RunFolder, digest: str, tasks: int) -> str:
     with Step("verify") as step, open_run(run_folder.root) as source:
         proof = prove(
             source, [IN_PROCESS], Options(LANE),
-            progress=lambda _, turns, __: step.show(f"{bar(turns, tasks)} {turns} of {tasks} tasks executed again"),
+            progress=lambda _, turns, __: step.show(f"{bar(turns, tasks)} {turns} of {tasks} tasks again"),
         )  # fmt: skip
         (lane,) = proof.last.lanes
         read_back = f", {lane.counts.models_read_back} results of the model read back" * bool(
             lane.counts.models_read_back
         )
         step.show(f"{lane.counts.executed} tasks executed again{read_back}: {proof.verdict}")
+        step.remark(f"these are the {tasks - 1} tasks of the run and the one that asked for the report")
     return proof.verdict if lane.digest.hex() == digest else "another digest"
 
 
@@ -306,7 +318,7 @@ def _tell_providers(run: Run) -> None:
     where = ", ".join(f"{count} times on {names.get(name, name)}" for name, count in sorted(run.providers.items()))
     print(f"model      ran {where or 'never'}")
     for reason in run.reasons:
-        print(f"           not on CUDA: {reason}")
+        print(f"           {reason}: models run on the CPU")
     if len(run.providers) > 1:
         print("           GPU and CPU give other bits: the digest of such a mixed run will not come again")
 

@@ -11,10 +11,12 @@ to read and repeat a failure.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from _environment import REPOSITORY, ensure_environment
@@ -22,7 +24,30 @@ from check import run_checks
 
 # pytest ends by itself between two tests after the first; the second is for a test that hangs in native code.
 SESSION_SECONDS_MAX = 2400
+_TAKEN = REPOSITORY / ".cache" / "test-seconds.json"  # how long whole runs took here, by what ran
+_FIRST_RUN = {"all": "5 to 25 minutes, less the more cores there are", "fast": "2 to 10 minutes"}
 TOTAL_SECONDS_MAX = SESSION_SECONDS_MAX + 180
+
+
+def say_how_long(what: str, taken: Path = _TAKEN) -> None:
+    """Say what is to be expected, from the last whole run here if there was one."""
+    seconds = _read(taken).get(what)
+    last = f"about {_FIRST_RUN[what]}" if seconds is None else f"{seconds // 60} min {seconds % 60} s last time"
+    print(f"test: {last}; pytest shows how far it is in percent", flush=True)
+
+
+def remember(what: str, seconds: float, taken: Path = _TAKEN) -> None:
+    """Note how long a whole run took."""
+    taken.parent.mkdir(exist_ok=True)
+    taken.write_text(json.dumps({**_read(taken), what: round(seconds)}), encoding="utf-8")
+
+
+def _read(taken: Path) -> dict[str, int]:
+    try:
+        found = json.loads(taken.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {what: found[what] for what in _FIRST_RUN if isinstance(found, dict) and type(found.get(what)) is int}
 
 
 def run_pytest(python: Path, arguments: list[str]) -> int:
@@ -63,9 +88,16 @@ def main() -> int:
     )
     parser.add_argument("--fast", action="store_true", help="no type checkers, no tests that start processes")
     options, arguments = parser.parse_known_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
     python = ensure_environment(["dev"])
+    what = "fast" if options.fast else "all"
+    if not arguments:
+        say_how_long(what)
+    started = time.monotonic()
     failed = run_checks(python, with_types=not options.fast)
     status = run_pytest(python, (["-m", "not processes"] if options.fast else []) + arguments)
+    if not arguments and status == 0:
+        remember(what, time.monotonic() - started)
     if failed:
         print(f"checks that failed: {', '.join(failed)} (see the top of the output)", flush=True)
     return status or (1 if failed else 0)

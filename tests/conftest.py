@@ -22,6 +22,11 @@ import pytest
 
 faulthandler.enable()
 
+# A shell starts what runs in the background with SIGINT ignored, and every process that a test starts would inherit
+# that: one that is to be interrupted would not notice.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The path of a unix socket may have 107 bytes on Linux and 103 on macOS; names below a run folder need some of them.
 RUN_DIR_CHARS_MAX = 60
 LEFTOVER_SECONDS_MAX = 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,33 @@ def test_the_watch_finds_an_orphan(tmp_path: Path) -> None:
     assert "processes left behind" in done.stdout
     assert "time.sleep(600)" in done.stdout
     assert "test_leaves_a_process_behind" in done.stdout
+
+
+INTERRUPTS_A_CHILD = """
+import signal, subprocess, sys
+def test_interrupts_a_child():
+    code = "import time; print('up', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout.readline() == b"up\\n"
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == -signal.SIGINT
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to ignore")
+def test_the_suite_runs_in_the_background_too(tmp_path: Path) -> None:
+    """Goal: `scripts/test.py &` is as good as without the `&`. Method: run pytest with SIGINT ignored, as a shell
+    starts it there, on a test that interrupts a process.
+    """
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path / "conftest.py")
+    (tmp_path / "test_it.py").write_text(INTERRUPTS_A_CHILD, encoding="utf-8")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        done = _pytest(tmp_path, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.returncode == 0, done.stdout
 
 
 def test_run_dir_leaves_room_for_a_socket_name(run_dir: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import _environment
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
@@ -43,3 +47,38 @@ def test_the_head_says_what_it_does(path: Path) -> None:
     head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert head
     assert len(head.splitlines()[0].split()) >= 4
+
+
+def test_the_set_up_is_not_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    """Goal: minutes of pip look alive in a log too. Method: lines of pip, and a moment that is longer than the pace."""
+    with _environment._Progress(live=False, every_s=0.01) as progress:
+        progress.show("Collecting numpy>=2\n")
+        progress.show("  Using cached numpy.whl\n")
+        said = ""
+        while "Collecting numpy" not in said:
+            said += capsys.readouterr().err
+    assert re.search(r"^setup: +\d+ s: Collecting numpy>=2$", said, re.MULTILINE), said
+
+
+def test_the_suite_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Goal: nobody wonders whether it hangs. Method: before the first run, after one, and with a damaged note."""
+    script = _load("test.py")
+    taken = tmp_path / "cache" / "taken.json"
+    script.say_how_long("all", taken)
+    assert "about 5 to 25 minutes" in capsys.readouterr().out
+    script.remember("all", 754.4, taken)
+    script.say_how_long("all", taken)
+    assert "12 min 34 s last time" in capsys.readouterr().out
+    taken.write_text("[]", encoding="utf-8")
+    script.say_how_long("fast", taken)
+    assert "about 2 to 10 minutes" in capsys.readouterr().out
+
+
+def _load(name: str) -> Any:
+    """A script as a module; `test` itself is a package of Python's own."""
+    spec = importlib.util.spec_from_file_location(f"_script_{name[:-3]}", SCRIPTS / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -106,6 +106,8 @@ def test_the_digest_is_the_same_for_other_workers_and_with_kills(run_dir: Path, 
         # 24 files of which four are not shown to the model: 5 tasks for each of the others, 3 for each of those
         assert f"tasks      {20 * 5 + 4 * 3} in " in text
         assert "model      ran 20 times on " in text
+        assert f"they will come to {20 * 5 + 4 * 3} tasks: 3 for each file" in text
+        assert f"these are the {20 * 5 + 4 * 3} tasks of the run and the one that asked for the report" in text
         assert "verified   every turn came out the same again" in text
         assert re.search(r"^empty +1 +0$", text, re.MULTILINE), text
         assert re.search(rf"^all +24 +{sum(path.stat().st_size for path in files.iterdir()):,}$", text, re.MULTILINE)
