@@ -7,6 +7,7 @@ stays quick and a host without the `cpu` extra gets a sentence instead of a trac
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from rota.common.errors import ConfigError
 from rota.cpu_worker.host_limits import WORKER_BYTES, check_guest_room, raise_limits
@@ -14,7 +15,7 @@ from rota.host.command import settings_command
 from rota.host.config import CpuWorkerSettings
 from rota.host.install import install_command
 from rota.host.service import Exit
-from rota.worker.executor import Executor
+from rota.worker.executor import Executor, Outside
 from rota.worker.loop import serve_worker
 
 
@@ -30,18 +31,22 @@ def serve(settings: CpuWorkerSettings) -> Exit:
     from rota.cpu_worker.profile import use_large_thread_stacks
     from rota.cpu_worker.tensor_access import StoreTensorReader
     from rota.tensors.store import TensorStore
+    from rota.worker.fold_executor import FoldExecutor
 
     folder = settings.folder().prepare()
     use_large_thread_stacks()  # before the executor's thread starts: deep recursion of a guest needs the room
 
-    def make_executor() -> Executor:
-        return WasmExecutor(
-            folder.modules,
-            folder.artefacts,
-            StoreTensorReader(TensorStore(folder.tensors)),
-            lambda: time.monotonic() * 1_000,
-            raw_calls=settings.raw_calls,
-        )
+    def make_executor(outside: Outside) -> Executor:
+        def make_runner(_: Callable[[], None]) -> WasmExecutor:
+            return WasmExecutor(
+                folder.modules,
+                folder.artefacts,
+                StoreTensorReader(TensorStore(folder.tensors)),
+                lambda: time.monotonic() * 1_000,
+                raw_calls=settings.raw_calls,
+            )
+
+        return FoldExecutor(make_runner, outside)
 
     return serve_worker("cpu", settings, make_executor)
 

@@ -7,6 +7,7 @@ check of its own, so a reader that misread a module must not be the only one who
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -45,16 +46,29 @@ class CodeStore:
             self._prepared.pop(next(iter(self._prepared)))
         return prepared
 
+    def preparation(self, code: Code) -> Callable[[], None] | None:
+        """Return what compiles code that is compiled nowhere, to be called in any thread; None if `get` takes no time.
+
+        It raises `CodeError` if the code cannot be used.
+        """
+        if (code.digest, code.kind, code.exports) in self._prepared or self._compiler.is_made(code.digest):
+            return None
+        return lambda: self._compiler.make(self._checked(code), code.digest)
+
     def close(self) -> None:
         self._prepared.clear()
 
-    def _prepare(self, code: Code) -> PreparedCode:
+    def _checked(self, code: Code) -> bytes:
+        """Return the bytes of a module that offers what its kind needs. Raises `CodeError`."""
         if code.kind not in (AGENT, FUNCTION):
             raise CodeError(f"a CPU worker runs kinds {AGENT} and {FUNCTION}, not {code.kind}: send it to its own pool")
-        given = dict(code.exports)
         wasm = self._read(code.digest)
-        check_interface(inspect_module(wasm), code.kind, given)
-        module = self._compiler.load(wasm, code.digest)
+        check_interface(inspect_module(wasm), code.kind, dict(code.exports))
+        return wasm
+
+    def _prepare(self, code: Code) -> PreparedCode:
+        module = self._compiler.load(self._checked(code), code.digest)
+        given = dict(code.exports)
         alloc, call = (given.get(role, usual) for role, (usual, _) in ROLES[code.kind].items())
         types = {export.name: export.type for export in module.exports}
         expected = {alloc: "(i32) -> (i32)", call: "(i32, i32) -> (i64)"}

@@ -38,6 +38,7 @@ KEY_FILE: Final = "artefacts.key"
 KEY_BYTES: Final = 32
 MAC_BYTES: Final = 32
 SUFFIX: Final = ".native"
+_MADE_MAX: Final = 4
 
 
 class Compiler:
@@ -60,16 +61,35 @@ class Compiler:
             ) from error
         self._scope = artefact_scope(engine)
         self.compiled_count = 0
+        self._made: dict[bytes, bytes] = {}  # native code by digest that is about to be loaded
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}  # that compile now, by process id
+
+    def is_made(self, digest: bytes) -> bool:
+        """Say whether there is something good to load, so that loading takes no time to speak of."""
+        if digest in self._made:
+            return True
+        name = self._name(digest)
+        native = self._read(self._path(name), name)
+        if native is not None:
+            self._hold(digest, native)
+        return native is not None
+
+    def make(self, wasm: bytes, digest: bytes) -> None:
+        """Compile ahead of `load`, which may follow in another thread. Raises `CodeError` if it does not compile."""
+        name = self._name(digest)
+        self._hold(digest, self._compile(wasm, digest, name))
+
+    def stop(self) -> None:
+        """End the processes that compile; from any thread. What waits for them gets a `CodeError`."""
+        for process in list(self._processes.values()):
+            process.kill()
 
     def load(self, wasm: bytes, digest: bytes) -> Module:
         """Return the compiled module, from disk if a good one is there. Raises `CodeError` if it does not compile."""
-        name = blake3(b"name" + self._scope + digest, key=self._key).hexdigest()
-        path = self._dir / (name + SUFFIX)
-        native = self._read(path, name)
+        name = self._name(digest)
+        native = self._made.pop(digest, None) or self._read(self._path(name), name)
         if native is None:
-            native = compile_apart(wasm, digest, maps_images=self._maps_images)
-            self.compiled_count += 1
-            self._keep(path, name, native)
+            native = self._compile(wasm, digest, name)
         try:
             return Module.deserialize(self._engine, native)
         except WasmtimeError as error:
@@ -82,6 +102,23 @@ class Compiler:
             raise CodeError(
                 f"module {digest.hex()[:16]} is over a bound of the sandbox (docs/AGENTS.md): {error}"
             ) from None
+
+    def _compile(self, wasm: bytes, digest: bytes, name: str) -> bytes:
+        native = compile_apart(wasm, digest, self._processes, maps_images=self._maps_images)
+        self.compiled_count += 1
+        self._keep(self._path(name), name, native)
+        return native
+
+    def _hold(self, digest: bytes, native: bytes) -> None:
+        self._made[digest] = native
+        if len(self._made) > _MADE_MAX:
+            self._made.pop(next(iter(self._made)), None)
+
+    def _name(self, digest: bytes) -> str:
+        return blake3(b"name" + self._scope + digest, key=self._key).hexdigest()
+
+    def _path(self, name: str) -> Path:
+        return self._dir / (name + SUFFIX)
 
     def _mac(self, name: str, native: bytes) -> bytes:
         return blake3(b"code" + name.encode() + native, key=self._key).digest()
@@ -113,31 +150,48 @@ class Compiler:
             raise
 
 
-def compile_apart(wasm: bytes, digest: bytes, *, maps_images: bool = True) -> bytes:
-    """Compile in a process of its own and return native code. Raises `CodeError` that names what is wrong."""
+def compile_apart(
+    wasm: bytes,
+    digest: bytes,
+    processes: dict[int, subprocess.Popen[bytes]] | None = None,
+    *,
+    maps_images: bool = True,
+) -> bytes:
+    """Compile in a process of its own and return native code; `processes` holds it while it runs.
+
+    Raises `CodeError` that names what is wrong.
+    """
     short = digest.hex()[:16]
     if len(wasm) > MODULE_BYTES_MAX:
         raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")
     # -P keeps the working directory off the module path: it may hold anything.
     command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main", *([] if maps_images else [COPIED_IMAGES])]
-    try:
-        done = subprocess.run(command, input=wasm, capture_output=True, timeout=COMPILE_MS_MAX / 1000, check=False)
-    except subprocess.TimeoutExpired:
-        raise CodeError(f"module {short} took longer than {COMPILE_MS_MAX} ms to compile: make it smaller") from None
-    if done.returncode == 0:
-        return done.stdout
-    text = done.stderr.decode(errors="replace").strip()
-    if done.returncode == EXIT_INVALID:
+    processes = {} if processes is None else processes
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        processes[process.pid] = process
+        try:
+            native, said = process.communicate(wasm, timeout=COMPILE_MS_MAX / 1000)
+        except subprocess.TimeoutExpired:
+            text = f"module {short} took longer than {COMPILE_MS_MAX} ms to compile: make it smaller"
+            raise CodeError(text) from None
+        finally:
+            process.kill()
+            del processes[process.pid]
+    if process.returncode == 0:
+        return native
+    text = said.decode(errors="replace").strip()
+    if process.returncode == EXIT_INVALID:
         raise CodeError(f"module {short} is not WebAssembly of the profile in docs/AGENTS.md: {text}")
     short_of = why_memory_is_short(COMPILE_MEMORY_BYTES_MAX)
     if short_of:
         raise CodeError(
-            f"the compiler of module {short} ended with {done.returncode}, and {short_of}: it may need up to "
+            f"the compiler of module {short} ended with {process.returncode}, and {short_of}: it may need up to "
             f"{COMPILE_MEMORY_BYTES_MAX} bytes, so give this worker more memory. {text[-500:]}"
         )
     raise CodeError(
-        f"the compiler of module {short} ended with {done.returncode}: probably over {COMPILE_MS_MAX} ms of processor "
-        f"time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller. {text[-500:]}"
+        f"the compiler of module {short} ended with {process.returncode}: probably over {COMPILE_MS_MAX} ms of "
+        f"processor time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller. {text[-500:]}"
     )
 
 

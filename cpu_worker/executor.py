@@ -1,4 +1,4 @@
-"""The executor of a CPU worker: folds of tasks in, outcomes out.
+"""What runs the folds of a CPU worker: tasks in, outcomes out. Implements `FoldRunner` of worker/fold_executor.py.
 
 Order of a task: encode (agents), call in the sandbox, decode, thread the state on. A failed task leaves the state as
 it was. The engine, the sandbox and the code store belong to the thread that calls `prepare` and `run`; the only
@@ -51,6 +51,7 @@ class WasmExecutor:
         compiler = Compiler(self._engine, artefacts_dir, maps_images=memories.maps_images)
         self._watchdog = Watchdog(self._engine, clock)
         self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
+        self._compiler = compiler
         self._codes = CodeStore(modules_dir, compiler, self._sandbox.linker)
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -68,6 +69,18 @@ class WasmExecutor:
             "initialize": prepared.has_initialize,
             "memory_bytes_min": prepared.memory_bytes_min,
         }
+
+    def preparation(self, code: Code) -> Callable[[], None] | None:
+        return self._codes.preparation(code)
+
+    def install(self, code: Code, prepared: None) -> None:
+        """Nothing to take: the compiler has it ready for the next `run`."""
+
+    def stop_preparing(self) -> None:
+        self._compiler.stop()
+
+    def so_far(self) -> FoldResult:
+        raise AssertionError("a guest stops when it is told to")
 
     def run(self, fold: Fold) -> FoldResult:
         try:

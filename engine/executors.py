@@ -1,4 +1,4 @@
-"""The executors of this process: WASM and ONNX behind one `run`, each made when it is first needed.
+"""The executors of this process: WASM and ONNX behind one `run_all`, each made when it is first needed.
 
 They run in one thread that all of the process shares, with a stack that holds the deepest guest: an engine belongs to
 one thread, and wasmtime's Python package keeps host exceptions in one slot. Whatever is raised in the caller while it
@@ -14,12 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from rota.common.errors import ConfigError
+from rota.common.errors import CodeError, ConfigError
 from rota.common.work import Code, Fold, FoldResult
 from rota.engine.folds import pool_of
 from rota.host.install import install_command
 from rota.tensors.store import TensorStore
-from rota.worker.executor import Executor
+from rota.worker.executor import Ended, Executor, Job, Look, Looked, Outside, Report, Work
+from rota.worker.fold_executor import FoldExecutor
 
 _STACK_BYTES: Final = 8 << 20  # holds the deepest guest: THREAD_STACK_BYTES of cpu_worker/profile.py
 _THREAD_NAME: Final = "rota-executor"
@@ -52,39 +53,54 @@ class Executors:
         """`device`, for models: "auto" takes the GPU where there is one, "cpu" does not look for it."""
         self._folders = folders
         self._device = device
-        self._made: dict[str, Executor] = {}
+        self._made: dict[str, _Stepped] = {}
         self._stopping = False
         self._closed = False
 
     def run(self, fold: Fold) -> FoldResult:
-        """Run a fold's tasks in order (see `worker/executor.py`). Raises `ConfigError` if its engine is not installed.
+        """Run a fold's tasks in order. Raises as `run_all` does."""
+        (result,) = self.run_all((fold,))
+        return result
 
-        An exception in this thread, such as that of Ctrl-C, stops the fold and is raised again.
+    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
+        """Run independent folds. Raises `ConfigError` if an engine that they need is not installed.
+
+        An exception in this thread, such as that of Ctrl-C, stops the folds and is raised again.
         """
-        executor = self._executor(pool_of(fold.code))
-        if self._stopping:
-            return FoldResult((), None, "interrupted")
-        running = _shared_thread().submit(executor.run, fold)
+        pools: dict[str, list[int]] = {}
+        for place, fold in enumerate(folds):
+            pools.setdefault(pool_of(fold.code), []).append(place)
+        results = [FoldResult((), None, "interrupted")] * len(folds)
+        for pool, places in pools.items():
+            executor = self._executor(pool)
+            if self._stopping:
+                break
+            found = self._run(executor, tuple([folds[place] for place in places]))
+            for place, result in zip(places, found, strict=True):
+                results[place] = result
+        return results
+
+    def _run(self, executor: _Stepped, folds: tuple[Fold, ...]) -> tuple[FoldResult, ...]:
+        job = Work(executor.next_number(), folds)
+        running = _shared_thread().submit(executor.do, job)
         try:
             while not _has_ended(running):
                 if self._stopping:
-                    executor.interrupt()  # again: an executor forgets what it is told before it begins
-            return running.result()
+                    executor.drop(job)  # again: it may come between two folds
         except BaseException:
             while not running.done():
-                executor.interrupt()
+                executor.drop(job)
                 _has_ended(running)
             raise
-
-    def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
-        """Run independent folds one after another."""
-        return [self.run(fold) for fold in folds]
+        ended = running.result()
+        assert isinstance(ended, Ended)
+        return ended.results or (FoldResult((), None, "interrupted"),) * len(folds)
 
     def interrupt(self) -> None:
-        """Stop the fold that is running, and run no other until `resume`; from any thread or signal handler."""
+        """Stop the folds that are running, and run no other until `resume`; from any thread or signal handler."""
         self._stopping = True
         for executor in list(self._made.values()):
-            executor.interrupt()
+            executor.drop_all()
 
     def resume(self) -> None:
         """Run folds again."""
@@ -92,17 +108,22 @@ class Executors:
 
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
         """Load code and describe it. Raises `CodeError` if it cannot be used, `ConfigError` without its engine."""
-        return _shared_thread().submit(self._executor(pool_of(code)).prepare, code, address).result()
+        executor = self._executor(pool_of(code))
+        looked = _shared_thread().submit(executor.do, Look(executor.next_number(), code, address)).result()
+        assert isinstance(looked, Looked)
+        if looked.info is None:
+            raise CodeError(looked.message)
+        return looked.info
 
     def fingerprint(self, pool: str) -> Mapping[str, Any]:
         """Return what could change a bit of a result of this pool ("cpu" or "gpu") in this process."""
-        return self._executor(pool).fingerprint()
+        return self._executor(pool).executor.fingerprint()
 
     def close(self) -> None:
         """Release what was made. Nothing runs any more."""
         self._closed = True
         while self._made:
-            _call_in_thread(self._made.popitem()[1].close)
+            _call_in_thread(self._made.popitem()[1].executor.close)
 
     def __enter__(self) -> Executors:
         return self
@@ -110,38 +131,85 @@ class Executors:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _executor(self, pool: str) -> Executor:
+    def _executor(self, pool: str) -> _Stepped:
         made = self._made.get(pool)
         if self._closed:
             raise ConfigError("what would run this is closed: look at it before, or open it again")
         if made is None:
-            make: Callable[[], Executor] = self._make_cpu if pool == "cpu" else self._make_gpu
-            made = self._made[pool] = _shared_thread().submit(make).result()
+            make = self._make_cpu if pool == "cpu" else self._make_gpu
+            made = self._made[pool] = _shared_thread().submit(_Stepped, make).result()
         return made
 
-    def _make_cpu(self) -> Executor:
+    def _make_cpu(self, outside: Outside) -> Executor:
         try:
             from rota.cpu_worker.executor import WasmExecutor
             from rota.cpu_worker.tensor_access import StoreTensorReader
         except ImportError as error:
             raise ConfigError(f"agents and functions need wasmtime ({error}): {install_command('cpu')}") from error
         self._folders.artefacts.mkdir(parents=True, exist_ok=True)
-        reader = StoreTensorReader(self._tensors())
-        return WasmExecutor(self._folders.modules, self._folders.artefacts, reader, lambda: time.monotonic() * 1_000)
+        reader, folders = StoreTensorReader(self._tensors()), self._folders
+        return FoldExecutor(
+            lambda _: WasmExecutor(folders.modules, folders.artefacts, reader, lambda: time.monotonic() * 1_000),
+            outside,
+        )
 
-    def _make_gpu(self) -> Executor:
+    def _make_gpu(self, outside: Outside) -> Executor:
         try:
             from rota.gpu_worker.executor import OnnxExecutor
         except ImportError as error:
             raise ConfigError(f"models need ONNX Runtime ({error}): {install_command('gpu')}") from error
-        return OnnxExecutor(self._folders.models, self._tensors(), device=self._device)
+        models, tensors, device = self._folders.models, self._tensors(), self._device
+        return FoldExecutor(lambda stuck: OnnxExecutor(models, tensors, device=device, stuck=stuck), outside)
 
     def _tensors(self) -> TensorStore:
         return TensorStore(self._folders.tensors, lender=self._folders.lent_tensors)
 
 
-def _has_ended(running: Future[FoldResult]) -> bool:
-    """Wait for a fold, not for long, and say whether it has ended."""
+class _Stepped:
+    """An executor, and one job of it at a time."""
+
+    def __init__(self, make: Callable[[Outside], Executor]) -> None:
+        self._woken = threading.Event()
+        self._number = 0
+        self._running: Job | None = None
+        self.executor = make(Outside(self._woken.set, _ignore))
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def do(self, job: Job) -> Ended | Looked:
+        """Step the executor until the job has ended; in its thread."""
+        self._running = job
+        try:
+            self.executor.take(job)
+            while True:
+                self._woken.clear()
+                reports = self.executor.step()
+                for report in reports:
+                    if isinstance(report, Ended | Looked) and report.job == job.number:
+                        return report
+                if not reports:
+                    self._woken.wait()
+        finally:
+            self._running = None
+
+    def drop(self, job: Job) -> None:
+        """Interrupt a job; from any thread."""
+        self.executor.drop(job.number)
+
+    def drop_all(self) -> None:
+        """Interrupt what runs; from any thread."""
+        if (running := self._running) is not None:
+            self.drop(running)
+
+
+def _ignore(_: Report) -> None:
+    """There is nobody here who could do something else while a task does not stop: it is waited for."""
+
+
+def _has_ended(running: Future[Ended | Looked]) -> bool:
+    """Wait for a job, not for long, and say whether it has ended."""
     try:
         running.exception(_ASK_AGAIN_SECONDS)
     except TimeoutError:

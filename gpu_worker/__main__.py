@@ -7,13 +7,14 @@ loaded, so that no library can claim memory on them.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from rota.common.errors import ConfigError
 from rota.host.command import settings_command
 from rota.host.config import GpuWorkerSettings
 from rota.host.install import install_command
 from rota.host.service import Exit
-from rota.worker.executor import Executor
+from rota.worker.executor import Executor, Outside
 from rota.worker.loop import serve_worker
 
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -28,17 +29,22 @@ def serve(settings: GpuWorkerSettings) -> Exit:
         raise ConfigError(f"a GPU worker needs ONNX Runtime ({error}): {install_command('gpu')}") from error
     from rota.gpu_worker.executor import OnnxExecutor
     from rota.tensors.store import TensorStore
+    from rota.worker.fold_executor import FoldExecutor
 
     folder = settings.folder().prepare()
 
-    def make_executor() -> Executor:
-        return OnnxExecutor(
-            settings.models(),
-            TensorStore(folder.tensors),
-            device=settings.require or "auto",
-            require=settings.require != "",
-            threads=settings.threads,
-        )
+    def make_executor(outside: Outside) -> Executor:
+        def make_runner(stuck: Callable[[], None]) -> OnnxExecutor:
+            return OnnxExecutor(
+                settings.models(),
+                TensorStore(folder.tensors),
+                device=settings.require or "auto",
+                require=settings.require != "",
+                threads=settings.threads,
+                stuck=stuck,
+            )
+
+        return FoldExecutor(make_runner, outside)
 
     return serve_worker("gpu", settings, make_executor)
 

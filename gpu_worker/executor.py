@@ -1,15 +1,16 @@
-"""Runs folds of model tasks: payload in, result payload and provenance out. Implements `rota.worker.executor.Executor`.
+"""Runs folds of model tasks: payload in, result payload and provenance out. Implements `FoldRunner` of
+worker/fold_executor.py.
 
 What the payload or the model did wrong is a task's outcome. What this worker cannot do is none, and the broker decides:
 a model that is not here or does not load ends the fold as `refused`, a call that cannot be done here (a tensor that is
 missing, memory that the host or device refuses) as `faulted`. Every
 task runs alone at its own shape, so no task can see its neighbours. Batches come with the certificates that allow
-them; `run` is the place where a plan of batches replaces the row of tasks.
+them: an `Executor` of its own then takes the place of the one that runs a fold at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -38,8 +39,11 @@ class OnnxExecutor:
         require: bool = False,
         threads: int = 1,
         sessions_max: int = SESSIONS_MAX,
+        stuck: Callable[[], None] | None = None,
     ) -> None:
-        """`device` "auto" and "cuda" fall back to the CPU, visibly; with `require` that is a `ConfigError`."""
+        """`device` "auto" and "cuda" fall back to the CPU, visibly; with `require` that is a `ConfigError`. `stuck` is
+        called in another thread when a task ran out of time and does not stop.
+        """
         if device not in get_args(Require):
             raise ConfigError(f"there is no device {device!r}: use {', '.join(get_args(Require))}")
         if require and device == "auto":
@@ -48,12 +52,12 @@ class OnnxExecutor:
         if require and self.reason:
             raise ConfigError(f"CUDA is required and cannot be had: {self.reason}", reason=self.reason)
         self.provider = "cpu" if device == "cpu" or self.reason else "cuda"
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog(stuck)
+        self._outcomes: list[Outcome] = []  # of the fold that runs
+        self._provenance: Provenance | None = None
         self._inference = Inference(tensors, self._watchdog)
         wanted = cast(Require, device if require or device == "cpu" else "auto")
-        self._sessions = Sessions(
-            Repository(models_dir), self._watchdog, threads=threads, require=wanted, kept=sessions_max
-        )
+        self._sessions = Sessions(Repository(models_dir), threads=threads, require=wanted, kept=sessions_max)
         self._threads = threads
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -68,15 +72,31 @@ class OnnxExecutor:
         assert code.kind == MODEL, (code.kind, address)
         return self._sessions.get(code.digest).description()
 
+    def preparation(self, code: Code) -> Callable[[], LoadedModel] | None:
+        """Return what loads a model and runs its warm-up, in any thread; None if it is loaded."""
+        return None if self._sessions.has(code.digest) else lambda: self._sessions.load(code.digest)
+
+    def install(self, code: Code, prepared: LoadedModel) -> None:
+        """Take a loaded model; the one that was used longest ago makes room."""
+        self._sessions.keep(code.digest, prepared)
+
+    def stop_preparing(self) -> None:
+        """End the warm-ups that run; building a session cannot be ended."""
+        self._sessions.stop_loading()
+
+    def so_far(self) -> FoldResult:
+        """Return the outcomes before the task that ran out of time."""
+        return FoldResult(tuple(self._outcomes), None, "timeout", provenance=self._provenance)
+
     def run(self, fold: Fold) -> FoldResult:
         """Run a fold's tasks in order, each alone."""
         assert fold.code.kind == MODEL, (fold.code.kind, fold.address)
-        outcomes: list[Outcome] = []
-        provenance = None
+        outcomes = self._outcomes = []
+        provenance = self._provenance = None
         self._watchdog.begin_fold()
         try:
             model = self._sessions.get(fold.code.digest)
-            provenance = Provenance("recorded", model.opened.provider, model.fingerprint)
+            provenance = self._provenance = Provenance("recorded", model.opened.provider, model.fingerprint)
             result_bytes = 0
             for task in fold.tasks:
                 if result_bytes > OUTPUT_BYTES_MAX:  # a fold travels in one message: the rest runs again, by itself

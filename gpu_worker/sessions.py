@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ Signature = tuple[Any, ...]
 logger = logging.getLogger(__name__)
 
 
-class LoadInterrupted(Exception):
+class LoadInterrupted(CodeError):
     """The worker was told to stop while a model was loading."""
 
 
@@ -121,12 +122,11 @@ class LoadedModel:
 class Sessions:
     """The models loaded last, by digest."""
 
-    def __init__(
-        self, repository: Repository, watchdog: Watchdog, *, threads: int, require: Require, kept: int
-    ) -> None:
+    def __init__(self, repository: Repository, *, threads: int, require: Require, kept: int) -> None:
         assert kept >= 1
         self._repository = repository
-        self._watchdog = watchdog
+        self._probing: dict[bytes, Watchdog] = {}  # warm-ups that run, by digest
+        self._stopping = False
         self._threads = threads
         self._require = require
         self._kept = kept
@@ -139,13 +139,32 @@ class Sessions:
         """
         model = self._loaded.get(digest)
         if model is None:
-            model = self._load(self._repository.find(digest))
-            self._loaded[digest] = model
-            if len(self._loaded) > self._kept:
-                self._loaded.popitem(last=False)
+            model = self.load(digest)
+            self.keep(digest, model)
         else:
             self._loaded.move_to_end(digest)
         return model
+
+    def has(self, digest: bytes) -> bool:
+        """Say whether a model is loaded."""
+        return digest in self._loaded
+
+    def load(self, digest: bytes) -> LoadedModel:
+        """Return a model, newly loaded, from any thread; raises as `get` does."""
+        return self._load(self._repository.find(digest))
+
+    def keep(self, digest: bytes, model: LoadedModel) -> None:
+        """Keep a model; the one that was used longest ago makes room."""
+        self._loaded[digest] = model
+        self._loaded.move_to_end(digest)
+        if len(self._loaded) > self._kept:
+            self._loaded.popitem(last=False)
+
+    def stop_loading(self) -> None:
+        """Interrupt the warm-ups that run, and those to come; from any thread."""
+        self._stopping = True
+        for watchdog in list(self._probing.values()):
+            watchdog.interrupt()
 
     def clear(self) -> None:
         """Forget all sessions, which frees them."""
@@ -188,16 +207,27 @@ class Sessions:
         bound = model.bind(call, dict.fromkeys(model.outputs.values()), {})
         for name, bytes_of_input in data.items():
             bound.fill(name, bytes_of_input)
-        options = self._watchdog.arm(PROBE_MS_MAX)
+        with closing(Watchdog()) as watchdog:
+            self._probing[model.entry.digest] = watchdog
+            try:
+                return self._run_probe(model, bound, watchdog)
+            finally:
+                del self._probing[model.entry.digest]
+
+    def _run_probe(self, model: LoadedModel, bound: BoundCall, watchdog: Watchdog) -> str:
+        watchdog.begin_fold()
+        if self._stopping:
+            watchdog.interrupt()
+        options = watchdog.arm(PROBE_MS_MAX)
         try:
             outputs = bound.run(options)
         except RUN_ERRORS as error:
-            stopped = self._watchdog.disarm()
+            stopped = watchdog.disarm()
             if stopped == "interrupted":
-                raise LoadInterrupted from error
+                raise LoadInterrupted("the worker was told to stop while it loaded the model") from error
             model.warm_up = f"longer than {PROBE_MS_MAX} ms" if stopped else error_text(error)
             return f"none: {stopped or type(error).__name__}"
-        self._watchdog.disarm()
+        watchdog.disarm()
         return probe_digest(sorted(outputs.items()))
 
 

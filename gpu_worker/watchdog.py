@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import onnxruntime
+
+from rota.common.limits import STUCK_MS
 
 Stopped = Literal["timeout", "interrupted"]
 
@@ -23,7 +26,12 @@ _GRAPH_ENTRY: Final = "gpu_graph_id"
 class Watchdog:
     """Arms and disarms runs, from one thread; `interrupt` may come from any."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck: Callable[[], None] | None = None) -> None:
+        """`stuck` is called in the watchdog's thread when a run is out of time and does not end for STUCK_MS more. The
+        run cannot be disarmed meanwhile, so nothing comes of it until `stuck` returns.
+        """
+        self._stuck = stuck
+        self._expired: Any = None  # options of the run that is out of time
         self._changed = threading.Condition()
         self._options: Any = None  # of the run that is armed
         self._clean: Any = None  # options that stopped no run yet; those that did stay set and are never used again
@@ -66,7 +74,7 @@ class Watchdog:
     def disarm(self) -> Stopped | None:
         """End the watch, and say whether and why the run was told to stop. It may have finished all the same."""
         with self._changed:
-            self._options = None
+            self._options = self._expired = None
             return self._stopped
 
     def interrupt(self) -> None:
@@ -94,7 +102,14 @@ class Watchdog:
         with self._changed:
             while not self._closed:
                 left_s = self._deadline_s - time.monotonic()
-                if self._options is None:
+                if self._expired is not None and left_s <= 0:
+                    self._expired = None
+                    if self._stuck is not None:
+                        self._stuck()
+                elif self._expired is not None:
+                    self._wakes_at_s = self._deadline_s
+                    self._changed.wait(left_s)
+                elif self._options is None:
                     self._wakes_at_s = float("inf")
                     self._changed.wait()
                 elif left_s > 0:
@@ -103,6 +118,8 @@ class Watchdog:
                 else:
                     if self._stopped is None:
                         self._stop("timeout")
+                        self._expired = self._options
+                        self._deadline_s += STUCK_MS / 1_000
                     self._options = None
 
 

@@ -40,6 +40,7 @@ class Exit(IntEnum):
     CRASH_LOOP = 69  # EX_UNAVAILABLE: the broker ended again and again, so `rota up` gave up
     BUG = 70  # EX_SOFTWARE: an error in Rota; the log has the traceback
     STORAGE = 74  # EX_IOERR: the run file is torn, corrupt, foreign, removed or taken over, or has no room to grow
+    STUCK = 75  # EX_TEMPFAIL: a task that could not be stopped held up this worker; another process can go on
     REFUSED = 76  # EX_PROTOCOL: the broker does not take this process, or does not speak its protocol version
     CONFIG = 78  # EX_CONFIG: a setting that cannot be used; starting again changes nothing
 

@@ -1,8 +1,8 @@
 """The shell around `session.py`, shared by both kinds of worker: poll, feed the session, carry out what it says.
 
 Two threads. The main thread owns the socket, the signals and the session, and answers heartbeats however long a task
-takes; the executor thread owns the executor and runs jobs in the order in which they came. WASM and ONNX calls release
-the GIL. They hand over through queues and a byte that wakes the poller; nothing sleeps and polls.
+takes; the executor thread gives the executor its jobs and steps it (executor.py). WASM and ONNX calls release the GIL.
+They hand over through queues and a byte that wakes the poller; nothing sleeps and polls.
 
 The process ends with the exit code that says why; an exception of the executor that is no outcome is a bug and ends it.
 """
@@ -21,14 +21,24 @@ from typing import Any, Final, Literal, NamedTuple
 import zmq
 
 from rota.common import wire
-from rota.common.errors import CodeError, ProtocolError
+from rota.common.errors import ProtocolError
 from rota.common.limits import MESSAGE_BYTES_MAX
 from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
 from rota.common.work import Fold, FoldResult, TaskInput
 from rota.host.config import WorkerSettings, worker_name
 from rota.host.service import Exit, StopLevel, StopSignals, host_identity, say_ready
 from rota.host.sockets import LINGER_LAST_MS, Socket, WakePair, context, dealer
-from rota.worker.executor import Executor
+from rota.worker.executor import (
+    Ended,
+    Executor,
+    Look,
+    Looked,
+    Outside,
+    Preparing,
+    Report,
+    Stuck,
+    Work,
+)
 from rota.worker.session import (
     Action,
     Announce,
@@ -37,6 +47,8 @@ from rota.worker.session import (
     Drop,
     Finished,
     Leave,
+    Overran,
+    Prepares,
     Received,
     Run,
     Send,
@@ -55,10 +67,17 @@ SWITCH_INTERVAL_SECONDS: Final = 0.0005
 
 _RECEIVE_MESSAGES_MAX: Final = 64  # of one wake, so that completions do not wait behind a flood
 _EXECUTOR_END_SECONDS: Final = 2.0  # for the executor thread at the end; what it does then is of no use to anybody
-_EXIT_OF: Final[Mapping[str, Exit]] = {"drained": Exit.OK, "stopped": Exit.STOPPED, "refused": Exit.REFUSED}
+_EXIT_OF: Final[Mapping[str, Exit]] = {
+    "drained": Exit.OK,
+    "stopped": Exit.STOPPED,
+    "refused": Exit.REFUSED,
+    "stuck": Exit.STUCK,
+}
+
+MakeExecutor = Callable[[Outside], Executor]
 
 
-def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_executor: Callable[[], Executor]) -> Exit:
+def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_executor: MakeExecutor) -> Exit:
     """Run a worker until it is told to stop, and return how it ended.
 
     `make_executor` is called in the executor's own thread, because engines and sessions belong to one thread.
@@ -108,7 +127,7 @@ class _Loop:
             while self._exit is None:
                 self._poller.poll(max(0, self._session.next_tick_ms() - _now_ms()))
                 self._feed_signals()
-                self._feed_finished()
+                self._feed_reports()
                 self._feed_messages()
                 self._act(self._session.step(Ticked(), _now_ms()))
             return self._exit
@@ -128,9 +147,9 @@ class _Loop:
             log.info("stopping at once")
             self._act(self._session.step(StopAsked(), _now_ms()))
 
-    def _feed_finished(self) -> None:
-        for finished in self._lane.take_finished():
-            self._act(self._session.step(finished, _now_ms()))
+    def _feed_reports(self) -> None:
+        for heard in self._lane.take_reports():
+            self._act(self._session.step(heard, _now_ms()))
 
     def _feed_messages(self) -> None:
         for _ in range(_RECEIVE_MESSAGES_MAX):
@@ -198,6 +217,8 @@ class _Loop:
         self._exit = _EXIT_OF[why]
         if why == "refused":
             log.error("the broker does not take this worker: %s", message)
+        elif why == "stuck":
+            log.error("ending, to be started again: %s", message)
         else:
             log.info("left: %s", why)
 
@@ -220,26 +241,26 @@ class _Failure(NamedTuple):
     error: BaseException
 
 
-class ExecutorThread:
-    """Runs jobs one after another with one executor. Its methods are called by the main thread."""
+Heard = Finished | Overran | Prepares
 
-    def __init__(self, worker: str, make_executor: Callable[[], Executor]) -> None:
+
+class ExecutorThread:
+    """Steps an executor through its jobs. Its methods are called by the main thread."""
+
+    def __init__(self, worker: str, make_executor: MakeExecutor) -> None:
         self._worker = worker
         self._make_executor = make_executor
         self._wake = WakePair()
-        self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[Finished | Mapping[str, Any] | _Failure] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Job | Literal["step", "end"]] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[Report | Mapping[str, Any] | _Failure] = queue.SimpleQueue()
         self._jobs: dict[int, _Job] = {}
-        # Held while a job becomes the running one or stops being it, so that an interrupt cannot hit the next job.
-        self._turn = threading.Lock()
-        self._running: _Job | None = None
         self._executor: Executor | None = None
         # A daemon, because a task that cannot be interrupted must not keep the process alive after its end.
         self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
-        """Return what becomes readable when something is finished."""
+        """Return what becomes readable when something is reported."""
         return self._wake.fileno()
 
     def wait_ready(self, signals: StopSignals) -> Mapping[str, Any] | None:
@@ -250,47 +271,42 @@ class ExecutorThread:
         while signals.read() is StopLevel.NONE:
             poller.poll()
             self._wake.take()
-            if not self._finished.empty():
-                first = self._finished.get()
+            if not self._reports.empty():
+                first = self._reports.get()
                 if isinstance(first, _Failure):
                     raise first.error
-                assert not isinstance(first, Finished)
+                assert isinstance(first, Mapping)
                 return first
         return None
 
     def put(self, number: int, order: Assign | Prepare) -> None:
-        """Give it a job, to be run after those given before."""
+        """Give it a job."""
         job = self._jobs[number] = _Job(number, order)
         self._waiting.put(job)
 
     def drop(self, number: int) -> None:
-        """Skip a job if it has not begun, interrupt it if it runs. It comes back as finished either way."""
+        """Interrupt a job. It comes back as finished all the same."""
         job = self._jobs.get(number)
-        if job is None:
-            return
-        with self._turn:
+        if job is not None:
             job.dropped = True
-            if self._running is job and self._executor is not None:
-                self._executor.interrupt()
+            if self._executor is not None:
+                self._executor.drop(number)
 
-    def take_finished(self) -> list[Finished]:
-        """Return what is finished, in order. Raises what the executor raised."""
-        taken = []
+    def take_reports(self) -> list[Heard]:
+        """Return what was reported, in order, as the session takes it. Raises what the executor raised."""
+        taken: list[Heard] = []
         self._wake.take()
-        while not self._finished.empty():
-            finished = self._finished.get()
-            if isinstance(finished, _Failure):
-                raise finished.error
-            assert isinstance(finished, Finished)
-            del self._jobs[finished.job]
-            taken.append(finished)
+        while not self._reports.empty():
+            heard = self._heard(self._reports.get())
+            if heard is not None:
+                taken.append(heard)
         return taken
 
     def end(self, code: Exit) -> None:
-        """End the thread, interrupting the job that runs; if that takes too long, end the process with `code`."""
+        """End the thread, interrupting the jobs that run; if that takes too long, end the process with `code`."""
         for number in list(self._jobs):
             self.drop(number)
-        self._waiting.put(None)
+        self._waiting.put("end")
         self._thread.join(_EXECUTOR_END_SECONDS)
         if self._thread.is_alive():
             raised = sys.exc_info()[0] is not None  # nobody else will get to log it
@@ -302,53 +318,91 @@ class ExecutorThread:
             os._exit(code)
         self._wake.close()
 
+    def _heard(self, report: Report | Mapping[str, Any] | _Failure) -> Heard | None:
+        match report:
+            case Ended(number, results, elapsed_us):
+                job = self._jobs.pop(number)
+                assert isinstance(job.order, Assign)
+                if results is None:
+                    return Finished(number, None)
+                _log_undone(job.order, results)
+                return Finished(number, Completed(self._worker, job.order.assignment, results, elapsed_us))
+            case Looked(number, info, message):
+                job = self._jobs.pop(number)
+                assert isinstance(job.order, Prepare)
+                answer = Prepared(self._worker, job.order.number, info is not None, dict(info or {}), message)
+                return Finished(number, answer)
+            case Stuck(number, results, elapsed_us):
+                return self._overran(number, results, elapsed_us)
+            case Preparing(pending):
+                return Prepares(pending)
+            case _Failure(error):
+                raise error
+        raise AssertionError(f"the executor reports {report}")
+
+    def _overran(self, number: int, results: tuple[FoldResult, ...] | None, elapsed_us: int) -> Overran | None:
+        job = self._jobs.get(number)
+        if job is None:
+            return None  # it came out of it just now
+        assert isinstance(job.order, Assign)
+        log.warning("assignment %d was told to stop and does not: nothing else runs meanwhile", job.order.assignment)
+        if results is None:
+            return Overran(number, None)
+        return Overran(number, Completed(self._worker, job.order.assignment, results, elapsed_us))
+
     # --- in the thread ---
 
     def _main(self) -> None:
         try:
-            executor = self._executor = self._make_executor()
+            executor = self._executor = self._make_executor(Outside(self._step_again, self._report))
             try:
                 self._report(executor.fingerprint())
-                while (job := self._waiting.get()) is not None:
-                    self._report(Finished(job.number, self._run(executor, job)))
+                self._run(executor)
             finally:
                 executor.close()
         except BaseException as error:  # not swallowed: the main thread raises it
             self._report(_Failure(error))
 
-    def _report(self, item: Finished | Mapping[str, Any] | _Failure) -> None:
-        self._finished.put(item)
+    def _run(self, executor: Executor) -> None:
+        """Give the executor what came, and step it while something can go on."""
+        is_idle = True
+        while True:
+            while is_idle or not self._waiting.empty():
+                item = self._waiting.get()
+                if item == "end":
+                    return
+                if isinstance(item, _Job):
+                    executor.take(_job_of(item))
+                    if item.dropped:
+                        executor.drop(item.number)  # it came too early to find it there
+                is_idle = False
+            reports = executor.step()
+            for report in reports:
+                self._reports.put(report)
+            if reports:
+                self._wake.wake()
+            is_idle = not reports
+
+    def _step_again(self) -> None:
+        self._waiting.put("step")
+
+    def _report(self, item: Report | Mapping[str, Any] | _Failure) -> None:
+        self._reports.put(item)
         self._wake.wake()
 
-    def _run(self, executor: Executor, job: _Job) -> Completed | Prepared | None:
-        with self._turn:
-            if job.dropped:
-                return None
-            self._running = job
-        try:
-            if isinstance(job.order, Prepare):
-                return _prepare(executor, self._worker, job.order)
-            return self._run_folds(executor, job, job.order)
-        finally:
-            with self._turn:
-                self._running = None
 
-    def _run_folds(self, executor: Executor, job: _Job, order: Assign) -> Completed:
-        begun_ns = time.perf_counter_ns()
-        results = []
-        for fold in folds_of(order):
-            # A fold that stops early does not stop the ones after it: they are of other agents.
-            results.append(FoldResult((), None, "interrupted") if job.dropped else executor.run(fold))
-        elapsed_us = (time.perf_counter_ns() - begun_ns) // 1_000
-        return Completed(self._worker, order.assignment, tuple(results), elapsed_us)
+def _job_of(job: _Job) -> Work | Look:
+    order = job.order
+    if isinstance(order, Prepare):
+        return Look(job.number, order.code, order.address)
+    return Work(job.number, tuple(folds_of(order)))
 
 
-def _prepare(executor: Executor, worker: str, order: Prepare) -> Prepared:
-    try:
-        info = executor.prepare(order.code, order.address)
-    except CodeError as error:
-        return Prepared(worker, order.number, False, {}, error.message)
-    return Prepared(worker, order.number, True, dict(info), "")
+def _log_undone(order: Assign, results: tuple[FoldResult, ...]) -> None:
+    """Say what could not be done here: outcomes and digests do not, because it depends on the host."""
+    for (_, address, _, _), result in zip(order.folds, results, strict=True):
+        if result.stopped in ("faulted", "refused"):
+            log.warning("%s: %s: %s", address, result.stopped, result.reason)
 
 
 # --- orders into folds, and back ------------------------------------------------------------------

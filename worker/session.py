@@ -6,6 +6,7 @@ sockets, clock and executor live in `loop.py`. Every `Run` is answered by one `F
     Registering ──Registered──▶ Serving         both: broker silent for 3 heartbeats ──▶ Connect, Registering
     Serving ──HeartbeatAck of another boot, or not known──▶ Registering
     both ──DrainAsked, and nothing held any more──▶ Left         both ──StopAsked, Refused──▶ Left
+    both ──an executor that does not come out of a job for STUCK_MS_MAX──▶ Left
 
 Work belongs to the boot of the broker that gave it. A broker that starts again may put other content under the same
 turns, so what was given by an older boot is dropped and never reported; the new one hands it out afresh. A change of
@@ -18,13 +19,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
-from rota.common.limits import HEARTBEAT_MS, HEARTBEATS_MISSED_MAX
+from rota.common.errors import WorkerStuck
+from rota.common.limits import HEARTBEAT_MS, HEARTBEATS_MISSED_MAX, STUCK_MS_MAX
 from rota.common.messages import (
     Assign,
     Completed,
     Goodbye,
     Heartbeat,
     HeartbeatAck,
+    Preparation,
     Prepare,
     Prepared,
     Refused,
@@ -71,6 +74,19 @@ class Finished(NamedTuple):
     report: Completed | Prepared | None
 
 
+class Overran(NamedTuple):
+    """The executor does not come out of a job. `report`: what to answer before it does, if anything."""
+
+    job: int
+    report: Completed | None
+
+
+class Prepares(NamedTuple):
+    """What the executor compiles or loads now, all of it: jobs that wait for it, with an address that it is for."""
+
+    pending: tuple[tuple[int, str], ...]
+
+
 class DrainAsked(NamedTuple):
     """The first signal: take no more, finish what is held, leave."""
 
@@ -83,7 +99,7 @@ class Ticked(NamedTuple):
     """Time has passed. Feed what the socket holds first: a worker that was slow must not blame the broker."""
 
 
-Event = Started | Received | Finished | DrainAsked | StopAsked | Ticked
+Event = Started | Received | Finished | Overran | Prepares | DrainAsked | StopAsked | Ticked
 
 # --- actions --------------------------------------------------------------------------------------
 
@@ -118,10 +134,13 @@ class Announce(NamedTuple):
     again: bool
 
 
+Why = Literal["drained", "stopped", "refused", "stuck"]
+
+
 class Leave(NamedTuple):
     """The conversation is over: flush the socket and end the process."""
 
-    why: Literal["drained", "stopped", "refused"]
+    why: Why
     message: str = ""
 
 
@@ -145,6 +164,8 @@ class _Job:
     begun_dropping_ms: int | None = None
     report_anyway: bool = False  # revoked by the boot that gave it: what is done may still be told
     report: Completed | Prepared | None = None
+    stuck_from_ms: int | None = None  # since when the executor does not come out of it
+    is_answered: bool = False  # the report went out before it did
 
 
 class WorkerSession:
@@ -160,6 +181,7 @@ class WorkerSession:
         self._heard_ms = 0
         self._beat_ms = 0
         self._draining = False
+        self._preparing: dict[tuple[int, str], int] = {}  # job and address, and since when
 
     def step(self, event: Event, now_ms: int) -> list[Action]:
         """Take an event and return what to do, in order."""
@@ -169,7 +191,11 @@ class WorkerSession:
             case Received(message):
                 return self._receive(message, now_ms)
             case Finished(job, report):
-                return self._finish(job, report)
+                return self._finish(job, report, now_ms)
+            case Overran(job, report):
+                return self._overran(job, report, now_ms)
+            case Prepares(pending):
+                return self._prepares(pending, now_ms)
             case Ticked():
                 return self._tick(now_ms)
             case Started():
@@ -186,7 +212,14 @@ class WorkerSession:
         if self.phase is Phase.SERVING:
             due = min(due, self._beat_ms + self._heartbeat_ms)
         dropping = [job.begun_dropping_ms for job in self._jobs.values() if job.begun_dropping_ms is not None]
-        return min([due, *(begun_ms + INTERRUPT_AGAIN_MS for begun_ms in dropping)])
+        stuck = [job.stuck_from_ms for job in self._jobs.values() if job.stuck_from_ms is not None]
+        return min(
+            [
+                due,
+                *(begun_ms + INTERRUPT_AGAIN_MS for begun_ms in dropping),
+                *(from_ms + STUCK_MS_MAX for from_ms in stuck),
+            ]
+        )
 
     # --- the broker speaks ---
 
@@ -196,7 +229,8 @@ class WorkerSession:
             case Registered():
                 return self._registered(message, now_ms)
             case Refused(_, code, text, _):
-                return [*self._drop_all(now_ms), *self._leave("refused", f"{text} (code {code})")]
+                why: Why = "stuck" if code == WorkerStuck.code else "refused"
+                return [*self._drop_all(now_ms), *self._leave(why, f"{text} (code {code})")]
             case _ if self.phase is not Phase.SERVING:
                 return []  # sent before the broker forgot us; it takes what we do not name as ours for lost
             case Assign() | Prepare():
@@ -215,6 +249,8 @@ class WorkerSession:
         actions.append(Announce(message.boot, again))
         if self._draining:
             actions.append(Send(Goodbye(self._identity.worker, draining=True)))
+        if self._preparing or any(job.stuck_from_ms is not None for job in self._jobs.values()):
+            actions.append(self._heartbeat(now_ms))
         dropped = dict.fromkeys(message.dropped)
         for number, job in list(self._jobs.items()):
             if isinstance(job.order, Assign) and job.order.assignment in dropped:
@@ -246,8 +282,12 @@ class WorkerSession:
 
     # --- work ends ---
 
-    def _finish(self, number: int, report: Completed | Prepared | None) -> list[Action]:
+    def _finish(self, number: int, report: Completed | Prepared | None, now_ms: int) -> list[Action]:
         job = self._jobs[number]
+        if job.stuck_from_ms is not None:
+            job.stuck_from_ms = None
+            freed = self._say_state(now_ms)
+            return freed + self._finish(number, None if job.is_answered else report, now_ms)
         dropped = job.begun_dropping_ms is not None
         if dropped and not (job.report_anyway and job.boot == self.boot and self.phase is Phase.SERVING):
             report = None
@@ -257,6 +297,36 @@ class WorkerSession:
         del self._jobs[number]
         sent: list[Action] = [Send(report)] if report is not None else []
         return sent + self._leave_if_drained()
+
+    def _overran(self, number: int, report: Completed | None, now_ms: int) -> list[Action]:
+        job = self._jobs.get(number)
+        if job is None:
+            return []
+        if job.stuck_from_ms is None:
+            job.stuck_from_ms = now_ms
+        actions = self._say_state(now_ms)
+        if report is not None and self.phase is Phase.SERVING and job.begun_dropping_ms is None:
+            job.is_answered = True
+            actions.append(Send(report))
+        return actions + self._leave_if_drained()
+
+    def _prepares(self, pending: tuple[tuple[int, str], ...], now_ms: int) -> list[Action]:
+        self._preparing = {one: self._preparing.get(one, now_ms) for one in pending if one[0] in self._jobs}
+        return self._say_state(now_ms)
+
+    def _say_state(self, now_ms: int) -> list[Action]:
+        """What holds this worker up has changed: say it at once."""
+        return [self._heartbeat(now_ms)] if self.phase is Phase.SERVING else []
+
+    def _heartbeat(self, now_ms: int) -> Send:
+        self._beat_ms = now_ms
+        stuck = tuple([_assignment(job) for job in self._jobs.values() if job.stuck_from_ms is not None])
+        preparing = [
+            Preparation(_assignment(self._jobs[number]), address, now_ms - from_ms)
+            for (number, address), from_ms in self._preparing.items()
+            if number in self._jobs and self._jobs[number].boot == self.boot
+        ]
+        return Send(Heartbeat(self._identity.worker, self.boot, stuck, tuple(preparing)))
 
     def _drop(self, number: int, job: _Job, now_ms: int) -> list[Action]:
         if job.report is not None:  # the executor is through with it, only the report was kept
@@ -287,12 +357,15 @@ class WorkerSession:
                 job.begun_dropping_ms = now_ms
                 actions.append(Drop(number))
         if now_ms >= self._heard_ms + self._silence_ms_max():
-            if self._draining and all(job.report is not None for job in self._jobs.values()):
+            if self._draining and all(job.report is not None or job.is_answered for job in self._jobs.values()):
                 return actions + self._leave("drained")  # what is not reported will be done by somebody else
             return actions + self._connect(now_ms)
+        for job in self._jobs.values():
+            if job.stuck_from_ms is not None and now_ms >= job.stuck_from_ms + STUCK_MS_MAX:
+                text = f"the executor does not come out of assignment {_assignment(job)} for {STUCK_MS_MAX} ms"
+                return actions + self._leave("stuck", text)
         if self.phase is Phase.SERVING and now_ms >= self._beat_ms + self._heartbeat_ms:
-            self._beat_ms = now_ms
-            actions.append(Send(Heartbeat(self._identity.worker, self.boot)))
+            actions.append(self._heartbeat(now_ms))
         return actions
 
     def _silence_ms_max(self) -> int:
@@ -306,7 +379,11 @@ class WorkerSession:
 
     def _register(self) -> list[Action]:
         self.phase = Phase.REGISTERING
-        held = [job for job in self._jobs.values() if job.boot == self.boot and job.begun_dropping_ms is None]
+        held = [
+            job
+            for job in self._jobs.values()
+            if job.boot == self.boot and job.begun_dropping_ms is None and not job.is_answered
+        ]
         holds = tuple([job.order.assignment for job in held if isinstance(job.order, Assign)])
         return [Send(Register(*self._identity, boot=self.boot, holds=holds))]
 
@@ -319,10 +396,16 @@ class WorkerSession:
         return goodbye + self._leave_if_drained()
 
     def _leave_if_drained(self) -> list[Action]:
-        return self._leave("drained") if self._draining and not self._jobs else []
+        done = all(job.is_answered for job in self._jobs.values())
+        return self._leave("drained") if self._draining and done else []
 
-    def _leave(self, why: Literal["drained", "stopped", "refused"], message: str = "") -> list[Action]:
+    def _leave(self, why: Why, message: str = "") -> list[Action]:
         self.phase = Phase.LEFT
         known = self.boot != 0 and why != "refused"
         goodbye: list[Action] = [Send(Goodbye(self._identity.worker, draining=False))] if known else []
         return [*goodbye, Leave(why, message)]
+
+
+def _assignment(job: _Job) -> int:
+    """The number that the broker knows a job by; 0 for a preparation that it asked for."""
+    return job.order.assignment if isinstance(job.order, Assign) else 0

@@ -1,14 +1,16 @@
 """A worker process with a tiny executor, for test_worker_loop.py: `echo_worker.py DIR`.
 
-The payload of a task says what it does: `slow` runs until it is interrupted, `big` gives a large result, `bug` raises
-what is no outcome, anything else comes back as the result.
+The payload of a task says what it does: `slow` runs until it is interrupted, `stuck` runs past its time and does not
+stop before a file `free` is there, `big` gives a large result, `bug` raises what is no outcome, anything else comes
+back as the result. Code with `reuse` is not ready before a file `compiled` is there.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,25 @@ from rota.common.errors import CodeError
 from rota.common.work import Code, Done, Fold, FoldResult
 from rota.host.config import WorkerSettings
 from rota.host.service import run_process
+from rota.worker.executor import Outside
+from rota.worker.fold_executor import FoldExecutor
 from rota.worker.loop import serve_worker
 
 BIG_BYTES = 30 << 20
 
 
-class EchoExecutor:
-    def __init__(self) -> None:
+def await_file(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+
+
+class EchoRunner:
+    def __init__(self, run_dir: Path, stuck: Callable[[], None]) -> None:
+        self._run_dir = run_dir
+        self._stuck = stuck
         self._interrupted = threading.Event()
+        self._compiled: dict[Code, None] = {}
+        self._outcomes: list[Done] = []
 
     def fingerprint(self) -> Mapping[str, Any]:
         return {"echo": "1"}
@@ -33,9 +46,23 @@ class EchoExecutor:
             raise CodeError("bad cannot be loaded: name something else")
         return {"address": address}
 
+    def preparation(self, code: Code) -> Callable[[], None] | None:
+        if not code.reuse or code in self._compiled:
+            return None
+        return lambda: await_file(self._run_dir / "compiled")
+
+    def install(self, code: Code, prepared: None) -> None:
+        self._compiled[code] = None
+
+    def stop_preparing(self) -> None:
+        (self._run_dir / "compiled").touch()
+
+    def so_far(self) -> FoldResult:
+        return FoldResult(tuple(self._outcomes), None, "timeout")
+
     def run(self, fold: Fold) -> FoldResult:
         self._interrupted.clear()
-        outcomes = []
+        outcomes = self._outcomes = []
         for task in fold.tasks:
             if task.payload == b"bug":
                 raise ZeroDivisionError("a planted bug")
@@ -43,6 +70,11 @@ class EchoExecutor:
                 print("running slow", flush=True)
                 self._interrupted.wait()
                 return FoldResult(tuple(outcomes), fold.state, "interrupted")
+            if task.payload == b"stuck":
+                print("running stuck", flush=True)
+                self._stuck()
+                await_file(self._run_dir / "free")
+                return FoldResult(tuple(outcomes), fold.state, "timeout")
             result = bytes(BIG_BYTES) if task.payload == b"big" else task.payload
             outcomes.append(Done(result, None, (), (), task.turn, task.tensors))
         return FoldResult(tuple(outcomes), fold.state)
@@ -56,7 +88,12 @@ class EchoExecutor:
 
 def main() -> int:
     settings = WorkerSettings(run_dir=Path(sys.argv[1]), worker="echo-1")
-    return run_process("echo-1", "debug", lambda: serve_worker("cpu", settings, EchoExecutor))
+    folder = Path(sys.argv[1])
+
+    def make(outside: Outside) -> FoldExecutor:
+        return FoldExecutor(lambda stuck: EchoRunner(folder, stuck), outside)
+
+    return run_process("echo-1", "debug", lambda: serve_worker("cpu", settings, make))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_ctrl_c_twice_comes_at_once(rota_lane: local.Lane) -> None:
 def _interrupt_at(lane: local.Lane, retired: int) -> None:
     """Send the signal of Ctrl-C once so many tasks have retired and the next one runs."""
     pause = threading.Event()
-    executor = lane._executors._made["cpu"]
+    executor = lane._executors._made["cpu"].executor._runner
     assert isinstance(executor, WasmExecutor)
     while lane.retired < retired or not executor._watchdog._active:
         pause.wait(0.001)

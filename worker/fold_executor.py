@@ -1,0 +1,312 @@
+"""An executor of something that runs one fold at a time, and prepares code beside that.
+
+Jobs run in the order in which they came, fold after fold. A fold whose code has to be compiled or loaded first is set
+aside, a thread of its own prepares the code, and everything else runs meanwhile; then the fold has its turn. Reports of
+preparations are the whole state each time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from rota.common.errors import CodeError
+from rota.common.limits import STUCK_MS
+from rota.common.work import Code, Fold, FoldResult
+from rota.worker.executor import Ended, Job, Look, Looked, Outside, Preparing, Report, Stuck
+
+PREPARED_AT_ONCE: Final = 2  # compiling uses a processor each, loading memory; more wait
+
+_INTERRUPTED: Final = FoldResult((), None, "interrupted")
+
+
+class FoldRunner(Protocol):
+    """What runs folds. Its thread is the one that calls `run`; the exceptions are named."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See `Executor`."""
+        ...
+
+    def preparation(self, code: Code) -> Callable[[], Any] | None:
+        """Return what has to be done before this code can be used, if that takes long; None: nothing.
+
+        It is called in a thread of its own and raises `CodeError` if the code cannot be used.
+        """
+        ...
+
+    def install(self, code: Code, prepared: Any) -> None:
+        """Take what a preparation returned."""
+        ...
+
+    def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
+        """Describe code. Raises `CodeError` if it cannot be used."""
+        ...
+
+    def run(self, fold: Fold) -> FoldResult:
+        """Run a fold's tasks in order; returns early when `interrupt` was called or a task got no outcome."""
+        ...
+
+    def so_far(self) -> FoldResult:
+        """Return what a fold has come to whose task ran out of time and does not end. From the runner's `stuck`."""
+        ...
+
+    def interrupt(self) -> None:
+        """Stop the fold that is running now, soon; from any thread, harmless when nothing runs."""
+        ...
+
+    def stop_preparing(self) -> None:
+        """End the preparations that can be ended; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds."""
+        ...
+
+
+class _Taken:
+    """A job of folds, and what has come of it."""
+
+    __slots__ = (
+        "began",
+        "dropped",
+        "elapsed_us",
+        "folds",
+        "interrupted_s",
+        "left",
+        "number",
+        "place",
+        "results",
+        "todo",
+    )
+
+    def __init__(self, number: int, folds: Sequence[Fold]) -> None:
+        self.number = number
+        self.folds = folds
+        self.results = [_INTERRUPTED] * len(folds)
+        self.todo: Sequence[int] = range(len(folds))  # places of folds that can run
+        self.left = len(folds)  # how many have no result yet, those that wait for code included
+        self.place = 0  # of the fold that runs
+        self.elapsed_us = 0
+        self.began = False
+        self.dropped = False
+        self.interrupted_s: float | None = None  # since when it is told to stop while it runs
+
+
+class _Preparation:
+    """Code that is not ready, and what waits for it."""
+
+    __slots__ = ("looks", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: dict[_Taken, list[int]] = {}  # places of folds
+        self.looks: list[Look] = []
+
+
+class FoldExecutor:
+    """Implements `Executor` over a `FoldRunner`. `make` gets what the runner calls when a task does not stop."""
+
+    def __init__(self, make: Callable[[Callable[[], None]], FoldRunner], outside: Outside) -> None:
+        self._outside = outside
+        self._ready: deque[_Taken] = deque()
+        self._looks: deque[Look] = deque()
+        self._jobs: dict[int, _Taken] = {}
+        self._running: _Taken | None = None
+        self._turn = threading.Lock()  # held while a job becomes the running one or stops being it, and to interrupt it
+        self._known: Code | None = None  # that was ready last: the next fold mostly has the same
+        self._preparations: dict[Code, _Preparation] = {}
+        self._threads: dict[Code, threading.Thread] = {}
+        self._made: queue.SimpleQueue[tuple[Code, Any, CodeError | BaseException | None]] = queue.SimpleQueue()
+        self._runner = make(self._overran)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return self._runner.fingerprint()
+
+    def take(self, job: Job) -> None:
+        if isinstance(job, Look):
+            self._looks.append(job)
+            return
+        taken = self._jobs[job.number] = _Taken(job.number, job.folds)
+        self._ready.append(taken)
+
+    def step(self) -> list[Report]:
+        reports: list[Report] = []
+        if self._preparations:
+            self._take_made(reports)
+        if self._looks:
+            self._look(self._looks.popleft(), reports)
+        elif self._ready:
+            taken = self._ready.popleft()
+            self._run(taken, reports)
+            if not taken.left:
+                self._end(taken, reports)
+        return reports
+
+    def drop(self, job: int) -> None:
+        taken = self._jobs.get(job)
+        if taken is None:
+            return
+        with self._turn:
+            taken.dropped = True
+            if self._running is not taken:
+                self._outside.wake()  # it may wait for code, and ends without
+                return
+            self._runner.interrupt()
+            now_s = time.monotonic()
+            if taken.interrupted_s is None:
+                taken.interrupted_s = now_s
+            elif now_s - taken.interrupted_s > STUCK_MS / 1_000:
+                taken.interrupted_s = float("inf")
+                self._outside.tell(Stuck(taken.number, None, 0))
+
+    def close(self) -> None:
+        self._runner.stop_preparing()
+        for thread in self._threads.values():
+            thread.join()
+        self._runner.close()
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def _run(self, taken: _Taken, reports: list[Report]) -> None:
+        """Run those folds of a job whose code is ready; the others are set aside."""
+        begun_ns = time.perf_counter_ns()
+        todo, taken.todo = taken.todo, ()
+        with self._turn:
+            self._running = taken
+        try:
+            for place in todo:
+                fold = taken.folds[place]
+                if fold.code is not self._known and not taken.dropped and not self._is_ready(fold.code):
+                    self._set_aside(fold.code, taken, place, reports)
+                    continue
+                taken.place = place
+                # A fold that stops early does not stop the ones after it: they are of other agents.
+                if not taken.dropped:
+                    taken.began = True
+                    taken.results[place] = self._runner.run(fold)
+                taken.left -= 1
+        finally:
+            with self._turn:
+                self._running = None
+        taken.elapsed_us += (time.perf_counter_ns() - begun_ns) // 1_000
+
+    def _end(self, taken: _Taken, reports: list[Report]) -> None:
+        del self._jobs[taken.number]
+        is_answer = taken.began or not taken.dropped
+        reports.append(Ended(taken.number, tuple(taken.results) if is_answer else None, taken.elapsed_us))
+
+    def _overran(self) -> None:
+        """A task ran out of time and does not stop. Called by the runner's watchdog, while nothing can come of it."""
+        taken = self._running
+        if taken is None or taken.dropped:
+            return
+        results = list(taken.results)
+        results[taken.place] = self._runner.so_far()
+        taken.dropped = True  # what is left of it runs elsewhere
+        self._outside.tell(Stuck(taken.number, tuple(results), taken.elapsed_us))
+
+    # --- preparing --------------------------------------------------------------------------------------------------
+
+    def _is_ready(self, code: Code) -> bool:
+        if code in self._preparations or self._runner.preparation(code) is not None:
+            return False
+        self._known = code
+        return True
+
+    def _look(self, look: Look, reports: list[Report]) -> None:
+        if not self._is_ready(look.code):
+            self._prepare(look.code).looks.append(look)
+            reports.append(self._pending())
+            return
+        try:
+            reports.append(Looked(look.number, self._runner.prepare(look.code, look.address), ""))
+        except CodeError as error:
+            reports.append(Looked(look.number, None, error.message))
+
+    def _set_aside(self, code: Code, taken: _Taken, place: int, reports: list[Report]) -> None:
+        waiting = self._prepare(code).waiting
+        if taken in waiting:
+            waiting[taken].append(place)
+            return
+        waiting[taken] = [place]
+        reports.append(self._pending())
+
+    def _prepare(self, code: Code) -> _Preparation:
+        """Return the preparation of this code; it begins now, or when one of those before it has ended."""
+        found = self._preparations.get(code)
+        if found is None:
+            found = self._preparations[code] = _Preparation()
+            self._start_threads()
+        return found
+
+    def _start_threads(self) -> None:
+        for code in self._preparations:
+            if len(self._threads) >= PREPARED_AT_ONCE:
+                return
+            if code not in self._threads:
+                prepare = self._runner.preparation(code) or _nothing
+                thread = threading.Thread(target=self._make_ready, args=(code, prepare), name="prepare", daemon=True)
+                self._threads[code] = thread
+                thread.start()
+
+    def _make_ready(self, code: Code, prepare: Callable[[], Any]) -> None:
+        try:
+            self._made.put((code, prepare(), None))
+        except BaseException as error:  # not swallowed: a CodeError is an answer, another one is raised by `step`
+            self._made.put((code, None, error))
+        self._outside.wake()
+
+    def _take_made(self, reports: list[Report]) -> None:
+        """Let what waited for code go on, and what was dropped meanwhile end without it."""
+        before = self._pending()
+        while not self._made.empty():
+            code, prepared, error = self._made.get()
+            self._threads.pop(code).join()
+            preparation = self._preparations.pop(code)
+            if error is None:
+                self._known = None  # the code it was may have made room
+                self._runner.install(code, prepared)
+                self._go_on(preparation)
+            elif isinstance(error, CodeError):
+                self._refuse(preparation, error.message, reports)
+            else:
+                raise error
+        for preparation in self._preparations.values():
+            for taken in [taken for taken in preparation.waiting if taken.dropped]:
+                self._give_up(taken, preparation.waiting.pop(taken), _INTERRUPTED, reports)
+        self._start_threads()
+        if self._pending() != before:
+            reports.append(self._pending())
+
+    def _go_on(self, preparation: _Preparation) -> None:
+        self._looks.extend(preparation.looks)
+        for taken, places in preparation.waiting.items():
+            if not taken.todo:
+                self._ready.append(taken)
+            taken.todo = [*taken.todo, *places]
+
+    def _refuse(self, preparation: _Preparation, reason: str, reports: list[Report]) -> None:
+        reports += [Looked(look.number, None, reason) for look in preparation.looks]
+        for taken, places in preparation.waiting.items():
+            self._give_up(taken, places, FoldResult((), None, "refused", reason), reports)
+
+    def _give_up(self, taken: _Taken, places: list[int], result: FoldResult, reports: list[Report]) -> None:
+        for place in places:
+            taken.results[place] = result
+        taken.left -= len(places)
+        if not taken.left:
+            self._end(taken, reports)
+
+    def _pending(self) -> Preparing:
+        pairs: list[tuple[int, str]] = []
+        for preparation in self._preparations.values():
+            pairs += [(look.number, look.address) for look in preparation.looks]
+            pairs += [(taken.number, taken.folds[places[0]].address) for taken, places in preparation.waiting.items()]
+        return Preparing(tuple(pairs))
+
+
+def _nothing() -> None:
+    """What is left to do for code that became ready by itself."""
