@@ -205,6 +205,51 @@ def test_restarted_broker_gets_nothing_of_its_older_boot(run_dir: Path, endpoint
         assert process.wait(20) == Exit.OK
 
 
+def test_a_worker_that_is_stuck_says_so_and_goes_on_when_it_is_free(run_dir: Path, broker: FakeBroker) -> None:
+    """Goal: a task that does not stop is answered while it runs, and nothing is lost of what comes later. Method: the
+    middle one of three tasks hangs until a file is there.
+    """
+    with echo_worker(run_dir) as process:
+        broker.accept()
+        say_line(process)
+        broker.send(assign(7, fold(b"one", b"stuck", b"three"), fold(b"other")))
+        assert say_line(process) == "running stuck"
+        while not (heartbeat := broker.receive(Heartbeat)).stuck:
+            pass
+        assert heartbeat.stuck == (7,)
+        first, second = broker.receive(Completed).folds
+        assert ([outcome.result for outcome in first.outcomes], first.stopped) == ([b"one"], "timeout")
+        assert second == FoldResult((), None, "interrupted")
+        broker.send(assign(8, fold(b"after")))
+        (run_dir / "free").touch()
+        assert broker.receive(Completed).assignment == 8
+
+
+def test_other_work_is_done_while_code_is_prepared(run_dir: Path, broker: FakeBroker) -> None:
+    """Goal: what has to be compiled first does not hold up the rest, and is seen. Method: one assignment with a fold of
+    each kind, another behind it, and a revoked one; the code is ready when a file is there.
+    """
+    slow = CODE._replace(reuse=True)
+    with echo_worker(run_dir) as process:
+        broker.accept()
+        say_line(process)
+        broker.send(
+            Assign(7, bytes(32), (CODE, slow), (fold(b"quick"), fold(b"slow code", address="s/1")._replace(code=1)))
+        )
+        broker.send(Assign(8, bytes(32), (slow,), (fold(b"never", address="s/2"),)))
+        broker.send(assign(9, fold(b"beside")))
+        assert broker.receive(Completed).assignment == 9
+        while {one.assignment for one in broker.receive(Heartbeat).preparing} != {7, 8}:
+            pass
+        broker.send(Revoke(8))
+        while {one.assignment for one in broker.receive(Heartbeat).preparing} != {7}:
+            pass
+        (run_dir / "compiled").touch()
+        done = broker.receive(Completed)
+        assert done.assignment == 7
+        assert [one.outcomes[0].result for one in done.folds] == [b"quick", b"slow code"]
+
+
 def test_second_signal_stops_at_once(run_dir: Path, broker: FakeBroker) -> None:
     """Goal: nobody has to wait for a task. Method: INT, then INT again while a task runs that does not end."""
     with echo_worker(run_dir) as process:

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rota.common.limits import HEARTBEAT_MS
+from rota.common.limits import HEARTBEAT_MS, STUCK_MS_MAX
 from rota.common.messages import (
     Assign,
     Completed,
@@ -14,6 +14,7 @@ from rota.common.messages import (
     Goodbye,
     Heartbeat,
     HeartbeatAck,
+    Preparation,
     Prepare,
     Prepared,
     Refused,
@@ -32,7 +33,9 @@ from rota.worker.session import (
     Finished,
     Identity,
     Leave,
+    Overran,
     Phase,
+    Prepares,
     Received,
     Run,
     Send,
@@ -232,6 +235,86 @@ def test_refusal_ends_the_conversation() -> None:
     assert actions == [Leave("refused", "install the same rota on both (code version)")]
 
 
+# --- what holds a worker up ---------------------------------------------------------------------------
+
+
+def beat(stuck: tuple[int, ...] = (), *preparing: Preparation) -> Send:
+    return Send(Heartbeat("cpu-1", 1, stuck, preparing))
+
+
+def test_a_job_that_does_not_stop_is_said_and_answered_at_once() -> None:
+    """Goal: the broker learns that this worker takes nothing before it gets the outcome, and that it is free again
+    before it gets more. Method: a job that overruns, and ends later.
+    """
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    assert session.step(Overran(1, completed(5)), 20) == [beat((5,)), Send(completed(5))]
+    assert session.step(Ticked(), 20 + HEARTBEAT_MS) == [beat((5,))]
+    assert session.step(Finished(1, completed(5)), 2_000) == [beat()]
+
+
+def test_an_answered_job_is_not_held_any_more() -> None:
+    """Goal: after a reconnect its tasks are not counted twice. Method: overrun, then be forgotten."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    session.step(Overran(1, completed(5)), 20)
+    assert session.step(Received(HeartbeatAck(1, known=False)), 30) == [register(1)]
+    actions = session.step(Received(Registered(1, HEARTBEAT_MS, ())), 31)
+    assert actions == [Announce(1, again=True), beat((5,))]
+
+
+def test_a_job_that_nobody_wants_and_that_does_not_stop_is_said() -> None:
+    """Goal: a revoked task can hold a worker up too. Method: revoke, and hear that it does not stop."""
+    session = serving()
+    session.step(Received(assign(5)), 10)
+    assert session.step(Received(Revoke(5)), 20) == [Drop(1)]
+    assert session.step(Overran(1, None), 600) == [beat((5,))]
+    assert session.step(Finished(1, completed(5)), 900) == [beat(), Send(completed(5))]
+
+
+def test_a_worker_that_stays_stuck_goes() -> None:
+    """Goal: an executor that never comes back does not hold a worker for ever. Method: nothing ends for a minute; and
+    the broker sends one away that did not say so.
+    """
+    session = serving()
+    session.step(Received(assign(5)), 0)
+    session.step(Overran(1, completed(5)), 0)
+    now_ms = 0
+    while session.phase is Phase.SERVING:
+        assert session.next_tick_ms() > now_ms
+        now_ms = session.next_tick_ms()
+        session.step(Received(HeartbeatAck(1, known=True)), now_ms)
+        actions = session.step(Ticked(), now_ms)
+    assert now_ms == STUCK_MS_MAX
+    assert isinstance(actions[-1], Leave)
+    assert actions[-1].why == "stuck"
+    left = serving().step(Received(Refused(0, "stuck", "too slow", {})), 5)
+    assert left == [Send(Goodbye("cpu-1", draining=False)), Leave("stuck", "too slow (code stuck)")]
+
+
+def test_a_drained_worker_does_not_wait_for_what_it_has_answered() -> None:
+    """Goal: TERM ends a worker that is stuck. Method: overrun, then drain."""
+    session = serving()
+    session.step(Received(assign(5)), 0)
+    session.step(Overran(1, completed(5)), 10)
+    assert session.step(DrainAsked(), 20)[-1] == Leave("drained")
+
+
+def test_what_is_prepared_is_said_when_it_changes_and_with_every_heartbeat() -> None:
+    """Goal: compiling can be seen, and since when. Method: an assignment and a Prepare that
+    wait, then one, then none.
+    """
+    session = serving()
+    session.step(Received(assign(5)), 0)
+    session.step(Received(Prepare(9, "c", CODE)), 0)
+    both = (Preparation(5, "a/b", 0), Preparation(0, "c", 0))
+    assert session.step(Prepares(((1, "a/b"), (2, "c"))), 10) == [beat((), *both)]
+    later = (Preparation(5, "a/b", HEARTBEAT_MS), Preparation(0, "c", HEARTBEAT_MS))
+    assert session.step(Ticked(), 10 + HEARTBEAT_MS) == [beat((), *later)]
+    assert session.step(Prepares(((1, "a/b"),)), 1_510) == [beat((), Preparation(5, "a/b", 1_500))]
+    assert session.step(Prepares(()), 1_600) == [beat()]
+
+
 class Conversation(RuleBasedStateMachine):
     """A broker that restarts, forgets and falls silent as it likes, and the rules that must hold all the time."""
 
@@ -243,6 +326,8 @@ class Conversation(RuleBasedStateMachine):
         self.next_assignment = 1
         self.registered = False
         self.executing: dict[int, Assign] = {}
+        self.stuck: dict[int, None] = {}
+        self.left_stuck = False
         self.boot_of: dict[int, int] = {}
         self.unreported: list[int] = []
         self.feed(Started())
@@ -256,6 +341,8 @@ class Conversation(RuleBasedStateMachine):
                     self.executing[job] = order
                 case Drop(job):
                     assert job in self.executing, "only what the executor has can be dropped"
+                case Leave(why):
+                    self.left_stuck = why == "stuck"
                 case Connect():
                     self.registered = False
                 case Send(Register(boot=boot, holds=holds)):
@@ -307,6 +394,13 @@ class Conversation(RuleBasedStateMachine):
         order = self.executing.pop(job)
         self.feed(Finished(job, completed(order.assignment)))
 
+    @precondition(lambda self: self.executing)
+    @rule(wanted=st.booleans())
+    def executor_sticks(self, wanted: bool) -> None:
+        job, order = next(iter(self.executing.items()))
+        self.stuck[job] = None
+        self.feed(Overran(job, completed(order.assignment) if wanted else None))
+
     @rule()
     def drain_is_asked(self) -> None:
         self.feed(DrainAsked())
@@ -314,7 +408,8 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def nothing_is_left_behind(self) -> None:
         if self.session.phase is Phase.LEFT:
-            assert not self.executing, "a drained worker runs nothing any more"
+            running = [job for job in self.executing if job not in self.stuck]
+            assert self.left_stuck or not running, "a drained worker runs nothing any more"
 
 
 TestConversation = Conversation.TestCase

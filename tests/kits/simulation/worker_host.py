@@ -1,9 +1,10 @@
 """A worker process: the real session, and an executor that takes simulated time.
 
 What tasks do is the agent language of tests/kits/scripted.py. The executor runs jobs in their order, can be
-interrupted between two tasks, can be slow, and can be stuck, when nothing interrupts it. A liar changes the result of
-a task, and only that: the checker knows each lie. Tasks may kill their worker (`die`) or run past their time
-(`hang`).
+interrupted between two tasks, can be slow, and can be stuck, when nothing interrupts it; it says so after a while. Code
+that is new to a life is compiled first, beside other work, for longer than tasks may run. A liar changes the result of
+a task, and only that: the checker knows each lie. Tasks may kill their worker (`die`), run past their time (`hang`),
+or be more than any worker can do (`fault`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from simulation.processes import Crashed, SimProcess
 from simulation.worker_lies import LIE
 
 from rota.common import wire
+from rota.common.limits import STUCK_MS
 from rota.common.messages import Assign, Completed, Prepare, Prepared
 from rota.common.work import Done, Fold, FoldResult, Provenance
 from rota.host.sockets import LINGER_LAST_MS, dealer
@@ -31,6 +33,8 @@ from rota.worker.session import (
     Finished,
     Identity,
     Leave,
+    Overran,
+    Prepares,
     Received,
     Run,
     Send,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 
 _PREPARE_US: Final = 3_000
 _HANG_MS_MAX: Final = 2_000  # nobody can tell how long it ran
+_COMPILE_US: Final = (0, 0, 0, 200_000, 20_000_000)
 _MESSAGES_PER_TURN: Final = 64
 
 
@@ -95,7 +100,9 @@ class WorkerHost(SimProcess):
         self.jobs: deque[_Job] = deque()
         self.dropped: dict[int, None] = {}
         self.running: tuple[_Job, list[_Planned], int] | None = None  # with the moment it began
-        self.finished: deque[Finished] = deque()
+        self.compiled: dict[bytes, None] = {}
+        self.compiling: dict[int, _Job] = {}  # jobs that wait for their code
+        self.finished: deque[Finished | Overran | Prepares] = deque()
         self.guard(lambda: self._act(self.session.step(Started(), self._now_ms())))
         self.wake()
 
@@ -172,10 +179,44 @@ class WorkerHost(SimProcess):
             if job.number in self.dropped:
                 self._finish(job, None)
                 continue
+            if self._compiles(job):
+                continue
             plans = [] if isinstance(job.order, Prepare) else [self._plan(fold) for fold in folds_of(job.order)]
             took_us = _PREPARE_US if isinstance(job.order, Prepare) else _total_us(plans)
             self.running = (job, plans, self.clock.now_us)
             self._finish_at(job, self.clock.now_us + took_us * self.slow + self._hide_us())
+
+    def _compiles(self, job: _Job) -> bool:
+        """Set a job aside whose code is new to this life, until it is compiled."""
+        codes = () if isinstance(job.order, Prepare) else [code.digest for code in job.order.codes]
+        unknown = [digest for digest in codes if digest not in self.compiled]
+        takes_us = sum(self.chance.choice(_COMPILE_US) for _ in unknown)
+        self.compiled.update(dict.fromkeys(unknown))
+        if not takes_us:
+            return False
+        self.compiling[job.number] = job
+        self._say_compiling()
+        self.at(self.clock.now_us + takes_us, lambda: self.guard(lambda: self._compiled(job)))
+        return True
+
+    def _compiled(self, job: _Job) -> None:
+        if self.compiling.pop(job.number, None) is not None:
+            self._say_compiling()
+            self.jobs.appendleft(job)
+            self._run_next()
+
+    def _say_compiling(self) -> None:
+        addresses = [(number, job.order.folds[0].address) for number, job in self.compiling.items()]  # type: ignore[union-attr]
+        self._say(Prepares(tuple(addresses)))
+
+    def _say(self, event: Finished | Overran | Prepares) -> None:
+        self.finished.append(event)
+        self.wake()
+
+    def _says_it_is_stuck(self, job: _Job) -> None:
+        """The executor does not come out of a job that is unwanted or should be through."""
+        if self.running is not None and self.running[0] is job:
+            self._say(Overran(job.number, None))
 
     def _hide_us(self) -> int:
         """A liar vanishes for as long as it takes to be given up, and reports when others have done its work."""
@@ -193,6 +234,8 @@ class WorkerHost(SimProcess):
             return
         later_us = max(self.frozen_until_us, self.stuck_until_us)
         if later_us > self.clock.now_us:
+            if self.stuck_until_us > self.clock.now_us and isinstance(job.order, Assign):
+                self.at(self.clock.now_us + STUCK_MS * 1_000, lambda: self._says_it_is_stuck(job))
             self._finish_at(job, later_us)
             return
         self.guard(lambda: self._report(job))
@@ -218,14 +261,16 @@ class WorkerHost(SimProcess):
 
     def _finish(self, job: _Job, report: Completed | Prepared | None) -> None:
         self.dropped.pop(job.number, None)
-        self.finished.append(Finished(job.number, report))
-        self.wake()
+        self._say(Finished(job.number, report))
 
     def _drop(self, number: int) -> None:
         """Forget a job that has not begun, interrupt one that runs."""
         self.dropped[number] = None
         if self.running is not None and self.running[0].number == number and not self.lies:
             self._finish_at(self.running[0], self.clock.now_us + 50)
+        if (waiting := self.compiling.pop(number, None)) is not None:
+            self._say_compiling()
+            self._finish(waiting, None)
         for job in [job for job in self.jobs if job.number == number]:
             self.jobs.remove(job)
             self._finish(job, None)
