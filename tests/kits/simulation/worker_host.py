@@ -206,8 +206,9 @@ class WorkerHost(SimProcess):
             self._run_next()
 
     def _say_compiling(self) -> None:
-        addresses = [(number, job.order.folds[0].address) for number, job in self.compiling.items()]  # type: ignore[union-attr]
-        self._say(Prepares(tuple(addresses)))
+        orders = [(number, job.order) for number, job in self.compiling.items()]
+        pairs = [(number, order.folds[0].address) for number, order in orders if isinstance(order, Assign)]
+        self._say(Prepares(tuple(pairs)))
 
     def _say(self, event: Finished | Overran | Prepares) -> None:
         self.finished.append(event)
