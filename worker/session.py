@@ -305,7 +305,8 @@ class WorkerSession:
         if job.stuck_from_ms is None:
             job.stuck_from_ms = now_ms
         actions = self._say_state(now_ms)
-        if report is not None and self.phase is Phase.SERVING and job.begun_dropping_ms is None:
+        is_wanted = not job.is_answered and job.begun_dropping_ms is None
+        if report is not None and is_wanted and self.phase is Phase.SERVING:
             job.is_answered = True
             actions.append(Send(report))
         return actions + self._leave_if_drained()
