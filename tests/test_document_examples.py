@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import ast
 import re
+import struct
 from pathlib import Path
+from typing import Any
 
 import msgpack
+import pytest
 from blake3 import blake3
+from core_kit import Broker
 
 from rota.broker import records
+from rota.broker.effects import FromProducer
 from rota.broker.journal import link
 from rota.broker.world import World
-from rota.common import messages, wire
+from rota.common import limits, messages, wire
 from rota.common.digests import digest, digest_of, entropy, lane_seed
+from rota.common.errors import ProtocolError
 
+RUN = messages.TaskRun("echo", 0, (b"", b""), None)
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PROTOCOL = (DOCS / "PROTOCOL.md").read_text(encoding="utf-8")
 JOURNAL = (DOCS / "JOURNAL.md").read_text(encoding="utf-8")
@@ -94,3 +101,46 @@ def test_programs_on_the_pages_are_python() -> None:
     assert len(blocks) == 2
     for block in blocks:
         ast.parse(block)
+
+
+def test_what_comes_before_hello_is_refused_as_told() -> None:
+    """Goal: the page and the broker give the same code. Method: three requests on a connection without a Hello."""
+    (said,) = re.findall(r"Any other request before the Hello is refused with `(\w+)`", PROTOCOL)
+    broker = Broker()
+    submit = messages.Submit(1, "main", (RUN,), True, None, None)
+    for request in (submit, messages.Await(1, 1, 1), messages.Drain(1, True)):
+        broker.step(FromProducer(b"nobody", request))
+        refused = broker.sent[-1].message
+        assert isinstance(refused, messages.Refused)
+        assert refused.code == said
+
+
+def test_what_counts_as_other_content_is_as_told() -> None:
+    """Goal: who repeats a number knows when it is a repeat. Method: the cases that the page names, against the core."""
+    broker = Broker()
+    alice = broker.producer()
+    assert isinstance(alice.submit_runs(RUN, number=1, wait=True), messages.Accepted)
+    assert isinstance(alice.submit_runs(RUN, number=1, wait=False), messages.Accepted)
+    half = RUN._replace(payloads=(b"",))
+    cut = [half, half]
+    each = RUN._replace(targets=("echo", "echo"))
+    empty = RUN._replace(tensors=((), ()))
+    cases: list[tuple[list[messages.TaskRun], dict[str, Any]]] = [
+        ([each], {}), (cut, {}), ([empty], {}), ([RUN], {"now_ms": 1}),
+    ]  # fmt: skip
+    for runs, fields in cases:
+        refused = alice.submit_runs(*runs, number=1, **fields)
+        assert isinstance(refused, messages.Refused), runs
+        assert refused.code == "number_reused"
+
+
+def test_integers_are_as_a_javascript_client_is_told() -> None:
+    """Goal: the advice about large numbers holds. Method: a number from 2^52 on as uint64 and as a float, and fuel."""
+    number = 1 << 52
+    frame = wire.encode(messages.Hello(number, "p"))
+    whole = b"\xcf" + number.to_bytes(8, "big")
+    assert whole in frame
+    with pytest.raises(ProtocolError):
+        wire.decode(frame.replace(whole, b"\xcb" + struct.pack(">d", number)), wire.FROM_PRODUCERS)
+    wide = [name for name, value in vars(limits).items() if type(value) is int and value > (1 << 53) - 1]
+    assert wide == ["FUEL_MAX"]
