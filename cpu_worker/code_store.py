@@ -21,6 +21,7 @@ from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.guest import INITIALIZE, MEMORY, PreparedCode
 
 PREPARED_MAX: Final = 64
+PREPARED_BYTES_MAX: Final = 1 << 30  # of native code; one module may have more
 WASM_PAGE_BYTES: Final = 65_536
 
 _Key = tuple[bytes, str, tuple[tuple[str, str], ...]]
@@ -34,16 +35,20 @@ class CodeStore:
         self._compiler = compiler
         self._linker = linker
         self._prepared: dict[_Key, PreparedCode] = {}
+        self._bytes = 0
 
     def get(self, code: Code) -> PreparedCode:
         """Return code ready to run. Raises `CodeError` if it is not there or cannot be used."""
         key = (code.digest, code.kind, code.exports)
         prepared = self._prepared.pop(key, None)
-        if prepared is None:
-            prepared = self._prepare(code)
+        if prepared is not None:
+            self._prepared[key] = prepared
+            return prepared
+        prepared = self._prepare(code)
         self._prepared[key] = prepared
-        if len(self._prepared) > PREPARED_MAX:
-            self._prepared.pop(next(iter(self._prepared)))
+        self._bytes += prepared.native_bytes
+        while len(self._prepared) > PREPARED_MAX or (self._bytes > PREPARED_BYTES_MAX and len(self._prepared) > 1):
+            self._bytes -= self._prepared.pop(next(iter(self._prepared))).native_bytes
         return prepared
 
     def preparation(self, code: Code) -> Callable[[], None] | None:
@@ -57,6 +62,7 @@ class CodeStore:
 
     def close(self) -> None:
         self._prepared.clear()
+        self._bytes = 0
 
     def _checked(self, code: Code) -> bytes:
         """Return the bytes of a module that offers what its kind needs. Raises `CodeError`."""
@@ -67,7 +73,7 @@ class CodeStore:
         return wasm
 
     def _prepare(self, code: Code) -> PreparedCode:
-        module = self._compiler.load(self._checked(code), code.digest)
+        module, native_bytes = self._compiler.load(self._checked(code), code.digest)
         given = dict(code.exports)
         alloc, call = (given.get(role, usual) for role, (usual, _) in ROLES[code.kind].items())
         types = {export.name: export.type for export in module.exports}
@@ -90,6 +96,7 @@ class CodeStore:
             call=call,
             has_initialize=INITIALIZE in types,
             memory_bytes_min=memory.limits.min * WASM_PAGE_BYTES,
+            native_bytes=native_bytes,
         )
 
     def _read(self, digest: bytes) -> bytes:

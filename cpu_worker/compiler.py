@@ -84,14 +84,17 @@ class Compiler:
         for process in list(self._processes.values()):
             process.kill()
 
-    def load(self, wasm: bytes, digest: bytes) -> Module:
-        """Return the compiled module, from disk if a good one is there. Raises `CodeError` if it does not compile."""
+    def load(self, wasm: bytes, digest: bytes) -> tuple[Module, int]:
+        """Return the compiled module and the bytes of its code, from disk if a good one is there.
+
+        Raises `CodeError` if it does not compile.
+        """
         name = self._name(digest)
         native = self._made.pop(digest, None) or self._read(self._path(name), name)
         if native is None:
             native = self._compile(wasm, digest, name)
         try:
-            return Module.deserialize(self._engine, native)
+            return Module.deserialize(self._engine, native), len(native)
         except WasmtimeError as error:
             if "os error" in str(error):
                 raise CodeError(

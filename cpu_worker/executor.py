@@ -21,7 +21,7 @@ from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.guest import GuestFault, GuestStopped
 from rota.cpu_worker.guest_memory import guest_memories
-from rota.cpu_worker.host_limits import check_guest_room
+from rota.cpu_worker.host_limits import check_guest_room, check_stack
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
@@ -43,9 +43,11 @@ class WasmExecutor:
     ) -> None:
         """Make the engine. `modules_dir` holds `<digest>.wasm`; `artefacts_dir` is ours; `clock` gives monotonic ms.
 
-        Raises `ConfigError` if this host has no memory for guests, or the folder of artefacts cannot be used.
+        Raises `ConfigError` if this thread has no memory or stack for guests, or the folder of artefacts cannot be
+        used.
         """
         check_guest_room()
+        check_stack()
         memories = guest_memories()
         self._engine = new_engine(memories.configure)
         compiler = Compiler(self._engine, artefacts_dir, maps_images=memories.maps_images)

@@ -7,12 +7,15 @@ same modules. Change one, change the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from wasmtime import InstancePre, Module
 
 from rota.common.limits import OUTPUT_BYTES_MAX
+
+_PIECE_BYTES: Final = 1 << 20
 
 INITIALIZE: Final = "_initialize"
 MEMORY: Final = "memory"
@@ -28,6 +31,7 @@ class PreparedCode:
     call: str
     has_initialize: bool
     memory_bytes_min: int
+    native_bytes: int
 
 
 class GuestFault(Exception):
@@ -60,6 +64,10 @@ class Guest(Protocol):
 
     def fuel_left(self) -> int: ...
 
+    def size(self) -> int:
+        """Return the bytes of memory that there were before the first call."""
+        ...
+
     def has_grown(self) -> bool:
         """Say whether the last call left more memory than there was before the first one."""
         ...
@@ -68,11 +76,17 @@ class Guest(Protocol):
         """Take fuel from the running guest, down to zero; the guest stops at its next check."""
         ...
 
-    def write(self, pointer: int, data: bytes | memoryview) -> bool:
+    def write(self, pointer: int, data: memoryview) -> bool:
         """Copy `data` into guest memory; returns False, and writes nothing, if it would not fit."""
         ...
 
     def close(self) -> None: ...
+
+
+def pieces(data: memoryview) -> Iterator[tuple[int, bytes]]:
+    """Yield data as offsets and copies, a little at a time: a tensor may be as large as a guest's memory."""
+    for offset in range(0, len(data), _PIECE_BYTES):
+        yield offset, bytes(data[offset : offset + _PIECE_BYTES])
 
 
 def fault_of_trap(code: str, where: str) -> GuestFault | GuestStopped:

@@ -1,4 +1,4 @@
-"""What this host lets a process have: limits of address space and of data, and how it overcommits.
+"""What this host lets a process have: limits of address space, data and stack, and how it overcommits.
 
 A guest must never see that its host is short of memory (docs/EXECUTION-MODEL.md, part 5). `why_growth_can_fail` says
 whether it could, guest_memory.py what is done then, `check_guest_room` whether a worker can run at all; `rota doctor`
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +20,14 @@ from rota.common.work import Limits
 MEMORY_BYTES: Final = 4 << 30  # a 32-bit memory is reserved whole
 SLOT_BYTES: Final = MEMORY_BYTES + (64 << 20)  # and what compiled code may reach behind it without a check of its own
 
-REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`; each may hold as much memory as its limit allows
+REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`
+REUSED_BYTES_MAX: Final = 1 << 30  # of memory that they hold together; one may hold more
 SLOTS: Final = REUSED_INSTANCES_MAX + 2  # and the one that runs, and one to spare
 POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
 WORKER_BYTES: Final = 128 << 20  # about what a worker's interpreter and libraries take, which end the process without
+
+STACK_BYTES_MIN: Final = 2 << 20  # `max_wasm_stack` and what Python takes around it
+_THREAD_ATTRIBUTES_BYTES: Final = 256  # of C's pthread_attr_t: 56 on x86-64, 64 on aarch64
 
 PROT_NONE: Final = 0
 PROT_READ_WRITE: Final = 3
@@ -119,6 +124,32 @@ def can_map(size: int, protection: int = PROT_NONE) -> bool:
     except OSError:
         return False
     return True
+
+
+def check_stack() -> None:
+    """Raise `ConfigError` if a guest's recursion could end the process: this thread's stack has to hold it."""
+    size = _stack_bytes()
+    if size is not None and size < STACK_BYTES_MIN:
+        raise ConfigError(
+            f"agents need a stack of {STACK_BYTES_MIN} bytes and this thread has {size}: raise the limit (ulimit -s "
+            "8192), or threading.stack_size before the thread starts"
+        )
+
+
+def _stack_bytes() -> int | None:
+    """Return the size of this thread's stack, None if it is unlimited or not known."""
+    if not IS_LINUX:
+        return None
+    if threading.current_thread() is threading.main_thread():
+        limit = resource.getrlimit(resource.RLIMIT_STACK)[0]
+        return None if limit == resource.RLIM_INFINITY else limit
+    attributes = ctypes.create_string_buffer(_THREAD_ATTRIBUTES_BYTES)
+    size = ctypes.c_size_t()
+    if _libc.pthread_getattr_np(ctypes.c_void_p(threading.get_ident()), attributes):
+        return None
+    _libc.pthread_attr_getstacksize(attributes, ctypes.byref(size))
+    _libc.pthread_attr_destroy(attributes)
+    return size.value
 
 
 def check_guest_room(worker_bytes: int = 0) -> None:

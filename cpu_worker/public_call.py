@@ -19,6 +19,7 @@ from rota.cpu_worker.guest import (
     check_answer,
     check_fits,
     fault_of_trap,
+    pieces,
 )
 from rota.cpu_worker.profile import INITIALIZE_FUEL
 
@@ -66,17 +67,20 @@ class PublicGuest:
     def fuel_left(self) -> int:
         return self._store.get_fuel()
 
+    def size(self) -> int:
+        return self._size_at_start
+
     def has_grown(self) -> bool:
         return self._memory.data_len(self._store) != self._size_at_start
 
     def charge(self, fuel: int) -> None:
         self._store.set_fuel(max(0, self.fuel_left() - fuel))
 
-    def write(self, pointer: int, data: bytes | memoryview) -> bool:
+    def write(self, pointer: int, data: memoryview) -> bool:
         if pointer + len(data) > self._memory.data_len(self._store):
             return False
-        if data:
-            self._memory.write(self._store, bytes(data), pointer)
+        for offset, piece in pieces(data):
+            self._memory.write(self._store, piece, pointer + offset)
         return True
 
     def close(self) -> None:

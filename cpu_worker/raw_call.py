@@ -33,6 +33,7 @@ from rota.cpu_worker.guest import (
     check_answer,
     check_fits,
     fault_of_trap,
+    pieces,
 )
 from rota.cpu_worker.profile import INITIALIZE_FUEL
 
@@ -151,6 +152,9 @@ class RawGuest:
         assert not error
         return self._fuel.value
 
+    def size(self) -> int:
+        return self._size_at_start
+
     def has_grown(self) -> bool:
         return self._size != self._size_at_start
 
@@ -158,11 +162,12 @@ class RawGuest:
         error = _set_fuel(self._context, max(0, self.fuel_left() - fuel))
         assert not error
 
-    def write(self, pointer: int, data: bytes | memoryview) -> bool:
+    def write(self, pointer: int, data: memoryview) -> bool:
         self._refresh()
         if pointer + len(data) > self._size:
             return False
-        ctypes.memmove(self._base + pointer, bytes(data), len(data))
+        for offset, piece in pieces(data):
+            ctypes.memmove(self._base + pointer + offset, piece, len(piece))
         return True
 
     def close(self) -> None:

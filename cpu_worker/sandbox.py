@@ -16,7 +16,7 @@ from rota.common.work import Code, TensorRef
 from rota.cpu_worker.float_environment import FloatEnvironment
 from rota.cpu_worker.guest import Guest, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
-from rota.cpu_worker.host_limits import REUSED_INSTANCES_MAX
+from rota.cpu_worker.host_limits import REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
 from rota.cpu_worker.tensor_access import TensorAccess, TensorReader
@@ -43,6 +43,7 @@ class Sandbox:
         self._tensors = TensorAccess(tensors)
         self._guest_type: type[RawGuest] | type[PublicGuest] = RawGuest if raw_calls else PublicGuest
         self._reused: dict[Code, Guest] = {}
+        self._reused_bytes = 0
         self._kept: Guest | None = None
         self.linker = Linker(engine)
         self._tensors.define(self.linker)
@@ -54,6 +55,8 @@ class Sandbox:
         self._prepared = prepared
         self._code = code
         self._kept = self._reused.pop(code, None) if code.reuse else None
+        if self._kept is not None:
+            self._reused_bytes -= self._kept.size()
         self._memories.begin()
         self._floats.begin()
         self._watchdog.begin(code.limits.timeout_ms)
@@ -91,9 +94,14 @@ class Sandbox:
         self._floats.end()
         if self._kept is not None:
             self._reused[self._code] = self._kept
+            self._reused_bytes += self._kept.size()
             self._kept = None
-            if len(self._reused) > REUSED_INSTANCES_MAX:
-                self._reused.pop(next(iter(self._reused))).close()
+            while len(self._reused) > REUSED_INSTANCES_MAX or (
+                self._reused_bytes > REUSED_BYTES_MAX and len(self._reused) > 1
+            ):
+                oldest = self._reused.pop(next(iter(self._reused)))
+                self._reused_bytes -= oldest.size()
+                oldest.close()
 
     def close(self) -> None:
         self._give_up_kept()
@@ -105,6 +113,7 @@ class Sandbox:
         for guest in self._reused.values():
             guest.close()
         self._reused.clear()
+        self._reused_bytes = 0
         return found
 
     def _call_once(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:

@@ -87,8 +87,12 @@ class TensorAccess:
             return BAD_OFFSET
         # The answer is an i32, so one call copies less than 2 GiB.
         part = data[offset : offset + min(size, 0x7FFFFFFF)]
-        if not guest.write(pointer, part):
-            return BAD_ADDRESS
+        try:
+            if not guest.write(pointer, part):
+                return BAD_ADDRESS
+        except MemoryError:
+            self.fault = "the host has no memory to copy a tensor"
+            return HOST_FAULT
         guest.charge(len(part))
         return len(part)
 
@@ -102,5 +106,8 @@ class TensorAccess:
                 data = self._opened[index] = self._reader.open(self._tensors[index])
             except TensorError as error:
                 self.fault = error.message
+                return None
+            except MemoryError:
+                self.fault = "the host has no memory to map a tensor"
                 return None
         return data

@@ -103,3 +103,21 @@ def test_least_recently_used_instance_makes_room(
     executor = world.executor()
     one, other = (world.function(guests["mischief"], reuse=True, result_bytes=size) for size in (100, 101))
     assert [run(executor, code, b"\x08").outcomes[0].result[0] for code in (one, one, other, one)] == [1, 2, 1, 1]
+
+
+def test_large_instances_make_room(world: Any, guests: Any, run: Any) -> None:
+    """Goal: what is kept for `reuse` is bounded in bytes. Method: two of 590 MB each; neither is lost where one is."""
+    text = guests["mischief"].replace('(memory (export "memory") 1)', '(memory (export "memory") 9000)')
+    executor = world.executor()
+    one, other = (world.function(text, reuse=True, memory_bytes=1 << 30, result_bytes=size) for size in (100, 101))
+    counts = [run(executor, code, b"\x08").outcomes[0].result[0] for code in (one, one, other, other, one)]
+    assert counts == [1, 2, 1, 2, 1]
+
+
+def test_large_code_makes_room(world: Any, guests: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: prepared code is bounded in bytes. Method: room for a byte, so that one code at a time is kept."""
+    monkeypatch.setattr("rota.cpu_worker.code_store.PREPARED_BYTES_MAX", 1)
+    executor = world.executor()
+    for code in [world.function(guests["echo"]), world.function(guests["mischief"])] * 2:
+        assert run(executor, code, b"\x20").stopped is None
+        assert len(executor._codes._prepared) == 1

@@ -180,3 +180,30 @@ for size in (1 << 30, 50 << 20):
     assert "this worker may have only 52428800 bytes of address space (ulimit -v)" in message
     assert "give this worker more memory" in message
     assert "make the module smaller" not in message
+
+
+@pytest.mark.parametrize("threaded", [False, True], ids=["main thread", "thread"])
+def test_a_stack_too_small_for_agents_is_named(world: Any, guests: Any, threaded: bool) -> None:
+    """Goal: recursion of a guest ends no process that runs agents itself. Method: half of the stack that they need."""
+    script = f"""
+import threading, time
+from pathlib import Path
+from rota.common.errors import ConfigError
+from rota.cpu_worker.executor import WasmExecutor
+def make():
+    try:
+        WasmExecutor(Path({str(world.modules_dir)!r}), Path({str(world.artefacts_dir)!r}), None, time.monotonic)
+    except ConfigError as error:
+        print(error.message)
+if {threaded}:
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+else:
+    make()
+"""
+    command = ["bash", "-c", f"ulimit -s 1024; exec {sys.executable} -"]
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "agents need a stack of 2097152 bytes" in done.stdout
+    assert "ulimit -s" in done.stdout

@@ -127,3 +127,24 @@ def test_guest_reads_from_the_store(world: Any, guests: Any, run: Any, task: Any
     assert read(run, task, executor, code, store.put(array), 0, 4, 8) == (8, array[1:3].tobytes())
     missing = run(executor, code, task(bytes(4), tensors=(TensorRef(bytes(32), "float32", (4,)),)))
     assert (missing.outcomes, missing.stopped) == ((), "faulted")
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "public"])
+def test_large_reads(world: Any, guests: Any, run: Any, task: Any, tensor: Any, raw: bool) -> None:
+    """Goal: a read of any size copies all of it, and nothing if it does not fit. Method: 2.5 MiB in one call, to the
+    last byte of the memory and one past it.
+    """
+    data = bytes(index % 251 for index in range((5 << 20) // 2))
+    text = f"""(module (import "rota" "tensor_read" (func $read (param i32 i64 i32 i32) (result i32)))
+      (memory (export "memory") 48) {guests["alloc"]}
+      (func (export "rota_call") (param $p i32) (param $n i32) (result i64) (local $at i32)
+        (local.set $at (i32.add (i32.const {(48 << 16) - len(data)}) (local.get $n)))
+        (i32.store (i32.const 4) (call $read (i32.const 0) (i64.const 0) (local.get $at) (i32.const {len(data)})))
+        (if (i32.lt_s (i32.load (i32.const 4)) (i32.const 0)) (then (return (i64.const 0x4_0000_0004))))
+        (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32)) (i64.const {len(data)}))))"""
+    executor = world.executor(tensors=MemoryReader({tensor(data): data}), raw_calls=raw)
+    code = world.function(text, result_bytes=4 << 20)
+    fits, past = (task(payload, tensors=(tensor(data),)) for payload in (b"", b"x"))
+    result = run(executor, code, fits, past)
+    assert result.outcomes[0].result == data
+    assert int.from_bytes(result.outcomes[1].result, "little", signed=True) == BAD_ADDRESS
