@@ -8,14 +8,13 @@ journal is the one that was exported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from rota.broker import records
 from rota.broker.records import FORMAT_VERSION, Record
-from rota.broker.recovery import fold
 from rota.broker.world import World
 from rota.common.errors import JournalError
 from rota.common.work import MODEL, Code, Done, TensorRef
@@ -25,10 +24,9 @@ from rota.host.files import sync_folder
 from rota.host.new_folder import new_folder
 from rota.runs.archive import JOURNAL, Packed, module_path, pack, tensor_path, unpack
 from rota.runs.open import RunSource, open_run
+from rota.runs.walk import Walk
 
 Progress = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
-
-_PROGRESS_EVERY_RECORDS: Final = 5_000
 
 
 class Needs(NamedTuple):
@@ -71,16 +69,17 @@ def import_run(file: Path, folder: Path, *, progress: Progress | None = None) ->
 
 def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Needs, dict[str, Any]]:
     """Fold a run and return what it names, and the facts that tell it from any other run."""
-    collected = _Collected(source.begin())
+    walk = Walk(source)
+    collected = _Collected(walk.world)
     first, last, chain = source.extent()
     try:
-        fold(collected.world, collected.tap(source.records(), progress), after=max(first - 1, 0))
+        for step in walk.steps(progress=_records_of(progress)):
+            collected.see(step.record)
     except JournalError as error:
         raise JournalError(f"{source.name}: {error.message}", **{**error.fields, "path": source.name}) from error
     needs = collected.needs()
     lanes = [
-        {"lane": name, "retired": lane.retired, "digest": lane.digest.hex()}
-        for name, lane in collected.world.lanes.items()
+        {"lane": name, "retired": lane.retired, "digest": lane.digest.hex()} for name, lane in walk.world.lanes.items()
     ]
     facts = {"journal_format": FORMAT_VERSION, "first_record": first, "last_record": last, "chain": chain.hex()}
     named = {kind: [digest.hex() for digest in digests] for kind, digests in needs._asdict().items()}
@@ -91,10 +90,9 @@ def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Nee
 
 
 class _Collected:
-    """Gathers digests from records on their way into a world. Dicts, for their order."""
+    """Gathers digests from a world and from records. Dicts, for their order."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
         self._modules: dict[bytes, None] = {}
         self._models: dict[bytes, None] = {}
         self._tensors: dict[bytes, None] = dict(world.tensors_in_use())
@@ -103,18 +101,11 @@ class _Collected:
             for code in bound:
                 self._see_code(code)
 
-    def tap(self, found: Iterator[tuple[int, Record]], progress: Progress | None) -> Iterator[Record]:
-        """Yield the records as they are, having looked at each."""
-        for number, record in found:
-            self._see(record)
-            yield record
-            if progress is not None and number % _PROGRESS_EVERY_RECORDS == 0:
-                progress("records read", number, None)
-
     def needs(self) -> Needs:
         return Needs(tuple(sorted(self._modules)), tuple(sorted(self._models)), tuple(sorted(self._tensors)))
 
-    def _see(self, record: Record) -> None:
+    def see(self, record: Record) -> None:
+        """Take what a record names."""
         match record:
             case records.Opened():
                 for _, code in record.deploys:
@@ -206,6 +197,10 @@ def _without_reason(missing: Mapping[str, str]) -> dict[str, str]:
 def _sync_folders(root: Path) -> None:
     for folder in (root, *sorted(path for path in root.rglob("*") if path.is_dir())):
         sync_folder(folder)
+
+
+def _records_of(progress: Progress | None) -> Callable[[int], None] | None:
+    return None if progress is None else lambda number: progress("records read", number, None)
 
 
 def _bytes_of(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:

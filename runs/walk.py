@@ -66,7 +66,6 @@ class Walk:
 
     def __init__(self, kept: Kept) -> None:
         self.world = kept.begin()
-        self.world.results = Results(0, 0)  # nobody asks for one
         self.first = 0  # the number of the first record
         self.number = 0  # of the newest one, also where it does not fit
         self._kept = kept
@@ -80,6 +79,7 @@ class Walk:
         Raises `JournalError`, with the number of the record, where the journal breaks off.
         """
         world = self.world
+        world.results = Results(0, 0)  # nobody asks for one
         for number, record in self._kept.records() if numbered is None else numbered:
             self.first = self.first or number
             self.number = number

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from eventful import Broker, MemoryRun, eventful, program, records_of
 
@@ -146,3 +149,12 @@ def test_the_order_of_retires_begins_where_the_records_do() -> None:
     assert whole == list(range(1, 11))
     assert retire_order(MemoryRun(broker, cut_after=6), "main", 10) == whole[1:]
     assert retire_order(MemoryRun(broker), "main", 0) == []
+
+
+@pytest.mark.parametrize("folder", ["runs", "proof", "cli"])
+def test_nobody_else_applies_the_records_of_a_run(folder: str) -> None:
+    """Goal: there is one walk. Method: who else names what applies records; a replay has an Engine."""
+    root = Path(__file__).resolve().parents[2]
+    words = re.compile(r"\bapply_numbered\b|\bfold\(|\bworld\.apply\(")
+    found = {path.relative_to(root).as_posix(): words.search(path.read_text()) for path in (root / folder).glob("*.py")}
+    assert [name for name, match in found.items() if match] == (["runs/walk.py"] if folder == "runs" else [])
