@@ -78,6 +78,8 @@ class ModelEntry:
         """Read all files again. Raises `CodeError` naming the first that is missing or is not what was added."""
         for file in self.files:
             path = self.folder / file.path
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise CodeError(f"{self._title()}: {path} leads out of the model's folder; {_REMEDY}")
             try:
                 size_bytes, digest = _measure(path)
             except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rota.common.errors import CodeError
-from rota.gpu_worker.repository import MANIFEST_FILE, Repository
+from rota.gpu_worker.repository import MANIFEST_FILE, ModelFile, Repository, _digest_of_files
 
 
 @pytest.fixture
@@ -131,6 +131,30 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, source: Path) -> No
     (source / "linked").symlink_to(tmp_path)
     with pytest.raises(CodeError, match="linked is neither a file nor a folder of its own"):
         Repository(tmp_path / "models").add(source, "m")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("way", ["link", "path"])
+def test_a_version_that_reaches_out_of_its_folder_is_refused(tmp_path: Path, source: Path, way: str) -> None:
+    """Goal: who hands over a run folder cannot have files of the host loaded or packed. Method: a file with the right
+    content elsewhere, and a link to it, or a path to it in a manifest that fits in all else.
+    """
+    repository = Repository(tmp_path / "models")
+    entry = repository.add(source, "m")
+    (tmp_path / "weights.bin").write_bytes(bytes(3 << 20))
+    if way == "link":
+        weights = entry.folder / "extra" / "weights.bin"
+        weights.unlink()
+        weights.symlink_to(tmp_path / "weights.bin")
+    else:
+        manifest = json.loads((entry.folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        files = [[path.replace("extra/", "../../../"), *rest] for path, *rest in manifest["files"]]
+        found = tuple(ModelFile(path, size, bytes.fromhex(text)) for path, size, text in files)
+        manifest |= {"files": files, "digest": _digest_of_files(found).hex()}
+        (entry.folder / MANIFEST_FILE).unlink()
+        (entry.folder / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(CodeError, match=r"weights.bin leads out of the model's folder"):
+        repository.show("m").check()
 
 
 def test_damage_is_found_and_named(tmp_path: Path, source: Path) -> None:
