@@ -46,7 +46,10 @@ def serve(settings: BrokerSettings) -> Exit:
         open_epoch(world, journal, clock.wall_ms())
         run_file.reserve()
         _calm_collector()
-        state = BrokerState(world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms)
+        state = BrokerState(
+            world, version=version("rota"), host=host_identity(), heartbeat_ms=settings.heartbeat_ms,
+            lanes_bytes=settings.lanes_bytes,
+        )  # fmt: skip
         endpoints = Endpoints.publish(settings.run_dir, settings.bind or None)
         open_now.push(lambda _kind, error, _trace: _withdraw(settings, error))
         sockets = ServerSockets.bind(open_now.enter_context(context()), endpoints)

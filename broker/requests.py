@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from rota.broker import deploys, records
+from rota.broker.dead_letters import retry_bytes
+from rota.broker.lane_budget import run_bytes
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.results import watch
 from rota.broker.state import BrokerState
@@ -176,7 +178,35 @@ def check_submit(lane: Lane, request: messages.Submit) -> int:
             load=lane.load,
             tasks_max=lane.settings.tasks_max,
         )
+    _check_bytes(lane, request)
     return count
+
+
+def _check_bytes(lane: Lane, request: messages.Submit) -> None:
+    """Raise if the lane has no room for the bytes of a submit."""
+    budget = lane.budget
+    if request.retry_of is None:
+        size = sum(map(run_bytes, request.runs))
+    else:
+        size = retry_bytes(lane.dead[request.retry_of])
+    if size > budget.bytes_max // 2:
+        raise errors.BadPayload(
+            f"tasks of {size} bytes can never fit into lane {lane.name!r}, of whose {budget.bytes_max} bytes producers "
+            "may fill half: split them, send large data as numpy arrays, or open a lane with more",
+            bytes=size,
+            bytes_max=budget.bytes_max,
+        )
+    if not budget.fits(size):
+        raise errors.Busy(
+            f"lane {lane.name!r} has no room for {size} bytes: {budget.task_bytes} in tasks, {budget.timer_bytes} in "
+            f"timers, {budget.state_bytes} in states and {budget.reserved_bytes} kept for its line are there, of "
+            f"{budget.bytes_max} (producers fill up to half of what states leave): wait and send again",
+            lane=lane.name,
+            bytes=size,
+            held_bytes=budget.held_bytes,
+            reserved_bytes=budget.reserved_bytes,
+            bytes_max=budget.bytes_max,
+        )
 
 
 def _open_lane(
@@ -188,6 +218,15 @@ def _open_lane(
         )
     if len(broker.world.lanes) >= LANES_MAX:
         raise errors.Busy(f"{LANES_MAX} lanes are open, no more fit", lanes_max=LANES_MAX)
+    promised, wanted = sum(lane.settings.bytes_max for lane in broker.world.lanes.values()), request.settings.bytes_max
+    if promised + wanted > broker.lanes_bytes:
+        raise errors.Busy(
+            f"the open lanes may hold {promised} bytes; {wanted} more would pass the {broker.lanes_bytes} of this "
+            "broker: open it with a smaller bytes_max, or start the broker with more (--lanes-bytes)",
+            promised_bytes=promised,
+            bytes_max=wanted,
+            lanes_bytes=broker.lanes_bytes,
+        )
     bound = {} if request.deploys_from is None else broker.lane(request.deploys_from).deploys
     settings = request.settings
     if settings.seed is None:

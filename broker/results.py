@@ -11,10 +11,12 @@ from collections import deque
 from typing import Final
 
 from rota.broker.tasks import Run, Task, Watcher
+from rota.common.budget import REF_BYTES, TASK_BYTES
 from rota.common.messages import ResultItem
 from rota.common.work import Done, Failed
 
 _RESULT_OVERHEAD_BYTES: Final = 200  # what a kept result costs beside its payload, roughly
+_LINE_BYTES: Final = 60  # of a log line beside its text
 
 
 class RunIndex:
@@ -74,6 +76,11 @@ class Results:
         return len(self._by_seq)
 
     @property
+    def bytes(self) -> int:
+        """What the kept results count."""
+        return self._bytes
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """How many results are kept, and how many bytes of them."""
         return self._results_max, self._bytes_max
@@ -82,10 +89,7 @@ class Results:
         """Keep a finished task; let the oldest go."""
         if self._results_max == 0:  # a run that is only played again
             return
-        outcome = task.outcome
-        size = _RESULT_OVERHEAD_BYTES + len(task.payload)
-        if type(outcome) is Done:
-            size += len(outcome.result or b"") + sum([len(emit.payload) for emit in outcome.emits])
+        size = _size(task)
         self._by_seq[task.seq] = task
         self._order.append((task.seq, size))
         self._bytes += size
@@ -101,6 +105,20 @@ class Results:
     def kept(self) -> list[Task]:
         """Return every kept task, oldest first."""
         return list(self._by_seq.values())
+
+
+def _size(task: Task) -> int:
+    """What keeping a task costs: its payload, and its outcome with logs and emits."""
+    outcome = task.outcome
+    refs = len(task.run.tensors_of(task.index))
+    size = _RESULT_OVERHEAD_BYTES + len(task.payload)
+    if type(outcome) is Done:
+        refs += len(outcome.tensors) + sum([len(emit.tensors) for emit in outcome.emits])
+        size += len(outcome.result or b"") + sum([TASK_BYTES + len(emit.payload) for emit in outcome.emits])
+    else:
+        assert type(outcome) is Failed
+        size += len(outcome.message)
+    return size + sum([_LINE_BYTES + len(line) for line in outcome.log]) + REF_BYTES * refs
 
 
 def watch(run: Run, watcher: Watcher) -> None:

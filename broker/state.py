@@ -20,7 +20,7 @@ from rota.broker.results import result_item
 from rota.broker.tasks import Task, Watcher
 from rota.broker.world import World
 from rota.common.errors import UnknownLane
-from rota.common.limits import CONNECTIONS_MAX, HEARTBEAT_MS
+from rota.common.limits import CONNECTIONS_MAX, HEARTBEAT_MS, LANES_BYTES_DEFAULT
 from rota.common.messages import FrontendReply, ResultItem, Results, Revoke, WorkerOrder
 from rota.common.work import Failed
 
@@ -32,12 +32,16 @@ _REFERENCE_BYTES: Final = 100  # digest, dtype and shape of a tensor
 class BrokerState:
     """The world and all that is volatile. Fields are for reading; what changes them is below."""
 
-    def __init__(self, world: World, *, version: str, host: str = "", heartbeat_ms: int = HEARTBEAT_MS) -> None:
+    def __init__(
+        self, world: World, *, version: str, host: str = "", heartbeat_ms: int = HEARTBEAT_MS,
+        lanes_bytes: int = LANES_BYTES_DEFAULT,
+    ) -> None:  # fmt: skip
         assert world.boot > 0, "an epoch must be open"
         self.world = world
         self.version = version
         self.host = host
         self.heartbeat_ms = heartbeat_ms
+        self.lanes_bytes = lanes_bytes  # what the budgets of all lanes may come to
         self.dispatcher = Dispatcher(world.boot)
         self.deploys = PendingDeploys(world.boot)
         self.draining = False

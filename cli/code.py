@@ -59,6 +59,13 @@ _DEFAULTS = Limits()
     default=_DEFAULTS.emits_max,
     help="How many tasks a task may emit.",
 )
+@option(
+    "--growth",
+    type=click.IntRange(0, limits.GROWTH_BYTES_MAX),
+    default=_DEFAULTS.growth_bytes,
+    metavar="BYTES",
+    help="By how much a task may grow its lane with emits and state, beyond what it brought.",
+)
 @lane_option
 @option("--check/--no-check", default=True, help="Have a worker compile it before it takes effect.")
 @wait_option
@@ -66,7 +73,7 @@ _DEFAULTS = Limits()
 @broker_options
 def deploy(
     connection: Connection, name: str, file: Path, kind: str, reuse: bool, exports: tuple[str, ...], fuel: int,
-    memory: int, timeout_ms: int, emits: int, lane: str, check: bool, wait: bool, json: bool,
+    memory: int, timeout_ms: int, emits: int, growth: int, lane: str, check: bool, wait: bool, json: bool,
 ) -> None:  # fmt: skip
     """Bind NAME to the WASM module in FILE. Tasks that are issued from now on run it.
 
@@ -74,7 +81,9 @@ def deploy(
     rota deploy counter counter.wasm
     rota deploy slug slug.wasm --kind function --reuse --export alloc=malloc --export call=slugify
     """
-    code_limits = _DEFAULTS._replace(fuel=fuel, memory_bytes=memory, timeout_ms=timeout_ms, emits_max=emits)
+    code_limits = _DEFAULTS._replace(
+        fuel=fuel, memory_bytes=memory, timeout_ms=timeout_ms, emits_max=emits, growth_bytes=growth
+    )
     roles = _exports(exports)
     with connection.open() as client:
         if check:

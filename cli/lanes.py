@@ -7,25 +7,31 @@ import click
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
 from rota.cli.output import Progress, cell, print_json, print_table
 from rota.common import limits
+from rota.runs.readable import size_text
 
 _COLUMNS = ("lane", "policy", "window", "paused", "waiting", "line", "retired", "failed", "dead", "agents", "digest")
+_SIZES = ("task_bytes", "timer_bytes", "state_bytes", "reserved_bytes", "bytes_max", "dead_bytes")
 
 
 @click.command()
+@option("--bytes", "sizes", is_flag=True, help="What fills each lane's budget, and how many agents it has.")
 @json_option
 @broker_options
-def lanes(connection: Connection, json: bool) -> None:
+def lanes(connection: Connection, sizes: bool, json: bool) -> None:
     """List the lanes.
 
     \b
     rota lanes
+    rota lanes --bytes
     """
     with connection.open() as client:
         rows = client.query("lanes")
     if json:
         print_json(rows)
     else:
-        print_table(rows, _COLUMNS, "no lanes")
+        if sizes:
+            rows = [{**row, **{name: size_text(row[name]) for name in _SIZES}} for row in rows]
+        print_table(rows, ("lane", *_SIZES, "agents", "agents_max") if sizes else _COLUMNS, "no lanes")
 
 
 @click.group()
@@ -60,6 +66,18 @@ def lane() -> None:
     help="How many unfinished tasks the lane takes before it is busy.",
 )
 @option(
+    "--bytes-max",
+    type=click.IntRange(1, limits.LANE_BYTES_MAX),
+    default=limits.LANE_BYTES_DEFAULT,
+    help="Its budget: what its tasks, timers and states may count in bytes.",
+)
+@option(
+    "--agents-max",
+    type=click.IntRange(1, limits.LANE_AGENTS_MAX),
+    default=limits.LANE_AGENTS_DEFAULT,
+    help="How many agents it may have.",
+)
+@option(
     "--starvation-passes",
     type=click.IntRange(1),
     default=limits.STARVATION_PASSES_DEFAULT,
@@ -75,8 +93,8 @@ def lane() -> None:
 @json_option
 @broker_options
 def open_(
-    connection: Connection, name: str, paused: bool, window: int, policy: str, tasks_max: int, starvation_passes: int,
-    seed: str | None, deploys_from: str, json: bool,
+    connection: Connection, name: str, paused: bool, window: int, policy: str, tasks_max: int, bytes_max: int,
+    agents_max: int, starvation_passes: int, seed: str | None, deploys_from: str, json: bool,
 ) -> None:  # fmt: skip
     """Open the lane NAME.
 
@@ -86,8 +104,9 @@ def open_(
     """
     with connection.open() as client:
         client.open_lane(
-            name, paused=paused, policy=policy, window=window, tasks_max=tasks_max,
-            starvation_passes=starvation_passes, seed=seed_of(seed), deploys_from=deploys_from or None,
+            name, paused=paused, policy=policy, window=window, tasks_max=tasks_max, bytes_max=bytes_max,
+            agents_max=agents_max, starvation_passes=starvation_passes, seed=seed_of(seed),
+            deploys_from=deploys_from or None,
         )  # fmt: skip
     if json:
         print_json({"lane": name, "paused": paused})

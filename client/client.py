@@ -150,10 +150,11 @@ class Client:
     def open_lane(
         self, name: str, *, paused: bool = False, policy: str = "derived", window: int = limits.WINDOW_TASKS_DEFAULT,
         tasks_max: int = limits.LANE_TASKS_DEFAULT, starvation_passes: int = limits.STARVATION_PASSES_DEFAULT,
-        seed: bytes | None = None, deploys_from: str | None = "main",
+        seed: bytes | None = None, deploys_from: str | None = "main", bytes_max: int = limits.LANE_BYTES_DEFAULT,
+        agents_max: int = limits.LANE_AGENTS_DEFAULT,
     ) -> dict[str, Any]:  # fmt: skip
         """Open a lane. It starts with the names that are bound in the lane `deploys_from` now, or with none."""
-        settings = LaneSettings(policy, window, tasks_max, starvation_passes, seed)
+        settings = LaneSettings(policy, window, tasks_max, starvation_passes, seed, bytes_max, agents_max)
         value: dict[str, Any] = self._run(
             self._operations.open_lane(name, settings, paused=paused, deploys_from=deploys_from)
         )

@@ -46,6 +46,7 @@ WINDOW_TASKS_MAX: Final = 65_536
 LANE_TASKS_DEFAULT: Final = 1_000_000  # stamped and unretired tasks: the bound behind Busy and `overflow`
 LANE_BYTES_DEFAULT: Final = 256 << 20  # of tasks, timers and states; what a full window may grow is half of it
 LANE_BYTES_MAX: Final = 1 << 40
+LANES_BYTES_DEFAULT: Final = 16 << 30  # what the budgets of all lanes of a broker may come to
 LANE_AGENTS_DEFAULT: Final = 100_000  # an agent is never forgotten
 LANE_AGENTS_MAX: Final = 1 << 32
 STARVATION_PASSES_DEFAULT: Final = 64  # a waiting priority level is served after so many issues from higher levels

@@ -102,6 +102,15 @@ class BrokerSettings(ProcessSettings):
     results_kept_bytes: Annotated[
         int, Option("--results-kept-bytes", "ROTA_RESULTS_KEPT_BYTES", "How many bytes of them are kept.")
     ] = limits.RESULTS_KEPT_BYTES
+    lanes_bytes: Annotated[
+        int,
+        Option(
+            "--lanes-bytes",
+            "ROTA_LANES_BYTES",
+            "What the budgets of all lanes may come to: bounds what tasks and states take in memory.",
+            low=1,
+        ),
+    ] = limits.LANES_BYTES_DEFAULT
     tensor_lease_ms: Annotated[
         int, Option("--tensor-lease-ms", "ROTA_TENSOR_LEASE_MS", "How long an unreferenced tensor lives.")
     ] = limits.TENSOR_LEASE_MS

@@ -93,7 +93,8 @@ class Lane(View):
         window: int = bounds.WINDOW_TASKS_DEFAULT, tasks_max: int = bounds.LANE_TASKS_DEFAULT,
         starvation_passes: int = bounds.STARVATION_PASSES_DEFAULT, paused: bool = False, now_ms: int = 0,
         models: Path | str | None = None, tensors: Path | str | None = None, device: str = "cpu",
-        keep: Path | str | None = None, history: int = HISTORY_TURNS,
+        keep: Path | str | None = None, history: int = HISTORY_TURNS, bytes_max: int = bounds.LANE_BYTES_DEFAULT,
+        agents_max: int = bounds.LANE_AGENTS_DEFAULT,
     ) -> None:  # fmt: skip
         """Open a lane; the settings are those of `rota lane open`.
 
@@ -104,7 +105,9 @@ class Lane(View):
         check_name(name, "a lane")
         duration(now_ms)
         positive("history", history)
-        settings = messages.LaneSettings(policy, window, tasks_max, starvation_passes, seed_of(seed, name))
+        settings = messages.LaneSettings(
+            policy, window, tasks_max, starvation_passes, seed_of(seed, name), bytes_max, agents_max
+        )
         request = checked(messages.OpenLane(1, name, settings, paused, None), ConfigError)
         self.name = name
         self._lock = threading.RLock()

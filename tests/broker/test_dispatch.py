@@ -148,7 +148,7 @@ def test_tasks_that_were_caught_everywhere_cost_nothing(broker: Broker) -> None:
     alice = broker.producer()
     lanes = limits.LANES_MAX - 1
     for number in range(lanes):
-        alice.open_lane(f"l{number}", deploys_from="main")
+        alice.open_lane(f"l{number}", deploys_from="main", bytes_max=1 << 20)
         alice.submit("counter/a", ADD, lane=f"l{number}", wait=False)
     for seq in range(1, lanes):
         alice.cancel(seq)

@@ -54,6 +54,8 @@ def settings_of(seed: int) -> dict[str, Any]:
         "window": rng.choice((1, 2, 7, 50)),
         "tasks_max": rng.choice((40, 80, 100_000)),
         "starvation_passes": rng.choice((1, 3, 64)),
+        "bytes_max": rng.choice((6_000, 20_000, 1 << 28)),
+        "agents_max": rng.choice((3, 1_000)),
         "seed": digest(b"%d" % seed),
     }
 

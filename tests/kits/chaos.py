@@ -57,7 +57,7 @@ def random_runs(rng: random.Random, deadly: bool = False) -> list[TaskRun]:
 
 def deploy_all(producer: Producer, lane: str, timeout_ms: int = 50) -> None:
     """Bind every name that programs use, but `ghost`."""
-    limits = Limits(emits_max=6, timeout_ms=timeout_ms)
+    limits = Limits(emits_max=6, timeout_ms=timeout_ms, growth_bytes=400)
     for name, code in (
         ("counter", scripted.COUNTER),
         ("other", scripted.code("other")),

@@ -6,6 +6,7 @@ A program is a JSON list of steps, run in order:
     ["tell", target, program, priority?]   emit a message; ["ask", ...] wants the outcome back
     ["timer", delay_ms, program]           emit a message to oneself
     ["spawn", n, target]                   emit n messages with empty programs
+    ["flood", n, size]                     emit n messages of `size` bytes, each to a new key, that do the same again
     ["fail", text] ["trap"]                fail
     ["log", text] ["size", n] ["grow", n]  write a log line, make the result or the state n bytes longer
     ["hang"] ["die"] ["fault"]             no outcome: run past the time limit, kill the worker, be more than it can do
@@ -69,7 +70,7 @@ def run_task(
     if steps is None:
         return Failed("bad_input", "not a program", (), 0), state
     before = _State(state)
-    run = _Run(address, _State(state))
+    run = _Run(address, task.turn, _State(state))
     for step in steps:
         failure = run.take(step)
         if failure is not None:
@@ -126,8 +127,9 @@ class _State:
 class _Run:
     """What a task has done so far."""
 
-    def __init__(self, address: str, state: _State) -> None:
+    def __init__(self, address: str, turn: int, state: _State) -> None:
         self.address = address
+        self.turn = turn
         self.state = state
         self.emits: list[Emit] = []
         self.log: list[str] = []
@@ -146,6 +148,10 @@ class _Run:
                 self.emits.append(Emit(self.address, program(*steps), 0, TIMER, (), delay_ms))
             case ["spawn", int(n), str(target)]:
                 self.emits += [Emit(target, program(), 0, TELL, (), 0)] * n
+            case ["flood", int(n), int(size)]:
+                payload = program(step).ljust(size)
+                keys = [f"{self.address.split('/')[0]}/{self.turn}.{index}" for index in range(n)]
+                self.emits += [Emit(key, payload, 0, TELL, (), 0) for key in keys]
             case ["log", str(text)]:
                 self.log.append(text)
             case ["size", int(n)]:

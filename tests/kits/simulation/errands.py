@@ -42,12 +42,14 @@ def settings_of(plan: Plan, number: int) -> LaneSettings:
         tasks_max=chance.choice((40, 80, 100_000)),
         starvation_passes=chance.choice((1, 3, 64)),
         seed=digest(b"%d %d" % (plan.seed, number)),
+        bytes_max=chance.choice((6_000, 20_000, 1 << 28)),
+        agents_max=chance.choice((2, 6, 1_000)),
     )
 
 
 def deploys(timeout_ms: int) -> list[tuple[str, Any]]:
     """The names that programs use, but `ghost`."""
-    limits = Limits(emits_max=6, timeout_ms=timeout_ms)
+    limits = Limits(emits_max=6, timeout_ms=timeout_ms, growth_bytes=400)
     return [
         ("counter", scripted.COUNTER._replace(limits=limits)),
         ("other", scripted.code("other")._replace(limits=limits)),
@@ -195,6 +197,7 @@ def _cancel(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 def _deploy(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     limits = Limits(emits_max=chance.choice((0, 2, 6)), timeout_ms=chance.choice((50, 2_000)))
+    limits = limits._replace(growth_bytes=chance.choice((0, 60, 128 << 10)))
     name, code = chance.choice(
         [
             ("counter", scripted.code(f"counter{chance.randint(1, 3)}")),
