@@ -232,6 +232,8 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
                 raise ProtocolError(f"{queue.address}: a worker cannot decide {outcome.kind!r}")
             continue
         assert type(outcome) is Done
+        if outcome.state_digest is None and outcome.state_bytes:
+            raise ProtocolError(f"{queue.address}: the size of a state without its digest")
         growth = growth_of(outcome, held)
         if outcome.state_digest is not None:
             left, held = outcome.state_digest, outcome.state_bytes

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 _LANE: Final = ("tests/broker/test_lane.py",)
 _CORE: Final = ("tests/broker/test_lane.py", "tests/broker/test_requests.py", "tests/broker/test_reference.py")
 _WORKERS: Final = ("tests/broker/test_workers.py",)
+_BUDGET: Final = ("tests/broker/test_budget.py",)
 _UNDONE: Final = ("tests/broker/test_undone.py",)
 _DISPATCH: Final = ("tests/broker/test_dispatch.py", "tests/broker/test_workers.py", "tests/broker/test_lane.py")
 _REQUESTS: Final = ("tests/broker/test_requests.py",)
@@ -111,6 +112,48 @@ MUTATIONS: Final = (
     Mutation(
         "allowance-not-reserved", "room for what the line may emit is kept free", "broker/lane.py",
         "self.settings.tasks_max - self.load - self.reserved", "self.settings.tasks_max - self.load", _LANE,
+    ),
+    Mutation(
+        "room-not-reserved-in-bytes", "room for what the line may add in bytes is kept free", "broker/lane_budget.py",
+        "return self.bytes_max - self.held_bytes - self.reserved_bytes", "return self.bytes_max - self.held_bytes",
+        _BUDGET,
+    ),
+    Mutation(
+        "state-counted-at-completion", "a lane counts states as its last retired task left them", "broker/lane.py",
+        "            self.agents[fold.address].state = fold.state\n",
+        "            agent = self.agents[fold.address]\n            agent.state = fold.state\n"
+        "            self.budget.state_bytes += len(fold.state) - agent.counted_bytes\n"
+        "            agent.counted_bytes = len(fold.state)\n",
+        _BUDGET,
+    ),
+    Mutation(
+        "growth-not-checked", "a worker cannot grow a lane past what was kept for the task", "broker/workers.py",
+        "        if growth > task.growth_max:\n", "        if growth > 1 << 30:\n", _WORKERS,
+    ),
+    Mutation(
+        "growth-not-limited", "a task grows its lane by what its code allows", "cpu_worker/abi.py",
+        "    if growth > most:\n", "    if growth > 1 << 30:\n", ("tests/cpu_worker/test_abi.py",),
+    ),
+    Mutation(
+        "reply-without-room", "a reply has its room", "broker/replies.py",
+        "    if size > left:\n", "    if size > 1 << 30:\n", _BUDGET,
+    ),
+    Mutation(
+        "agents-without-end", "a lane has a number of agents", "broker/lane.py",
+        "        if len(self.agents) < agents_max:\n", "        if True:\n", _BUDGET,
+    ),
+    Mutation(
+        "dead-letters-by-number", "dead letters are bounded in bytes", "broker/dead_letters.py",
+        "len(self._by_seq) > DEAD_TASKS_MAX or self.bytes > self.bytes_max", "len(self._by_seq) > DEAD_TASKS_MAX",
+        _BUDGET,
+    ),
+    Mutation(
+        "logs-not-counted", "kept results count their logs", "broker/results.py",
+        "sum([_LINE_BYTES + len(line) for line in outcome.log])", "0", _BUDGET,
+    ),
+    Mutation(
+        "door-without-bytes", "producers leave half of a lane to its own tasks", "broker/lane_budget.py",
+        "(self.bytes_max - self.state_bytes) // 2", "self.bytes_max - self.state_bytes", _BUDGET,
     ),
     Mutation(
         "cancelled-task-runs", "a task that was caught while it waited is not executed", "broker/lane.py",

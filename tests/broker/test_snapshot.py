@@ -211,7 +211,7 @@ def test_fewer_results_are_kept_where_fewer_are_wanted() -> None:
 def rich_world() -> World:
     """The first world of a random run whose snapshot has items of every kind."""
     world = World()
-    for body in chaotic(5):
+    for body in chaotic(1):
         world.apply(records.decode(body))
         if {item[0] for item in _items(packed(world))} == set(snapshot.Tag):
             break

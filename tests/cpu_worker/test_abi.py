@@ -185,6 +185,29 @@ def test_too_many_emits() -> None:
     assert decode([1, 0, None, None, emits], task=roomy)[0][:2] == ("overflow", "emits: 9, at most 8 (emits_max)")
 
 
+def test_growth() -> None:
+    """Goal: past its growth the outcome is `overflow`, and what the task brought comes on top. Method: a task of 3
+    bytes and no tensors with 10 of growth: emits, a state, both, and a state that shrinks.
+    """
+    task = TASK._replace(payload=b"abc", tensors=(), growth_bytes=10)
+
+    def kind(state: bytes | None, *payloads: bytes, before: bytes | None = None) -> str:
+        data = msgpack.packb([1, 0, state, None, [["a/b", payload] for payload in payloads]])
+        limits = LIMITS._replace(state_bytes=100)
+        outcome, _ = abi.decode_output(data, address="a/b", state=before, task=task, limits=limits, fuel=1)
+        return outcome.kind if isinstance(outcome, Failed) else "done"
+
+    assert kind(None, b"x" * 13) == "done"
+    assert kind(None, b"x" * 13, b"y") == "overflow"
+    assert kind(b"s" * 13) == "done"
+    assert kind(b"s" * 14) == "overflow"
+    assert kind(b"s" * 33, before=b"s" * 20) == "done"
+    assert kind(b"s" * 34, before=b"s" * 20) == "overflow"
+    assert kind(b"s" * 20, b"x" * 13, before=b"s" * 20) == "done"
+    assert kind(b"", b"x" * 33, before=b"s" * 20) == "done"
+    assert kind(b"", b"x" * 34, before=b"s" * 20) == "overflow"
+
+
 def test_log_is_cut() -> None:
     """Goal: the log never fails a task for its size; it is cut at log_bytes between characters.
 

@@ -29,13 +29,14 @@ def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> 
         choices += [["tell", target, inner, rng.choice((-1, 0, 0, 3))], ["ask", target, inner]] * (
             2 if depth < 3 else 0
         )
-        choices += [["timer", rng.choice((1, 5, 700)), inner], ["spawn", rng.randint(1, 9), target]]
+        choices += [["timer", rng.choice((1, 5, 700)), inner]]
+        choices += [["spawn", rng.randint(1, 9), target, rng.choice((0, 200))]]
         choices += [
             ["fail", "no"],
             ["trap"],
             ["log", "line"],
             ["size", 40],
-            ["grow", 1],
+            ["grow", rng.choice((1, 1, 300, -200))],
             ["hang"],
             ["fault"],
             ["nonsense"],

@@ -5,7 +5,7 @@ A program is a JSON list of steps, run in order:
     ["add", n]                             add to the counter, which is the agent's state
     ["tell", target, program, priority?]   emit a message; ["ask", ...] wants the outcome back
     ["timer", delay_ms, program]           emit a message to oneself
-    ["spawn", n, target]                   emit n messages with empty programs
+    ["spawn", n, target, size?]            emit n messages with empty programs, padded to `size` bytes
     ["flood", n, size]                     emit n messages of `size` bytes, each to a new key, that do the same again
     ["fail", text] ["trap"]                fail
     ["log", text] ["size", n] ["grow", n]  write a log line, make the result or the state n bytes longer
@@ -146,8 +146,8 @@ class _Run:
                 self._emit(target, steps, priority, kind)
             case ["timer", int(delay_ms), list(steps)]:
                 self.emits.append(Emit(self.address, program(*steps), 0, TIMER, (), delay_ms))
-            case ["spawn", int(n), str(target)]:
-                self.emits += [Emit(target, program(), 0, TELL, (), 0)] * n
+            case ["spawn", int(n), str(target), *size]:
+                self.emits += [Emit(target, program().ljust(sum(size)), 0, TELL, (), 0)] * n
             case ["flood", int(n), int(size)]:
                 payload = program(step).ljust(size)
                 keys = [f"{self.address.split('/')[0]}/{self.turn}.{index}" for index in range(n)]
@@ -157,7 +157,7 @@ class _Run:
             case ["size", int(n)]:
                 self.padding = n
             case ["grow", int(n)]:
-                self.state.padding += n
+                self.state.padding = max(0, self.state.padding + n)
             case ["fail", str(text)]:
                 return "error", text
             case ["trap"]:

@@ -42,7 +42,7 @@ def settings_of(plan: Plan, number: int) -> LaneSettings:
         tasks_max=chance.choice((40, 80, 100_000)),
         starvation_passes=chance.choice((1, 3, 64)),
         seed=digest(b"%d %d" % (plan.seed, number)),
-        bytes_max=chance.choice((6_000, 20_000, 1 << 28)),
+        bytes_max=chance.choice((60_000 if plan.pinned else 6_000, 1 << 28)),  # what is pinned waits all at once
         agents_max=chance.choice((2, 6, 1_000)),
     )
 
