@@ -21,14 +21,14 @@ from rota.broker import snapshot
 from rota.broker.journal import Journal
 from rota.broker.lock import FolderLock
 from rota.broker.modules import ModuleStore
-from rota.broker.records import Completed, Deployed, Opened, Record, Submitted, decode
+from rota.broker.records import Deployed, Opened, Record, decode, named_tensors
 from rota.broker.recovery import fold, load_world
 from rota.broker.run_file import RunFile
 from rota.broker.snapshot_store import SnapshotStore, broker_ms
 from rota.broker.tensor_keeper import collect_tensors
 from rota.broker.world import World
 from rota.common.errors import ConfigError, LocalError
-from rota.common.work import MODEL, Code, Done, TensorRef
+from rota.common.work import MODEL, Code, TensorRef
 from rota.host.endpoints import RunFolder
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -213,22 +213,13 @@ class _Compaction:
         elif isinstance(record, Opened):
             for _, code in record.deploys:
                 self._refer_code(code)
-        elif isinstance(record, Submitted):
-            for run in record.runs:
-                for refs in run.tensors or ():
-                    self._refer_tensors(refs)
-        elif isinstance(record, Completed):
-            for outcome in [outcome for done in record.folds for outcome in done.outcomes]:
-                if type(outcome) is Done:
-                    self._refer_tensors(outcome.tensors)
-                    for emit in outcome.emits:
-                        self._refer_tensors(emit.tensors)
+        self._refer_tensors(named_tensors(record))
 
     def _refer_code(self, code: Code) -> None:
         if code.kind != MODEL:
             self.modules[code.digest] = None
 
-    def _refer_tensors(self, refs: tuple[TensorRef, ...]) -> None:
+    def _refer_tensors(self, refs: list[TensorRef]) -> None:
         self.tensors.update(dict.fromkeys([ref.digest for ref in refs]))
 
     # --- changing -----------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class DeadLetters(Mapping[int, DeadTask]):
 
 def retry_bytes(dead: DeadTask) -> int:
     """What the task of a dead letter counts when it is stamped again."""
-    return TASK_BYTES + content_bytes(TELL, dead.payload, dead.tensors)
+    return TASK_BYTES + content_bytes(TELL, len(dead.payload), dead.tensors)
 
 
 def _bytes(dead: DeadTask) -> int:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
 from rota.broker.tasks import Task, Trouble
+from rota.common.columns import picked
 from rota.common.limits import (
     ASSIGNMENT_BYTES_MAX,
     ASSIGNMENT_TARGET_MS,
@@ -406,7 +407,7 @@ class Dispatcher:
             task.attempts += 1
             taken.append(task)
             assignment.tasks += 1
-            assignment.bytes += len(task.payload)
+            assignment.bytes += task.payload_bytes
         return taken
 
     def _quota(self, pool: _Pool, worker: Worker, task: Task) -> int:
@@ -541,6 +542,7 @@ def _segments(tasks: list[Task]) -> list[Segment]:
             continue
         row = tasks[start:end]
         run = row[0].run
+        indexes = [task.index for task in row]
         segments.append(
             Segment(
                 run.kind,
@@ -550,8 +552,8 @@ def _segments(tasks: list[Task]) -> list[Segment]:
                 row[0].emits_max,
                 row[0].growth_bytes,
                 tuple([task.turn for task in row]),
-                tuple([run.payloads[task.index] for task in row]),
-                None if run.tensors is None else tuple([run.tensors[task.index] for task in row]),
+                run.payloads.pick(indexes),
+                picked(run.tensors, indexes),
             )
         )
         start = end

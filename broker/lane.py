@@ -15,7 +15,6 @@ from bisect import insort
 from collections import deque
 from typing import Final, NamedTuple
 
-import msgpack
 from blake3 import blake3
 
 from rota.broker.dead_letters import DeadLetters
@@ -32,7 +31,8 @@ from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
 from rota.broker.replies import reply
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
 from rota.common.budget import growth_of
-from rota.common.digests import ZERO_DIGEST
+from rota.common.columns import Blobs
+from rota.common.digests import ZERO_DIGEST, pack
 from rota.common.messages import LaneSettings
 from rota.common.targets import MODEL_PREFIX, code_name
 from rota.common.work import (
@@ -49,8 +49,6 @@ from rota.common.work import (
 )
 
 RECORDED_POLICY: Final = "recorded"
-
-_pack: Final = msgpack.Packer(autoreset=True).pack  # half the cost of packb, which makes a packer each time
 
 
 class Numbering:
@@ -398,7 +396,7 @@ class Lane:
             effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, outcome.emits)
         else:
             effect = (1, *outcome[:2])
-        packed: bytes = _pack(
+        packed = pack(
             (
                 self.digest,
                 task.turn,
@@ -478,8 +476,8 @@ class Lane:
                 now_ms=now_ms,
                 parent=parent,
                 reply_to=reply_to,
-                payloads=(emit.payload,),
-                tensors=(emit.tensors,) if emit.tensors else None,
+                payloads=Blobs(emit.payload, (len(emit.payload),)),
+                tensors=((0, emit.tensors),) if emit.tensors else (),
             )
         )
 

@@ -79,16 +79,16 @@ def count(
 
 def run_bytes(run: Run | TaskRun, start: int = 0) -> int:
     """What the tasks of a run count, from index `start` on."""
-    payloads = run.payloads[start:] if start else run.payloads
+    lengths = run.payloads.lengths[start:]
     if type(run) is Run and run.kind == FAILURE:  # always alone
-        return sum([TASK_BYTES + content_bytes(FAILURE, payload, ()) for payload in payloads])
-    refs = 0 if run.tensors is None else sum(map(len, run.tensors[start:]))
-    return TASK_BYTES * len(payloads) + sum(map(len, payloads)) + REF_BYTES * refs
+        return sum([TASK_BYTES + content_bytes(FAILURE, length, ()) for length in lengths])
+    refs = sum([len(refs) for index, refs in run.tensors if index >= start])
+    return TASK_BYTES * len(lengths) + sum(lengths) + REF_BYTES * refs
 
 
 def issued_bytes(task: Task) -> int:
     """What one issued task counts."""
-    return TASK_BYTES + content_bytes(task.run.kind, task.payload, task.run.tensors_of(task.index))
+    return TASK_BYTES + content_bytes(task.run.kind, task.payload_bytes, task.run.tensors_of(task.index))
 
 
 def reserved_bytes(task: Task) -> int:
@@ -98,4 +98,4 @@ def reserved_bytes(task: Task) -> int:
 
 def emit_bytes(emit: Emit) -> int:
     """What an emitted message counts, as a timer or as a task."""
-    return TASK_BYTES + content_bytes(emit.kind, emit.payload, emit.tensors)
+    return TASK_BYTES + content_bytes(emit.kind, len(emit.payload), emit.tensors)

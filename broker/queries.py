@@ -203,7 +203,7 @@ def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
         "parent": run.parent,
         "priority": run.priority,
         "now_ms": run.now_ms,
-        "payload_bytes": len(run.payloads[index]),
+        "payload_bytes": run.payloads.lengths[index],
         "attempts": 0,
         "state": "waiting" if caught is None else "completed",
         "failure": None if caught is None else caught.kind,

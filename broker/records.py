@@ -11,17 +11,42 @@ changes that were never released, so that a journal of a development version is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
-import msgpack
+import msgspec
+from msgspec import Meta
 
+from rota.common import limits
+from rota.common import shape as shapes
+from rota.common.columns import Column
 from rota.common.errors import JournalError
-from rota.common.messages import LaneSettings, TaskRun
-from rota.common.shown import told
-from rota.common.work import Code, Done, Emit, Failed, Limits, Outcome, Provenance, TensorRef
+from rota.common.fields import (
+    Blob,
+    CodeName,
+    Count,
+    Digest,
+    FailureText,
+    Index,
+    Name,
+    Positive,
+    Producer,
+    Target,
+    Text,
+    Text32,
+    Window,
+    WorkerName,
+    one_of,
+)
+from rota.common.messages import Counts, LaneSettings, TaskRun
+from rota.common.shape import Shape
+from rota.common.work import VERDICTS, Code, Done, Outcome, Outcomes, Provenance, TensorRef
 
 FORMAT_VERSION: Final = 3
+
+Facts = Annotated[tuple[tuple[Text, Text], ...], Meta(max_length=1_024)]
+Bound = Annotated[tuple[tuple[CodeName, Code], ...], Meta(max_length=limits.DEPLOYS_MAX)]
 
 
 class Kind(IntEnum):
@@ -48,96 +73,96 @@ class Kind(IntEnum):
 class Origin(NamedTuple):
     """Which request an input came from: producer, its number, and the digest of what it asked for."""
 
-    producer: str
-    number: int
-    request: bytes
+    producer: Producer
+    number: Count
+    request: Digest
 
 
 class Epoch(NamedTuple):
     """A broker started: its boot number and the versions and facts in force from here on."""
 
-    boot: int
-    now_ms: int
-    facts: tuple[tuple[str, str], ...]
+    boot: Count
+    now_ms: Count
+    facts: Facts
 
 
 class Opened(NamedTuple):
     """A lane began. `seed` is explicit here, whatever the request said; `deploys` is what it starts with."""
 
-    lane: str
-    now_ms: int
+    lane: Name
+    now_ms: Count
     origin: Origin
     settings: LaneSettings
     paused: bool
-    deploys: tuple[tuple[str, Code], ...]
+    deploys: Bound
 
 
 class Submitted(NamedTuple):
     """A batch of tasks was stamped from `first_seq` on. `retry_of`: the dead task that it runs again, else None."""
 
-    lane: str
-    position: int
-    now_ms: int
+    lane: Name
+    position: Count
+    now_ms: Count
     origin: Origin
-    first_seq: int
-    runs: tuple[TaskRun, ...]
-    retry_of: int | None
+    first_seq: Positive
+    runs: Annotated[tuple[TaskRun, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+    retry_of: Count | None
 
 
 class Deployed(NamedTuple):
     """A name was bound to code."""
 
-    lane: str
-    position: int
-    now_ms: int
+    lane: Name
+    position: Count
+    now_ms: Count
     origin: Origin
-    name: str
+    name: CodeName
     code: Code
 
 
 class Cancelled(NamedTuple):
     """A cancel caught a task. Cancels that came too late are not written."""
 
-    lane: str
-    position: int
-    now_ms: int
+    lane: Name
+    position: Count
+    now_ms: Count
     origin: Origin
-    seq: int
+    seq: Positive
 
 
 class Verdict(NamedTuple):
     """The broker decided a task's outcome by the wall clock or by what happened to its workers."""
 
-    lane: str
-    position: int
-    now_ms: int
-    seq: int
-    failure: str
-    message: str
+    lane: Name
+    position: Count
+    now_ms: Count
+    seq: Positive
+    failure: Annotated[str, one_of(*VERDICTS)]
+    message: FailureText
 
 
 class TimerFired(NamedTuple):
     """A timer's time came: the message that turn `turn` emitted as its emit `index` is stamped now."""
 
-    lane: str
-    position: int
-    now_ms: int
-    turn: int
-    index_of_emit: int
+    lane: Name
+    position: Count
+    now_ms: Count
+    turn: Positive
+    index_of_emit: Index
 
 
 class WindowSet(NamedTuple):
-    lane: str
-    position: int
-    now_ms: int
+    lane: Name
+    position: Count
+    now_ms: Count
     origin: Origin
-    window: int
+    window: Window
 
 
 class PauseSet(NamedTuple):
-    lane: str
-    position: int
-    now_ms: int
+    lane: Name
+    position: Count
+    now_ms: Count
     origin: Origin
     paused: bool
 
@@ -145,33 +170,49 @@ class PauseSet(NamedTuple):
 class SeedSet(NamedTuple):
     """The entropy of tasks that are executed from here on comes from another seed: how a fork begins."""
 
-    lane: str
-    position: int
-    now_ms: int
+    lane: Name
+    position: Count
+    now_ms: Count
     origin: Origin
-    seed: bytes
+    seed: Digest
 
 
 class DeadDropped(NamedTuple):
     """Dead letters were forgotten; an empty list stands for all."""
 
-    lane: str
-    position: int
-    now_ms: int
+    lane: Name
+    position: Count
+    now_ms: Count
     origin: Origin
-    seqs: tuple[int, ...]
+    seqs: Annotated[tuple[Count, ...], Meta(max_length=limits.DEAD_TASKS_MAX)]
 
 
-class CompletedFold(NamedTuple):
+class CompletedFold(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """Outcomes of consecutive tasks of one target, by turn, and the state that the last of them left (None:
     unchanged).
     """
 
-    address: str
-    turns: tuple[int, ...]
-    outcomes: tuple[Outcome, ...]
-    state: bytes | None
+    address: Target
+    turns: Counts
+    outcomes: Outcomes
+    state: Blob | None
     provenance: Provenance | None
+
+    def __post_init__(self) -> None:
+        if not len(self.turns) == len(self.outcomes) > 0:
+            raise ValueError(f"{len(self.turns)} turns and {len(self.outcomes)} outcomes")
+
+    @classmethod
+    def of(
+        cls,
+        address: str,
+        turns: tuple[int, ...],
+        outcomes: Sequence[Outcome],
+        state: bytes | None,
+        provenance: Provenance | None,
+    ) -> CompletedFold:
+        """Return a fold with its outcomes as columns."""
+        return cls(address, turns, Outcomes.of(outcomes), state, provenance)
 
 
 class Completed(NamedTuple):
@@ -181,12 +222,12 @@ class Completed(NamedTuple):
     them.
     """
 
-    lane: str
-    now_ms: int
-    worker: str
-    elapsed_us: int
-    fingerprint: int
-    folds: tuple[CompletedFold, ...]
+    lane: Name
+    now_ms: Count
+    worker: WorkerName
+    elapsed_us: Count
+    fingerprint: Positive
+    folds: Annotated[tuple[CompletedFold, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 
 
 class Fingerprint(NamedTuple):
@@ -195,28 +236,28 @@ class Fingerprint(NamedTuple):
     Numbers are dense, from 1, over the whole journal.
     """
 
-    number: int
-    pool: str
-    facts: tuple[tuple[str, str], ...]
+    number: Positive
+    pool: Text32
+    facts: Facts
 
 
 class Mark(NamedTuple):
     """The lane digest at a turn, written now and then: whoever folds the journal must meet it."""
 
-    lane: str
-    retired: int
-    digest: bytes
+    lane: Name
+    retired: Count
+    digest: Digest
 
 
 class Diverged(NamedTuple):
     """A task was executed twice and the second outcome was another. The first one stands; this is the report."""
 
-    lane: str
-    turn: int
-    address: str
-    kept: bytes
-    other: bytes
-    worker: str
+    lane: Name
+    turn: Positive
+    address: Target
+    kept: Digest
+    other: Digest
+    worker: WorkerName
 
 
 class Snapshotted(NamedTuple):
@@ -225,10 +266,10 @@ class Snapshotted(NamedTuple):
     `chain` is the chain digest after that record. Nothing follows from it; who holds the chain can check the snapshot.
     """
 
-    number: int
-    chain: bytes
-    digest: bytes
-    size_bytes: int
+    number: Count
+    chain: Digest
+    digest: Digest
+    size_bytes: Count
 
 
 Record = (
@@ -250,35 +291,41 @@ Record = (
     | Snapshotted
 )
 
-_KIND_OF: Final[dict[type, int]] = {
-    Epoch: Kind.EPOCH,
-    Opened: Kind.OPENED,
-    Submitted: Kind.SUBMITTED,
-    Deployed: Kind.DEPLOYED,
-    Cancelled: Kind.CANCELLED,
-    Verdict: Kind.VERDICT,
-    TimerFired: Kind.TIMER_FIRED,
-    WindowSet: Kind.WINDOW_SET,
-    PauseSet: Kind.PAUSE_SET,
-    SeedSet: Kind.SEED_SET,
-    DeadDropped: Kind.DEAD_DROPPED,
-    Completed: Kind.COMPLETED,
-    Mark: Kind.MARK,
-    Diverged: Kind.DIVERGED,
-    Fingerprint: Kind.FINGERPRINT,
-    Snapshotted: Kind.SNAPSHOTTED,
+_CLASSES: Final[Mapping[Kind, Any]] = {
+    Kind.EPOCH: Epoch,
+    Kind.OPENED: Opened,
+    Kind.SUBMITTED: Submitted,
+    Kind.DEPLOYED: Deployed,
+    Kind.CANCELLED: Cancelled,
+    Kind.VERDICT: Verdict,
+    Kind.TIMER_FIRED: TimerFired,
+    Kind.WINDOW_SET: WindowSet,
+    Kind.PAUSE_SET: PauseSet,
+    Kind.SEED_SET: SeedSet,
+    Kind.DEAD_DROPPED: DeadDropped,
+    Kind.COMPLETED: Completed,
+    Kind.MARK: Mark,
+    Kind.DIVERGED: Diverged,
+    Kind.FINGERPRINT: Fingerprint,
+    Kind.SNAPSHOTTED: Snapshotted,
 }
-_CLASS_OF: Final[dict[int, Any]] = {int(kind): cls for cls, kind in _KIND_OF.items()}
+SCHEMA: Final[Mapping[int, Shape]] = {int(kind): Shape(cls, int(kind)) for kind, cls in _CLASSES.items()}
+_HEAD_OF: Final[Mapping[type, tuple[int]]] = {cls: (int(kind),) for kind, cls in _CLASSES.items()}
+
+
+def named_tensors(record: Record) -> list[TensorRef]:
+    """Return every tensor that a record names."""
+    if isinstance(record, Submitted):
+        return [ref for run in record.runs for ref in run.named_tensors]
+    if isinstance(record, Completed):
+        outcomes = [outcome for fold in record.folds for outcome in fold.outcomes]
+        return [ref for outcome in outcomes if type(outcome) is Done for ref in outcome.named_tensors]
+    return []
 
 
 def encode(record: Record) -> bytes:
     """Return the canonical bytes of a record."""
-    kind = int(_KIND_OF[type(record)])
-    if type(record) is Completed:
-        folds = [(*fold[:2], [_tagged(outcome) for outcome in fold.outcomes], *fold[3:]) for fold in record.folds]
-        record = record._replace(folds=folds)  # type: ignore[arg-type]
-    packed: bytes = msgpack.packb((kind, *record))
-    return packed
+    return shapes.encode(_HEAD_OF[type(record)] + record)
 
 
 def decode(body: bytes) -> Record:
@@ -288,87 +335,12 @@ def decode(body: bytes) -> Record:
     written, not that a broker of this version wrote them.
     """
     try:
-        values = msgpack.unpackb(body, use_list=False, strict_map_key=True)
-        cls = _CLASS_OF[values[0]]
-        record: Record = _REBUILD.get(cls, cls._make)(values[1:])
+        shape = SCHEMA.get(body[1]) if len(body) > 1 else None
+        if shape is None:
+            raise ValueError("it is of no kind that this version knows")
+        record: Record = shape.decode(body)
         if encode(record) != body:
             raise ValueError("it is not the canonical encoding")
-    except Exception as error:  # any malformed body: msgpack's errors, KeyError, TypeError, IndexError, ValueError
-        raise JournalError(f"a record that no rota of this version wrote: {told(error)}") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise JournalError(f"a record that no rota of this version wrote: {error}") from None
     return record
-
-
-def _tagged(outcome: Outcome) -> tuple[Any, ...]:
-    return (0, *outcome) if type(outcome) is Done else (1, *outcome)
-
-
-def _outcome(value: Any) -> Outcome:
-    tag, *fields = value
-    if tag == 1:
-        return Failed._make(fields)
-    result, state_digest, emits, log, fuel, tensors, state_bytes = fields
-    return Done(result, state_digest, tuple([_emit(emit) for emit in emits]), log, fuel, _refs(tensors), state_bytes)
-
-
-def _emit(value: Any) -> Emit:
-    target, payload, priority, kind, tensors, delay_ms = value
-    return Emit(target, payload, priority, kind, _refs(tensors), delay_ms)
-
-
-def _refs(value: Any) -> tuple[TensorRef, ...]:
-    return tuple([TensorRef._make(ref) for ref in value])
-
-
-def _code(value: Any) -> Code:
-    digest, kind, reuse, exports, limits = value
-    return Code(digest, kind, reuse, exports, Limits._make(limits))
-
-
-def _opened(values: Any) -> Opened:
-    lane, now_ms, origin, settings, paused, deploys = values
-    bound = tuple([(name, _code(code)) for name, code in deploys])
-    return Opened(lane, now_ms, Origin._make(origin), LaneSettings._make(settings), paused, bound)
-
-
-def _submitted(values: Any) -> Submitted:
-    lane, position, now_ms, origin, first_seq, runs, retry_of = values
-    rebuilt = tuple(
-        [
-            TaskRun(targets, priority, payloads, None if tensors is None else tuple([_refs(refs) for refs in tensors]))
-            for targets, priority, payloads, tensors in runs
-        ]
-    )
-    return Submitted(lane, position, now_ms, Origin._make(origin), first_seq, rebuilt, retry_of)
-
-
-def _deployed(values: Any) -> Deployed:
-    lane, position, now_ms, origin, name, code = values
-    return Deployed(lane, position, now_ms, Origin._make(origin), name, _code(code))
-
-
-def _completed(values: Any) -> Completed:
-    lane, now_ms, worker, elapsed_us, fingerprint, folds = values
-    return Completed(lane, now_ms, worker, elapsed_us, fingerprint, tuple([_fold(fold) for fold in folds]))
-
-
-def _fold(value: Any) -> CompletedFold:
-    address, turns, outcomes, state, provenance = value
-    source = None if provenance is None else Provenance._make(provenance)
-    return CompletedFold(address, turns, tuple([_outcome(outcome) for outcome in outcomes]), state, source)
-
-
-def _with_origin(cls: Any) -> Any:
-    return lambda values: cls(*values[:3], Origin._make(values[3]), *values[4:])
-
-
-_REBUILD: Final[dict[Any, Any]] = {
-    Opened: _opened,
-    Submitted: _submitted,
-    Deployed: _deployed,
-    Completed: _completed,
-    Cancelled: _with_origin(Cancelled),
-    WindowSet: _with_origin(WindowSet),
-    PauseSet: _with_origin(PauseSet),
-    SeedSet: _with_origin(SeedSet),
-    DeadDropped: _with_origin(DeadDropped),
-}

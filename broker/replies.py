@@ -40,7 +40,7 @@ def _no_reply(done: Done, left: int) -> Failed | None:
     result = done.result or b""
     if len(result) > PAYLOAD_BYTES_MAX:
         return Failed("bad_output", f"a result of over {PAYLOAD_BYTES_MAX} bytes cannot be a reply", (), 0)
-    size = content_bytes(REPLY, result, done.tensors)
+    size = content_bytes(REPLY, len(result), done.tensors)
     if size > left:
         return Failed("overflow", f"a reply of {size} bytes, at most {left} (growth_bytes)", (), 0)
     return None

@@ -164,10 +164,10 @@ class BrokerState:
                 batch.append(item)
                 size += _size(item)
                 if size >= _RESULT_BYTES_PER_MESSAGE or len(batch) >= _RESULTS_PER_MESSAGE:
-                    self.answer(identity, Results(tuple(batch)))
+                    self.answer(identity, Results.of(batch))
                     batch, size = [], 0
             if batch:
-                self.answer(identity, Results(tuple(batch)))
+                self.answer(identity, Results.of(batch))
         self._results = {}
 
     # --- the broker itself ------------------------------------------------------------------------------------------

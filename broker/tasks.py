@@ -1,6 +1,6 @@
 """What the broker holds of tasks, agents and lanes' contents. PURE.
 
-A `Run` is a row of tasks that were stamped together; it keeps their header once and their payloads in one tuple, from
+A `Run` is a row of tasks that were stamped together; it keeps their header once and their payloads in one blob, from
 submit to the last completion. A `Task` is made when the task is issued and forgotten when its result is stored. Plain
 classes with slots, because these are the objects that exist by the hundred thousand; who may write which attribute is
 said beside it.
@@ -8,11 +8,16 @@ said beside it.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
+from msgspec import Meta
+
+from rota.common import limits
 from rota.common.budget import growth_max
+from rota.common.columns import Addresses, Blobs, value_at
+from rota.common.fields import Count, Index, Payload, Positive, Priority, Target
 from rota.common.targets import code_name
-from rota.common.work import FUNCTION, MODEL, Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef
+from rota.common.work import FUNCTION, MODEL, Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef, Tensors
 
 _STATELESS: Final = (FUNCTION, MODEL)
 
@@ -46,15 +51,15 @@ class Run:
         lane: str,
         first_seq: int,
         first_turn: int,
-        targets: str | tuple[str, ...],
+        targets: str | Addresses,
         priority: int,
         kind: str,
         sender: str | None,
         now_ms: int,
         parent: tuple[int, int] | None,
         reply_to: ReplyTo | None,
-        payloads: tuple[bytes, ...],
-        tensors: tuple[tuple[TensorRef, ...], ...] | None,
+        payloads: Blobs,
+        tensors: tuple[tuple[int, tuple[TensorRef, ...]], ...],
     ) -> None:
         self.lane = lane
         self.first_seq = first_seq
@@ -78,7 +83,8 @@ class Run:
         return self.targets if type(self.targets) is str else self.targets[index]
 
     def tensors_of(self, index: int) -> tuple[TensorRef, ...]:
-        return () if self.tensors is None else self.tensors[index]
+        refs: tuple[TensorRef, ...] = value_at(self.tensors, index) if self.tensors else ()
+        return refs
 
 
 class Watcher(NamedTuple):
@@ -139,9 +145,13 @@ class Task:
         return self.run.payloads[self.index]
 
     @property
+    def payload_bytes(self) -> int:
+        return self.run.payloads.lengths[self.index]
+
+    @property
     def growth_max(self) -> int:
         """By how many bytes it may grow its lane in all."""
-        return growth_max(self.growth_bytes, self.run.kind, self.payload, self.run.tensors_of(self.index))
+        return growth_max(self.growth_bytes, self.run.kind, self.payload_bytes, self.run.tensors_of(self.index))
 
 
 def caught_task(run: Run, index: int, failure: Failed) -> Task:
@@ -192,22 +202,22 @@ class Agent:
 class Timer(NamedTuple):
     """An emitted message that waits for its time. Named by the turn that emitted it and its place among the emits."""
 
-    turn: int
-    index_of_emit: int
-    due_ms: int
-    sender: str
+    turn: Positive
+    index_of_emit: Index
+    due_ms: Annotated[int, Meta(ge=0, le=2 * limits.NOW_MS_MAX)]
+    sender: Target
     emit: Emit
 
 
 class DeadTask(NamedTuple):
     """A failed task, kept with what is needed to run it again."""
 
-    seq: int
-    turn: int
-    target: str
-    priority: int
-    payload: bytes
-    tensors: tuple[TensorRef, ...]
-    now_ms: int
+    seq: Positive
+    turn: Positive
+    target: Target
+    priority: Priority
+    payload: Payload
+    tensors: Tensors
+    now_ms: Count
     failure: Failed
-    attempts: int
+    attempts: Count

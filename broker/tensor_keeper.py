@@ -41,7 +41,7 @@ class TensorKeeper:
 
     def admit(self, request: Submit) -> None:
         """Renew the lease of every tensor that a submit names; raises `TensorError` for one that is not there."""
-        named = [ref for run in request.runs for tensors in run.tensors or () for ref in tensors]
+        named = [ref for run in request.runs for ref in run.named_tensors]
         for ref in dict.fromkeys(named):
             self._store.touch(ref)
 

@@ -20,8 +20,7 @@ from rota.common.budget import growth_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
-from rota.common.wire import outcome_fields
-from rota.common.work import RECORDED_FAILURES, Done, Failed, FoldResult, Outcome
+from rota.common.work import RECORDED_FAILURES, Done, Failed, FoldResult, Outcome, tagged
 
 FACTS_MAX: Final = 512  # of a fingerprint; ours have about fifty
 FACT_CHARS_MAX: Final = 512
@@ -291,4 +290,4 @@ def _was_caught(task: Task) -> bool:
 
 
 def _digest(outcome: Outcome) -> bytes:
-    return digest_of(outcome_fields(outcome))
+    return digest_of(tagged(outcome))

@@ -21,9 +21,9 @@ from rota.common.messages import Accepted, Answer
 from rota.common.shown import shown, told
 from rota.common.work import Done, Failed, TensorRef
 
-_MESSAGE_CHARS_MAX: Final = 1_000  # a field of the wrong type may be of any length
-# What applying a record raises that does not fit, or whose fields are of other types than ours.
-_MISFITS: Final = (AssertionError, AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+# What applying a record raises that does not follow from those before it: a turn or lane that is not there, a second
+# completion. What a record must be by itself is its schema's matter (records.py).
+_MISFITS: Final = (AssertionError, LookupError)
 
 
 class World:
@@ -67,7 +67,7 @@ class World:
         refs: list[TensorRef] = []
         for lane in self.lanes.values():
             for run in lane.waiting_runs():
-                refs += [ref for tensors in run.tensors or () for ref in tensors]
+                refs += [ref for _, tensors in run.tensors for ref in tensors]
             for task in lane.line():
                 refs += _tensors_of(task)
             for dead in lane.dead.values():
@@ -243,7 +243,7 @@ def apply_numbered(world: World, number: int, record: records.Record) -> Notes:
     try:
         return world.apply(record)
     except JournalError as error:
-        what = f"record {number}: {error.message[:_MESSAGE_CHARS_MAX]}"
+        what = f"record {number}: {error.message}"
         raise JournalError(what, **{**error.fields, "number": number}) from error
     except _MISFITS as error:
         what = f"record {number} does not follow from those before it ({told(error)})"
@@ -254,6 +254,5 @@ def _tensors_of(task: Task) -> list[TensorRef]:
     """What a task was given, and what its outcome holds."""
     refs = list(task.run.tensors_of(task.index))
     if type(task.outcome) is Done:
-        refs += task.outcome.tensors
-        refs += [ref for emit in task.outcome.emits for ref in emit.tensors]
+        refs += task.outcome.named_tensors
     return refs

@@ -323,7 +323,7 @@ class Session:
                 del self._pending[seq]
                 self._keep(seq, error)
 
-    def _on_results(self, items: tuple[ResultItem, ...]) -> None:
+    def _on_results(self, items: Iterable[ResultItem]) -> None:
         for item in items:
             if item.seq in self._pending:
                 del self._pending[item.seq]

@@ -17,9 +17,9 @@ REF_BYTES: Final = 256  # one tensor reference
 FAILURE_FREE_BYTES: Final = 288  # of a failure that comes back to who asked: so there is always room to say it
 
 
-def content_bytes(kind: str, payload: bytes, tensors: Sequence[TensorRef]) -> int:
+def content_bytes(kind: str, payload_bytes: int, tensors: Sequence[TensorRef]) -> int:
     """Return what the content of a message counts."""
-    size = len(payload) + REF_BYTES * len(tensors)
+    size = payload_bytes + REF_BYTES * len(tensors)
     return size if kind != FAILURE else max(size - FAILURE_FREE_BYTES, 0)
 
 
@@ -28,13 +28,13 @@ def growth_of(done: Done, state_bytes: int) -> int:
 
     `state_bytes`: what the state held before it.
     """
-    emitted = sum([content_bytes(emit.kind, emit.payload, emit.tensors) for emit in done.emits])
+    emitted = sum([content_bytes(emit.kind, len(emit.payload), emit.tensors) for emit in done.emits])
     return emitted if done.state_digest is None else emitted + done.state_bytes - state_bytes
 
 
-def growth_max(growth_bytes: int, kind: str, payload: bytes, tensors: Sequence[TensorRef]) -> int:
+def growth_max(growth_bytes: int, kind: str, payload_bytes: int, tensors: Sequence[TensorRef]) -> int:
     """Return by how many bytes a task may grow its lane: its allowance, and its own content, which leaves with it.
 
     So a task may always hand on or keep what it was given.
     """
-    return growth_bytes + content_bytes(kind, payload, tensors)
+    return growth_bytes + content_bytes(kind, payload_bytes, tensors)

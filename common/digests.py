@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgpack
+import msgspec
 from blake3 import blake3
 
 DIGEST_BYTES: Final = 32
 ZERO_DIGEST: Final = bytes(DIGEST_BYTES)
+
+pack: Final = msgspec.msgpack.Encoder().encode  # the canonical MessagePack of a structure
 
 _ENTROPY_CONTEXT: Final = "rota 2026-11 task entropy"
 _SEED_CONTEXT: Final = "rota 2026-11 lane seed"
@@ -28,8 +30,7 @@ def digest_of(value: Any) -> bytes:
     """Return the digest of a structure of lists, tuples, integers, str, bytes, bool and None in canonical
     MessagePack.
     """
-    packed: bytes = msgpack.packb(value)
-    return blake3(packed).digest()
+    return blake3(pack(value)).digest()
 
 
 def lane_seed(lane: str) -> bytes:

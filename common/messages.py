@@ -1,9 +1,9 @@
 """Every message of the protocol, one NamedTuple each. PURE.
 
 Four conversations, each with its own socket: producers with the broker (*frontend*), workers with the broker
-(*backend*), read-only questions (*query*), and *events* (PUB, advisory). `wire.py` turns these into bytes and back
-and checks every field; the table there and docs/PROTOCOL.md change together with this file. Fields only ever grow at
-the end, and only with a new protocol version.
+(*backend*), read-only questions (*query*), and *events* (PUB, advisory). `wire.py` turns these into bytes and back; the
+annotations here are what it checks (fields.py), and docs/PROTOCOL.md changes with them. Fields only ever grow at the
+end, and only with a new protocol version.
 
 `number` pairs a reply with its request. On requests that are inputs to a lane (Submit, OpenLane, Deploy, Cancel,
 SetPaused, SetWindow, DeadDrop) it is also the idempotency number of the producer: the same number with the same content
@@ -12,61 +12,161 @@ gets the same answer, for ever within NUMBERS_KEPT_MAX, across reconnects and re
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from msgspec import Meta
 
 from rota.common import limits
-from rota.common.work import Code, FoldResult, Provenance, ReplyTo, TensorRef
+from rota.common.columns import (
+    Addresses,
+    Blobs,
+    Column,
+    Sparse,
+    Values,
+    check_sparse,
+    kept,
+    sparse,
+    value_at,
+)
+from rota.common.fields import (
+    Blob,
+    CodeName,
+    Count,
+    Digest,
+    EmitsMax,
+    GrowthBytes,
+    Module,
+    Name,
+    Pid,
+    Plain,
+    PlainMap,
+    Positive,
+    Priority,
+    Producer,
+    Target,
+    Text,
+    Text64,
+    Text512,
+    Window,
+    WorkerName,
+    one_of,
+)
+from rota.common.work import (
+    Code,
+    FailureKind,
+    FoldResult,
+    Log,
+    MessageKind,
+    Provenance,
+    ReplyTo,
+    TensorRef,
+    Tensors,
+    all_travel,
+)
+
+QUERIES: Final = (
+    "status",  # {}: the broker, its journal, lanes and workers in numbers
+    "lanes",  # {}: every lane with settings, counts and digest
+    "agents",  # {lane, name?, limit?}: agents with state size and digest
+    "agent",  # {lane, address}: one agent, its state included
+    "workers",  # {}: every worker with what it runs
+    "deploys",  # {lane}: names and what they are bound to
+    "tasks",  # {lane, state?, limit?}: waiting, issued, running, completed tasks
+    "task",  # {seq}: one task
+    "dead",  # {lane, limit?}: dead letters
+    "digest",  # {lane}: retired count and lane digest
+)
+TOPICS: Final = ("lane", "task", "worker", "journal", "divergence")
+
+_ARGUMENTS_MAX: Final = 16
+_new_tuple: Final[Any] = tuple.__new__  # past NamedTuple's own constructor, which takes twice as long
+
+Counts = Annotated[tuple[Count, ...], Meta(max_length=limits.RUN_TASKS_MAX)]  # one per task, or per assignment
 
 # --- parts of messages ----------------------------------------------------------------------------
 
 
-class TaskRun(NamedTuple):
+class TaskRun(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """Tasks that were submitted together and stay together: one header, many payloads.
 
-    `targets` is one address for all, or one per payload. `tensors` is None or one tuple of references per payload.
+    `targets` is one address for all, or one per payload. `tensors` are the references of those that have some.
     """
 
-    targets: str | tuple[str, ...]
-    priority: int
-    payloads: tuple[bytes, ...]
-    tensors: tuple[tuple[TensorRef, ...], ...] | None
+    targets: Target | Addresses
+    priority: Priority
+    payloads: Blobs
+    tensors: Sparse[Tensors]
+
+    def __post_init__(self) -> None:
+        count = len(self.payloads)
+        if count == 0:
+            raise ValueError("a run holds at least one payload")
+        if type(self.targets) is Addresses and len(self.targets) != count:
+            raise ValueError(f"{len(self.targets)} targets for {count} payloads")
+        check_sparse("tensors", self.tensors, count)
+
+    @classmethod
+    def of(
+        cls,
+        targets: str | Sequence[str],
+        priority: int,
+        payloads: Iterable[bytes],
+        tensors: Sequence[tuple[TensorRef, ...]] | None = None,
+    ) -> TaskRun:
+        """Return a run made of one value per task; `tensors` None: no task has any."""
+        where = targets if isinstance(targets, str) else Addresses.of(targets)
+        return cls(where, priority, Blobs.of(payloads), sparse(tensors or ()))
+
+    @property
+    def named_tensors(self) -> list[TensorRef]:
+        """Every tensor that a task names."""
+        return [ref for _, refs in self.tensors for ref in refs]
 
 
+@all_travel
 class LaneSettings(NamedTuple):
     """What a lane is opened with; part of its journal, so part of what its run means."""
 
-    policy: str = (
-        "derived"  # "derived": retire from the head of the line; "recorded": retire as completed, order journaled
-    )
-    window: int = limits.WINDOW_TASKS_DEFAULT
-    tasks_max: int = limits.LANE_TASKS_DEFAULT
-    starvation_passes: int = limits.STARVATION_PASSES_DEFAULT
-    seed: bytes | None = None  # None: the digest of the lane's name
-    bytes_max: int = limits.LANE_BYTES_DEFAULT  # of tasks, timers and states
-    agents_max: int = limits.LANE_AGENTS_DEFAULT
+    # "derived": retire from the head of the line; "recorded": retire as completed, order journaled
+    policy: Annotated[str, one_of("derived", "recorded")] = "derived"
+    window: Window = limits.WINDOW_TASKS_DEFAULT
+    tasks_max: Annotated[int, Meta(ge=1, le=1 << 32)] = limits.LANE_TASKS_DEFAULT
+    starvation_passes: Annotated[int, Meta(ge=1, le=1 << 32)] = limits.STARVATION_PASSES_DEFAULT
+    seed: Digest | None = None  # None: the digest of the lane's name
+    bytes_max: Annotated[int, Meta(ge=1, le=limits.LANE_BYTES_MAX)] = (
+        limits.LANE_BYTES_DEFAULT
+    )  # of tasks, timers, states
+    agents_max: Annotated[int, Meta(ge=1, le=limits.LANE_AGENTS_MAX)] = limits.LANE_AGENTS_DEFAULT
 
 
-class Segment(NamedTuple):
-    """Tasks of one fold that share a header. `tensors` is None or one tuple of references per task."""
+class Segment(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """Tasks of one fold that share a header. `tensors` are the references of those that have some."""
 
-    kind: str
-    sender: str | None
-    now_ms: int
+    kind: MessageKind
+    sender: Target | None
+    now_ms: Count
     reply_to: ReplyTo | None
-    emits_max: int
-    growth_bytes: int
-    turns: tuple[int, ...]
-    payloads: tuple[bytes, ...]
-    tensors: tuple[tuple[TensorRef, ...], ...] | None
+    emits_max: EmitsMax
+    growth_bytes: GrowthBytes
+    turns: Counts
+    payloads: Blobs
+    tensors: Sparse[Tensors]
+
+    def __post_init__(self) -> None:
+        if len(self.turns) != len(self.payloads):
+            raise ValueError(f"{len(self.turns)} turns and {len(self.payloads)} payloads")
+        check_sparse("tensors", self.tensors, len(self.turns))
 
 
 class FoldAssignment(NamedTuple):
     """One fold of an Assign. `code` is an index into the assignment's table of codes."""
 
-    code: int
-    address: str
-    state: bytes | None
-    segments: tuple[Segment, ...]
+    code: Count
+    address: Target
+    state: Blob | None
+    segments: Annotated[tuple[Segment, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 
 
 class ResultItem(NamedTuple):
@@ -85,14 +185,76 @@ class ResultItem(NamedTuple):
     provenance: Provenance | None
 
 
+class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """Outcomes of tasks of one lane, as columns: a `ResultItem` for each."""
+
+    lane: Name
+    seqs: Counts
+    turns: Counts
+    attempts: Counts
+    results: Values
+    failures: Sparse[tuple[FailureKind, Text]]
+    logs: Sparse[Log]
+    tensors: Sparse[Tensors]
+    provenances: Sparse[Provenance]
+
+    def __post_init__(self) -> None:
+        count = len(self.seqs)
+        if not count == len(self.turns) == len(self.attempts) == len(self.results):
+            raise ValueError(f"{count} seqs, {len(self.turns)} turns, {len(self.results)} results")
+        for what in ("failures", "logs", "tensors", "provenances"):
+            check_sparse(what, getattr(self, what), count)
+        if any(self.results.lengths[index] is not None or value_at(self.tensors, index) for index, _ in self.failures):
+            raise ValueError("a failure has a result")
+
+    @classmethod
+    def of(cls, items: Sequence[ResultItem]) -> ResultRows:
+        """Return items of one lane as columns."""
+        return cls(
+            items[0].lane,
+            tuple([item.seq for item in items]),
+            tuple([item.turn for item in items]),
+            tuple([item.attempts for item in items]),
+            Values.of([item.result for item in items]),
+            sparse([() if item.ok else (item.kind, item.message) for item in items]),
+            sparse([item.log for item in items]),
+            sparse([item.tensors for item in items]),
+            sparse([item.provenance for item in items]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.seqs)
+
+    def __iter__(self) -> Iterator[ResultItem]:
+        return iter(self._items)
+
+    @kept
+    def _items(self) -> list[ResultItem]:
+        lane = self.lane
+        common = zip(self.seqs, self.turns, self.attempts, self.results, strict=True)
+        if not (self.failures or self.logs or self.tensors or self.provenances):
+            return [
+                _new_tuple(ResultItem, (seq, lane, turn, attempts, True, result, (), "", "", (), None))
+                for seq, turn, attempts, result in common
+            ]
+        failures, logs, tensors = dict(self.failures), dict(self.logs), dict(self.tensors)
+        sources = dict(self.provenances)
+        items = []
+        for index, (seq, turn, attempts, result) in enumerate(common):
+            kind, message = failures.get(index, ("", ""))
+            refs, log, source = tensors.get(index, ()), logs.get(index, ()), sources.get(index)
+            items.append(ResultItem(seq, lane, turn, attempts, not kind, result, refs, kind, message, log, source))
+        return items
+
+
 # --- frontend: producer to broker -----------------------------------------------------------------
 
 
 class Hello(NamedTuple):
     """First message of a connection, and its heartbeat. Answered by Welcome."""
 
-    number: int
-    producer: str
+    number: Count
+    producer: Producer
 
 
 class Submit(NamedTuple):
@@ -100,22 +262,22 @@ class Submit(NamedTuple):
     the input.
     """
 
-    number: int
-    lane: str
-    runs: tuple[TaskRun, ...]
+    number: Count
+    lane: Name
+    runs: Annotated[tuple[TaskRun, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
     wait: bool
-    now_ms: int | None
-    retry_of: int | None  # the dead task that this submit runs again; `runs` is then empty
+    now_ms: Count | None
+    retry_of: Count | None  # the dead task that this submit runs again; `runs` is then empty
 
 
 class OpenLane(NamedTuple):
     """Open a lane. `deploys_from`: start with the names that are bound in that lane now (None: with none)."""
 
-    number: int
-    lane: str
+    number: Count
+    lane: Name
     settings: LaneSettings
     paused: bool
-    deploys_from: str | None
+    deploys_from: Name | None
 
 
 class Deploy(NamedTuple):
@@ -123,43 +285,43 @@ class Deploy(NamedTuple):
     digest.
     """
 
-    number: int
-    lane: str
-    name: str
+    number: Count
+    lane: Name
+    name: CodeName
     code: Code
-    module: bytes | None
+    module: Module | None
     check: bool  # let a worker compile or load it first, and answer with what it says
 
 
 class Cancel(NamedTuple):
     """Catch a task that has not completed. Answered by `{"caught": bool}`."""
 
-    number: int
-    seq: int
+    number: Count
+    seq: Count
 
 
 class SetPaused(NamedTuple):
     """Pause (no task is issued) or release a lane."""
 
-    number: int
-    lane: str
+    number: Count
+    lane: Name
     paused: bool
 
 
 class SetWindow(NamedTuple):
     """Change how many tasks the line of a lane can hold."""
 
-    number: int
-    lane: str
-    window: int
+    number: Count
+    lane: Name
+    window: Window
 
 
 class DeadDrop(NamedTuple):
     """Forget dead letters of a lane: those of these seqs, or all with an empty list. Answered by `{"dropped": int}`."""
 
-    number: int
-    lane: str
-    seqs: tuple[int, ...]
+    number: Count
+    lane: Name
+    seqs: Annotated[tuple[Count, ...], Meta(max_length=limits.DEAD_TASKS_MAX)]
 
 
 class Await(NamedTuple):
@@ -167,15 +329,15 @@ class Await(NamedTuple):
     not kept.
     """
 
-    number: int
-    first_seq: int
-    tasks: int
+    number: Count
+    first_seq: Positive
+    tasks: Positive
 
 
 class Drain(NamedTuple):
     """Take no more Submits (or take them again), broker-wide. Answered when it is in force."""
 
-    number: int
+    number: Count
     draining: bool
 
 
@@ -185,39 +347,49 @@ class Drain(NamedTuple):
 class Welcome(NamedTuple):
     """The broker's side of Hello. A changed `boot` means a new broker: await again what is outstanding."""
 
-    number: int
-    boot: int
-    version: str
+    number: Count
+    boot: Count
+    version: Text64
 
 
 class Accepted(NamedTuple):
     """The input is durable. For a Submit: the seq of its first task, and how many there are; else 0 and 0."""
 
-    number: int
-    first_seq: int
-    tasks: int
+    number: Count
+    first_seq: Count
+    tasks: Count
 
 
 class Answer(NamedTuple):
     """The answer to a request that is not just accepted: MessagePack of plain values."""
 
-    number: int
-    value: Any
+    number: Count
+    value: Plain
 
 
 class Refused(NamedTuple):
     """The request was not carried out; nothing of it took effect. `code` is stable (errors.py)."""
 
-    number: int
-    code: str
-    message: str
-    fields: dict[str, Any]
+    number: Count
+    code: Text64
+    message: Text
+    fields: PlainMap
 
 
 class Results(NamedTuple):
     """Outcomes that are final and durable, in no promised order."""
 
-    items: tuple[ResultItem, ...]
+    batches: Annotated[tuple[ResultRows, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+
+    @classmethod
+    def of(cls, items: Iterable[ResultItem]) -> Results:
+        """Return items as columns, those of one lane together where they come together."""
+        return cls(tuple([ResultRows.of(list(rows)) for _, rows in groupby(items, lambda item: item.lane)]))
+
+    @property
+    def items(self) -> Iterator[ResultItem]:
+        """The outcomes, one after another."""
+        return chain.from_iterable(self.batches)
 
 
 # --- query ----------------------------------------------------------------------------------------
@@ -228,9 +400,9 @@ class Query(NamedTuple):
     Refused.
     """
 
-    number: int
-    what: str
-    arguments: dict[str, Any]
+    number: Count
+    what: Annotated[str, one_of(*QUERIES)]
+    arguments: Annotated[PlainMap, Meta(max_length=_ARGUMENTS_MAX)]
 
 
 # --- backend: worker to broker --------------------------------------------------------------------
@@ -241,25 +413,26 @@ class Register(NamedTuple):
     seen by pid.
     """
 
-    worker: str
-    pool: str  # "cpu" or "gpu"
-    slots: int  # tasks it takes at once, running and waiting
-    bytes_max: int  # payload and state bytes it takes at once
-    host: str
-    pid: int
-    fingerprint: dict[str, Any]
-    boot: int  # of the broker it spoke with before, 0 if none
-    holds: tuple[int, ...]  # assignments it still works on
+    worker: WorkerName
+    pool: Literal["cpu", "gpu"]
+    slots: Annotated[int, Meta(ge=1, le=limits.RUN_TASKS_MAX)]  # tasks it takes at once, running and waiting
+    bytes_max: Count  # payload and state bytes it takes at once
+    host: Text512
+    pid: Pid
+    fingerprint: PlainMap
+    boot: Count  # of the broker it spoke with before, 0 if none
+    holds: Counts  # assignments it still works on
 
 
 class Preparation(NamedTuple):
     """Code that a worker compiles or loads now, for an assignment (0: for a Prepare)."""
 
-    assignment: int
-    address: str
-    elapsed_ms: int
+    assignment: Count
+    address: Target
+    elapsed_ms: Count
 
 
+@all_travel
 class Heartbeat(NamedTuple):
     """The worker lives, and says what holds it up; sent at once when that changes. Answered by HeartbeatAck.
 
@@ -267,35 +440,35 @@ class Heartbeat(NamedTuple):
     worker takes nothing until there are none. `preparing`: what it compiles or loads beside its work.
     """
 
-    worker: str
-    boot: int
-    stuck: tuple[int, ...] = ()
-    preparing: tuple[Preparation, ...] = ()
+    worker: WorkerName
+    boot: Count
+    stuck: Annotated[tuple[Count, ...], Meta(max_length=limits.ASSIGNMENTS_HELD_MAX)] = ()
+    preparing: Annotated[tuple[Preparation, ...], Meta(max_length=limits.PREPARATIONS_MAX)] = ()
 
 
 class Completed(NamedTuple):
     """An assignment ended: one FoldResult per fold, in order. `elapsed_us`: time spent running it."""
 
-    worker: str
-    assignment: int
-    folds: tuple[FoldResult, ...]
-    elapsed_us: int
+    worker: WorkerName
+    assignment: Count
+    folds: Annotated[tuple[FoldResult, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+    elapsed_us: Count
 
 
 class Prepared(NamedTuple):
     """The answer to Prepare: what the code looks like to its executor, or why it cannot be used."""
 
-    worker: str
-    number: int
+    worker: WorkerName
+    number: Count
     ok: bool
-    info: dict[str, Any]
-    message: str
+    info: PlainMap
+    message: Text
 
 
 class Goodbye(NamedTuple):
     """The worker leaves on purpose: it takes nothing more and has given back or finished what it held."""
 
-    worker: str
+    worker: WorkerName
     draining: bool  # True: finishing what it holds; False: gone now
 
 
@@ -305,38 +478,38 @@ class Goodbye(NamedTuple):
 class Registered(NamedTuple):
     """The broker knows the worker. Assignments named in `dropped` are no longer wanted."""
 
-    boot: int
-    heartbeat_ms: int
-    dropped: tuple[int, ...]
+    boot: Count
+    heartbeat_ms: Count
+    dropped: Counts
 
 
 class HeartbeatAck(NamedTuple):
     """The broker lives. Another `boot`, or `known` False: register again."""
 
-    boot: int
+    boot: Count
     known: bool
 
 
 class Assign(NamedTuple):
     """Folds to run, all of one lane. Answered by one Completed."""
 
-    assignment: int
-    seed: bytes
-    codes: tuple[Code, ...]
-    folds: tuple[FoldAssignment, ...]
+    assignment: Count
+    seed: Digest
+    codes: Annotated[tuple[Code, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+    folds: Annotated[tuple[FoldAssignment, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 
 
 class Revoke(NamedTuple):
     """The assignment is no longer wanted: stop it, answer with what is done or not at all."""
 
-    assignment: int
+    assignment: Count
 
 
 class Prepare(NamedTuple):
     """Load this code and say whether it can be used. Answered by Prepared."""
 
-    number: int
-    address: str
+    number: Count
+    address: Target
     code: Code
 
 
@@ -348,12 +521,12 @@ class Event(NamedTuple):
     some.
     """
 
-    boot: int
-    event: int
-    now_ms: int
-    topic: str
-    lane: str
-    fields: dict[str, Any]
+    boot: Count
+    event: Count
+    now_ms: Count
+    topic: Annotated[str, one_of(*TOPICS)]
+    lane: Text64  # or empty
+    fields: PlainMap
 
 
 FrontendRequest = Hello | Submit | OpenLane | Deploy | Cancel | SetPaused | SetWindow | DeadDrop | Await | Drain
@@ -361,17 +534,3 @@ FrontendReply = Welcome | Accepted | Answer | Refused | Results
 WorkerMessage = Register | Heartbeat | Completed | Prepared | Goodbye
 WorkerOrder = Registered | HeartbeatAck | Assign | Revoke | Prepare | Refused
 Message = FrontendRequest | FrontendReply | Query | WorkerMessage | WorkerOrder | Event
-
-QUERIES = (
-    "status",  # {}: the broker, its journal, lanes and workers in numbers
-    "lanes",  # {}: every lane with settings, counts and digest
-    "agents",  # {lane, name?, limit?}: agents with state size and digest
-    "agent",  # {lane, address}: one agent, its state included
-    "workers",  # {}: every worker with what it runs
-    "deploys",  # {lane}: names and what they are bound to
-    "tasks",  # {lane, state?, limit?}: waiting, issued, running, completed tasks
-    "task",  # {seq}: one task
-    "dead",  # {lane, limit?}: dead letters
-    "digest",  # {lane}: retired count and lane digest
-)
-TOPICS = ("lane", "task", "worker", "journal", "divergence")

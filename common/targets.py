@@ -25,10 +25,14 @@ DEFAULT_LANE: Final = "main"  # open in every run
 _KNOWN_MAX: Final = 65_536  # the same few addresses come again and again: answers to those that are short are kept
 _CHARS_MAX: Final = NAME_CHARS_MAX + 1 + KEY_CHARS_MAX  # of anything that could be an address
 
-_NAME: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}")
-_TARGET: Final = re.compile(
-    rf"(?:model:)?{_NAME.pattern}|{_NAME.pattern}/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{KEY_CHARS_MAX}}}"
-)
+_NAME: Final = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}"
+_KEY: Final = rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{KEY_CHARS_MAX}}}"
+NAME_PATTERN: Final = rf"\A{_NAME}\Z"
+CODE_NAME_PATTERN: Final = rf"\A(?:model:)?{_NAME}\Z"
+TARGET_PATTERN: Final = rf"\A(?:{_NAME}(?:/{_KEY})?|model:{_NAME})\Z"
+
+_name_match: Final = re.compile(NAME_PATTERN).match
+_target_match: Final = re.compile(TARGET_PATTERN).match
 
 
 def is_name(text: str) -> bool:
@@ -43,12 +47,12 @@ def is_target(text: str) -> bool:
 
 @lru_cache(_KNOWN_MAX)
 def _is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
+    return _name_match(text) is not None
 
 
 @lru_cache(_KNOWN_MAX)
 def _is_target(text: str) -> bool:
-    return _TARGET.fullmatch(text) is not None
+    return _target_match(text) is not None
 
 
 def check_target(text: str) -> str:

@@ -4,15 +4,38 @@ These are the words that the broker's dispatch, the wire and both kinds of worke
 consecutive tasks of one target that one worker runs in one go, each task seeing the state that the one before it left
 (execution model, part 3). A worker returns one outcome per task, in order; what is missing at the end was stopped.
 
-NamedTuples, because they travel by the hundred thousand: a MessagePack array becomes one with `_make` and no copy.
-When a field is added here, `wire.py`, `docs/PROTOCOL.md` and `docs/AGENTS.md` change with it.
+A field's annotation is its bound on the wire and in the journal (fields.py). When a field is added here,
+`docs/PROTOCOL.md` and `docs/AGENTS.md` change with it.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, Union
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, Union, cast
 
-from rota.common.limits import GROWTH_BYTES_DEFAULT
+from msgspec import Meta
+
+from rota.common import limits
+from rota.common.columns import Column, Sparse, Values, check_sparse, kept, sparse
+from rota.common.fields import (
+    Blob,
+    Count,
+    Digest,
+    EmitsMax,
+    FailureText,
+    Fuel,
+    GrowthBytes,
+    LogLine,
+    Payload,
+    Priority,
+    StateBytes,
+    Target,
+    Text,
+    Text32,
+    Text64,
+    Text256,
+    one_of,
+)
 
 # --- failure kinds (execution model, part 4) ------------------------------------------------------
 
@@ -34,6 +57,7 @@ RECORDED_FAILURES: Final = (
     "refused",  # no worker there can run its code: a model that does not load, a provider that is required and absent
     "faulted",  # no worker could do this one task: the stack or memory of the host ran out, a tensor is missing
 )
+VERDICTS: Final = ("timeout", "lost", "refused", "faulted")  # those that the broker decides by itself
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
 
 # --- kinds of message and of code -----------------------------------------------------------------
@@ -54,39 +78,58 @@ CODE_KINDS: Final = (AGENT, FUNCTION, MODEL)
 BITWISE: Final = "bitwise"
 RECORDED: Final = "recorded"
 
+Stopped = Literal["timeout", "interrupted", "refused", "faulted"]
+FailureKind = Annotated[str, one_of(*FAILURE_KINDS)]
+EmitKind = Annotated[str, one_of(*EMIT_KINDS)]
+MessageKind = Annotated[str, one_of(*MESSAGE_KINDS)]
+CodeKind = Annotated[str, one_of(*CODE_KINDS)]
 
+T = TypeVar("T")
+
+
+def all_travel(cls: type[T]) -> type[T]:
+    """Have every field of a NamedTuple there when it is decoded: its defaults are for those who make one here."""
+    cls._field_defaults = {}  # type: ignore[attr-defined]
+    return cls
+
+
+@all_travel
 class Limits(NamedTuple):
     """What one task may use. Bound to the task when it is issued, so part of what the run means."""
 
-    fuel: int = 1_000_000_000
-    memory_bytes: int = 64 << 20
-    timeout_ms: int = 10_000
-    emits_max: int = 64
-    result_bytes: int = 1 << 20
-    state_bytes: int = 1 << 20
-    log_bytes: int = 16 << 10
-    growth_bytes: int = GROWTH_BYTES_DEFAULT  # see budget.py
+    fuel: Annotated[int, Meta(ge=1, le=limits.FUEL_MAX)] = 1_000_000_000
+    memory_bytes: Annotated[int, Meta(ge=1 << 16, le=limits.MEMORY_BYTES_MAX)] = 64 << 20
+    timeout_ms: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_MS_MAX)] = 10_000
+    emits_max: EmitsMax = 64
+    result_bytes: Annotated[int, Meta(ge=0, le=limits.OUTPUT_BYTES_MAX)] = 1 << 20
+    state_bytes: Annotated[int, Meta(ge=0, le=limits.OUTPUT_BYTES_MAX)] = 1 << 20
+    log_bytes: Annotated[int, Meta(ge=0, le=limits.PAYLOAD_BYTES_MAX)] = 16 << 10
+    growth_bytes: GrowthBytes = limits.GROWTH_BYTES_DEFAULT  # see budget.py
 
 
+@all_travel
 class Code(NamedTuple):
     """What a name was bound to by a deploy: the bytes by digest, and how to call them.
 
     `exports` maps the roles of kind `function` (`alloc`, `call`) to the module's own export names.
     """
 
-    digest: bytes
-    kind: str
+    digest: Digest
+    kind: CodeKind
     reuse: bool = False
-    exports: tuple[tuple[str, str], ...] = ()
+    exports: Annotated[tuple[tuple[Text32, Text256], ...], Meta(max_length=8)] = ()
     limits: Limits = Limits()
 
 
 class TensorRef(NamedTuple):
     """A tensor by content: BLAKE3 of dtype, shape and data (32 bytes). The path is derived from it, never sent."""
 
-    digest: bytes
-    dtype: str
-    shape: tuple[int, ...]
+    digest: Digest
+    dtype: Text32
+    shape: Annotated[tuple[Count, ...], Meta(max_length=limits.TENSOR_RANK_MAX)]
+
+
+Tensors = Annotated[tuple[TensorRef, ...], Meta(max_length=limits.TENSORS_PER_TASK_MAX)]
 
 
 class ReplyTo(NamedTuple):
@@ -94,9 +137,9 @@ class ReplyTo(NamedTuple):
     emits of that turn. The asker knows the latter two when it asks.
     """
 
-    turn: int
-    asked_in: int
-    emit: int
+    turn: Count
+    asked_in: Count
+    emit: Count
 
 
 class TaskInput(NamedTuple):
@@ -104,15 +147,15 @@ class TaskInput(NamedTuple):
     issue; see `budget.growth_max`).
     """
 
-    turn: int
-    kind: str
-    sender: str | None
-    payload: bytes
-    now_ms: int
+    turn: Count
+    kind: MessageKind
+    sender: Target | None
+    payload: Payload
+    now_ms: Count
     reply_to: ReplyTo | None
-    tensors: tuple[TensorRef, ...]
-    emits_max: int
-    growth_bytes: int
+    tensors: Tensors
+    emits_max: EmitsMax
+    growth_bytes: GrowthBytes
 
 
 class Fold(NamedTuple):
@@ -130,12 +173,16 @@ class Emit(NamedTuple):
     timers.
     """
 
-    target: str
-    payload: bytes
-    priority: int
-    kind: str
-    tensors: tuple[TensorRef, ...]
-    delay_ms: int
+    target: Target
+    payload: Payload
+    priority: Priority
+    kind: EmitKind
+    tensors: Tensors
+    delay_ms: Annotated[int, Meta(ge=0, le=limits.DELAY_MS_MAX)]
+
+
+Emits = Annotated[tuple[Emit, ...], Meta(max_length=limits.EMITS_MAX)]
+Log = Annotated[tuple[LogLine, ...], Meta(max_length=limits.LOG_LINES_MAX)]
 
 
 class Done(NamedTuple):
@@ -143,35 +190,130 @@ class Done(NamedTuple):
     the new state, 0 where there is none.
     """
 
-    result: bytes | None
-    state_digest: bytes | None
-    emits: tuple[Emit, ...]
-    log: tuple[str, ...]
-    fuel: int
-    tensors: tuple[TensorRef, ...]
-    state_bytes: int = 0
+    result: Blob | None
+    state_digest: Digest | None
+    emits: Emits
+    log: Log
+    fuel: Fuel
+    tensors: Tensors
+    state_bytes: StateBytes = 0
+
+    @property
+    def named_tensors(self) -> list[TensorRef]:
+        """Every tensor that the result or an emitted task names."""
+        return [*self.tensors, *[ref for emit in self.emits for ref in emit.tensors]]
 
 
 class Failed(NamedTuple):
     """The task failed. State stays as it was and nothing is emitted."""
 
-    kind: str
-    message: str
-    log: tuple[str, ...]
-    fuel: int
+    kind: FailureKind
+    message: FailureText
+    log: Log
+    fuel: Fuel
 
 
 Outcome = Union[Done, Failed]  # noqa: UP007 - a runtime alias that isinstance and mypy both read
+
+_new_tuple: Final[Any] = cast(Any, tuple).__new__  # past NamedTuple's own constructor, which takes twice as long
+
+
+def tagged(outcome: Outcome) -> tuple[Any, ...]:
+    """Return an outcome with what tells the two kinds apart where both can stand: `(0, ...Done)`, `(1, ...Failed)`."""
+    return (0, *outcome) if type(outcome) is Done else (1, *outcome)
+
+
+class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """The outcomes of tasks in a row, as columns. A failed task has no result, no new state, no emits, no tensors."""
+
+    results: Values
+    state_digests: Values
+    fuel: Annotated[tuple[Fuel, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+    failures: Sparse[tuple[FailureKind, FailureText]]
+    emits: Sparse[Emits]
+    logs: Sparse[Log]
+    tensors: Sparse[Tensors]
+    state_bytes: Annotated[tuple[StateBytes, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+
+    def __post_init__(self) -> None:
+        count = len(self.fuel)
+        if not count == len(self.results) == len(self.state_digests) == len(self.state_bytes):
+            raise ValueError(f"{len(self.results)} results, {len(self.state_digests)} digests, {count} of fuel")
+        sizes = self.state_digests.lengths
+        if sizes.count(32) + sizes.count(None) != count:
+            raise ValueError("wants state digests of 32 bytes")
+        if self.failures or self.emits or self.logs or self.tensors:
+            self._check_sparse(count)
+
+    def _check_sparse(self, count: int) -> None:
+        for what in ("failures", "emits", "logs", "tensors"):
+            check_sparse(what, getattr(self, what), count)
+        succeeded = dict([*self.emits, *self.tensors])
+        for index, _ in self.failures:
+            left = (self.results.lengths[index], self.state_digests.lengths[index])
+            if index in succeeded or left != (None, None):
+                raise ValueError(f"the outcome at index {index} is a failure and a success")
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> Outcomes:
+        """Return outcomes as columns."""
+        if isinstance(outcomes, Outcomes):
+            return outcomes
+        rows = tuple(outcomes)
+        done = [one if type(one) is Done else None for one in rows]
+        made = Outcomes(
+            Values.of([None if one is None else one.result for one in done]),
+            Values.of([None if one is None else one.state_digest for one in done]),
+            tuple([one.fuel for one in rows]),
+            sparse([() if type(one) is Done else one[:2] for one in rows]),
+            sparse([() if one is None else one.emits for one in done]),
+            sparse([one.log for one in rows]),
+            sparse([() if one is None else one.tensors for one in done]),
+            tuple([0 if one is None else one.state_bytes for one in done]),
+        )
+        made.__dict__["rows"] = rows  # they are there already
+        return made
+
+    @kept
+    def rows(self) -> tuple[Outcome, ...]:
+        """The outcomes, one value each."""
+        common = zip(self.results, self.state_digests, self.fuel, self.state_bytes, strict=True)
+        if not (self.failures or self.emits or self.logs or self.tensors):
+            return tuple(
+                [_new_tuple(Done, (result, left, (), (), fuel, (), size)) for result, left, fuel, size in common]
+            )
+        failures, emits, logs, tensors = dict(self.failures), dict(self.emits), dict(self.logs), dict(self.tensors)
+        return tuple(
+            [
+                Done(result, left, emits.get(index, ()), logs.get(index, ()), fuel, tensors.get(index, ()), size)
+                if index not in failures
+                else Failed(*failures[index], logs.get(index, ()), fuel)
+                for index, (result, left, fuel, size) in enumerate(common)
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.fuel)
+
+    def __getitem__(self, index: int) -> Outcome:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self.rows)
+
+
+NO_OUTCOMES: Final = Outcomes.of(())
 
 
 class Provenance(NamedTuple):
     """Where a model's result came from (execution model, part 6). Not part of any digest."""
 
     result_class: Literal["bitwise", "recorded"]
-    provider: str
-    fingerprint: bytes
+    provider: Text64
+    fingerprint: Digest
 
 
+@all_travel
 class FoldResult(NamedTuple):
     """What came of a fold: the outcomes of its first tasks, the last state, and why it ended early, if it did.
 
@@ -181,8 +323,20 @@ class FoldResult(NamedTuple):
     worker was told to stop. `reason` is for the log; it is never part of an outcome.
     """
 
-    outcomes: tuple[Outcome, ...]
-    state: bytes | None
-    stopped: Literal["timeout", "interrupted", "refused", "faulted"] | None = None
-    reason: str = ""
+    outcomes: Outcomes
+    state: Blob | None
+    stopped: Stopped | None = None
+    reason: Text = ""
     provenance: Provenance | None = None
+
+    @classmethod
+    def of(
+        cls,
+        outcomes: Sequence[Outcome],
+        state: bytes | None,
+        stopped: Stopped | None = None,
+        reason: str = "",
+        provenance: Provenance | None = None,
+    ) -> FoldResult:
+        """Return a result with its outcomes as columns."""
+        return cls(Outcomes.of(outcomes), state, stopped, reason, provenance)

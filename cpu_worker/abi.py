@@ -161,7 +161,7 @@ def _done(
             return done
     else:
         done = Done(result, digest(state), emits, log, fuel, tensors, len(state))
-    growth, most = growth_of(done, held), growth_max(task.growth_bytes, task.kind, task.payload, task.tensors)
+    growth, most = growth_of(done, held), growth_max(task.growth_bytes, task.kind, len(task.payload), task.tensors)
     if growth > most:
         raise _Overflow(f"emits and state: {growth} bytes more than before, at most {most} (growth_bytes)")
     return done

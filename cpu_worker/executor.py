@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rota.common.errors import CodeError
 from rota.common.limits import OUTPUT_BYTES_MAX
-from rota.common.work import FUNCTION, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
+from rota.common.work import FUNCTION, NO_OUTCOMES, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
 from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
@@ -88,7 +88,7 @@ class WasmExecutor:
         try:
             prepared = self._codes.get(fold.code)
         except CodeError as error:
-            return FoldResult((), None, "refused", error.message)
+            return FoldResult(NO_OUTCOMES, None, "refused", error.message)
         self._sandbox.begin(prepared, fold.code)
         try:
             return self._run_tasks(fold)
@@ -112,18 +112,18 @@ class WasmExecutor:
         for task in fold.tasks:
             # A fold's outcomes travel in one message; what does not fit runs again, in an assignment of its own.
             if self._watchdog.reason_to_stop() == "interrupted" or answered_bytes > OUTPUT_BYTES_MAX:
-                return FoldResult(tuple(outcomes), new_state, "interrupted")
+                return FoldResult.of(outcomes, new_state, "interrupted")
             try:
                 outcome, changed = run_task(fold, task, state)
             except GuestFault as fault:
                 outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), None
             except GuestStopped as stopped:
-                return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
+                return FoldResult.of(outcomes, new_state, self._why(stopped), stopped.reason)
             outcomes.append(outcome)
             answered_bytes += self._sandbox.answer_bytes
             if changed is not None:
                 state = new_state = changed
-        return FoldResult(tuple(outcomes), new_state)
+        return FoldResult.of(outcomes, new_state)
 
     def _run_agent(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:
         data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)

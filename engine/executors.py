@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rota.common.errors import CodeError, ConfigError
-from rota.common.work import Code, Fold, FoldResult
+from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
 from rota.engine.folds import pool_of
 from rota.host.install import install_command
 from rota.tensors.store import TensorStore
@@ -70,7 +70,7 @@ class Executors:
         pools: dict[str, list[int]] = {}
         for place, fold in enumerate(folds):
             pools.setdefault(pool_of(fold.code), []).append(place)
-        results = [FoldResult((), None, "interrupted")] * len(folds)
+        results = [FoldResult(NO_OUTCOMES, None, "interrupted")] * len(folds)
         for pool, places in pools.items():
             executor = self._executor(pool)
             if self._stopping:
@@ -94,7 +94,7 @@ class Executors:
             raise
         ended = running.result()
         assert isinstance(ended, Ended)
-        return ended.results or (FoldResult((), None, "interrupted"),) * len(folds)
+        return ended.results or (FoldResult(NO_OUTCOMES, None, "interrupted"),) * len(folds)
 
     def interrupt(self) -> None:
         """Stop the folds that are running, and run no other until `resume`; from any thread or signal handler."""

@@ -17,7 +17,19 @@ from typing import Any, cast, get_args
 from rota.common.errors import BadPayload, CodeError, ConfigError, TensorError
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX, TENSORS_PER_TASK_MAX
 from rota.common.model_call import decode_call
-from rota.common.work import MODEL, Code, Done, Failed, Fold, FoldResult, Limits, Outcome, Provenance, TaskInput
+from rota.common.work import (
+    MODEL,
+    NO_OUTCOMES,
+    Code,
+    Done,
+    Failed,
+    Fold,
+    FoldResult,
+    Limits,
+    Outcome,
+    Provenance,
+    TaskInput,
+)
 from rota.gpu_worker.fingerprint import machine_facts
 from rota.gpu_worker.inference import Inference, RunEnded
 from rota.gpu_worker.providers import Require, why_no_cuda
@@ -86,7 +98,7 @@ class OnnxExecutor:
 
     def so_far(self) -> FoldResult:
         """Return the outcomes before the task that ran out of time."""
-        return FoldResult(tuple(self._outcomes), None, "timeout", provenance=self._provenance)
+        return FoldResult.of(self._outcomes, None, "timeout", provenance=self._provenance)
 
     def run(self, fold: Fold) -> FoldResult:
         """Run a fold's tasks in order, each alone."""
@@ -100,18 +112,18 @@ class OnnxExecutor:
             result_bytes = 0
             for task in fold.tasks:
                 if result_bytes > OUTPUT_BYTES_MAX:  # a fold travels in one message: the rest runs again, by itself
-                    return FoldResult(tuple(outcomes), None, "interrupted", provenance=provenance)
+                    return FoldResult.of(outcomes, None, "interrupted", provenance=provenance)
                 outcomes.append(outcome := self._answer(model, task, fold.code.limits))
                 result_bytes += len(outcome.result or b"") if type(outcome) is Done else 0
         except RunEnded as end:
-            return FoldResult(tuple(outcomes), None, end.stopped, end.reason, provenance)
+            return FoldResult.of(outcomes, None, end.stopped, end.reason, provenance)
         except LoadInterrupted:
-            return FoldResult((), None, "interrupted")
+            return FoldResult(NO_OUTCOMES, None, "interrupted")
         except CodeError as error:
-            return FoldResult((), None, "refused", error.message)
+            return FoldResult(NO_OUTCOMES, None, "refused", error.message)
         finally:
             self._watchdog.end_fold()
-        return FoldResult(tuple(outcomes), None, provenance=provenance)
+        return FoldResult.of(outcomes, None, provenance=provenance)
 
     def interrupt(self) -> None:
         """Stop the fold that is running, soon; from any thread, harmless when nothing runs."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict
 
-from rota.common import checks
-from rota.common.digests import DIGEST_BYTES, lane_seed
+from rota.common.digests import DIGEST_BYTES, lane_seed, pack
 from rota.common.errors import CodeError, ConfigError, LocalError
 from rota.common.limits import MODULE_BYTES_MAX, NOW_MS_MAX
+from rota.common.shape import Shape
 from rota.common.shown import shown
 from rota.common.work import Limits
+
+_limits = Shape(Limits)
 
 
 class LimitChanges(TypedDict, total=False):
@@ -34,11 +36,10 @@ def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:
     if limits is not None and not isinstance(limits, Limits):
         raise ConfigError(f"limits={shown(limits)}: give a Limits, or limits by their names")
     found = (limits or Limits())._replace(**changes)
-    for name, value in found._asdict().items():
-        try:
-            checks.limits_of_code(list(Limits()._replace(**{name: value})))
-        except ValueError as error:
-            raise ConfigError(f"limit {name}: {error}") from error
+    try:
+        _limits.decode(pack(found))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error).replace("Limits: field", "limit")) from error
     return found
 
 

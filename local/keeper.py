@@ -17,7 +17,7 @@ from rota.broker import records
 from rota.broker.journal import Journal
 from rota.broker.lock import FolderLock
 from rota.common.errors import CodeError, ConfigError
-from rota.common.work import MODEL, Done, TensorRef
+from rota.common.work import MODEL
 from rota.engine.model_files import find_model
 from rota.host.endpoints import RunFolder
 from rota.local.places import LanePlace
@@ -95,23 +95,8 @@ def _new_journal(path: Path) -> Journal:
 
 
 def _copy_tensors(found: Iterable[records.Record], source: TensorStore, target: TensorStore) -> None:
-    for ref in dict.fromkeys(ref for record in found for ref in _tensors_of(record)):
+    for ref in dict.fromkeys(ref for record in found for ref in records.named_tensors(record)):
         target.put(source.open(ref))
-
-
-def _tensors_of(record: records.Record) -> Iterator[TensorRef]:
-    match record:
-        case records.Submitted():
-            for run in record.runs:
-                for tensors in run.tensors or ():
-                    yield from tensors
-        case records.Completed():
-            for fold in record.folds:
-                for outcome in fold.outcomes:
-                    if isinstance(outcome, Done):
-                        yield from outcome.tensors
-                        for emit in outcome.emits:
-                            yield from emit.tensors
 
 
 def _copy_models(found: Iterable[records.Record], source: Path, target: Path) -> None:

@@ -338,7 +338,7 @@ class Lane(View):
         """Let a submit take effect, and return its first turn."""
         request = messages.Submit(self._next_number, self.name, runs, False, self.now_ms, retry_of)
         check_submit(self._lane, request)
-        named = [ref for run in runs for tensors in run.tensors or () for ref in tensors]
+        named = [ref for run in runs for ref in run.named_tensors]
         for ref in dict.fromkeys(named):
             self.tensors.touch(ref)
         first_turn = self._lane.next_turn

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from rota.broker import records
 from rota.broker.lane import Lane, predecessor
 from rota.broker.tasks import Task
+from rota.common.columns import Blobs
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import BadChange
 from rota.common.work import Code
@@ -191,7 +192,7 @@ class Continuation:
         place, runs = 0, []
         is_edited = False
         for run in record.runs:
-            payloads = tuple([self._edits.get((number, place + at), old) for at, old in enumerate(run.payloads)])
+            payloads = Blobs.of([self._edits.get((number, place + at), old) for at, old in enumerate(run.payloads)])
             is_edited = is_edited or payloads != run.payloads
             place += len(payloads)
             runs.append(run._replace(payloads=payloads))

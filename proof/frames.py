@@ -1,8 +1,8 @@
 """What `rota verify` and its worker processes say to each other: folds there, results back. PURE.
 
-A frame is a length of eight bytes and so many bytes of MessagePack. Both ends are this installation, so folds are
-packed as they are; results go through the checks of the protocol, which build them anyway. Code is named once per
-frame, because the folds of a batch share little else and share that.
+A frame is a length of eight bytes and so many bytes of MessagePack. Folds and results are those of the protocol, and
+are checked as they are there. Code is named once per frame, because the folds of a batch share little else and share
+that.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-import msgpack
+import msgspec
 
-from rota.common import checks, wire
+from rota.common.digests import pack
 from rota.common.errors import RotaError, error_from_wire
-from rota.common.work import Code, Fold, FoldResult, ReplyTo, TaskInput
+from rota.common.fields import Blob, Digest, Index, Target
+from rota.common.shape import Shape
+from rota.common.work import Code, Fold, FoldResult, TaskInput
 
 _LENGTH: Final = struct.Struct("<Q")
-_RUN, _PREPARE, _FINGERPRINT = "run", "prepare", "fingerprint"
 
 
 class Stream(Protocol):
@@ -73,47 +74,37 @@ def read_frame(stream: Stream) -> bytes | None:
 # --- to a process ---------------------------------------------------------------------------------
 
 
+class _Folds(NamedTuple):
+    """Run these folds: the codes that they name by their place, and of each fold its seed, code, address, state and
+    tasks.
+    """
+
+    codes: tuple[Code, ...]
+    folds: tuple[tuple[Digest, Index, Target, Blob | None, tuple[TaskInput, ...]], ...]
+
+
+_SHAPES: Final = {0: Shape(_Folds, 0), 1: Shape(Prepare, 1), 2: Shape(AskFingerprint, 2)}
+_TAG_OF: Final = {shape.cls: tag for tag, shape in _SHAPES.items()}
+_results: Final = msgspec.msgpack.Decoder(tuple[FoldResult, ...] | dict[str, Any])
+
+
 def encode_request(request: Request) -> bytes:
     """Return the frame of a request."""
-    if isinstance(request, Prepare):
-        return _pack((_PREPARE, request.code, request.address))
-    if isinstance(request, AskFingerprint):
-        return _pack((_FINGERPRINT, request.pool))
+    if not isinstance(request, Run):
+        return pack((_TAG_OF[type(request)], *request))
     codes = {fold.code: None for fold in request.folds}
     places = {code: place for place, code in enumerate(codes)}
     folds = [(fold.lane_seed, places[fold.code], fold.address, fold.state, fold.tasks) for fold in request.folds]
-    return _pack((_RUN, tuple(codes), folds))
+    return pack((_TAG_OF[_Folds], tuple(codes), folds))
 
 
 def decode_request(data: bytes) -> Request:
     """Return the request in a frame."""
-    kind, *fields = msgpack.unpackb(data, use_list=False)
-    if kind == _PREPARE:
-        return Prepare(checks.code(_listed(fields[0])), fields[1])
-    if kind == _FINGERPRINT:
-        return AskFingerprint(fields[0])
-    assert kind == _RUN, kind
-    codes = [checks.code(_listed(code)) for code in fields[0]]
-    return Run(
-        tuple(
-            [
-                Fold(seed, codes[place], address, state, tuple(map(_task, tasks)))
-                for seed, place, address, state, tasks in fields[1]
-            ]
-        )
-    )
-
-
-def _task(fields: Sequence[Any]) -> TaskInput:
-    turn, kind, sender, payload, now_ms, reply_to, tensors, emits_max, growth = fields
-    answered = None if reply_to is None else ReplyTo._make(reply_to)
-    refs = tuple([checks.ref(_listed(ref)) for ref in tensors])
-    return TaskInput(turn, kind, sender, payload, now_ms, answered, refs, emits_max, growth)
-
-
-def _listed(value: Any) -> Any:
-    """Return a value with lists for tuples, as the checks of the protocol take it."""
-    return [_listed(item) for item in value] if type(value) is tuple else value
+    request: Prepare | AskFingerprint | _Folds = _SHAPES[data[1]].decode(data)
+    if not isinstance(request, _Folds):
+        return request
+    codes, folds = request
+    return Run(tuple([Fold(seed, codes[place], address, state, tasks) for seed, place, address, state, tasks in folds]))
 
 
 # --- and back -------------------------------------------------------------------------------------
@@ -121,32 +112,30 @@ def _listed(value: Any) -> Any:
 
 def encode_results(results: Sequence[FoldResult]) -> bytes:
     """Return the frame that answers `Run`."""
-    return _pack([([wire.outcome_fields(outcome) for outcome in one.outcomes], *one[1:]) for one in results])
+    return pack(tuple(results))
 
 
 def decode_results(data: bytes) -> list[FoldResult]:
-    """Return the results in an answer to `Run`."""
-    return [checks.completion(fields) for fields in unpack_answer(data)]
+    """Return the results in an answer to `Run`. Raises the error in it."""
+    return list(_raise_error(_results.decode(data)))
 
 
 def encode_answer(answer: Mapping[str, Any]) -> bytes:
     """Return the frame that answers what is not `Run`."""
-    return _pack(answer)
+    return pack(answer)
 
 
 def encode_error(error: RotaError) -> bytes:
     """Return the frame of an error that ends it all."""
-    return _pack({"error": error.code, "message": error.message})
+    return pack({"error": error.code, "message": error.message})
 
 
 def unpack_answer(data: bytes) -> Any:
     """Return what an answer holds. Raises the error in it."""
-    answer = msgpack.unpackb(data, strict_map_key=False)
+    return _raise_error(msgspec.msgpack.decode(data))
+
+
+def _raise_error(answer: Any) -> Any:
     if type(answer) is dict and "error" in answer:
         raise error_from_wire(answer["error"], answer["message"], {})
     return answer
-
-
-def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value)
-    return packed

@@ -17,7 +17,7 @@ from rota.broker import records
 from rota.broker.records import FORMAT_VERSION, Record
 from rota.broker.world import World
 from rota.common.errors import JournalError
-from rota.common.work import MODEL, Code, Done, TensorRef
+from rota.common.work import MODEL, Code
 from rota.engine.model_files import find_model
 from rota.host.endpoints import RunFolder
 from rota.host.files import sync_folder
@@ -112,24 +112,11 @@ class _Collected:
                     self._see_code(code)
             case records.Deployed():
                 self._see_code(record.code)
-            case records.Submitted():
-                for run in record.runs:
-                    for refs in run.tensors or ():
-                        self._see_tensors(refs)
-            case records.Completed():
-                for folded in record.folds:
-                    for outcome in folded.outcomes:
-                        if type(outcome) is Done:
-                            self._see_tensors(outcome.tensors)
-                            for emit in outcome.emits:
-                                self._see_tensors(emit.tensors)
+        for ref in records.named_tensors(record):
+            self._tensors[ref.digest] = None
 
     def _see_code(self, code: Code) -> None:
         (self._models if code.kind == MODEL else self._modules)[code.digest] = None
-
-    def _see_tensors(self, refs: tuple[TensorRef, ...]) -> None:
-        for ref in refs:
-            self._tensors[ref.digest] = None
 
 
 # --- which files that is --------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Run, Task
+from rota.common.columns import Addresses
 from rota.common.targets import code_name
 from rota.common.work import Code, Done, Failed, Outcome
 from rota.runs.readable import cut, size_text
@@ -164,10 +165,10 @@ def _submitted(record: records.Submitted) -> _Said:
         said += f", dead task {record.retry_of} again"
     runs = [
         {
-            "targets": run.targets,
+            "targets": run.targets if type(run.targets) is str else tuple(run.targets),
             "priority": run.priority,
             "tasks": len(run.payloads),
-            "payload_bytes": sum([len(payload) for payload in run.payloads]),
+            "payload_bytes": len(run.payloads.data),
         }
         for run in record.runs
     ]
@@ -305,7 +306,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
         "first_seq": run.first_seq,
         "first_turn": run.first_turn,
         "tasks": len(run.payloads),
-        "targets": run.targets,
+        "targets": run.targets if type(run.targets) is str else tuple(run.targets),
         "kind": run.kind,
         "parent": run.parent,
     }
@@ -316,7 +317,7 @@ def _task_facts(task: Task) -> dict[str, Any]:
     return {"seq": task.seq, "turn": task.turn, "target": task.address, "outcome": outcome_word(task.outcome)}
 
 
-def _run_targets(targets: str | tuple[str, ...]) -> tuple[str, ...]:
+def _run_targets(targets: str | Addresses) -> tuple[str, ...]:
     return (targets,) if type(targets) is str else tuple(targets)
 
 

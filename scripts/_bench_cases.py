@@ -171,7 +171,7 @@ def _take_all(client: Client, submitted: Any, count: int) -> None:
 
 def _frames(place: Place, count: int) -> float:
     """Do what `_one_submit` does with frames of our own: how fast is the rest if the producer does next to nothing?"""
-    run = messages.TaskRun(FUNCTION_REUSE.target, 0, (PAYLOAD,) * count, None)
+    run = messages.TaskRun.of(FUNCTION_REUSE.target, 0, (PAYLOAD,) * count, None)
     with context() as sockets, dealer(sockets, Endpoints.of(place.folder.root).frontend) as socket:
         socket.send(wire.encode(messages.Hello(1, f"bench-{time.monotonic_ns()}")))
         started = time.perf_counter()

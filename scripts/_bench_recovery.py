@@ -132,11 +132,11 @@ def _write_tasks(world: World, journal: Journal, count: int) -> None:
     batch: list[records.Record] = []
     for turn in range(lane.next_turn, lane.next_turn + count):
         address = f"agent/{turn % AGENTS}"
-        run = TaskRun(address, 0, (PAYLOAD,), None)
+        run = TaskRun.of(address, 0, (PAYLOAD,), None)
         batch.append(records.Submitted("main", lane.retired, NOW_MS, _NOBODY, world.next_seq, (run,), None))
         world.apply(batch[-1])
         state = b"%d" % turn
-        fold = records.CompletedFold(address, (turn,), (Done(PAYLOAD, digest(state), (), (), 1, ()),), state, None)
+        fold = records.CompletedFold.of(address, (turn,), (Done(PAYLOAD, digest(state), (), (), 1, ()),), state, None)
         batch.append(records.Completed("main", NOW_MS, "cpu-1", 10, 1, (fold,)))
         world.apply(batch[-1])
     journal.append(batch)

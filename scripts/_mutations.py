@@ -394,7 +394,7 @@ MUTATIONS: Final = (
     # --- tensors and snapshots ------------------------------------------------------------------------------------
     Mutation(
         "tensor-of-a-waiting-task", "a tensor that a task names is not collected", "broker/world.py",
-        "                refs += [ref for tensors in run.tensors or () for ref in tensors]\n",
+        "                refs += [ref for _, tensors in run.tensors for ref in tensors]\n",
         "                refs += []\n",
         ("tests/broker/test_tensors_in_use.py",),
     ),
@@ -415,7 +415,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "snapshot-forgets-verdicts", "a snapshot is the whole state", "broker/snapshot.py",
-        "return tuple(sorted(run.verdicts.items())) if run.verdicts else None", "return None", _SNAPSHOT,
+        "return tuple(sorted(run.verdicts.items())) if run.verdicts else ()", "return ()", _SNAPSHOT,
     ),
     Mutation(
         "snapshot-forgets-answers", "a snapshot is the whole state", "broker/snapshot.py",
@@ -423,9 +423,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "snapshot-forgets-digests", "a snapshot is the whole state", "broker/snapshot.py",
-        "task.issued_at, task.outcome, task.state_digest, task.provenance = "
-        "issued_at, outcome, state_digest, provenance",
-        "task.issued_at, task.outcome, task.provenance = issued_at, outcome, provenance", _SNAPSHOT,
+        "task.issued_at, task.state_digest, task.provenance = row.issued_at, row.state_digest, row.provenance",
+        "task.issued_at, task.provenance = row.issued_at, row.provenance", _SNAPSHOT,
     ),
     # --- the proof ------------------------------------------------------------------------------------------------
     Mutation(

@@ -74,7 +74,7 @@ class Payloads:
         start = 0
         packed, held = self._next_message(targets, start, source, None)
         while packed:
-            names = targets if isinstance(targets, str) else tuple(targets[start : start + len(packed)])
+            names = targets if isinstance(targets, str) else targets[start : start + len(packed)]
             start += len(packed)
             yield (run_of(names, packed, priority),)
             packed, held = self._next_message(targets, start, source, held)
@@ -140,16 +140,15 @@ def check_targets(targets: str | Sequence[str]) -> None:
         check_target(target)
 
 
-def run_of(targets: str | tuple[str, ...], packed: Sequence[Packed], priority: int) -> TaskRun:
+def run_of(targets: str | Sequence[str], packed: Sequence[Packed], priority: int) -> TaskRun:
     """Return packed payloads as one run."""
-    tensors = tuple(references for _, references in packed) if any(references for _, references in packed) else None
-    return TaskRun(targets, priority, tuple(payload for payload, _ in packed), tensors)
+    return TaskRun.of(targets, priority, [payload for payload, _ in packed], [references for _, references in packed])
 
 
 def check_message(runs: Sequence[TaskRun]) -> None:
     """Raise `BadPayload` if runs that must be accepted together do not fit into one message."""
     tasks = sum(len(run.payloads) for run in runs)
-    size = sum(len(payload) for run in runs for payload in run.payloads)
+    size = sum(len(run.payloads.data) for run in runs)
     if not tasks or tasks > limits.RUN_TASKS_MAX or size > RUN_BYTES_MAX:
         raise BadPayload(
             f"{tasks} tasks with {size} bytes in one atomic batch; allowed are 1 to {limits.RUN_TASKS_MAX} tasks "

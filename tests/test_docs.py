@@ -110,10 +110,14 @@ def _messages() -> dict[str, tuple[str, ...]]:
     found: dict[str, Any] = {
         name: value
         for name, value in vars(messages).items()
-        if isinstance(value, type) and value.__module__ == messages.__name__ and hasattr(value, "_fields")
+        if isinstance(value, type) and value.__module__ == messages.__name__ and _fields(value)
     }
     assert len(found) > 20, "common/messages.py is not what it was"
-    return {name: value._fields for name, value in found.items()}
+    return {name: _fields(value) for name, value in found.items()}
+
+
+def _fields(cls: Any) -> tuple[str, ...]:
+    return getattr(cls, "_fields", None) or getattr(cls, "__struct_fields__", ())
 
 
 def _section(text: str, name: str) -> str:

@@ -16,12 +16,12 @@ from typing import Any, Final, Protocol
 
 from rota.common.errors import CodeError
 from rota.common.limits import STUCK_MS
-from rota.common.work import Code, Fold, FoldResult
+from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
 from rota.worker.executor import Ended, Job, Look, Looked, Outside, Preparing, Report, Stuck
 
 PREPARED_AT_ONCE: Final = 2  # compiling uses a processor each, loading memory; more wait
 
-_INTERRUPTED: Final = FoldResult((), None, "interrupted")
+_INTERRUPTED: Final = FoldResult(NO_OUTCOMES, None, "interrupted")
 
 
 class FoldRunner(Protocol):
@@ -291,7 +291,7 @@ class FoldExecutor:
     def _refuse(self, preparation: _Preparation, reason: str, reports: list[Report]) -> None:
         reports += [Looked(look.number, None, reason) for look in preparation.looks]
         for taken, places in preparation.waiting.items():
-            self._give_up(taken, places, FoldResult((), None, "refused", reason), reports)
+            self._give_up(taken, places, FoldResult(NO_OUTCOMES, None, "refused", reason), reports)
 
     def _give_up(self, taken: _Taken, places: list[int], result: FoldResult, reports: list[Report]) -> None:
         for place in places:

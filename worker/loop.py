@@ -24,7 +24,7 @@ from rota.common import wire
 from rota.common.errors import ProtocolError
 from rota.common.limits import MESSAGE_BYTES_MAX
 from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
-from rota.common.work import Fold, FoldResult, TaskInput
+from rota.common.work import NO_OUTCOMES, Fold, FoldResult, TaskInput
 from rota.host.config import WorkerSettings, worker_name
 from rota.host.service import Exit, StopLevel, StopSignals, host_identity, say_ready
 from rota.host.sockets import LINGER_LAST_MS, Socket, WakePair, context, dealer
@@ -416,12 +416,12 @@ def folds_of(order: Assign) -> list[Fold]:
     folds = []
     for code, address, state, segments in order.folds:
         tasks: list[TaskInput] = []
-        for kind, sender, now_ms, reply_to, emits_max, growth, turns, payloads, tensors in segments:
-            references = tensors if tensors is not None else ((),) * len(turns)
-            if not len(turns) == len(payloads) == len(references):
-                raise ProtocolError(f"a segment for {address} has {len(turns)} turns and {len(payloads)} payloads")
-            for turn, payload, own in zip(turns, payloads, references, strict=True):
-                tasks.append(TaskInput(turn, kind, sender, payload, now_ms, reply_to, own, emits_max, growth))
+        for part in segments:
+            tensors = dict(part.tensors)
+            for index, (turn, payload) in enumerate(zip(part.turns, part.payloads, strict=True)):
+                own = tensors.get(index, ()) if tensors else ()
+                head = (turn, part.kind, part.sender, payload, part.now_ms, part.reply_to)
+                tasks.append(TaskInput(*head, own, part.emits_max, part.growth_bytes))
         if code >= len(order.codes):
             raise ProtocolError(f"a fold for {address} names code {code} of {len(order.codes)}")
         folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks)))
@@ -442,7 +442,7 @@ def fit_message(message: Completed) -> Completed:
         if excess > 0:
             excess -= sizes[place]
             reason = f"its outcomes come to {sizes[place]} bytes, too many beside others"
-            folds[place] = FoldResult((), None, "interrupted", reason)
+            folds[place] = FoldResult(NO_OUTCOMES, None, "interrupted", reason)
     return message._replace(folds=tuple(folds))
 
 

@@ -213,7 +213,7 @@ def test_modules_and_tensors_that_nobody_names_go(folder: RunFolder) -> None:
             write(records.Deployed("main", lane.retired, 9, origin, name, Code(modules[module], "function")))
 
         def submit(ref: Any) -> None:
-            run = TaskRun("f", 0, (b"",), ((ref,),))
+            run = TaskRun.of("f", 0, (b"",), ((ref,),))
             write(records.Submitted("main", world.lanes["main"].retired, 9, origin, world.next_seq, (run,), None))
 
         deploy("f", "unbound")
@@ -223,7 +223,7 @@ def test_modules_and_tensors_that_nobody_names_go(folder: RunFolder) -> None:
         deploy("g", "of_a_kept_record")
         turn = world.lanes["main"].next_turn - 1
         done = Done(b"", None, (), (), 1, (refs[1],))
-        fold_done = records.CompletedFold("f", (turn,), (done,), None, None)
+        fold_done = records.CompletedFold.of("f", (turn,), (done,), None, None)
         write(records.Completed("main", 9, "w", 1, 1, (fold_done,)))
         submit(refs[2])
         last = journal.last_number

@@ -14,7 +14,7 @@ ADD = program(["add", 1])
 def test_short_tasks_travel_together_once_their_pace_is_known(broker: Broker) -> None:
     """Goal: assignments grow to about 10 ms of work. Method: a worker that reports 1 ms per order; watch the sizes."""
     alice, worker = broker.producer(), broker.worker()
-    alice.submit_runs(TaskRun(tuple(f"counter/{key}" for key in range(900)), 0, (ADD,) * 900, None))
+    alice.submit_runs(TaskRun.of(tuple(f"counter/{key}" for key in range(900)), 0, (ADD,) * 900, None))
     sizes = []
     while worker.orders:
         sizes.append(sum(len(part.turns) for fold in worker.orders[0].folds for part in fold.segments))
@@ -28,7 +28,7 @@ def test_short_tasks_travel_together_once_their_pace_is_known(broker: Broker) ->
 def test_long_tasks_travel_alone(broker: Broker) -> None:
     """Goal: a task that takes longer than an assignment should does not hold others up. Method: report 50 ms each."""
     alice, worker = broker.producer(), broker.worker()
-    alice.submit_runs(TaskRun(tuple(f"counter/{key}" for key in range(20)), 0, (ADD,) * 20, None))
+    alice.submit_runs(TaskRun.of(tuple(f"counter/{key}" for key in range(20)), 0, (ADD,) * 20, None))
     for _ in range(3):
         order = worker.orders[0]
         worker.forget(order.assignment)
@@ -40,7 +40,7 @@ def test_long_tasks_travel_alone(broker: Broker) -> None:
 def test_credit_in_tasks(broker: Broker) -> None:
     """Goal: a worker never holds more tasks than its slots. Method: slots 3."""
     alice, worker = broker.producer(), broker.worker(slots=3)
-    alice.submit_runs(TaskRun(tuple(f"counter/{key}" for key in range(20)), 0, (ADD,) * 20, None))
+    alice.submit_runs(TaskRun.of(tuple(f"counter/{key}" for key in range(20)), 0, (ADD,) * 20, None))
     while worker.orders:
         assert len(worker.turns()) <= 3
         worker.finish()
@@ -53,9 +53,9 @@ def test_credit_in_bytes_counts_states(broker: Broker) -> None:
     """
     alice, worker = broker.producer(), broker.worker(bytes_max=250_000)
     targets = tuple(f"counter/{key}" for key in range(8))
-    alice.submit_runs(TaskRun(targets, 0, (program(["grow", 100_000]),) * 8, None))
+    alice.submit_runs(TaskRun.of(targets, 0, (program(["grow", 100_000]),) * 8, None))
     broker.run()
-    alice.submit_runs(TaskRun(targets, 0, (ADD,) * 8, None))
+    alice.submit_runs(TaskRun.of(targets, 0, (ADD,) * 8, None))
     while worker.orders:
         for order in worker.orders:
             assert all(part.turns for fold in order.folds for part in fold.segments)

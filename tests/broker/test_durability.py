@@ -41,7 +41,7 @@ def test_inputs_are_refused_and_results_wait_while_nothing_can_be_written() -> N
     """Goal: nobody hears of what a crash could take back. Method: one send of each kind, and a write that fails."""
     waiting = Durability()
     sends = [
-        to_producer(Accepted(1, 1, 1)), to_producer(Answer(2, {"caught": True})), to_producer(Results(())),
+        to_producer(Accepted(1, 1, 1)), to_producer(Answer(2, {"caught": True})), to_producer(Results.of(())),
         to_producer(Welcome(3, 1, "test")), Send(QUERY, b"q", Answer(4, {})),
     ]  # fmt: skip
     waiting.take(effects(records=[RECORD], after=sends))
@@ -82,7 +82,7 @@ def test_what_is_held_is_bounded_and_a_gap_tells(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("rota.broker.durability.RESULTS_HELD_MAX", 2)
     waiting = Durability()
     news = [News("task", "main", {"seq": seq}) for seq in range(5)]
-    results = [to_producer(Results(())) for _ in range(4)]
+    results = [to_producer(Results.of(())) for _ in range(4)]
     waiting.take(effects(records=[RECORD], after=results, news=news))
     waiting.failed("full", 0)
     sends, events = waiting.written(1, 1)

@@ -346,7 +346,7 @@ from rota.broker.journal import Journal
 from rota.common.errors import StorageFull
 
 def batch(number):
-    return [records.Epoch(number, 0, (("f", "x" * 3000),)), records.Mark("main", number, b"")]
+    return [records.Epoch(number, 0, (("f", "x" * 3000),)), records.Mark("main", number, bytes(32))]
 
 with closing(Journal.open(Path(sys.argv[1]))) as journal:
     list(journal.read())

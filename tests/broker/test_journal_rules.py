@@ -25,19 +25,19 @@ BEGIN = [
 
 
 def submitted(position: int, first_seq: int) -> records.Submitted:
-    return records.Submitted("main", position, 0, ORIGIN, first_seq, (TaskRun("a", 0, (b"", b""), None),), None)
+    return records.Submitted("main", position, 0, ORIGIN, first_seq, (TaskRun.of("a", 0, (b"", b""), None),), None)
 
 
 def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records.Completed:
     outcomes = tuple(Done(result, None, (), (), 0, ()) for _ in turns)
     return records.Completed(
-        "main", 0, "w1", 0, fingerprint, (records.CompletedFold("a", turns, outcomes, None, None),)
+        "main", 0, "w1", 0, fingerprint, (records.CompletedFold.of("a", turns, outcomes, None, None),)
     )
 
 
 def timer_set(turn: int) -> records.Completed:
     outcome = Done(b"", None, (Emit("a", b"", 0, TIMER, (), 5),), (), 0, ())
-    return records.Completed("main", 0, "w1", 0, 1, (records.CompletedFold("a", (turn,), (outcome,), None, None),))
+    return records.Completed("main", 0, "w1", 0, 1, (records.CompletedFold.of("a", (turn,), (outcome,), None, None),))
 
 
 CASES: dict[str, tuple[list[Any], str]] = {

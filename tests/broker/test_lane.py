@@ -66,9 +66,9 @@ def test_a_submit_takes_effect_as_a_whole_in_batch_order(broker: Broker) -> None
     alice = broker.producer()
     alice.pause()
     alice.submit_runs(
-        TaskRun("counter/a", 0, (ADD, ADD), None),
-        TaskRun(("counter/b", "counter/c"), 0, (ADD, ADD), None),
-        TaskRun("counter/a", 0, (ADD,), None),
+        TaskRun.of("counter/a", 0, (ADD, ADD), None),
+        TaskRun.of(("counter/b", "counter/c"), 0, (ADD, ADD), None),
+        TaskRun.of("counter/a", 0, (ADD,), None),
     )
     alice.release()
     targets = [task.address for task in broker.lane().line()]
@@ -103,9 +103,9 @@ def test_of_starved_levels_the_oldest_task_goes_first(broker: Broker) -> None:
     alice = broker.producer()
     alice.open_lane("l", paused=True, deploys_from="main", starvation_passes=1)
     alice.submit_runs(
-        TaskRun("counter/a", 0, (ADD,) * 3, None),
-        TaskRun("counter/a", -1, (ADD,) * 2, None),
-        TaskRun("counter/a", 5, (ADD,) * 5, None),
+        TaskRun.of("counter/a", 0, (ADD,) * 3, None),
+        TaskRun.of("counter/a", -1, (ADD,) * 2, None),
+        TaskRun.of("counter/a", 5, (ADD,) * 5, None),
         lane="l",
     )
     alice.release("l")
@@ -196,7 +196,7 @@ def test_the_tasks_of_one_agent_run_in_line_order(broker: Broker) -> None:
     for name in range(8):
         broker.worker(f"w{name}", slots=2)
     for _ in range(30):
-        alice.submit_runs(TaskRun(("counter/one", "counter/other"), 0, (ADD, ADD), None))
+        alice.submit_runs(TaskRun.of(("counter/one", "counter/other"), 0, (ADD, ADD), None))
     seen = []
     while broker.lane().line_count:
         holders = [
@@ -429,7 +429,7 @@ def test_a_recorded_lane_retires_as_completed(broker: Broker) -> None:
     alice = broker.producer()
     alice.open_lane("l", policy="recorded", deploys_from="main")
     first, second = broker.worker("w1", slots=1), broker.worker("w2", slots=1)
-    alice.submit_runs(TaskRun(("counter/a", "counter/b"), 0, (ADD, ADD), None), lane="l")
+    alice.submit_runs(TaskRun.of(("counter/a", "counter/b"), 0, (ADD, ADD), None), lane="l")
     second.finish()
     assert broker.lane("l").retired == 1
     first.finish()

@@ -96,7 +96,7 @@ def test_another_encoding_of_a_record_is_refused(body: bytes) -> None:
     by tests/fuzz.
     """
     assert records.encode(records.Epoch(1, 0, ())) == b"\x94\x01\x01\x00\x90"
-    with pytest.raises(JournalError, match="not the canonical encoding"):
+    with pytest.raises(JournalError, match=r"not the canonical encoding|of no kind"):
         records.decode(body)
 
 

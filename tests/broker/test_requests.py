@@ -40,7 +40,7 @@ def test_requests_need_a_hello(broker: Broker) -> None:
     alice = broker.producer()
     alice.vanish()
     broker.producers[alice.identity] = alice
-    run = TaskRun("counter/a", 0, (ADD,), None)
+    run = TaskRun.of("counter/a", 0, (ADD,), None)
     for request in (
         messages.Submit(1, "main", (run,), True, None, None),
         messages.OpenLane(2, "l", LaneSettings(), False, None),
@@ -77,7 +77,7 @@ def test_the_same_number_gets_the_same_answer(restart: bool, broker: Broker) -> 
     alice.submit("ghost/1")
     alice.submit("ghost/2")
     alice.pause()
-    run = TaskRun("counter/a", 0, (ADD, ADD), None)
+    run = TaskRun.of("counter/a", 0, (ADD, ADD), None)
     requests = [
         messages.Submit(11, "main", (run,), False, None, None),
         messages.OpenLane(12, "l", LaneSettings(), False, "main"),
@@ -198,7 +198,7 @@ def test_refusals_name_what_is_wrong(broker: Broker) -> None:
     alice = broker.producer()
     before = len(broker.journal)
     too_many = (b"",) * (limits.RUN_TASKS_MAX // 2 + 1)
-    both = TaskRun("counter/a", 0, too_many, None)
+    both = TaskRun.of("counter/a", 0, too_many, None)
     assert refused(alice.submit("counter/a", lane="nowhere")) == "unknown_lane"
     assert refused(alice.pause("nowhere")) == "unknown_lane"
     assert refused(alice.submit_runs(both, both)) == "bad_payload"
@@ -314,7 +314,7 @@ def test_a_completed_task_cannot_be_caught(broker: Broker) -> None:
     """Goal: what has completed stands, retired or not. Method: cancel a completed task behind an unfinished head."""
     alice = broker.producer()
     first, second = broker.worker("w1", slots=1), broker.worker("w2", slots=1)
-    alice.submit_runs(TaskRun(("counter/a", "counter/b"), 0, (ADD, ADD), None))
+    alice.submit_runs(TaskRun.of(("counter/a", "counter/b"), 0, (ADD, ADD), None))
     second.finish()
     before = len(broker.journal)
     assert alice.cancel(2) is False

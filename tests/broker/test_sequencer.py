@@ -20,7 +20,7 @@ def test_what_may_leave_at_once_and_what_must_wait(broker: Broker) -> None:
     one with its completion.
     """
     alice, worker = broker.producer(), broker.worker()
-    run = TaskRun("counter/a", 0, (ADD,), None)
+    run = TaskRun.of("counter/a", 0, (ADD,), None)
     effects = broker.sequencer.step(
         [FromProducer(alice.identity, messages.Submit(50, "main", (run,), True, None, None))], 1, 1
     )

@@ -35,7 +35,7 @@ from rota.host.sockets import Socket, context
 from rota.tensors.store import TensorStore
 
 ENDPOINTS = Endpoints("inproc://frontend", "inproc://backend", "inproc://events", "inproc://query")
-RECORD = records.Diverged("main", 1, "counter/a", b"", b"", "w1")  # any record without an effect
+RECORD = records.Diverged("main", 1, "counter/a", bytes(32), bytes(32), "w1")  # any record without an effect
 
 
 class Shell:
@@ -142,12 +142,12 @@ def test_what_could_not_be_written_is_written_before_it_is_told(shell: Shell, tm
     shell.server.turn({shell.frontend: zmq.POLLIN})
     assert len(frames_of(peer)) == 1
     shell.fill_disk()
-    shell.carry_out(0, records=[RECORD], after=[Send(FRONTEND, b"p", Results(()))])
+    shell.carry_out(0, records=[RECORD], after=[Send(FRONTEND, b"p", Results.of(()))])
     shell.carry_out(STORAGE_RETRY_MS)
     assert frames_of(peer) == []
     shell.free_disk()
     shell.carry_out(2 * STORAGE_RETRY_MS)
-    assert frames_of(peer) == [wire.encode(Results(()))]
+    assert frames_of(peer) == [wire.encode(Results.of(()))]
     with closing(Journal.open(tmp_path / "run.rota", read_only=True)) as journal:
         assert list(journal.read())[-1] == RECORD
         assert journal.last_number == shell.journal.last_number == 3

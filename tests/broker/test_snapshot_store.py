@@ -281,8 +281,9 @@ def test_a_snapshot_that_was_changed_and_still_reads_is_not_used(path: Path) -> 
     with closing(Journal.open(path, read_only=True)) as journal:
         newest = SnapshotStore(journal).named()[0]
         whole = b"".join(SnapshotStore(journal).parts(newest.number))
-    head = next(iter(msgpack.Unpacker(BytesIO(whole))))
-    changed = msgpack.packb([*head[:-1], head[-1] + 1]) + whole[len(msgpack.packb(head)) :]
+    item = next(iter(msgpack.Unpacker(BytesIO(whole))))
+    head = msgpack.unpackb(item)
+    changed = msgpack.packb(msgpack.packb([*head[:-1], head[-1] + 1])) + whole[len(msgpack.packb(item)) :]
     assert len(changed) == len(whole)
     assert snapshot.load([changed]).divergences == head[-1] + 1
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

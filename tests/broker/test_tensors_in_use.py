@@ -21,7 +21,9 @@ BEGIN = [
     records.Epoch(1, 0, ()),
     records.Opened("main", 0, ORIGIN, LaneSettings(window=1, seed=bytes(32)), False, (("a", Code(bytes(32), AGENT)),)),
     records.Fingerprint(1, "cpu", ()),
-    records.Submitted("main", 0, 0, ORIGIN._replace(number=2), 1, (TaskRun("a", 0, (b"", b""), ((), (REF,))),), None),
+    records.Submitted(
+        "main", 0, 0, ORIGIN._replace(number=2), 1, (TaskRun.of("a", 0, (b"", b""), ((), (REF,))),), None
+    ),
 ]
 
 
@@ -34,7 +36,7 @@ def world_of(*more: Any, **settings: int) -> World:
 
 def completed(turn: int, *emits: Emit, tensors: tuple[TensorRef, ...] = ()) -> records.Completed:
     outcome = Done(b"", None, emits, (), 0, tensors)
-    return records.Completed("main", 0, "w1", 0, 1, (records.CompletedFold("a", (turn,), (outcome,), None, None),))
+    return records.Completed("main", 0, "w1", 0, 1, (records.CompletedFold.of("a", (turn,), (outcome,), None, None),))
 
 
 def test_of_a_task_that_waits() -> None:
@@ -76,5 +78,5 @@ def test_of_nothing_any_more(kept: int) -> None:
 
 def test_the_live_broker_says_the_same(broker: Broker) -> None:
     """Goal: the answer does not depend on how the world came about. Method: a submit through the core."""
-    broker.producer().submit_runs(TaskRun("counter/a", 0, (b"[]",), ((REF,),)))
+    broker.producer().submit_runs(TaskRun.of("counter/a", 0, (b"[]",), ((REF,),)))
     assert broker.core.world.tensors_in_use() == {REF.digest: None}

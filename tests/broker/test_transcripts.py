@@ -27,6 +27,7 @@ from scripted import code, program
 from rota.broker import records
 from rota.common import messages
 from rota.common.messages import Completed
+from rota.common.work import Outcomes
 
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 MakeBroker = Callable[..., Broker]
@@ -138,7 +139,7 @@ class Stage:
         if result:
             fold = answer.folds[0]
             outcomes = (fold.outcomes[0]._replace(result=result.encode()), *fold.outcomes[1:])  # type: ignore[call-arg]
-            answer = answer._replace(folds=(fold._replace(outcomes=outcomes), *answer.folds[1:]))
+            answer = answer._replace(folds=(fold._replace(outcomes=Outcomes.of(outcomes)), *answer.folds[1:]))
         self.people[name].say(answer)
 
     def do_rejoin(self, name: str) -> None:
@@ -187,7 +188,8 @@ def _message(message: Any) -> str:
                 for fold in message.folds
             ]
             return f"Assign {message.assignment & 0xFFFF_FFFF}: {', '.join(folds)}"
-        case messages.Results(items):
+        case messages.Results():
+            items = message.items
             return "Results " + ", ".join(
                 f"{item.seq} {item.result.decode() if item.ok else f'{item.kind}: {item.message}'}" for item in items
             )

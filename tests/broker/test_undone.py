@@ -158,7 +158,7 @@ def test_the_task_that_nobody_comes_back_from_is_a_timeout(broker: Broker) -> No
     """
     alice = broker.producer()
     alice.deploy("counter", code("counter", timeout_ms=1_000))
-    alice.submit_runs(TaskRun(("counter/a", "counter/b"), 0, (ADD, ADD), None))
+    alice.submit_runs(TaskRun.of(("counter/a", "counter/b"), 0, (ADD, ADD), None))
     for number in range(10):
         worker = broker.worker(f"w{number}")
         while worker.orders and 1 not in worker.turns():

@@ -13,7 +13,7 @@ from rota.broker import records
 from rota.common import limits, messages
 from rota.common.digests import digest
 from rota.common.messages import Completed, Registered, Revoke, TaskRun
-from rota.common.work import Done, Emit, Failed, Provenance
+from rota.common.work import Done, Emit, Failed, Outcomes, Provenance
 
 MakeBroker = Callable[..., Broker]
 ADD = program(["add", 1])
@@ -244,7 +244,7 @@ def test_only_the_task_that_runs_alone_is_counted(broker: Broker) -> None:
     """
     alice = broker.producer()
     targets = ("counter/a", "counter/b", "counter/c", "counter/d")
-    alice.submit_runs(TaskRun(targets, 0, (ADD, program(["die"]), ADD, ADD), None))
+    alice.submit_runs(TaskRun.of(targets, 0, (ADD, program(["die"]), ADD, ADD), None))
     workers = 0
     while broker.lane().line_count:
         if not broker.workers:
@@ -283,7 +283,7 @@ def test_a_suspect_runs_alone_on_an_idle_worker(broker: Broker) -> None:
     """Goal: after a death its tasks travel one by one, with nothing else on that worker. Method: look at the orders."""
     alice = broker.producer()
     first = broker.worker("w1")
-    alice.submit_runs(TaskRun(("counter/a", "counter/b", "counter/c"), 0, (ADD,) * 3, None))
+    alice.submit_runs(TaskRun.of(("counter/a", "counter/b", "counter/c"), 0, (ADD,) * 3, None))
     held = len(first.turns())
     assert held > 1
     first.die()
@@ -397,7 +397,7 @@ def test_a_late_answer_that_differs_is_a_divergence(broker: Broker) -> None:
     """Goal: the first completion stands, the difference is reported and journaled. Method: change the late result."""
     answer = given_up(broker, *[ADD] * 4)
     fold = answer.folds[0]
-    changed = fold._replace(outcomes=(fold.outcomes[0], fold.outcomes[1]._replace(result=b"other")))
+    changed = fold._replace(outcomes=Outcomes.of((fold.outcomes[0], fold.outcomes[1]._replace(result=b"other"))))
     before = broker.lane().digest
     SimWorker(broker, "slow").say(answer._replace(folds=(changed,)))
     (report,) = broker.recorded(records.Diverged)
@@ -412,7 +412,9 @@ def test_a_late_answer_is_compared_once(broker: Broker) -> None:
     """Goal: a repeated late answer is not a second divergence. Method: send it twice."""
     answer = given_up(broker, ADD)
     fold = answer.folds[0]
-    changed = answer._replace(folds=(fold._replace(outcomes=(fold.outcomes[0]._replace(result=b"other"),)),))
+    changed = answer._replace(
+        folds=(fold._replace(outcomes=Outcomes.of((fold.outcomes[0]._replace(result=b"other"),))),)
+    )
     SimWorker(broker, "slow").say(changed)
     SimWorker(broker, "slow").say(changed)
     assert broker.core.world.divergences == 1
@@ -446,7 +448,7 @@ def test_recorded_results_are_not_compared(broker: Broker) -> None:
     broker.run()
     fold = answer.folds[0]
     source = Provenance("recorded", "CUDA", bytes(32))
-    outcomes = (fold.outcomes[0]._replace(result=b"other"),)
+    outcomes = Outcomes.of((fold.outcomes[0]._replace(result=b"other"),))
     SimWorker(broker, "slow").say(answer._replace(folds=(fold._replace(outcomes=outcomes, provenance=source),)))
     assert broker.core.world.divergences == 0
 

@@ -438,7 +438,7 @@ def test_models_verdicts_and_recorded_lanes(call: Call, tmp_path: Path) -> None:
     for name, code in (("counter", scripted.COUNTER), ("model:m", scripted.MODEL_CODE)):
         alice.deploy(name, code, lane="side")
     ref = TensorRef(digest(b"t"), "float32", (2, 3))
-    alice.submit_runs(TaskRun("model:m", 3, (program(),), ((ref,),)), lane="side")
+    alice.submit_runs(TaskRun.of("model:m", 3, (program(),), ((ref,),)), lane="side")
     alice.submit("counter/a", program(["add", 1]), lane="side")
     alice.submit("counter/b", program(["fault"]), lane="side")
     broker.worker("w1")

@@ -31,7 +31,7 @@ class Clock:
         self.session.receive(encode(Welcome(0, 1, "test")), self.now_ms)
 
     def deliver(self, seq: int) -> None:
-        self.session.receive(encode(Results((ResultItem(seq, "main", seq, 1, True, b"", (), "", "", (), None),))), 0)
+        self.session.receive(encode(Results.of((ResultItem(seq, "main", seq, 1, True, b"", (), "", "", (), None),))), 0)
 
     def run(self, stream: Any, on_turn: Callable[[], None]) -> list[Any]:
         """Run a flow or stream; at each turn time passes until its deadline. Returns what it gives."""

@@ -24,7 +24,7 @@ def test_a_new_task_forgets_what_was_refused_under_its_number() -> None:
     session.receive(encode(messages.Refused(awaited[0], UnknownTask.code, "no task 3", {"seq": 3})), 0)
     assert isinstance(session.take_result(2), UnknownTask)
     number = session.take_number(None)
-    session.request(messages.Submit(number, "main", (messages.TaskRun("a", 0, (b"",), None),), True, None, None), 0)
+    session.request(messages.Submit(number, "main", (messages.TaskRun.of("a", 0, (b"",), None),), True, None, None), 0)
     session.receive(encode(messages.Accepted(number, 3, 1)), 0)
     assert session.take_result(3) is None
 

@@ -33,7 +33,7 @@ def sent(machine: Session) -> list[messages.Message]:
 
 
 def submit(number: int, *payloads: bytes, wait: bool = True) -> messages.Submit:
-    return messages.Submit(number, "main", (messages.TaskRun("echo", 0, payloads, None),), wait, None, None)
+    return messages.Submit(number, "main", (messages.TaskRun.of("echo", 0, payloads, None),), wait, None, None)
 
 
 def item(seq: int, result: bytes = b"") -> messages.ResultItem:
@@ -59,7 +59,7 @@ def test_a_request_follows_a_hello_and_is_answered() -> None:
     assert request == submit(number, b"a", b"b")
     assert machine.answer(number) is None
     give(machine, messages.Accepted(number, 10, 2))
-    give(machine, messages.Results((item(11, b"B"), item(10, b"A"))))
+    give(machine, messages.Results.of((item(11, b"B"), item(10, b"A"))))
     assert machine.take_news() == [("answer", number), ("result", 11), ("result", 10)]
     assert machine.answer(number) == messages.Accepted(number, 10, 2)
     assert machine.take_result(10) == item(10, b"A")
@@ -110,7 +110,7 @@ def test_silence_makes_a_new_connection_with_the_same_numbers() -> None:
     machine = session()
     machine.request(submit(FIRST, b"a", b"b"), 0)
     give(machine, messages.Accepted(FIRST, 10, 2))
-    give(machine, messages.Results((item(10),)))
+    give(machine, messages.Results.of((item(10),)))
     machine.request(messages.Cancel(FIRST + 1, 3), 0)
     machine.want(30, 2, 0)
     sent(machine)
@@ -187,7 +187,7 @@ def test_results_before_their_accepted_are_kept() -> None:
     """Goal: order between Accepted and Results does not matter. Method: the wrong way round."""
     machine = session()
     machine.request(submit(FIRST, b""), 0)
-    give(machine, messages.Results((item(10, b"early"), item(99, b"another's"))))
+    give(machine, messages.Results.of((item(10, b"early"), item(99, b"another's"))))
     give(machine, messages.Accepted(FIRST, 10, 1))
     assert machine.take_result(10) == item(10, b"early")
     assert machine.take_result(99) is None
@@ -198,9 +198,9 @@ def test_a_result_is_seen_once() -> None:
     """Goal: results that are sent twice count once. Method: send one before and after it was taken."""
     machine = session()
     machine.want(10, 1, 0)
-    give(machine, messages.Results((item(10, b"1"), item(10, b"2"))))
+    give(machine, messages.Results.of((item(10, b"1"), item(10, b"2"))))
     assert machine.take_result(10) == item(10, b"1")
-    give(machine, messages.Results((item(10, b"3"),)))
+    give(machine, messages.Results.of((item(10, b"3"),)))
     assert machine.take_result(10) is None
 
 
@@ -295,7 +295,7 @@ def test_a_request_that_was_given_up_is_gone() -> None:
     machine.forget(FIRST)
     assert not machine.is_busy
     give(machine, messages.Accepted(FIRST, 10, 1))
-    give(machine, messages.Results((item(10),)))
+    give(machine, messages.Results.of((item(10),)))
     assert machine.answer(FIRST) is None
     assert machine.take_result(10) is None
 
@@ -317,7 +317,7 @@ def test_results_nobody_takes_are_bounded(monkeypatch: pytest.MonkeyPatch, bound
     monkeypatch.setattr(f"rota.client.session.{bound}", 20)
     machine = session()
     machine.want(1, 23, 0)
-    give(machine, messages.Results(tuple(item(seq, b"1") for seq in range(1, 24))))
+    give(machine, messages.Results.of(tuple(item(seq, b"1") for seq in range(1, 24))))
     assert machine.missing(range(1, 10)) == [(1, 3)]
     assert machine.take_result(23) is not None
 
@@ -339,9 +339,9 @@ def test_unwanted_results_are_dropped() -> None:
     """Goal: a closed iterator leaves nothing. Method: unwant one result that is here and one that comes."""
     machine = session()
     machine.want(1, 2, 0)
-    give(machine, messages.Results((item(1),)))
+    give(machine, messages.Results.of((item(1),)))
     machine.unwant([1, 2])
-    give(machine, messages.Results((item(2),)))
+    give(machine, messages.Results.of((item(2),)))
     assert (machine.take_result(1), machine.take_result(2), machine.is_busy) == (None, None, False)
 
 

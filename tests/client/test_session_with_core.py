@@ -106,7 +106,7 @@ def test_every_submit_takes_effect_once_and_every_result_comes_once(steps: list[
     for what, value in steps:
         if what == "submit":
             number = pair.session.take_number()
-            run = TaskRun("nobody", 0, tuple(b"%d" % index for index in range(value)), None)
+            run = TaskRun.of("nobody", 0, tuple(b"%d" % index for index in range(value)), None)
             pair.session.request(Submit(number, "main", (run,), True, None, None), pair.now_ms)
             tasks[number] = value
             pair.flush()

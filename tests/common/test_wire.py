@@ -16,7 +16,7 @@ from rota.common.errors import ProtocolError, VersionMismatch
 
 def test_every_message_has_a_strategy() -> None:
     """Goal: a new message cannot escape the properties below. Method: compare with the table of the wire."""
-    assert set(MESSAGES) == {row[0] for row in wire.SCHEMA.values()}
+    assert set(MESSAGES) == {row.cls for row in wire.SCHEMA.values()}
     conversations = wire.FROM_PRODUCERS | wire.TO_PRODUCERS | wire.FROM_WORKERS | wire.TO_WORKERS | wire.QUERIES
     assert set(MESSAGES) == conversations | {messages.Event}
 
@@ -84,15 +84,22 @@ def packed(*fields: Any, version: int = limits.PROTOCOL_VERSION) -> bytes:
 
 
 def test_another_version_is_named() -> None:
-    """Goal: who speaks another version learns both, and its request number is still known. Method: version 3."""
-    frame = packed(wire.Tag.HELLO, 7, "alice", version=3)
+    """Goal: who speaks another version learns both, and its request number is still known. Method: version 1."""
+    frame = packed(wire.Tag.HELLO, 7, "alice", version=1)
     with pytest.raises(VersionMismatch) as caught:
         wire.decode(frame)
-    assert (caught.value.fields["theirs"], caught.value.fields["ours"]) == (3, limits.PROTOCOL_VERSION)
+    assert (caught.value.fields["theirs"], caught.value.fields["ours"]) == (1, limits.PROTOCOL_VERSION)
     assert wire.request_number(frame) == 7
 
 
+def submit(run: list[Any]) -> bytes:
+    return packed(wire.Tag.SUBMIT, 1, "l", [run], True, None, None)
+
+
 NESTED = 100_000
+ZERO = bytes(32)
+REF = [ZERO, "float32", []]
+FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [], [0]]  # a failure with a result
 
 
 @pytest.mark.parametrize(
@@ -113,12 +120,25 @@ NESTED = 100_000
         (packed(wire.Tag.SET_PAUSED, 1, "a lane", True), "SetPaused: field lane"),
         (packed(wire.Tag.SET_PAUSED, 1, "lane", 1), "SetPaused: field paused"),
         (packed(wire.Tag.SET_WINDOW, 1, "lane", 0), "SetWindow: field window"),
-        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 0, [], None]], True, None, None), "at least one payload"),
-        (packed(wire.Tag.SUBMIT, 1, "l", [[["a"], 0, [b"", b""], None]], True, None, None), "1 targets for 2 payloads"),
-        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 0, [b""], []]], True, None, None), "0 lists of tensors"),
-        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 8, [b""], None]], True, None, None), "Submit: field runs"),
-        (packed(wire.Tag.SUBMIT, 1, "l", [["a b", 0, [b""], None]], True, None, None), "wants a target"),
-        (packed(wire.Tag.SUBMIT, 1, "l", [["a", 0, [b"x" * ((1 << 20) + 1)], None]], True, None, None), "as tensors"),
+        (packed(wire.Tag.HELLO, 1, "a", 0), "Hello has 2 fields, got 3"),
+        (submit(["a", 0, [b"", []], []]), "field runs[0]: a run holds at least one payload"),
+        (submit([[["a"], [0]], 0, [b"", [0, 0]], []]), "1 targets for 2 payloads"),
+        (submit([[["a"], [1]], 0, [b"", [0]], []]), "field runs[0].targets: place 1 in a table of 1"),
+        (submit(["a", 0, [b"", [0]], [[0, []]]]), "tensors at index 0 are empty"),
+        (submit(["a", 0, [b"", [0, 0]], [[1, [REF]], [0, [REF]]]]), "tensors at index 0 after 1"),
+        (submit(["a", 0, [b"", [0]], [[1, [REF]]]]), "tensors at index 1 after -1, in a row of 1"),
+        (submit(["a", 8, [b"", [0]], []]), "Submit: field runs[0].priority: wants an integer -8..7"),
+        (submit(["a", 0, [b"", [0]], [], 1]), "Submit: field runs[0]: wants an array of 4 elements, got 5"),
+        (submit(["a b", 0, [b"", [0]], []]), "field runs[0].targets: wants a target"),
+        (submit([[["a b"], [0]], 0, [b"", [0]], []]), "field runs[0].targets.table[0]: wants a target"),
+        (submit(["a", 0, [b"x", [2]], []]), "the lengths come to 2 bytes, the blob has 1"),
+        (submit(["a", 0, [b"x" * ((1 << 20) + 1), [(1 << 20) + 1]], []]), "payloads.lengths[0]: wants payloads of at"),
+        (submit(["a", 0, [b"x" * ((1 << 20) + 1), [(1 << 20) + 1]], []]), "send more as tensors"),
+        (packed(wire.Tag.DEPLOY, 1, "l", "a", [ZERO, "agent", True, []], None, True), "field code: wants an array"),
+        (packed(wire.Tag.COMPLETED, "w", 1, [[FAILED_TWICE, None, None, "", None]], 1), "is a failure and a success"),
+        (packed(wire.Tag.QUERY, 1, "status", {"a": [1]}), "Query: field arguments"),
+        (packed(wire.Tag.ANSWER, 1, msgpack.ExtType(5, b"")), "Answer: field value: wants a value without extension"),
+        (packed(wire.Tag.ANSWER, 1, [msgpack.Timestamp(1)]), "Answer: field value: wants a value without extension"),
         (packed(wire.Tag.QUERY, 1, "everything", {}), "Query: field what"),
         (packed(wire.Tag.PREPARED, "w", 1, True, {"a": [{b"b": 1}]}, ""), "field info: wants a map with text"),
         (packed(wire.Tag.REGISTER, "w", "cpu", 1, 1, "h", 1 << 31, {}, 0, []), "Register: field pid"),

@@ -52,7 +52,7 @@ def random_runs(rng: random.Random, deadly: bool = False) -> list[TaskRun]:
     for _ in range(rng.randint(1, 3)):
         payloads = tuple(scripted.program(*random_program(rng, 0, deadly)) for _ in range(rng.randint(1, 6)))
         many = tuple(rng.choice(AGENTS) for _ in payloads)
-        runs.append(TaskRun(rng.choice((many, rng.choice(AGENTS))), rng.choice((-2, 0, 0, 0, 5)), payloads, None))
+        runs.append(TaskRun.of(rng.choice((many, rng.choice(AGENTS))), rng.choice((-2, 0, 0, 0, 5)), payloads, None))
     return runs
 
 

@@ -51,7 +51,7 @@ from rota.common.messages import (
     Revoke,
     TaskRun,
 )
-from rota.common.work import Code, FoldResult, TaskInput
+from rota.common.work import Code, FoldResult, Outcomes, TaskInput
 
 START_MS = 1_000_000
 _NOBODY = records.Origin("", 0, ZERO_DIGEST)
@@ -250,7 +250,7 @@ class Producer:
         self, target: str, *payloads: bytes, lane: str = "main", priority: int = 0, wait: bool = True, **fields: Any
     ) -> Any:
         """Submit one run; returns Accepted or Refused. Without a payload the task does nothing."""
-        run = TaskRun(target, priority, payloads or (scripted.program(),), None)
+        run = TaskRun.of(target, priority, payloads or (scripted.program(),), None)
         return self.submit_runs(run, lane=lane, wait=wait, **fields)
 
     def submit_runs(
@@ -389,6 +389,8 @@ class SimWorker:
         """Answer the oldest order with its first fold changed: fields of its FoldResult by name."""
         order = self.orders.popleft()
         completed = self.compute(order)
+        if "outcomes" in changes:
+            changes["outcomes"] = Outcomes.of(changes["outcomes"])
         first = completed.folds[0]._replace(**changes)
         self.say(completed._replace(folds=(first, *completed.folds[1:])))
 

@@ -55,7 +55,7 @@ class Forest:
         payload = f"{self.depth} {self.fanout} 24".encode()
         targets = [f"relay/{number % 7}" for number in range(self.roots)]
         return tuple(
-            TaskRun(tuple(targets[place::3]), priority, (payload,) * len(targets[place::3]), None)
+            TaskRun.of(tuple(targets[place::3]), priority, (payload,) * len(targets[place::3]), None)
             for place, priority in enumerate(_PRIORITIES)
         )
 

@@ -89,7 +89,7 @@ _PROGRAM = st.sampled_from(
         b"",
     )
 )
-_RUN = st.builds(TaskRun, _ADDRESS, st.sampled_from((-1, 0, 0, 5)),
+_RUN = st.builds(TaskRun.of, _ADDRESS, st.sampled_from((-1, 0, 0, 5)),
                  st.lists(_PROGRAM, min_size=1, max_size=3).map(tuple), st.none())  # fmt: skip
 _REQUESTS = st.one_of(
     st.builds(Submit, _NUMBER, _LANE, st.lists(_RUN, max_size=2).map(tuple), st.booleans(), st.none(), st.none()),
@@ -161,7 +161,7 @@ def check_core(actions: list[Action]) -> bool:
     producer.deploy("counter")
     broker.worker("w1", slots=2)
     broker.worker("w2", slots=2)
-    producer.submit_runs(TaskRun("counter/a", 0, (scripted.program(["add", 1]),) * 3, None))
+    producer.submit_runs(TaskRun.of("counter/a", 0, (scripted.program(["add", 1]),) * 3, None))
     late: list[messages.Completed] = []
     decoded = 0
     for name, value in actions:
@@ -245,7 +245,7 @@ def mutate_frames(rng: Random, frames: list[bytes], other: list[bytes]) -> list[
 def check_client(frames: list[bytes]) -> bool:
     """A client takes what a broker says; whatever is not our protocol ends the conversation with an error."""
     session = Session("p", 1)
-    session.request(Submit(session.take_number(), "main", (TaskRun("a/b", 0, (b"",), None),), True, None, None), 0)
+    session.request(Submit(session.take_number(), "main", (TaskRun.of("a/b", 0, (b"",), None),), True, None, None), 0)
     session.want(5, 3, 0)
     for now_ms, frame in enumerate(frames):
         session.receive(frame, now_ms * 700)

@@ -14,7 +14,6 @@ import warnings
 import zipfile
 from copy import copy
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -52,16 +51,13 @@ def mutate_items(rng: Random, data: bytes, other: bytes) -> bytes:
             items.insert(at, rng.choice(donors))
         case _:
             items[at] = mutate_msgpack(rng, items[at], rng.choice(donors))
-    return b"".join(items)
+    return b"".join([msgpack.packb(item) for item in items])
 
 
 def _items(data: bytes) -> list[bytes]:
-    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker = msgpack.Unpacker()
     unpacker.feed(data)
-    ends = [0]
-    for _ in unpacker:
-        ends.append(unpacker.tell())
-    return [data[start:end] for start, end in pairwise(ends)]
+    return list(unpacker)
 
 
 def check_snapshot(data: bytes) -> bool:

@@ -91,7 +91,7 @@ def _examples() -> list[Message]:
     from rota.common.work import Done, FoldResult, Limits
 
     code = Code(bytes(32), "agent", limits=Limits())
-    run = messages.TaskRun("echo/a", 0, (b"x" * 40, b"y"), None)
+    run = messages.TaskRun.of("echo/a", 0, (b"x" * 40, b"y"), None)
     done = Done(b"result", bytes(32), (), ("line",), 7, ())
     return [
         messages.Hello(1, "stranger"),
@@ -101,7 +101,7 @@ def _examples() -> list[Message]:
         messages.Await(5, 1, 10),
         messages.Query(6, "tasks", {"lane": "main", "limit": 5}),
         messages.Register("liar", "cpu", 8, 1 << 20, "here", 1, {"a": [1, 2]}, 0, ()),
-        messages.Completed("liar", 1, (FoldResult((done,), b"state"),), 5),
+        messages.Completed("liar", 1, (FoldResult.of((done,), b"state"),), 5),
         messages.Prepared("liar", 1, True, {}, ""),
     ]
 

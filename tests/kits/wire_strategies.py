@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from rota.common import limits, messages, work
+from rota.common.columns import Blobs, sparse
 
 COUNT = st.integers(0, limits.NOW_MS_MAX)
 FLAG = st.booleans()
@@ -49,7 +50,7 @@ OUTCOME = st.builds(
 ) | st.builds(work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL)
 PROVENANCE = st.none() | st.builds(work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST)
 STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused", "faulted"))
-FOLD_RESULT = st.builds(work.FoldResult, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
+FOLD_RESULT = st.builds(work.FoldResult.of, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
 
 
 @st.composite
@@ -58,7 +59,7 @@ def runs(draw: st.DrawFn) -> messages.TaskRun:
     count = len(payloads)
     targets = draw(TARGET | st.lists(TARGET, min_size=count, max_size=count).map(tuple))
     tensors = draw(st.none() | st.lists(some(REF), min_size=count, max_size=count).map(tuple))
-    return messages.TaskRun(targets, draw(PRIORITY), payloads, tensors)
+    return messages.TaskRun.of(targets, draw(PRIORITY), payloads, tensors)
 
 
 SETTINGS = st.builds(
@@ -67,15 +68,30 @@ SETTINGS = st.builds(
     st.integers(1, limits.LANE_BYTES_MAX), st.integers(1, limits.LANE_AGENTS_MAX),
 )  # fmt: skip
 REPLY_TO = st.none() | st.builds(work.ReplyTo, COUNT, COUNT, COUNT)
-SEGMENT = st.builds(
-    messages.Segment, st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, COUNT, REPLY_TO,
-    st.integers(0, limits.EMITS_MAX), st.integers(0, limits.GROWTH_BYTES_MAX), some(COUNT), some(BLOB),
-    st.none() | some(some(REF)),
-)  # fmt: skip
-FOLD = st.builds(messages.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(SEGMENT))
-ITEM = st.builds(
-    messages.ResultItem, COUNT, NAME, COUNT, COUNT, FLAG, st.none() | BLOB, some(REF), TEXT, TEXT, LOG, PROVENANCE
-)
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> messages.Segment:
+    payloads = draw(st.lists(BLOB, max_size=3))
+    count = len(payloads)
+    turns = draw(st.lists(COUNT, min_size=count, max_size=count).map(tuple))
+    tensors = draw(st.lists(some(REF), min_size=count, max_size=count))
+    head = draw(st.tuples(st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, COUNT, REPLY_TO))
+    bounds = draw(st.tuples(st.integers(0, limits.EMITS_MAX), st.integers(0, limits.GROWTH_BYTES_MAX)))
+    return messages.Segment(*head, *bounds, turns, Blobs.of(payloads), sparse(tensors))
+
+
+@st.composite
+def items(draw: st.DrawFn) -> messages.ResultItem:
+    head = draw(st.tuples(COUNT, NAME, COUNT, COUNT))
+    log, source = draw(LOG), draw(PROVENANCE)
+    if draw(FLAG):
+        return messages.ResultItem(*head, True, draw(st.none() | BLOB), draw(some(REF)), "", "", log, source)
+    kind = draw(st.sampled_from(work.FAILURE_KINDS))
+    return messages.ResultItem(*head, False, None, (), kind, draw(TEXT), log, source)
+
+
+FOLD = st.builds(messages.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(segments()))
 POOL = st.sampled_from(("cpu", "gpu"))
 POSITIVE = st.integers(1, limits.NOW_MS_MAX)
 PID = st.integers(0, limits.PID_MAX)
@@ -99,7 +115,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Accepted: st.builds(messages.Accepted, COUNT, COUNT, COUNT),
     messages.Answer: st.builds(messages.Answer, COUNT, PLAIN | MAP),
     messages.Refused: st.builds(messages.Refused, COUNT, TEXT, TEXT, MAP),
-    messages.Results: st.builds(messages.Results, some(ITEM)),
+    messages.Results: st.builds(messages.Results.of, some(items())),
     messages.Query: st.builds(messages.Query, COUNT, st.sampled_from(messages.QUERIES), ARGUMENTS),
     messages.Register: st.builds(
         messages.Register, TEXT, POOL, st.integers(1, limits.RUN_TASKS_MAX), COUNT, TEXT, PID, MAP, COUNT,

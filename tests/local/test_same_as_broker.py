@@ -91,7 +91,7 @@ class ByBroker:
             self.producer.deploy(name, code, lane=LANE)
 
     def submit(self, priority: int, target: str, payloads: list[bytes]) -> None:
-        self.producer.submit_runs(TaskRun(target, priority, tuple(payloads), None), lane=LANE)
+        self.producer.submit_runs(TaskRun.of(target, priority, tuple(payloads), None), lane=LANE)
 
     def cancel(self, turn: int) -> Any:
         return self.producer.cancel(turn)

@@ -270,7 +270,7 @@ def recorded_run(folder: Path) -> Path:
         settings = LaneSettings(policy="recorded", seed=bytes(32))
         engine.apply(records.Opened("main", 0, nobody, settings, False, (("counter", code),)))
         targets = ("counter/a", "counter/b", "counter/c", "counter/d")
-        batch = (TaskRun(targets, 0, (b"",) * 4, None),)
+        batch = (TaskRun.of(targets, 0, (b"",) * 4, None),)
         engine.apply(records.Submitted("main", 0, 0, nobody, 1, batch, None))
         lane = engine.world.lanes["main"]
         for task in reversed(lane.line()):

@@ -52,8 +52,8 @@ def full_run(tmp_path: Path) -> Path:
     producer = broker.producer("bob")
     producer.deploy("model:digits", Code(entry.digest, MODEL))
     broker.worker("gpu", pool="gpu")
-    producer.submit_runs(TaskRun("counter/t", 0, (program(["add", 1]),), ((ref,),)))
-    producer.submit_runs(TaskRun("model:digits", 0, (program(),), None))
+    producer.submit_runs(TaskRun.of("counter/t", 0, (program(["add", 1]),), ((ref,),)))
+    producer.submit_runs(TaskRun.of("model:digits", 0, (program(),), None))
     broker.run()
     return write_run(folder, records_of(broker))
 
@@ -174,8 +174,7 @@ def test_an_import_is_a_run_folder(full_run: Path, tmp_path: Path) -> None:
     Repository(run.models).show("digits").check()
     with open_run(folder) as source:
         (digest,) = read_needs(source)[0].tensors
-        refs = [ref for _, record in source.records() if isinstance(record, records.Submitted) for run in record.runs
-                for tensors in run.tensors or () for ref in tensors]  # fmt: skip
+        refs = [ref for _, record in source.records() for ref in records.named_tensors(record)]
     assert refs[0].digest == digest
     assert TensorStore(run.tensors).open(refs[0], verify=True)[1_999] == 1_999
     if sys.platform != "win32":

@@ -21,7 +21,7 @@ WHO = records.Origin("alice", 7, digest(b"request"))
 AT = ("main", 3, 1_000)
 CODE = Code(digest(b"code"), AGENT)
 DONE = Done(b"1", None, (), (), 1, ())
-FOLD = records.CompletedFold("counter/a", (1, 2), (DONE, Failed("trap", "no", (), 1)), None, None)
+FOLD = records.CompletedFold.of("counter/a", (1, 2), (DONE, Failed("trap", "no", (), 1)), None, None)
 D = digest(b"x")
 
 SAID: list[tuple[Any, str]] = [
@@ -31,7 +31,7 @@ SAID: list[tuple[Any, str]] = [
         "derived lane, window 1024, paused, with a, by alice #7",
     ),
     (
-        records.Submitted(*AT, WHO, 5, (TaskRun(("a", "b", "c", "d"), 0, (b"",) * 4, None),), None),
+        records.Submitted(*AT, WHO, 5, (TaskRun.of(("a", "b", "c", "d"), 0, (b"",) * 4, None),), None),
         "4 tasks, seq 5-8, to a, b, c and 1 more, by alice #7",
     ),
     (records.Submitted(*AT, WHO, 5, (), 2), "1 task, seq 5, dead task 2 again, by alice #7"),
@@ -78,7 +78,7 @@ def test_lines_are_bounded() -> None:
     many: list[Any] = [
         records.Epoch(1, 1, tuple((f"name{place}", "v" * 100) for place in range(100))),
         records.Submitted(
-            *AT, WHO, 1, (TaskRun(tuple(f"a/{place}" for place in range(5_000)), 0, (b"",) * 5_000, None),), None
+            *AT, WHO, 1, (TaskRun.of(tuple(f"a/{place}" for place in range(5_000)), 0, (b"",) * 5_000, None),), None
         ),
         records.DeadDropped(*AT, WHO, tuple(range(1, 10_000, 2))),
         records.Verdict(*AT, 1, "refused", "x" * 2_000),

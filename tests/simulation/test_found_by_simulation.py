@@ -24,7 +24,7 @@ def test_a_question_of_the_turn_in_which_writing_fails_is_refused(tmp_path: Path
     server: Any = broker.server
     sent: list[Any] = []
     server._outbox.send = sent.append
-    run = TaskRun("ghost/a", 0, (b"x",), None)
+    run = TaskRun.of("ghost/a", 0, (b"x",), None)
     frontend, _, query = broker.routers
     frontend.inbox += [
         (b"p", encode(Hello(1, "alice"))),

@@ -157,7 +157,7 @@ def _submit(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 def _bulk(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     """Many bytes at once, so that a commit has many pages."""
     payload = scripted.program(["add", 1]) + b" " * chance.choice((100, 1_500, 6_000))
-    run = TaskRun(chance.choice(("counter/a", "function")), 0, (payload,) * chance.randint(3, 12), None)
+    run = TaskRun.of(chance.choice(("counter/a", "function")), 0, (payload,) * chance.randint(3, 12), None)
     request = messages.Submit(Numbers(number).take(), _lane(plan, chance), (run,), True, None, None)
     reply = yield from client.ask_for(request)
     if isinstance(reply, Accepted):
@@ -166,7 +166,7 @@ def _bulk(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 def _twice(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     """The same number with the same content: the same answer, also much later."""
-    run = TaskRun("counter/a", 0, (scripted.program(["add", 1]),), None)
+    run = TaskRun.of("counter/a", 0, (scripted.program(["add", 1]),), None)
     request = messages.Submit(Numbers(number).take(), _lane(plan, chance), (run,), False, None, None)
     first = yield from client.ask_for(request)
     yield from client.flows.pause(client.now_ms() + chance.choice((0, 50, 3_000)))

@@ -22,7 +22,7 @@ from simulation.worker_lies import LIE
 from rota.common import wire
 from rota.common.limits import STUCK_MS
 from rota.common.messages import Assign, Completed, Prepare, Prepared
-from rota.common.work import Done, Fold, FoldResult, Provenance
+from rota.common.work import Done, Fold, FoldResult, Outcomes, Provenance
 from rota.host.sockets import LINGER_LAST_MS, dealer
 from rota.worker.loop import folds_of
 from rota.worker.session import (
@@ -313,7 +313,9 @@ class WorkerHost(SimProcess):
         if count == len(plan.task_us) and plan.result is not None and (count or not plan.fold.tasks):
             return plan.result
         if not count:
-            return plan.result if plan.result is not None and not plan.task_us else FoldResult((), None, "interrupted")
+            return (
+                plan.result if plan.result is not None and not plan.task_us else FoldResult.of((), None, "interrupted")
+            )
         fold = plan.fold
         tasks = list(fold.tasks[:count])
         return scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, tasks)._replace(
@@ -332,7 +334,7 @@ class WorkerHost(SimProcess):
             assert type(honest) is Done
             lie = honest._replace(result=(honest.result or b"") + LIE)
             self.simulation.checker.lied(fold, place, self.name)
-            return result._replace(outcomes=(*result.outcomes[:place], lie, *result.outcomes[place + 1 :]))
+            return result._replace(outcomes=Outcomes.of((*result.outcomes[:place], lie, *result.outcomes[place + 1 :])))
         return result
 
 

@@ -1,0 +1,276 @@
+"""The items of a snapshot, one class each, with the bounds that hold when one is read. PURE.
+
+An item is an array `[tag, field, ...]`; docs/JOURNAL.md has the table. `place` is the number of a lane among those of
+the snapshot, `code` that of a code among its codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from msgspec import Meta
+
+from rota.broker.records import Facts
+from rota.broker.tasks import DeadTask, Timer
+from rota.common import limits
+from rota.common.columns import Addresses, Blobs, Sparse
+from rota.common.fields import (
+    Blob,
+    CodeName,
+    Count,
+    Digest,
+    EmitsMax,
+    FailureText,
+    Fuel,
+    GrowthBytes,
+    Index,
+    Name,
+    Plain,
+    Positive,
+    Priority,
+    Producer,
+    StateBytes,
+    Target,
+    Text32,
+    Text64,
+    Window,
+)
+from rota.common.messages import Accepted, Answer, LaneSettings
+from rota.common.shape import Shape, check_plain
+from rota.common.work import (
+    Code,
+    Done,
+    Emits,
+    Failed,
+    FailureKind,
+    Log,
+    MessageKind,
+    Outcome,
+    Provenance,
+    ReplyTo,
+    Tensors,
+)
+
+LAYOUT: Final = 2
+
+
+class Tag(IntEnum):
+    """The first element of every item, in the order in which they come."""
+
+    HEAD = 0
+    FINGERPRINT = 1
+    PRODUCER = 2
+    CODE = 3
+    LANE = 4
+    RUN = 5
+    LINE = 6
+    AGENT = 7
+    TIMER = 8
+    DEAD = 9
+    OLD_RUN = 10  # from here on to the end in any order
+    SINGLE = 11
+    RESULT = 12
+    END = 13
+
+
+class Head(NamedTuple):
+    layout: Literal[2]
+    boot: Count
+    next_seq: Positive
+    divergences: Count
+
+
+class FingerprintRow(NamedTuple):
+    number: Positive
+    pool: Text32
+    facts: Facts
+
+
+class AnswerRow(NamedTuple):
+    """What a request was answered: `value` of an Answer by its keys in their order, else an Accepted."""
+
+    number: Count
+    request: Digest
+    first_seq: Count
+    tasks: Count
+    value: Annotated[tuple[tuple[Text64, Plain], ...], Meta(max_length=64)] | None
+
+    @classmethod
+    def of(cls, request: bytes, reply: Accepted | Answer) -> AnswerRow:
+        if type(reply) is Answer:
+            return cls(reply.number, request, 0, 0, tuple(sorted(reply.value.items())))
+        assert type(reply) is Accepted
+        return cls(reply.number, request, reply.first_seq, reply.tasks, None)
+
+    def reply(self) -> Accepted | Answer:
+        if self.value is None:
+            return Accepted(self.number, self.first_seq, self.tasks)
+        value = dict(self.value)
+        check_plain(value)
+        return Answer(self.number, value)
+
+
+class ProducerRow(NamedTuple):
+    name: Producer
+    dropped: Count | None
+    answers: Annotated[tuple[AnswerRow, ...], Meta(max_length=limits.NUMBERS_KEPT_MAX)]
+
+
+class CodeRow(NamedTuple):
+    code: Code
+
+
+class LaneRow(NamedTuple):
+    """A lane without its tasks: the fields of a `LaneImage`, codes by their places."""
+
+    name: Name
+    settings: LaneSettings
+    window: Window
+    paused: bool
+    deploys: Annotated[tuple[tuple[CodeName, Count], ...], Meta(max_length=limits.DEPLOYS_MAX)]
+    next_turn: Positive
+    retired: Count
+    failed: Count
+    digest: Digest
+    passes: Annotated[tuple[tuple[Priority, Count], ...], Meta(max_length=256)]
+
+
+class StampedRun(NamedTuple):
+    """Tasks that were stamped together."""
+
+    place: Count
+    first_seq: Positive
+    first_turn: Positive
+    targets: Target | Addresses
+    priority: Priority
+    kind: MessageKind
+    sender: Target | None
+    now_ms: Count
+    parent: tuple[Count, Count] | None
+    reply_to: ReplyTo | None
+    payloads: Blobs
+    tensors: Sparse[Tensors]
+
+
+class RunRow(NamedTuple):
+    """A run with a task that waits or stands in a line. `verdicts` are decisions on tasks that were not issued yet."""
+
+    run: StampedRun
+    finished: Count
+    issued: Count
+    verdicts: Annotated[tuple[tuple[Index, Failed], ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+
+
+class Ending(NamedTuple):
+    """One outcome. `failure` is its kind and message, and then the fields of success are empty."""
+
+    failure: tuple[FailureKind, FailureText] | None
+    result: Blob | None
+    state_digest: Digest | None
+    emits: Emits
+    log: Log
+    fuel: Fuel
+    tensors: Tensors
+    state_bytes: StateBytes
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Ending:
+        if type(outcome) is Done:
+            return cls(None, *outcome)
+        assert type(outcome) is Failed
+        return cls(outcome[:2], None, None, (), outcome.log, outcome.fuel, (), 0)
+
+    def outcome(self) -> Outcome:
+        if self.failure is None:
+            return Done(*self[1:])
+        if self.result is not None or self.state_digest is not None or self.emits or self.tensors:
+            raise ValueError("an outcome is a failure and a success")
+        return Failed(*self.failure, self.log, self.fuel)
+
+
+class LineRow(NamedTuple):
+    """An issued task that has not retired. `before`: the turn of the same agent's task that must complete first."""
+
+    place: Count
+    first_seq: Positive
+    index_in_run: Index
+    code: Count | None
+    emits_max: EmitsMax
+    growth_bytes: GrowthBytes
+    issued_at: Count
+    ending: Ending | None
+    state_digest: Digest | None
+    provenance: Provenance | None
+    before: Positive | None
+
+
+class AgentRow(NamedTuple):
+    """An agent. `counted_bytes`: the size of the state that its last retired task left. `newest`: the turn of its last
+    issued task that has not completed.
+    """
+
+    place: Count
+    address: Target
+    state: Blob | None
+    state_digest: Digest | None
+    completed: Count
+    counted_bytes: StateBytes
+    newest: Positive | None
+
+
+class TimerRow(NamedTuple):
+    place: Count
+    timer: Timer
+
+
+class DeadRow(NamedTuple):
+    place: Count
+    dead: DeadTask
+
+
+class OldRunRow(NamedTuple):
+    """A run whose tasks have all retired, of which results are kept."""
+
+    run: StampedRun
+
+
+class SingleRow(NamedTuple):
+    """A retired run of one task and its result."""
+
+    run: StampedRun
+    ending: Ending
+    provenance: Provenance | None
+
+
+class ResultRow(NamedTuple):
+    """A kept result; without an ending, that of a task which still stands in a line."""
+
+    first_seq: Positive
+    index_in_run: Index
+    ending: Ending | None
+    provenance: Provenance | None
+
+
+class End(NamedTuple):
+    items: Count
+
+
+_CLASSES: Final[Mapping[Tag, Any]] = {
+    Tag.HEAD: Head,
+    Tag.FINGERPRINT: FingerprintRow,
+    Tag.PRODUCER: ProducerRow,
+    Tag.CODE: CodeRow,
+    Tag.LANE: LaneRow,
+    Tag.RUN: RunRow,
+    Tag.LINE: LineRow,
+    Tag.AGENT: AgentRow,
+    Tag.TIMER: TimerRow,
+    Tag.DEAD: DeadRow,
+    Tag.OLD_RUN: OldRunRow,
+    Tag.SINGLE: SingleRow,
+    Tag.RESULT: ResultRow,
+    Tag.END: End,
+}
+SCHEMA: Final[Mapping[int, Shape]] = {int(tag): Shape(cls, int(tag)) for tag, cls in _CLASSES.items()}

@@ -1,0 +1,91 @@
+"""The types of the fields of messages and records, with their bounds. PURE.
+
+Each type is a plain type with a `Meta`: msgspec checks the bounds while it decodes (shape.py), docs/PROTOCOL.md shows
+them under the names of `WORDS`, and tests/test_docs.py compares the two. A `description` is what a refusal says that
+the field wants, where the bound alone would not tell the reader what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final
+
+from msgspec import Meta
+
+from rota.common import limits
+from rota.common.targets import CODE_NAME_PATTERN, NAME_PATTERN, TARGET_PATTERN
+
+
+def one_of(*choices: str) -> Meta:
+    """Return the bound of a text that is one of a few."""
+    return Meta(pattern=rf"\A(?:{'|'.join(map(re.escape, choices))})\Z", description=f"one of {', '.join(choices)}")
+
+
+# --- numbers --------------------------------------------------------------------------------------
+Count = Annotated[int, Meta(ge=0, le=limits.NOW_MS_MAX)]
+Positive = Annotated[int, Meta(ge=1, le=limits.NOW_MS_MAX)]
+Priority = Annotated[int, Meta(ge=limits.PRIORITY_MIN, le=limits.PRIORITY_MAX)]
+Fuel = Annotated[int, Meta(ge=0, le=limits.FUEL_MAX)]
+Window = Annotated[int, Meta(ge=1, le=limits.WINDOW_TASKS_MAX)]
+GrowthBytes = Annotated[int, Meta(ge=0, le=limits.GROWTH_BYTES_MAX)]
+StateBytes = Annotated[int, Meta(ge=0, le=limits.MESSAGE_BYTES_MAX)]
+EmitsMax = Annotated[int, Meta(ge=0, le=limits.EMITS_MAX)]
+Pid = Annotated[int, Meta(ge=0, le=limits.PID_MAX)]
+Index = Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX - 1)]  # of a task among those of one row
+
+# --- text and bytes -------------------------------------------------------------------------------
+Name = Annotated[
+    str,
+    Meta(
+        max_length=limits.NAME_CHARS_MAX,
+        pattern=NAME_PATTERN,
+        description=f"a name of letters, digits, _ . - (at most {limits.NAME_CHARS_MAX})",
+    ),
+]
+CodeName = Annotated[str, Meta(pattern=CODE_NAME_PATTERN, description="a name, or model: and a name")]
+Target = Annotated[str, Meta(pattern=TARGET_PATTERN, description="a target (name/key, name or model:NAME)")]
+Producer = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+Text32 = Annotated[str, Meta(max_length=32)]
+Text64 = Annotated[str, Meta(max_length=64)]
+Text256 = Annotated[str, Meta(max_length=256)]
+WorkerName = Annotated[str, Meta(max_length=128)]
+Text512 = Annotated[str, Meta(max_length=512)]
+Text = Annotated[str, Meta(max_length=limits.MESSAGE_BYTES_MAX)]
+LogLine = Annotated[str, Meta(max_length=limits.PAYLOAD_BYTES_MAX)]
+FailureText = Annotated[str, Meta(max_length=limits.MESSAGE_CHARS_MAX)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32, description="a digest of 32 bytes")]
+Blob = Annotated[bytes, Meta(max_length=limits.MESSAGE_BYTES_MAX)]
+Payload = Annotated[
+    bytes,
+    Meta(
+        max_length=limits.PAYLOAD_BYTES_MAX,
+        description=f"at most {limits.PAYLOAD_BYTES_MAX} bytes; send more as tensors",
+    ),
+]
+Module = Annotated[bytes, Meta(max_length=limits.MODULE_BYTES_MAX)]
+PayloadLength = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=limits.PAYLOAD_BYTES_MAX,
+        description=f"payloads of at most {limits.PAYLOAD_BYTES_MAX} bytes; send more as tensors",
+    ),
+]
+ResultLength = Annotated[int, Meta(ge=0, le=limits.MESSAGE_BYTES_MAX)]
+
+# --- values without a schema ----------------------------------------------------------------------
+# Plain values: nil, bool, integer, float, text, bytes, and lists and maps of them; `shape.check_plain` looks inside.
+Plain = Annotated[Any, Meta(extra={"plain": True})]
+PlainMap = Annotated[dict[str, Any], Meta(extra={"plain": True})]
+
+WORDS: Final[dict[Any, str]] = {
+    Count: "count",
+    Name: "name",
+    CodeName: "name, or `model:` and a name",
+    Target: "target",
+    Digest: "digest",
+    Payload: "bytes",
+    Text: "text",
+    Plain: "any value",
+    PlainMap: "map",
+}
