@@ -62,7 +62,7 @@ def test_messages_that_are_made_can_be_read() -> None:
     (runs,) = Payloads(None).messages(["a/1", "model:b", "c"], [b"1", b"2", {"x": 1}], -8)
     submit = Submit(1, "main", runs, True, None, None)
     assert decode(encode(submit)) == submit
-    assert runs[0].targets == ("a/1", "model:b", "c")
+    assert tuple(runs[0].targets) == ("a/1", "model:b", "c")
 
 
 def test_wrong_calls_are_refused() -> None:
