@@ -23,10 +23,11 @@ from rota.broker.effects import FromProducer
 from rota.broker.journal import link
 from rota.broker.world import World
 from rota.common import limits, messages, wire
+from rota.common.columns import Addresses, Blobs
 from rota.common.digests import digest, digest_of, entropy, lane_seed
 from rota.common.errors import ProtocolError
 
-RUN = messages.TaskRun("echo", 0, (b"", b""), None)
+RUN = messages.TaskRun.of("echo", 0, (b"", b""))
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PROTOCOL = (DOCS / "PROTOCOL.md").read_text(encoding="utf-8")
 JOURNAL = (DOCS / "JOURNAL.md").read_text(encoding="utf-8")
@@ -121,12 +122,12 @@ def test_what_counts_as_other_content_is_as_told() -> None:
     alice = broker.producer()
     assert isinstance(alice.submit_runs(RUN, number=1, wait=True), messages.Accepted)
     assert isinstance(alice.submit_runs(RUN, number=1, wait=False), messages.Accepted)
-    half = RUN._replace(payloads=(b"",))
+    half = RUN._replace(payloads=Blobs.of((b"",)))
     cut = [half, half]
-    each = RUN._replace(targets=("echo", "echo"))
-    empty = RUN._replace(tensors=((), ()))
+    each = RUN._replace(targets=Addresses.of(("echo", "echo")))
+    table = RUN._replace(targets=Addresses(("x", "echo"), (1, 1)))
     cases: list[tuple[list[messages.TaskRun], dict[str, Any]]] = [
-        ([each], {}), (cut, {}), ([empty], {}), ([RUN], {"now_ms": 1}),
+        ([each], {}), (cut, {}), ([table], {}), ([RUN], {"now_ms": 1}),
     ]  # fmt: skip
     for runs, fields in cases:
         refused = alice.submit_runs(*runs, number=1, **fields)

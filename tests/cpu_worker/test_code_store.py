@@ -76,7 +76,7 @@ def test_folder_in_place_of_a_module(world: Any, guests: Any, run: Any) -> None:
     path.unlink()
     path.mkdir()
     result = run(world.executor(), code, b"x")
-    assert (result.outcomes, result.stopped) == ((), "refused")
+    assert (tuple(result.outcomes), result.stopped) == ((), "refused")
     assert result.reason.endswith("cannot be read: Is a directory; remove what is there and deploy it again")
 
 

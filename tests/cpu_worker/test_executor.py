@@ -378,7 +378,7 @@ def test_code_that_cannot_be_used_is_refused(world: Any, guests: Any, run: Any, 
     with pytest.raises(CodeError, match="deploy it again"):
         executor.prepare(missing, "a/b")
     result = run(executor, missing, b"x")
-    assert (result.outcomes, result.stopped) == ((), "refused")
+    assert (tuple(result.outcomes), result.stopped) == ((), "refused")
     assert "deploy it again" in result.reason
     with pytest.raises(CodeError, match="kinds agent and function, not model"):
         executor.prepare(Code(bytes(32), MODEL), "model:a")

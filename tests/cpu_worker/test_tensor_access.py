@@ -126,7 +126,7 @@ def test_guest_reads_from_the_store(world: Any, guests: Any, run: Any, task: Any
     code = world.function(guests["reader"])
     assert read(run, task, executor, code, store.put(array), 0, 4, 8) == (8, array[1:3].tobytes())
     missing = run(executor, code, task(bytes(4), tensors=(TensorRef(bytes(32), "float32", (4,)),)))
-    assert (missing.outcomes, missing.stopped) == ((), "faulted")
+    assert (tuple(missing.outcomes), missing.stopped) == ((), "faulted")
 
 
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "public"])

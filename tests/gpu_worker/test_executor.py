@@ -261,7 +261,7 @@ def test_interrupt_stops_the_run_and_not_the_next_fold(bench: Any, kit: Any) -> 
     finally:
         ended.set()
         thread.join()
-    assert (result.outcomes, result.stopped) == ((), "interrupted")
+    assert (tuple(result.outcomes), result.stopped) == ((), "interrupted")
     assert outputs_of(bench, bench.run(code, kit.call(count=np.array(2))))["y"].tolist() == [2]
 
 
@@ -282,7 +282,7 @@ def test_a_model_that_is_missing_damaged_or_no_model_is_refused(bench: Any, kit:
         with pytest.raises(CodeError, match=words):
             bench.executor.prepare(code, "model:m")
         result = bench.run(code, kit.call(x=np.ones((1, 16), np.float32)))
-        assert (result.outcomes, result.stopped) == ((), "refused")
+        assert (tuple(result.outcomes), result.stopped) == ((), "refused")
         assert words in result.reason
 
 

@@ -205,7 +205,7 @@ def test_what_a_process_refuses_is_raised_here(folders: Folders, tmp_path: Path)
     unknown = Fold(bytes(32), Code(bytes(32), AGENT), "nobody", None, tasks(1, [b""]))
     with Processes(folders, 2, device="cpu") as processes:
         (result,) = processes.run_all([unknown])
-        assert (result.outcomes, result.stopped) == ((), "refused")
+        assert (tuple(result.outcomes), result.stopped) == ((), "refused")
         assert "deploy it again" in result.reason
     artefacts = tmp_path / "artefacts"
     artefacts.mkdir()
