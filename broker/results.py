@@ -111,7 +111,7 @@ def _size(task: Task) -> int:
     """What keeping a task costs: its payload, and its outcome with logs and emits."""
     outcome = task.outcome
     refs = len(task.run.tensors_of(task.index))
-    size = _RESULT_OVERHEAD_BYTES + len(task.payload)
+    size = _RESULT_OVERHEAD_BYTES + task.payload_bytes
     if type(outcome) is Done:
         refs += len(outcome.tensors) + sum([len(emit.tensors) for emit in outcome.emits])
         size += len(outcome.result or b"") + sum([TASK_BYTES + len(emit.payload) for emit in outcome.emits])
