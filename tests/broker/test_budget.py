@@ -17,6 +17,7 @@ from rota.broker.replies import reply
 from rota.broker.tasks import Run, Task
 from rota.common import limits
 from rota.common.budget import content_bytes
+from rota.common.columns import Blobs
 from rota.common.errors import Busy
 from rota.common.messages import Accepted, Refused
 from rota.common.work import ASK, FAILURE, Failed
@@ -156,7 +157,7 @@ def test_a_failure_always_comes_back_if_cut(left: int) -> None:
     """
     run = Run(
         lane="l", first_seq=1, first_turn=1, targets="function", priority=0, kind=ASK, sender="counter/a", now_ms=0,
-        parent=(1, 0), reply_to=None, payloads=(b"",), tensors=None,
+        parent=(1, 0), reply_to=None, payloads=Blobs.of((b"",)), tensors=(),
     )  # fmt: skip
     text = "é" * 1_000
     answer = reply(Task(run, 0, None, 0, left), Failed("error", text, (), 0), left)
