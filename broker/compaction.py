@@ -27,8 +27,9 @@ from rota.broker.run_file import RunFile
 from rota.broker.snapshot_store import SnapshotStore, broker_ms
 from rota.broker.tensor_keeper import collect_tensors
 from rota.broker.world import World
+from rota.common.code_kinds import kind_of
 from rota.common.errors import ConfigError, LocalError
-from rota.common.work import MODEL, Code, TensorRef
+from rota.common.work import Code, TensorRef
 from rota.host.endpoints import RunFolder
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -216,7 +217,7 @@ class _Compaction:
         self._refer_tensors(named_tensors(record))
 
     def _refer_code(self, code: Code) -> None:
-        if code.kind != MODEL:
+        if kind_of(code).is_module:
             self.modules[code.digest] = None
 
     def _refer_tensors(self, refs: list[TensorRef]) -> None:

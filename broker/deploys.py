@@ -9,8 +9,10 @@ from rota.broker.pending_deploys import NOBODY, PendingDeploy
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.state import BrokerState
 from rota.common import errors, messages
+from rota.common.code_kinds import kind_of, pool_of
 from rota.common.limits import DEPLOYS_MAX, PENDING_DEPLOYS_MAX
-from rota.common.work import MODEL, Code
+from rota.common.targets import MODEL_PREFIX
+from rota.common.work import Code
 
 if TYPE_CHECKING:
     from rota.broker.lane import Lane
@@ -40,7 +42,7 @@ def deploy(
 
 def check_deploy(lane: Lane, name: str, code: Code) -> None:
     """Raise what stands against binding a name to code now."""
-    if name.startswith("model:") != (code.kind == MODEL):
+    if name.startswith(MODEL_PREFIX) != (kind_of(code).name_prefix == MODEL_PREFIX):
         raise errors.CodeError(
             f"{name!r} cannot be bound to code of kind {code.kind!r}: models are named model:NAME", name=name
         )
@@ -82,7 +84,7 @@ def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
 
 
 def _ask(broker: BrokerState, pending: PendingDeploy) -> None:
-    pool = "gpu" if pending.request.code.kind == MODEL else "cpu"
+    pool = pool_of(pending.request.code)
     worker = broker.dispatcher.idlest(pool)
     pending.worker = NOBODY if worker is None else worker.name
     if worker is not None:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
 from rota.broker.tasks import Task, Trouble
+from rota.common.code_kinds import pool_of
 from rota.common.columns import picked
 from rota.common.limits import (
     ASSIGNMENT_BYTES_MAX,
@@ -28,7 +29,7 @@ from rota.common.limits import (
     TIMEOUT_GRACE_MS,
 )
 from rota.common.messages import Assign, FoldAssignment, Preparation, Register, Segment
-from rota.common.work import MODEL, Code
+from rota.common.work import Code
 
 ORPHANS_KEPT: Final = 1_024  # assignments that are no longer wanted, kept to compare what may still come of them
 EARLY_REPORTS_KEPT: Final = 4_096
@@ -171,7 +172,7 @@ class Dispatcher:
         key = (lane.name, task.address, task.stateless)
         queue = self._queues.get(key)
         if queue is None:
-            pool = "gpu" if task.code.kind == MODEL else "cpu"
+            pool = pool_of(task.code)
             queue = self._queues[key] = TaskQueue(lane, task.address, pool, task.stateless)
         queue.tasks.append(task)
         self._pools[queue.pool].ready_tasks += 1

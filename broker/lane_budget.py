@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from rota.broker.tasks import Agent, Run, Task, Timer
 from rota.common.budget import REF_BYTES, TASK_BYTES, content_bytes
+from rota.common.code_kinds import kind_of
 from rota.common.messages import TaskRun
-from rota.common.work import AGENT, ASK, FAILURE, Code, Emit
+from rota.common.work import ASK, FAILURE, Code, Emit
 
 
 @dataclass(slots=True)
@@ -54,9 +55,9 @@ class LaneBudget:
 
 def wanted(code: Code | None, kind: str) -> tuple[int, int]:
     """How many emits and how many bytes a task wants room for. Where nothing is emitted, bytes are for the reply."""
-    if code is None or (code.kind != AGENT and kind != ASK):
+    if code is None or not (kind_of(code).emits or kind == ASK):
         return 0, 0
-    return code.limits.emits_max if code.kind == AGENT else 0, code.limits.growth_bytes
+    return code.limits.emits_max if kind_of(code).emits else 0, code.limits.growth_bytes
 
 
 def count(

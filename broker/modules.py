@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rota.common.code_kinds import kind_of
 from rota.common.digests import digest
 from rota.common.errors import CodeError, StorageFull
 from rota.common.messages import Deploy
 from rota.common.wasm_module import check_interface, inspect_module
-from rota.common.work import MODEL
 from rota.host.files import private_opener, sync_folder
 
 
@@ -30,7 +30,7 @@ class ModuleStore:
         Raises `CodeError` if the module cannot be what the deploy says, `StorageFull` if it cannot be written.
         """
         code = request.code
-        if code.kind == MODEL:
+        if not kind_of(code).is_module:
             return  # models are kept by the GPU workers' repository
         module = request.module if request.module is not None else self._read(code.digest)
         if digest(module) != code.digest:

@@ -8,18 +8,17 @@ said beside it.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
 from rota.common import limits
 from rota.common.budget import growth_max
+from rota.common.code_kinds import KINDS
 from rota.common.columns import Addresses, Blobs, value_at
 from rota.common.fields import Count, Index, Payload, Positive, Priority, Target
 from rota.common.targets import code_name
-from rota.common.work import FUNCTION, MODEL, Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef, Tensors
-
-_STATELESS: Final = (FUNCTION, MODEL)
+from rota.common.work import Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef, Tensors
 
 
 class Run:
@@ -127,7 +126,7 @@ class Task:
         self.address = run.target(index)
         self.code = code  # bound at issue; None: its name was not deployed then
         # Functions and models keep no state, so their order cannot be seen and they run side by side.
-        self.stateless = code is not None and code.kind in _STATELESS
+        self.stateless = code is not None and not KINDS[code.kind].keeps_state
         self.emits_max = emits_max  # how many tasks it may emit, bound at issue
         self.growth_bytes = growth_bytes  # by how many bytes it may grow the lane, bound at issue (budget.py)
         self.issued_at: int | None = None  # how many tasks the lane had retired when it joined the line

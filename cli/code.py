@@ -10,7 +10,8 @@ from rota.cli.common_options import Connection, broker_options, json_option, lan
 from rota.cli.output import print_facts, print_json
 from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common import limits
-from rota.common.work import AGENT, FUNCTION, Limits
+from rota.common.code_kinds import MODULE_KINDS
+from rota.common.work import AGENT, Limits
 
 _DEFAULTS = Limits()
 
@@ -20,7 +21,7 @@ _DEFAULTS = Limits()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @option(
     "--kind",
-    type=click.Choice([AGENT, FUNCTION]),
+    type=click.Choice(MODULE_KINDS),
     default=AGENT,
     help="How it is called: the agent ABI, or plain bytes in and out.",
 )

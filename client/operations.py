@@ -19,6 +19,7 @@ from rota.client.session import RESULTS_HELD_MAX
 from rota.client.watch import Watch
 from rota.common import digests, limits
 from rota.common.arguments import check_name, checked, flag, seconds, seq_of, several, whole
+from rota.common.code_kinds import MODULE_KINDS, pool_of
 from rota.common.errors import BadPayload, CodeError, LocalError, UnknownLane
 from rota.common.messages import (
     Accepted,
@@ -116,8 +117,9 @@ class Operations:
 
     def deploy(self, name: str, module: Path | str | bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
         check_name(name, "an agent")
-        if options.kind == MODEL:
-            raise CodeError("kind 'model': a module is an `agent` or a `function`; models go with deploy_model")
+        if options.kind not in MODULE_KINDS:
+            kinds = " or a ".join(f"`{kind}`" for kind in MODULE_KINDS)
+            raise CodeError(f"kind {shown(options.kind)}: a module is an {kinds}; models go with deploy_model")
         if not isinstance(module, bytes | str | os.PathLike):
             raise CodeError(f"module={shown(module)}: give the path of a WASM file, or its bytes")
         data = module if isinstance(module, bytes) else _read(Path(module))
@@ -219,7 +221,7 @@ class Operations:
             request = Deploy(taken, options.lane, name, code, module, options.check)
             value: dict[str, Any] = yield from self._answer(request, self._deadline(options.timeout_s) + extra_ms)
         except TimeoutError:
-            pool = "gpu" if code.kind == MODEL else "cpu"
+            pool = pool_of(code)
             raise TimeoutError(
                 f"no {pool} worker has looked at {name} in time: start one with `rota {pool}-worker`, "
                 "or deploy without check"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Union
 
+from rota.common.code_kinds import KINDS, MODULE_KINDS, CodeKind
 from rota.common.errors import CodeError
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.wasm_binary import (
@@ -29,7 +30,6 @@ from rota.common.wasm_binary import (
     read_value_types,
     skip_constant,
 )
-from rota.common.work import AGENT, FUNCTION
 
 External = Union[FuncType, MemoryType, TableType, GlobalType]  # noqa: UP007 - a runtime alias
 _CUSTOM_SECTIONS_MAX: Final = 1_000  # compilers write fewer than twenty
@@ -107,10 +107,7 @@ _INITIALIZE: Final = FuncType((), ())
 IMPORTS_ALLOWED: Final[Mapping[tuple[str, str], FuncType]] = {
     ("rota", "tensor_read"): FuncType((_I32, _I64, _I32, _I32), (_I32,)),
 }
-ROLES: Final[Mapping[str, Mapping[str, tuple[str, FuncType]]]] = {
-    AGENT: {"alloc": ("rota_alloc", _ALLOC), "step": ("rota_step", _CALL)},
-    FUNCTION: {"alloc": ("rota_alloc", _ALLOC), "call": ("rota_call", _CALL)},
-}
+_SIGNATURES: Final[Mapping[str, FuncType]] = {"alloc": _ALLOC, "step": _CALL, "call": _CALL}  # by role
 
 
 def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[str, str]) -> None:
@@ -118,33 +115,36 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
 
     `exports` maps roles of kind `function` to the module's own names; a role that is left out has its usual name.
     """
-    if code_kind not in ROLES:
+    if code_kind not in MODULE_KINDS:
         raise CodeError(
-            f"a WebAssembly module cannot be deployed as {code_kind!r}: use one of {', '.join(ROLES)}", kind=code_kind
+            f"a WebAssembly module cannot be deployed as {code_kind!r}: use one of {', '.join(MODULE_KINDS)}",
+            kind=code_kind,
         )
-    _check_roles(code_kind, exports)
+    kind = KINDS[code_kind]
+    _check_roles(kind, exports)
     for wanted in interface.imports:
         _check_import(wanted)
     _check_tables(interface.tables)
     _check_export(interface, "memory", None, "the host passes messages through it: link with --export-memory")
-    for role, (usual, signature) in ROLES[code_kind].items():
+    for role, usual in kind.roles:
         name = exports.get(role, usual)
         remedy = f"export a function of this name and type (role {role!r}"
-        remedy += "" if code_kind == AGENT else "; another name can be given at deploy"
-        _check_export(interface, name, signature, f"{remedy}; docs/AGENTS.md has templates)")
+        remedy += "; another name can be given at deploy" if kind.names_exports else ""
+        _check_export(interface, name, _SIGNATURES[role], f"{remedy}; docs/AGENTS.md has templates)")
     if "_initialize" in interface.exports:
         _check_export(
             interface, "_initialize", _INITIALIZE, "build a WASI reactor (-mexec-model=reactor), or leave it out"
         )
 
 
-def _check_roles(code_kind: str, exports: Mapping[str, str]) -> None:
+def _check_roles(kind: CodeKind, exports: Mapping[str, str]) -> None:
+    roles = [role for role, _ in kind.roles]
     for role, name in exports.items():
-        if code_kind == AGENT:
-            raise CodeError(f"kind agent has fixed export names and takes none for {role!r}: leave it out", role=role)
-        if role not in ROLES[code_kind]:
-            known = ", ".join(ROLES[code_kind])
-            raise CodeError(f"{role!r} is no role of kind {code_kind}: use {known}", role=role)
+        if not kind.names_exports:
+            text = f"kind {kind.name} has fixed export names and takes none for {role!r}: leave it out"
+            raise CodeError(text, role=role)
+        if role not in roles:
+            raise CodeError(f"{role!r} is no role of kind {kind.name}: use {', '.join(roles)}", role=role)
         if not isinstance(name, str):
             raise CodeError(f"the export name of role {role!r} must be text, not {name!r}", role=role)
 

@@ -13,13 +13,15 @@ from typing import Final
 
 from wasmtime import FuncType, Linker, MemoryType, WasmtimeError
 
+from rota.common.code_kinds import KINDS, kind_of
 from rota.common.digests import digest as digest_bytes
 from rota.common.errors import CodeError
-from rota.common.wasm_module import ROLES, check_interface, inspect_module
-from rota.common.work import AGENT, FUNCTION, Code
+from rota.common.wasm_module import check_interface, inspect_module
+from rota.common.work import Code
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.guest import INITIALIZE, MEMORY, PreparedCode
 
+POOL: Final = "cpu"
 PREPARED_MAX: Final = 64
 PREPARED_BYTES_MAX: Final = 1 << 30  # of native code; one module may have more
 WASM_PAGE_BYTES: Final = 65_536
@@ -66,8 +68,9 @@ class CodeStore:
 
     def _checked(self, code: Code) -> bytes:
         """Return the bytes of a module that offers what its kind needs. Raises `CodeError`."""
-        if code.kind not in (AGENT, FUNCTION):
-            raise CodeError(f"a CPU worker runs kinds {AGENT} and {FUNCTION}, not {code.kind}: send it to its own pool")
+        if kind_of(code).pool != POOL:
+            ours = " and ".join(kind.name for kind in KINDS.values() if kind.pool == POOL)
+            raise CodeError(f"a CPU worker runs kinds {ours}, not {code.kind}: send it to its own pool")
         wasm = self._read(code.digest)
         check_interface(inspect_module(wasm), code.kind, dict(code.exports))
         return wasm
@@ -75,7 +78,7 @@ class CodeStore:
     def _prepare(self, code: Code) -> PreparedCode:
         module, native_bytes = self._compiler.load(self._checked(code), code.digest)
         given = dict(code.exports)
-        alloc, call = (given.get(role, usual) for role, (usual, _) in ROLES[code.kind].items())
+        alloc, call = (given.get(role, usual) for role, usual in kind_of(code).roles)
         types = {export.name: export.type for export in module.exports}
         expected = {alloc: "(i32) -> (i32)", call: "(i32, i32) -> (i64)"}
         if INITIALIZE in types:

@@ -16,9 +16,10 @@ from rota.broker.tasks import Task, Trouble
 from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, verdict_text
 from rota.broker.workers import flat_facts
 from rota.broker.world import World
+from rota.common.code_kinds import pool_of
 from rota.common.limits import TRIES_MAX
 from rota.common.work import Fold, FoldResult
-from rota.engine.folds import PlannedFold, completed, fold_of, plan, pool_of
+from rota.engine.folds import PlannedFold, completed, fold_of, plan
 
 WORKER: Final = "local"  # how completions of an engine are signed
 

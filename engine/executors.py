@@ -14,9 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from rota.common.code_kinds import pool_of
 from rota.common.errors import CodeError, ConfigError
 from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
-from rota.engine.folds import pool_of
 from rota.host.install import install_command
 from rota.tensors.store import TensorStore
 from rota.worker.executor import Ended, Executor, Job, Look, Looked, Outside, Report, Work

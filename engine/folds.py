@@ -14,7 +14,7 @@ from rota.broker.lane import Lane
 from rota.broker.records import CompletedFold
 from rota.broker.tasks import Task
 from rota.common.limits import FOLD_TASKS_MAX
-from rota.common.work import MODEL, Code, Fold, FoldResult, TaskInput
+from rota.common.work import Code, Fold, FoldResult, TaskInput
 
 PATIENCE_MS: Final = 600_000  # what a task may take in a replay: fuel ends it, the clock only ends what hangs
 
@@ -80,8 +80,3 @@ def completed(planned: PlannedFold, result: FoldResult) -> CompletedFold:
 def patient(code: Code, timeout_ms: int) -> Code:
     """Return code whose tasks may take so long: in a replay the wall clock decides nothing, fuel does."""
     return code._replace(limits=code.limits._replace(timeout_ms=timeout_ms))
-
-
-def pool_of(code: Code) -> str:
-    """Return which kind of worker runs this code."""
-    return "gpu" if code.kind == MODEL else "cpu"

@@ -16,8 +16,8 @@ from typing import Final
 from rota.broker import records
 from rota.broker.journal import Journal
 from rota.broker.lock import FolderLock
+from rota.common.code_kinds import kind_of
 from rota.common.errors import CodeError, ConfigError
-from rota.common.work import MODEL
 from rota.engine.model_files import find_model
 from rota.host.endpoints import RunFolder
 from rota.local.places import LanePlace
@@ -100,7 +100,9 @@ def _copy_tensors(found: Iterable[records.Record], source: TensorStore, target: 
 
 
 def _copy_models(found: Iterable[records.Record], source: Path, target: Path) -> None:
-    codes = [record.code for record in found if isinstance(record, records.Deployed) and record.code.kind == MODEL]
+    codes = [
+        record.code for record in found if isinstance(record, records.Deployed) and not kind_of(record.code).is_module
+    ]
     for digest in dict.fromkeys(code.digest for code in codes):
         model = find_model(source, digest)
         if model is None:

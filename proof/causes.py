@@ -15,9 +15,10 @@ from typing import Final, NamedTuple
 from rota.broker import records
 from rota.broker.tasks import Task
 from rota.broker.workers import flat_facts
+from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError
 from rota.common.targets import code_name
-from rota.common.work import AGENT, MODEL, REPLY, Failed, FoldResult, Outcomes
+from rota.common.work import REPLY, Failed, FoldResult, Outcomes
 from rota.engine.engine import Runner
 from rota.proof.trials import Trials, effect_of, effects_of, trials_at
 from rota.runs.circumstances import Circumstances
@@ -123,7 +124,7 @@ def _other_turn(case: Case) -> FoundCause | None:
 def _memory(case: Case) -> FoundCause | None:
     """Look whether the code gives the same each time."""
     trials, task = case.trials, case.actual
-    if trials is None or task is None or task.code is None or task.code.kind == MODEL:
+    if trials is None or task is None or task.code is None or kind_of(task.code).is_recorded:
         return None
     name = repr(code_name(task.address))
     if trials.is_steady(task.outcome):
@@ -167,7 +168,13 @@ def _exchanged(case: Case) -> FoundCause | None:
 def _false_decision(case: Case) -> FoundCause | None:
     """Look whether what follows a verdict or cancel was computed as if it had not been."""
     task, seen = case.expected, case.seen
-    if task is None or task.outcome is None or case.actual is None or task.code is None or task.code.kind != AGENT:
+    if (
+        task is None
+        or task.outcome is None
+        or case.actual is None
+        or task.code is None
+        or not kind_of(task.code).keeps_state
+    ):
         return None
     if seen.task is None:
         return None  # it has not retired
@@ -220,7 +227,7 @@ def _other_device(case: Case) -> FoundCause | None:
     if worker is None or expected is None or actual is None or worker.pool not in _HOST_FACTS:
         return None
     names = other_facts(worker.pool, dict(worker.facts), dict(facts_here(case.runner, worker.pool)), host=True)
-    if expected.code is not None and expected.code.kind == MODEL:
+    if expected.code is not None and kind_of(expected.code).is_recorded:
         one, other = expected.provenance, actual.provenance
         if one is None or other is None or (not names and one == other):
             return None
@@ -274,7 +281,7 @@ _LOOKS: Final[tuple[Callable[[Case], FoundCause | None], ...]] = (
 def _tried(case: Case) -> tuple[str, ...]:
     """Say what `_memory` found, which every case with an agent or a function has come by."""
     fold = None if case.trials is None else case.trials.fold
-    if fold is None or fold.code.kind == MODEL:
+    if fold is None or kind_of(fold.code).is_recorded:
         return ()
     where = ", in new and in used instances," if fold.code.reuse else ","
     return (f"executed again several times{where} it gives the same each time",)

@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Task
+from rota.common.code_kinds import kind_of, pool_of
 from rota.common.errors import JournalError
 from rota.common.plain import plain
-from rota.common.work import AGENT, Code, Done, Failed
+from rota.common.work import Code, Done, Failed
 from rota.engine.engine import Runner
-from rota.engine.folds import pool_of
 from rota.proof.causes import Case, FoundCause, explains, facts_here, find_cause, other_facts
 from rota.proof.trials import Trials, effect_of, trials_at
 from rota.proof.verify import LaneReport, Mismatch, RunReport
@@ -281,7 +281,9 @@ def _executed(expected: Task | None, trials: Trials | None) -> Task | None:
     task = copy(expected)
     outcome = task.outcome = trials.first.outcomes[0]
     task.provenance = trials.first.provenance
-    task.state_digest = trials.digest_after(outcome) if task.code is not None and task.code.kind == AGENT else None
+    task.state_digest = (
+        trials.digest_after(outcome) if task.code is not None and kind_of(task.code).keeps_state else None
+    )
     task.turn_digest = None
     return task
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from rota.broker.tasks import Task
 from rota.broker.verdicts import FAULTED, REFUSED
+from rota.common.code_kinds import kind_of
 from rota.common.errors import CodeError
-from rota.common.work import BITWISE, MODEL, Fold, FoldResult, Outcome, Provenance, TaskInput
+from rota.common.work import BITWISE, Fold, FoldResult, Outcome, Provenance, TaskInput
 from rota.engine.engine import Runner
 from rota.engine.folds import PATIENCE_MS, patient
 
@@ -39,7 +40,7 @@ class ModelAnswers:
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
         """Read back or execute each fold (see `Runner`)."""
-        found = [self._read(fold) if fold.code.kind == MODEL else None for fold in folds]
+        found = [self._read(fold) if kind_of(fold.code).is_recorded else None for fold in folds]
         asked = [
             fold._replace(code=patient(fold.code, PATIENCE_MS))
             for fold, known in zip(folds, found, strict=True)
@@ -54,7 +55,7 @@ class ModelAnswers:
         return self._runner.fingerprint(pool)
 
     def _ran(self, fold: Fold, result: FoldResult) -> FoldResult:
-        if fold.code.kind == MODEL:
+        if kind_of(fold.code).is_recorded:
             self.models_executed += len(result.outcomes)
         else:
             self.executed += len(result.outcomes)

@@ -21,9 +21,10 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from rota.common.code_kinds import kind_of
 from rota.common.errors import ConfigError, LocalError, RotaError
 from rota.common.limits import ASSIGNMENT_BYTES_MAX, POISON_DEATHS_MAX
-from rota.common.work import MODEL, Fold, FoldResult
+from rota.common.work import Fold, FoldResult
 from rota.engine.executors import Folders
 from rota.proof.frames import (
     AskFingerprint,
@@ -136,7 +137,7 @@ class Processes:
     def _prepare(self, folds: Sequence[Fold]) -> None:
         """Have new code compiled once; the other processes find the artefact."""
         for fold in folds:
-            if fold.code.digest not in self._prepared and fold.code.kind != MODEL:
+            if fold.code.digest not in self._prepared and kind_of(fold.code).is_module:
                 self._prepared[fold.code.digest] = None
                 self._ask(Prepare(fold.code, fold.address))
 

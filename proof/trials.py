@@ -11,10 +11,11 @@ from itertools import count
 from typing import Any, Final
 
 from rota.broker.tasks import Task
+from rota.common.code_kinds import kind_of
 from rota.common.digests import digest, lane_seed
 from rota.common.errors import JournalError
 from rota.common.limits import FUEL_MAX
-from rota.common.work import MODEL, Done, Fold, FoldResult, Outcome, TaskInput
+from rota.common.work import Done, Fold, FoldResult, Outcome, TaskInput
 from rota.engine.engine import Runner
 from rota.engine.folds import PATIENCE_MS, fold_of, patient, task_input
 from rota.proof.seek import lane_at
@@ -111,7 +112,7 @@ def trials_at(
         task = replay.lane.line_by_turn.get(turn)
         if task is None or task.code is None or (task.outcome is not None and not caught):
             return None
-        if task.code.kind == MODEL and not live_models:
+        if kind_of(task.code).is_recorded and not live_models:
             return None
         return Trials(runner, fold_of(replay.lane, (task,)).fold, lane)
     return None

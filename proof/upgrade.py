@@ -10,9 +10,10 @@ import contextlib
 from collections.abc import Callable
 
 from rota.broker import records
+from rota.common.code_kinds import kind_of
 from rota.common.digests import digest
 from rota.common.errors import BadChange
-from rota.common.work import MODEL, Code
+from rota.common.work import Code
 from rota.engine.executors import Executors
 from rota.host.private_folder import PrivateFolder
 from rota.proof.changed import ChangePlan, Consequences, follow_change
@@ -92,6 +93,6 @@ def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, 
     if not found:
         known = ", ".join(sorted(names)[:8]) or "none"
         raise BadChange(f"{name!r} was never bound there (bound: {known})", name=name)
-    if any(code.kind == MODEL for _, code in found):
+    if any(kind_of(code).is_recorded for _, code in found):
         raise BadChange(f"{name!r} is a model: its recorded results stand, `rota verify --live-models` computes them")
     return found

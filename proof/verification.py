@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from rota.broker import records
+from rota.common.code_kinds import kind_of
 from rota.common.errors import ConfigError, TensorError
-from rota.common.work import MODEL, TensorRef
+from rota.common.work import TensorRef
 from rota.engine.executors import Executors
 from rota.proof.divergence import Divergence, Note, explain, other_engines
 from rota.proof.processes import Kills, Processes
@@ -111,7 +112,7 @@ def remedy_of(source: RunSource, blocked: Blocked) -> str:
     store = TensorStore(folders.tensors, lender=folders.lent_tensors)
     if not all(_is_there(store, ref) for ref in task.run.tensors_of(task.index)):
         return "get the tensors from where the run was made: rota export RUN FILE --tensors, and verify FILE"
-    if task.code is not None and task.code.kind == MODEL:
+    if task.code is not None and kind_of(task.code).is_recorded:
         return "get the models from where the run was made: rota export RUN FILE --models, and verify FILE"
     return "take the folder modules/ along with the run file, or verify a file made by rota export"
 

@@ -16,8 +16,9 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT
 from rota.broker.world import World
+from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError, UnknownTask
-from rota.common.work import MODEL, Failed
+from rota.common.work import Failed
 from rota.engine.engine import Runner
 from rota.proof.seek import Follower
 from rota.proof.unretired import execute_unretired
@@ -349,7 +350,7 @@ class _LaneCheck:
 def _aside(expected: Task, actual: Task) -> Aside | None:
     """Compare what no digest covers. An instance that is used again may need other fuel than a new one."""
     known, found = expected.outcome, actual.outcome
-    if known is None or found is None or actual.code is None or actual.code.reuse or actual.code.kind == MODEL:
+    if known is None or found is None or actual.code is None or actual.code.reuse or kind_of(actual.code).is_recorded:
         return None
     if known.fuel != found.fuel:
         return Aside(actual.turn, "fuel", str(known.fuel), str(found.fuel))

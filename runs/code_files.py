@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from rota.common.code_kinds import kind_of
 from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.targets import code_name
-from rota.common.work import MODEL, Code
+from rota.common.work import Code
 from rota.engine.model_files import find_model
 from rota.runs.open import RunSource
 
 
 def changed_code(source: RunSource, code: Code, address: str) -> str:
     """Say which file of a code is not the one that ran; empty if each that is there is."""
-    if code.kind == MODEL:
+    if not kind_of(code).is_module:
         try:
             find_model(source.models, code.digest)
         except CodeError as error:

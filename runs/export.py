@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from rota.broker import records
 from rota.broker.records import FORMAT_VERSION, Record
 from rota.broker.world import World
+from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError
-from rota.common.work import MODEL, Code
+from rota.common.work import Code
 from rota.engine.model_files import find_model
 from rota.host.endpoints import RunFolder
 from rota.host.files import sync_folder
@@ -116,7 +117,7 @@ class _Collected:
             self._tensors[ref.digest] = None
 
     def _see_code(self, code: Code) -> None:
-        (self._models if code.kind == MODEL else self._modules)[code.digest] = None
+        (self._modules if kind_of(code).is_module else self._models)[code.digest] = None
 
 
 # --- which files that is --------------------------------------------------------------------------

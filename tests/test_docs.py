@@ -155,6 +155,22 @@ def test_every_error_code_is_documented() -> None:
     assert not _missing(list(CODES), _text("docs/PROTOCOL.md"))
 
 
+def test_the_table_of_kinds_is_the_one_in_the_code() -> None:
+    """Goal: docs/ARCHITECTURE.md shows what the code reads. Method: make the rows from the
+    table, compare their cells.
+    """
+    from rota.common.code_kinds import KINDS
+
+    text = _text("docs/ARCHITECTURE.md")
+    for kind in KINDS.values():
+        cells = [
+            f"`{kind.name}`", kind.pool, f"`{kind.name_prefix}NAME`", *["yes" if one else "no" for one in kind[3:5]],
+            "module" if kind.is_module else "model of the repository", "recorded" if kind.is_recorded else "derived",
+            ", ".join(f"`{usual}`" for _, usual in kind.roles),
+        ]  # fmt: skip
+        assert "| " + " | ".join(cells) in text, kind.name
+
+
 def test_every_failure_kind_is_documented() -> None:
     """Goal: each way a task can fail is explained. Method: the list of kinds, in backquotes, against the documents."""
     from rota.common.work import FAILURE_KINDS

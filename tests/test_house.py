@@ -72,6 +72,7 @@ ALWAYS_PURE = (
     "broker/tasks.py",
     "broker/world.py",
     "client/session.py",
+    "common/code_kinds.py",
     "common/digests.py",
     "common/errors.py",
     "worker/executor.py",
