@@ -13,7 +13,7 @@ import click
 
 from rota.cli.output import cell
 from rota.common.work import Emit
-from rota.runs.diff import Agents, Diff, End, First, Sample, Side, TurnsAfter
+from rota.runs.diff import Agents, Diff, First, RunEnd, Sample, Side, TurnsAfter
 from rota.runs.differing import ByteDifference, Part
 from rota.runs.readable import cut, size_text
 from rota.runs.tree import RootInput
@@ -43,7 +43,7 @@ def diff_lines(diff: Diff) -> Iterator[str]:
     yield from _agent_lines(diff.agents)
 
 
-def _end(end: End) -> str:
+def _end(end: RunEnd) -> str:
     waiting = f", {end.unretired} not" if end.unretired else ""
     return f"{end.retired} retired{waiting}, digest {cell(end.digest, 'digest')}"
 

@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from rota.common.work import TIMER, Code, Done, Emit, Failed
-from rota.runs.log import Entry
+from rota.runs.log import LogEntry
 from rota.runs.questions import Family
 from rota.runs.readable import cut, readable, size_text
 from rota.runs.states import AgentState
@@ -70,7 +70,7 @@ def log_title() -> str:
     return f"{'record':>8}  {'time (UTC)':{_TIME_CHARS}}  {'kind':12}  {'lane':10}  {'position':>8}  what"
 
 
-def log_line(entry: Entry, width: int) -> str:
+def log_line(entry: LogEntry, width: int) -> str:
     """Return one record in one line."""
     lane, position = cut(entry.lane or "-", 10), "-" if entry.position is None else str(entry.position)
     head = f"{entry.number:>8}  {time_text(entry.now_ms):{_TIME_CHARS}}  "

@@ -32,13 +32,13 @@ class Stream(Protocol):
     def flush(self) -> None: ...
 
 
-class Run(NamedTuple):
+class RunFolds(NamedTuple):
     """Run these folds, one after another."""
 
     folds: tuple[Fold, ...]
 
 
-class Prepare(NamedTuple):
+class PrepareCode(NamedTuple):
     """Have this code compiled, so that nobody else needs to."""
 
     code: Code
@@ -51,7 +51,7 @@ class AskFingerprint(NamedTuple):
     pool: str
 
 
-Request = Run | Prepare | AskFingerprint
+Request = RunFolds | PrepareCode | AskFingerprint
 
 
 def write_frame(stream: Stream, data: bytes) -> None:
@@ -83,14 +83,14 @@ class _Folds(NamedTuple):
     folds: tuple[tuple[Digest, Index, Target, Blob | None, tuple[TaskInput, ...]], ...]
 
 
-_SHAPES: Final = {0: Shape(_Folds, 0), 1: Shape(Prepare, 1), 2: Shape(AskFingerprint, 2)}
+_SHAPES: Final = {0: Shape(_Folds, 0), 1: Shape(PrepareCode, 1), 2: Shape(AskFingerprint, 2)}
 _TAG_OF: Final = {shape.cls: tag for tag, shape in _SHAPES.items()}
 _results: Final = msgspec.msgpack.Decoder(tuple[FoldResult, ...] | dict[str, Any])
 
 
 def encode_request(request: Request) -> bytes:
     """Return the frame of a request."""
-    if not isinstance(request, Run):
+    if not isinstance(request, RunFolds):
         return pack((_TAG_OF[type(request)], *request))
     codes = {fold.code: None for fold in request.folds}
     places = {code: place for place, code in enumerate(codes)}
@@ -100,28 +100,29 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """Return the request in a frame."""
-    request: Prepare | AskFingerprint | _Folds = _SHAPES[data[1]].decode(data)
+    request: PrepareCode | AskFingerprint | _Folds = _SHAPES[data[1]].decode(data)
     if not isinstance(request, _Folds):
         return request
     codes, folds = request
-    return Run(tuple([Fold(seed, codes[place], address, state, tasks) for seed, place, address, state, tasks in folds]))
+    rows = [Fold(seed, codes[place], address, state, tasks) for seed, place, address, state, tasks in folds]
+    return RunFolds(tuple(rows))
 
 
 # --- and back -------------------------------------------------------------------------------------
 
 
 def encode_results(results: Sequence[FoldResult]) -> bytes:
-    """Return the frame that answers `Run`."""
+    """Return the frame that answers `RunFolds`."""
     return pack(tuple(results))
 
 
 def decode_results(data: bytes) -> list[FoldResult]:
-    """Return the results in an answer to `Run`. Raises the error in it."""
+    """Return the results in an answer to `RunFolds`. Raises the error in it."""
     return list(_raise_error(_results.decode(data)))
 
 
 def encode_answer(answer: Mapping[str, Any]) -> bytes:
-    """Return the frame that answers what is not `Run`."""
+    """Return the frame that answers what is not `RunFolds`."""
     return pack(answer)
 
 

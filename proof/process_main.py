@@ -24,7 +24,7 @@ from rota.engine.executors import Executors, Folders
 from rota.host.service import Exit
 from rota.proof.frames import (
     AskFingerprint,
-    Prepare,
+    PrepareCode,
     Request,
     decode_request,
     encode_answer,
@@ -62,7 +62,7 @@ def _answer(executors: Executors, request: Request) -> bytes:
     try:
         if isinstance(request, AskFingerprint):
             return encode_answer(executors.fingerprint(request.pool))
-        if isinstance(request, Prepare):
+        if isinstance(request, PrepareCode):
             with contextlib.suppress(CodeError):  # the fold that needs it will say so
                 executors.prepare(request.code, request.address)
             return encode_answer({})

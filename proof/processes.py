@@ -28,9 +28,9 @@ from rota.common.work import Fold, FoldResult
 from rota.engine.executors import Folders
 from rota.proof.frames import (
     AskFingerprint,
-    Prepare,
+    PrepareCode,
     Request,
-    Run,
+    RunFolds,
     decode_results,
     encode_request,
     read_frame,
@@ -139,7 +139,7 @@ class Processes:
         for fold in folds:
             if fold.code.digest not in self._prepared and kind_of(fold.code).is_module:
                 self._prepared[fold.code.digest] = None
-                self._ask(Prepare(fold.code, fold.address))
+                self._ask(PrepareCode(fold.code, fold.address))
 
     def _ask(self, request: Request) -> Any:
         self._jobs.put(_Job(request))
@@ -227,10 +227,10 @@ class _Line(threading.Thread):
             return
         with self._owner._lock:
             self._owner.deaths += 1
-        folds = job.request.folds if isinstance(job.request, Run) else ()
+        folds = job.request.folds if isinstance(job.request, RunFolds) else ()
         if len(folds) > 1:
             for place, fold in zip(job.places, folds, strict=True):
-                self._owner._jobs.put(_Job(Run((fold,)), (place,)))
+                self._owner._jobs.put(_Job(RunFolds((fold,)), (place,)))
             return
         if job.deaths + 1 < POISON_DEATHS_MAX:
             self._owner._jobs.put(job._replace(deaths=job.deaths + 1))
@@ -291,19 +291,19 @@ def _batches(folds: Sequence[Fold], processes: int) -> list[_Job]:
 
 
 def _job(folds: Sequence[Fold], places: list[int]) -> _Job:
-    return _Job(Run(tuple([folds[place] for place in places])), tuple(places))
+    return _Job(RunFolds(tuple([folds[place] for place in places])), tuple(places))
 
 
 def _poison(request: Request, returncode: int) -> RotaError:
     how = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
     again = f"{POISON_DEATHS_MAX} processes that had nothing else to do ended with {how}"
-    if isinstance(request, Run):
+    if isinstance(request, RunFolds):
         (fold,) = request.folds
         turn = fold.tasks[0].turn
         more = f" to {fold.tasks[-1].turn}" if len(fold.tasks) > 1 else ""
         what = f"turn {turn}{more} of {fold.address} (lane seed {fold.lane_seed.hex()[:8]}) cannot be executed"
         return LocalError(f"{what}: {again}; verify up to there with --to", turn=turn, target=fold.address)
-    if isinstance(request, Prepare):
+    if isinstance(request, PrepareCode):
         what = f"module {request.code.digest.hex()[:16]} of {request.address} cannot be compiled"
         return LocalError(f"{what}: {again}; run `rota doctor`", target=request.address)
     return LocalError(f"the fingerprint of pool {request.pool} is not known: {again}; run `rota doctor`")

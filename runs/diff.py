@@ -35,7 +35,7 @@ _SEEN: Final = ("now ms", "entropy", "emits allowed")
 _Pair = tuple[Task | None, Task | None]
 
 
-class End(NamedTuple):
+class RunEnd(NamedTuple):
     """How far a run came."""
 
     retired: int
@@ -95,7 +95,7 @@ class Diff(NamedTuple):
 
     lane: str
     names: tuple[str, str]
-    ends: tuple[End, End]
+    ends: tuple[RunEnd, RunEnd]
     shared: int  # how many retires are equal
     first: First | None
     later: TurnsAfter | None
@@ -152,8 +152,8 @@ def _align(walks: tuple[Walk, Walk], retires: tuple[Iterator[Task], Iterator[Tas
     return position
 
 
-def _end(lane: Lane) -> End:
-    return End(lane.retired, lane.load, lane.digest)
+def _end(lane: Lane) -> RunEnd:
+    return RunEnd(lane.retired, lane.load, lane.digest)
 
 
 def _agents(one: Lane, other: Lane) -> Agents:

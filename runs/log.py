@@ -1,7 +1,7 @@
 """The journal as lines: what each record says, and what it did. PURE.
 
-One `Entry` per record. Its `text` is for people and bounded: long lists end in how many more there are. Its `facts` are
-for programs and complete, payloads, states and results excepted, of which there is the size: `rota show` has those.
+One `LogEntry` per record. Its `text` is for people and bounded: long lists end in how many more there are. Its `facts`
+are for programs and complete, payloads, states and results excepted, of which there is the size: `rota show` has those.
 docs/INSPECT.md lists the facts of each kind; change both. A new kind of record is a function here and a row in `_SAY`.
 """
 
@@ -25,7 +25,7 @@ _FACTS_CHARS_MAX: Final = 120
 _DIGEST_CHARS: Final = 12
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One record. `position`: how many tasks its lane had retired before it. `alarm`: something went wrong there."""
 
     number: int
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     facts: dict[str, Any]
 
 
-def entry(step: Step) -> Entry:
+def entry(step: Step) -> LogEntry:
     """Return the line of a record."""
     record, notes = step.record, step.notes
     kind, say = _SAY[type(record)]
@@ -73,7 +73,7 @@ def entry(step: Step) -> Entry:
     lane: str | None = getattr(record, "lane", None)
     position_before = None if lane is None else step.position
     now_ms: int | None = getattr(record, "now_ms", None)
-    return Entry(step.number, kind.name.lower(), lane, position_before, now_ms, "; ".join(effects), alarm, facts)
+    return LogEntry(step.number, kind.name.lower(), lane, position_before, now_ms, "; ".join(effects), alarm, facts)
 
 
 def kind_of(record: records.Record) -> str:

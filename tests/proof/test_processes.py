@@ -19,7 +19,7 @@ from rota.common.errors import ConfigError, LocalError
 from rota.common.work import AGENT, FUNCTION, MODEL, Code, Fold, FoldResult, Limits, ReplyTo, TaskInput, TensorRef
 from rota.engine.executors import Executors, Folders
 from rota.host.process_watch import ProcessWatch
-from rota.proof.frames import Run, decode_request, decode_results, encode_request, encode_results
+from rota.proof.frames import RunFolds, decode_request, decode_results, encode_request, encode_results
 from rota.proof.processes import KILLS_MAX, Kills, Processes
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
@@ -118,7 +118,7 @@ def test_folds_and_results_survive_the_frames(here: Executors) -> None:
         Fold(bytes(32), Code(bytes(32), MODEL, True, (("call", "x"),), limits), "model:m", b"state", (asked,)),
         *mixed_folds(1, 5),
     ]
-    assert decode_request(encode_request(Run(tuple(folds)))) == Run(tuple(folds))
+    assert decode_request(encode_request(RunFolds(tuple(folds)))) == RunFolds(tuple(folds))
     results = here.run_all(folds[1:])
     assert any(one.outcomes[0].emits for one in results if hasattr(one.outcomes[0], "emits"))
     assert decode_results(encode_results(results)) == results
