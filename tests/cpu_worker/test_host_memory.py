@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA cou
 MIB = 1 << 20
 UNLIMITED = -1
 
-# Takes [limits, folders, fold], lets itself be limited, runs the fold and prints what came out.
+# Lets itself be limited, runs a fold per code and prints what came out. `late`: bytes of data left after the first one.
 CHILD = """
 import json, resource, sys, time
-limits, modules, artefacts, codes, fields, payloads, raw, raised = json.loads(sys.stdin.read())
+limits, modules, artefacts, codes, fields, payloads, raw, raised, late = json.loads(sys.stdin.read())
 for name, pair in limits.items():
     resource.setrlimit(getattr(resource, name), tuple(pair))
 from pathlib import Path
@@ -32,6 +32,10 @@ for digest, reuse, limits in codes:
     code = Code(bytes.fromhex(digest), "function", reuse, limits=Limits(**limits))
     tasks = tuple(TaskInput(**fields)._replace(payload=bytes.fromhex(one), tensors=()) for one in payloads)
     result = executor.run(Fold(bytes(32), code, "x", None, tasks))
+    if late:
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + late, used + late))
+        late = 0
     print(json.dumps([[repr(one) for one in result.outcomes], result.stopped, result.reason]))
 executor.close()
 """
@@ -57,11 +61,18 @@ class Child:
         self._fields = task()._replace(payload="")._asdict()
 
     def start(
-        self, codes: list[Any], payloads: list[bytes], *, raw: bool = True, raised: bool = False, **limits: Any
+        self,
+        codes: list[Any],
+        payloads: list[bytes],
+        *,
+        raw: bool = True,
+        raised: bool = False,
+        late: int = 0,
+        **limits: Any,
     ) -> subprocess.CompletedProcess[str]:
         described = [[code.digest.hex(), code.reuse, code.limits._asdict()] for code in codes]
         folders = [str(self._world.modules_dir), str(self._world.artefacts_dir)]
-        asked = [limits, *folders, described, self._fields, [one.hex() for one in payloads], raw, raised]
+        asked = [limits, *folders, described, self._fields, [one.hex() for one in payloads], raw, raised, late]
         return subprocess.run(
             [sys.executable, "-c", CHILD], input=json.dumps(asked), text=True, capture_output=True, check=False
         )
@@ -92,6 +103,15 @@ def test_a_growth_that_the_host_refuses_is_no_result(world: Any, child: Child, w
     assert f"{limit} bytes of data (ulimit -d)" in reason
 
 
+def test_a_growth_takes_no_address_space(world: Any, child: Child, run: Any) -> None:
+    """Goal: whoever had room to begin has room to grow. Method: address space for one guest only, less than twice."""
+    code, room = world.function(GROWER, memory_bytes=1 << 30), 6 << 30
+    here = run(world.executor(), code, b"\1")
+    ((outcomes, stopped, _),) = child.run([code], [b"\1"], RLIMIT_AS=[room, room])
+    assert here.outcomes[0].result == b"\1\0\0\0"
+    assert (outcomes, stopped) == ([repr(here.outcomes[0])], None)
+
+
 def test_past_its_own_limit_a_growth_is_a_result_everywhere(world: Any, child: Child, run: Any) -> None:
     """Goal: -1 past the task's limit stays a result, equal with and without limits of the host. Method: both."""
     code = world.function(GROWER, memory_bytes=900 * MIB)
@@ -112,6 +132,25 @@ def test_both_sources_of_memory_agree(world: Any, guests: Any, child: Child, run
     executor = world.executor(raw_calls=raw)
     for code, (outcomes, stopped, _) in zip(codes, watched, strict=True):
         assert (outcomes, stopped) == ([repr(one) for one in run(executor, code, *payloads).outcomes], None)
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "public"])
+def test_a_table_that_the_host_has_no_room_for(world: Any, child: Child, run: Any, raw: bool) -> None:
+    """Goal: `table.grow` shows the host as little as `memory.grow`. Method: to its bound and past it, with both
+    sources of memory; then again with 4 MiB of data left, where the bound takes 8.
+    """
+    text = """(module (memory (export "memory") 1) (table $t 1 funcref)
+      (func (export "rota_alloc") (param i32) (result i32) i32.const 1024)
+      (func (export "rota_call") (param $p i32) (param $n i32) (result i64)
+        (i32.store (i32.const 0)
+          (table.grow $t (ref.null func) (i32.mul (i32.const 1048575) (local.get $n)))) (i64.const 4)))"""
+    code, enough = world.function(text), 64 << 30
+    here = run(world.executor(raw_calls=raw), code, b"x", b"xx")
+    assert [one.result for one in here.outcomes] == [b"\1\0\0\0", b"\xff\xff\xff\xff"]
+    first, again = child.run([code] * 2, [b"x", b"xx"], raw=raw, late=4 << 20, RLIMIT_DATA=[enough, enough])
+    assert first == [[repr(one) for one in here.outcomes], None, ""]
+    assert (again[0], again[1]) == ([], "faulted")
+    assert "out of memory" in again[2]
 
 
 def test_kept_instances_make_room(world: Any, guests: Any, child: Child) -> None:
