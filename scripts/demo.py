@@ -123,7 +123,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     folder = options.folder or Path(sysconfig.get_path("stdlib"))
     with Step("model") as step:
-        step.show("taking magika out of its wheel, the first time from the package index")
+        step.remark("taking magika out of its wheel, the first time from the package index")
         magika = fetch(REPOSITORY / ".cache" / "magika")
         step.show("magika, out of its wheel in .cache/magika")
     with Step("files") as step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -143,6 +144,9 @@ def test_errors_are_typed(rota_up: Start, run_dir: Path) -> None:
                 list(hasty.as_completed([held]))
             with pytest.raises(TimeoutError, match="no outcome yet"):
                 list(hasty.map("nobody", [b""], lane="small"))
+        with Client(run_dir, timeout_s=math.inf) as patient:  # and without an end, where that is wanted
+            assert patient.submit("nobody", b"").outcome().kind == "unknown_agent"
+            assert patient.submit("nobody", b"").outcome(math.inf).kind == "unknown_agent"
         assert client.cancel(held) is True  # by its handle; what is paused is told at once
         assert client.outcome(held).kind == "cancelled"
 
@@ -226,6 +230,7 @@ def test_many_coroutines_share_a_client(rota_up: Start, run_dir: Path) -> None:
             batch = await client.submit_many("echo", [b"c"] * 3)
             assert {result.seq async for result in batch.as_completed()} == set(batch.seqs)
             assert (await client.wait_idle(timeout_s=30))["line"] == 0
+            assert (await (await client.submit("echo", b"c")).result(math.inf)).payload == b"c"
 
     asyncio.run(scenario())
 

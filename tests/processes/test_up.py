@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,31 @@ def test_gpu_worker_runs_without_a_gpu(rota_up: RotaUp, run_dir: Path) -> None:
     with Client(run_dir) as client:
         (worker,) = client.status()["workers"]
         assert worker["pool"] == "gpu"
+
+
+def test_status_is_for_people_and_tells_where_models_run(rota_up: RotaUp, run_dir: Path) -> None:
+    """Goal: a fall back to the CPU is seen by whoever looks, and times can be read. Method: a GPU worker that takes
+    what there is; the two commands that list workers, and the broker's log.
+    """
+    pytest.importorskip("onnxruntime")
+    from rota.gpu_worker.providers import why_no_cuda
+
+    reason = why_no_cuda()
+    up = rota_up(run_dir, cpu_workers=1, gpu_workers=1)
+    up.wait_for(r"worker gpu-\S+ joined, models on " + (r"cpu \(" + re.escape(reason) if reason else "cuda"))
+    for command in ("status", "workers"):
+        told = subprocess.run(
+            [sys.executable, "-m", "rota.cli", command, "--dir", str(run_dir)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "models on" in told
+        assert (f"runs models on the CPU: {reason}" in told) == bool(reason), told
+        assert not re.search(r"\b(now|silent) ms\b", told), "raw milliseconds"
+        assert not re.search(r"^[a-z ]+ {2,}$", told, re.MULTILINE), "a line without a value"
+    old = up.kill_child("cpu-1")
+    up.wait_for(rf"worker cpu-\S+-{old}-\S+ is lost: its process ended")
 
 
 def test_processes_by_themselves_in_any_order(start_process: StartProcess, run_dir: Path) -> None:
