@@ -10,7 +10,7 @@ from rota.cli.common_options import Connection, broker_options, json_option, lan
 from rota.cli.output import print_facts, print_json
 from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common import limits
-from rota.common.code_kinds import MODULE_KINDS
+from rota.common.code_kinds import KINDS, MODULE_KINDS
 from rota.common.work import AGENT, Limits
 
 _DEFAULTS = Limits()
@@ -88,7 +88,7 @@ def deploy(
     roles = _exports(exports)
     with connection.open() as client:
         if check:
-            tell_if_no_worker(client, connection, "cpu", name, wait=wait)
+            tell_if_no_worker(client, connection, KINDS[kind].pool, name, wait=wait)
         info = client.deploy(
             name, file, kind, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane, check=check
         )

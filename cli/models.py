@@ -58,7 +58,8 @@ def add(
     rota model add digits digits.onnx
     rota model add digits ./digits --no-deploy
     """
-    from rota.common.work import Limits
+    from rota.common.code_kinds import KINDS
+    from rota.common.work import MODEL, Limits
 
     connection.run_folder().prepare()
     entry = _repository(connection.folder, models).add(path, name)
@@ -68,7 +69,7 @@ def add(
         try:
             with connection.open() as client:
                 if check:
-                    tell_if_no_worker(client, connection, "gpu", name, wait=wait)
+                    tell_if_no_worker(client, connection, KINDS[MODEL].pool, name, wait=wait)
                 info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
         except (RotaError, TimeoutError):
             click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)

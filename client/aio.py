@@ -24,6 +24,8 @@ from rota.client.operations import Operations, Run
 from rota.client.options import (
     DeployNames,
     DeployOptions,
+    LaneNames,
+    LaneOptions,
     MapNames,
     MapOptions,
     ModelNames,
@@ -34,9 +36,8 @@ from rota.client.options import (
 )
 from rota.client.session import ALL, Key
 from rota.client.watch import Missed, Watch
-from rota.common import limits
 from rota.common.errors import RotaError
-from rota.common.messages import Event, LaneSettings
+from rota.common.messages import Event
 from rota.common.results import Result
 from rota.common.work import AGENT, MODEL
 from rota.host.sockets import Socket, subscriber
@@ -132,17 +133,9 @@ class AsyncClient:
         flow = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
         return await self._run(flow)
 
-    async def open_lane(
-        self, name: str, *, paused: bool = False, policy: str = "derived", window: int = limits.WINDOW_TASKS_DEFAULT,
-        tasks_max: int = limits.LANE_TASKS_DEFAULT, starvation_passes: int = limits.STARVATION_PASSES_DEFAULT,
-        seed: bytes | None = None, deploys_from: str | None = "main", bytes_max: int = limits.LANE_BYTES_DEFAULT,
-        agents_max: int = limits.LANE_AGENTS_DEFAULT,
-    ) -> dict[str, Any]:  # fmt: skip
+    async def open_lane(self, name: str, **options: Unpack[LaneNames]) -> dict[str, Any]:
         """Open a lane. It starts with the names that are bound in the lane `deploys_from` now, or with none."""
-        settings = LaneSettings(policy, window, tasks_max, starvation_passes, seed, bytes_max, agents_max)
-        value: dict[str, Any] = await self._run(
-            self._operations.open_lane(name, settings, paused=paused, deploys_from=deploys_from)
-        )
+        value: dict[str, Any] = await self._run(self._operations.open_lane(name, LaneOptions.named(options)))
         return value
 
     async def pause(self, lane: str = "main") -> None:

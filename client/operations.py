@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from rota.client.core import Core, milliseconds, now_ms
 from rota.client.flows import Flow, Patience, Ranges, Stream, Turn
-from rota.client.options import DeployOptions, MapOptions, SubmitOptions
+from rota.client.options import DeployOptions, LaneOptions, MapOptions, SubmitOptions
 from rota.client.session import RESULTS_HELD_MAX
 from rota.client.watch import Watch
 from rota.common import digests, limits
@@ -28,7 +28,6 @@ from rota.common.messages import (
     DeadDrop,
     Deploy,
     Drain,
-    LaneSettings,
     OpenLane,
     Query,
     SetPaused,
@@ -139,12 +138,10 @@ class Operations:
         code = Code(digest, MODEL, limits=options.code_limits or Limits())
         return self._deploy(MODEL_PREFIX + name, code, None, options)
 
-    def open_lane(self, lane: str, settings: LaneSettings, *, paused: bool, deploys_from: str | None) -> Flow[Any]:
+    def open_lane(self, lane: str, options: LaneOptions) -> Flow[Any]:
         check_name(lane, "a lane")
-        if deploys_from is not None:
-            check_name(deploys_from, "a lane")
-        flag("paused", paused)
-        return self._answer(OpenLane(self._session.take_number(), lane, settings, paused, deploys_from))
+        number = self._session.take_number()
+        return self._answer(OpenLane(number, lane, options.settings, options.paused, options.deploys_from))
 
     def set_paused(self, lane: str, paused: bool) -> Flow[Any]:
         check_name(lane, "a lane")

@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypedDict
 from rota.common import limits
 from rota.common.arguments import check_name, flag, seconds, whole
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
+from rota.common.messages import LaneSettings
 from rota.common.shown import shown
 from rota.common.work import AGENT, CODE_KINDS, Limits
 
@@ -175,6 +176,43 @@ class DeployOptions(_Options):
         if self.code_limits is not None and not isinstance(self.code_limits, Limits):
             raise CodeError(f"code_limits={shown(self.code_limits)}: give a Limits")
         _check_request(self.number, self.timeout_s)
+
+
+class LaneNames(TypedDict, total=False):
+    """The named arguments of `open_lane`: the fields of `LaneSettings`, and those of `LaneOptions`."""
+
+    policy: str
+    window: int
+    tasks_max: int
+    starvation_passes: int
+    seed: bytes | None
+    bytes_max: int
+    agents_max: int
+    paused: bool
+    deploys_from: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneOptions(_Options):
+    """How a lane is opened. `paused`: nothing is issued until it is released. `deploys_from`: the lane whose names it
+    starts with, as they are bound now; None: with none.
+    """
+
+    settings: LaneSettings
+    paused: bool = False
+    deploys_from: str | None = "main"
+
+    @classmethod
+    def named(cls, given: Mapping[str, Any]) -> Self:
+        """Return the options that a caller of `open_lane` named."""
+        settings = {name: given[name] for name in LaneSettings._fields if name in given}
+        rest = {name: value for name, value in given.items() if name not in settings}
+        return cls.of(rest, LaneNames, settings=LaneSettings(**settings))
+
+    def __post_init__(self) -> None:
+        flag("paused", self.paused)
+        if self.deploys_from is not None:
+            check_name(self.deploys_from, "a lane")
 
 
 def _check_request(number: int | None, timeout_s: float | None) -> None:

@@ -18,6 +18,8 @@ from rota.client.client import Batch, Handle
 from rota.client.options import (
     DeployNames,
     DeployOptions,
+    LaneNames,
+    LaneOptions,
     MapNames,
     MapOptions,
     ModelNames,
@@ -27,6 +29,7 @@ from rota.client.options import (
     SubmitOptions,
 )
 from rota.common.errors import BadPayload, BadTarget, CodeError, ConfigError, LocalError
+from rota.common.messages import LaneSettings
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any], type[LocalError]]
 
@@ -119,7 +122,8 @@ def _calls_of_code_and_lanes() -> list[Call]:
     for method in ("pause", "release", "wait_idle", "open_lane"):
         add(method, [(lane,) for lane in _LANES], BadTarget)
     for name, values in {"paused": [None, 1], "policy": [None, "other", 5], "window": [None, 0, "1", object()],
-                         "tasks_max": [None, 0, "1"], "starvation_passes": [None, "1"],
+                         "tasks_max": [None, 0, "1"], "bytes_max": [None, "1", -1],
+                         "agents_max": [None, "1"], "odd": [1], "starvation_passes": [None, "1"],
                          "seed": [5, b"short", "text"], "deploys_from": [5, "a/b"]}.items():  # fmt: skip
         for value in values:
             add("open_lane", [("one",)], LocalError, **{name: value})
@@ -228,3 +232,13 @@ def test_what_may_be_named_is_what_there_is(options: Any, names: tuple[Any, ...]
     assert whole == there
     for part in parts:
         assert part.items() < whole.items()
+
+
+def test_a_lane_is_opened_with_what_its_settings_are() -> None:
+    """Goal: as above, of lanes, whose settings are part of the protocol. Method: compare names and types with those."""
+    named = {name: hint.__forward_arg__ for name, hint in LaneNames.__annotations__.items()}
+    rest = {field.name: field.type for field in fields(LaneOptions) if field.name != "settings"}
+    assert list(named) == [*LaneSettings._fields, *rest]
+    assert {name: named[name] for name in rest} == rest
+    options = LaneOptions.named({"window": 7, "paused": True})
+    assert (options.settings, options.paused) == (LaneSettings(window=7), True)
