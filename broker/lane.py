@@ -15,8 +15,6 @@ from bisect import insort
 from collections import deque
 from typing import Final, NamedTuple
 
-from blake3 import blake3
-
 from rota.broker.dead_letters import DeadLetters
 from rota.broker.lane_budget import (
     LaneBudget,
@@ -30,11 +28,13 @@ from rota.broker.lane_budget import (
 from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
 from rota.broker.replies import reply
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
+from rota.broker.turn_content import turn_content, turn_digest
+from rota.broker.verdicts import unknown
 from rota.common.budget import growth_of
 from rota.common.columns import Blobs
-from rota.common.digests import ZERO_DIGEST, pack
+from rota.common.digests import ZERO_DIGEST
 from rota.common.messages import LaneSettings
-from rota.common.targets import MODEL_PREFIX, code_name
+from rota.common.targets import code_name
 from rota.common.work import (
     ASK,
     TELL,
@@ -218,6 +218,13 @@ class Lane:
         """Forget dead letters, all of them if `seqs` is empty; return how many there were."""
         return self.dead.drop(dict.fromkeys(seqs or tuple(self.dead)))
 
+    def can_catch(self, run: Run, index: int) -> bool:
+        """Say whether a cancel or a verdict can still catch a task: it has no outcome, and was not caught before."""
+        if index >= run.issued:
+            return run.verdicts is None or index not in run.verdicts
+        task = self.line_by_turn.get(run.first_turn + index)
+        return task is not None and task.outcome is None
+
     # --- completions ------------------------------------------------------------------------------------------------
 
     def complete(self, fold: CompletedFold) -> None:
@@ -331,7 +338,7 @@ class Lane:
             self._retire_order.append(task)
         verdict = task.run.verdicts.get(task.index) if task.run.verdicts else None
         if verdict is None and task.code is None:
-            verdict = _unknown(task.address)
+            verdict = unknown(task.address)
         if verdict is None and not task.stateless and task.address not in self.agents:
             verdict = self._no_agent()
         if verdict is not None:
@@ -365,7 +372,7 @@ class Lane:
         self.budget.task_bytes -= issued_bytes(task)
         self.budget.reserved_bytes -= reserved_bytes(task)
         self.retired += 1
-        self.digest = task.turn_digest = self._turn_digest(task, outcome)
+        self.digest = task.turn_digest = turn_digest(self.digest, turn_content(task, outcome))
         growth = 0
         if type(outcome) is Done:
             growth = self._count_growth(task, outcome)
@@ -388,31 +395,6 @@ class Lane:
         self.budget.state_bytes += done.state_bytes - agent.counted_bytes
         agent.counted_bytes = done.state_bytes
         return growth
-
-    def _turn_digest(self, task: Task, outcome: Outcome) -> bytes:
-        """H(previous, turn, task and code, outcome, new state, emitted tasks): execution model, part 8."""
-        run = task.run
-        if type(outcome) is Done:
-            effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, outcome.emits)
-        else:
-            effect = (1, *outcome[:2])
-        packed = pack(
-            (
-                self.digest,
-                task.turn,
-                task.address,
-                run.kind,
-                run.sender,
-                run.priority,
-                run.payloads[task.index],
-                run.tensors_of(task.index),
-                run.reply_to,
-                None if task.code is None else task.code.digest,
-                effect,
-                task.state_digest,
-            )
-        )
-        return blake3(packed).digest()
 
     def _emit(self, task: Task, index: int, emit: Emit) -> None:
         if emit.kind == TIMER:
@@ -578,8 +560,3 @@ def predecessor(task: Task) -> Task | None:
     while before is not None and before.outcome is not None:
         before = before.before
     return before
-
-
-def _unknown(address: str) -> Failed:
-    kind = "unknown_model" if address.startswith(MODEL_PREFIX) else "unknown_agent"
-    return Failed(kind, f"{code_name(address)!r} was not deployed in this lane", (), 0)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from rota.broker.verdicts import VERDICTS
 from rota.common import limits
 from rota.common import shape as shapes
 from rota.common.columns import Column
@@ -41,7 +42,7 @@ from rota.common.fields import (
 )
 from rota.common.messages import Counts, LaneSettings, TaskRun
 from rota.common.shape import Shape
-from rota.common.work import VERDICTS, Code, Done, Outcome, Outcomes, Provenance, TensorRef
+from rota.common.work import Code, Done, Outcome, Outcomes, Provenance, TensorRef
 
 FORMAT_VERSION: Final = 3
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from rota.broker import deploys, records
 from rota.broker.dead_letters import retry_bytes
 from rota.broker.lane_budget import run_bytes
+from rota.broker.origins import request_digest
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.results import watch
 from rota.broker.state import BrokerState
-from rota.broker.tasks import Run, Task, Watcher, caught_task
+from rota.broker.tasks import Run, Watcher, caught_task
 from rota.common import errors, messages
-from rota.common.digests import digest_of, lane_seed
+from rota.common.digests import lane_seed
 from rota.common.limits import LANES_MAX, RUN_TASKS_MAX
 
 if TYPE_CHECKING:
@@ -276,20 +277,11 @@ def _catch(broker: BrokerState, run: Run, seq: int, origin: records.Origin) -> b
     """Cancel a task unless it has completed or was caught before."""
     index = seq - run.first_seq
     lane = broker.world.lanes[run.lane]
-    if index >= run.issued:
-        if run.verdicts is not None and index in run.verdicts:
-            return False
-    elif not _withdraw(broker, lane.line_by_turn.get(run.first_turn + index)):
+    if not lane.can_catch(run, index):
         return False
+    if index < run.issued:
+        broker.withdraw(lane.line_by_turn[run.first_turn + index])
     broker.commit(records.Cancelled(lane.name, lane.retired, broker.now_ms, origin, seq))
-    return True
-
-
-def _withdraw(broker: BrokerState, task: Task | None) -> bool:
-    """Take an issued task away from dispatch; False if it has its outcome."""
-    if task is None or task.outcome is not None:
-        return False
-    broker.withdraw(task)
     return True
 
 
@@ -301,18 +293,6 @@ def _origin(broker: BrokerState, identity: bytes, request: messages.FrontendRequ
     producer = broker.producer(identity)
     assert producer is not None, "take() lets nobody in who has not said Hello"
     return records.Origin(producer, request.number, request_digest(request))
-
-
-def request_digest(request: messages.FrontendRequest) -> bytes:
-    """Return the digest of what is asked for. How the answer travels is no part of it."""
-    match request:
-        case messages.Submit():
-            content: Any = (request.lane, request.runs, request.now_ms, request.retry_of)
-        case messages.Deploy():
-            content = (request.lane, request.name, request.code)
-        case _:
-            content = request[1:]
-    return digest_of((type(request).__name__, content))
 
 
 # What each request is: a word between two sides, or an input, whose handler returns its answer (None: it comes later).

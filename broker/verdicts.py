@@ -1,7 +1,8 @@
-"""The verdicts of a broker: why a task got no outcome from a worker, in words that are the same on every host. PURE.
+"""Outcomes that no worker computed, in words that are the same on every host. PURE.
 
-The text of a verdict is part of the lane digest, so it says neither who tried nor what he said: that goes into events
-and logs. Whoever passes verdicts takes the text from here.
+Verdicts of a broker, cancels, and what follows from a name that is not bound. Kind and text are part of the lane
+digest, so they say neither who tried nor what he said: that goes into events and logs. Whoever makes such an outcome
+takes the text from here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from rota.common.limits import POISON_DEATHS_MAX, TRIES_MAX
-from rota.common.work import Code
+from rota.common.targets import MODEL_PREFIX, code_name
+from rota.common.work import Code, Failed
 
 TIMEOUT: Final = "timeout"
 LOST: Final = "lost"
@@ -28,3 +30,12 @@ def verdict_text(kind: str, code: Code) -> str:
     if kind == REFUSED:
         return "no worker can run its code"
     return f"no worker could do it, in {TRIES_MAX} tries"
+
+
+CANCELLED: Final = Failed("cancelled", "cancelled on request", (), 0)
+
+
+def unknown(address: str) -> Failed:
+    """Return the outcome of a task whose name was not bound when it was issued."""
+    kind = "unknown_model" if address.startswith(MODEL_PREFIX) else "unknown_agent"
+    return Failed(kind, f"{code_name(address)!r} was not deployed in this lane", (), 0)

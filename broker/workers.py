@@ -20,7 +20,7 @@ from rota.common.budget import growth_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
-from rota.common.work import RECORDED_FAILURES, Done, Failed, FoldResult, Outcome, tagged
+from rota.common.work import Done, Failed, FoldResult, Outcome, tagged, was_decided
 
 FACTS_MAX: Final = 512  # of a fingerprint; ours have about fifty
 FACT_CHARS_MAX: Final = 512
@@ -227,7 +227,7 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
     held = 0 if state is None else len(state)
     for task, outcome in zip(tasks, result.outcomes, strict=False):
         if type(outcome) is Failed:
-            if outcome.kind in RECORDED_FAILURES:
+            if was_decided(outcome):
                 raise ProtocolError(f"{queue.address}: a worker cannot decide {outcome.kind!r}")
             continue
         assert type(outcome) is Done
@@ -258,12 +258,12 @@ def _compare_late(broker: BrokerState, message: messages.Completed) -> None:
         if result.provenance is not None:
             continue  # it may differ
         for place, (task, outcome) in enumerate(zip(tasks, result.outcomes, strict=False)):
-            if _was_caught(task) and not queue.stateless:
+            if was_decided(task.outcome) and not queue.stateless:
                 break  # the worker went on from a state that never became real
             if task.outcome is None:
                 before = () if queue.stateless else tuple(tasks[:place])
                 broker.dispatcher.keep_early(queue, task, EarlyReport(message.worker, _digest(outcome), before))
-            elif task.outcome != outcome and not _was_caught(task):
+            elif task.outcome != outcome and not was_decided(task.outcome):
                 _note_divergence(broker, queue, task, _digest(outcome), message.worker)
 
 
@@ -272,7 +272,7 @@ def _compare_early(broker: BrokerState, queue: TaskQueue, task: Task) -> None:
     if task.outcome is None:
         return
     for report in broker.dispatcher.early.pop((queue.lane.name, task.turn), ()):
-        was_caught = any(_was_caught(earlier) for earlier in (task, *report.before))
+        was_caught = any(was_decided(earlier.outcome) for earlier in (task, *report.before))
         if not was_caught and report.outcome != _digest(task.outcome):
             _note_divergence(broker, queue, task, report.outcome, report.worker)
 
@@ -283,10 +283,6 @@ def _note_divergence(broker: BrokerState, queue: TaskQueue, task: Task, other: b
     lane = queue.lane.name
     broker.commit(records.Diverged(lane, task.turn, queue.address, _digest(task.outcome), other, worker))
     broker.tell("divergence", lane, turn=task.turn, target=queue.address, worker=worker)
-
-
-def _was_caught(task: Task) -> bool:
-    return type(task.outcome) is Failed and task.outcome.kind in RECORDED_FAILURES
 
 
 def _digest(outcome: Outcome) -> bytes:

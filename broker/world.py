@@ -14,6 +14,7 @@ from rota.broker.lane import Lane, LaneImage, Notes, Numbering
 from rota.broker.producers import Producers
 from rota.broker.results import Results, RunIndex
 from rota.broker.tasks import Run, Task
+from rota.broker.verdicts import CANCELLED
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
@@ -143,7 +144,7 @@ class World:
         self.producers.remember(record.origin, Answer(record.origin.number, {}))
 
     def _cancel(self, record: records.Cancelled) -> None:
-        self._decide(record, Failed("cancelled", "cancelled on request", (), 0))
+        self._decide(record, CANCELLED)
         self.producers.remember(record.origin, Answer(record.origin.number, {"caught": True}))
 
     def _judge(self, record: records.Verdict) -> None:

@@ -57,7 +57,6 @@ RECORDED_FAILURES: Final = (
     "refused",  # no worker there can run its code: a model that does not load, a provider that is required and absent
     "faulted",  # no worker could do this one task: the stack or memory of the host ran out, a tensor is missing
 )
-VERDICTS: Final = ("timeout", "lost", "refused", "faulted")  # those that the broker decides by itself
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
 
 # --- kinds of message and of code -----------------------------------------------------------------
@@ -218,9 +217,24 @@ Outcome = Union[Done, Failed]  # noqa: UP007 - a runtime alias that isinstance a
 _new_tuple: Final[Any] = cast(Any, tuple).__new__  # past NamedTuple's own constructor, which takes twice as long
 
 
+_DONE, _FAILED = 0, 1  # what tells the two kinds of outcome apart where both can stand
+
+
 def tagged(outcome: Outcome) -> tuple[Any, ...]:
-    """Return an outcome with what tells the two kinds apart where both can stand: `(0, ...Done)`, `(1, ...Failed)`."""
-    return (0, *outcome) if type(outcome) is Done else (1, *outcome)
+    """Return the whole of an outcome behind its tag."""
+    return (_DONE, *outcome) if type(outcome) is Done else (_FAILED, *outcome)
+
+
+def effect_of(outcome: Outcome) -> tuple[Any, ...]:
+    """Return what of an outcome others can see, behind its tag: `(0, result, tensors, emits)`, `(1, kind, message)`."""
+    if type(outcome) is Done:
+        return (_DONE, outcome.result, outcome.tensors, outcome.emits)
+    return (_FAILED, *outcome[:2])
+
+
+def was_decided(outcome: Outcome | None) -> bool:
+    """Say whether an outcome was decided by the broker or a producer, and not computed."""
+    return type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
 
 
 class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):

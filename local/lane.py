@@ -23,8 +23,9 @@ from rota.broker import records
 from rota.broker.deploys import check_deploy
 from rota.broker.lane import RECORDED_POLICY
 from rota.broker.modules import ModuleStore
+from rota.broker.origins import request_digest
 from rota.broker.recovery import facts
-from rota.broker.requests import check_submit, request_digest
+from rota.broker.requests import check_submit
 from rota.broker.results import result_item
 from rota.broker.tasks import caught_task
 from rota.broker.world import World
@@ -213,11 +214,7 @@ class Lane(View):
         if run is None:
             return False
         index = number - run.first_seq
-        if index >= run.issued:
-            caught = run.verdicts is None or index not in run.verdicts
-        else:
-            task = self._lane.line_by_turn.get(number)
-            caught = task is not None and task.outcome is None
+        caught = self._lane.can_catch(run, index)
         if caught:
             request = messages.Cancel(self._next_number, number)
             self._apply(records.Cancelled(*self._head(), self._origin(request), number))

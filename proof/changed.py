@@ -14,7 +14,7 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.common.digests import digest_of
 from rota.common.targets import code_name
-from rota.common.work import RECORDED_FAILURES, Done, Failed
+from rota.common.work import Done, was_decided
 from rota.engine.engine import Runner
 from rota.proof.continuation import Change, Continuation, Later, LeftOut
 from rota.proof.model_answers import Remembered
@@ -149,9 +149,7 @@ class _Watched:
             yield task
 
     def _ran_it(self, task: Task) -> bool:
-        outcome = task.outcome
-        was_decided = type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
-        if task.code is None or was_decided:
+        if task.code is None or was_decided(task.outcome):
             return False
         return (code_name(task.address), task.code.digest) in self._brought
 

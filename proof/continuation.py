@@ -169,13 +169,10 @@ class Continuation:
         lane = self.lane
         match record:
             case records.Cancelled() | records.Verdict():
-                task = lane.line_by_turn.get(record.seq)
                 run = self._engine.world.runs.find(record.seq)
-                done = task is not None and task.outcome is not None
-                if run is None or done or (task is None and record.seq - run.first_turn < run.issued):
-                    return f"turn {record.seq} has completed or is not there"
-                caught = run.verdicts is not None and record.seq - run.first_turn in run.verdicts
-                return f"turn {record.seq} is caught already" if caught else ""
+                if run is None or not lane.can_catch(run, record.seq - run.first_turn):
+                    return f"turn {record.seq} has completed, is caught already or is not there"
+                return ""
             case records.Submitted(retry_of=int() as turn) if turn not in lane.dead:
                 return f"turn {turn} is no dead letter"
             case records.TimerFired() if (record.turn, record.index_of_emit) not in lane.timers:

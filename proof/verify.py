@@ -23,7 +23,7 @@ from rota.engine.engine import Runner
 from rota.proof.seek import Follower
 from rota.proof.unretired import execute_unretired
 from rota.runs.code_files import changed_code
-from rota.runs.differing import content
+from rota.runs.differing import content_of
 from rota.runs.open import RunSource
 from rota.runs.record_checks import Fault, check_completed, check_input
 from rota.runs.walk import Step, Walk, lane_of, retire_order
@@ -286,7 +286,7 @@ class _LaneCheck:
         if self.is_done or replay is None:
             return
         for expected, actual in execute_unretired(replay, self._walk.world.lanes[self.lane]):
-            if content(expected) != content(actual):
+            if content_of(expected) != content_of(actual):
                 self._blocked = self._blocked_by(expected, actual)
                 self._part(None if self._blocked else Mismatch(self.lane, self._walk.number, expected, actual))
                 return

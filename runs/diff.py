@@ -21,8 +21,8 @@ from rota.broker.tasks import Task
 from rota.common.digests import digest_of
 from rota.common.errors import JournalError
 from rota.common.targets import MODEL_PREFIX, code_name
-from rota.common.work import RECORDED_FAILURES, Code, Failed
-from rota.runs.differing import Part, content, part, turn_parts
+from rota.common.work import Code, was_decided
+from rota.runs.differing import Part, content_of, part, turn_parts
 from rota.runs.traces import Trace, Tracer
 from rota.runs.tree import Ancestor, Ancestry, RootInput, root_input
 from rota.runs.walk import Kept, Progress, Walk, lane_of, record_at
@@ -175,7 +175,7 @@ class _Rest:
         self.asked: dict[int, bytes] = {}  # by turn
         self.targets: dict[int, str] = {}  # by turn
         for task in chain(() if first is None else (first,), tasks):
-            self.did[task.turn] = digest_of(content(task))[:_KEY_BYTES]
+            self.did[task.turn] = digest_of(content_of(task))[:_KEY_BYTES]
             asked = (task.address, task.run.kind, task.run.sender, task.payload)
             self.asked[task.turn] = digest_of(asked)[:_KEY_BYTES]
             self.targets[task.turn] = task.address
@@ -317,7 +317,7 @@ def _why(one: Task, other: Task, parts: list[str], settings: list[str]) -> tuple
         return "input", f"another task came {where}: it differs in {names}"
     if "code digest" in parts:
         return "code", f"{code_name(one.address)} was bound to other code when the task was issued"
-    if any(isinstance(task.outcome, Failed) and task.outcome.kind in RECORDED_FAILURES for task in (one, other)):
+    if any(was_decided(task.outcome) for task in (one, other)):
         return "decision", "a cancel or a verdict caught the task in one of the runs, or another one did"
     seen = [name for name in settings if name in _SEEN or name.startswith("code ")]
     if seen:

@@ -1,8 +1,7 @@
 """Where two values differ: the first byte of byte strings, the elements of turns that the lane digest covers. PURE.
 
-A turn's digest is taken over an array (docs/JOURNAL.md, "The lane digest"). Two turns with the same digest before them
-and other digests after them differ in an element of it: `turn_parts` names every one that does, in the digest's order.
-When `Lane._turn_digest` changes, this file does.
+A turn's digest is taken over a `TurnContent`. Two turns with the same digest before them and other digests after them
+differ in a field of it: `turn_parts` names every one that does.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from rota.broker.tasks import Task
+from rota.broker.turn_content import TurnContent, turn_content
 from rota.common.work import Done, Emit, Failed
 
 CONTEXT_BYTES: Final = 24
@@ -56,37 +56,18 @@ def part(name: str, one: Any, other: Any) -> Part | None:
     return Part(name, (one, other), first_byte(one, other) if both else None)
 
 
-def content(task: Task) -> tuple[Any, ...]:
-    """Return what the digest of a turn covers, without the digest before it."""
-    outcome, run = task.outcome, task.run
-    if type(outcome) is Done:
-        effect: tuple[Any, ...] = (0, outcome.result, outcome.tensors, outcome.emits)
-    else:
-        assert type(outcome) is Failed
-        effect = (1, outcome.kind, outcome.message)
-    code = None if task.code is None else task.code.digest
-    asked = (*_stamped(task)[1:], code)
-    return (task.turn, *asked, effect, task.state_digest, run.reply_to)
+def content_of(task: Task) -> TurnContent:
+    """Return what the digest of a retired task's turn covers."""
+    assert task.outcome is not None
+    return turn_content(task, task.outcome)
 
 
 def turn_parts(one: Task, other: Task) -> list[Part]:
-    """Return everything in which two retired tasks differ, as far as the digest covers it."""
-    names = ("turn", "target", "kind", "sender", "priority", "payload", "tensors")
-    found = [part(name, *values) for name, *values in zip(names, _stamped(one), _stamped(other), strict=True)]
-    found.append(part("reply to", one.run.reply_to, other.run.reply_to))
-    found.append(part("code digest", _code(one), _code(other)))
-    found += _outcome_parts(one, other)
-    found.append(part("state digest", one.state_digest, other.state_digest))
+    """Return everything in which two retired tasks differ, as far as the digest covers it, in the digest's order."""
+    found: list[Part | None] = []
+    for name, *values in zip(TurnContent._fields, content_of(one), content_of(other), strict=True):
+        found += _outcome_parts(one, other) if name == "effect" else [part(name.replace("_", " "), *values)]
     return [each for each in found if each is not None]
-
-
-def _stamped(task: Task) -> tuple[Any, ...]:
-    run = task.run
-    return (task.turn, task.address, run.kind, run.sender, run.priority, task.payload, run.tensors_of(task.index))
-
-
-def _code(task: Task) -> bytes | None:
-    return None if task.code is None else task.code.digest
 
 
 def _outcome_parts(one: Task, other: Task) -> list[Part | None]:

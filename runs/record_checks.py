@@ -7,14 +7,14 @@ the state that it left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Notes
-from rota.broker.verdicts import VERDICTS
-from rota.common.digests import ZERO_DIGEST, digest, digest_of, lane_seed
-from rota.common.work import RECORDED_FAILURES, Done, Failed
+from rota.broker.origins import fits_origin
+from rota.common.digests import ZERO_DIGEST, digest
+from rota.common.work import Done, Failed, was_decided
 
 # The classes of causes of a divergence.
 INPUT: Final = "input"  # a request, a seed or a time is not what was asked for
@@ -45,7 +45,7 @@ def check_completed(number: int, record: records.Completed, notes: Notes) -> Fau
             if tasks[turn].address != fold.address:
                 text = f"an outcome of {fold.address} is written for a task of {tasks[turn].address}"
                 return Fault(number, record.lane, turn, ORDER, text)
-            if type(outcome) is Failed and outcome.kind in RECORDED_FAILURES:
+            if type(outcome) is Failed and was_decided(outcome):
                 text = f"a worker's outcome of {fold.address} is {outcome.kind!r}, which only a decision can be"
                 return Fault(number, record.lane, turn, CORRUPT_RECORD, text)
             if type(outcome) is Done and outcome.state_digest is not None:
@@ -62,43 +62,14 @@ def check_input(number: int, record: Any, turn: int, lanes: Iterable[str] = ()) 
 
     `turn` is the first one it can have moved, `lanes` are the names of those that a new lane can have its deploys from.
     """
-    if isinstance(record, records.Verdict) and record.failure not in VERDICTS:
-        text = f"a verdict says {record.failure!r}, it can only say {', '.join(VERDICTS)}"
-        return Fault(number, record.lane, turn, CORRUPT_RECORD, text)
     origin = getattr(record, "origin", None)
     if origin is None or origin.request == ZERO_DIGEST or isinstance(record, records.SeedSet):
         return None  # decided by the broker, or made by nobody's request
-    if any(digest_of((name, content)) == origin.request for name, content in _requests(record, lanes)):
+    if fits_origin(record, lanes):
         return None
     asked = f"request {origin.number} of producer {origin.producer!r}"
     cause = CODE if isinstance(record, records.Deployed) else INPUT
     return Fault(number, record.lane, turn, cause, f"it is not what {asked} asked for: its digest is another")
-
-
-def _requests(record: Any, lanes: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the requests that this input can have come from: docs/JOURNAL.md, "The digest of a request"."""
-    match record:
-        case records.Opened():
-            asked = record.settings._replace(seed=None)
-            seeds = (record.settings, asked) if record.settings.seed == lane_seed(record.lane) else (record.settings,)
-            for settings in seeds:
-                for deploys_from in (None, *lanes):
-                    yield "OpenLane", (record.lane, settings, record.paused, deploys_from)
-        case records.Submitted():
-            for now_ms in (None, record.now_ms):  # the producer may have pinned it
-                yield "Submit", (record.lane, record.runs, now_ms, record.retry_of)
-        case records.Deployed():
-            yield "Deploy", (record.lane, record.name, record.code)
-        case records.Cancelled():
-            yield "Cancel", (record.seq,)
-        case records.WindowSet():
-            yield "SetWindow", (record.lane, record.window)
-        case records.PauseSet():
-            yield "SetPaused", (record.lane, record.paused)
-        case records.DeadDropped():
-            yield "DeadDrop", (record.lane, record.seqs)
-        case _:
-            raise AssertionError(type(record).__name__)
 
 
 def _short(found: bytes | None) -> str:

@@ -156,6 +156,10 @@ MUTATIONS: Final = (
         "(self.bytes_max - self.state_bytes) // 2", "self.bytes_max - self.state_bytes", _BUDGET,
     ),
     Mutation(
+        "caught-twice", "a task that was caught is not caught again", "broker/lane.py",
+        "            return run.verdicts is None or index not in run.verdicts\n", "            return True\n", _CORE,
+    ),
+    Mutation(
         "cancelled-task-runs", "a task that was caught while it waited is not executed", "broker/lane.py",
         "verdict = task.run.verdicts.get(task.index) if task.run.verdicts else None\n", "verdict = None\n",
         _REQUESTS,
@@ -173,9 +177,8 @@ MUTATIONS: Final = (
         "        _send_caught(broker, identity, run, seq, end)\n", "", _REQUESTS,
     ),
     Mutation(
-        "completed-task-caught", "a task that has completed can no longer be caught", "broker/requests.py",
-        "    if task is None or task.outcome is not None:\n        return False\n    broker.withdraw(task)\n",
-        "    if task is None:\n        return False\n    broker.withdraw(task)\n", _REQUESTS,
+        "completed-task-caught", "a task that has completed can no longer be caught", "broker/lane.py",
+        "        return task is not None and task.outcome is None\n", "        return task is not None\n", _CORE,
     ),
     Mutation(
         "code-bound-at-dispatch", "code is bound when a task is issued", "broker/dispatch.py",
@@ -203,13 +206,13 @@ MUTATIONS: Final = (
     ),
     # --- digests --------------------------------------------------------------------------------------------------
     Mutation(
-        "digest-without-the-state", "the lane digest covers the new state", "broker/lane.py",
-        "                task.state_digest,\n            )\n", "                None,\n            )\n", _CORE,
+        "digest-without-the-state", "the lane digest covers the new state", "broker/turn_content.py",
+        "            task.state_digest,\n        ),\n", "            None,\n        ),\n", _CORE,
     ),
     Mutation(
-        "digest-without-the-emits", "the lane digest covers the emitted tasks", "broker/lane.py",
-        "effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, outcome.emits)",
-        "effect: tuple[object, ...] = (0, outcome.result, outcome.tensors, ())", _CORE,
+        "digest-without-the-emits", "the lane digest covers the emitted tasks", "common/work.py",
+        "return (_DONE, outcome.result, outcome.tensors, outcome.emits)",
+        "return (_DONE, outcome.result, outcome.tensors, ())", _CORE,
     ),
     Mutation(
         "digest-of-a-failed-state", "a failed task has no state digest", "broker/lane.py",
@@ -291,6 +294,23 @@ MUTATIONS: Final = (
         "            if item.seq in self._pending:\n                del self._pending[item.seq]\n",
         "            if item.seq in self._pending:\n", ("tests/client/test_session.py",),
     ),
+    # --- the schema -----------------------------------------------------------------------------------------------
+    Mutation(
+        "record-in-another-form", "one record has one encoding", "broker/records.py",
+        "        if encode(record) != body:\n", "        if len(encode(record)) > len(body):\n", _JOURNAL,
+    ),
+    Mutation(
+        "blob-of-another-size", "the lengths of a column come to its blob", "common/columns.py",
+        "    if total != len(data):\n", "    if total > len(data):\n", ("tests/common/test_columns.py",),
+    ),
+    Mutation(
+        "sparse-in-any-order", "indexes of a sparse column rise and are in its row", "common/columns.py",
+        "        if not last < index < count:\n", "        if not index < count:\n", ("tests/common/test_wire.py",),
+    ),
+    Mutation(
+        "field-left-out", "a message has all of its fields", "common/work.py",
+        "    cls._field_defaults = {}  # type: ignore[attr-defined]\n", "", ("tests/common/test_wire.py",),
+    ),
     # --- workers --------------------------------------------------------------------------------------------------
     Mutation(
         "second-completion-wins", "the first completion wins", "broker/lane.py",
@@ -299,8 +319,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "divergence-unreported", "a second completion with another digest is reported", "broker/workers.py",
-        "            elif task.outcome != outcome and not _was_caught(task):\n", "            elif task.seq < 0:\n",
-        _WORKERS,
+        "            elif task.outcome != outcome and not was_decided(task.outcome):\n",
+        "            elif task.seq < 0:\n", _WORKERS,
     ),
     Mutation(
         "completion-of-another", "a worker is believed only about what it holds", "broker/workers.py",

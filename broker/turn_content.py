@@ -1,0 +1,60 @@
+"""What the digest of a turn covers, as one value: execution model, part 8. PURE.
+
+The lane makes it and chains its digest; whoever compares two runs compares these, field by field. The fields and their
+order are the format of the lane digest (docs/JOURNAL.md): a change here is a new format version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, cast
+
+from blake3 import blake3
+
+from rota.broker.tasks import Task
+from rota.common.digests import pack
+from rota.common.work import Outcome, ReplyTo, TensorRef, effect_of
+
+_new_tuple: Final[Any] = cast(Any, tuple).__new__  # past NamedTuple's own constructor, which takes twice as long
+
+
+class TurnContent(NamedTuple):
+    """A retired task: what it was given, what it ran, what came of it."""
+
+    turn: int
+    target: str
+    kind: str
+    sender: str | None
+    priority: int
+    payload: bytes
+    tensors: tuple[TensorRef, ...]
+    reply_to: ReplyTo | None
+    code_digest: bytes | None
+    effect: tuple[Any, ...]  # (0, result, tensors, emits) or (1, kind, message)
+    state_digest: bytes | None
+
+
+def turn_content(task: Task, outcome: Outcome) -> TurnContent:
+    """Return what the digest of a task's turn covers once this is its outcome."""
+    run = task.run
+    content: TurnContent = _new_tuple(
+        TurnContent,
+        (
+            task.turn,
+            task.address,
+            run.kind,
+            run.sender,
+            run.priority,
+            run.payloads[task.index],
+            run.tensors_of(task.index),
+            run.reply_to,
+            None if task.code is None else task.code.digest,
+            effect_of(outcome),
+            task.state_digest,
+        ),
+    )
+    return content
+
+
+def turn_digest(before: bytes, content: TurnContent) -> bytes:
+    """Return the digest of a lane after a turn: of the digest before it and what it covers."""
+    return blake3(pack((before, *content))).digest()
