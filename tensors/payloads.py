@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rota.common import limits
+from rota.common.columns import Addresses
 from rota.common.errors import BadPayload, BadTarget
 from rota.common.messages import TaskRun
 from rota.common.shown import shown
@@ -134,7 +135,7 @@ class Payloads:
 
 def check_targets(targets: str | Sequence[str]) -> None:
     """Raise `BadTarget` for the first target that no task can be sent to."""
-    if not isinstance(targets, str | list | tuple):
+    if not isinstance(targets, str | list | tuple | Addresses):
         raise BadTarget(f"targets={shown(targets)}: give one target, or a list with one per payload")
     for target in (targets,) if isinstance(targets, str) else targets:
         check_target(target)

@@ -8,6 +8,7 @@ import numpy
 import pytest
 
 from rota.common import limits
+from rota.common.columns import Addresses
 from rota.common.errors import BadPayload, BadTarget
 from rota.common.messages import Submit
 from rota.common.model_call import decode_call
@@ -78,3 +79,11 @@ def test_wrong_calls_are_refused() -> None:
         check_message([])
     with pytest.raises(BadPayload, match="atomic"):
         check_message([run_of("a", [(bytes(limits.PAYLOAD_BYTES_MAX), ())] * 33, 0)])
+
+
+def test_targets_of_a_run_that_was_made_before_are_targets() -> None:
+    """Goal: a run that came from somewhere can be submitted as it is. Method: a column of addresses; other values."""
+    check_targets(Addresses.of(["a/1", "b", "a/1"]))
+    for wrong in (b"a/1", 7, {"a/1"}):
+        with pytest.raises(BadTarget, match="one target, or a list"):
+            check_targets(wrong)  # type: ignore[arg-type]
