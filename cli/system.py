@@ -47,7 +47,7 @@ def status(connection: Connection, json: bool) -> None:
     click.echo()
     print_table(lanes, ("lane", "paused", "waiting", "line", "retired", "failed", "dead", "digest"), "no lanes")
     click.echo()
-    print_table(workers, ("worker", "pool", "models_on", "held_tasks", "draining", "silent"), "no workers")
+    print_table(workers, ("worker", "pool", "models_on", "held_tasks", "state", "silent"), "no workers")
     _tell_fallbacks(workers)
 
 
@@ -94,7 +94,7 @@ def workers(connection: Connection, json: bool) -> None:
         print_json(rows)
         return
     shown = [_about_worker(row) for row in rows]
-    columns = ("worker", "pool", "models_on", "pid", "held_tasks", "slots", "draining", "silent", "runs")
+    columns = ("worker", "pool", "models_on", "pid", "held_tasks", "slots", "state", "silent", "runs")
     print_table(shown, columns, "no workers")
     _tell_fallbacks(shown)
 
@@ -214,9 +214,19 @@ def _about_worker(row: dict[str, Any]) -> dict[str, Any]:
         **row,
         "models_on": row["fingerprint"].get("provider"),
         "why": row["fingerprint"].get("reason"),
+        "state": _state_of(row),
         "silent": duration_text(row["silent_ms"]),
         "runs": ", ".join(f"{one['tasks']} x {one['first']}" for one in row["running"]) or None,
     }
+
+
+def _state_of(row: dict[str, Any]) -> str:
+    """Return in a few words what a worker is about, beside its tasks."""
+    if row["stuck"]:
+        return "stuck in a task that does not stop"
+    preparing = ", ".join(f"{address} for {duration_text(ms)}" for address, ms in row["preparing"])
+    said = ["draining"] if row["draining"] else []
+    return ", ".join([*said, *([f"preparing {preparing}"] if preparing else [])]) or "ready"
 
 
 def _tell_fallbacks(workers: list[dict[str, Any]]) -> None:

@@ -372,6 +372,11 @@ MUTATIONS: Final = (
         "                assignment.deadline_ms = min(assignment.deadline_ms, deadline_ms)\n", _UNDONE,
     ),
     Mutation(
+        "stuck-job-answered-twice", "a job that does not stop is answered once", "worker/session.py",
+        "        is_wanted = not job.is_answered and job.begun_dropping_ms is None\n",
+        "        is_wanted = job.begun_dropping_ms is None\n", ("tests/worker/test_session.py",),
+    ),
+    Mutation(
         "work-of-an-older-boot-reported", "a worker never reports work of an older boot", "worker/session.py",
         "            if job.boot != boot:\n", "            if boot < 0:\n", ("tests/worker/test_session.py",),
     ),

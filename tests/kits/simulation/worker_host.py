@@ -216,8 +216,25 @@ class WorkerHost(SimProcess):
 
     def _says_it_is_stuck(self, job: _Job) -> None:
         """The executor does not come out of a job that is unwanted or should be through."""
-        if self.running is not None and self.running[0] is job:
-            self._say(Overran(job.number, None))
+        if self.running is None or self.running[0] is not job:
+            return
+        self._say(Overran(job.number, None if job.number in self.dropped else self._overrun_of(job)))
+
+    def _overrun_of(self, job: _Job) -> Completed | None:
+        """What to answer for a job whose task ran out of time: half of its first fold is done, the next task hangs."""
+        assert self.running is not None
+        _, plans, _ = self.running
+        assert isinstance(job.order, Assign)
+        first = plans[0]
+        count = len(first.fold.tasks) // 2
+        if self.simulation.plan.pinned or self.lies or count > len(first.task_us) or first.deadly:
+            return None  # a verdict of the clock has no place where positions are pinned
+        done = self._part(first, count)
+        if len(done.outcomes) != count or done.stopped != "interrupted":
+            return None
+        rest = [FoldResult(done.outcomes[:0], None, "interrupted")] * (len(plans) - 1)
+        results = (self._signed(first.fold, done)._replace(stopped="timeout"), *rest)
+        return Completed(self.name, job.order.assignment, results, self.clock.now_us)
 
     def _hide_us(self) -> int:
         """A liar vanishes for as long as it takes to be given up, and reports when others have done its work."""
