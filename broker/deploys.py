@@ -8,7 +8,7 @@ from rota.broker import records
 from rota.broker.pending_deploys import NOBODY, PendingDeploy
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.state import BrokerState
-from rota.common import errors, messages
+from rota.common import errors, events, messages
 from rota.common.code_kinds import kind_of, pool_of
 from rota.common.limits import DEPLOYS_MAX, PENDING_DEPLOYS_MAX
 from rota.common.targets import MODEL_PREFIX
@@ -96,5 +96,5 @@ def _bind(
 ) -> messages.Answer:
     lane = broker.world.lanes[request.lane]
     broker.commit(records.Deployed(lane.name, lane.retired, broker.now_ms, origin, request.name, request.code))
-    broker.tell("lane", lane.name, deployed=request.name, code=request.code.digest)
+    broker.tell(lane.name, events.NameBound(request.name, request.code.digest))
     return messages.Answer(request.number, info)

@@ -29,7 +29,6 @@ class Durability:
         self.full = False  # the last try to write failed
         self._sends: list[Send] = []
         self._news: list[News] = []
-        self._event_number = 0
         self._next_try_ms = 0
 
     def take(self, effects: Effects) -> None:
@@ -37,23 +36,19 @@ class Durability:
         self.unwritten = [*self.unwritten, *effects.records] if self.unwritten else effects.records
         self._sends += effects.after
         self._news += effects.news
-        dropped = max(0, len(self._news) - NEWS_HELD_MAX)
-        del self._news[:dropped]
-        self._event_number += dropped
+        del self._news[:-NEWS_HELD_MAX]
 
     def may_try(self, mono_ms: int) -> bool:
         """Whether to write now: always, but for a moment after a failure."""
         return not self.full or mono_ms >= self._next_try_ms
 
     def written(self, boot: int, now_ms: int) -> tuple[list[Send], list[Event]]:
-        """Everything so far is on the disk: return what may leave now. Events are numbered from 1 in each boot."""
+        """Everything so far is on the disk: return what may leave now."""
         self.unwritten = ()
         self.full = False
         sends, self._sends = self._sends, []
         news, self._news = self._news, []
-        events = [Event(boot, number, now_ms, *one) for number, one in enumerate(news, self._event_number + 1)]
-        self._event_number += len(events)
-        return sends, events
+        return sends, [Event(boot, number, now_ms, lane, what) for number, lane, what in news]
 
     def failed(self, reason: str, mono_ms: int) -> list[Send]:
         """Writing failed: return what leaves all the same, and keep the rest for the next try."""

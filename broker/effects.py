@@ -12,10 +12,11 @@ If step 2 fails, nothing of step 3 may happen until a later write of the same re
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from rota.broker.records import Record, Snapshotted
 from rota.common.errors import RotaError
+from rota.common.events import Happened
 from rota.common.messages import FrontendReply, FrontendRequest, Query, WorkerMessage, WorkerOrder
 
 FRONTEND: Final = "frontend"
@@ -50,6 +51,12 @@ class FromWorker(NamedTuple):
     message: WorkerMessage
 
 
+class Subscribed(NamedTuple):
+    """Somebody watches: a subscription to what begins so is in force."""
+
+    topic: str
+
+
 class WorkerDied(NamedTuple):
     """A worker's process ended; on its own host that is seen in milliseconds."""
 
@@ -80,7 +87,17 @@ class Tick(NamedTuple):
     """Time passed: timers, heartbeats and time limits are looked at."""
 
 
-Event = FromProducer | FromQuery | FromWorker | WorkerDied | Unreachable | StorageChanged | SnapshotWritten | Tick
+Event = (
+    FromProducer
+    | FromQuery
+    | FromWorker
+    | Subscribed
+    | WorkerDied
+    | Unreachable
+    | StorageChanged
+    | SnapshotWritten
+    | Tick
+)
 
 # --- effects ------------------------------------------------------------------------------------------
 
@@ -96,9 +113,9 @@ class Send(NamedTuple):
 class News(NamedTuple):
     """An event for the PUB socket."""
 
-    topic: str
+    number: int  # of the event, dense from 1 in each boot
     lane: str
-    fields: dict[str, Any]
+    what: Happened
 
 
 class Watch(NamedTuple):

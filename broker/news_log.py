@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from rota.common.events import WorkerDraining, WorkerJoined, WorkerLeft
 from rota.common.messages import Event
 
 
@@ -19,25 +20,23 @@ class Line(NamedTuple):
 
 def line_of(event: Event) -> Line | None:
     """Return the line for an event, None for those that are only for watchers."""
-    fields = event.fields
-    if event.topic != "worker":
-        return None
-    name = fields.get("worker", "?")
-    if fields.get("joined"):
-        return Line(f"worker {name} joined{_about(fields.get('fingerprint'))}")
-    if fields.get("left"):
-        if "held" not in fields:  # who says goodbye holds nothing
-            return Line(f"worker {name} left: {fields.get('reason', '')}")
-        again = f"; {fields['held']} tasks that it held run again" if fields["held"] else ""
-        return Line(f"worker {name} is lost: {fields.get('reason', '')}{again}", is_warning=True)
-    if fields.get("draining"):
-        return Line(f"worker {name} takes no more and leaves when it is done")
-    return None
+    match event.what:
+        case WorkerJoined(name, _, facts):
+            return Line(f"worker {name} joined{_about(dict(facts))}")
+        case WorkerLeft(name, reason, None):  # who says goodbye holds nothing
+            return Line(f"worker {name} left: {reason}")
+        case WorkerLeft(name, reason, held):
+            again = f"; {held} tasks that it held run again" if held else ""
+            return Line(f"worker {name} is lost: {reason}{again}", is_warning=True)
+        case WorkerDraining(name):
+            return Line(f"worker {name} takes no more and leaves when it is done")
+        case _:
+            return None
 
 
-def _about(fingerprint: object) -> str:
+def _about(facts: dict[str, str]) -> str:
     """What of a fingerprint shows in results: where models run, and why not elsewhere."""
-    if not isinstance(fingerprint, dict) or "provider" not in fingerprint:
+    if "provider" not in facts:
         return ""
-    reason = fingerprint.get("reason")
-    return f", models on {fingerprint['provider']}" + (f" ({reason})" if reason else "")
+    reason = facts.get("reason")
+    return f", models on {facts['provider']}" + (f" ({reason})" if reason else "")

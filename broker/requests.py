@@ -17,7 +17,7 @@ from rota.broker.refusals import refuse, storage_full
 from rota.broker.results import watch
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Run, Watcher, caught_task
-from rota.common import errors, messages
+from rota.common import errors, events, messages
 from rota.common.digests import lane_seed
 from rota.common.limits import LANES_MAX, RUN_TASKS_MAX
 
@@ -235,7 +235,7 @@ def _open_lane(
     broker.commit(
         records.Opened(request.lane, broker.now_ms, origin, settings, request.paused, tuple(sorted(bound.items())))
     )
-    broker.tell("lane", request.lane, opened=True, paused=request.paused)
+    broker.tell(request.lane, events.LaneOpened(request.paused))
     return messages.Accepted(request.number, 0, 0)
 
 
@@ -244,7 +244,7 @@ def _set_paused(
 ) -> messages.Accepted:
     lane = broker.lane(request.lane)
     broker.commit(records.PauseSet(lane.name, lane.retired, broker.now_ms, origin, request.paused))
-    broker.tell("lane", lane.name, paused=request.paused)
+    broker.tell(lane.name, events.LanePaused(request.paused))
     return messages.Accepted(request.number, 0, 0)
 
 

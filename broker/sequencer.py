@@ -21,12 +21,14 @@ from rota.broker.effects import (
     FromWorker,
     SnapshotWritten,
     StorageChanged,
+    Subscribed,
     Tick,
     Unreachable,
     WorkerDied,
 )
 from rota.broker.queries import answer
 from rota.broker.state import BrokerState
+from rota.common.events import LaneMoved, Watching
 
 LANE_NEWS_EVERY_MS: Final = 100  # how far lanes are is told so often: an event a step would cost as much as its results
 MARK_EVERY_TASKS: Final = 4_096  # retired tasks of a lane between two marks in the journal
@@ -66,6 +68,8 @@ class Sequencer:
                 requests.take(broker, identity, request, objection)
             case FromQuery(identity, query):
                 broker.answer(identity, answer(broker, query), socket=QUERY)
+            case Subscribed(topic):
+                broker.tell("", Watching(topic))
             case WorkerDied(worker):
                 workers.died(broker, worker, "its process ended")
             case Unreachable(socket, identity):
@@ -105,5 +109,5 @@ class Sequencer:
             self._told_ms = broker.mono_ms
             for name in self._moved:
                 lane = broker.world.lanes[name]
-                broker.tell("lane", name, retired=lane.retired, digest=lane.digest, waiting=lane.waiting_count)
+                broker.tell(name, LaneMoved(lane.retired, lane.digest, lane.waiting_count))
             self._moved = {}

@@ -28,6 +28,7 @@ from rota.broker.effects import (
     Send,
     SnapshotWritten,
     StorageChanged,
+    Subscribed,
     Tick,
     Unreachable,
     WorkerDied,
@@ -41,6 +42,7 @@ from rota.broker.snapshotter import Snapshotter
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
 from rota.common.errors import ProtocolError, RotaError, StorageFull
+from rota.common.events import TOPICS
 from rota.common.limits import CLIENT_UNSENT_BYTES
 from rota.host.clock import Clock
 from rota.host.endpoints import Endpoints
@@ -112,7 +114,7 @@ class Server:
     def serve(self, stop: StopSignals) -> None:
         """Work until told to stop. Whoever wants workers to finish first stops them first, as `rota up` does."""
         poller = zmq.Poller()
-        for socket in self._routers.values():
+        for socket in self._sockets:
             poller.register(socket, zmq.POLLIN)
         for descriptor in (stop.fileno(), *self._watch.fds()):
             poller.register(descriptor, zmq.POLLIN)
@@ -178,6 +180,8 @@ class Server:
         for name, socket in self._routers.items():
             if socket in ready:
                 self._receive(name, socket, events)
+        if self._sockets.events in ready:
+            events += self._subscriptions()
         events.extend(Unreachable(*lost) for lost in self._outbox.take_lost())
         if mono_ms >= self._next_tick_ms or any(descriptor in ready for descriptor in self._watch.fds()):
             events.extend(WorkerDied(worker) for worker in self._watch.gone())
@@ -202,6 +206,19 @@ class Server:
                 self._outbox.send(
                     Send(name, frames[0], messages.Refused(number, error.code, error.message, error.fields))
                 )
+
+    def _subscriptions(self) -> list[Subscribed]:
+        """Who watches from now on; whatever else watchers send means nothing."""
+        found = []
+        for _ in range(MESSAGES_PER_WAKE):
+            try:
+                frame = self._sockets.events.recv_multipart(zmq.NOBLOCK)[0]
+            except zmq.Again:
+                break
+            topic = frame[1:].decode(errors="replace")
+            if frame[:1] == b"\x01" and any(one.startswith(topic) for one in TOPICS):
+                found.append(Subscribed(topic))
+        return found
 
     def _decode(self, name: str, frames: Sequence[bytes]) -> Event:
         if len(frames) != 2:

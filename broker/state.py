@@ -13,15 +13,17 @@ from typing import Final
 
 from rota.broker import records
 from rota.broker.dispatch import Dispatcher
-from rota.broker.effects import BACKEND, FRONTEND, Effects, News, Send, Watch
+from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, Watch
 from rota.broker.lane import Lane, Notes
 from rota.broker.pending_deploys import PendingDeploys
 from rota.broker.results import result_item
 from rota.broker.tasks import Task, Watcher
 from rota.broker.world import World
+from rota.common import events
 from rota.common.errors import UnknownLane
+from rota.common.events import Happened
 from rota.common.limits import CONNECTIONS_MAX, HEARTBEAT_MS, LANES_BYTES_DEFAULT
-from rota.common.messages import FrontendReply, ResultItem, Results, Revoke, WorkerOrder
+from rota.common.messages import Answer, FrontendReply, ResultItem, Results, Revoke, WorkerOrder
 from rota.common.work import Failed
 
 _RESULT_BYTES_PER_MESSAGE: Final = 8 << 20
@@ -50,6 +52,7 @@ class BrokerState:
         self.now_ms = 0
         self.mono_ms = 0
         self.effects = Effects()
+        self._told = 0  # events of this boot
         self._tick_ms = 0
         self._producers: dict[bytes, str] = {}  # by frontend identity, the longest silent one first
         self._timers: list[tuple[int, str, int, int]] = []
@@ -140,12 +143,15 @@ class BrokerState:
         self.effects.now.append(Send(BACKEND, identity, message))
 
     def answer(self, identity: bytes, message: FrontendReply, *, socket: str = FRONTEND) -> None:
-        """Answer once everything so far is durable."""
+        """Answer once everything so far is durable. What answers a question says which events it takes account of."""
+        if socket == QUERY and type(message) is Answer:
+            message = message._replace(boot=self.world.boot, event=self._told)
         self.effects.after.append(Send(socket, identity, message))
 
-    def tell(self, topic: str, lane: str, **fields: object) -> None:
-        """Publish an event once everything so far is durable."""
-        self.effects.news.append(News(topic, lane, fields))
+    def tell(self, lane: str, what: Happened) -> None:
+        """Publish an event once everything so far is durable. It gets its number here, also if nobody will see it."""
+        self._told += 1
+        self.effects.news.append(News(self._told, lane, what))
 
     def watch(self, worker: str, pid: int) -> None:
         """Have the shell watch a local process (0: stop it)."""
@@ -179,7 +185,7 @@ class BrokerState:
     def set_storage(self, full: bool, reason: str) -> None:
         """Know that the journal cannot be written, or can again."""
         self.storage_full = reason if full else ""
-        self.tell("journal", "", full=full, reason=reason)
+        self.tell("", events.JournalChanged(full, reason))
 
     def tick(self) -> int:
         """Note a tick; return by how many milliseconds it came later than a heartbeat after the one before."""
@@ -246,10 +252,8 @@ class BrokerState:
             self._results[identity] = [item]
 
     def _tell_failure(self, task: Task, failure: Failed) -> None:
-        self.tell(
-            "task", task.run.lane, seq=task.seq, turn=task.turn, target=task.address, kind=failure.kind,
-            message=failure.message
-        )  # fmt: skip
+        told = events.TaskFailure(task.seq, task.turn, task.address, failure.kind, failure.message)
+        self.tell(task.run.lane, told)
 
 
 def _size(item: ResultItem) -> int:

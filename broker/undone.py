@@ -14,6 +14,7 @@ from rota.broker.dispatch import Assignment, Worker
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, verdict_text
+from rota.common.events import TaskUndone
 from rota.common.limits import TRIES_MAX
 from rota.common.work import FoldResult
 
@@ -48,7 +49,5 @@ def judge(broker: BrokerState, task: Task, kind: str) -> None:
 
 
 def _tell(broker: BrokerState, worker: Worker, task: Task, what: str, reason: str) -> None:
-    broker.tell(
-        "worker", task.run.lane, worker=worker.name, undone=what, target=task.address, turn=task.turn, seq=task.seq,
-        reason=reason
-    )  # fmt: skip
+    told = TaskUndone(worker.name, what, task.seq, task.turn, task.address, reason)
+    broker.tell(task.run.lane, told)

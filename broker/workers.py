@@ -15,7 +15,7 @@ from rota.broker.dispatch import Assignment, EarlyReport, TaskQueue, Worker
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.verdicts import LOST
-from rota.common import messages
+from rota.common import events, messages
 from rota.common.budget import growth_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
@@ -56,7 +56,7 @@ def died(broker: BrokerState, name: str, reason: str) -> None:
     worker = broker.dispatcher.workers.get(name)
     if worker is None:
         return
-    broker.tell("worker", "", worker=name, left=True, reason=reason, held=worker.held_tasks)
+    broker.tell("", events.WorkerLeft(name, reason, worker.held_tasks))
     broker.watch(name, 0)
     for task in broker.dispatcher.leave(worker, died=True):
         assert task.trouble is not None
@@ -100,7 +100,7 @@ def _register(broker: BrokerState, identity: bytes, message: messages.Register, 
             fingerprint = len(broker.world.fingerprints) + 1
             broker.commit(records.Fingerprint(fingerprint, message.pool, facts))
         worker = broker.dispatcher.join(identity, message, fingerprint, broker.mono_ms)
-        broker.tell("worker", "", worker=worker.name, joined=True, pool=message.pool, fingerprint=message.fingerprint)
+        broker.tell("", events.WorkerJoined(worker.name, message.pool, facts))
         if broker.host and message.host == broker.host:
             broker.watch(worker.name, message.pid)
     worker.identity = identity
@@ -145,22 +145,22 @@ def flat_facts(fingerprint: Mapping[str, Any], prefix: str = "") -> tuple[tuple[
 def _goodbye(broker: BrokerState, worker: Worker, draining: bool) -> None:
     if draining:
         worker.draining = True
-        broker.tell("worker", "", worker=worker.name, draining=True)
+        broker.tell("", events.WorkerDraining(worker.name))
         return
     broker.dispatcher.leave(worker, died=False)
     broker.watch(worker.name, 0)
-    broker.tell("worker", "", worker=worker.name, left=True, reason="it said goodbye")
+    broker.tell("", events.WorkerLeft(worker.name, "it said goodbye", None))
 
 
 def _expel(broker: BrokerState, worker: Worker, error: ProtocolError) -> None:
-    broker.tell("worker", "", worker=worker.name, expelled=True, reason=error.message)
+    broker.tell("", events.WorkerExpelled(worker.name, error.message))
     broker.order(worker.identity, messages.Refused(0, error.code, error.message, {}))
     died(broker, worker.name, f"expelled: {error.message}")
 
 
 def _send_away(broker: BrokerState, worker: Worker, error: RotaError) -> None:
     """End the conversation with a worker that does not work. No death: nothing that it holds is suspected for it."""
-    broker.tell("worker", "", worker=worker.name, left=True, reason=error.message, held=worker.held_tasks)
+    broker.tell("", events.WorkerLeft(worker.name, error.message, worker.held_tasks))
     broker.order(worker.identity, messages.Refused(0, error.code, error.message, {}))
     broker.dispatcher.leave(worker, died=False)
     broker.watch(worker.name, 0)
@@ -169,11 +169,11 @@ def _send_away(broker: BrokerState, worker: Worker, error: RotaError) -> None:
 def _heartbeat(broker: BrokerState, worker: Worker, message: messages.Heartbeat) -> None:
     """Take what a worker says of itself."""
     if message.stuck != worker.stuck:
-        broker.tell("worker", "", worker=worker.name, stuck=list(message.stuck))
+        broker.tell("", events.WorkerHeldUp(worker.name, message.stuck))
         for assignment in broker.dispatcher.sticks(worker, message.stuck):
             broker.order(worker.identity, messages.Revoke(assignment.number))
     if [one.address for one in message.preparing] != [one.address for one in worker.preparing]:
-        broker.tell("worker", "", worker=worker.name, preparing=[one.address for one in message.preparing])
+        broker.tell("", events.WorkerPreparing(worker.name, tuple([one.address for one in message.preparing])))
     broker.dispatcher.prepares(worker, message.preparing, broker.mono_ms)
 
 
@@ -282,7 +282,7 @@ def _note_divergence(broker: BrokerState, queue: TaskQueue, task: Task, other: b
     assert task.outcome is not None
     lane = queue.lane.name
     broker.commit(records.Diverged(lane, task.turn, queue.address, _digest(task.outcome), other, worker))
-    broker.tell("divergence", lane, turn=task.turn, target=queue.address, worker=worker)
+    broker.tell(lane, events.OutcomesDiffer(task.turn, queue.address, worker))
 
 
 def _digest(outcome: Outcome) -> bytes:

@@ -21,8 +21,8 @@ from rota.cli.common_options import (
 )
 from rota.cli.output import Progress, cell, clock_text, duration_text, print_facts, print_json, print_table
 from rota.common.errors import ConfigError
+from rota.common.events import TOPICS
 from rota.common.limits import PROTOCOL_VERSION
-from rota.common.messages import TOPICS
 
 PACKAGES = ("pyzmq", "msgpack", "numpy", "click", "blake3", "wasmtime", "onnxruntime", "onnxruntime-gpu", "ml_dtypes")
 
@@ -154,7 +154,7 @@ def events(connection: Connection, topics: tuple[str, ...], seconds: float | Non
     with connection.open() as client:
         for event in client.events(topics, timeout_s=seconds):
             if json:
-                print_json(event)
+                print_json(_event_facts(event))
             else:
                 click.echo(_event_line(event))
             sys.stdout.flush()
@@ -255,5 +255,13 @@ def _event_line(event: Any) -> str:
     if not hasattr(event, "topic"):
         missed = "an unknown number of" if event.events is None else event.events
         return f"-- {missed} events missed (boot {event.boot}) --"
-    fields = " ".join(f"{name}={cell(value, name)}" for name, value in event.fields.items())
-    return f"{clock_text(event.now_ms)} {event.event} {event.topic} {event.lane or '-'} {fields}".rstrip()
+    fields = " ".join(f"{name}={cell(value, name)}" for name, value in event.what.fields.items())
+    head = f"{clock_text(event.now_ms)} {event.event} {event.topic} {event.lane or '-'}"
+    return f"{head} {event.what.label} {fields}".rstrip()
+
+
+def _event_facts(event: Any) -> dict[str, Any]:
+    if not hasattr(event, "topic"):
+        return dict(event._asdict())
+    facts = {"boot": event.boot, "event": event.event, "now_ms": event.now_ms, "topic": event.topic, "lane": event.lane}
+    return {**facts, "kind": event.what.label, "fields": event.what.fields}

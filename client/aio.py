@@ -161,9 +161,8 @@ class AsyncClient:
         return await self._run(self._operations.query(what, arguments))
 
     async def status(self) -> dict[str, Any]:
-        """Return broker, journal, lanes and workers in numbers."""
-        value: dict[str, Any] = await self.query("status")
-        return value
+        """Return broker, journal, lanes and workers in numbers, and the `event` at which they are true."""
+        return await self._run(self._operations.status())
 
     async def digest(self, lane: str = "main") -> dict[str, Any]:
         """Return how many tasks a lane has retired, and the digest over them."""
@@ -181,6 +180,22 @@ class AsyncClient:
         """Give what happens from now on, of these topics or all; `Missed` tells of gaps."""
         watch = self._operations.watch(topics, timeout_s)
         return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
+
+    async def follow(
+        self, topics: Iterable[str] = (), *, timeout_s: float | None = None
+    ) -> tuple[dict[str, Any], AsyncIterator[Event | Missed]]:
+        """Return the status, and as `events` all that happens from there on: nothing in between is missed."""
+        watch = self._operations.watch(topics, timeout_s)
+        await self.status()  # or nobody is there
+        socket = subscriber(self._core.context, self._core.endpoints().events, [""])
+        try:
+            await _live(socket, watch, self._operations.deadline())
+            status = await self.status()
+        except BaseException:
+            socket.close()
+            raise
+        watch.begin_at(status["boot"], status["event"])
+        return status, _watched(socket, watch, timeout_s)
 
     # --- running flows --------------------------------------------------------------------------------
 
@@ -267,6 +282,23 @@ class AsyncClient:
             if descriptor not in self._watched:
                 loop.add_reader(descriptor, self._pump)
                 self._watched[descriptor] = socket
+
+
+async def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
+    """Wait until a subscription is in force. Raises `TimeoutError`."""
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    descriptor = descriptor_of(socket)
+    loop.add_reader(descriptor, arrived.set)
+    try:
+        while not watch.is_live:
+            arrived.clear()  # the descriptor tells of changes only, so everything is read before it is waited for again
+            while has_input(socket):
+                watch.receive(socket.recv_multipart(zmq.NOBLOCK)[-1])
+            if not watch.is_live:
+                await asyncio.wait_for(arrived.wait(), max(0, until_ms - now_ms()) / 1000)
+    finally:
+        loop.remove_reader(descriptor)
 
 
 async def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> AsyncIterator[Event | Missed]:

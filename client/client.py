@@ -176,9 +176,8 @@ class Client:
         return self._run(self._operations.query(what, arguments))
 
     def status(self) -> dict[str, Any]:
-        """Return broker, journal, lanes and workers in numbers."""
-        value: dict[str, Any] = self.query("status")
-        return value
+        """Return broker, journal, lanes and workers in numbers, and the `event` at which they are true."""
+        return self._run(self._operations.status())
 
     def digest(self, lane: str = "main") -> dict[str, Any]:
         """Return how many tasks a lane has retired, and the digest over them."""
@@ -204,6 +203,23 @@ class Client:
         watch = self._operations.watch(topics, timeout_s)
         # Subscribed here and not at the first `next`: what is done in between is seen.
         return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
+
+    def follow(
+        self, topics: Iterable[str] = (), *, timeout_s: float | None = None
+    ) -> tuple[dict[str, Any], Iterator[Event | Missed]]:
+        """Return the status, and as `events` all that happens from there on: nothing in between is missed."""
+        self._check_thread()
+        watch = self._operations.watch(topics, timeout_s)
+        self.status()  # or nobody is there
+        socket = subscriber(self._core.context, self._core.endpoints().events, [""])
+        try:
+            _live(socket, watch, self._operations.deadline())
+            status = self.status()
+        except BaseException:
+            socket.close()
+            raise
+        watch.begin_at(status["boot"], status["event"])
+        return status, _watched(socket, watch, timeout_s)
 
     # --- running flows --------------------------------------------------------------------------------
 
@@ -254,6 +270,15 @@ class Client:
     def _check_thread(self) -> None:
         if threading.get_ident() != self._thread:
             raise LocalError("a Client belongs to the thread that made it: make one per thread, or use AsyncClient")
+
+
+def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
+    """Wait until a subscription is in force."""
+    while not watch.is_live:
+        if socket.poll(max(0, min(until_ms - now_ms(), _POLL_MS_MAX))):
+            watch.receive(socket.recv_multipart()[-1])
+        elif now_ms() >= until_ms:
+            raise TimeoutError("the broker did not confirm the subscription in time")
 
 
 def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> Iterator[Event | Missed]:

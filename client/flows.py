@@ -17,7 +17,7 @@ from rota.client.options import MapOptions, SubmitOptions
 from rota.client.questions import Questions
 from rota.client.session import Key, Reply, Request, Session
 from rota.common.errors import Busy, NotReachable, RotaError, StorageFull
-from rota.common.messages import Accepted, ResultItem, Submit, TaskRun
+from rota.common.messages import Accepted, Answer, ResultItem, Submit, TaskRun
 from rota.common.results import Decoder, Result, result_of
 
 T = TypeVar("T")
@@ -121,8 +121,8 @@ class Flows:
                 yield from self.pause(until_ms)
                 wait_ms = min(2 * wait_ms, BUSY_WAIT_MS_MAX)
 
-    def question(self, what: str, arguments: dict[str, Any], deadline_ms: int) -> Flow[Any]:
-        """Ask a question and return the answer's value."""
+    def question(self, what: str, arguments: dict[str, Any], deadline_ms: int) -> Flow[Answer]:
+        """Ask a question and return the answer."""
         questions = self._questions
         contact_ms = self._now_ms() + self._limits.contact_ms
         number = questions.ask(what, arguments, self._now_ms())
@@ -135,7 +135,7 @@ class Flows:
             questions.forget(number)
         if isinstance(answer, RotaError):
             raise answer
-        return answer.value
+        return answer
 
     def pause(self, until_ms: int) -> Flow[None]:
         """Let time pass, with the connections alive."""

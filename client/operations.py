@@ -177,9 +177,17 @@ class Operations:
         return Watch(several("topics", topics))
 
     def query(self, what: str, arguments: Mapping[str, Any]) -> Flow[Any]:
+        return (yield from self.answer(what, arguments)).value
+
+    def answer(self, what: str, arguments: Mapping[str, Any]) -> Flow[Answer]:
+        """Ask a question, and return what the answer says of itself as well."""
         given = {name: value for name, value in arguments.items() if value is not None}
         checked(Query(0, what, given), LocalError, _QUERY)
         return self._flows.question(what, given, self._deadline(None))
+
+    def status(self) -> Flow[dict[str, Any]]:
+        answer = yield from self.answer("status", {})
+        return {**answer.value, "event": answer.event}
 
     def wait_idle(
         self, lane: str, timeout_s: float | None, progress: Callable[[dict[str, Any]], None] | None
@@ -236,6 +244,10 @@ class Operations:
             raise BadPayload(f"a run with {len(targets)} targets and {len(payloads)} payloads: give one for each")
         packed = [self._core.payloads.pack(target, value) for target, value in zip(targets, payloads, strict=True)]
         return run_of(run.targets if isinstance(run.targets, str) else tuple(targets), packed, run.priority)
+
+    def deadline(self) -> int:
+        """Return until when an answer is waited for, if a call says nothing else."""
+        return self._deadline(None)
 
     def _deadline(self, timeout_s: float | None) -> int:
         return now_ms() + self._milliseconds(timeout_s)

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from rota.common.errors import BadTarget
-from rota.common.messages import TOPICS, Event
+from rota.common.events import TOPIC_OF, TOPICS, Watching
+from rota.common.messages import Event
 from rota.common.wire import decode
 
 
@@ -29,16 +30,27 @@ class Watch:
         for topic in self._topics:
             if topic not in TOPICS:
                 raise BadTarget(f"{topic!r} is no topic of events; there are {', '.join(TOPICS)}", topic=topic)
+        self.is_live = False
         self._boot = 0
         self._last = 0
 
+    def begin_at(self, boot: int, event: int) -> None:
+        """Give nothing of what an answer takes account of; what follows it and was lost is a gap."""
+        self._boot, self._last = boot, event
+
     def receive(self, frame: bytes) -> tuple[Event | Missed, ...]:
-        """Return what a frame tells: nothing, an event, or a gap before it."""
+        """Return what a frame tells: nothing, an event, or a gap before it.
+
+        `is_live` from the moment when the subscription is in force.
+        """
         event = decode(frame, frozenset({Event}))
         assert isinstance(event, Event)
+        self.is_live = self.is_live or type(event.what) is Watching
+        if (event.boot, event.event) <= (self._boot, self._last):
+            return ()
         gap = self._gap_before(event)
         self._boot, self._last = event.boot, event.event
-        shown = (event,) if event.topic in self._topics else ()
+        shown = (event,) if TOPIC_OF.get(type(event.what)) in self._topics else ()
         return shown if gap is None else (gap, *shown)
 
     def _gap_before(self, event: Event) -> Missed | None:

@@ -30,6 +30,7 @@ from rota.common.columns import (
     sparse,
     value_at,
 )
+from rota.common.events import TOPIC_OF, Happened, Watching
 from rota.common.fields import (
     Blob,
     CodeName,
@@ -78,7 +79,6 @@ QUERIES: Final = (
     "dead",  # {lane, limit?}: dead letters
     "digest",  # {lane}: retired count and lane digest
 )
-TOPICS: Final = ("lane", "task", "worker", "journal", "divergence")
 
 _ARGUMENTS_MAX: Final = 16
 _new_tuple: Final[Any] = tuple.__new__  # past NamedTuple's own constructor, which takes twice as long
@@ -360,11 +360,14 @@ class Accepted(NamedTuple):
     tasks: Count
 
 
+@all_travel
 class Answer(NamedTuple):
     """The answer to a request that is not just accepted: MessagePack of plain values."""
 
     number: Count
     value: Plain
+    boot: Count = 0
+    event: Count = 0  # of a question: it is true at this event of this boot, follow from there
 
 
 class Refused(NamedTuple):
@@ -524,9 +527,13 @@ class Event(NamedTuple):
     boot: Count
     event: Count
     now_ms: Count
-    topic: Annotated[str, one_of(*TOPICS)]
     lane: Text64  # or empty
-    fields: PlainMap
+    what: Happened
+
+    @property
+    def topic(self) -> str:
+        """What it is published under."""
+        return self.what.topic if type(self.what) is Watching else TOPIC_OF[type(self.what)]
 
 
 FrontendRequest = Hello | Submit | OpenLane | Deploy | Cancel | SetPaused | SetWindow | DeadDrop | Await | Drain

@@ -112,7 +112,10 @@ def _follow(hint: Any, steps: list[int]) -> tuple[str, Any]:
     for step in steps:
         inner = bare(hint)
         if get_origin(inner) in (Union, UnionType):
-            inner = next((one for one in map(bare, get_args(inner)) if _is_array(one)), inner)
+            arrays = [one for one in map(bare, get_args(inner)) if _is_array(one)]
+            if len(arrays) > 1:
+                return path, hint  # which of them it was to be stands in the data only
+            inner = arrays[0] if arrays else inner
         if get_origin(inner) is tuple:
             items = get_args(inner)
             hint = items[0] if items[-1] is Ellipsis else items[step]

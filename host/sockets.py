@@ -60,8 +60,12 @@ def dealer(context: zmq.Context[Socket], endpoint: str) -> Socket:
 
 
 def publisher(context: zmq.Context[Socket], endpoint: str) -> Socket:
-    """Bind the PUB socket of events. A watcher that does not keep up loses events, the broker never waits."""
-    made = _socket(context, zmq.PUB)
+    """Bind the socket of events: a PUB that is told of subscriptions, each a message of one byte 1 and a topic.
+
+    A watcher that does not keep up loses events, the broker never waits.
+    """
+    made = _socket(context, zmq.XPUB)
+    made.set(zmq.XPUB_VERBOSE, 1)  # also of topics that somebody else has subscribed to
     made.set(zmq.SNDHWM, _EVENTS_QUEUE_MESSAGES)
     _bind(made, endpoint)
     return made

@@ -493,6 +493,10 @@ MUTATIONS: Final = (
         '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/runs/test_export.py",),
     ),
     Mutation(
+        "answer-ahead-of-its-events", "whoever reads and then follows misses nothing", "broker/state.py",
+        "event=self._told)", "event=self._told + 1)", ("tests/broker/test_queries.py",),
+    ),
+    Mutation(
         "door-stays-open", "no number of connections ends a broker", "host/open_files.py",
         "if not self._is_shut and used >= self._shut_at:", "if not self._is_shut and used >= 100 * self._shut_at:",
         ("tests/processes/test_connections.py",),

@@ -9,9 +9,11 @@ import pytest
 from rota.broker import records
 from rota.broker.durability import STORAGE_RETRY_MS, Durability
 from rota.broker.effects import FRONTEND, QUERY, Effects, News, Send
-from rota.common.messages import Accepted, Answer, Refused, Results, Welcome
+from rota.common.events import LanePaused
+from rota.common.messages import Accepted, Answer, Event, Refused, Results, Welcome
 
 RECORD = records.Diverged("main", 1, "counter/a", b"", b"", "w1")  # any record without an effect
+PAUSED = LanePaused(True)
 
 
 def effects(**fields: Any) -> Effects:
@@ -29,11 +31,11 @@ def test_what_waits_leaves_once_it_is_written() -> None:
     """Goal: sends and events leave after their record, once. Method: take, write, and write nothing more."""
     waiting = Durability()
     accepted = to_producer(Accepted(1, 1, 1))
-    waiting.take(effects(records=[RECORD], after=[accepted], news=[News("task", "main", {"seq": 1})]))
+    waiting.take(effects(records=[RECORD], after=[accepted], news=[News(1, "main", PAUSED)]))
     assert list(waiting.unwritten) == [RECORD]
     sends, events = waiting.written(7, 1_000)
     assert sends == [accepted]
-    assert [(event.boot, event.event, event.now_ms, event.fields) for event in events] == [(7, 1, 1_000, {"seq": 1})]
+    assert events == [Event(7, 1, 1_000, "main", PAUSED)]
     assert (list(waiting.unwritten), waiting.written(7, 1_001)) == ([], ([], []))
 
 
@@ -81,10 +83,10 @@ def test_what_is_held_is_bounded_and_a_gap_tells(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("rota.broker.durability.NEWS_HELD_MAX", 3)
     monkeypatch.setattr("rota.broker.durability.RESULTS_HELD_MAX", 2)
     waiting = Durability()
-    news = [News("task", "main", {"seq": seq}) for seq in range(5)]
+    news = [News(number, "main", PAUSED) for number in range(1, 6)]
     results = [to_producer(Results.of(())) for _ in range(4)]
     waiting.take(effects(records=[RECORD], after=results, news=news))
     waiting.failed("full", 0)
     sends, events = waiting.written(1, 1)
-    assert [(event.event, event.fields["seq"]) for event in events] == [(3, 2), (4, 3), (5, 4)]
+    assert [event.event for event in events] == [3, 4, 5]
     assert len(sends) == 2

@@ -13,6 +13,7 @@ from core_kit import Broker
 
 from rota.broker import records
 from rota.broker.journal import Journal
+from rota.common.events import OutcomesDiffer
 from rota.common.work import Outcomes
 
 
@@ -45,7 +46,7 @@ def test_an_outcome_that_comes_before_the_one_that_stands_is_compared(broker: Br
     _two_reports(broker, b" changed")
     (divergence,) = broker.recorded(records.Diverged)
     assert (divergence.turn, divergence.address, divergence.worker) == (1, "counter/a", "late")
-    assert broker.told("divergence", worker="late")
+    assert broker.told(OutcomesDiffer, worker="late")
     assert broker.counter("counter/a") == 1
 
 

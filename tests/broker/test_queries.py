@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import COUNTER, program
 
+from rota.broker.effects import QUERY, FromProducer, FromQuery, Subscribed
 from rota.common import wire
 from rota.common.errors import ProtocolError
-from rota.common.messages import QUERIES, Answer, Query, Refused
+from rota.common.events import LanePaused, Watching
+from rota.common.messages import QUERIES, Answer, Query, Refused, SetPaused
 
 ADD = program(["add", 1])
 
@@ -104,3 +106,31 @@ def test_no_question_can_hurt(busy: Broker, what: str, arguments: dict[str, Any]
     assert isinstance(busy.sent[-1].message, Answer | Refused)
     assert reply is not None
     assert len(busy.journal) == before
+
+
+def test_an_answer_says_at_which_event_it_is_true() -> None:
+    """Goal: whoever reads and then follows misses nothing and sees nothing twice. Method: ask before, between and after
+    things that are told, all in one step as well; what the answer shows is what the events up to its number told.
+    """
+    broker = Broker()
+    producer = broker.producer()
+    asked = FromQuery(b"q", Query(1, "lanes", {}))
+    pauses = [FromProducer(producer.identity, SetPaused(number, "main", number % 2 == 1)) for number in (1, 2, 3)]
+    broker.step(asked, pauses[0], asked, pauses[1], pauses[2], asked)
+    broker.step(asked)
+    answers = [sent.message for sent in broker.sent if isinstance(sent.message, Answer) and sent.socket == QUERY]
+    told = {news.number: news.what for news in broker.news}
+    assert list(told) == list(range(1, len(told) + 1))
+    for answer in answers:
+        (lane,) = answer.value
+        known = [what.paused for number, what in told.items() if number <= answer.event and type(what) is LanePaused]
+        assert lane["paused"] == (known[-1] if known else False)
+        assert answer.boot == 1
+    assert [answer.event - answers[0].event for answer in answers] == [0, 1, 3, 3]
+
+
+def test_a_subscription_is_told_to_whoever_made_it() -> None:
+    """Goal: a watcher knows from when on it sees all. Method: a subscription; its event has the next number."""
+    broker = Broker()
+    broker.step(Subscribed("worker"))
+    assert [(news.number, news.what) for news in broker.news][-1:] == [(1, Watching("worker"))]

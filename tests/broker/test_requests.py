@@ -11,6 +11,7 @@ from scripted import COUNTER, FUNCTION_CODE, MODEL_CODE, code, program
 
 from rota.broker import records
 from rota.common import errors, limits, messages
+from rota.common.events import JournalChanged, TaskFailure
 from rota.common.messages import Accepted, Answer, LaneSettings, Prepared, Refused, TaskRun
 
 MakeBroker = Callable[..., Broker]
@@ -231,7 +232,7 @@ def test_a_full_disk_refuses_inputs_and_keeps_what_was_acknowledged(broker: Brok
     assert isinstance(alice.submit("counter/a", ADD), Accepted)
     broker.run()
     assert broker.counter("counter/a") == 2
-    assert [fields["full"] for fields in broker.told("journal")] == [True, False]
+    assert [told.full for told in broker.told(JournalChanged)] == [True, False]
 
 
 def refused_later(broker: Broker, alice: Any) -> str:
@@ -258,7 +259,7 @@ def test_a_waiting_task_is_cancelled_in_its_place(broker: Broker) -> None:
     broker.worker()
     broker.run()
     assert {seq: item.kind for seq, item in alice.results.items()} == {1: "", 3: ""}
-    assert [news.fields["seq"] for news in broker.news if news.topic == "task"] == [2]
+    assert [told.seq for told in broker.told(TaskFailure)] == [2]
     assert broker.counter("counter/a") == 2
 
 

@@ -27,6 +27,7 @@ from rota.broker.state import BrokerState
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common import wire
+from rota.common.events import LaneMoved, WorkerDraining, WorkerJoined, WorkerLeft
 from rota.common.messages import Hello, Results, Welcome
 from rota.host.clock import HostClock
 from rota.host.endpoints import Endpoints
@@ -113,17 +114,16 @@ def test_slow_peers_are_served_while_the_disk_is_full(shell: Shell) -> None:
 
 def test_workers_that_come_and_go_are_in_the_log(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
     """Goal: operators find in the log who was there. Method: the events of a worker's life, as the core tells them."""
-    gpu = {"provider": "cpu", "reason": "no driver"}
     lives = [
-        News("worker", "", {"worker": "g1", "joined": True, "pool": "gpu", "fingerprint": gpu}),
-        News("worker", "", {"worker": "c1", "joined": True, "pool": "cpu", "fingerprint": {}}),
-        News("worker", "", {"worker": "c1", "left": True, "reason": "its process ended", "held": 3}),
-        News("worker", "", {"worker": "g1", "draining": True}),
-        News("worker", "", {"worker": "g1", "left": True, "reason": "it said goodbye"}),
-        News("lane", "main", {"retired": 1}),
+        WorkerJoined("g1", "gpu", (("provider", "cpu"), ("reason", "no driver"))),
+        WorkerJoined("c1", "cpu", ()),
+        WorkerLeft("c1", "its process ended", 3),
+        WorkerDraining("g1"),
+        WorkerLeft("g1", "it said goodbye", None),
+        LaneMoved(1, bytes(32), 0),
     ]
     with caplog.at_level(logging.INFO):
-        shell.carry_out(0, news=lives)
+        shell.carry_out(0, news=[News(number, "", what) for number, what in enumerate(lives, 1)])
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "worker g1 joined, models on cpu (no driver)"),
         ("INFO", "worker c1 joined"),

@@ -26,9 +26,11 @@ from scripted import code, program
 
 from rota.broker import records
 from rota.common import messages
+from rota.common.events import LaneMoved, LaneOpened, LanePaused, NameBound
 from rota.common.messages import Completed
 from rota.common.work import Outcomes
 
+_OF_LANES = (LaneOpened, LanePaused, NameBound, LaneMoved)
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 MakeBroker = Callable[..., Broker]
 
@@ -81,7 +83,11 @@ class Stage:
         lines = [f"    disk  {_record(record)}" for record in written]
         sent = [send for send in self.broker.sent if not isinstance(send.message, messages.HeartbeatAck)]
         lines += [f"    {self.name_of(send.identity)} <- {_message(send.message)}" for send in sent]
-        lines += [f"    news  {news.topic} {_fields(news.fields)}" for news in self.broker.news if news.topic != "lane"]
+        lines += [
+            f"    news  {news.what.label} {_fields(news.what.fields)}"
+            for news in self.broker.news
+            if type(news.what) not in _OF_LANES
+        ]
         return [*lines, *(f"    {line}" for line in shown or ())] or ["    nothing"]
 
     def name_of(self, identity: bytes) -> str:

@@ -9,6 +9,7 @@ from scripted import FUNCTION_CODE, MODEL_CODE, UNRUNNABLE, code, program
 
 from rota.broker import records
 from rota.common import limits, messages
+from rota.common.events import TaskUndone, WorkerLeft, WorkerPreparing
 from rota.common.messages import Revoke, TaskRun
 
 MakeBroker = Callable[..., Broker]
@@ -54,7 +55,7 @@ def test_a_fault_is_tried_elsewhere(broker: Broker) -> None:
     poor.lie(outcomes=(), state=None, stopped="faulted", reason="out of memory")
     assert not poor.orders
     assert rich.turns() == [1]
-    assert broker.told("worker", undone="faulted")[0]["reason"] == "out of memory"
+    assert broker.told(TaskUndone, why="faulted")[0].reason == "out of memory"
     broker.run()
     assert [alice.results[seq].ok for seq in (1, 2)] == [True, True]
     assert broker.counter("counter/a") == 2
@@ -94,7 +95,7 @@ def test_code_that_no_worker_can_run_is_refused(broker: Broker) -> None:
     broker.run()
     assert [alice.results[seq].kind for seq in range(1, 7)] == ["refused"] * 6
     assert {item.message for item in alice.results.values()} == {"no worker can run its code"}
-    assert {event["reason"] for event in broker.told("worker", undone="refused")} == {"no such device"}
+    assert {undone.reason for undone in broker.told(TaskUndone, why="refused")} == {"no such device"}
 
 
 def test_code_that_one_worker_refuses_runs_on_another(broker: Broker) -> None:
@@ -203,14 +204,14 @@ def test_the_time_of_a_task_does_not_run_while_its_code_is_compiled(broker: Brok
     alice.submit("counter/a", ADD)
     number = worker.orders[0].assignment
     worker.heartbeat(preparing=(messages.Preparation(number, "counter/a", 0),))
-    assert broker.told("worker", preparing=["counter/a"])
+    assert broker.told(WorkerPreparing, targets=("counter/a",))
     broker.live(60_000)
     assert broker.ask("workers")[0]["preparing"] == [["counter/a", 0]]
     worker.heartbeat(preparing=())
-    assert broker.told("worker", preparing=[])
+    assert broker.told(WorkerPreparing, targets=())
     worker.finish()
     assert alice.results[1].attempts == 1
     alice.submit("counter/a", ADD)
     worker.heartbeat(preparing=(messages.Preparation(worker.orders[0].assignment, "counter/a", 0),))
     broker.live(limits.PREPARE_MS_MAX + 10_000, step_ms=1_000)
-    assert broker.told("worker", worker="w1", left=True)
+    assert broker.told(WorkerLeft, worker="w1")

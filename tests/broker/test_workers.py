@@ -12,6 +12,7 @@ from scripted import MODEL_CODE, code, program
 from rota.broker import records
 from rota.common import limits, messages
 from rota.common.digests import digest
+from rota.common.events import OutcomesDiffer, WorkerExpelled, WorkerJoined, WorkerLeft
 from rota.common.messages import Completed, Registered, Revoke, TaskRun
 from rota.common.work import Done, Emit, Failed, Outcomes, Provenance
 
@@ -32,7 +33,7 @@ def test_a_worker_registers_and_gets_work(broker: Broker) -> None:
     worker = broker.worker()
     assert last_registered(worker) == Registered(1, 1_000, ())
     assert worker.turns() == [1]
-    assert broker.told("worker", worker="w1", joined=True)
+    assert broker.told(WorkerJoined, worker="w1")
 
 
 def test_a_completion_says_who_when_and_how_long(make_broker: MakeBroker) -> None:
@@ -96,7 +97,7 @@ def test_another_process_under_a_name_replaces_the_first(broker: Broker) -> None
     second = broker.worker("w1", pid=2, identity=b"second")
     assert second.turns() == [1]
     assert len(broker.core.dispatcher.workers) == 1
-    assert broker.told("worker", worker="w1", left=True)
+    assert broker.told(WorkerLeft, worker="w1")
 
 
 def test_work_of_an_older_boot_is_not_taken(broker: Broker) -> None:
@@ -329,7 +330,7 @@ def test_a_liar_is_expelled(lie: str, broker: Broker) -> None:
     liar = broker.worker("liar")
     alice.submit("counter/a", ADD)
     liar.lie(**LIES[lie])
-    assert broker.told("worker", worker="liar", expelled=True)
+    assert broker.told(WorkerExpelled, worker="liar")
     assert isinstance(liar.inbox[-1], messages.Refused)
     assert broker.lane().retired == 0
     assert not broker.core.dispatcher.workers
@@ -343,7 +344,7 @@ def test_a_wrong_number_of_folds_is_a_lie(broker: Broker) -> None:
     alice, liar = broker.producer(), broker.worker("liar")
     alice.submit("counter/a", ADD)
     liar.say(Completed("liar", liar.orders[0].assignment, (), 1))
-    assert broker.told("worker", worker="liar", expelled=True)
+    assert broker.told(WorkerExpelled, worker="liar")
 
 
 def test_state_of_a_function_is_a_lie(broker: Broker) -> None:
@@ -352,7 +353,7 @@ def test_state_of_a_function_is_a_lie(broker: Broker) -> None:
     alice.deploy("model:net", MODEL_CODE)
     alice.submit("model:net", ADD)
     liar.lie(outcomes=(done(),), state=b"1")
-    assert broker.told("worker", worker="liar", expelled=True)
+    assert broker.told(WorkerExpelled, worker="liar")
 
 
 def test_nobody_answers_for_another(broker: Broker) -> None:
@@ -403,7 +404,7 @@ def test_a_late_answer_that_differs_is_a_divergence(broker: Broker) -> None:
     (report,) = broker.recorded(records.Diverged)
     assert (report.lane, report.turn, report.address, report.worker) == ("main", 2, "counter/a", "slow")
     assert report.kept != report.other
-    assert broker.told("divergence", turn=2)
+    assert broker.told(OutcomesDiffer, turn=2)
     assert broker.lane().digest == before
     assert broker.core.world.divergences == 1
 

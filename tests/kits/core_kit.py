@@ -179,13 +179,10 @@ class Broker:
             for worker in list(self.workers.values()):
                 busy = worker.finish() or busy
 
-    def told(self, topic: str, **fields: Any) -> list[dict[str, Any]]:
-        """The published events of a topic that carry these fields."""
-        return [
-            news.fields
-            for news in self.news
-            if news.topic == topic and all(news.fields.get(key) == value for key, value in fields.items())
-        ]
+    def told(self, kind: type, **fields: Any) -> list[Any]:
+        """What was published of a kind with these fields."""
+        found = [news.what for news in self.news if isinstance(news.what, kind)]
+        return [what for what in found if all(getattr(what, key) == value for key, value in fields.items())]
 
     def recorded(self, kind: type) -> list[Any]:
         """The records of a kind that are on the disk."""

@@ -184,7 +184,7 @@ def at_moments(run_dir: Path, moments: Sequence[int], *, new_broker: bool = Fals
             for event in client.events(timeout_s=_QUIET_SECONDS):
                 if isinstance(event, Missed):
                     stale = stale and event.events is not None
-                elif not stale and event.lane == LANE and event.fields.get("retired", 0) >= left[0]:
+                elif not stale and event.lane == LANE and getattr(event.what, "retired", 0) >= left[0]:
                     yield left.pop(0)
                     stale = new_broker
                 if not left:

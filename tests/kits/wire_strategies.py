@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rota.common import limits, messages, work
+from rota.common import events, limits, messages, work
 from rota.common.columns import Blobs, sparse
 
 COUNT = st.integers(0, limits.NOW_MS_MAX)
@@ -96,6 +96,17 @@ POOL = st.sampled_from(("cpu", "gpu"))
 POSITIVE = st.integers(1, limits.NOW_MS_MAX)
 PID = st.integers(0, limits.PID_MAX)
 
+HAPPENED = st.one_of(
+    st.builds(events.LaneOpened, FLAG), st.builds(events.LanePaused, FLAG), st.builds(events.NameBound, TEXT, DIGEST),
+    st.builds(events.LaneMoved, COUNT, DIGEST, COUNT), st.builds(events.TaskFailure, COUNT, COUNT, TARGET, TEXT, TEXT),
+    st.builds(events.TaskUndone, TEXT, TEXT, COUNT, COUNT, TARGET, TEXT),
+    st.builds(events.WorkerJoined, TEXT, NAME, some(st.tuples(TEXT, TEXT))), st.builds(events.WorkerDraining, TEXT),
+    st.builds(events.WorkerLeft, TEXT, TEXT, st.none() | COUNT), st.builds(events.WorkerExpelled, TEXT, TEXT),
+    st.builds(events.WorkerHeldUp, TEXT, some(COUNT)), st.builds(events.WorkerPreparing, TEXT, some(TARGET)),
+    st.builds(events.JournalChanged, FLAG, TEXT), st.builds(events.OutcomesDiffer, COUNT, TARGET, TEXT),
+    st.builds(events.Watching, TEXT),
+)  # fmt: skip
+
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Hello: st.builds(messages.Hello, COUNT, TEXT),
     messages.Submit: st.builds(
@@ -113,7 +124,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Drain: st.builds(messages.Drain, COUNT, FLAG),
     messages.Welcome: st.builds(messages.Welcome, COUNT, COUNT, TEXT),
     messages.Accepted: st.builds(messages.Accepted, COUNT, COUNT, COUNT),
-    messages.Answer: st.builds(messages.Answer, COUNT, PLAIN | MAP),
+    messages.Answer: st.builds(messages.Answer, COUNT, PLAIN | MAP, COUNT, COUNT),
     messages.Refused: st.builds(messages.Refused, COUNT, TEXT, TEXT, MAP),
     messages.Results: st.builds(messages.Results.of, some(items())),
     messages.Query: st.builds(messages.Query, COUNT, st.sampled_from(messages.QUERIES), ARGUMENTS),
@@ -133,6 +144,6 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Revoke: st.builds(messages.Revoke, COUNT),
     messages.Prepare: st.builds(messages.Prepare, COUNT, TARGET, CODE),
     messages.Event: st.builds(
-        messages.Event, COUNT, COUNT, COUNT, st.sampled_from(messages.TOPICS), TEXT, MAP
+        messages.Event, COUNT, COUNT, COUNT, TEXT, HAPPENED
     ),
 }  # fmt: skip

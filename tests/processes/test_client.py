@@ -32,6 +32,7 @@ from rota.client import (
     UnknownTask,
 )
 from rota.common.errors import CodeError, LocalError
+from rota.common.events import LanePaused
 from rota.common.messages import Event
 
 pytestmark = pytest.mark.processes
@@ -263,6 +264,43 @@ def test_events_are_followed(rota_up: Start, run_dir: Path) -> None:
     for event in events:
         assert isinstance(event, Event)
         assert (event.topic, event.lane) == ("lane", "seen")
+
+
+def test_what_is_read_is_followed_without_a_gap(rota_up: Start, run_dir: Path) -> None:
+    """Goal: read, then follow: nothing in between is missed or told twice. Method: another client pauses and releases a
+    lane without a pause of its own; whoever begins to follow at any moment sees the next event, and it is the one that
+    changes what the status said. Blocking and asyncio.
+    """
+    rota_up(run_dir, cpu_workers=0)
+    enough = threading.Event()
+
+    def keep_changing() -> None:
+        with Client(run_dir) as client:
+            client.open_lane("seen")
+            while not enough.is_set():
+                client.pause("seen")
+                client.release("seen")
+
+    async def follow() -> tuple[dict[str, Any], list[Any]]:
+        async with AsyncClient(run_dir) as client:
+            status, stream = await client.follow(timeout_s=60)
+            return status, [await anext(stream) for _ in range(3)]
+
+    changing = threading.Thread(target=keep_changing)
+    changing.start()
+    try:
+        with Client(run_dir) as client:
+            next(client.events(["lane"], timeout_s=60))  # it has begun
+            for _ in range(10):
+                status, stream = client.follow(timeout_s=60)
+                for told, events in ((status, [next(stream) for _ in range(3)]), asyncio.run(follow())):
+                    assert [event.event for event in events] == [told["event"] + place for place in (1, 2, 3)]
+                    (lane,) = [lane for lane in told["lanes"] if lane["lane"] == "seen"]
+                    paused = [event.what.paused for event in events if isinstance(event.what, LanePaused)]
+                    assert not paused or paused[0] is not lane["paused"]
+    finally:
+        enough.set()
+        changing.join()
 
 
 def test_models_are_added_and_used(rota_up: Start, run_dir: Path, tmp_path: Path, rota: Callable[..., str]) -> None:

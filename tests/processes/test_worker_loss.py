@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rota.client import Client, Limits, Missed
+from rota.common.events import WorkerLeft
 from rota.common.limits import ASSIGNMENTS_PER_WORKER, FUEL_MAX, POISON_DEATHS_MAX
 from rota.common.work import FUNCTION
 from rota.host.service import Exit
@@ -58,10 +59,10 @@ def test_death_is_noticed_at_once(rota_up: RotaUp, run_dir: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         for event in events:
             assert not isinstance(event, Missed)
-            if event.fields["worker"] == names[pid] and event.fields.get("left"):
+            if isinstance(event.what, WorkerLeft) and event.what.worker == names[pid]:
                 break
         assert time.monotonic() - killed < 1.0
-        assert event.fields["reason"] == "its process ended"
+        assert event.what.reason == "its process ended"
 
 
 def test_killed_worker_costs_only_what_it_held(rota_up: RotaUp, run_dir: Path) -> None:

@@ -22,6 +22,7 @@ from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.errors import NumberReused, RotaError
+from rota.common.events import LaneMoved, OutcomesDiffer, TaskFailure
 from rota.common.messages import Accepted, Answer, Completed, DeadDrop, Event, ResultItem, Submit
 from rota.common.work import RECORDED_FAILURES, Failed, Fold, Outcome
 
@@ -187,13 +188,13 @@ class Checker:
         if event.boot == boot:
             assert event.event > number, "events are numbered upwards"
         self._events = (event.boot, event.event)
-        fields = event.fields
-        if event.topic == "lane" and "digest" in fields:
-            self.digest_told(event.lane, fields["retired"], fields["digest"])
-        elif event.topic == "task":
-            self._failures[fields["seq"]] = (fields["kind"], fields["message"])
-        elif event.topic == "divergence":
-            self._divergences_told[(event.lane, fields["turn"])] = None
+        what = event.what
+        if isinstance(what, LaneMoved):
+            self.digest_told(event.lane, what.retired, what.digest)
+        elif isinstance(what, TaskFailure):
+            self._failures[what.seq] = (what.kind, what.message)
+        elif isinstance(what, OutcomesDiffer):
+            self._divergences_told[(event.lane, what.turn)] = None
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

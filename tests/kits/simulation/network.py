@@ -309,7 +309,7 @@ class Publisher(_Socket):
 class Context:
     """What a process uses as its `zmq.Context`."""
 
-    _KINDS: ClassVar = {zmq.DEALER: Dealer, zmq.ROUTER: Router, zmq.PUB: Publisher}
+    _KINDS: ClassVar = {zmq.DEALER: Dealer, zmq.ROUTER: Router, zmq.XPUB: Publisher}
 
     def __init__(self, network: Network, process: Process) -> None:
         self._network = network

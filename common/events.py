@@ -1,0 +1,187 @@
+"""What the broker tells watchers: one class for each thing that can happen, with its number on the wire. PURE.
+
+An event carries one of these (`messages.Event`). On the wire it is an array of the number and the fields; a number is
+never reused. To add one: its class, its topic in TOPICS_OF, its row in docs/PROTOCOL.md. Fields only ever grow at the
+end, and only with a new protocol version.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct, structs
+
+from rota.common import limits
+from rota.common.fields import Count, Digest, Name, Target, Text, Text32, WorkerName
+
+Topic = Literal["lane", "task", "worker", "journal", "divergence"]
+
+_Counts = Annotated[tuple[Count, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+_Targets = Annotated[tuple[Target, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+_Facts = Annotated[tuple[tuple[Text, Text], ...], Meta(max_length=1_024)]
+
+
+class Happening(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Something that happened."""
+
+    @property
+    def label(self) -> str:
+        """What happened, in lower case, as commands show it."""
+        return re.sub(r"(?<=.)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What it says, by the names of the fields."""
+        return structs.asdict(self)
+
+
+class LaneOpened(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """A lane was opened."""
+
+    paused: bool
+
+
+class LanePaused(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
+    """A lane was paused or released."""
+
+    paused: bool
+
+
+class NameBound(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
+    """A name was bound to code."""
+
+    name: Text
+    code_digest: Digest
+
+
+class LaneMoved(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
+    """Tasks of a lane retired: how far it is."""
+
+    retired: Count
+    digest: Digest
+    waiting: Count
+
+
+class TaskFailure(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
+    """A task has a failure for its outcome."""
+
+    seq: Count
+    turn: Count
+    target: Target
+    kind: Text32
+    message: Text
+
+
+class TaskUndone(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=11):
+    """A worker gave a task back: it could not do this one (`faulted`), or cannot run its code (`refused`)."""
+
+    worker: WorkerName
+    why: Text32
+    seq: Count
+    turn: Count
+    target: Target
+    reason: Text
+
+
+class WorkerJoined(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
+    """A worker registered. `facts`: its fingerprint, nested names with dots."""
+
+    worker: WorkerName
+    pool: Name
+    facts: _Facts
+
+
+class WorkerDraining(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
+    """A worker takes no more."""
+
+    worker: WorkerName
+
+
+class WorkerLeft(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=22):
+    """A worker is gone; what it held runs elsewhere. `held` nil: it said goodbye."""
+
+    worker: WorkerName
+    reason: Text
+    held: Count | None
+
+
+class WorkerExpelled(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=23):
+    """A worker answered what cannot be."""
+
+    worker: WorkerName
+    reason: Text
+
+
+class WorkerHeldUp(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=24):
+    """A worker does not come out of these assignments; empty: it has."""
+
+    worker: WorkerName
+    assignments: _Counts
+
+
+class WorkerPreparing(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=25):
+    """A worker compiles or loads code for these; empty: no longer."""
+
+    worker: WorkerName
+    targets: _Targets
+
+
+class JournalChanged(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=30):
+    """Writing the journal began to fail, or works again."""
+
+    full: bool
+    reason: Text
+
+
+class OutcomesDiffer(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=40):
+    """A task was executed twice with different outcomes; the first stands."""
+
+    turn: Count
+    target: Target
+    worker: WorkerName
+
+
+class Watching(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=50):
+    """A subscription is in force: whoever made it misses nothing from here on."""
+
+    topic: Text
+
+
+TOPIC_OF: Final[dict[type[Happening], Topic]] = {
+    LaneOpened: "lane",
+    LanePaused: "lane",
+    NameBound: "lane",
+    LaneMoved: "lane",
+    TaskFailure: "task",
+    TaskUndone: "worker",
+    WorkerJoined: "worker",
+    WorkerDraining: "worker",
+    WorkerLeft: "worker",
+    WorkerExpelled: "worker",
+    WorkerHeldUp: "worker",
+    WorkerPreparing: "worker",
+    JournalChanged: "journal",
+    OutcomesDiffer: "divergence",
+}
+"""What each belongs to, to choose by. `Watching` goes out under what was subscribed to."""
+TOPICS: Final = tuple(dict.fromkeys(TOPIC_OF.values()))
+
+Happened = Annotated[
+    LaneOpened
+    | LanePaused
+    | NameBound
+    | LaneMoved
+    | TaskFailure
+    | TaskUndone
+    | WorkerJoined
+    | WorkerDraining
+    | WorkerLeft
+    | WorkerExpelled
+    | WorkerHeldUp
+    | WorkerPreparing
+    | JournalChanged
+    | OutcomesDiffer
+    | Watching,
+    Meta(description="one of the events"),
+]
