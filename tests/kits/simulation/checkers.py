@@ -58,6 +58,9 @@ class Checker:
         self._failures: dict[int, tuple[str, str]] = {}  # as events told them
         self._divergences_told: dict[tuple[str, int], None] = {}
         self._events = (0, 0)  # boot and number of the last one
+        # How far each lane of a boot was, by the number of an event: as events told it, and as answers did.
+        self._moves: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        self._answered: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._lies: dict[tuple[bytes, int], None] = {}  # seed of the lane, turn
         # Outcomes that came late, of the present boot, with the tasks that the same worker ran before.
         self._late: list[tuple[Task, Outcome, list[Task]]] = []
@@ -178,6 +181,18 @@ class Checker:
         small = self.simulation.plan.world_settings.get("results_max", 1 << 30) < 1_000
         assert small or error.code != "expired", f"the result of task {seq} is gone: {error}"
 
+    def read(self, what: str, answer: Answer) -> None:
+        """A question was answered: what it says of a lane is what the events up to its number told, or newer."""
+        if what != "digest":
+            return
+        key, retired = (answer.boot, answer.value["lane"]), answer.value["retired"]
+        self._answered.setdefault(key, []).append((answer.event, retired))
+        moves = self._moves.get(key, [])
+        assert all(at <= retired for number, at in moves if number <= answer.event), "an answer is older than it says"
+        assert all(at >= retired for number, at in moves if number > answer.event), (
+            "an event tells what was read before"
+        )
+
     def digest_told(self, lane: str, retired: int, digest: bytes) -> None:
         known = self._digests.setdefault((lane, retired), digest)
         assert known == digest, f"lane {lane} had another digest at {retired} before"
@@ -191,6 +206,10 @@ class Checker:
         what = event.what
         if isinstance(what, LaneMoved):
             self.digest_told(event.lane, what.retired, what.digest)
+            key = (event.boot, event.lane)
+            self._moves.setdefault(key, []).append((event.event, what.retired))
+            for number, retired in self._answered.get(key, ()):
+                assert event.event <= number or what.retired >= retired, "an event tells what was read before"
         elif isinstance(what, TaskFailure):
             self._failures[what.seq] = (what.kind, what.message)
         elif isinstance(what, OutcomesDiffer):

@@ -174,7 +174,9 @@ class Client(SimProcess):
     def question(self, what: str, **arguments: Any) -> Generator[Turn, None, Any]:
         """Ask, and return the answer's value or None."""
         try:
-            value = yield from self.flows.question(what, arguments, self.now_ms() + ANSWER_MS)
+            answer = yield from self.flows.question(what, arguments, self.now_ms() + ANSWER_MS)
+            self.simulation.checker.read(what, answer)
+            value = answer.value
         except (RotaError, TimeoutError):
             return None
         return value
