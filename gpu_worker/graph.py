@@ -114,7 +114,7 @@ def _tensor(data: memoryview, begin: int, stop: int, found: Graph) -> str:
         elif number == _EXTERNAL_DATA and end >= 0 and _text(data, start, end, 1) == "location":
             location = _text(data, start, end, 2)
         elif number == _DATA_LOCATION and end < 0:
-            is_external = start == _EXTERNAL
+            is_external = start & 0xFFFF_FFFF == _EXTERNAL  # an enum has 32 bits, what is above them is cut off
     if is_external:
         found.external[location] = name
     return name
@@ -130,7 +130,10 @@ def _text(data: memoryview, begin: int, stop: int, wanted: int) -> str:
 
 
 def _decoded(data: memoryview, start: int, end: int) -> str:
-    return bytes(data[start:end]).decode("utf-8", "replace")
+    try:
+        return bytes(data[start:end]).decode()
+    except UnicodeDecodeError:
+        raise ValueError("a name in it is not UTF-8") from None
 
 
 def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:

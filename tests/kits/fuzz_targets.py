@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import file_targets
 import message_targets
+import model_targets
 import proof_targets
 import text_targets
 import value_targets
@@ -11,6 +12,6 @@ from _fuzz_engine import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for kind in (message_targets, value_targets, file_targets, proof_targets, text_targets)
+    for kind in (message_targets, value_targets, file_targets, model_targets, proof_targets, text_targets)
     for target in kind.TARGETS
 }
