@@ -113,7 +113,11 @@ _WORKER_WORDS = st.one_of(
               st.sampled_from((0, 1 << 20)), st.just("here"), st.integers(0, 3),
               st.sampled_from(({"engine": "scripted"}, {"profile": "odd"}, {})), st.integers(0, 3),
               st.lists(st.integers(0, 1 << 33), max_size=2).map(tuple)),
-    st.builds(messages.Heartbeat, _WORKER, st.integers(0, 2), st.lists(st.integers(0, 3), max_size=2).map(tuple)),
+    st.builds(
+        messages.Heartbeat, _WORKER, st.integers(0, 2), st.lists(st.integers(0, 3), max_size=2).map(tuple),
+        st.lists(st.builds(messages.Preparation, st.integers(0, 3), _ADDRESS, st.integers(0, 9)), max_size=2)
+        .map(tuple),
+    ),
     st.builds(messages.Goodbye, _WORKER, st.booleans()),
     MESSAGES[messages.Completed],
     st.builds(messages.Prepared, _WORKER, st.integers((1 << 32) + 1, (1 << 32) + 3), st.booleans(), st.just({}),
