@@ -211,9 +211,8 @@ class Dispatcher:
         return worker
 
     def idlest(self, pool: str) -> Worker | None:
-        """Return the worker of a pool that has the least to do, among those that stay; None if there is none."""
-        staying = [worker for worker in self._pools[pool].workers if not worker.draining]
-        return min(staying, key=lambda worker: worker.held_tasks, default=None)
+        """Return the worker of a pool that has the least to do, among those that take work; None if there is none."""
+        return min(self._able(self._pools[pool]), key=lambda worker: worker.held_tasks, default=None)
 
     def leave(self, worker: Worker, *, died: bool) -> list[Task]:
         """Forget a worker; what it held runs again elsewhere. Returns the tasks whose running alone killed it."""

@@ -9,12 +9,23 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+from wasmtime import wat2wasm
 
 from rota import local
+from rota.broker.verdicts import verdict_text
 from rota.common.digests import lane_seed
 from rota.common.limits import INLINE_BYTES_MAX
+from rota.common.work import Code
 
 Factory = Callable[..., local.Lane]
+
+# Payload "!": recurse without end. Anything else comes back.
+RECURSE = """(module (memory (export "memory") 1)
+    (func (export "rota_alloc") (param i32) (result i32) i32.const 1024)
+    (func $down (param i32) (result i32) (i32.add (call $down (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
+    (func (export "rota_call") (param $at i32) (param $size i32) (result i64)
+        (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 33)) (then (drop (call $down (i32.const 0)))))
+        (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32)) (i64.extend_i32_u (local.get $size)))))"""
 
 
 def count(number: int) -> bytes:
@@ -219,6 +230,26 @@ def test_the_seed_is_that_of_the_name(rota_lane_factory: Factory, agents: Path) 
         lane.run()
         digests.append(lane.digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_task_that_cannot_be_done_here_fails_alone(rota_lane_factory: Factory) -> None:
+    """Goal: as in a broker, one failure of a fixed text, however tasks are grouped, and the reason at hand. Method: 20
+    tasks of which one recurses without end, run at once and turn by turn; and the same text as a broker's verdict.
+    """
+    module = bytes(wat2wasm(RECURSE))
+    digests = []
+    for steps in (False, True):
+        lane = rota_lane_factory(f"steps{steps}", seed=b"s" * 32)
+        lane.deploy("f", module, "function", fuel=1 << 40)
+        handles = lane.submit_many("f", [b"!" if index == 7 else b"%d" % index for index in range(20)])
+        while steps and lane.step() is not None:
+            pass
+        lane.run()
+        outcomes = [handle.outcome() for handle in handles]
+        failed = [(place, one.kind, one.message) for place, one in enumerate(outcomes) if not one.ok]
+        assert failed == [(7, "faulted", verdict_text("faulted", Code(bytes(32), "function")))]
+        digests.append(lane.digest)
+    assert digests[0] == digests[1]
 
 
 def test_wrong_calls_are_refused_in_words(rota_lane_factory: Factory, agents: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ How tasks share folds depends on the number of workers and their pace; outcomes 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,8 @@ def test_one_stack_overflow_fails_one_task(rota_up: RotaUp, run_dir: Path) -> No
                 digests.append(client.digest(lane)["digest"])
         assert "stack overflow in rota_call" in up.text
         up.close()
+    verify = [sys.executable, "-m", "rota.cli", "verify", str(run_dir / "2")]
+    assert subprocess.run(verify, capture_output=True, check=False).returncode == 0, "the verdicts are in the run"
     assert len(set(digests)) == 1
 
 
