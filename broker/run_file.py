@@ -164,8 +164,9 @@ class RunFile:
             write.executemany(
                 "INSERT INTO records VALUES (?, ?, ?)", [(number, body, chain) for number, body, chain, _ in block]
             )
-            names = [(entry.names, entry.number) for entry in block if entry.names]
-            write.executemany("INSERT OR REPLACE INTO named VALUES (?, ?)", names)
+            for entry in block:
+                if entry.names:
+                    write.execute("INSERT OR REPLACE INTO named VALUES (?, ?)", (entry.names, entry.number))
         assert self._note is not None
         self._note.write(Position(block[-1].number, block[-1].chain))
 

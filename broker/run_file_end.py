@@ -29,26 +29,22 @@ class Identity:
     """The files of a run as they were when they were opened for writing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._opened = self._look()
+        self._opened = [(name, _identity_of(name)) for name in (str(path), str(beside(path, "-wal")))]
 
     def check(self) -> None:
         """Raise `JournalLost` if what lies at the paths is not what is written to."""
-        found = self._look()
-        for name, opened in self._opened.items():
-            if found[name] != opened:
-                what = "is not there any more" if found[name] is None else "is another file now"
+        for name, opened in self._opened:
+            found = _identity_of(name)
+            if found != opened:
+                what = "is not there any more" if found is None else "is another file now"
                 raise JournalLost(
                     f"{name} {what}: it was removed, moved or replaced while this process wrote to it. Nothing more is "
                     "acknowledged; put the run folder back from a copy and start again, or start in another one",
                     path=name,
                 )
 
-    def _look(self) -> dict[str, tuple[int, int] | None]:
-        return {str(path): _identity_of(path) for path in (self._path, beside(self._path, "-wal"))}
 
-
-def _identity_of(path: Path) -> tuple[int, int] | None:
+def _identity_of(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
     except OSError:
@@ -71,8 +67,7 @@ class EndNote:
         """Note that the records up to here are on the disk."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
-                os.lseek(self._descriptor, 0, os.SEEK_SET)
-                os.write(self._descriptor, b"%020d %s\n" % (end.number, end.chain.hex().encode()))
+                _write_at_start(self._descriptor, b"%020d %s\n" % (end.number, end.chain.hex().encode()))
 
     def close(self, *, remove: bool) -> None:
         """Close the note; with `remove` it goes, because the run file stands for itself again."""
@@ -81,6 +76,14 @@ class EndNote:
             self._descriptor = None
         if remove:
             self._path.unlink(missing_ok=True)
+
+
+def _write_at_start(descriptor: int, line: bytes) -> None:
+    if hasattr(os, "pwrite"):
+        os.pwrite(descriptor, line, 0)
+    else:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, line)
 
 
 def noted_end(path: Path) -> Position | None:

@@ -508,7 +508,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "removed-files-not-noticed", "nothing is acknowledged into files that are gone", "broker/run_file_end.py",
-        "            if found[name] != opened:\n", "            if found[name] is opened:\n", _LOG,
+        "            if found != opened:\n", "            if found is opened is None:\n", _LOG,
     ),
     Mutation(
         "lost-records-not-missed", "records that were acknowledged are missed", "broker/run_file.py",
