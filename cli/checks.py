@@ -6,6 +6,7 @@ again. A check that cannot be made on this system says nothing. A new check is a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -169,17 +170,15 @@ def check_run_folder(connection: Connection) -> Iterator[Finding]:
 
 
 def check_run_file(connection: Connection) -> Iterator[Finding]:
-    """Whether the head of the run file and its WAL are in order; its records are read by a broker when it starts."""
+    """Whether the run file is all there, head and WAL in order; its records are read by a broker at its start."""
     path = connection.run_folder().journal
     if not path.exists():
         return
-    from rota.broker.journal import Journal
-
     try:
         try:
-            Journal.open(path, read_only=True).close()
+            _look_at_run_file(path)
         except JournalError:  # a broker that writes a new WAL over the old one at this moment looks like damage, once
-            Journal.open(path, read_only=True).close()
+            _look_at_run_file(path)
     except JournalError as error:
         problem, _, remedy = error.message.partition(". ")
         yield Finding("run file", "error", problem, remedy)
@@ -187,6 +186,13 @@ def check_run_file(connection: Connection) -> Iterator[Finding]:
         yield Finding("run file", "error", f"{path} cannot be read: {error}", "run the doctor as the broker's user")
     else:
         yield Finding("run file", "ok", str(path))
+
+
+def _look_at_run_file(path: Path) -> None:
+    from rota.broker.run_file import RunFile
+
+    with contextlib.closing(RunFile.open(path, read_only=True)) as run_file:
+        run_file.extent()
 
 
 def check_fsync(connection: Connection) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from rota.common import limits
 from rota.common.arguments import seconds
 from rota.common.errors import BadTarget, ConfigError, LocalError, NotReachable, RotaError
 from rota.common.shown import shown
-from rota.host.endpoints import Endpoints, RunFolder
+from rota.host.endpoints import Endpoints, RunFolder, shut_path
 from rota.host.sockets import Socket
 from rota.host.sockets import context as new_context
 from rota.tensors.payloads import Payloads
@@ -132,6 +132,9 @@ class Core:
 
     def _not_reachable(self, what: str) -> NotReachable:
         endpoint = self.endpoints().frontend
+        if shut_path(Path(endpoint.removeprefix("ipc://"))).exists():
+            why = "it lets nobody in, because too many connections are open: `rota doctor` says more; try again later"
+            return NotReachable(f"{what} at {endpoint}: {why}", endpoint=endpoint)
         start = "" if isinstance(self._where, Endpoints) else self._start_command()
         return NotReachable(f"{what} at {endpoint}: is the broker running?{start}", endpoint=endpoint)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rota.broker import records
 from rota.broker.journal import Journal
 from rota.cli import checks
 from rota.cli.__main__ import main
@@ -67,6 +70,31 @@ def test_a_folder_that_cannot_be_entered_privately_is_an_error(run_dir: Path) ->
     assert levels(list(checks.check_sockets(Connection(run_dir, None, 1)))) == {"sockets": "error"}
     sockets.chmod(0o700)
     assert levels(list(checks.check_sockets(Connection(run_dir, None, 1)))) == {"sockets": "ok"}
+
+
+def test_a_run_file_that_is_not_all_there_is_an_error(run_dir: Path) -> None:
+    """Goal: one learns of lost records before a broker refuses the file. Method: as a kill leaves it, whole, with half
+    of its WAL, and without it.
+    """
+    connection = Connection(run_dir, None, 1)
+    path = connection.run_folder().journal
+    live = run_dir / "live"
+    live.mkdir()
+    with closing(Journal.open(live / path.name)) as journal:
+        list(journal.read())
+        journal.append([records.Epoch(1, 0, ())])
+        journal.append([records.Mark("main", 1, bytes(32))])
+        for file in live.glob("run.rota*"):
+            shutil.copy(file, run_dir)
+    wal = run_dir / "run.rota-wal"
+    assert levels(list(checks.check_run_file(connection))) == {"run file": "ok"}
+    wal.write_bytes(wal.read_bytes()[:4_000])
+    (finding,) = checks.check_run_file(connection)
+    assert (finding.level, "was acknowledged" in finding.message) == ("error", True)
+    wal.unlink()
+    (run_dir / "run.rota-end").unlink()
+    (finding,) = checks.check_run_file(connection)
+    assert (finding.level, "is not there" in finding.message) == ("error", True)
 
 
 def test_a_foreign_run_file_is_an_error(run_dir: Path) -> None:
