@@ -70,6 +70,13 @@ class Unreachable(NamedTuple):
     identity: bytes
 
 
+class Slow(NamedTuple):
+    """A producer's connection does not take what it is sent, or takes it again."""
+
+    identity: bytes
+    slow: bool
+
+
 class StorageChanged(NamedTuple):
     """Writing the journal began to fail, or works again."""
 
@@ -94,6 +101,7 @@ Event = (
     | Subscribed
     | WorkerDied
     | Unreachable
+    | Slow
     | StorageChanged
     | SnapshotWritten
     | Tick

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterator
+from heapq import merge
 from typing import Final, NamedTuple
 
 from rota.broker.dead_letters import DeadLetters
@@ -526,8 +528,11 @@ class Lane:
 
     def waiting_runs(self) -> list[Run]:
         """The runs with tasks that have not been issued, in the order of their turns."""
-        runs = [run for level in self._levels for run in self._waiting[level]]
-        return sorted(runs, key=lambda run: run.first_turn)
+        return list(self.waiting_in_order())
+
+    def waiting_in_order(self) -> Iterator[Run]:
+        """The same, one after another: for whoever wants only some of very many."""
+        return merge(*[self._waiting[level] for level in self._levels], key=lambda run: run.first_turn)
 
     def line(self) -> list[Task]:
         """The issued, unretired tasks in issue order."""

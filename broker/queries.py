@@ -70,7 +70,7 @@ def _lanes(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any
 
 
 def _lane_facts(lane: Lane) -> dict[str, Any]:
-    completed = sum(task.outcome is not None for task in lane.line())
+    completed = sum(task.outcome is not None for task in lane.line_by_turn.values())
     return {
         "lane": lane.name,
         "policy": lane.settings.policy,
@@ -176,16 +176,17 @@ def _tasks(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any
 def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[dict[str, Any]]:
     """Tasks of a lane, only looking where tasks of that state can be: a lane may have a million waiting."""
     if state not in ("waiting", "retired"):
-        for task in lane.line():
-            yield _task_facts(task)
+        for task in lane.line_by_turn.values():
+            if state is None or _state_of(task) == state:
+                yield _task_facts(task)
     if state in (None, "waiting", "completed"):
-        for run in lane.waiting_runs():
+        for run in lane.waiting_in_order():
             some = sorted(run.verdicts or ()) if state == "completed" else range(run.issued, len(run.payloads))
             for index in some:
                 if index >= run.issued:
                     yield _waiting_facts(run, index)
     if state in (None, "retired"):
-        for task in reversed(broker.world.results.kept()):
+        for task in broker.world.results.newest():
             if task.run.lane == lane.name and task.turn not in lane.line_by_turn:
                 yield {**_task_facts(task), "state": "retired"}
 
@@ -213,12 +214,16 @@ def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
 def _task_facts(task: Task) -> dict[str, Any]:
     facts = _waiting_facts(task.run, task.index)
     facts["attempts"] = task.attempts
-    if task.outcome is not None:
-        facts["state"] = "completed"
-    else:
-        facts["state"] = "running" if task.assignment else "ready"
+    facts["state"] = _state_of(task)
     facts["failure"] = task.outcome.kind if type(task.outcome) is Failed else None
     return facts
+
+
+def _state_of(task: Task) -> str:
+    """Where a task of a line is."""
+    if task.outcome is not None:
+        return "completed"
+    return "running" if task.assignment else "ready"
 
 
 def _task(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from rota.broker import deploys, records
+from rota.broker.awaits import watch_new
 from rota.broker.dead_letters import retry_bytes
 from rota.broker.lane_budget import run_bytes
 from rota.broker.origins import request_digest
 from rota.broker.refusals import refuse, storage_full
-from rota.broker.results import watch
 from rota.broker.state import BrokerState
-from rota.broker.tasks import Run, Watcher, caught_task
+from rota.broker.tasks import Run
 from rota.common import errors, events, messages
 from rota.common.digests import lane_seed
 from rota.common.limits import LANES_MAX, RUN_TASKS_MAX
@@ -48,6 +48,7 @@ def _take_input(
     """Answer an input that took effect before as it was answered then, whatever stands against it now; else let it."""
     origin = _origin(broker, identity, request)
     answer = broker.world.producers.old_answer(origin)
+    is_new = answer is None
     if answer is None:
         objection = _closed(broker, request) or objection
         if objection is not None:
@@ -57,7 +58,10 @@ def _take_input(
         broker.answer(identity, answer)
     if isinstance(request, messages.Submit) and request.wait:
         assert isinstance(answer, messages.Accepted)
-        _await(broker, identity, messages.Await(request.number, answer.first_seq, answer.tasks))
+        if is_new:
+            watch_new(broker, identity, answer.first_seq, answer.first_seq + answer.tasks - 1)
+        else:
+            _await(broker, identity, messages.Await(request.number, answer.first_seq, answer.tasks))
 
 
 def _closed(broker: BrokerState, request: messages.FrontendRequest) -> errors.RotaError | None:
@@ -85,59 +89,12 @@ def _drain(broker: BrokerState, identity: bytes, request: messages.Drain) -> Non
 
 
 def _await(broker: BrokerState, identity: bytes, request: messages.Await) -> None:
-    first, last = request.first_seq, request.first_seq + request.tasks - 1
+    last = request.first_seq + request.tasks - 1
     if request.tasks > RUN_TASKS_MAX:
         raise errors.BadPayload(f"an Await names at most {RUN_TASKS_MAX} tasks, got {request.tasks}: send several")
     if last >= broker.world.next_seq:
         raise errors.UnknownTask(f"no task {last}: the last one stamped is {broker.world.next_seq - 1}", seq=last)
-    expired = []
-    seq = first
-    for run in broker.world.runs.between(first, last):
-        expired += _send_kept(broker, identity, seq, run.first_seq - 1)
-        seq = max(seq, run.first_seq)
-        end = min(last, run.first_seq + len(run.payloads) - 1)
-        if run.finished:  # nothing to look for in a run that has just been stamped
-            expired += _send_kept(broker, identity, seq, end)
-        _send_caught(broker, identity, run, seq, end)
-        watch(run, Watcher(identity, first, last))
-        seq = end + 1
-    expired += _send_kept(broker, identity, seq, last)
-    if expired:
-        raise errors.Expired(
-            f"the results of {len(expired)} tasks from {expired[0]} on are no longer kept: ask sooner or keep more",
-            seqs=expired,
-        )
-
-
-def _send_caught(broker: BrokerState, identity: bytes, run: Run, first_seq: int, last_seq: int) -> None:
-    """Send the outcomes of tasks that were caught and still wait to be issued: they are final, and kept in the run."""
-    for index, failure in (run.verdicts or {}).items():
-        if index >= run.issued and first_seq <= run.first_seq + index <= last_seq:
-            broker.send_result(identity, caught_task(run, index, failure))
-
-
-def _send_kept(broker: BrokerState, identity: bytes, first_seq: int, last_seq: int) -> list[int]:
-    """Send the results that are kept; return the numbers of finished tasks whose results are not."""
-    expired: list[int] = []
-    for seq in range(first_seq, last_seq + 1):
-        task = broker.world.results.find(seq)
-        if task is not None:
-            broker.send_result(identity, task)
-        elif not _is_open(broker, seq):
-            expired.append(seq)
-    return expired
-
-
-def _is_open(broker: BrokerState, seq: int) -> bool:
-    """Whether a task is stamped and has no outcome yet."""
-    run = broker.world.runs.find(seq)
-    if run is None:
-        return False
-    index = seq - run.first_seq
-    if index >= run.issued:
-        return True
-    task = broker.world.lanes[run.lane].line_by_turn.get(run.first_turn + index)
-    return task is not None and task.outcome is None
+    broker.debts.ask(identity, request.number, request.first_seq, last)
 
 
 # --- inputs ----------------------------------------------------------------------------------------------

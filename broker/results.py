@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
-from rota.broker.tasks import Run, Task, Watcher
+from rota.broker.tasks import Run, Task
 from rota.common.budget import REF_BYTES, TASK_BYTES
 from rota.common.messages import ResultItem
 from rota.common.work import Done, Failed
@@ -102,6 +103,10 @@ class Results:
         """Return a kept task by its number."""
         return self._by_seq.get(seq)
 
+    def newest(self) -> Iterator[Task]:
+        """Yield every kept task, newest first."""
+        return reversed(self._by_seq.values())
+
     def kept(self) -> list[Task]:
         """Return every kept task, oldest first."""
         return list(self._by_seq.values())
@@ -121,20 +126,16 @@ def _size(task: Task) -> int:
     return size + sum([_LINE_BYTES + len(line) for line in outcome.log]) + REF_BYTES * refs
 
 
-def watch(run: Run, watcher: Watcher) -> None:
+def watch(run: Run, identity: bytes, first_seq: int, last_seq: int) -> None:
     """Have the results of a run's tasks sent to a connection.
 
     Each connection has one range per run, which grows to hold all that it asks for: whoever awaits the tasks of a large
     run one by one gets some results early.
     """
-    identity, first, last = watcher
-    kept: list[Watcher] = []
-    for other in run.watchers or ():
-        if other.identity == identity:
-            first, last = min(first, other.first_seq), max(last, other.last_seq)
-        else:
-            kept.append(other)
-    run.watchers = [*kept, Watcher(identity, first, last)]
+    if run.watchers is None:
+        run.watchers = {}
+    first, last = run.watchers.get(identity, (first_seq, last_seq))
+    run.watchers[identity] = (min(first, first_seq), max(last, last_seq))
 
 
 def result_item(task: Task) -> ResultItem:

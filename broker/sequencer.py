@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rota.broker import deploys, records, requests, workers
+from rota.broker import awaits, deploys, records, requests, workers
 from rota.broker.effects import (
     FRONTEND,
     QUERY,
@@ -19,6 +19,7 @@ from rota.broker.effects import (
     FromProducer,
     FromQuery,
     FromWorker,
+    Slow,
     SnapshotWritten,
     StorageChanged,
     Subscribed,
@@ -52,8 +53,13 @@ class Sequencer:
         self._fire_timers()
         self._hand_out()
         self._mark()
-        self.broker.flush_results()
+        awaits.pay(self.broker)
         return self.broker.effects
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a step would have something to send although nothing new has happened."""
+        return self.broker.debts.due and not self.broker.storage_full
 
     def next_timer_ms(self) -> int | None:
         """Wall time of the next timer, so that the shell need not wake up for nothing."""
@@ -75,6 +81,8 @@ class Sequencer:
             case Unreachable(socket, identity):
                 if socket == FRONTEND:
                     broker.forget(identity)
+            case Slow(identity, slow):
+                broker.debts.set_slow(identity, slow)
             case StorageChanged(full, reason):
                 broker.set_storage(full, reason)
             case SnapshotWritten(record):

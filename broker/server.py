@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -26,6 +25,7 @@ from rota.broker.effects import (
     FromQuery,
     FromWorker,
     Send,
+    Slow,
     SnapshotWritten,
     StorageChanged,
     Subscribed,
@@ -36,6 +36,7 @@ from rota.broker.effects import (
 from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
 from rota.broker.news_log import line_of
+from rota.broker.outbox import Outbox
 from rota.broker.records import Record
 from rota.broker.sequencer import Sequencer
 from rota.broker.snapshotter import Snapshotter
@@ -43,7 +44,6 @@ from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
 from rota.common.errors import ProtocolError, RotaError, StorageFull
 from rota.common.events import TOPICS
-from rota.common.limits import CLIENT_UNSENT_BYTES
 from rota.host.clock import Clock
 from rota.host.endpoints import Endpoints
 from rota.host.open_files import Door
@@ -54,6 +54,9 @@ from rota.host.sockets import LINGER_LAST_MS, Socket, publisher, router
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_WAKE: Final = 256  # of one socket before the others get their turn
+WEIGHT_PER_WAKE: Final = 4 << 20  # of one socket, about in bytes: some tens of milliseconds of work
+_TASK_WEIGHT: Final = 64  # of a submitted task beside its bytes
+_ROW_WEIGHT: Final = 1 << 10  # of a row of an answer
 TICK_MS: Final = 100
 
 
@@ -107,7 +110,7 @@ class Server:
         self._watch = watch
         self._clock = clock
         self._routers = {FRONTEND: sockets.frontend, BACKEND: sockets.backend, QUERY: sockets.query}
-        self._outbox = _Outbox(self._routers)
+        self._outbox = Outbox(self._routers)
         self._waiting = Durability()
         self._next_tick_ms = 0
 
@@ -168,7 +171,12 @@ class Server:
         """Return how long to wait for news before the next turn."""
         if self._snapshots is not None and self._snapshots.busy and not self._waiting.full:
             return 0
+        if self._sequencer.is_behind:
+            return 0
         wait_ms = max(0, self._next_tick_ms - self._clock.mono_ms())
+        unsent_ms = self._outbox.wait_ms()
+        if unsent_ms is not None:
+            wait_ms = min(wait_ms, unsent_ms)
         due_ms = self._sequencer.next_timer_ms()
         if due_ms is not None:
             wait_ms = min(wait_ms, max(0, due_ms - self._clock.wall_ms()))
@@ -182,6 +190,7 @@ class Server:
                 self._receive(name, socket, events)
         if self._sockets.events in ready:
             events += self._subscriptions()
+        events.extend(Slow(peer.identity, slow) for peer, slow in self._outbox.take_slow() if peer.socket == FRONTEND)
         events.extend(Unreachable(*lost) for lost in self._outbox.take_lost())
         if mono_ms >= self._next_tick_ms or any(descriptor in ready for descriptor in self._watch.fds()):
             events.extend(WorkerDied(worker) for worker in self._watch.gone())
@@ -193,13 +202,19 @@ class Server:
         return events
 
     def _receive(self, name: str, socket: Socket, events: list[Event]) -> None:
+        weight = 0
         for _ in range(MESSAGES_PER_WAKE):
+            if weight >= WEIGHT_PER_WAKE:
+                return
             try:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            weight += len(frames[-1])
             try:
-                events.append(self._decode(name, frames))
+                event = self._decode(name, frames)
+                weight += weight_of(event)
+                events.append(event)
             except RotaError as error:
                 number = wire.request_number(frames[-1])
                 log.warning("refused a message on %s: %s", name, error.message)
@@ -286,62 +301,11 @@ class Server:
         self._take(self._sequencer.step([StorageChanged(full, reason)], now_ms, mono_ms))
 
 
-class _Outbox:
-    """Sends without ever blocking: what a slow peer cannot take waits here, in order and bounded."""
-
-    def __init__(self, sockets: dict[str, Socket]) -> None:
-        self._sockets = sockets
-        self._waiting: dict[tuple[str, bytes], deque[bytes]] = {}
-        self._bytes: dict[tuple[str, bytes], int] = {}
-        self._lost: list[tuple[str, bytes]] = []
-
-    def send(self, send: Send) -> None:
-        """Send now, or behind what waits for this peer already."""
-        peer = (send.socket, send.identity)
-        frame = wire.encode(send.message)
-        if peer in self._waiting:
-            self._keep(peer, frame)
-        elif not self._try(peer, frame):
-            self._waiting[peer] = deque()
-            self._bytes[peer] = 0
-            self._keep(peer, frame)
-
-    def flush(self) -> None:
-        """Send on to peers that were slow."""
-        for peer in list(self._waiting):
-            frames = self._waiting.get(peer)
-            while frames and self._try(peer, frames[0]):
-                self._bytes[peer] -= len(frames.popleft())
-            if not frames:
-                self._forget(peer)
-
-    def take_lost(self) -> list[tuple[str, bytes]]:
-        """Return peers that are gone or were given up."""
-        lost, self._lost = self._lost, []
-        return lost
-
-    def _try(self, peer: tuple[str, bytes], frame: bytes) -> bool:
-        socket, identity = peer
-        try:
-            self._sockets[socket].send_multipart([identity, frame], zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self._lost.append(peer)
-        return True
-
-    def _keep(self, peer: tuple[str, bytes], frame: bytes) -> None:
-        self._waiting[peer].append(frame)
-        self._bytes[peer] += len(frame)
-        if self._bytes[peer] > CLIENT_UNSENT_BYTES:
-            log.warning(
-                "a peer on %s does not take its messages: given up with %d bytes unsent", peer[0], self._bytes[peer]
-            )
-            self._forget(peer)
-            self._lost.append(peer)
-
-    def _forget(self, peer: tuple[str, bytes]) -> None:
-        self._waiting.pop(peer, None)
-        self._bytes.pop(peer, None)
+def weight_of(event: Event) -> int:
+    """Return what an event costs the broker beside the bytes that it came in, told in bytes."""
+    if isinstance(event, FromProducer) and isinstance(event.message, messages.Submit):
+        return _TASK_WEIGHT * sum(len(run.payloads) for run in event.message.runs)
+    if isinstance(event, FromQuery):
+        limit = event.message.arguments.get("limit", 100)
+        return _ROW_WEIGHT * limit if type(limit) is int and limit > 0 else _ROW_WEIGHT
+    return 0

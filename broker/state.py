@@ -9,26 +9,22 @@ and write through the verbs; `sequencer.py` calls them.
 from __future__ import annotations
 
 import heapq
-from typing import Final
 
 from rota.broker import records
+from rota.broker.debts import Debts
 from rota.broker.dispatch import Dispatcher
 from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, Watch
 from rota.broker.lane import Lane, Notes
 from rota.broker.pending_deploys import PendingDeploys
 from rota.broker.results import result_item
-from rota.broker.tasks import Task, Watcher
+from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common import events
 from rota.common.errors import UnknownLane
 from rota.common.events import Happened
 from rota.common.limits import CONNECTIONS_MAX, HEARTBEAT_MS, LANES_BYTES_DEFAULT
-from rota.common.messages import Answer, FrontendReply, ResultItem, Results, Revoke, WorkerOrder
+from rota.common.messages import Answer, FrontendReply, ResultItem, Revoke, WorkerOrder
 from rota.common.work import Failed
-
-_RESULT_BYTES_PER_MESSAGE: Final = 8 << 20
-_RESULTS_PER_MESSAGE: Final = 8_192
-_REFERENCE_BYTES: Final = 100  # digest, dtype and shape of a tensor
 
 
 class BrokerState:
@@ -46,6 +42,7 @@ class BrokerState:
         self.lanes_bytes = lanes_bytes  # what the budgets of all lanes may come to
         self.dispatcher = Dispatcher(world.boot)
         self.deploys = PendingDeploys(world.boot)
+        self.debts = Debts()
         self.draining = False
         self.storage_full = ""  # why the journal cannot be written at present
         self.late_completions = 0
@@ -56,7 +53,6 @@ class BrokerState:
         self._tick_ms = 0
         self._producers: dict[bytes, str] = {}  # by frontend identity, the longest silent one first
         self._timers: list[tuple[int, str, int, int]] = []
-        self._results: dict[bytes, list[ResultItem]] = {}
         self._moved: dict[str, None] = {}
         self._take_up()
 
@@ -130,11 +126,12 @@ class BrokerState:
         self._producers.pop(identity, None)
         self._producers[identity] = producer
         if len(self._producers) > CONNECTIONS_MAX:
-            del self._producers[next(iter(self._producers))]
+            self.forget(next(iter(self._producers)))
 
     def forget(self, identity: bytes) -> None:
         """Forget a connection behind which nobody is any more."""
         self._producers.pop(identity, None)
+        self.debts.forget(identity)
 
     # --- what is to be done -----------------------------------------------------------------------------------------
 
@@ -158,23 +155,8 @@ class BrokerState:
         self.effects.watches.append(Watch(worker, pid))
 
     def send_result(self, identity: bytes, task: Task) -> None:
-        """Queue a task's outcome for a connection; it travels with the others at the end of the step."""
-        self._queue_result(identity, result_item(task))
-
-    def flush_results(self) -> None:
-        """Send every connection its results, in messages of bounded size."""
-        for identity, items in self._results.items():
-            batch: list[ResultItem] = []
-            size = 0
-            for item in items:
-                batch.append(item)
-                size += _size(item)
-                if size >= _RESULT_BYTES_PER_MESSAGE or len(batch) >= _RESULTS_PER_MESSAGE:
-                    self.answer(identity, Results.of(batch))
-                    batch, size = [], 0
-            if batch:
-                self.answer(identity, Results.of(batch))
-        self._results = {}
+        """Owe a connection a task's outcome; it travels with others at the end of a step."""
+        self._owe(identity, result_item(task))
 
     # --- the broker itself ------------------------------------------------------------------------------------------
 
@@ -201,6 +183,7 @@ class BrokerState:
         """Assert everything that must hold between two steps; called after each test."""
         self.world.check_invariants()
         self.dispatcher.check_invariants()
+        self.debts.check_invariants()
         running = [task for lane in self.world.lanes.values() for task in lane.line() if task.outcome is None]
         queued = self.dispatcher.unfinished_queued()
         out = sum(assignment.tasks for assignment in self.dispatcher.assignments.values())
@@ -238,25 +221,17 @@ class BrokerState:
         if type(task.outcome) is Failed:
             self._tell_failure(task, task.outcome)
 
-    def _send_to_watchers(self, task: Task, watchers: list[Watcher]) -> None:
+    def _send_to_watchers(self, task: Task, watchers: dict[bytes, tuple[int, int]]) -> None:
         item = result_item(task)
-        for identity, first_seq, last_seq in watchers:
+        for identity, (first_seq, last_seq) in watchers.items():
             if first_seq <= task.seq <= last_seq:
-                self._queue_result(identity, item)
+                self._owe(identity, item)
 
-    def _queue_result(self, identity: bytes, item: ResultItem) -> None:
-        items = self._results.get(identity)
-        if items is not None:
-            items.append(item)
-        elif identity in self._producers:  # else it is gone, or forgotten: whoever comes back awaits again
-            self._results[identity] = [item]
+    def _owe(self, identity: bytes, item: ResultItem) -> None:
+        """Nothing for who is gone, or forgotten: whoever comes back awaits again."""
+        if identity in self._producers and not self.debts.owe(identity, item):
+            self.forget(identity)
 
     def _tell_failure(self, task: Task, failure: Failed) -> None:
         told = events.TaskFailure(task.seq, task.turn, task.address, failure.kind, failure.message)
         self.tell(task.run.lane, told)
-
-
-def _size(item: ResultItem) -> int:
-    """About how many bytes an outcome takes on the wire; text counts by its characters."""
-    result = 0 if item.result is None else len(item.result)
-    return result + len(item.message) + sum(map(len, item.log)) + _REFERENCE_BYTES * len(item.tensors)

@@ -76,7 +76,7 @@ class Run:
         self.issued = 0  # how many of its tasks have joined the line; written by the lane
         self.finished = 0  # how many have their outcome; written by the sequencer's index
         self.verdicts: dict[int, Failed] | None = None  # outcomes decided before issue, by index; kept after it
-        self.watchers: list[Watcher] | None = None  # who wants results; written by the sequencer's index
+        self.watchers: dict[bytes, tuple[int, int]] | None = None  # who wants which results; written by results.py
 
     def target(self, index: int) -> str:
         return self.targets if type(self.targets) is str else self.targets[index]
@@ -84,14 +84,6 @@ class Run:
     def tensors_of(self, index: int) -> tuple[TensorRef, ...]:
         refs: tuple[TensorRef, ...] = value_at(self.tensors, index) if self.tensors else ()
         return refs
-
-
-class Watcher(NamedTuple):
-    """A connection that wants the results of the tasks `first_seq .. last_seq`."""
-
-    identity: bytes
-    first_seq: int
-    last_seq: int
 
 
 class Task:

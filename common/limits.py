@@ -62,7 +62,8 @@ RESULTS_KEPT_BYTES: Final = 256 << 20
 PRODUCERS_MAX: Final = 10_000  # producers whose submit numbers are remembered; the longest silent one is dropped first
 CONNECTIONS_MAX: Final = 16_384  # producers' connections that are remembered; a ROUTER does not tell when one closes
 NUMBERS_KEPT_MAX: Final = 4_096  # answers kept per producer
-CLIENT_UNSENT_BYTES: Final = 64 << 20  # results that wait for a slow client before its subscription is dropped
+CLIENT_UNSENT_BYTES: Final = 64 << 20  # messages that wait for one slow peer before it is given up
+UNSENT_BYTES_MAX: Final = 256 << 20  # and for all of them before the worst is given up
 
 # --- snapshots ------------------------------------------------------------------------------------
 SNAPSHOT_RECORDS: Final = 50_000  # between two: a start reads about that much in a second or two

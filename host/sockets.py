@@ -19,6 +19,10 @@ from rota.common.limits import MESSAGE_BYTES_MAX
 
 LINGER_LAST_MS: Final = 1_000  # how long a last word (Goodbye, a refusal) may take to leave at an orderly end
 
+TRACKED_BYTES: Final = 4 << 10  # a frame of so many bytes is not copied, and its sender learns when it has left
+_ROUTER_QUEUE_MESSAGES: Final = 256  # so a megabyte of smaller frames per connection
+_HEARTBEAT_MS: Final = 10_000  # between two pings of a router to a peer that it hears nothing from
+_HEARTBEATS_MISSED_MAX: Final = 3
 _QUEUE_MESSAGES: Final = 1_000  # libzmq's own default; per connection, and messages are batches
 _EVENTS_QUEUE_MESSAGES: Final = 10_000  # events are small; a watcher that lags further sees a gap in their numbers
 _MESSAGE_SLACK_BYTES: Final = 1 << 10  # a message a little too large gets an answer, not a cut connection
@@ -38,9 +42,24 @@ def context() -> zmq.Context[Socket]:
     return made
 
 
-def router(context: zmq.Context[Socket], endpoint: str) -> Socket:
-    """Bind a ROUTER: the broker's side for producers, workers and questions."""
+def router(
+    context: zmq.Context[Socket], endpoint: str, *, heartbeat_ms: int = _HEARTBEAT_MS, handshake_ms: int = _HANDSHAKE_MS
+) -> Socket:
+    """Bind a ROUTER: the broker's side for producers, workers and questions.
+
+    A connection ends that has not shaken hands after `handshake_ms`, and one whose other side leaves
+    `_HEARTBEATS_MISSED_MAX` pings unanswered; what lies in its queue is freed. libzmq answers pings by itself, however
+    busy the process is.
+    """
     made = _socket(context, zmq.ROUTER)
+    made.set(zmq.SNDHWM, _ROUTER_QUEUE_MESSAGES)
+    made.copy_threshold = TRACKED_BYTES
+    made.set(zmq.HANDSHAKE_IVL, handshake_ms)
+    # libzmq takes whoever does not begin as ZMTP 3 for an old peer, whose handshake is over with its first byte. With a
+    # ZAP domain it takes no old peers; nobody answers ZAP here, so it means nothing else.
+    made.set(zmq.ZAP_DOMAIN, b"rota")
+    made.set(zmq.HEARTBEAT_IVL, heartbeat_ms)
+    made.set(zmq.HEARTBEAT_TIMEOUT, heartbeat_ms * _HEARTBEATS_MISSED_MAX)
     made.set(zmq.ROUTER_MANDATORY, 1)  # a message to a peer that has gone is an error, not silence
     made.set(zmq.ROUTER_HANDOVER, 0)  # nobody may take over the name of a live connection
     _bind(made, endpoint)

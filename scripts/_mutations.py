@@ -13,6 +13,7 @@ _LANE: Final = ("tests/broker/test_lane.py",)
 _CORE: Final = ("tests/broker/test_lane.py", "tests/broker/test_requests.py", "tests/broker/test_reference.py")
 _WORKERS: Final = ("tests/broker/test_workers.py",)
 _BUDGET: Final = ("tests/broker/test_budget.py",)
+_AWAITS: Final = ("tests/broker/test_awaits.py",)
 _UNDONE: Final = ("tests/broker/test_undone.py",)
 _DISPATCH: Final = ("tests/broker/test_dispatch.py", "tests/broker/test_workers.py", "tests/broker/test_lane.py")
 _REQUESTS: Final = ("tests/broker/test_requests.py",)
@@ -173,8 +174,8 @@ MUTATIONS: Final = (
         "if not task.run.verdicts or task.index not in task.run.verdicts:", "if True:", _REQUESTS,
     ),
     Mutation(
-        "await-forgets-the-caught", "a final outcome is there to be asked for", "broker/requests.py",
-        "        _send_caught(broker, identity, run, seq, end)\n", "", _REQUESTS,
+        "await-forgets-the-caught", "a final outcome is there to be asked for", "broker/awaits.py",
+        "    failure = run.verdicts.get(index) if index >= run.issued else None\n", "    failure = None\n", _REQUESTS,
     ),
     Mutation(
         "completed-task-caught", "a task that has completed can no longer be caught", "broker/lane.py",
@@ -275,8 +276,31 @@ MUTATIONS: Final = (
     # --- requests and results -------------------------------------------------------------------------------------
     Mutation(
         "dedupe-forgotten", "a request that is sent again has no second effect", "broker/requests.py",
-        "    answer = broker.world.producers.old_answer(origin)\n    if answer is None:\n        objection",
-        "    answer = None\n    if answer is None:\n        objection", _REQUESTS,
+        "    answer = broker.world.producers.old_answer(origin)\n    is_new", "    answer = None\n    is_new",
+        _REQUESTS,
+    ),
+    Mutation(
+        "debts-out-of-turn", "who was sent his part waits behind the others", "broker/debts.py",
+        "        del self._ready[identity]\n", "", _AWAITS,
+    ),
+    Mutation(
+        "step-without-end", "a step sends and looks up so much and no more", "broker/awaits.py",
+        "        if results >= RESULTS_PER_STEP or size >= RESULT_BYTES_PER_STEP or looks >= LOOKS_PER_STEP:\n",
+        "        if False:\n", _AWAITS,
+    ),
+    Mutation(
+        "slow-reader-paid", "who does not take what it is sent is sent no more", "broker/debts.py",
+        "            self._slow[identity] = None\n            self._ready.pop(identity, None)\n", "            pass\n",
+        _AWAITS,
+    ),
+    Mutation(
+        "zeromq-holds-it-all", "what lies in ZeroMQ is bounded in bytes", "broker/outbox.py",
+        "        if full and (queue.given or self.in_flight_bytes):\n", "        if False:\n",
+        ("tests/broker/test_outbox.py",),
+    ),
+    Mutation(
+        "old-peers-taken", "connections that are no ZMTP end", "host/sockets.py",
+        '    made.set(zmq.ZAP_DOMAIN, b"rota")\n', "", ("tests/host/test_sockets.py",),
     ),
     Mutation(
         "number-reuse-unseen", "other content under a number is refused", "broker/producers.py",

@@ -28,7 +28,8 @@ from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common import wire
 from rota.common.events import LaneMoved, WorkerDraining, WorkerJoined, WorkerLeft
-from rota.common.messages import Hello, Results, Welcome
+from rota.common.limits import RUN_TASKS_MAX
+from rota.common.messages import Hello, Results, Submit, TaskRun, Welcome
 from rota.host.clock import HostClock
 from rota.host.endpoints import Endpoints
 from rota.host.process_watch import ProcessWatch
@@ -54,6 +55,7 @@ class Shell:
         watch = end.enter_context(closing(ProcessWatch()))
         sequencer = Sequencer(BrokerState(world, version="test"))
         self.frontend = sockets.frontend
+        self.world = world
         self.journal = journal
         self.server = Server(sequencer, journal, ModuleStore(folder), tensors, sockets, watch, HostClock())
         self._disk = end.enter_context(closing(sqlite3.connect(folder / "run.rota", isolation_level=None)))
@@ -105,9 +107,12 @@ def test_slow_peers_are_served_while_the_disk_is_full(shell: Shell) -> None:
     shell.fill_disk()
     shell.carry_out(0, now=sends, records=[RECORD])
     numbers: list[int] = []
-    while frames := frames_of(peer):
-        numbers += [wire.decode(frame).number for frame in frames]  # type: ignore[union-attr]
+    for _ in range(10_000):
+        numbers += [wire.decode(frame).number for frame in frames_of(peer)]  # type: ignore[union-attr]
+        if len(numbers) == 2_001:
+            break
         shell.server.turn({})
+        peer.poll(shell.server.timeout_ms())
     assert numbers == list(range(2_001))
     shell.free_disk()
 
@@ -151,3 +156,19 @@ def test_what_could_not_be_written_is_written_before_it_is_told(shell: Shell, tm
     with closing(Journal.open(tmp_path / "run.rota", read_only=True)) as journal:
         assert list(journal.read())[-1] == RECORD
         assert journal.last_number == shell.journal.last_number == 3
+
+
+def test_a_turn_takes_in_so_much_and_no_more(shell: Shell) -> None:
+    """Goal: large submits in a row do not make one long turn. Method: three of 65,536 tasks are there at once; each
+    turn takes one. What little messages come behind them is not counted.
+    """
+    peer = shell.connect(zmq.DEALER, ENDPOINTS.frontend, IDENTITY=b"p")
+    peer.send(wire.encode(Hello(0, "alice")))
+    run = TaskRun.of("ghost", 0, [b""] * RUN_TASKS_MAX)
+    for number in (1, 2, 3):
+        peer.send(wire.encode(Submit(number, "main", (run,), False, None, None)))
+    stamped = []
+    for _ in range(4):
+        shell.server.turn({shell.frontend: zmq.POLLIN})
+        stamped.append((shell.world.next_seq - 1) // RUN_TASKS_MAX)
+    assert stamped == [1, 2, 3, 3]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import zmq
+from zmtp_peer import GREETING, ZmtpPeer
 
 from rota.common.errors import ConfigError
 from rota.host.endpoints import Endpoints, RunFolder
@@ -90,3 +92,36 @@ def test_wake_pair_wakes_once_and_never_blocks() -> None:
         pass
     assert poller.poll(0) == []
     pair.close()
+
+
+def test_connections_that_do_not_shake_hands_end(zmq_context: zmq.Context[Socket], tmp_path: Path) -> None:
+    """Goal: half-open connections do not pile up. Method: one that says nothing, one that stops in its greeting, one
+    that stops behind it, one that is no ZMTP; a DEALER beside them stays.
+    """
+    endpoint = f"ipc://{tmp_path}/s"
+    with router(zmq_context, endpoint, handshake_ms=100) as ours, dealer(zmq_context, endpoint) as good:
+        good.send(b"first")
+        name, _ = ours.recv_multipart()
+        for said in (b"", GREETING[:9], GREETING, b"GET / HTTP/1.1\r\n\r\n"):
+            with closing(ZmtpPeer(endpoint)) as peer:
+                peer.send(said)
+                assert peer.is_closed(), said
+        ours.send_multipart([name, b"still there"])
+        assert good.recv() == b"still there"
+
+
+def test_a_peer_that_answers_no_ping_ends(zmq_context: zmq.Context[Socket], tmp_path: Path) -> None:
+    """Goal: who shook hands and went silent does not keep its queue for ever. Method: pings every 100 ms to such a
+    peer, and to a DEALER that does nothing and stays.
+    """
+    endpoint = f"ipc://{tmp_path}/s"
+    with router(zmq_context, endpoint, heartbeat_ms=100) as ours, dealer(zmq_context, endpoint) as good:
+        good.send(b"first")
+        name, _ = ours.recv_multipart()
+        with closing(ZmtpPeer(endpoint)) as peer:
+            peer.shake_hands(b"mute")
+            peer.say(b"hello")
+            assert ours.recv_multipart() == [b"mute", b"hello"]
+            assert peer.is_closed()
+        ours.send_multipart([name, b"still there"])
+        assert good.recv() == b"still there"

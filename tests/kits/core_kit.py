@@ -70,6 +70,7 @@ class Broker:
         self.held: list[Send] = []  # waits until `unwritten` is written
         self.held_news: list[News] = []
         self.disk_works = True
+        self.keeps_up = True  # steps follow at once while there is something to send, as in the shell
         self.news: list[News] = []
         self.watched: dict[str, int] = {}
         self.producers: dict[bytes, Producer] = {}
@@ -103,6 +104,8 @@ class Broker:
         self.held_news += effects.news
         if self.disk_works:
             self.sync()
+        if self.sequencer.is_behind and self.keeps_up:
+            self.step()
 
     def sync(self) -> None:
         """The disk is through: everything that waited for it goes out."""

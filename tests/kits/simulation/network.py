@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from random import Random
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import zmq
 from simulation.clock import Clock, Transcript
@@ -90,6 +90,12 @@ class Network:
         self.cut_off.clear()
         self.slow_readers.clear()
         self.latency_us = (20, 400)
+
+
+class Left(NamedTuple):
+    """A `zmq.MessageTracker` of a frame that has left at once."""
+
+    done: bool = True
 
 
 class Way:
@@ -261,18 +267,19 @@ class Router(_Socket):
             raise zmq.Again
         return list(self.inbox.popleft())
 
-    def send_multipart(self, parts: list[bytes], _flags: int = 0) -> None:
+    def send_multipart(self, parts: list[bytes], _flags: int = 0, *, copy: bool = True, track: bool = False) -> Left:
         identity, frame = parts
         self.process.point("send")
         connection = self.peers.get(identity)
         if connection is None:
             raise zmq.ZMQError(zmq.EHOSTUNREACH)
         if identity not in self.network.connections:
-            return  # it broke, and this side has not noticed
+            return Left()  # it broke, and this side has not noticed
         way = connection.to_dealer
         if self.network.is_slow(connection.dealer.process.name) and len(way.frames) >= SLOW_READER_FRAMES:
             raise zmq.Again
         way.push(frame, self.process)
+        return Left()
 
     def take(self, identity: bytes, frame: bytes) -> None:
         if not self.closed:

@@ -1,0 +1,148 @@
+"""What connections are still to be told of outcomes, and whose turn it is. PURE.
+
+Every connection has its debts: outcomes that just came, numbers of tasks whose outcomes are looked up when there is
+room, and Awaits that are answered part by part. A step pays each connection one message at most, so whoever asks for
+much waits behind nobody but himself. A connection that does not take what it is sent is left alone until it does; its
+debts are numbers by then, not outcomes. Volatile, like connections.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Final
+
+from rota.common.errors import Busy
+from rota.common.messages import ResultItem
+
+OUTCOMES_MAX: Final = 4_096  # that just came and wait as they are; what comes behind them waits by its number
+OUTCOME_BYTES_MAX: Final = 1 << 20
+RANGES_MAX: Final = 10_000  # of numbers that wait; whoever is owed more than that is forgotten, and asks again
+AWAITS_MAX: Final = 1_024  # of one connection that are not answered yet
+_REFERENCE_BYTES: Final = 100  # digest, dtype and shape of a tensor
+
+
+class OpenAwait:
+    """An Await, and how far it is answered."""
+
+    __slots__ = ("expired", "last_seq", "next_seq", "number")
+
+    def __init__(self, number: int, first_seq: int, last_seq: int) -> None:
+        self.number = number
+        self.next_seq = first_seq
+        self.last_seq = last_seq
+        self.expired: list[int] = []
+
+
+class Debt:
+    """What one connection is owed, in the order in which it is paid."""
+
+    __slots__ = ("awaits", "outcome_bytes", "outcomes", "ranges")
+
+    def __init__(self) -> None:
+        self.outcomes: deque[ResultItem] = deque()
+        self.outcome_bytes = 0
+        self.ranges: deque[list[int]] = deque()  # first and last seq
+        self.awaits: deque[OpenAwait] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self.outcomes or self.ranges or self.awaits)
+
+    def take_outcome(self) -> ResultItem:
+        """Return the first of the outcomes that just came."""
+        item = self.outcomes.popleft()
+        self.outcome_bytes -= item_bytes(item)
+        return item
+
+    def take_seq(self) -> int:
+        """Return the first number whose outcome is to be looked up."""
+        first, last = self.ranges[0]
+        if first == last:
+            self.ranges.popleft()
+        else:
+            self.ranges[0][0] += 1
+        return first
+
+    def add(self, item: ResultItem) -> None:
+        """Owe an outcome: as it is while there are few, else by its number."""
+        if self.ranges or len(self.outcomes) >= OUTCOMES_MAX or self.outcome_bytes >= OUTCOME_BYTES_MAX:
+            if self.ranges and self.ranges[-1][1] + 1 == item.seq:
+                self.ranges[-1][1] = item.seq
+            else:
+                self.ranges.append([item.seq, item.seq])
+            return
+        self.outcomes.append(item)
+        self.outcome_bytes += item_bytes(item)
+
+
+class Debts:
+    """The debts of all connections."""
+
+    def __init__(self) -> None:
+        self._by_identity: dict[bytes, Debt] = {}
+        self._ready: OrderedDict[bytes, None] = OrderedDict()  # who can be paid, the longest unpaid first
+        self._slow: dict[bytes, None] = {}
+
+    @property
+    def due(self) -> bool:
+        """Whether somebody can be paid now."""
+        return bool(self._ready)
+
+    def owe(self, identity: bytes, item: ResultItem) -> bool:
+        """Owe a connection an outcome. False: it is owed too many, and must be forgotten."""
+        debt = self._debt(identity)
+        debt.add(item)
+        return len(debt.ranges) <= RANGES_MAX
+
+    def ask(self, identity: bytes, number: int, first_seq: int, last_seq: int) -> None:
+        """Owe a connection the answer to an Await. Raises `Busy` if too many of its are open."""
+        debt = self._debt(identity)
+        if len(debt.awaits) >= AWAITS_MAX:
+            raise Busy(f"{AWAITS_MAX} Awaits of this connection are not answered yet: take their results first")
+        debt.awaits.append(OpenAwait(number, first_seq, last_seq))
+
+    def turn(self) -> list[tuple[bytes, Debt]]:
+        """Return who can be paid in this step, the longest unpaid first."""
+        return [(identity, self._by_identity[identity]) for identity in self._ready]
+
+    def paid(self, identity: bytes) -> None:
+        """A connection has had its part of this step; what is left waits for its next turn."""
+        del self._ready[identity]
+        if self._by_identity[identity]:
+            self._ready[identity] = None
+        else:
+            del self._by_identity[identity]
+
+    def set_slow(self, identity: bytes, slow: bool) -> None:
+        """Leave a connection alone that does not take what it was sent, or pay it again."""
+        if slow:
+            self._slow[identity] = None
+            self._ready.pop(identity, None)
+        else:
+            self._slow.pop(identity, None)
+            if identity in self._by_identity:
+                self._ready.setdefault(identity)
+
+    def forget(self, identity: bytes) -> None:
+        """Owe a connection nothing any more."""
+        self._by_identity.pop(identity, None)
+        self._ready.pop(identity, None)
+
+    def _debt(self, identity: bytes) -> Debt:
+        debt = self._by_identity.get(identity)
+        if debt is None:
+            debt = self._by_identity[identity] = Debt()
+            if identity not in self._slow:
+                self._ready[identity] = None
+        return debt
+
+    def check_invariants(self) -> None:
+        """Assert that whoever is owed something is ready or slow."""
+        assert all(debt for debt in self._by_identity.values())
+        assert list(self._ready) == [identity for identity in self._ready if identity in self._by_identity]
+        assert set(self._by_identity) - set(self._slow) == set(self._ready)
+
+
+def item_bytes(item: ResultItem) -> int:
+    """About how many bytes an outcome takes on the wire; text counts by its characters."""
+    result = 0 if item.result is None else len(item.result)
+    return result + len(item.message) + sum(map(len, item.log)) + _REFERENCE_BYTES * len(item.tensors)
