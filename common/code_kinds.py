@@ -13,7 +13,7 @@ from rota.common.targets import MODEL_PREFIX
 from rota.common.work import AGENT, FUNCTION, MODEL, Code
 
 
-class CodeKind(NamedTuple):
+class KindFacts(NamedTuple):
     """What is true of all code of a kind."""
 
     name: str
@@ -30,24 +30,24 @@ class CodeKind(NamedTuple):
 _ALLOC: Final = ("alloc", "rota_alloc")
 
 _ROWS: Final = (
-    CodeKind(
+    KindFacts(
         AGENT, "cpu", "", keeps_state=True, emits=True, is_module=True, is_recorded=False,
         roles=(_ALLOC, ("step", "rota_step")), names_exports=False,
     ),
-    CodeKind(
+    KindFacts(
         FUNCTION, "cpu", "", keeps_state=False, emits=False, is_module=True, is_recorded=False,
         roles=(_ALLOC, ("call", "rota_call")), names_exports=True,
     ),
-    CodeKind(
+    KindFacts(
         MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, is_module=False, is_recorded=True,
         roles=(), names_exports=False,
     ),
 )  # fmt: skip
-KINDS: Final[Mapping[str, CodeKind]] = {row.name: row for row in _ROWS}
+KINDS: Final[Mapping[str, KindFacts]] = {row.name: row for row in _ROWS}
 MODULE_KINDS: Final = tuple([row.name for row in _ROWS if row.is_module])
 
 
-def kind_of(code: Code) -> CodeKind:
+def kind_of(code: Code) -> KindFacts:
     """Return the row of this code's kind."""
     return KINDS[code.kind]
 

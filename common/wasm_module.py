@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Union
 
-from rota.common.code_kinds import KINDS, MODULE_KINDS, CodeKind
+from rota.common.code_kinds import KINDS, MODULE_KINDS, KindFacts
 from rota.common.errors import CodeError
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.wasm_binary import (
@@ -137,7 +137,7 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
         )
 
 
-def _check_roles(kind: CodeKind, exports: Mapping[str, str]) -> None:
+def _check_roles(kind: KindFacts, exports: Mapping[str, str]) -> None:
     roles = [role for role, _ in kind.roles]
     for role, name in exports.items():
         if not kind.names_exports:

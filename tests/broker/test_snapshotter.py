@@ -32,7 +32,7 @@ def run_of(seed: int) -> list[records.Record]:
     return [records.decode(body) for body in broker.journal]
 
 
-RUN = run_of(7)
+RUN = run_of(8)
 RESULTS = 10  # that are kept
 WHOLE = picture(fold_journal([records.encode(record) for record in RUN], results_max=RESULTS))
 DAY_MS = snapshotter.DAY_MS

@@ -16,7 +16,7 @@ from core_kit import Broker, Producer, SimWorker
 from rota.common.messages import Completed, TaskRun
 from rota.common.work import Limits
 
-AGENTS = ("counter/a", "counter/b", "counter", "other/x", "function", "model:net", "ghost/g")
+AGENTS = ("counter/a", "counter/b", "counter", "other/x", "function", "model:net", "odd/o", "ghost/g")
 
 
 def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> list[Any]:
@@ -64,6 +64,7 @@ def deploy_all(producer: Producer, lane: str, timeout_ms: int = 50) -> None:
         ("other", scripted.code("other")),
         ("function", scripted.FUNCTION_CODE),
         ("model:net", scripted.MODEL_CODE),
+        ("odd", scripted.UNRUNNABLE),
     ):
         producer.deploy(name, code._replace(limits=limits), lane=lane)
 

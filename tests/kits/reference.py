@@ -90,7 +90,7 @@ class Reference:
                 self.deploys[record.name] = record.code
             case records.Cancelled():
                 self._catch(record.seq, Failed("cancelled", "cancelled on request", (), 0))
-            case records.Verdict() if record.failure != "faulted":  # what faults here faults everywhere: we know too
+            case records.Verdict() if record.failure not in ("faulted", "refused"):  # those we know ourselves
                 self._catch(record.seq, Failed(record.failure, record.message, (), 0))
             case records.TimerFired():
                 sender, emit = self.timers.pop((record.turn, record.index_of_emit))
@@ -218,6 +218,8 @@ class Reference:
             task.turn, task.kind, task.sender, task.payload, task.now_ms, task.reply_to, (), task.emits_max,
             task.growth_bytes,
         )  # fmt: skip
+        if code.digest == scripted.UNRUNNABLE.digest:
+            return Failed("refused", "no worker can run its code", (), 0)
         before = self.states.get(task.target) if code.kind == "agent" else None
         try:
             outcome, after = scripted.run_task(seed, code, task.target, before, seen)

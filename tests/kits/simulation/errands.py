@@ -55,6 +55,7 @@ def deploys(timeout_ms: int) -> list[tuple[str, Any]]:
         ("other", scripted.code("other")._replace(limits=limits)),
         ("function", scripted.FUNCTION_CODE._replace(limits=limits)),
         ("model:net", scripted.MODEL_CODE._replace(limits=limits)),
+        ("odd", scripted.UNRUNNABLE._replace(limits=limits)),
     ]
 
 
