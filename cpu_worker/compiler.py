@@ -63,6 +63,7 @@ class Compiler:
         self.compiled_count = 0
         self._made: dict[bytes, bytes] = {}  # native code by digest that is about to be loaded
         self._processes: dict[int, subprocess.Popen[bytes]] = {}  # that compile now, by process id
+        self._stopped = False
 
     def is_made(self, digest: bytes) -> bool:
         """Say whether there is something good to load, so that loading takes no time to speak of."""
@@ -81,6 +82,7 @@ class Compiler:
 
     def stop(self) -> None:
         """End the processes that compile; from any thread. What waits for them gets a `CodeError`."""
+        self._stopped = True
         for process in list(self._processes.values()):
             process.kill()
 
@@ -107,6 +109,8 @@ class Compiler:
             ) from None
 
     def _compile(self, wasm: bytes, digest: bytes, name: str) -> bytes:
+        if self._stopped:
+            raise CodeError("the worker is ending and compiles nothing more")
         native = compile_apart(wasm, digest, self._processes, maps_images=self._maps_images)
         self.compiled_count += 1
         self._keep(self._path(name), name, native)

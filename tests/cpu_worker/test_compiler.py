@@ -168,6 +168,48 @@ def test_limits_of_the_compile_process(monkeypatch: pytest.MonkeyPatch, guests: 
         compiler_module.compile_apart(wasm, digest(wasm))
 
 
+def test_compiling_ahead_can_be_stopped(folder: Path, guests: Any) -> None:
+    """Goal: a worker that ends leaves no compiler behind. Method: a module that takes seconds, stopped as soon as its
+    process is there; then nothing more is compiled.
+    """
+    steps = "(drop (i32.mul (i32.const 3) (i32.const 5)))" * 2_000
+    wasm = bytes(wat2wasm(guests["echo"].rstrip()[:-1] + f"(func {steps})" * 300 + ")"))
+    compiler = Compiler(new_engine(), folder)
+    failed: list[CodeError] = []
+
+    def make() -> None:
+        try:
+            compiler.make(wasm, digest(wasm))
+        except CodeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    while not compiler._processes and thread.is_alive():
+        pass
+    compiler.stop()
+    thread.join()
+    assert len(failed) == 1
+    assert not compiler.is_made(digest(wasm))
+    with pytest.raises(CodeError, match="ending"):
+        compiler.make(wasm, digest(wasm))
+
+
+def test_compiled_ahead_is_loaded_without_the_folder(folder: Path, guests: Any) -> None:
+    """Goal: what was compiled beside other work is not compiled again, even where nothing can be kept. Method: compile
+    ahead, remove the artefact, load.
+    """
+    wasm = bytes(wat2wasm(guests["echo"]))
+    compiler = Compiler(new_engine(), folder)
+    assert not compiler.is_made(digest(wasm))
+    compiler.make(wasm, digest(wasm))
+    (artefact,) = artefacts(folder)
+    artefact.unlink()
+    assert compiler.is_made(digest(wasm))
+    compiler.load(wasm, digest(wasm))
+    assert compiler.compiled_count == 1
+
+
 def test_a_folder_in_place_of_an_artefact_is_compiled_around(folder: Path, guests: Any) -> None:
     """Goal: what lies in the way of an artefact ends no worker. Method: a folder of its name, twice."""
     wasm = bytes(wat2wasm(guests["echo"]))
