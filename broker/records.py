@@ -11,7 +11,7 @@ changes that were never released, so that a journal of a development version is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -20,8 +20,7 @@ from msgspec import Meta
 
 from rota.broker.verdicts import VERDICTS
 from rota.common import limits
-from rota.common import shape as shapes
-from rota.common.columns import Column
+from rota.common.columns import Column, InColumns, kept
 from rota.common.errors import JournalError
 from rota.common.fields import (
     Blob,
@@ -42,7 +41,7 @@ from rota.common.fields import (
 )
 from rota.common.messages import Counts, LaneSettings, TaskRun
 from rota.common.shape import Shape
-from rota.common.work import Code, Done, Outcome, Outcomes, Provenance, TensorRef
+from rota.common.work import Code, Done, Outcome, Outcomes, Provenance, TensorRef, check_counts
 
 FORMAT_VERSION: Final = 3
 
@@ -188,20 +187,16 @@ class DeadDropped(NamedTuple):
     seqs: Annotated[tuple[Count, ...], Meta(max_length=limits.DEAD_TASKS_MAX)]
 
 
-class CompletedFold(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+class CompletedFold(NamedTuple):
     """Outcomes of consecutive tasks of one target, by turn, and the state that the last of them left (None:
     unchanged).
     """
 
-    address: Target
-    turns: Counts
-    outcomes: Outcomes
-    state: Blob | None
+    address: str
+    turns: tuple[int, ...]
+    outcomes: Sequence[Outcome]
+    state: bytes | None
     provenance: Provenance | None
-
-    def __post_init__(self) -> None:
-        if not len(self.turns) == len(self.outcomes) > 0:
-            raise ValueError(f"{len(self.turns)} turns and {len(self.outcomes)} outcomes")
 
     @classmethod
     def of(
@@ -212,8 +207,63 @@ class CompletedFold(Column, frozen=True, array_like=True, forbid_unknown_fields=
         state: bytes | None,
         provenance: Provenance | None,
     ) -> CompletedFold:
-        """Return a fold with its outcomes as columns."""
-        return cls(address, turns, Outcomes.of(outcomes), state, provenance)
+        """Return a fold that nobody changes any more."""
+        return cls(address, turns, tuple(outcomes), state, provenance)
+
+
+class FoldLeft(NamedTuple):
+    """What a completed fold left: how many outcomes are its own, and the other fields of it but the turns."""
+
+    address: Target
+    outcomes: Annotated[int, Meta(ge=1, le=limits.RUN_TASKS_MAX)]
+    state: Blob | None
+    provenance: Provenance | None
+
+
+class CompletedFolds(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """Completed folds: turns and outcomes of all of them as columns, and what each fold left."""
+
+    turns: Counts
+    outcomes: Outcomes
+    left: Annotated[tuple[FoldLeft, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+
+    def __post_init__(self) -> None:
+        check_counts(self.outcomes, [left.outcomes for left in self.left])
+        if len(self.turns) != len(self.outcomes):
+            raise ValueError(f"{len(self.turns)} turns and {len(self.outcomes)} outcomes")
+
+    @classmethod
+    def of(cls, folds: Sequence[CompletedFold] | CompletedFolds) -> CompletedFolds:
+        """Return folds as columns."""
+        if isinstance(folds, CompletedFolds):
+            return folds
+        made = cls(
+            tuple([turn for fold in folds for turn in fold.turns]),
+            Outcomes.of([outcome for fold in folds for outcome in fold.outcomes]),
+            tuple([FoldLeft(fold.address, len(fold.outcomes), fold.state, fold.provenance) for fold in folds]),
+        )
+        made.__dict__["rows"] = tuple(folds)
+        return made
+
+    @kept
+    def rows(self) -> tuple[CompletedFold, ...]:
+        """The folds, one value each."""
+        turns, outcomes, start = self.turns, self.outcomes.rows, 0
+        rows = []
+        for address, count, state, provenance in self.left:
+            end = start + count
+            rows.append(CompletedFold(address, turns[start:end], outcomes[start:end], state, provenance))
+            start = end
+        return tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[CompletedFold]:
+        return iter(self.rows)
 
 
 class Completed(NamedTuple):
@@ -228,7 +278,7 @@ class Completed(NamedTuple):
     worker: WorkerName
     elapsed_us: Count
     fingerprint: Positive
-    folds: Annotated[tuple[CompletedFold, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+    folds: Annotated[Sequence[CompletedFold] | CompletedFolds, InColumns(CompletedFolds)]
 
 
 class Fingerprint(NamedTuple):
@@ -311,7 +361,7 @@ _CLASSES: Final[Mapping[Kind, Any]] = {
     Kind.SNAPSHOTTED: Snapshotted,
 }
 SCHEMA: Final[Mapping[int, Shape]] = {int(kind): Shape(cls, int(kind)) for kind, cls in _CLASSES.items()}
-_HEAD_OF: Final[Mapping[type, tuple[int]]] = {cls: (int(kind),) for kind, cls in _CLASSES.items()}
+_SHAPE_OF: Final[Mapping[type, Shape]] = {shape.cls: shape for shape in SCHEMA.values()}
 
 
 def named_tensors(record: Record) -> list[TensorRef]:
@@ -326,7 +376,7 @@ def named_tensors(record: Record) -> list[TensorRef]:
 
 def encode(record: Record) -> bytes:
     """Return the canonical bytes of a record."""
-    return shapes.encode(_HEAD_OF[type(record)] + record)
+    return _SHAPE_OF[type(record)].encode(record)
 
 
 def decode(body: bytes) -> Record:

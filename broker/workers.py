@@ -20,7 +20,7 @@ from rota.common.budget import growth_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
-from rota.common.work import Done, Failed, FoldResult, Outcome, tagged, was_decided
+from rota.common.work import Done, Failed, FoldResult, FoldResults, Outcome, Outcomes, tagged, was_decided
 
 FACTS_MAX: Final = 512  # of a fingerprint; ours have about fifty
 FACT_CHARS_MAX: Final = 512
@@ -185,15 +185,16 @@ def _completed(broker: BrokerState, worker: Worker | None, message: messages.Com
     if assignment is None or worker is None or assignment.worker is not worker:
         _compare_late(broker, message)
         return
+    results = FoldResults.of(message.folds)
     try:
-        _check(assignment, message.folds)
+        _check(assignment, results)
     except ProtocolError as error:
         _expel(broker, worker, error)
         return
-    pairs = list(zip(assignment.folds, message.folds, strict=True))
-    folds = tuple([_record(queue, tasks, result) for (queue, tasks), result in pairs if result.outcomes])
-    if folds:
+    pairs = list(zip(assignment.folds, results, strict=True))
+    if len(results.outcomes):
         head = (assignment.lane.name, broker.now_ms, worker.name, message.elapsed_us)
+        folds = _completed_folds(pairs, results.outcomes)
         broker.commit(records.Completed(*head, assignment.worker.fingerprint, folds))
     broker.dispatcher.settle(assignment, message.elapsed_us)
     if broker.dispatcher.early:
@@ -205,12 +206,21 @@ def _completed(broker: BrokerState, worker: Worker | None, message: messages.Com
             undone.settle(broker, worker, tasks, result)
 
 
-def _record(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> records.CompletedFold:
-    turns = tuple([task.turn for task in tasks[: len(result.outcomes)]])
-    return records.CompletedFold(queue.address, turns, result.outcomes, result.state, result.provenance)
+def _completed_folds(
+    pairs: list[tuple[tuple[TaskQueue, list[Task]], FoldResult]], outcomes: Outcomes
+) -> records.CompletedFolds:
+    """Return what is written of folds: the worker's columns as they are, with turns and addresses for them."""
+    turns: list[int] = []
+    left = []
+    for (queue, tasks), result in pairs:
+        count = len(result.outcomes)
+        if count:
+            turns += [task.turn for task in tasks[:count]]
+            left.append(records.FoldLeft(queue.address, count, result.state, result.provenance))
+    return records.CompletedFolds(tuple(turns), outcomes, tuple(left))
 
 
-def _check(assignment: Assignment, results: tuple[FoldResult, ...]) -> None:
+def _check(assignment: Assignment, results: FoldResults) -> None:
     """Raise ProtocolError unless these can be the outcomes of this assignment."""
     if len(results) != len(assignment.folds):
         raise ProtocolError(f"{len(results)} folds answered, {len(assignment.folds)} assigned")

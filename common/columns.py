@@ -81,6 +81,13 @@ class Column(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, d
         return structs.replace(self, **changes)
 
 
+class InColumns:
+    """Marks a field of a message or record that is a sequence here, and travels as a column of this class."""
+
+    def __init__(self, column: Any) -> None:
+        self.column = column
+
+
 class Blobs(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """Byte strings, one after another in one blob."""
 

@@ -23,6 +23,7 @@ from rota.common.columns import (
     Addresses,
     Blobs,
     Column,
+    InColumns,
     Sparse,
     Values,
     check_sparse,
@@ -58,6 +59,7 @@ from rota.common.work import (
     Code,
     FailureKind,
     FoldResult,
+    FoldResults,
     Log,
     MessageKind,
     Provenance,
@@ -202,6 +204,10 @@ class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=Tru
         count = len(self.seqs)
         if not count == len(self.turns) == len(self.attempts) == len(self.results):
             raise ValueError(f"{count} seqs, {len(self.turns)} turns, {len(self.results)} results")
+        if self.failures or self.logs or self.tensors or self.provenances:
+            self._check_sparse(count)
+
+    def _check_sparse(self, count: int) -> None:
         for what in ("failures", "logs", "tensors", "provenances"):
             check_sparse(what, getattr(self, what), count)
         if any(self.results.lengths[index] is not None or value_at(self.tensors, index) for index, _ in self.failures):
@@ -210,16 +216,18 @@ class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=Tru
     @classmethod
     def of(cls, items: Sequence[ResultItem]) -> ResultRows:
         """Return items of one lane as columns."""
+        seqs, lanes, turns, attempts, ok, results, tensors, _, _, logs, sources = zip(*items, strict=True)
+        failures = () if all(ok) else sparse([() if item.ok else (item.kind, item.message) for item in items])
         return cls(
-            items[0].lane,
-            tuple([item.seq for item in items]),
-            tuple([item.turn for item in items]),
-            tuple([item.attempts for item in items]),
-            Values.of([item.result for item in items]),
-            sparse([() if item.ok else (item.kind, item.message) for item in items]),
-            sparse([item.log for item in items]),
-            sparse([item.tensors for item in items]),
-            sparse([item.provenance for item in items]),
+            lanes[0],
+            seqs,
+            turns,
+            attempts,
+            Values.of(results),
+            failures,
+            sparse(logs),
+            sparse(tensors),
+            sparse(sources),
         )
 
     def __len__(self) -> int:
@@ -387,7 +395,9 @@ class Results(NamedTuple):
     @classmethod
     def of(cls, items: Iterable[ResultItem]) -> Results:
         """Return items as columns, those of one lane together where they come together."""
-        return cls(tuple([ResultRows.of(list(rows)) for _, rows in groupby(items, lambda item: item.lane)]))
+        found = list(items)
+        lanes = [list(rows) for _, rows in groupby(found, lambda item: item.lane)]
+        return cls(tuple([ResultRows.of(rows) for rows in lanes]))
 
     @property
     def items(self) -> Iterator[ResultItem]:
@@ -454,7 +464,7 @@ class Completed(NamedTuple):
 
     worker: WorkerName
     assignment: Count
-    folds: Annotated[tuple[FoldResult, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+    folds: Annotated[Sequence[FoldResult] | FoldResults, InColumns(FoldResults)]
     elapsed_us: Count
 
 

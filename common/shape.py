@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 import msgspec
 
 from rota.common import limits
+from rota.common.columns import InColumns
 
 _AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP: Final = re.compile(r"\[(\d+|\.\.\.)\]")
@@ -27,12 +28,24 @@ class Shape:
     """How one class is read from an array that begins with `head`."""
 
     def __init__(self, cls: Any, *head: int) -> None:
+        hints = get_type_hints(cls, include_extras=True)
+        columns = {name: column_of(hint) for name, hint in hints.items()}
         self.cls = cls
-        self.hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
-        self._head = len(head)
+        self.hints: dict[str, Any] = {name: columns[name] or hint for name, hint in hints.items()}
+        self._head = head
+        self._columns = [(cls._fields.index(name), column) for name, column in columns.items() if column is not None]
         fields = tuple([self.hints[name] for name in cls._fields])
         self._decoder = msgspec.msgpack.Decoder(tuple[(*[Literal[one] for one in head], *fields)])  # type: ignore[misc]
         self._plain = [place for place, hint in enumerate(fields) if is_plain(hint)]
+
+    def encode(self, value: Any) -> bytes:
+        """Return the array of a value."""
+        if not self._columns:
+            return encode(self._head + value)
+        fields = list(value)
+        for place, column in self._columns:
+            fields[place] = column.of(fields[place])
+        return encode((*self._head, *fields))
 
     def decode(self, data: bytes) -> Any:
         """Return the value in an array.
@@ -40,7 +53,7 @@ class Shape:
         Raises `ValueError` that names the field and what it wants, `msgspec.DecodeError` if it is no single value.
         """
         try:
-            values = self._decoder.decode(data)[self._head :]
+            values = self._decoder.decode(data)[len(self._head) :]
         except msgspec.ValidationError as error:
             raise ValueError(self.explain(str(error))) from None
         except RecursionError:
@@ -59,11 +72,11 @@ class Shape:
         what, path = found["what"], found["path"]
         steps = [0 if step == "..." else int(step) for step in _STEP.findall(path or "")]
         if not steps:
-            numbers = [int(number) - self._head for number in re.findall(r"\d+", what)]
+            numbers = [int(number) - len(self._head) for number in re.findall(r"\d+", what)]
             if len(numbers) == 2:
                 return f"{self.cls.__name__} has {numbers[0]} fields, got {max(numbers[1], 0)}"
             return f"{self.cls.__name__}: {what}"
-        name = self.cls._fields[steps[0] - self._head]
+        name = self.cls._fields[steps[0] - len(self._head)]
         field, leaf = _follow(self.hints[name], steps[1:])
         return f"{self.cls.__name__}: field {name}{field}: {_wants(what, leaf)}"
 
@@ -71,6 +84,11 @@ class Shape:
 def is_plain(hint: Any) -> bool:
     """Say whether a field holds plain values, whatever they are."""
     return any((meta.extra or {}).get("plain") for meta in metas(hint))
+
+
+def column_of(hint: Any) -> Any:
+    """Return the class of columns in which a field travels; None if it travels as it is."""
+    return next((one.column for one in getattr(hint, "__metadata__", ()) if isinstance(one, InColumns)), None)
 
 
 def metas(hint: Any) -> list[msgspec.Meta]:

@@ -17,7 +17,6 @@ from typing import Any, Final
 import msgspec
 
 from rota.common import limits, messages
-from rota.common import shape as shapes
 from rota.common.errors import ProtocolError, VersionMismatch
 from rota.common.shape import Shape
 
@@ -88,16 +87,14 @@ _CLASSES: Final[Mapping[Tag, Any]] = {
 SCHEMA: Final[Mapping[int, Shape]] = {
     int(tag): Shape(cls, limits.PROTOCOL_VERSION, int(tag)) for tag, cls in _CLASSES.items()
 }
-_HEAD_OF: Final[Mapping[type, tuple[int, int]]] = {
-    cls: (limits.PROTOCOL_VERSION, int(tag)) for tag, cls in _CLASSES.items()
-}
+_SHAPE_OF: Final[Mapping[type, Shape]] = {shape.cls: shape for shape in SCHEMA.values()}
 _items: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, ...])
 _integer: Final = msgspec.msgpack.Decoder(int)
 
 
 def encode(message: messages.Message) -> bytes:
     """Return the frame of a message. What we send is built by us, so it is not checked again here."""
-    return shapes.encode(_HEAD_OF[type(message)] + message)
+    return _SHAPE_OF[type(message)].encode(message)
 
 
 def decode(frame: bytes, allowed: frozenset[type] | None = None) -> messages.Message:

@@ -237,6 +237,9 @@ def was_decided(outcome: Outcome | None) -> bool:
     return type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
 
 
+_NOTHING: Final = Done(None, None, (), (), 0, ())
+
+
 class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """The outcomes of tasks in a row, as columns. A failed task has no result, no new state, no emits, no tensors."""
 
@@ -274,16 +277,17 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
         if isinstance(outcomes, Outcomes):
             return outcomes
         rows = tuple(outcomes)
-        done = [one if type(one) is Done else None for one in rows]
+        done = [one if type(one) is Done else _NOTHING for one in rows]  # a failure has nothing of a success
+        results, digests, emits, _, _, tensors, sizes = zip(*done, strict=True) if done else ((),) * 7
         made = Outcomes(
-            Values.of([None if one is None else one.result for one in done]),
-            Values.of([None if one is None else one.state_digest for one in done]),
+            Values.of(results),
+            Values.of(digests),
             tuple([one.fuel for one in rows]),
             sparse([() if type(one) is Done else one[:2] for one in rows]),
-            sparse([() if one is None else one.emits for one in done]),
+            sparse(emits),
             sparse([one.log for one in rows]),
-            sparse([() if one is None else one.tensors for one in done]),
-            tuple([0 if one is None else one.state_bytes for one in done]),
+            sparse(tensors),
+            sizes,
         )
         made.__dict__["rows"] = rows  # they are there already
         return made
@@ -316,9 +320,6 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
         return iter(self.rows)
 
 
-NO_OUTCOMES: Final = Outcomes.of(())
-
-
 class Provenance(NamedTuple):
     """Where a model's result came from (execution model, part 6). Not part of any digest."""
 
@@ -327,7 +328,6 @@ class Provenance(NamedTuple):
     fingerprint: Digest
 
 
-@all_travel
 class FoldResult(NamedTuple):
     """What came of a fold: the outcomes of its first tasks, the last state, and why it ended early, if it did.
 
@@ -337,10 +337,10 @@ class FoldResult(NamedTuple):
     worker was told to stop. `reason` is for the log; it is never part of an outcome.
     """
 
-    outcomes: Outcomes
-    state: Blob | None
+    outcomes: Sequence[Outcome]
+    state: bytes | None
     stopped: Stopped | None = None
-    reason: Text = ""
+    reason: str = ""
     provenance: Provenance | None = None
 
     @classmethod
@@ -352,5 +352,63 @@ class FoldResult(NamedTuple):
         reason: str = "",
         provenance: Provenance | None = None,
     ) -> FoldResult:
-        """Return a result with its outcomes as columns."""
-        return cls(Outcomes.of(outcomes), state, stopped, reason, provenance)
+        """Return a result that nobody changes any more."""
+        return cls(tuple(outcomes), state, stopped, reason, provenance)
+
+
+NO_OUTCOMES: Final[tuple[Outcome, ...]] = ()
+
+
+class FoldEnd(NamedTuple):
+    """How a fold ended: how many outcomes are its own, and the other fields of its result."""
+
+    outcomes: Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX)]
+    state: Blob | None
+    stopped: Stopped | None
+    reason: Text
+    provenance: Provenance | None
+
+
+class FoldResults(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """The results of folds: the outcomes of all of them as columns, and how each fold ended."""
+
+    outcomes: Outcomes
+    ends: Annotated[tuple[FoldEnd, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+
+    def __post_init__(self) -> None:
+        check_counts(self.outcomes, [end[0] for end in self.ends])
+
+    @classmethod
+    def of(cls, results: Sequence[FoldResult] | FoldResults) -> FoldResults:
+        """Return results as columns."""
+        if isinstance(results, FoldResults):
+            return results
+        outcomes = Outcomes.of([outcome for result in results for outcome in result.outcomes])
+        made = cls(outcomes, tuple([FoldEnd(len(result.outcomes), *result[1:]) for result in results]))
+        made.__dict__["rows"] = tuple(results)
+        return made
+
+    @kept
+    def rows(self) -> tuple[FoldResult, ...]:
+        """The results, one value each."""
+        outcomes, start = self.outcomes.rows, 0
+        rows = []
+        for count, state, stopped, reason, provenance in self.ends:
+            rows.append(FoldResult(outcomes[start : start + count], state, stopped, reason, provenance))
+            start += count
+        return tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[FoldResult]:
+        return iter(self.rows)
+
+
+def check_counts(outcomes: Outcomes, counts: list[int]) -> None:
+    """Raise ValueError unless so many outcomes of each fold come to all of them."""
+    if sum(counts) != len(outcomes):
+        raise ValueError(f"the folds have {sum(counts)} outcomes, there are {len(outcomes)}")

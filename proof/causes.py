@@ -18,7 +18,7 @@ from rota.broker.workers import flat_facts
 from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError
 from rota.common.targets import code_name
-from rota.common.work import REPLY, Failed, FoldResult, Outcomes
+from rota.common.work import REPLY, Failed, FoldResult
 from rota.engine.engine import Runner
 from rota.proof.trials import Trials, effect_of, effects_of, trials_at
 from rota.runs.circumstances import Circumstances
@@ -323,7 +323,7 @@ def _marks(case: Case) -> tuple[bool, bool] | None:
     outcomes[place] = trials.first.outcomes[0]
     state = trials.first.state if seen.state is not None else seen.fold.state
     as_recorded = _meets_mark(case.source, seen, seen.fold, mark)
-    as_executed = _meets_mark(case.source, seen, seen.fold._replace(outcomes=Outcomes.of(outcomes), state=state), mark)
+    as_executed = _meets_mark(case.source, seen, seen.fold._replace(outcomes=tuple(outcomes), state=state), mark)
     return None if as_recorded is None else (as_recorded, bool(as_executed))
 
 

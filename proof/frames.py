@@ -17,7 +17,7 @@ from rota.common.digests import pack
 from rota.common.errors import RotaError, error_from_wire
 from rota.common.fields import Blob, Digest, Index, Target
 from rota.common.shape import Shape
-from rota.common.work import Code, Fold, FoldResult, TaskInput
+from rota.common.work import Code, Fold, FoldResult, FoldResults, TaskInput
 
 _LENGTH: Final = struct.Struct("<Q")
 
@@ -85,7 +85,7 @@ class _Folds(NamedTuple):
 
 _SHAPES: Final = {0: Shape(_Folds, 0), 1: Shape(PrepareCode, 1), 2: Shape(AskFingerprint, 2)}
 _TAG_OF: Final = {shape.cls: tag for tag, shape in _SHAPES.items()}
-_results: Final = msgspec.msgpack.Decoder(tuple[FoldResult, ...] | dict[str, Any])
+_results: Final = msgspec.msgpack.Decoder(FoldResults | dict[str, Any])
 
 
 def encode_request(request: Request) -> bytes:
@@ -113,7 +113,7 @@ def decode_request(data: bytes) -> Request:
 
 def encode_results(results: Sequence[FoldResult]) -> bytes:
     """Return the frame that answers `RunFolds`."""
-    return pack(tuple(results))
+    return pack(FoldResults.of(results))
 
 
 def decode_results(data: bytes) -> list[FoldResult]:

@@ -14,7 +14,6 @@ from core_kit import Broker
 from rota.broker import records
 from rota.broker.journal import Journal
 from rota.common.events import OutcomesDiffer
-from rota.common.work import Outcomes
 
 
 def _two_reports(broker: Broker, lie: bytes) -> None:
@@ -31,11 +30,7 @@ def _two_reports(broker: Broker, lie: bytes) -> None:
     completed = late.compute(order)
     (fold,) = completed.folds
     (outcome,) = fold.outcomes
-    late.say(
-        completed._replace(
-            folds=(fold._replace(outcomes=Outcomes.of((outcome._replace(result=outcome.result + lie),))),)
-        )
-    )
+    late.say(completed._replace(folds=(fold._replace(outcomes=(outcome._replace(result=outcome.result + lie),)),)))
     other.finish()
 
 
@@ -68,7 +63,7 @@ def test_of_several_early_outcomes_each_is_compared(broker: Broker) -> None:
     completed = liar.compute(liar.orders[0])
     (fold,) = completed.folds
     (outcome,) = fold.outcomes
-    liar.say(completed._replace(folds=(fold._replace(outcomes=Outcomes.of((outcome._replace(result=b"changed"),))),)))
+    liar.say(completed._replace(folds=(fold._replace(outcomes=(outcome._replace(result=b"changed"),)),)))
     last.finish()
     assert [divergence.worker for divergence in broker.recorded(records.Diverged)] == ["liar"]
 

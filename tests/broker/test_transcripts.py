@@ -28,7 +28,6 @@ from rota.broker import records
 from rota.common import messages
 from rota.common.events import LaneMoved, LaneOpened, LanePaused, NameBound
 from rota.common.messages import Completed
-from rota.common.work import Outcomes
 
 _OF_LANES = (LaneOpened, LanePaused, NameBound, LaneMoved)
 TRANSCRIPTS = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
@@ -145,7 +144,7 @@ class Stage:
         if result:
             fold = answer.folds[0]
             outcomes = (fold.outcomes[0]._replace(result=result.encode()), *fold.outcomes[1:])  # type: ignore[call-arg]
-            answer = answer._replace(folds=(fold._replace(outcomes=Outcomes.of(outcomes)), *answer.folds[1:]))
+            answer = answer._replace(folds=(fold._replace(outcomes=tuple(outcomes)), *answer.folds[1:]))
         self.people[name].say(answer)
 
     def do_rejoin(self, name: str) -> None:

@@ -14,7 +14,7 @@ from rota.common import limits, messages
 from rota.common.digests import digest
 from rota.common.events import OutcomesDiffer, WorkerExpelled, WorkerJoined, WorkerLeft
 from rota.common.messages import Completed, Registered, Revoke, TaskRun
-from rota.common.work import Done, Emit, Failed, Outcomes, Provenance
+from rota.common.work import Done, Emit, Failed, Provenance
 
 MakeBroker = Callable[..., Broker]
 ADD = program(["add", 1])
@@ -398,7 +398,7 @@ def test_a_late_answer_that_differs_is_a_divergence(broker: Broker) -> None:
     """Goal: the first completion stands, the difference is reported and journaled. Method: change the late result."""
     answer = given_up(broker, *[ADD] * 4)
     fold = answer.folds[0]
-    changed = fold._replace(outcomes=Outcomes.of((fold.outcomes[0], fold.outcomes[1]._replace(result=b"other"))))
+    changed = fold._replace(outcomes=(fold.outcomes[0], fold.outcomes[1]._replace(result=b"other")))
     before = broker.lane().digest
     SimWorker(broker, "slow").say(answer._replace(folds=(changed,)))
     (report,) = broker.recorded(records.Diverged)
@@ -413,9 +413,7 @@ def test_a_late_answer_is_compared_once(broker: Broker) -> None:
     """Goal: a repeated late answer is not a second divergence. Method: send it twice."""
     answer = given_up(broker, ADD)
     fold = answer.folds[0]
-    changed = answer._replace(
-        folds=(fold._replace(outcomes=Outcomes.of((fold.outcomes[0]._replace(result=b"other"),))),)
-    )
+    changed = answer._replace(folds=(fold._replace(outcomes=(fold.outcomes[0]._replace(result=b"other"),)),))
     SimWorker(broker, "slow").say(changed)
     SimWorker(broker, "slow").say(changed)
     assert broker.core.world.divergences == 1
@@ -449,7 +447,7 @@ def test_recorded_results_are_not_compared(broker: Broker) -> None:
     broker.run()
     fold = answer.folds[0]
     source = Provenance("recorded", "CUDA", bytes(32))
-    outcomes = Outcomes.of((fold.outcomes[0]._replace(result=b"other"),))
+    outcomes = (fold.outcomes[0]._replace(result=b"other"),)
     SimWorker(broker, "slow").say(answer._replace(folds=(fold._replace(outcomes=outcomes, provenance=source),)))
     assert broker.core.world.divergences == 0
 

@@ -98,7 +98,9 @@ def submit(run: list[Any]) -> bytes:
 
 NESTED = 100_000
 ZERO = bytes(32)
+NO_OUTCOMES = [[b"", []], [b"", []], [], [], [], [], [], []]
 REF = [ZERO, "float32", []]
+END = [1, None, None, "", None]
 FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [], [0]]  # a failure with a result
 
 
@@ -135,7 +137,8 @@ FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [
         (submit(["a", 0, [b"x" * ((1 << 20) + 1), [(1 << 20) + 1]], []]), "payloads.lengths[0]: wants payloads of at"),
         (submit(["a", 0, [b"x" * ((1 << 20) + 1), [(1 << 20) + 1]], []]), "send more as tensors"),
         (packed(wire.Tag.DEPLOY, 1, "l", "a", [ZERO, "agent", True, []], None, True), "field code: wants an array"),
-        (packed(wire.Tag.COMPLETED, "w", 1, [[FAILED_TWICE, None, None, "", None]], 1), "is a failure and a success"),
+        (packed(wire.Tag.COMPLETED, "w", 1, [FAILED_TWICE, [END]], 1), "is a failure and a success"),
+        (packed(wire.Tag.COMPLETED, "w", 1, [NO_OUTCOMES, [END]], 1), "the folds have 1 outcomes, there are 0"),
         (packed(wire.Tag.QUERY, 1, "status", {"a": [1]}), "Query: field arguments"),
         (packed(wire.Tag.ANSWER, 1, msgpack.ExtType(5, b""), 0, 0), "field value: wants a value without extension"),
         (packed(wire.Tag.ANSWER, 1, [msgpack.Timestamp(1)], 0, 0), "field value: wants a value without extension"),

@@ -51,7 +51,7 @@ from rota.common.messages import (
     Revoke,
     TaskRun,
 )
-from rota.common.work import Code, FoldResult, Outcomes, TaskInput
+from rota.common.work import Code, FoldResult, TaskInput
 
 START_MS = 1_000_000
 _NOBODY = records.Origin("", 0, ZERO_DIGEST)
@@ -389,8 +389,6 @@ class SimWorker:
         """Answer the oldest order with its first fold changed: fields of its FoldResult by name."""
         order = self.orders.popleft()
         completed = self.compute(order)
-        if "outcomes" in changes:
-            changes["outcomes"] = Outcomes.of(changes["outcomes"])
         first = completed.folds[0]._replace(**changes)
         self.say(completed._replace(folds=(first, *completed.folds[1:])))
 

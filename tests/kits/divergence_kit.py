@@ -23,7 +23,7 @@ from rota.broker.journal import Journal, link
 from rota.common.columns import Blobs
 from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.messages import Assign, Completed
-from rota.common.work import AGENT, Code, Fold, Limits, Outcomes
+from rota.common.work import AGENT, Code, Fold, Limits
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
 from rota.proof.divergence import Divergence, Note, explain, other_engines
@@ -242,7 +242,7 @@ def _changed(record: records.Completed, turn: int, fields: dict[str, Any]) -> re
                 assert fold.state is not None
                 given.setdefault("state_digest", digest(fold.state))
             outcomes = (*fold.outcomes[:place], before._replace(**given), *fold.outcomes[place + 1 :])
-            fold = fold._replace(outcomes=Outcomes.of(outcomes))
+            fold = fold._replace(outcomes=tuple(outcomes))
         folds.append(fold)
     return record._replace(folds=tuple(folds))
 

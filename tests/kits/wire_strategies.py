@@ -135,7 +135,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Heartbeat: st.builds(
         messages.Heartbeat, TEXT, COUNT, some(COUNT), some(st.builds(messages.Preparation, COUNT, TARGET, COUNT))
     ),
-    messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT), COUNT),
+    messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT).map(work.FoldResults.of), COUNT),
     messages.Prepared: st.builds(messages.Prepared, TEXT, COUNT, FLAG, MAP, TEXT),
     messages.Goodbye: st.builds(messages.Goodbye, TEXT, FLAG),
     messages.Registered: st.builds(messages.Registered, COUNT, COUNT, some(COUNT)),

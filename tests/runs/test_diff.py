@@ -14,7 +14,7 @@ from run_kit import Broker, counting, program, records_of, scripted, write_run
 from rota import local
 from rota.broker import records
 from rota.common.errors import JournalError, UnknownLane
-from rota.common.work import Done, Outcomes
+from rota.common.work import Done
 from rota.proof.changed import ChangePlan
 from rota.proof.continuation import Change
 from rota.proof.fork import fork
@@ -186,7 +186,7 @@ def test_another_result_of_the_same(compared: Callable[..., Diff]) -> None:
             assert isinstance(outcome, Done)
             assert outcome.result is not None
             flipped = outcome._replace(result=outcome.result[:3] + b"X" + outcome.result[4:])
-            record = record._replace(folds=(fold._replace(outcomes=Outcomes.of((flipped,))),))
+            record = record._replace(folds=(fold._replace(outcomes=(flipped,)),))
         changed.append(record)
     found = compared(honest, changed)
     assert found.first is not None
@@ -207,7 +207,7 @@ def test_another_worker(compared: Callable[..., Diff]) -> None:
             (fold,) = record.folds
             outcome = fold.outcomes[0]
             assert isinstance(outcome, Done)
-            record = record._replace(folds=(fold._replace(outcomes=Outcomes.of((outcome._replace(result=b"?"),))),))
+            record = record._replace(folds=(fold._replace(outcomes=(outcome._replace(result=b"?"),)),))
         changed.append(record)
     found = compared(honest, changed)
     assert found.first is not None

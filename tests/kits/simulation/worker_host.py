@@ -22,7 +22,7 @@ from simulation.worker_lies import LIE
 from rota.common import wire
 from rota.common.limits import STUCK_MS
 from rota.common.messages import Assign, Completed, Prepare, Prepared
-from rota.common.work import Done, Fold, FoldResult, Outcomes, Provenance
+from rota.common.work import Done, Fold, FoldResult, Provenance
 from rota.host.sockets import LINGER_LAST_MS, dealer
 from rota.worker.loop import folds_of
 from rota.worker.session import (
@@ -351,7 +351,7 @@ class WorkerHost(SimProcess):
             assert type(honest) is Done
             lie = honest._replace(result=(honest.result or b"") + LIE)
             self.simulation.checker.lied(fold, place, self.name)
-            return result._replace(outcomes=Outcomes.of((*result.outcomes[:place], lie, *result.outcomes[place + 1 :])))
+            return result._replace(outcomes=(*result.outcomes[:place], lie, *result.outcomes[place + 1 :]))
         return result
 
 
