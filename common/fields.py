@@ -1,14 +1,14 @@
 """The types of the fields of messages and records, with their bounds. PURE.
 
-Each type is a plain type with a `Meta`: msgspec checks the bounds while it decodes (shape.py), docs/PROTOCOL.md shows
-them under the names of `WORDS`, and tests/test_docs.py compares the two. A `description` is what a refusal says that
-the field wants, where the bound alone would not tell the reader what to do.
+Each type is a plain type with a `Meta`: msgspec checks the bounds while it decodes (shape.py), docs/PROTOCOL.md says
+the same, and tests/test_field_tables.py compares the two. A `description` is what a refusal says that the field wants,
+where the bound alone would not tell the reader what to do.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -77,15 +77,3 @@ ResultLength = Annotated[int, Meta(ge=0, le=limits.MESSAGE_BYTES_MAX)]
 # Plain values: nil, bool, integer, float, text, bytes, and lists and maps of them; `shape.check_plain` looks inside.
 Plain = Annotated[Any, Meta(extra={"plain": True})]
 PlainMap = Annotated[dict[str, Any], Meta(extra={"plain": True})]
-
-WORDS: Final[dict[Any, str]] = {
-    Count: "count",
-    Name: "name",
-    CodeName: "name, or `model:` and a name",
-    Target: "target",
-    Digest: "digest",
-    Payload: "bytes",
-    Text: "text",
-    Plain: "any value",
-    PlainMap: "map",
-}

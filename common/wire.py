@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Final
 
+import msgpack
 import msgspec
 
 from rota.common import limits, messages
@@ -88,6 +89,7 @@ SCHEMA: Final[Mapping[int, Shape]] = {
     int(tag): Shape(cls, limits.PROTOCOL_VERSION, int(tag)) for tag, cls in _CLASSES.items()
 }
 _SHAPE_OF: Final[Mapping[type, Shape]] = {shape.cls: shape for shape in SCHEMA.values()}
+_HEAD_BYTES: Final = 32  # an array's header and three integers in their longest form
 _items: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, ...])
 _integer: Final = msgspec.msgpack.Decoder(int)
 
@@ -130,11 +132,14 @@ def request_number(frame: bytes) -> int:
     """Return the number of a request that does not decode, so that its refusal can be paired with it; 0 if it has
     none.
     """
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(frame[:_HEAD_BYTES])  # what follows may be of any size, or as deep as nobody can look
     try:
-        number = _integer.decode(_items.decode(frame)[2])
-    except (msgspec.DecodeError, IndexError, RecursionError):
+        unpacker.read_array_header()
+        number = [unpacker.unpack() for _ in range(3)][2]
+    except Exception:  # msgpack's errors of many kinds, UnicodeDecodeError
         return 0
-    return number if 0 <= number <= limits.NOW_MS_MAX else 0
+    return number if type(number) is int and 0 <= number <= limits.NOW_MS_MAX else 0
 
 
 def _head(frame: bytes) -> tuple[int, int]:

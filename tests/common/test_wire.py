@@ -154,6 +154,16 @@ def test_refusals_name_the_place(frame: bytes, told: str) -> None:
     assert told in caught.value.message
 
 
+def test_the_number_of_what_cannot_be_read_is_known() -> None:
+    """Goal: a refusal is paired with its request however odd that is. Method: a value too deep to be looked at, and
+    none at all, behind the number.
+    """
+    frame = packed(wire.Tag.QUERY, 5, "status", {"lane": 0})[:-1] + b"\x91" * 5_000 + b"\xc0"
+    with pytest.raises(ProtocolError):
+        wire.decode(frame)
+    assert wire.request_number(frame) == wire.request_number(frame[:40]) == 5
+
+
 def test_deep_values_are_refused() -> None:
     """Goal: nobody who prints or packs a value later runs out of stack. Method: a map of 200 levels."""
     value: Any = {}
