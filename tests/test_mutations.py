@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = (ROOT / "docs" / "TESTING.md").read_text(encoding="utf-8")
 
 
 def _load() -> Any:
@@ -35,6 +37,12 @@ def test_the_fault_can_be_planted(mutation: Any) -> None:
     ast.parse(whole.replace(mutation.text, mutation.replacement))
     assert mutation.tests
     assert all((ROOT / test).exists() for test in mutation.tests)
+
+
+def test_the_faults_are_in_the_document() -> None:
+    """Goal: docs/TESTING.md lists the faults. Method: name, promise and file of each against the table, and back."""
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| (.*) \| `([^`]+)` \| `test_\w+\.py::\w+` \|$", DOCUMENT, re.MULTILINE)
+    assert sorted(rows) == sorted((mutation.name, mutation.promise, mutation.file) for mutation in MUTATIONS)
 
 
 def test_the_list_is_a_list_of_many() -> None:
