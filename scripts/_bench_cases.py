@@ -182,7 +182,7 @@ def _frames(place: Place, count: int) -> float:
                 raise TimeoutError(f"{came} of {count} results in {WAIT_SECONDS:.0f} s")
             _, tag, *fields = msgpack.unpackb(socket.recv())
             assert tag != wire.Tag.REFUSED, fields
-            came += len(fields[0]) if tag == wire.Tag.RESULTS else 0
+            came += sum(len(rows[1]) for rows in fields[0]) if tag == wire.Tag.RESULTS else 0
         return time.perf_counter() - started
 
 
