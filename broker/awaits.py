@@ -43,9 +43,13 @@ class Part:
             or self.looks >= LOOKS_PER_MESSAGE
         )
 
-    def add(self, item: ResultItem) -> None:
+    def add(self, item: ResultItem, size: int) -> None:
         self.items.append(item)
-        self.bytes += item_bytes(item)
+        self.bytes += size
+
+    def add_task(self, task: Task) -> None:
+        item = result_item(task)
+        self.add(item, item_bytes(item))
 
 
 def pay(broker: BrokerState) -> None:
@@ -76,7 +80,7 @@ def watch_new(broker: BrokerState, identity: bytes, first_seq: int, last_seq: in
 def _fill(broker: BrokerState, identity: bytes, debt: Debt, part: Part) -> list[tuple[int, RotaError]]:
     """Take from a debt what goes into a part; return what is refused with the number of the request."""
     while debt.outcomes and not part.full:
-        part.add(debt.take_outcome())
+        part.add(*debt.take_outcome())
     gone: list[int] = []
     while debt.ranges and not part.full:
         seq = debt.take_seq()
@@ -85,7 +89,7 @@ def _fill(broker: BrokerState, identity: bytes, debt: Debt, part: Part) -> list[
         if task is None:
             gone.append(seq)
         else:
-            part.add(result_item(task))
+            part.add_task(task)
     refusals = _refusals(0, gone)
     while debt.awaits and not part.full:
         if _answer(broker, identity, debt.awaits[0], part):
@@ -108,7 +112,7 @@ def _answer(broker: BrokerState, identity: bytes, asked: OpenAwait, part: Part) 
         asked.next_seq = seq + 1
         part.looks += 1
         if task is not None:
-            part.add(result_item(task))
+            part.add_task(task)
         elif not _is_open(broker, seq):
             asked.expired.append(seq)
         if part.full:

@@ -39,7 +39,7 @@ class Debt:
     __slots__ = ("awaits", "outcome_bytes", "outcomes", "ranges")
 
     def __init__(self) -> None:
-        self.outcomes: deque[ResultItem] = deque()
+        self.outcomes: deque[tuple[ResultItem, int]] = deque()  # and how many bytes each takes
         self.outcome_bytes = 0
         self.ranges: deque[list[int]] = deque()  # first and last seq
         self.awaits: deque[OpenAwait] = deque()
@@ -47,11 +47,11 @@ class Debt:
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.ranges or self.awaits)
 
-    def take_outcome(self) -> ResultItem:
-        """Return the first of the outcomes that just came."""
-        item = self.outcomes.popleft()
-        self.outcome_bytes -= item_bytes(item)
-        return item
+    def take_outcome(self) -> tuple[ResultItem, int]:
+        """Return the first of the outcomes that just came, and how many bytes it takes."""
+        item, size = self.outcomes.popleft()
+        self.outcome_bytes -= size
+        return item, size
 
     def take_seq(self) -> int:
         """Return the first number whose outcome is to be looked up."""
@@ -70,8 +70,9 @@ class Debt:
             else:
                 self.ranges.append([item.seq, item.seq])
             return
-        self.outcomes.append(item)
-        self.outcome_bytes += item_bytes(item)
+        size = item_bytes(item)
+        self.outcomes.append((item, size))
+        self.outcome_bytes += size
 
 
 class Debts:
@@ -145,4 +146,6 @@ class Debts:
 def item_bytes(item: ResultItem) -> int:
     """About how many bytes an outcome takes on the wire; text counts by its characters."""
     result = 0 if item.result is None else len(item.result)
+    if item.ok and not item.log and not item.tensors:
+        return result
     return result + len(item.message) + sum(map(len, item.log)) + _REFERENCE_BYTES * len(item.tensors)

@@ -326,6 +326,8 @@ class Lane:
         `overflow` is known when a task runs, not when it retires. Only with an empty line is less handed out than its
         code wants.
         """
+        if not emits and not growth:
+            return 0, 0
         room = max(self.settings.tasks_max - self.load - self.reserved, 0)
         given = self.budget.allowance(min(emits, room), growth)
         return given if given == (emits, growth) or self.line_count == 0 else None
@@ -377,9 +379,10 @@ class Lane:
         self.digest = task.turn_digest = turn_digest(self.digest, turn_content(task, outcome))
         growth = 0
         if type(outcome) is Done:
-            growth = self._count_growth(task, outcome)
-            for index, emit in enumerate(outcome.emits):
-                self._emit(task, index, emit)
+            if outcome.emits or outcome.state_digest is not None:
+                growth = self._count_growth(task, outcome)
+                for index, emit in enumerate(outcome.emits):
+                    self._emit(task, index, emit)
         else:
             assert type(outcome) is Failed
             self.failed += 1

@@ -35,7 +35,7 @@ class LaneBudget:
     @property
     def room_bytes(self) -> int:
         """What can still be promised; never below 0."""
-        return self.bytes_max - self.held_bytes - self.reserved_bytes
+        return self.bytes_max - self.task_bytes - self.timer_bytes - self.state_bytes - self.reserved_bytes
 
     @property
     def outside_bytes_max(self) -> int:
@@ -49,15 +49,20 @@ class LaneBudget:
 
     def allowance(self, emits: int, growth: int) -> tuple[int, int]:
         """Return how much of what a task wants there is room for: emits, and bytes of content."""
-        emits = min(emits, self.room_bytes // TASK_BYTES)
-        return emits, min(growth, self.room_bytes - emits * TASK_BYTES)
+        room = self.room_bytes
+        if emits * TASK_BYTES + growth <= room:
+            return emits, growth
+        emits = min(emits, room // TASK_BYTES)
+        return emits, min(growth, room - emits * TASK_BYTES)
 
 
 def wanted(code: Code | None, kind: str) -> tuple[int, int]:
     """How many emits and how many bytes a task wants room for. Where nothing is emitted, bytes are for the reply."""
-    if code is None or not (kind_of(code).emits or kind == ASK):
+    if code is None:
         return 0, 0
-    return code.limits.emits_max if kind_of(code).emits else 0, code.limits.growth_bytes
+    if kind_of(code).emits:
+        return code.limits.emits_max, code.limits.growth_bytes
+    return 0, code.limits.growth_bytes if kind == ASK else 0
 
 
 def count(

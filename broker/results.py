@@ -115,8 +115,11 @@ class Results:
 def _size(task: Task) -> int:
     """What keeping a task costs: its payload, and its outcome with logs and emits."""
     outcome = task.outcome
-    refs = len(task.run.tensors_of(task.index))
-    size = _RESULT_OVERHEAD_BYTES + task.payload_bytes
+    run = task.run
+    size = _RESULT_OVERHEAD_BYTES + run.payloads.lengths[task.index]
+    if type(outcome) is Done and not (run.tensors or outcome.tensors or outcome.emits or outcome.log):
+        return size if outcome.result is None else size + len(outcome.result)  # most are that
+    refs = len(run.tensors_of(task.index))
     if type(outcome) is Done:
         refs += len(outcome.tensors) + sum([len(emit.tensors) for emit in outcome.emits])
         size += len(outcome.result or b"") + sum([TASK_BYTES + len(emit.payload) for emit in outcome.emits])

@@ -243,12 +243,12 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
         assert type(outcome) is Done
         if outcome.state_digest is None and outcome.state_bytes:
             raise ProtocolError(f"{queue.address}: the size of a state without its digest")
-        growth = growth_of(outcome, held)
+        growth = growth_of(outcome, held) if outcome.emits or outcome.state_digest is not None else 0
         if outcome.state_digest is not None:
             left, held = outcome.state_digest, outcome.state_bytes
         if len(outcome.emits) > task.emits_max:
             raise ProtocolError(f"{queue.address}: {len(outcome.emits)} emits, {task.emits_max} allowed")
-        if growth > task.growth_max:
+        if growth > task.growth_bytes and growth > task.growth_max:  # the first is less than the second, and cheap
             raise ProtocolError(f"{queue.address}: it grows its lane by {growth} bytes, {task.growth_max} allowed")
     if queue.stateless and left is not None:
         raise ProtocolError(f"{queue.address}: state from a target that keeps none")

@@ -28,8 +28,10 @@ def growth_of(done: Done, state_bytes: int) -> int:
 
     `state_bytes`: what the state held before it.
     """
-    emitted = sum([content_bytes(emit.kind, len(emit.payload), emit.tensors) for emit in done.emits])
-    return emitted if done.state_digest is None else emitted + done.state_bytes - state_bytes
+    grown = 0 if done.state_digest is None else done.state_bytes - state_bytes
+    if not done.emits:  # most tasks emit nothing
+        return grown
+    return grown + sum([content_bytes(emit.kind, len(emit.payload), emit.tensors) for emit in done.emits])
 
 
 def growth_max(growth_bytes: int, kind: str, payload_bytes: int, tensors: Sequence[TensorRef]) -> int:

@@ -116,7 +116,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "room-not-reserved-in-bytes", "room for what the line may add in bytes is kept free", "broker/lane_budget.py",
-        "return self.bytes_max - self.held_bytes - self.reserved_bytes", "return self.bytes_max - self.held_bytes",
+        " - self.state_bytes - self.reserved_bytes", " - self.state_bytes",
         _BUDGET,
     ),
     Mutation(
