@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @progress_option
 @json_option
 def diff(run_1: Path, run_2: Path, lane: str, progress: bool | None, json: bool) -> int:
-    """Say whether a lane of two runs did the same, and if not, what the first turn is that differs, and why.
+    """Return whether a lane of two runs did the same, and if not, what the first turn is that differs, and why.
 
     RUN1 and RUN2 are run folders, run files, or files of `rota export`. Nothing is executed. The exit code is 0 if the
     runs are equal, 1 if they differ.

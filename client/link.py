@@ -47,7 +47,7 @@ class Link:
         return zmq.POLLIN | zmq.POLLOUT if self._unsent else zmq.POLLIN
 
     def has_input(self) -> bool:
-        """Say whether frames wait to be read."""
+        """Return whether frames wait to be read."""
         return has_input(self.socket)
 
     def next_tick_ms(self) -> int | None:
@@ -80,7 +80,7 @@ class Link:
 
 
 def has_input(socket: Socket) -> bool:
-    """Say whether frames wait to be read."""
+    """Return whether frames wait to be read."""
     return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 

@@ -271,7 +271,7 @@ def lane_numbers(lanes: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def is_idle(numbers: Mapping[str, Any]) -> bool:
-    """Say whether a lane has nothing to do now. Timers that wait for their time do not count."""
+    """Return whether a lane has nothing to do now. Timers that wait for their time do not count."""
     return not numbers["waiting"] and not numbers["line"]
 
 

@@ -37,7 +37,7 @@ class Questions:
         return bool(self._open)
 
     def is_silent(self, now_ms: int) -> bool:
-        """Say whether there is no sign of a broker: to a question, the only sign is its answer."""
+        """Return whether there is no sign of a broker: to a question, the only sign is its answer."""
         return True
 
     def ask(self, what: str, arguments: dict[str, Any], now_ms: int) -> int:

@@ -180,7 +180,7 @@ class Session:
         return [seq for seq in wanted if seq in self._results]
 
     def is_pending(self, seq: int) -> bool:
-        """Say whether the result of a task is asked for and has not come."""
+        """Return whether the result of a task is asked for and has not come."""
         return seq in self._pending
 
     def missing(self, wanted: Iterable[int]) -> list[tuple[int, int]]:
@@ -259,7 +259,7 @@ class Session:
         return len(self._open) >= OPEN_REQUESTS_MAX
 
     def is_silent(self, now_ms: int) -> bool:
-        """Say whether the broker owes us a Welcome for longer than it should."""
+        """Return whether the broker owes us a Welcome for longer than it should."""
         return self._silent_since_ms is not None and now_ms - self._silent_since_ms >= 2 * HELLO_MS
 
     @property

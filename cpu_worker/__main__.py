@@ -1,7 +1,7 @@
 """The CPU worker process: `python -m rota.cpu_worker`, or `rota cpu-worker`.
 
-`serve` is the whole start, in order. What is heavy (the engine) is loaded there and not above, so that `rota --help`
-stays quick and a host without the `cpu` extra gets a sentence instead of a traceback.
+`serve` is the whole start, in order. The engine is imported there and not above, so that `rota --help` stays fast and a
+host without the `cpu` extra gets an error message instead of a traceback.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rota.worker.loop import serve_worker
 def serve(settings: CpuWorkerSettings) -> Exit:
     """Run WASM agents and functions until told to stop."""
     raise_limits()
-    check_guest_room(WORKER_BYTES)  # before the libraries are loaded: they end the process where they get too little
+    check_guest_room(WORKER_BYTES)  # before loading the libraries, which end the process if memory is short
     try:
-        import wasmtime  # noqa: F401 - only to see whether it is there
+        import wasmtime  # noqa: F401 - only to check that it is installed
     except ImportError as error:
         raise ConfigError(f"a CPU worker needs wasmtime ({error}): {install_command('cpu')}") from error
     from rota.cpu_worker.executor import WasmExecutor
@@ -34,7 +34,7 @@ def serve(settings: CpuWorkerSettings) -> Exit:
     from rota.worker.fold_executor import FoldExecutor
 
     folder = settings.folder().prepare()
-    use_large_thread_stacks()  # before the executor's thread starts: deep recursion of a guest needs the room
+    use_large_thread_stacks()  # before the executor's thread starts: deep recursion of a guest needs it
 
     def make_executor(outside: Outside) -> Executor:
         def make_runner(_: Callable[[], None]) -> WasmExecutor:

@@ -1,10 +1,10 @@
-"""What goes into a guest of kind `agent` and what may come out. PURE.
+"""Input and output of a guest of kind `agent`. PURE.
 
-`encode_input` makes the MessagePack array that a task is to an agent, `decode_output` turns what came back into an
-outcome. The tables below name every field and bound; docs/AGENTS.md shows the same tables to whoever writes an agent,
-and a test compares the two. Whatever a guest returns becomes an outcome: nothing here raises because of it, and the
-messages are the same on every machine. Adding a field is a new ABI version: `ABI_VERSION` in profile.py, these tables
-and docs/AGENTS.md change together.
+`encode_input` makes the MessagePack array that an agent gets for a task, `decode_output` turns its answer into an
+outcome. The tables below name every field and bound; docs/AGENTS.md shows the same tables to authors of agents, and a
+test compares the two. Anything a guest returns becomes an outcome: it makes nothing here raise, and the messages are
+the same on every machine. Adding a field is a new ABI version: `ABI_VERSION` in profile.py, these tables and
+docs/AGENTS.md change together.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from rota.common.work import EMIT_KINDS, TELL, TIMER, Done, Emit, Failed, Limits
 VERSION: Final = 1
 STATUS_DONE: Final = 0
 STATUS_ERROR: Final = 1
-_FIELD_DEPTH_MAX: Final = 3  # tensors of an emit of the emits
-CONTAINERS_MAX: Final = 1 << 16  # arrays and maps in one output; an emit is two, and there are at most 4096
+_FIELD_DEPTH_MAX: Final = 3  # the tensors of an emit in emits
+CONTAINERS_MAX: Final = 1 << 16  # arrays and maps in one output; an emit has two, and there are at most 4096
 
 # Field, type, bound.
 IN_FIELDS: Final = (
@@ -90,15 +90,15 @@ class _BadOutput(Exception):
 
 
 class _TooMany(Exception):
-    """The output holds more arrays and maps than any that keeps the rules; unpacking all would take seconds."""
+    """The output has more arrays and maps than any valid one; unpacking it all would take seconds."""
 
 
 class _Overflow(Exception):
-    """The output has more emits than the task may make, or grows its lane by more bytes."""
+    """The output has more emits than allowed, or grows its lane by too many bytes."""
 
 
 def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_seed: bytes) -> bytes:
-    """Return what the guest is given."""
+    """Return the guest's input."""
     packed: bytes = _packer.pack(
         (
             VERSION,
@@ -120,13 +120,13 @@ def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_see
 def decode_output(
     data: bytes, *, address: str, state: bytes | None, task: TaskInput, limits: Limits, fuel: int
 ) -> tuple[Outcome, bytes | None]:
-    """Return the outcome of what a guest returned, and the new state (None: unchanged). `state`: what it was given."""
+    """Return the outcome of a guest's answer, and the new state (None: unchanged). `state`: the one before."""
     log: tuple[str, ...] = ()
     held = 0 if state is None else len(state)
     try:
         fields = _unpack(data)
         if len(fields) == len(DONE_FIELDS) and fields[4] == fields[5] == fields[6] == []:
-            # Neither emits nor log nor tensors: most outputs are that.
+            # A fast path: most outputs have no emits, log or tensors.
             new, result = _state(fields[2], limits.state_bytes), _result(fields[3], limits.result_bytes)
             return _done(task, held, new, result, (), (), fuel, ()), new
         if fields[1] == STATUS_ERROR:
@@ -154,7 +154,7 @@ def _done(
     fuel: int,
     tensors: tuple[TensorRef, ...],
 ) -> Done:
-    """Return the outcome, if the task's lane has room for it. `held`: the size of the state before."""
+    """Return the outcome if the task's lane has room for it. `held`: the size of the state before."""
     if state is None:
         done = Done(result, None, emits, log, fuel, tensors)
         if not emits:
@@ -169,7 +169,7 @@ def _done(
 
 def _unpack(data: bytes) -> list[Any]:
     """Return the fields of an output whose version, status and length are right."""
-    # What has no more bytes has no more arrays: most outputs need no count.
+    # An array takes at least a byte, so short outputs, which are most, need no count.
     hooks = {} if len(data) <= CONTAINERS_MAX else _counting_hooks()
     try:
         fields = msgpack.unpackb(data, raw=False, strict_map_key=False, **hooks)
@@ -205,7 +205,7 @@ def _counting_hooks() -> dict[str, Any]:
 
 
 def _where_not_utf8(data: bytes) -> str:
-    """Name the first field with text that is not UTF-8, of an output that has such text somewhere."""
+    """Return the name of the first field with text that is not UTF-8."""
     try:
         fields = msgpack.unpackb(
             data, raw=False, strict_map_key=False, unicode_errors="surrogateescape", **_counting_hooks()
@@ -223,8 +223,8 @@ def _where_not_utf8(data: bytes) -> str:
 
 
 def _path_not_utf8(value: Any, depth: int = 0) -> str | None:
-    """Return the way from a value to its first text that is not UTF-8, empty if it is that text, None without one in
-    the depth that fields have.
+    """Return the path from a value to its first text that is not UTF-8: empty if the value is that text, None if there
+    is none in the depth of fields.
     """
     if type(value) is str:
         return "" if any("\udc80" <= sign <= "\udcff" for sign in value) else None
@@ -326,7 +326,7 @@ def _tensors(value: Any, where: str, tensors: Sequence[TensorRef]) -> tuple[Tens
 
 
 def _show(value: Any) -> str:
-    """Return a short text of a value: sizes instead of contents where it may be long."""
+    """Return a short text for a value, with sizes in place of long contents."""
     if type(value) is bytes:
         return f"bin of {len(value)} bytes"
     if type(value) in (list, dict):

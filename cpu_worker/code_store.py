@@ -1,8 +1,8 @@
-"""Modules by digest: read, checked, compiled, linked and kept ready, the least recently used one makes room.
+"""An LRU cache of modules by digest: read, checked, compiled, linked and ready to run.
 
-What a module must offer is decided in common/wasm_module.py, by the same rules as at the deploy, before anything is
-compiled. The types are then compared once more as wasmtime sees them: the raw call path passes arguments without a
-check of its own, so a reader that misread a module must not be the only one who looked.
+common/wasm_module.py checks what a module must export, by the same rules as at the deploy, before it is compiled. Then
+the types are compared again as wasmtime sees them, because the raw call path passes arguments without a check: a bug in
+our reader must not be enough to call a function with the wrong type.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Key = tuple[bytes, str, tuple[tuple[str, str], ...]]
 
 
 class CodeStore:
-    """Prepared code, by what it is and how it is called."""
+    """Prepared code, keyed by digest and way of calling."""
 
     def __init__(self, modules_dir: Path, compiler: Compiler, linker: Linker) -> None:
         self._dir = modules_dir
@@ -40,7 +40,7 @@ class CodeStore:
         self._bytes = 0
 
     def get(self, code: Code) -> PreparedCode:
-        """Return code ready to run. Raises `CodeError` if it is not there or cannot be used."""
+        """Return code ready to run. Raises `CodeError` if it is missing or cannot be used."""
         key = (code.digest, code.kind, code.exports)
         prepared = self._prepared.pop(key, None)
         if prepared is not None:
@@ -54,9 +54,9 @@ class CodeStore:
         return prepared
 
     def preparation(self, code: Code) -> Callable[[], None] | None:
-        """Return what compiles code that is compiled nowhere, to be called in any thread; None if `get` takes no time.
+        """Return a function that compiles the code, callable in any thread; None if it is compiled already.
 
-        It raises `CodeError` if the code cannot be used.
+        The function raises `CodeError` if the code cannot be used.
         """
         if (code.digest, code.kind, code.exports) in self._prepared or self._compiler.is_made(code.digest):
             return None
@@ -67,7 +67,7 @@ class CodeStore:
         self._bytes = 0
 
     def _checked(self, code: Code) -> bytes:
-        """Return the bytes of a module that offers what its kind needs. Raises `CodeError`."""
+        """Return the bytes of a module after checking its exports for its kind. Raises `CodeError`."""
         if kind_of(code).pool != POOL:
             ours = " and ".join(kind.name for kind in KINDS.values() if kind.pool == POOL)
             raise CodeError(f"a CPU worker runs kinds {ours}, not {code.kind}: send it to its own pool")
@@ -119,7 +119,7 @@ class CodeStore:
 
 
 def check_type(found: object, name: str, expected: str) -> None:
-    """Raise `CodeError` unless the engine sees a function of this signature."""
+    """Raise `CodeError` unless the engine has a function of this signature."""
     if isinstance(found, FuncType):
         signature = f"({', '.join(map(str, found.params))}) -> ({', '.join(map(str, found.results))})"
         if signature == expected:

@@ -1,9 +1,9 @@
-"""The throw-away process that compiles one module: WASM on standard input, native code on standard output.
+"""The one-shot process that compiles one module: WASM on standard input, native code on standard output.
 
-Compiling hostile input can take any time and any memory, and fuel does not cover it. So it happens here, where it is
-limited and where it has nothing to lose: no key, no socket, no file. With the argument `--copied-images` the code is
-for an engine that copies the images of memories instead of mapping them. Exit codes: 0 done, 2 the module is not valid
-(the reason on standard error), anything else the process died of its limits.
+Compiling hostile input can take any amount of time and memory, and fuel does not cover it. So it runs in this process,
+which has limits and holds no key, socket or file. With the argument `--copied-images` the code is for an engine that
+copies the images of memories instead of mapping them. Exit codes: 0 done, 2 the module is not valid (the reason is on
+standard error), anything else: the process hit its limits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COPIED_IMAGES: Final = "--copied-images"
 def main() -> int:
     """Compile standard input to standard output."""
     limit_resources()
-    # Only now: what loading the compiler takes is under the limits, too.
+    # Imported here so that the limits cover it too.
     from wasmtime import Module, WasmtimeError
 
     from rota.cpu_worker.profile import new_engine
@@ -46,16 +46,16 @@ def _copy_images(config: Config) -> None:
 
 
 def limit_resources() -> None:
-    """Bound processor time and address space where the platform can; elsewhere only the parent's wall clock does.
+    """Limit processor time and address space where the platform can; elsewhere only the parent's timeout applies.
 
-    Limits that this process was given are lowered, never raised.
+    Existing limits are lowered, never raised.
     """
     try:
         import resource
     except ImportError:  # Windows
         return
     wanted = [(resource.RLIMIT_CPU, max(1, COMPILE_MS_MAX // 1000)), (resource.RLIMIT_CORE, 0)]
-    if sys.platform != "darwin":  # macOS has the name and refuses the value
+    if sys.platform != "darwin":  # macOS has this limit but refuses to set it
         wanted.append((resource.RLIMIT_AS, COMPILE_MEMORY_BYTES_MAX))
     for which, value in wanted:
         hard = resource.getrlimit(which)[1]

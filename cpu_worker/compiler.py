@@ -1,14 +1,13 @@
-"""Compiled modules on disk: made in a throw-away process, named and authenticated with a key, shared by the workers
-of a host.
+"""A disk cache of compiled modules, authenticated with a key and shared by the workers of a host.
 
-Native code is as trusted as this program, and wasmtime accepts artefacts with flipped bytes, so only bytes that carry
-our MAC are ever loaded. The key is a file that only the owner can read, made once per run folder. An artefact is
-named by a keyed digest of everything that decides its content (module, wasmtime version, profile, processor), and its
-MAC covers the name: one put under another name is as worthless as a changed one. Both are replaced by a new compile,
-never loaded, never an error. The folder is a cache: where it cannot be read or written, code is compiled each time.
+Native code is as trusted as this program, and wasmtime accepts artefacts with flipped bytes, so only bytes with our MAC
+are loaded. The key is a file that only the owner can read, made once per run folder. An artefact's name is a keyed
+digest of everything that decides its content (module, wasmtime version, profile, processor), and its MAC covers the
+name. A changed or renamed artefact is never loaded and no error: the module is compiled again. If the folder cannot be
+read or written, code is compiled each time. Compiling happens in a one-shot process (compile_main.py).
 
-Layout of an artefact: 32 bytes MAC, then what `Module.serialize` returned. Several workers may race: each writes a
-file of its own and renames it, and the bytes are the same.
+Layout of an artefact: 32 bytes MAC, then the result of `Module.serialize`. Workers may race: each writes its own
+temporary file and renames it, and the bytes are equal.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ _MADE_MAX: Final = 4
 
 
 class Compiler:
-    """Turns modules into compiled ones for one engine."""
+    """Compiles modules for one engine."""
 
     def __init__(self, engine: Engine, artefacts_dir: Path, *, maps_images: bool = True) -> None:
-        """Use, or make, a folder of artefacts; `maps_images` as the engine does (see guest_memory.py).
+        """Use or make a folder of artefacts. `maps_images`: whether the engine does (see guest_memory.py).
 
-        Raises `ConfigError` if the folder cannot be used or its key cannot be trusted.
+        Raises `ConfigError` if the folder cannot be used or its key is not private.
         """
         self._engine = engine
         self._maps_images = maps_images
@@ -57,16 +56,16 @@ class Compiler:
             self._key = _read_or_make_key(artefacts_dir / KEY_FILE)
         except OSError as error:
             raise ConfigError(
-                f"{artefacts_dir} cannot be used: {error.strerror}; delete it, it holds only what can be made again"
+                f"{artefacts_dir} cannot be used: {error.strerror}; delete it, it is only a cache"
             ) from error
         self._scope = artefact_scope(engine)
         self.compiled_count = 0
-        self._made: dict[bytes, bytes] = {}  # native code by digest that is about to be loaded
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}  # that compile now, by process id
+        self._made: dict[bytes, bytes] = {}  # native code by digest, about to be loaded
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}  # now compiling, by process id
         self._stopped = False
 
     def is_made(self, digest: bytes) -> bool:
-        """Say whether there is something good to load, so that loading takes no time to speak of."""
+        """Return whether a valid artefact exists, so that loading is fast."""
         if digest in self._made:
             return True
         name = self._name(digest)
@@ -76,18 +75,18 @@ class Compiler:
         return native is not None
 
     def make(self, wasm: bytes, digest: bytes) -> None:
-        """Compile ahead of `load`, which may follow in another thread. Raises `CodeError` if it does not compile."""
+        """Compile before `load`, which may be called in another thread. Raises `CodeError` if it does not compile."""
         name = self._name(digest)
         self._hold(digest, self._compile(wasm, digest, name))
 
     def stop(self) -> None:
-        """End the processes that compile; from any thread. What waits for them gets a `CodeError`."""
+        """End the compiling processes; callable from any thread. Their waiting callers get a `CodeError`."""
         self._stopped = True
         for process in list(self._processes.values()):
             process.kill()
 
     def load(self, wasm: bytes, digest: bytes) -> tuple[Module, int]:
-        """Return the compiled module and the bytes of its code, from disk if a good one is there.
+        """Return the compiled module and the size of its code in bytes, from the cache if it is there.
 
         Raises `CodeError` if it does not compile.
         """
@@ -103,7 +102,7 @@ class Compiler:
                     f"this worker has no room for the code of module {digest.hex()[:16]}: {error}; give it more memory "
                     "(ulimit -v, ulimit -d)"
                 ) from None
-            # The bytes are ours, so what is left to refuse is a module past the engine's bounds.
+            # The bytes are ours, so the only remaining reason is a module past the engine's bounds.
             raise CodeError(
                 f"module {digest.hex()[:16]} is over a bound of the sandbox (docs/AGENTS.md): {error}"
             ) from None
@@ -131,7 +130,7 @@ class Compiler:
         return blake3(b"code" + name.encode() + native, key=self._key).digest()
 
     def _read(self, path: Path, name: str) -> bytes | None:
-        """Return the native code of an artefact, or None if there is none that we made for this name."""
+        """Return the native code of an artefact; None if there is none with a valid MAC for this name."""
         try:
             data = path.read_bytes()
         except OSError:
@@ -140,7 +139,7 @@ class Compiler:
         return native if hmac.compare_digest(mac, self._mac(name, native)) else None
 
     def _keep(self, path: Path, name: str, native: bytes) -> None:
-        """Write an artefact for the next worker; the code at hand can be used without."""
+        """Write an artefact for the next worker; a failure is only logged."""
         try:
             self._write(path, name, native)
         except OSError as error:
@@ -164,14 +163,14 @@ def compile_apart(
     *,
     maps_images: bool = True,
 ) -> bytes:
-    """Compile in a process of its own and return native code; `processes` holds it while it runs.
+    """Compile in a one-shot process and return native code; the process is in `processes` while it runs.
 
-    Raises `CodeError` that names what is wrong.
+    Raises `CodeError` with the reason.
     """
     short = digest.hex()[:16]
     if len(wasm) > MODULE_BYTES_MAX:
         raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")
-    # -P keeps the working directory off the module path: it may hold anything.
+    # -P keeps the working directory, which may hold anything, off the module path.
     command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main", *([] if maps_images else [COPIED_IMAGES])]
     processes = {} if processes is None else processes
     pipe = subprocess.PIPE
@@ -203,7 +202,7 @@ def compile_apart(
 
 
 def _read_or_make_key(path: Path) -> bytes:
-    """Return the folder's key; the first process to link its own key to the name wins, the others read it."""
+    """Return the folder's key: the first process that links its key to the name wins, the others read it."""
     if not path.exists():
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix="key-")  # made with mode 0600
         with os.fdopen(descriptor, "wb") as file:
@@ -216,9 +215,7 @@ def _read_or_make_key(path: Path) -> bytes:
             Path(temporary).unlink()
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
-        raise ConfigError(
-            f"{path} has {len(key)} bytes, not {KEY_BYTES}: delete the folder, it holds only what can be made again"
-        )
+        raise ConfigError(f"{path} has {len(key)} bytes, not {KEY_BYTES}: delete the folder, it is only a cache")
     if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise ConfigError(f"{path} can be read by others: delete the folder, it holds only what can be made again")
+        raise ConfigError(f"{path} can be read by others: delete the folder, it is only a cache")
     return key

@@ -1,10 +1,10 @@
-"""What runs the folds of a CPU worker: tasks in, outcomes out. Implements `FoldRunner` of worker/fold_executor.py.
+"""Runs the folds of a CPU worker: tasks in, outcomes out. Implements `FoldRunner` of worker/fold_executor.py.
 
-Order of a task: encode (agents), call in the sandbox, decode, thread the state on. A failed task leaves the state as
-it was. The engine, the sandbox and the code store belong to the thread that calls `prepare` and `run`; the only
-method for other threads is `interrupt`. There may be one such thread per process: wasmtime's Python package keeps
-host exceptions in one slot. Start it after `profile.use_large_thread_stacks()`, and enable `faulthandler`, if at all,
-before the first executor is made: afterwards it would turn every trap into a crash.
+Each task: encode the input (agents), call in the sandbox, decode, pass the state to the next task. A failed task leaves
+the state unchanged. The engine, the sandbox and the code store belong to the thread that calls `prepare` and `run`;
+only `interrupt` may be called from others. One such thread per process is allowed, because wasmtime's Python package
+keeps host exceptions in one slot. Start it after `profile.use_large_thread_stacks()`. If `faulthandler` is used, enable
+it before the first executor is made; afterwards it would turn every trap into a crash.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ class WasmExecutor:
         *,
         raw_calls: bool = True,
     ) -> None:
-        """Make the engine. `modules_dir` holds `<digest>.wasm`; `artefacts_dir` is ours; `clock` gives monotonic ms.
+        """Make the engine. `modules_dir` holds `<digest>.wasm`; `artefacts_dir` is a cache; `clock`: monotonic ms.
 
-        Raises `ConfigError` if this thread has no memory or stack for guests, or the folder of artefacts cannot be
-        used.
+        Raises `ConfigError` if this thread has no memory or stack for guests, or the cache cannot be used.
         """
         check_guest_room()
         check_stack()
@@ -76,13 +75,13 @@ class WasmExecutor:
         return self._codes.preparation(code)
 
     def install(self, code: Code, prepared: None) -> None:
-        """Nothing to take: the compiler has it ready for the next `run`."""
+        """Do nothing: the compiler keeps the code for the next `run`."""
 
     def stop_preparing(self) -> None:
         self._compiler.stop()
 
     def so_far(self) -> FoldResult:
-        raise AssertionError("a guest stops when it is told to")
+        raise AssertionError("a guest can always be stopped")
 
     def run(self, fold: Fold) -> FoldResult:
         try:
@@ -110,7 +109,7 @@ class WasmExecutor:
         state, new_state = fold.state, None
         answered_bytes = 0
         for task in fold.tasks:
-            # A fold's outcomes travel in one message; what does not fit runs again, in an assignment of its own.
+            # A fold's outcomes go into one message; tasks that do not fit run again in another assignment.
             if self._watchdog.reason_to_stop() == "interrupted" or answered_bytes > OUTPUT_BYTES_MAX:
                 return FoldResult.of(outcomes, new_state, "interrupted")
             try:
@@ -151,5 +150,5 @@ class WasmExecutor:
         if stopped.why != "interrupted":
             return "faulted"
         reason = self._watchdog.reason_to_stop()
-        assert reason is not None, "the sandbox runs a task again that was stopped for no reason"
+        assert reason is not None, "the sandbox itself runs a task again that was stopped without a reason"
         return reason

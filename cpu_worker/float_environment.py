@@ -1,8 +1,8 @@
-"""Floats as the specification has them, whatever this thread was set to.
+"""Sets the floating-point environment to the IEEE 754 defaults during a fold.
 
-Rounding and the treatment of tiny numbers are settings of the processor, one per thread. A library that was compiled
-for speed changes them for whoever loads it, and a guest would compute with them: another result on this host than on
-others. So a fold runs with the defaults, and the thread gets back what it had.
+Rounding mode and flush-to-zero are per-thread settings of the processor. Loading a library compiled with -ffast-math
+can change them, and a guest would then give other results on this host. So a fold runs with the defaults, and the
+thread's settings are restored afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DEFAULT: Final = ctypes.c_void_p(-1)  # FE_DFL_ENV of the C libraries on Linux
 
 
 class FloatEnvironment:
-    """Belongs to one thread. Does nothing where it is not known how (not on Linux)."""
+    """Belongs to one thread. Does nothing except on Linux."""
 
     def __init__(self) -> None:
         self._saved = ctypes.create_string_buffer(_ENVIRONMENT_BYTES)
@@ -24,22 +24,22 @@ class FloatEnvironment:
         self._get, self._set = _calls()
 
     def begin(self) -> None:
-        """Compute with the defaults from now on."""
+        """Set the defaults."""
         self._get(self._address)
         self._set(_DEFAULT)
 
     def end(self) -> None:
-        """Compute as before."""
+        """Restore the settings from before `begin`."""
         self._set(self._address)
 
 
 def _calls() -> tuple[Any, Any]:
-    """Return `fegetenv` and `fesetenv`, which live in a library of their own or in that of C."""
+    """Return `fegetenv` and `fesetenv`, from libm or libc."""
     if sys.platform != "linux":
         return _nothing, _nothing
     for name in (None, "libm.so.6"):
         try:
-            library = ctypes.PyDLL(name)  # keeps the interpreter's lock: such calls take no time
+            library = ctypes.PyDLL(name)  # keeps the interpreter lock, since the calls are short
             return library.fegetenv, library.fesetenv
         except (OSError, AttributeError):
             continue

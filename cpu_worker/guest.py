@@ -1,8 +1,8 @@
-"""What the two call paths share: the shape of a guest, how it fails, and the bounds of what it hands over.
+"""What the two call paths share: the interface of a guest, its failures, and the bounds of its answers.
 
-`raw_call.RawGuest` and `public_call.PublicGuest` are the same thing over two layers of wasmtime: a store with one
-fresh instance in it. They must agree in outcome, fuel and bytes; tests/cpu_worker/test_call_paths.py runs both on the
-same modules. Change one, change the other.
+`raw_call.RawGuest` and `public_call.PublicGuest` implement the same over two layers of wasmtime: a store with one
+instance. They must agree in outcome, fuel and bytes; tests/cpu_worker/test_call_paths.py runs both on the same
+modules. Change one, change the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEMORY: Final = "memory"
 
 @dataclass(frozen=True, slots=True)
 class PreparedCode:
-    """A module that is compiled, checked and linked; instances are made from it."""
+    """A compiled, checked and linked module, from which instances are made."""
 
     module: Module
     linked: InstancePre
@@ -35,7 +35,7 @@ class PreparedCode:
 
 
 class GuestFault(Exception):
-    """The guest failed in a way that the inputs force: the task's outcome."""
+    """The guest failed in a way that follows from the inputs; this is the task's outcome."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(kind, message)
@@ -56,24 +56,24 @@ class Guest(Protocol):
     """One instance in a store of its own."""
 
     def call(self, data: bytes, *, fuel: int) -> bytes:
-        """Hand `data` to the guest, run its entry point and return a copy of what it answers.
+        """Copy `data` into the guest, run its entry point and return a copy of its answer.
 
-        Raises `GuestFault` or `GuestStopped`; close the guest then, its memory is in an unknown state.
+        Raises `GuestFault` or `GuestStopped`; close the guest then, since its memory is in an unknown state.
         """
         ...
 
     def fuel_left(self) -> int: ...
 
     def size(self) -> int:
-        """Return the bytes of memory that there were before the first call."""
+        """Return the size of the memory before the first call, in bytes."""
         ...
 
     def has_grown(self) -> bool:
-        """Say whether the last call left more memory than there was before the first one."""
+        """Return whether the memory is larger now than before the first call."""
         ...
 
     def charge(self, fuel: int) -> None:
-        """Take fuel from the running guest, down to zero; the guest stops at its next check."""
+        """Take fuel from the running guest, down to zero; the guest then stops at its next check."""
         ...
 
     def write(self, pointer: int, data: memoryview) -> bool:
@@ -84,15 +84,15 @@ class Guest(Protocol):
 
 
 def pieces(data: memoryview) -> Iterator[tuple[int, bytes]]:
-    """Yield data as offsets and copies, a little at a time: a tensor may be as large as a guest's memory."""
+    """Yield data in small copies with their offsets, since a tensor may be as large as a guest's memory."""
     for offset in range(0, len(data), _PIECE_BYTES):
         yield offset, bytes(data[offset : offset + _PIECE_BYTES])
 
 
 def fault_of_trap(code: str, where: str) -> GuestFault | GuestStopped:
-    """Turn the name of a trap into what it means for the task (execution model, parts 4 and 5).
+    """Return what a trap means for the task (execution model, parts 4 and 5).
 
-    How deep a stack goes depends on the compiler, so running out of it is a fault of the host, never a result.
+    The usable depth of the stack depends on the compiler, so a stack overflow is a fault of the host, never a result.
     """
     if code == "out_of_fuel":
         return GuestFault("fuel", f"out of fuel in {where}")
@@ -106,7 +106,7 @@ def fault_of_trap(code: str, where: str) -> GuestFault | GuestStopped:
 
 
 def check_fits(prepared: PreparedCode, memory_bytes: int) -> None:
-    """Raise the outcome of a module whose memory is larger than the task's limit from the start."""
+    """Raise the outcome of a module whose initial memory is over the task's limit."""
     if prepared.memory_bytes_min > memory_bytes:
         raise GuestFault(
             "memory",
@@ -115,7 +115,7 @@ def check_fits(prepared: PreparedCode, memory_bytes: int) -> None:
 
 
 def check_allocated(name: str, pointer: int, size: int, memory_bytes: int) -> None:
-    """Raise the outcome of an `alloc` that had no room, or that points outside the memory."""
+    """Raise the outcome of an `alloc` that had no room or returned a pointer outside the memory."""
     if pointer == 0 and size:
         raise GuestFault("memory", f"{name} returned 0 for {size} bytes")
     if pointer + size > memory_bytes:
@@ -123,7 +123,7 @@ def check_allocated(name: str, pointer: int, size: int, memory_bytes: int) -> No
 
 
 def check_answer(name: str, pointer: int, size: int, memory_bytes: int) -> None:
-    """Raise the outcome of an answer that is not inside the memory, or too large to travel."""
+    """Raise the outcome of an answer that is outside the memory or too large to send."""
     if pointer + size > memory_bytes:
         raise GuestFault("bad_output", f"{name}: pointer + length is outside the memory of {memory_bytes} bytes")
     if size > OUTPUT_BYTES_MAX:

@@ -1,9 +1,9 @@
-"""Where the memory of guests comes from, and how a worker knows that the host refused some.
+"""Where guests' memory comes from, and how a worker notices that the host refused some.
 
-To a guest `memory.grow` returns -1 in two cases: past its limit, which its inputs force, and where the host has no
-more, which no result may show. wasmtime does not tell them apart, and the guest may hide what it got. So there are two
-sources. `PooledMemories` is the fast one, for hosts on which a growth cannot be refused. `WatchedMemories` is for all
-others: wasmtime asks us for each byte, so that no refusal goes unseen. docs/decisions/0013 tells what else was tried.
+`memory.grow` returns -1 to a guest in two cases: past its limit, which follows from its inputs, and when the host has
+no more, which no result may show. wasmtime does not tell them apart, and the guest may hide the -1. So there are two
+sources: `PooledMemories`, the fast one, for hosts that cannot refuse a growth, and `WatchedMemories` for all others:
+there wasmtime calls us for each allocation, so every refusal is seen. docs/decisions/0013 lists the alternatives.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _Finalizer: Final = ctypes.CFUNCTYPE(None, c_void_p)
 
 
 class GuestMemories(Protocol):
-    """A source of guests' memory; it belongs to one engine and lives as long."""
+    """A source of guests' memory for one engine, living as long as the engine."""
 
     maps_images: bool
-    """Whether the engine maps the image of a module's data, or copies it. Compiled code is for the one or the other."""
+    """Whether the engine maps the image of a module's data or copies it. Compiled code is for one of the two."""
 
     def configure(self, config: wasmtime.Config) -> None:
-        """Make an engine of this config take its memory from here."""
+        """Make engines with this config use this source."""
         ...
 
     refusal: str
-    """What memory the host has refused since `begin`, or could refuse unseen; "" if none. Read after each call."""
+    """Why memory was, or unseen may have been, refused by the host since `begin`; "" if none. Read after each call."""
 
     def begin(self) -> None:
-        """Forget what was refused before, and look whether this source is still right for the host."""
+        """Clear `refusal`, and check that this source is still right for the host."""
         ...
 
 
@@ -57,10 +57,10 @@ def guest_memories() -> PooledMemories | WatchedMemories:
 
 
 class PooledMemories:
-    """Slots that are used again: a fresh instance takes a third of the time, for want of page faults.
+    """A pool of reused slots: with fewer page faults, a fresh instance takes a third of the time.
 
-    Each slot is wiped by wasmtime before it is used again. The package has no public name for this; the C API is
-    https://docs.wasmtime.dev/c-api/, `wasmtime_pooling_allocation_config_t`.
+    wasmtime wipes each slot before it is used again. The Python package does not expose this; the C API is
+    `wasmtime_pooling_allocation_config_t`, https://docs.wasmtime.dev/c-api/.
     """
 
     maps_images = True
@@ -83,15 +83,15 @@ class PooledMemories:
 class WatchedMemories:
     """Memory that we map ourselves, so that we see each refusal. Images are copied: wasmtime maps only into its own.
 
-    wasmtime calls back with an address and sizes in bytes. A callback must not raise: its answer would be taken for
-    success. An error that it returns is given away.
+    wasmtime calls back with an address and sizes in bytes. A callback must not raise: wasmtime would take that for
+    success. wasmtime takes ownership of a returned error.
     """
 
     maps_images = False
 
     def __init__(self) -> None:
         why = why_growth_can_fail() or "it has no more"
-        # Made now: when memory is short there may be none for a text.
+        # Made in advance: when memory is short, making a text may fail.
         self._text = f"the host refused memory within the limits of the task: {why}"
         self._encoded = self._text.encode() + b"\0"
         self.refusal = ""
@@ -113,7 +113,7 @@ class WatchedMemories:
         self, _env: object, _type: object, minimum: int, _maximum: int, reserved: int, guard: int, memory: Any
     ) -> int:
         assert reserved == MEMORY_BYTES, "capacity"
-        assert reserved + guard <= SLOT_BYTES, "a slot holds what compiled code may reach"
+        assert reserved + guard <= SLOT_BYTES, "a slot covers everything that compiled code may reach"
         try:
             base = map_memory(SLOT_BYTES, PROT_NONE)
         except OSError:

@@ -1,9 +1,9 @@
-"""What this host lets a process have: limits of address space, data and stack, and how it overcommits.
+"""The memory limits of this host: address space, data, stack, and overcommit.
 
 A guest must never see that its host is short of memory (docs/EXECUTION-MODEL.md, part 5). `why_growth_can_fail` says
-whether it could, guest_memory.py what is done then, `check_guest_room` whether a worker can run at all; `rota doctor`
-shows both. Linux counts what a process can write against RLIMIT_DATA when `memory.grow` makes it writable, and against
-the commit limit where `vm.overcommit_memory` is 2. RLIMIT_AS counts reservations, which a growth does not change.
+whether it could; guest_memory.py handles that case; `check_guest_room` says whether a worker can run at all; `rota
+doctor` shows both. When `memory.grow` makes memory writable, Linux counts it against RLIMIT_DATA, and against the
+commit limit if `vm.overcommit_memory` is 2. RLIMIT_AS counts reservations, which a growth does not change.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Final
 from rota.common.errors import ConfigError
 from rota.common.work import Limits
 
-MEMORY_BYTES: Final = 4 << 30  # a 32-bit memory is reserved whole
-SLOT_BYTES: Final = MEMORY_BYTES + (64 << 20)  # and what compiled code may reach behind it without a check of its own
+MEMORY_BYTES: Final = 4 << 30  # a 32-bit memory is reserved completely
+SLOT_BYTES: Final = MEMORY_BYTES + (64 << 20)  # plus what compiled code may reach behind it without a bounds check
 
 REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`
-REUSED_BYTES_MAX: Final = 1 << 30  # of memory that they hold together; one may hold more
-SLOTS: Final = REUSED_INSTANCES_MAX + 2  # and the one that runs, and one to spare
+REUSED_BYTES_MAX: Final = 1 << 30  # of their memory together; a single one may have more
+SLOTS: Final = REUSED_INSTANCES_MAX + 2  # plus the running one and a spare
 POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
-WORKER_BYTES: Final = 128 << 20  # about what a worker's interpreter and libraries take, which end the process without
+WORKER_BYTES: Final = 128 << 20  # about what interpreter and libraries need; with less they end the process
 
-STACK_BYTES_MIN: Final = 2 << 20  # `max_wasm_stack` and what Python takes around it
+STACK_BYTES_MIN: Final = 2 << 20  # `max_wasm_stack` plus Python's own frames
 _THREAD_ATTRIBUTES_BYTES: Final = 256  # of C's pthread_attr_t: 56 on x86-64, 64 on aarch64
 
 PROT_NONE: Final = 0
@@ -52,7 +52,7 @@ if IS_LINUX:
 
 
 def map_memory(size: int, protection: int) -> int:
-    """Return the address of `size` fresh bytes of zeros. Raises `OSError` if the host refuses."""
+    """Map `size` zeroed bytes and return their address. Raises `OSError` if the host refuses."""
     address = _mmap(None, size, protection, _MAP_PRIVATE_ANONYMOUS_NORESERVE, -1, 0)
     if address == _MAP_FAILED:
         raise OSError(ctypes.get_errno(), f"{size} bytes were refused")
@@ -66,11 +66,11 @@ def open_memory(address: int, size: int) -> bool:
 
 def unmap_memory(address: int, size: int) -> None:
     failed = _munmap(address, size)
-    assert not failed, "what was mapped can be unmapped"
+    assert not failed, "a mapping can always be unmapped"
 
 
 def raise_limits() -> None:
-    """Give this process as much memory as its hard limits allow."""
+    """Raise this process's soft memory limits to its hard limits."""
     if IS_LINUX:
         for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
             _, hard = resource.getrlimit(which)
@@ -78,7 +78,7 @@ def raise_limits() -> None:
 
 
 def why_growth_can_fail() -> str:
-    """Say what could make this host refuse a guest's `memory.grow` within its limit; "" if nothing does."""
+    """Return why this host could refuse a guest's `memory.grow` within its limit; "" if it cannot."""
     if not IS_LINUX:
         return ""
     if data_is_limited():
@@ -91,14 +91,14 @@ def why_growth_can_fail() -> str:
 
 
 def why_no_pool() -> str:
-    """Say why slots for all instances at once cannot be reserved; "" if they can."""
+    """Return why slots for all instances cannot be reserved; "" if they can."""
     if can_map(POOL_BYTES):
         return ""
     return f"this process may not reserve {POOL_BYTES} bytes of address space (ulimit -v)"
 
 
 def why_memory_is_short(size: int) -> str:
-    """Say which limit of this process is below `size` bytes; "" if none is."""
+    """Return which limit of this process is below `size` bytes; "" if none is."""
     if IS_LINUX:
         for which, what, flag in (
             (resource.RLIMIT_AS, "address space", "-v"),
@@ -111,12 +111,12 @@ def why_memory_is_short(size: int) -> str:
 
 
 def data_is_limited() -> bool:
-    """Say whether RLIMIT_DATA is set for this process; cheap enough for every task."""
+    """Return whether RLIMIT_DATA is set for this process. Cheap enough to call for every task."""
     return IS_LINUX and resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
 
 
 def can_map(size: int, protection: int = PROT_NONE) -> bool:
-    """Say whether the host would give `size` bytes now."""
+    """Return whether the host grants `size` bytes now."""
     if not IS_LINUX:
         return True
     try:
@@ -127,7 +127,7 @@ def can_map(size: int, protection: int = PROT_NONE) -> bool:
 
 
 def check_stack() -> None:
-    """Raise `ConfigError` if a guest's recursion could end the process: this thread's stack has to hold it."""
+    """Raise `ConfigError` if this thread's stack is too small for a guest's recursion, which would end the process."""
     size = _stack_bytes()
     if size is not None and size < STACK_BYTES_MIN:
         raise ConfigError(
@@ -153,7 +153,7 @@ def _stack_bytes() -> int | None:
 
 
 def check_guest_room(worker_bytes: int = 0) -> None:
-    """Raise `ConfigError` if not even one guest with the usual limit has room beside `worker_bytes` still to come."""
+    """Raise `ConfigError` unless one guest with the usual limit has room beside `worker_bytes` not yet used."""
     if not can_map(SLOT_BYTES):
         raise ConfigError(
             f"a CPU worker needs {SLOT_BYTES} bytes of address space for one agent and gets less: "

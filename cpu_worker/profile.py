@@ -1,8 +1,8 @@
 """The engine profile: every setting that could change a result, a fuel count or compiled code.
 
 The whole profile is part of the fingerprint of a run and of the name of every compiled artefact, because wasmtime
-itself accepts artefacts that were compiled under some other settings (NaN canonicalization, stack size). Changing a
-value here, or the pinned wasmtime version in pyproject.toml, is a new fingerprint: say so in CHANGELOG.md.
+itself accepts artefacts compiled under some other settings (NaN canonicalization, stack size). A changed value here, or
+another wasmtime version in pyproject.toml, is a new fingerprint: say so in CHANGELOG.md.
 
 `wasm_multi_memory` off makes wasmtime's *component* compiler panic and abort the process. This engine never compiles
 components (`wasm_component_model` is off); one that does needs a profile of its own. A `max_wasm_stack` above 2 MiB
@@ -31,7 +31,7 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
     ("consume_fuel", True),
     ("epoch_interruption", True),
     ("max_wasm_stack", 1 << 20),
-    # The same bits on every machine.
+    # Needed for the same bits on every machine.
     ("cranelift_nan_canonicalization", True),
     ("wasm_relaxed_simd", True),
     ("wasm_relaxed_simd_deterministic", True),
@@ -41,7 +41,7 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
     ("wasm_multi_value", True),
     ("wasm_reference_types", True),
     ("wasm_tail_call", True),
-    # Off: no use in an agent, not deterministic, or not settled.
+    # Off: useless in an agent, not deterministic, or not settled.
     ("wasm_threads", False),
     ("shared_memory", False),
     ("wasm_memory64", False),
@@ -54,18 +54,18 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
     ("wasm_wide_arithmetic", False),
     ("wasm_custom_page_sizes", False),
     ("wasm_component_model", False),
-    # How code is made. Parallel compilation would make a later fork of the process deadlock.
+    # Code generation. With parallel compilation a later fork of the process would deadlock.
     ("strategy", "cranelift"),
     ("cranelift_opt_level", "speed"),
     ("parallel_compilation", False),
-    ("memory_init_cow", True),  # guest_memory.py turns it off where it has to; no guest can see it
+    ("memory_init_cow", True),  # guest_memory.py turns it off where needed; guests cannot see it
     ("debug_info", False),
 )
 
-INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not the task's own fuel
+INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not of the task's fuel
 THREAD_STACK_BYTES: Final = 8 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
 
-# How memory is found for an instance. None of it can be seen by a guest, so it is not part of the fingerprint.
+# How instances get memory. Guests cannot see it, so it is not part of the fingerprint.
 POOL_SETTINGS: Final = (
     ("total_core_instances", SLOTS),
     ("total_memories", SLOTS),
@@ -75,7 +75,7 @@ POOL_SETTINGS: Final = (
     ("max_memory_size", MEMORY_BYTES),
     ("table_elements", WASM_TABLE_ELEMENTS_MAX),
     ("max_unused_warm_slots", SLOTS),
-    ("linear_memory_keep_resident", 256 << 10),  # wiped by writing zeros; what lies behind is given back to the system
+    ("linear_memory_keep_resident", 256 << 10),  # wiped by writing zeros; the rest is returned to the system
     ("table_keep_resident", 64 << 10),
     ("total_component_instances", 0),
     ("total_gc_heaps", 0),
@@ -86,7 +86,7 @@ _EMPTY_MODULE: Final = b"\0asm\x01\0\0\0"
 
 
 def new_engine(configure: Callable[[wasmtime.Config], None] | None = None) -> wasmtime.Engine:
-    """Return an engine of this profile; `configure` says where guests get memory (guest_memory.py)."""
+    """Return an engine of this profile; `configure` sets the source of memory (guest_memory.py)."""
     config = wasmtime.Config()
     for name, value in ENGINE_SETTINGS:
         setattr(config, name, value)
@@ -96,12 +96,12 @@ def new_engine(configure: Callable[[wasmtime.Config], None] | None = None) -> wa
 
 
 def use_large_thread_stacks() -> None:
-    """Give every thread started from now on a stack that holds the deepest guest; call it before the first one."""
+    """Give every thread started from now on a stack for the deepest guest; call it before the first one."""
     threading.stack_size(THREAD_STACK_BYTES)
 
 
 def profile() -> Mapping[str, Any]:
-    """Return what holds for every engine of this profile, on any machine."""
+    """Return the part of the fingerprint that is the same on every machine."""
     return {
         "abi": ABI_VERSION,
         "wasmtime": WASMTIME_VERSION,
@@ -113,13 +113,13 @@ def profile() -> Mapping[str, Any]:
 
 
 def fingerprint() -> Mapping[str, Any]:
-    """Return the profile and what this machine adds to it."""
+    """Return the profile and the facts of this machine."""
     settings = digest_of([*ENGINE_SETTINGS, INITIALIZE_FUEL, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX]).hex()[:16]
     return {
-        # Must be the same for all CPU workers of a broker: derived results may not depend on who computes them.
+        # Must be equal for all CPU workers of a broker, since derived results may not depend on the worker.
         "profile": f"abi {ABI_VERSION}, wasmtime {WASMTIME_VERSION}, settings {settings}",
         **profile(),
-        # What an agent returns passes MessagePack.
+        # Decodes what agents return.
         "msgpack": version("msgpack"),
         "machine": platform.machine(),
         "target": native_digest(new_engine()).hex(),  # of the plain engine: where memory comes from cannot be seen
@@ -129,12 +129,12 @@ def fingerprint() -> Mapping[str, Any]:
 def native_digest(engine: wasmtime.Engine) -> bytes:
     """Return a digest of the machine code target: processor features, compiler flags, tunables.
 
-    The header of a serialized module states them all, so a module without any code stands for them.
+    They are all in the header of a serialized module, so the digest of an empty module covers them.
     """
     return digest(bytes(wasmtime.Module(engine, _EMPTY_MODULE).serialize()))
 
 
 def artefact_scope(engine: wasmtime.Engine) -> bytes:
-    """Return the digest of everything but the module that decides which compiled code is right here."""
+    """Return the digest of everything, except the module, that decides whether compiled code can be used here."""
     settings = [[name, value] for name, value in ENGINE_SETTINGS]
     return digest_of([WASMTIME_VERSION, settings, platform.machine(), native_digest(engine)])

@@ -1,7 +1,7 @@
-"""The slow, plain call path on wasmtime's public API: the tested twin of raw_call.py.
+"""The slow call path on wasmtime's public API, equivalent to raw_call.py.
 
-It exists so that the raw path has something to be compared with, and as the way out should an update of wasmtime
-break the raw one (`WasmExecutor(raw_calls=False)`). Change one, change the other.
+Tests compare the raw path with it, and it is the fallback if an update of wasmtime breaks the raw path
+(`WasmExecutor(raw_calls=False)`). Change one, change the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rota.cpu_worker.profile import INITIALIZE_FUEL
 
 
 class PublicGuest:
-    """One instance in a store of its own, over the public API (see `guest.Guest`)."""
+    """An instance with its own store, over the public API (see `guest.Guest`)."""
 
     def __init__(self, engine: Engine, prepared: PreparedCode, *, memory_bytes: int) -> None:
         """Instantiate the module and run `_initialize`; raises `GuestFault` or `GuestStopped` if that fails."""
@@ -100,13 +100,13 @@ class PublicGuest:
 
 
 def _signed(value: int) -> int:
-    """Return an address or a length as the i32 that the library wants."""
+    """Return an address or a length as the signed i32 that the library expects."""
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
 def _meaning(error: Trap | WasmtimeError, where: str) -> GuestFault | GuestStopped:
     if isinstance(error, Trap):
         code = error.trap_code
-        assert code is not None, "only a host function that raised makes a trap without a code, and ours raises nothing"
+        assert code is not None, "only a host function that raises causes a trap without a code; ours does not"
         return fault_of_trap(code.name.lower(), where)
     return GuestStopped("faulted", f"{where}: {error}")

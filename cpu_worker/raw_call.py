@@ -1,14 +1,13 @@
 """The fast call path: wasmtime's C API through our own ctypes prototypes.
 
-The library's `Func.__call__` looks the type up, boxes each value and builds context managers: 25-40 us a call. Here
-every pointer is prepared once and arguments travel in one array, which takes 1-2 us. Nothing outside this file knows
-of the C API; its twin on the public API is public_call.py, and both are tested against each other.
+The library's `Func.__call__` looks up the type, boxes each value and builds context managers: 25-40 us per call. Here
+every pointer is prepared once and arguments go in one array, which takes 1-2 us. Calls of the C API are only in this
+file; public_call.py does the same on the public API, and tests compare the two.
 
-Rules. Tiny calls that cannot block hold the interpreter lock (PyDLL): releasing it a dozen times per task invites
-other threads in a dozen times. Calls that run guest code or map memory release it (CDLL), or a runaway guest would
-stop the watchdog. Every error or trap pointer that comes back is freed here. Signatures are of integers only, so no
-float and no NaN ever passes through Python. The C API: https://docs.wasmtime.dev/c-api/. When wasmtime is updated,
-compare `wasmtime/func.h`, `store.h` and `val.h`.
+Rules. Short calls that cannot block keep the interpreter lock (PyDLL), since each release may switch to another thread.
+Calls that run guest code or map memory release it (CDLL), or a runaway guest would block the watchdog. Every returned
+error or trap pointer is freed here. Signatures have integers only, so no float or NaN passes through Python. The C API:
+https://docs.wasmtime.dev/c-api/. When wasmtime is updated, compare `wasmtime/func.h`, `store.h` and `val.h`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from rota.cpu_worker.guest import (
 from rota.cpu_worker.profile import INITIALIZE_FUEL
 
 assert sys.byteorder == "little", "arguments are written as 64-bit words, which is only right on little-endian hosts"
-assert ctypes.sizeof(ffi.wasmtime_val_raw_t) == 16, "a value of the raw call is no longer two 64-bit words"
+assert ctypes.sizeof(ffi.wasmtime_val_raw_t) == 16, "a raw value must be two 64-bit words"
 
 _WORDS_PER_VALUE: Final = 2
 _EXTERN_BYTES: Final = ctypes.sizeof(ffi.wasmtime_extern_t)
@@ -47,7 +46,7 @@ _Externs: Final = ffi.wasmtime_extern_t * 3  # memory, alloc, call
 _Words: Final = c_uint64 * (2 * _WORDS_PER_VALUE)
 _TRAP_NAMES: Final = {code.value: code.name.lower() for code in TrapCode}
 
-# Handles of our own on the library that the package has loaded: changing prototypes on the package's would break it.
+# Our own handles on the library that the package has loaded: changing the prototypes of its handles would break it.
 _releasing = ctypes.CDLL(ffi.dll._name)
 _holding = ctypes.PyDLL(ffi.dll._name)
 
@@ -83,11 +82,11 @@ _error_message = _prototype(_holding, "wasmtime_error_message", None, c_void_p, 
 _error_delete = _prototype(_holding, "wasmtime_error_delete", None, c_void_p)
 
 
-_encoded: Final = lru_cache(str.encode)  # the names of exports: three per fresh instance, always the same
+_encoded: Final = lru_cache(str.encode)  # export names: the same three for every instance
 
 
 class RawGuest:
-    """One instance in a store of its own, over the C API (see `guest.Guest`)."""
+    """An instance with its own store, over the C API (see `guest.Guest`)."""
 
     def __init__(self, engine: Engine, prepared: PreparedCode, *, memory_bytes: int) -> None:
         """Instantiate the module and run `_initialize`; raises `GuestFault` or `GuestStopped` if that fails."""
@@ -118,7 +117,7 @@ class RawGuest:
         if error or self._trap.value:
             self._raise(error, "instantiation")
         self._memory = self._export(0, MEMORY)
-        self._size = self._base = 0  # a memory without a page has no address
+        self._size = self._base = 0  # an empty memory has no address
         self._refresh()
         if prepared.has_initialize:
             self._run(self._export(1, INITIALIZE), 0, INITIALIZE)
@@ -186,14 +185,14 @@ class RawGuest:
             self._raise(error, where)
 
     def _refresh(self) -> None:
-        """Look at the memory again: it may have grown, and only then may it have moved."""
+        """Read address and size of the memory again: it may have grown, and moved by that."""
         size = _memory_data_size(self._context, self._memory)
         if size != self._size:
             self._size = size
             self._base = _memory_data(self._context, self._memory)
 
     def _export(self, place: int, name: str) -> int:
-        """Return the address of an export, of the kind that `prepare()` has checked; it lives in our array."""
+        """Return the address, in our array, of an export whose kind `prepare()` has checked."""
         address = self._externs_address + place * _EXTERN_BYTES
         encoded = _encoded(name)
         found = _export_get(self._context, self._instance_address, encoded, len(encoded), address)
@@ -213,7 +212,7 @@ class RawGuest:
         _trap_delete(self._trap)
         self._trap.value = None
         if not known:
-            # Only a host function that raised makes a trap without a code; the library keeps what it raised.
+            # Only a host function that raises causes a trap without a code; the library keeps the exception.
             maybe_raise_last_exn()
             raise GuestStopped("faulted", f"{where}: a trap without a code")
         raise fault_of_trap(_TRAP_NAMES.get(code.value, f"trap {code.value}"), where)

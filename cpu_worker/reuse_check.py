@@ -1,8 +1,8 @@
-"""What can be checked of `reuse` at the deploy: that a second call in one instance is like the first.
+"""The check of `reuse` at the deploy: a second call in one instance must be like the first.
 
-Whoever deploys with `reuse` promises that a used instance does what a new one does, with the same fuel: docs/AGENTS.md.
-One empty message says nothing of other messages, but it finds the usual mistakes: counters, caches, allocators that are
-set up once. What it does not find, `rota verify` does.
+Code deployed with `reuse` must do the same, with the same fuel, in a used instance as in a new one: docs/AGENTS.md. One
+empty message proves nothing about others, but finds the usual mistakes: counters, caches, allocators that are set up
+once. `rota verify` finds the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rota.cpu_worker import abi
 from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.sandbox import Sandbox
 
-FUEL_MAX: Final = 10_000_000  # some ten milliseconds
+FUEL_MAX: Final = 10_000_000  # about ten milliseconds
 
 _EMPTY: Final = TaskInput(
     turn=1, kind=TELL, sender=None, payload=b"", now_ms=0, reply_to=None, tensors=(), emits_max=0, growth_bytes=0
@@ -23,7 +23,7 @@ _EMPTY: Final = TaskInput(
 
 
 def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: str) -> None:
-    """Raise `CodeError` if an empty message shows that the code keeps something between calls."""
+    """Raise `CodeError` if an empty message shows that the code keeps state between calls."""
     data = b""
     if code.kind == AGENT:
         data = abi.encode_input(_EMPTY, address=address, state=None, lane_seed=bytes(32))
@@ -33,7 +33,7 @@ def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: s
         sandbox.forget()
         first = sandbox.call(data, ()), sandbox.fuel_used
         if not sandbox.has_kept():
-            return  # its memory has grown: no task will ever see this instance again
+            return  # its memory has grown, so no other task gets this instance
         second = _answer_of(sandbox, data), sandbox.fuel_used
     except (GuestFault, GuestStopped):
         return
@@ -49,7 +49,7 @@ def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: s
 
 
 def _answer_of(sandbox: Sandbox, data: bytes) -> bytes | None:
-    """Return what the second call answers, None if it fails."""
+    """Return the answer of a call; None if it fails."""
     try:
         return sandbox.call(data, ())
     except GuestFault:

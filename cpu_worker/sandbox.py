@@ -1,9 +1,9 @@
-"""Runs the calls of one fold: instance, fuel, memory, tensors, and what to do when a guest is stopped.
+"""Runs the calls of one fold: instance, fuel, memory, tensors, and stopped guests.
 
-By default each call gets a fresh instance, so nothing leaks from one task into the next. Code that was deployed with
-`reuse` keeps its instance between calls and folds, until it fails, since after a trap its memory is in an unknown
-state, or its memory grows: its next task would find room that it does not find in a fresh instance.
-Everything a guest does ends as bytes, as `GuestFault` (the inputs force it) or as `GuestStopped` (they do not).
+By default each call gets a fresh instance, so nothing leaks from one task into the next. Code deployed with `reuse`
+keeps its instance between calls and folds until it fails (after a trap the memory is in an unknown state) or its memory
+grows (the next task would have more room than in a fresh instance). A call ends in bytes, `GuestFault` (which follows
+from the inputs) or `GuestStopped` (which does not).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Sandbox:
         self.answer_bytes = 0
 
     def begin(self, prepared: PreparedCode, code: Code) -> None:
-        """Start a fold; its instance comes back if its code is one that keeps it."""
+        """Start a fold; code with `reuse` gets its kept instance."""
         self._prepared = prepared
         self._code = code
         self._kept = self._reused.pop(code, None) if code.reuse else None
@@ -62,10 +62,10 @@ class Sandbox:
         self._watchdog.begin(code.limits.timeout_ms)
 
     def call(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
-        """Run one task and return what the guest answers.
+        """Run one task and return the guest's answer.
 
-        Raises `GuestFault` or `GuestStopped`. A guest that was stopped for no reason of its own runs again (see
-        watchdog.py), and so does one that the host had no memory for while instances are kept that can be given up.
+        Raises `GuestFault` or `GuestStopped`. A guest that was stopped by mistake runs again (see watchdog.py), as does
+        one that the host refused memory, if kept instances can be closed to free some.
         """
         while True:
             self._watchdog.next_task()
@@ -79,17 +79,17 @@ class Sandbox:
                     raise
 
     def has_kept(self) -> bool:
-        """Say whether the next call of this fold will use the instance of the last one."""
+        """Return whether the next call of this fold will reuse the last call's instance."""
         return self._kept is not None
 
     def forget(self) -> None:
-        """Give the next call a fresh instance."""
+        """Close the instance, so that the next call gets a fresh one."""
         if self._kept is not None:
             self._kept.close()
             self._kept = None
 
     def end(self) -> None:
-        """End a fold. The instance that was used longest ago makes room for the one that is kept."""
+        """End a fold. If its instance is kept, the least recently used one is evicted when there are too many."""
         self._watchdog.end()
         self._floats.end()
         if self._kept is not None:
@@ -108,7 +108,7 @@ class Sandbox:
         self.linker.close()
 
     def _give_up_kept(self) -> bool:
-        """Close the instances that wait to be used again; return whether there were any."""
+        """Close the kept instances; return whether there were any."""
         found = bool(self._reused)
         for guest in self._reused.values():
             guest.close()
@@ -117,7 +117,7 @@ class Sandbox:
         return found
 
     def _call_once(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
-        """Call a guest; that the host refused it memory outweighs whatever it made of that."""
+        """Call a guest. If the host refused it memory, that decides, whatever the guest returned."""
         try:
             return self._call_guest(data, tensors)
         except GuestFault:
@@ -135,8 +135,8 @@ class Sandbox:
             )
             left = guest.fuel_left()
             if not left:
-                # The engine looks at the fuel when a function or a loop starts, so the end of a call may run over.
-                # One unit more than the limit, of which one must be left, makes the limit exact.
+                # The engine checks fuel only when a function or a loop starts, so the end of a call may overrun.
+                # Giving one unit more than the limit and requiring one to be left makes the limit exact.
                 raise GuestFault("fuel", f"out of fuel in {self._prepared.call}")
             if self._memories.refusal:
                 self._check_memories()
@@ -158,7 +158,7 @@ class Sandbox:
             raise GuestStopped("faulted", refusal) from None
 
     def _call_with_tensors(self, guest: Guest, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
-        """Call with tensors in reach; one that this host cannot read outweighs whatever the guest made of that."""
+        """Call with tensors accessible. If this host cannot read one, that decides, whatever the guest returned."""
         self._tensors.begin(guest, tensors)
         try:
             answer = guest.call(data, fuel=self._code.limits.fuel + 1)

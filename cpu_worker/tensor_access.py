@@ -1,9 +1,9 @@
-"""The one import that guests have, `rota.tensor_read`, and where its bytes come from.
+"""The only import of guests, `rota.tensor_read`.
 
-A guest names a tensor by its index in the task, never by digest or path, so it reads what it was given and nothing
-else. A tensor that this host cannot read is a fault of the host: it is kept in `fault`, and the sandbox turns it into
-`refused`, whatever the guest makes of the error number. Nothing here may raise into the guest's call: host exceptions
-would travel through one slot of the whole process.
+A guest names a tensor by its index in the task, never by digest or path, so it can read only its task's tensors. A
+tensor that this host cannot read is a fault of the host: the reason goes into `fault`, and the sandbox ends the task as
+faulted, whatever the guest does with the error number. Nothing here may raise into the guest's call, because wasmtime's
+package passes host exceptions through one slot per process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from rota.tensors.store import TensorStore
 MODULE: Final = "rota"
 TENSOR_READ: Final = "tensor_read"
 
-BAD_INDEX: Final = -9  # the task has no tensor of that index (EBADF)
+BAD_INDEX: Final = -9  # the task has no tensor with that index (EBADF)
 BAD_ADDRESS: Final = -14  # pointer + length is outside the guest's memory (EFAULT)
-BAD_OFFSET: Final = -22  # the offset is negative or behind the end (EINVAL)
-HOST_FAULT: Final = -5  # this host cannot read the tensor; the outcome will be `refused` (EIO)
+BAD_OFFSET: Final = -22  # the offset is negative or past the end (EINVAL)
+HOST_FAULT: Final = -5  # this host cannot read the tensor (EIO); the sandbox reports the task as faulted
 
 
 class TensorReader(Protocol):
@@ -37,7 +37,7 @@ class TensorReader(Protocol):
 
 
 class StoreTensorReader:
-    """A `TensorReader` over the tensor store of this host: its maps, without a copy."""
+    """A `TensorReader` over this host's tensor store, without copies."""
 
     def __init__(self, store: TensorStore) -> None:
         self._store = store
@@ -47,7 +47,7 @@ class StoreTensorReader:
 
 
 class TensorAccess:
-    """What `tensor_read` may touch at this moment: one guest's memory and one task's tensors."""
+    """What `tensor_read` may access now: one guest's memory and one task's tensors."""
 
     def __init__(self, reader: TensorReader | None) -> None:
         self._reader = reader
@@ -57,7 +57,7 @@ class TensorAccess:
         self.fault = ""
 
     def define(self, linker: Linker) -> None:
-        """Put the import into a linker."""
+        """Define the import in a linker."""
         i32, i64 = ValType.i32(), ValType.i64()
         linker.define_func(MODULE, TENSOR_READ, FuncType([i32, i64, i32, i32], [i32]), self._tensor_read)
 
@@ -67,7 +67,7 @@ class TensorAccess:
         self._tensors = tensors
 
     def end(self) -> None:
-        """Serve nobody, and let go of what was mapped."""
+        """Serve no task, and release the mapped tensors."""
         self._guest = None
         self._tensors = ()
         self.fault = ""
@@ -75,7 +75,7 @@ class TensorAccess:
             self._opened = {}
 
     def _tensor_read(self, index: int, offset: int, pointer: int, size: int) -> int:
-        """Copy up to `size` bytes from `offset` on; each byte copied costs one fuel, like `memory.copy`."""
+        """Copy up to `size` bytes from `offset` on; each copied byte costs one unit of fuel, as in `memory.copy`."""
         pointer, size = pointer & 0xFFFFFFFF, size & 0xFFFFFFFF
         guest = self._guest
         if guest is None or not 0 <= index < len(self._tensors):
@@ -85,7 +85,7 @@ class TensorAccess:
             return HOST_FAULT
         if not 0 <= offset <= len(data):
             return BAD_OFFSET
-        # The answer is an i32, so one call copies less than 2 GiB.
+        # The return value is an i32, so one call copies less than 2 GiB.
         part = data[offset : offset + min(size, 0x7FFFFFFF)]
         try:
             if not guest.write(pointer, part):

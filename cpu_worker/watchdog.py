@@ -1,12 +1,11 @@
-"""The one thread that stops a guest from outside: by the wall clock, or because somebody asked.
+"""The thread that stops a guest from outside: at its timeout, or on an interrupt.
 
-A store traps when the engine's epoch passes the deadline that was set for the call. The epoch moves only when a guest
-must stop, so a healthy guest never meets it. The watchdog looks at what runs every `TICK_MS` and sleeps while nothing
-does.
+A store traps when the engine's epoch passes the deadline set for the call. The epoch is advanced only when a guest must
+stop, so other guests never trap. The watchdog checks what runs every `TICK_MS` and sleeps while nothing does.
 
-It may be late by one call: between its look and its step a task can end and the next begin, which is then stopped
-instead. So whoever was stopped asks `reason_to_stop`; with none, the task simply runs again, which cannot be seen (a
-task has no effect before it has ended).
+It can hit the wrong call: between its check and the advance of the epoch a task can end and the next begin, which is
+then stopped instead. So the caller of a stopped task asks `reason_to_stop`; without a reason the task just runs again,
+which is safe because a task has no effect before it has ended.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Watchdog:
         self._thread.start()
 
     def begin(self, timeout_ms: int) -> None:
-        """Watch a row of tasks, each with this limit. An interrupt from before is forgotten."""
+        """Watch a series of tasks, each with this timeout. An earlier interrupt is forgotten."""
         self._timeout_ms = timeout_ms
         self._interrupted = False
         self._serial += 1
@@ -46,21 +45,21 @@ class Watchdog:
             self._running.set()
 
     def next_task(self) -> None:
-        """Start the clock of a task anew."""
+        """Restart the timeout for the next task."""
         self._serial += 1
 
     def end(self) -> None:
         self._active = (
-            False  # the thread goes to sleep by itself: waking it for each row would cost more than a short task
+            False  # the thread goes to sleep by itself: waking it for each series would cost more than a short task
         )
 
     def interrupt(self) -> None:
-        """Stop what runs now; from any thread."""
+        """Stop what runs now; callable from any thread."""
         self._interrupted = True
         self._engine.increment_epoch()
 
     def reason_to_stop(self) -> Literal["interrupted", "timeout"] | None:
-        """Say why the running task has to stop, if it has to."""
+        """Return why the running task has to stop; None if it need not."""
         if self._interrupted:
             return "interrupted"
         return "timeout" if self._expired_serial == self._serial else None
@@ -78,14 +77,14 @@ class Watchdog:
                 return
             if not self._active:
                 self._running.clear()
-                if self._active:  # a row began in between and found the thread awake
+                if self._active:  # a series began meanwhile and found the thread awake
                     self._running.set()
                 continue
             now_ms = self._clock()
             if serial != self._serial:
                 serial, since_ms = self._serial, now_ms
             if self._interrupted:
-                # Again and again: the first step may have come just before the task set its own deadline.
+                # Repeated, because the first advance may have come just before the task set its deadline.
                 self._engine.increment_epoch()
             elif now_ms - since_ms >= self._timeout_ms:
                 self._expired_serial = serial

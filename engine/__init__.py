@@ -1,1 +1,1 @@
-"""The core with real executors and no sockets: what lanes in one process and the proof are built on."""
+"""The core with real executors and no sockets, used by local/ and proof/."""

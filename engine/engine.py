@@ -1,8 +1,8 @@
-"""A world that runs by itself: what its lanes issue is executed, what completes is applied. PURE.
+"""A world that runs by itself: it executes what its lanes issue, and applies what completes. PURE.
 
-Everything goes through records, as in the broker: `apply` is the only way to change the world, and whoever gives
-`keep` has a journal of the run that `rota verify` takes. Time is what the caller says it is. How folds are executed is
-behind `Runner`: the executors of this process (executors.py), or many processes (proof/processes.py).
+As in the broker, everything goes through records: `apply` is the only way to change the world, and `keep` gets a
+journal that `rota verify` accepts. The caller sets the time. Folds are executed by a `Runner`: the executors of this
+process (executors.py), or several processes (proof/processes.py).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from rota.common.limits import TRIES_MAX
 from rota.common.work import Fold, FoldResult
 from rota.engine.folds import PlannedFold, completed, fold_of, plan
 
-WORKER: Final = "local"  # how completions of an engine are signed
+WORKER: Final = "local"  # the worker's name in an engine's completions
 
 
 class Runner(Protocol):
-    """Executes folds, none of which needs another's state."""
+    """Executes independent folds."""
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
         """Return a result for each fold, in their order."""
         ...
 
     def fingerprint(self, pool: str) -> Mapping[str, Any]:
-        """Return what could change a bit of a result of this pool."""
+        """Return the fingerprint of this pool: everything that could change a bit of a result."""
         ...
 
 
 class Stopped(NamedTuple):
-    """A task that got no outcome: it ran out of time, cannot be done here, or its code cannot be run."""
+    """A task without an outcome: it timed out, cannot be done here, or its code cannot be run."""
 
     task: Task
     why: str  # a verdict
@@ -51,25 +51,26 @@ class Engine:
     ) -> None:
         self.world = world
         self.runner = runner
-        self.now_ms = now_ms  # the time of the records that the engine makes; agents never see it
+        self.now_ms = now_ms  # stamped on the records that the engine makes; agents never see it
         self._keep = keep
         self._fingerprints: dict[str, int] = {}  # by pool
 
     def apply(self, record: records.Record) -> Notes:
-        """Let a record take effect. Raises `JournalError` if it does not fit what came before."""
+        """Apply a record. Raises `JournalError` if it does not follow from those before."""
         if self._keep is not None:
             self._keep(record)
         return self.world.apply(record)
 
     def run(self, lane: str, tasks_max: int) -> list[Task]:
-        """Execute the first `tasks_max` tasks of a line, pass verdicts on those that got no outcome, and return what
-        retired: at least one task, unless nothing is issued.
+        """Execute the first `tasks_max` tasks of a line and give verdicts to those without an outcome.
+
+        Returns the retired tasks: at least one, unless nothing is issued.
         """
         retired, stopped = self.execute(plan(self.world.lanes[lane], tasks_max))
         return retired + self.judge(stopped)
 
     def execute(self, planned: list[PlannedFold]) -> tuple[list[Task], list[Stopped]]:
-        """Execute folds of one lane and apply their outcomes; return what retired, and what got none."""
+        """Execute folds of one lane and apply their outcomes; return the retired tasks, and those without outcome."""
         if not planned:
             return [], []
         results = self.runner.run_all([fold.fold for fold in planned])
@@ -97,7 +98,7 @@ class Engine:
         return retired, stopped
 
     def judge(self, stopped: Sequence[Stopped]) -> list[Task]:
-        """Pass verdicts on tasks that got no outcome, as a broker with one worker does; return what retired."""
+        """Give verdicts to tasks without an outcome, as a broker with one worker does; return the retired tasks."""
         retired: list[Task] = []
         for task, why in stopped:
             if why == FAULTED:
@@ -107,7 +108,7 @@ class Engine:
         return retired
 
     def _try_again(self, task: Task) -> list[Task]:
-        """Execute a task alone that could not be done, as often as it is tried anywhere; return what retired."""
+        """Retry a task alone that could not be done, as often as a broker does; return the tasks that retired."""
         for _ in range(1, TRIES_MAX):
             if task.outcome is not None:
                 break
@@ -124,7 +125,7 @@ class Engine:
         return self.apply(verdict).retired
 
     def _fingerprint(self, pool: str) -> int:
-        """Return the number of the runner's fingerprint; the first time it is written down."""
+        """Return the number of the runner's fingerprint; the first call records it."""
         if pool not in self._fingerprints:
             facts = flat_facts(self.runner.fingerprint(pool))
             number = self.world.fingerprints.get((pool, facts))

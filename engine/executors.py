@@ -1,8 +1,8 @@
-"""The executors of this process: WASM and ONNX behind one `run_all`, each made when it is first needed.
+"""The executors of this process: WASM and ONNX behind one `run_all`, each created on first use.
 
-They run in one thread that all of the process shares, with a stack that holds the deepest guest: an engine belongs to
-one thread, and wasmtime's Python package keeps host exceptions in one slot. Whatever is raised in the caller while it
-waits, Ctrl-C first of all, stops what runs there.
+They run in one thread shared by the whole process, with a stack for the deepest guest: an engine belongs to one
+thread, and wasmtime's Python package keeps host exceptions in one slot. An exception in the waiting caller, such as
+that of Ctrl-C, stops what runs there.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _thread: ThreadPoolExecutor | None = None
 
 
 class Folders:
-    """Where executors find code and data. `artefacts` is written to, and `tensors` by models with large results.
+    """The folders of executors. They write to `artefacts`, and models with large results write to `tensors`.
 
-    `lent_tensors` is a store whose tensors are read as well, and which is not touched.
+    `lent_tensors` is a second store of tensors, only read.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Folders:
 
 
 class Executors:
-    """Runs folds of any code. A context manager; closing it releases engines and sessions."""
+    """Runs folds of any code. A context manager; closing releases engines and sessions."""
 
     def __init__(self, folders: Folders, *, device: str = "auto") -> None:
-        """`device`, for models: "auto" takes the GPU where there is one, "cpu" does not look for it."""
+        """`device`, for models: "auto" uses the GPU if there is one, "cpu" never does."""
         self._folders = folders
         self._device = device
         self._made: dict[str, _Stepped] = {}
@@ -63,7 +63,7 @@ class Executors:
         return result
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
-        """Run independent folds. Raises `ConfigError` if an engine that they need is not installed.
+        """Run independent folds. Raises `ConfigError` if a needed engine is not installed.
 
         An exception in this thread, such as that of Ctrl-C, stops the folds and is raised again.
         """
@@ -86,7 +86,7 @@ class Executors:
         try:
             while not _has_ended(running):
                 if self._stopping:
-                    executor.drop(job)  # again: it may come between two folds
+                    executor.drop(job)  # again, since the first may fall between two folds
         except BaseException:
             while not running.done():
                 executor.drop(job)
@@ -97,7 +97,7 @@ class Executors:
         return ended.results or (FoldResult(NO_OUTCOMES, None, "interrupted"),) * len(folds)
 
     def interrupt(self) -> None:
-        """Stop the folds that are running, and run no other until `resume`; from any thread or signal handler."""
+        """Stop the running folds, and run no other until `resume`. Callable from any thread or signal handler."""
         self._stopping = True
         for executor in list(self._made.values()):
             executor.drop_all()
@@ -120,7 +120,7 @@ class Executors:
         return self._executor(pool).executor.fingerprint()
 
     def close(self) -> None:
-        """Release what was made. Nothing runs any more."""
+        """Release engines and sessions. Nothing can run afterwards."""
         self._closed = True
         while self._made:
             _call_in_thread(self._made.popitem()[1].executor.close)
@@ -134,7 +134,7 @@ class Executors:
     def _executor(self, pool: str) -> _Stepped:
         made = self._made.get(pool)
         if self._closed:
-            raise ConfigError("what would run this is closed: look at it before, or open it again")
+            raise ConfigError("the executors are closed: ask before closing, or open again")
         if made is None:
             make = self._make_cpu if pool == "cpu" else self._make_gpu
             made = self._made[pool] = _shared_thread().submit(_Stepped, make).result()
@@ -166,7 +166,7 @@ class Executors:
 
 
 class _Stepped:
-    """An executor, and one job of it at a time."""
+    """An executor that does one job at a time."""
 
     def __init__(self, make: Callable[[Outside], Executor]) -> None:
         self._woken = threading.Event()
@@ -179,7 +179,7 @@ class _Stepped:
         return self._number
 
     def do(self, job: Job) -> Ended | Looked:
-        """Step the executor until the job has ended; in its thread."""
+        """Step the executor until the job has ended. Call it in the executor's thread."""
         self._running = job
         try:
             self.executor.take(job)
@@ -195,21 +195,21 @@ class _Stepped:
             self._running = None
 
     def drop(self, job: Job) -> None:
-        """Interrupt a job; from any thread."""
+        """Interrupt a job. Callable from any thread."""
         self.executor.drop(job.number)
 
     def drop_all(self) -> None:
-        """Interrupt what runs; from any thread."""
+        """Interrupt what runs. Callable from any thread."""
         if (running := self._running) is not None:
             self.drop(running)
 
 
 def _ignore(_: Report) -> None:
-    """There is nobody here who could do something else while a task does not stop: it is waited for."""
+    """Ignore a report that a task does not stop: there is no other work meanwhile, so wait for it."""
 
 
 def _has_ended(running: Future[Ended | Looked]) -> bool:
-    """Wait for a job, not for long, and say whether it has ended."""
+    """Wait a short time for a job; return whether it has ended."""
     try:
         running.exception(_ASK_AGAIN_SECONDS)
     except TimeoutError:
@@ -218,13 +218,13 @@ def _has_ended(running: Future[Ended | Looked]) -> bool:
 
 
 def _call_in_thread(close: Callable[[], None]) -> None:
-    """Call in the shared thread, or here where that thread is this one, or has ended with the interpreter."""
-    if threading.current_thread().name.startswith(_THREAD_NAME):  # the collector closes what nobody closed, anywhere
+    """Call in the shared thread; or here, if this is that thread or it has ended with the interpreter."""
+    if threading.current_thread().name.startswith(_THREAD_NAME):  # the garbage collector calls `close` from any thread
         close()
         return
     try:
         running = _shared_thread().submit(close)
-    except RuntimeError:  # of the pool: it takes no more work
+    except RuntimeError:  # the pool accepts no more work
         close()
         return
     running.result()

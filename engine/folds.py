@@ -1,8 +1,8 @@
-"""From a lane's line to folds that an executor runs, and back to what a lane takes. PURE.
+"""Makes folds of a lane's line for an executor, and completions of their results. PURE.
 
-This is the broker's dispatch without workers: no queues, no quotas, only the first tasks of the line, each agent's
-together. Because a derived lane retires in line order whatever completes first (execution model, part 3), the order in
-which these folds run cannot be seen in it. Whoever needs to stop the lane at a position plans no further than to there.
+This is the broker's dispatch without workers: no queues, no quotas, only the first tasks of the line, grouped by agent.
+A derived lane retires in line order whatever completes first (execution model, part 3), so the order of these folds
+cannot be seen in it. To stop a lane at a position, plan no further than that.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rota.broker.tasks import Task
 from rota.common.limits import FOLD_TASKS_MAX
 from rota.common.work import Code, Fold, FoldResult, TaskInput
 
-PATIENCE_MS: Final = 600_000  # what a task may take in a replay: fuel ends it, the clock only ends what hangs
+PATIENCE_MS: Final = 600_000  # timeout of a task in a replay: fuel ends it, the clock only ends what hangs
 
 
 class PlannedFold(NamedTuple):
-    """A fold, and the issued tasks it is made of."""
+    """A fold and its issued tasks."""
 
     tasks: tuple[Task, ...]
     fold: Fold
@@ -34,7 +34,7 @@ def head(lane: Lane) -> Task | None:
 def plan(lane: Lane, tasks_max: int) -> list[PlannedFold]:
     """Return folds of those of the first `tasks_max` tasks of the line that have no outcome yet.
 
-    An agent whose code changes on the way gets one fold, up to the change: what follows needs the state that it leaves.
+    If an agent's code changes among them, its fold ends there: the tasks behind it need the state that it leaves.
     """
     rows: list[list[Task]] = []
     open_rows: dict[tuple[str, bool], list[Task]] = {}
@@ -54,7 +54,7 @@ def plan(lane: Lane, tasks_max: int) -> list[PlannedFold]:
 
 
 def fold_of(lane: Lane, tasks: tuple[Task, ...]) -> PlannedFold:
-    """Return the fold of consecutive tasks of one target, from the state that the lane has for it now."""
+    """Return the fold of consecutive tasks of one target, from its current state in the lane."""
     first = tasks[0]
     assert first.code is not None
     state = None if first.stateless else lane.agents[first.address].state
@@ -62,7 +62,7 @@ def fold_of(lane: Lane, tasks: tuple[Task, ...]) -> PlannedFold:
 
 
 def task_input(task: Task) -> TaskInput:
-    """Return what a task shows to its target."""
+    """Return the input of a task."""
     run = task.run
     return TaskInput(
         task.turn, run.kind, run.sender, task.payload, run.now_ms, run.reply_to, run.tensors_of(task.index),
@@ -71,12 +71,12 @@ def task_input(task: Task) -> TaskInput:
 
 
 def completed(planned: PlannedFold, result: FoldResult) -> CompletedFold:
-    """Return the outcomes of a fold as its lane takes them; there must be at least one."""
+    """Return the outcomes of a fold, at least one, as part of a completion."""
     assert result.outcomes
     turns = tuple([task.turn for task in planned.tasks[: len(result.outcomes)]])
     return CompletedFold(planned.fold.address, turns, result.outcomes, result.state, result.provenance)
 
 
 def patient(code: Code, timeout_ms: int) -> Code:
-    """Return code whose tasks may take so long: in a replay the wall clock decides nothing, fuel does."""
+    """Return the code with this timeout: in a replay fuel decides, not the wall clock."""
     return code._replace(limits=code.limits._replace(timeout_ms=timeout_ms))

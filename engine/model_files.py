@@ -1,7 +1,6 @@
-"""What those need of a model folder who have a digest: the files of the model with a digest, found and checked.
+"""Finds and checks the files of a model by its digest, for runs/ and local/.
 
-The repository is the GPU worker's (its layout is told in docs/MODELS.md); it needs no ONNX Runtime. This file is its
-door for runs/ and local/.
+The repository code is the GPU worker's and needs no ONNX Runtime. docs/MODELS.md describes the layout.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ class ModelFiles(NamedTuple):
 
 
 def find_model(models: Path, digest: bytes) -> ModelFiles | None:
-    """Return the files of the model with this digest, None if the folder has no such model.
+    """Return the files of the model with this digest; None if the folder has no such model.
 
-    Raises `CodeError` if one of its files is not what was added.
+    Raises `CodeError` if one of its files has changed since it was added.
     """
     repository = Repository(models)
     entry = next((entry for entry in repository.list() if entry.digest == digest), None)

@@ -146,7 +146,7 @@ class Sessions:
         return model
 
     def has(self, digest: bytes) -> bool:
-        """Say whether a model is loaded."""
+        """Return whether a model is loaded."""
         return digest in self._loaded
 
     def load(self, digest: bytes) -> LoadedModel:

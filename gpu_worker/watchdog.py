@@ -55,7 +55,7 @@ class Watchdog:
             self._stopped = None
 
     def interrupted(self) -> bool:
-        """Say whether this fold was interrupted."""
+        """Return whether this fold was interrupted."""
         return self._stopped == "interrupted"
 
     def arm(self, timeout_ms: int) -> Any:

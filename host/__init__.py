@@ -1,1 +1,1 @@
-"""What touches the host, for every process: settings, sockets, signals, files, folders, other processes."""
+"""Access to the host, for every process: settings, sockets, signals, files, folders, other processes."""

@@ -1,4 +1,4 @@
-"""The clocks of this host. Entry points make one and hand it down, so that whoever needs the time can be tested."""
+"""The clocks of this host. Entry points make one and pass it down, so that code that needs the time can be tested."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ class Clock(Protocol):
     """Two readings in whole milliseconds."""
 
     def wall_ms(self) -> int:
-        """Return milliseconds since 1970: what inputs are stamped with. It can jump."""
+        """Return milliseconds since 1970, as stamped on inputs. It can jump."""
         ...
 
     def mono_ms(self) -> int:
-        """Return milliseconds since some moment: for waits and deadlines. It never jumps."""
+        """Return monotonic milliseconds, for waits and deadlines."""
         ...
 
 
 class HostClock:
-    """The real ones."""
+    """The real clocks."""
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000

@@ -1,7 +1,7 @@
 """Makes a command of a settings class: one option per setting, each with its variable, and a named exit code.
 
-`python -m rota.broker` and `rota broker` run the same command object. The body is loaded when the command runs, so that
-`rota --help` does not load an engine. What a setting may be is checked by the settings class only.
+`python -m rota.broker` and `rota broker` run the same command object. Its body is loaded when it runs, so that `rota
+--help` does not load an engine. Only the settings class checks values.
 """
 
 from __future__ import annotations

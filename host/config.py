@@ -1,8 +1,8 @@
-"""The settings of every process: built once from flags and environment, checked once, then handed down.
+"""The settings of every process: built and checked once from flags and environment, then passed down.
 
-Each setting is one field with its flag, its variable, its bounds and its help text; `command.py` makes options of them,
-so that `rota broker`, `python -m rota.broker` and the children of `rota up` read the same ones. A new setting is a new
-field here and a line in docs/CLI.md.
+Each setting is one field with its flag, variable, bounds and help text; command.py makes options of them, so that
+`rota broker`, `python -m rota.broker` and the children of `rota up` have the same ones. A new setting is a new field
+here and a line in docs/CLI.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEFAULT_DIR: Final = Path(".rota")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How a user reaches a setting, and what it may be."""
+    """A setting's flag, variable, help text and bounds."""
 
     flag: str
     variable: str
@@ -36,7 +36,7 @@ class Option:
 
 
 class Setting(NamedTuple):
-    """A setting as `command.py` needs it. `kind` is the plain type, or a union of it and None."""
+    """A setting as command.py needs it. `kind` is the plain type, or a union of it and None."""
 
     option: Option
     kind: Any
@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 
 def settings_of(settings: type[ProcessSettings]) -> dict[str, Setting]:
-    """Return every setting of a process by the name of its field."""
+    """Return every setting of a process by field name."""
     hints = get_type_hints(settings, include_extras=True)
     return {
         one.name: Setting(hints[one.name].__metadata__[0], hints[one.name].__origin__, one.default)
@@ -54,7 +54,7 @@ def settings_of(settings: type[ProcessSettings]) -> dict[str, Setting]:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSettings:
-    """What every process has."""
+    """The settings of every process."""
 
     run_dir: Annotated[Path, Option("--dir", "ROTA_DIR", "The run folder: journal, modules, models, sockets.")] = (
         DEFAULT_DIR
@@ -68,14 +68,14 @@ class ProcessSettings:
     ] = "info"
 
     def __post_init__(self) -> None:
-        """Check every setting against its bounds. Raises `ConfigError`, which names the flag and the variable."""
+        """Check every setting against its bounds. Raises `ConfigError` naming the flag and the variable."""
         for name, setting in settings_of(type(self)).items():
             _check(setting.option, getattr(self, name))
         if self.bind:
             self.endpoints()
 
     def endpoints(self) -> Endpoints:
-        """Return where the broker is to be reached."""
+        """Return the addresses of the broker."""
         return Endpoints.of(self.run_dir, self.bind or None)
 
     def folder(self) -> RunFolder:
@@ -84,7 +84,7 @@ class ProcessSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerSettings(ProcessSettings):
-    """What the broker has. None of it is part of what a run means: that is journaled with its lane."""
+    """The settings of the broker. None of them affects outcomes; those that do are journaled with their lane."""
 
     heartbeat_ms: Annotated[
         int,
@@ -151,7 +151,7 @@ class BrokerSettings(ProcessSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings(ProcessSettings):
-    """What both kinds of worker have."""
+    """The settings of both kinds of worker."""
 
     worker: Annotated[
         str, Option("--id", "ROTA_WORKER_ID", "The worker's name, never used twice; made up if not given.")
@@ -180,7 +180,7 @@ class WorkerSettings(ProcessSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CpuWorkerSettings(WorkerSettings):
-    """What a CPU worker has."""
+    """The settings of a CPU worker."""
 
     raw_calls: Annotated[
         bool,
@@ -192,7 +192,7 @@ class CpuWorkerSettings(WorkerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class GpuWorkerSettings(WorkerSettings):
-    """What a GPU worker has."""
+    """The settings of a GPU worker."""
 
     device: Annotated[int, Option("--device", "ROTA_DEVICE", "Which GPU, by number; one worker per GPU.", high=255)] = 0
     require: Annotated[
@@ -216,7 +216,7 @@ class GpuWorkerSettings(WorkerSettings):
 
 
 def worker_name(pool: str, given: str) -> str:
-    """Return the given name, or one that no worker had before: pids come again, in containers soon."""
+    """Return the given name, or a new one. The pid is not enough: pids are reused, in containers soon."""
     return given or f"{pool}-{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
@@ -234,7 +234,7 @@ def _check(option: Option, value: Any) -> None:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a value from outside can travel: bytes that are no UTF-8 come as half surrogates."""
+    """Return whether a value can be encoded: bytes that are not UTF-8 arrive as surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:

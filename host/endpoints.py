@@ -1,9 +1,9 @@
-"""Where things are: the sub-folders of a run folder, and the four addresses of its broker.
+"""The sub-folders of a run folder, and the four addresses of its broker.
 
-Default addresses are `ipc://` sockets in a folder that only its owner can enter. Where those cannot be had (Windows, or
-`--bind tcp://127.0.0.1:PORT`) the broker writes the ports into `endpoints.json`, and everybody else reads them there.
-Nothing but the loopback is allowed until connections are encrypted. A new address has to be added to `Endpoints`,
-`_NAMES` and docs/PROTOCOL.md.
+Default addresses are `ipc://` sockets in a folder that only its owner can enter. On Windows, or with `--bind
+tcp://127.0.0.1:PORT`, the broker writes its ports into `endpoints.json`, where the other processes read them. Only
+loopback addresses are allowed until connections are encrypted. A new address must be added to `Endpoints`, `_NAMES` and
+docs/PROTOCOL.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHOWN_CHARS: Final = 200
 
 
 class Endpoints(NamedTuple):
-    """The addresses of a broker: for producers, for workers, for watchers, and for read-only questions."""
+    """The addresses of a broker: for producers, workers, watchers, and read-only queries."""
 
     frontend: str
     backend: str
@@ -44,9 +44,9 @@ class Endpoints(NamedTuple):
 
     @staticmethod
     def of(run_dir: Path, bind: str | None = None) -> Endpoints:
-        """Return where the broker of a run folder is to be reached.
+        """Return the addresses of the broker of a run folder.
 
-        Raises `ConfigError` for an address that is not allowed, and on Windows when no broker has started there yet.
+        Raises `ConfigError` for an address that is not allowed, and on Windows if no broker has started there yet.
         """
         if bind:
             return _tcp_endpoints(bind)
@@ -59,16 +59,16 @@ class Endpoints(NamedTuple):
 
     @staticmethod
     def publish(run_dir: Path, bind: str | None = None) -> Endpoints:
-        """Decide, as the broker of a run folder, what to bind, and leave word of it for everybody else.
+        """Choose the addresses that this broker binds, and publish them to other processes.
 
-        Call it with the run folder prepared and its journal locked, and bind next.
+        Call it after the run folder is prepared and its journal locked; bind next.
         """
         folder = RunFolder(run_dir)
         if not bind and sys.platform != "win32":
-            folder.endpoints_file.unlink(missing_ok=True)  # left by an earlier run with other addresses
+            folder.endpoints_file.unlink(missing_ok=True)  # of an earlier start with other addresses
             _socket_folder(folder).mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
             endpoints = _ipc_endpoints(folder)
-            for endpoint in endpoints:  # a broker was killed while it let nobody in
+            for endpoint in endpoints:  # a broker was killed while its door was shut
                 shut_path(Path(endpoint.removeprefix("ipc://"))).unlink(missing_ok=True)
             return endpoints
         endpoints = _tcp_endpoints(bind) if bind else Endpoints(*_free_addresses())
@@ -80,9 +80,9 @@ class Endpoints(NamedTuple):
 
     @staticmethod
     def withdraw(run_dir: Path) -> None:
-        """Remove, as the broker of a run folder, the socket files, which libzmq leaves, and a folder outside of it.
+        """Remove this broker's socket files, which libzmq leaves behind, and a folder outside of the run folder.
 
-        Call it when the sockets are closed, and before the journal's lock is given back.
+        Call it after closing the sockets and before releasing the journal's lock.
         """
         folder = RunFolder(run_dir)
         sockets = _socket_folder(folder)
@@ -90,17 +90,17 @@ class Endpoints(NamedTuple):
             for file in (sockets / f"{name}.sock", shut_path(sockets / f"{name}.sock")):
                 file.unlink(missing_ok=True)
         if sockets != folder.sockets:
-            with contextlib.suppress(OSError):  # not there, or not empty: somebody else put something in
+            with contextlib.suppress(OSError):  # missing, or not empty
                 sockets.rmdir()
 
 
 def shut_path(socket_file: Path) -> Path:
-    """Return where a socket file lies while its process lets nobody in (open_files.py)."""
+    """Return where a socket file is moved while the door is shut (open_files.py)."""
     return socket_file.with_name(f"{socket_file.name}.full")
 
 
 class RunFolder:
-    """The folder of one run, and what is where in it."""
+    """The folder of one run, and the paths in it."""
 
     def __init__(self, run_dir: Path) -> None:
         self.root = Path(os.path.abspath(run_dir))
@@ -114,16 +114,16 @@ class RunFolder:
         self.endpoints_file = self.root / "endpoints.json"
 
     def prepare(self) -> RunFolder:
-        """Make the folder and its parts where they are missing, and close the parts to everybody but their owner.
+        """Make the folder and its parts if missing, and make the parts accessible to their owner only.
 
-        A root that is there keeps its mode: it may be a folder that its owner uses for other things as well.
+        An existing root keeps its mode, since it may be used for other things too.
         """
         parts = (self.modules, self.artefacts, self.models, self.tensors, self.logs, self.sockets)
         try:
             self.root.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
             for part in parts:
                 part.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
-                if part != self.sockets:  # others may enter it: whoever connects is told, see _check_private
+                if part != self.sockets:  # if others can enter it, connecting fails: see _check_private
                     make_private(part)
         except OSError as error:
             raise ConfigError(
@@ -149,17 +149,17 @@ def _socket_folder(folder: RunFolder) -> Path:
 
 
 def _short_folder(root: Path) -> Path:
-    """Return a folder with a short path for the sockets of a run folder whose own path is too long."""
+    """Return a folder with a short path for the sockets, if the run folder's path is too long."""
     digest = hashlib.sha256(os.fsencode(root) + b"\0" + str(_user()).encode()).hexdigest()[:24]
     return Path(tempfile.gettempdir()) / f"rota-{digest}"
 
 
 def _check_private(folder: Path) -> None:
-    """Refuse a folder of sockets that somebody else owns or can enter: whoever can, could pose as the broker."""
+    """Refuse a folder of sockets that another user owns or can enter: that user could pose as the broker."""
     try:
         status = os.lstat(folder)
     except FileNotFoundError:
-        return  # no broker has been here; the connection waits for one
+        return  # no broker has started yet; the connection waits for one
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != _user() or stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(
             f"{folder} must be a folder of yours with mode 0700: run `chmod 700 {folder}` or remove it",
@@ -182,7 +182,7 @@ else:
 
 
 def _tcp_endpoints(bind: str) -> Endpoints:
-    """Return four neighbouring ports from the one that `bind` names."""
+    """Return the addresses of `PORTS` consecutive ports from the one in `bind` on."""
     host, port = _check_loopback(bind)
     if port + PORTS - 1 > 65_535 or port == 0:
         raise ConfigError(f"--bind {bind}: the port must be from 1 to {65_536 - PORTS}; {PORTS} in a row are used")
@@ -190,7 +190,7 @@ def _tcp_endpoints(bind: str) -> Endpoints:
 
 
 def _check_loopback(address: str) -> tuple[str, int]:
-    """Return host and port of an address of the loopback, which has more hosts than 127.0.0.1."""
+    """Return host and port of a loopback address; any address in 127.0.0.0/8 is one."""
     match = _TCP.fullmatch(address)
     if match is None:
         raise ConfigError(
@@ -199,7 +199,7 @@ def _check_loopback(address: str) -> tuple[str, int]:
         )
     host, port = match[1], int(match[2])
     if host == "localhost":
-        host = "127.0.0.1"  # what the name means to others may be IPv6
+        host = "127.0.0.1"  # elsewhere the name may resolve to IPv6
     if not _is_loopback(host):
         raise ConfigError(
             f"{address} can be reached from other hosts, which needs CURVE encryption; that is not yet available: "
@@ -213,11 +213,11 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.IPv4Address(host).is_loopback
     except ValueError:
-        return False  # a name, which may mean any host, or IPv6, which our sockets do not use
+        return False  # a name, which may resolve to any host, or IPv6, which our sockets do not use
 
 
 def _free_addresses() -> list[str]:
-    """Return addresses whose ports are free now. One may be taken before it is bound: the bind then says so."""
+    """Return addresses whose ports are free now. If one is taken before it is bound, the bind fails."""
     held = [socket.socket() for _ in _NAMES]
     try:
         for one in held:

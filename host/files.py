@@ -1,8 +1,7 @@
-"""What plain files need beyond `open`: locks between processes, durable names, real space, and disk errors in our
-words.
+"""File operations beyond `open`: locks between processes, durable names, allocation, and typed disk errors.
 
-Here and nowhere else the differences between POSIX and Windows are settled, so that stores read the same on both. A
-lock lasts until its descriptor is closed, also by the death of the process.
+Only this file knows the differences between POSIX and Windows, so that the stores need no cases. A lock is held until
+its descriptor is closed, which the death of the process does too.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(descriptor: int, exclusive: bool, wait: bool) -> bool:
-        # Windows has no shared lock here; an exclusive one is slower and as right. LK_LOCK itself gives up after ten
-        # seconds.
+        # msvcrt has no shared lock; an exclusive one is slower and just as correct. LK_LOCK gives up after 10 s.
         while True:
             try:
                 msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
@@ -53,7 +51,7 @@ else:
 
 @contextmanager
 def locked(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold the lock file at `path` for the block. Opened anew each time: a shared descriptor would share the lock."""
+    """Hold the lock file at `path` for the block. It is opened each time, since a shared descriptor shares the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
     try:
         _lock(descriptor, exclusive, wait=True)
@@ -63,17 +61,17 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[None]:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file for its own use, and say whether that worked."""
+    """Try to lock an open file exclusively; return whether that worked."""
     return _lock(descriptor, exclusive=True, wait=False)
 
 
 def private_opener(path: str, flags: int) -> int:
-    """The `opener` of `open` for files of a run folder: what it makes is the owner's alone, whatever the umask."""
+    """The `opener` of `open` for files of a run folder: new files are private to the owner, whatever the umask."""
     return os.open(path, flags, PRIVATE_FILE_MODE)
 
 
 def make_private(path: Path) -> None:
-    """Close a file or folder to everybody but its owner. A link, and what is somebody else's, stay as they are."""
+    """Make a file or folder accessible to its owner only. Links and other users' files stay as they are."""
     mode = path.lstat().st_mode
     if not stat.S_ISLNK(mode) and stat.S_IMODE(mode) & 0o077:
         with suppress(PermissionError):
@@ -81,7 +79,7 @@ def make_private(path: Path) -> None:
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Give a file its size in real blocks. A hole would turn a full disk into SIGBUS at some later write to the map."""
+    """Allocate the blocks of a file. With holes, a full disk would mean SIGBUS at a later write to the map."""
     if sys.platform == "linux" or hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return
@@ -107,8 +105,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def unlink(path: Path) -> int | None:
-    """Remove a file and return its size: 0 if it was gone already, None if the system still holds it (Windows,
-    mapped)."""
+    """Remove a file; return its size, 0 if it was gone already, None if it is still mapped (Windows)."""
     try:
         size = path.stat().st_size
         if sys.platform == "win32":
@@ -123,7 +120,7 @@ def unlink(path: Path) -> int | None:
 
 @contextmanager
 def disk_errors(doing: str, folder: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn errors of the disk inside the block into `TensorError`s that name what was tried and what helps."""
+    """Turn disk errors in the block into `TensorError`s that name the operation and the remedy."""
     try:
         yield
     except OSError as error:

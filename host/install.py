@@ -1,6 +1,6 @@
-"""How a missing part of Rota is installed here, for the remedy of an error.
+"""How to install a missing extra of Rota here, for error messages.
 
-Rota is not on a package index: an extra is installed from the folder that Rota itself came from, as pip has noted it.
+Rota is not on a package index: an extra is installed from the folder that pip has recorded as Rota's source.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 
 def install_command(extra: str, *, options: str = "") -> str:
-    """Return the command that installs an extra (`cpu`, `gpu`); `options` are pip's, with a space behind."""
+    """Return the command that installs an extra (`cpu`, `gpu`); `options` are pip's and end in a space."""
     folder = _source_folder()
     if folder is None:
         return f"pip install {options}'.[{extra}]' in Rota's source folder"
@@ -20,9 +20,9 @@ def install_command(extra: str, *, options: str = "") -> str:
 
 
 def _source_folder() -> Path | None:
-    """The folder that Rota was installed from, if it is still there (PEP 610).
+    """Return the folder that Rota was installed from, if it still exists (PEP 610).
 
-    In that folder the notes of its build are found first, which say nothing; so all that bear the name are asked.
+    All distributions of the name are tried: run from that folder, its egg-info is found first and has no such entry.
     """
     for found in metadata.distributions(name="rota"):
         try:

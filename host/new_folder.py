@@ -1,4 +1,4 @@
-"""Makes a folder aside and moves it to its place, so that what is there is never half made."""
+"""Builds a folder under a temporary name and renames it, so that a half-made one is never seen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rota.host.files import sync_folder
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `folder` when the block is through; if it raises, nothing is left.
+    """Yield a folder that becomes `folder` at the end of the block; if the block raises, nothing is left.
 
     Raises `ConfigError` unless the folder is new or empty.
     """
@@ -30,8 +30,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         if folder.exists():
-            folder.rmdir()  # empty, and Windows does not rename over it
+            folder.rmdir()  # it is empty, and Windows does not rename over it
         os.rename(draft, folder)
         sync_folder(folder.parent)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)  # renamed, if all went well
+        shutil.rmtree(draft, ignore_errors=True)  # already renamed unless something failed

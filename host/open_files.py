@@ -1,12 +1,11 @@
-"""How many files and sockets a process may have open, and a door that shuts before there are too many.
+"""The limit of open files and sockets, and a door that keeps connections below it.
 
 libzmq aborts the process when it accepts a connection on a socket file and no descriptor is left (`ipc_listener.cpp`,
-EMFILE). A listener cannot be told to stop, and one that is unbound ends the connections that it took. So the socket
-files are moved aside while too many descriptors are in use: who connects then finds nobody, tries again later, and
-whoever is connected goes on.
+EMFILE). A listener cannot be paused, and unbinding it ends its connections. So the socket files are moved aside while
+too many descriptors are in use: new connections fail and are retried by the other end, existing ones go on.
 
-What may come in before that happens is bounded: libzmq tells each accepted connection through a monitor, and waits when
-1,000 of those words are unread. See zmq_socket_monitor(3).
+The number of connections that come in before that is bounded: libzmq reports each accepted one through a monitor, and
+waits when 1,000 of these events are unread. See zmq_socket_monitor(3).
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ from rota.host.sockets import BACKLOG, Socket
 
 log = logging.getLogger(__name__)
 
-_UNREAD_MAX: Final = 1_001  # words of a monitor that libzmq sends before it waits for the reader
-_LIMIT_MAX: Final = 1 << 20  # more is of no use, and systems that say "unlimited" take no larger number
+_UNREAD_MAX: Final = 1_001  # events of a monitor that libzmq sends before it waits for the reader
+_LIMIT_MAX: Final = 1 << 20  # enough, and systems that say "unlimited" accept no larger number
 _COUNT_AGAIN_MS: Final = 200  # while the door is shut
 
 
-_BURST_MAX: Final = PORTS * (_UNREAD_MAX + BACKLOG)  # connections that come in before the door is shut, on all sockets
-LIMIT_WANTED: Final = 2 * _BURST_MAX  # with fewer, a burst may still be too many
+_BURST_MAX: Final = PORTS * (_UNREAD_MAX + BACKLOG)  # connections on all sockets before the door is shut
+LIMIT_WANTED: Final = 2 * _BURST_MAX  # with fewer, a burst may be too many
 
 
 def let_in(limit: int) -> int:
-    """Return how many descriptors may be in use before nobody is let in: the rest is for a burst, at most a half."""
+    """Return how many descriptors may be in use before the door shuts: the rest, at most half, is for a burst."""
     return limit - min(_BURST_MAX, limit // 2)
 
 
 if sys.platform == "win32":
 
     def raise_limit() -> int:
-        """Return how many files this process may have open; there is no limit that counts here."""
+        """Return how many files this process may have open; no limit matters here."""
         return _LIMIT_MAX
 
     def hard_limit() -> int:
@@ -54,7 +53,7 @@ else:
     import resource
 
     def raise_limit() -> int:
-        """Let this process have as many files open as the system allows it; return how many that is."""
+        """Raise the soft limit of open files to the hard limit; return it."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -70,17 +69,17 @@ else:
 class Door:
     """Shuts the socket files of a process while too many descriptors are in use.
 
-    Put `monitors` in the poller and call `look` when one is readable, and now and then.
+    Put `monitors` in the poller and call `look` when one is readable, and periodically.
     """
 
     def __init__(self, listeners: Sequence[Socket], endpoints: Sequence[str], limit: int) -> None:
-        """`endpoints`: where the listeners are bound. Those of tcp are left alone: libzmq refuses there by itself."""
+        """`endpoints`: where the listeners are bound. tcp is left out: there libzmq itself refuses connections."""
         files = [endpoint.removeprefix("ipc://") for endpoint in endpoints if endpoint.startswith("ipc://")]
         self._files = [Path(file) for file in files]
         self._shut_at = let_in(limit)
         self._is_shut = False
         self._next_ms = 0
-        self._used_max = self._shut_at  # that can be in use now; counted when it comes near
+        self._used_max = self._shut_at  # an upper bound of those in use; counted when it comes near the limit
         self.monitors = [_monitor(listener) for listener in listeners] if files else []
 
     def look(self, mono_ms: int) -> None:
@@ -90,11 +89,11 @@ class Door:
             return
         used = _open_files()
         self._next_ms = mono_ms + _COUNT_AGAIN_MS if self._is_shut else 0
-        self._used_max = used + self._shut_at // 10  # so many may be opened for other ends before it is counted again
+        self._used_max = used + self._shut_at // 10  # a margin for files opened elsewhere until the next count
         if not self._is_shut and used >= self._shut_at:
             log.warning(
-                "%d files and connections are open: no more are let in until some go. Raise the limit of open files "
-                "(ulimit -Hn, LimitNOFILE), which lets %d in",
+                "%d files and connections are open: no more are let in until some close. Raise the limit of open files "
+                "(ulimit -Hn, LimitNOFILE), which allows %d",
                 used, self._shut_at,
             )  # fmt: skip
             self._move(shut=True)
@@ -103,7 +102,7 @@ class Door:
             self._move(shut=False)
 
     def close(self) -> None:
-        """Close the monitors. The listeners close by themselves."""
+        """Close the monitors. The listeners belong to the caller."""
         for monitor in self.monitors:
             monitor.close(linger=0)
 
@@ -127,13 +126,13 @@ def _monitor(listener: Socket) -> Socket:
     address = f"inproc://accepted-{listener.get(zmq.FD)!r}"
     listener.monitor(address, zmq.Event.ACCEPTED)
     monitor: Socket = listener.context.socket(zmq.PAIR)
-    monitor.set(zmq.RCVHWM, 1)  # before it connects, or it does not count
+    monitor.set(zmq.RCVHWM, 1)  # must be set before it connects
     monitor.connect(address)
     return monitor
 
 
 def _accepted(monitor: Socket) -> int:
-    """Return how many connections were accepted since this was last asked."""
+    """Return how many connections were accepted since the last call."""
     count = 0
     with contextlib.suppress(zmq.Again):
         while True:

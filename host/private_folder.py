@@ -1,8 +1,8 @@
-"""A private folder for as long as somebody needs it, also if its process is killed: the next one clears it away.
+"""A private temporary folder. If its process is killed, the next process that makes one removes it.
 
-Each folder has a lock file that its owner holds locked, which the system releases however the owner ends. A folder with
-a lock that can be had belongs to nobody any more. The lock gets its name only when it is held, so no folder is taken
-for an abandoned one while it is being made.
+Each folder has a lock file that its owner keeps locked; the system releases it however the owner ends. If the lock can
+be taken, the folder is abandoned. The lock file gets its name only while locked, so a folder that is being made never
+looks abandoned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOCK: Final = "lock"
 
 
 class PrivateFolder:
-    """A new folder below TMPDIR that nobody else can enter. Call `close` when it is not needed any more."""
+    """A new folder below TMPDIR that only its owner can enter. Call `close` to remove it."""
 
     def __init__(self) -> None:
         """Raises `StorageFull` if it cannot be made."""
@@ -39,7 +39,7 @@ class PrivateFolder:
             ) from error
 
     def close(self) -> None:
-        """Remove the folder and what is in it."""
+        """Remove the folder with its content."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -48,15 +48,15 @@ class PrivateFolder:
     def _hold(self, unnamed: Path) -> None:
         self._lock = os.open(unnamed, os.O_RDWR | os.O_CREAT, 0o600)
         held = try_lock(self._lock)
-        assert held, "nobody else knows this file"
-        if sys.platform != "win32":  # there an open file cannot be renamed, and folders of dead processes stay
+        assert held, "no other process knows this file"
+        if sys.platform != "win32":  # Windows cannot rename an open file; there, folders of dead processes stay
             os.rename(unnamed, self.path / _LOCK)
 
 
 def _clear_abandoned() -> None:
-    """Remove what processes of this user left that were killed."""
+    """Remove the folders that killed processes of this user left."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # not ours, or another process clears it at this moment
+        with contextlib.suppress(OSError):  # another user's, or another process is removing it
             status = os.lstat(folder)
             if stat.S_ISDIR(status.st_mode) and _is_mine(status) and _is_abandoned(folder / _LOCK):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,9 +1,8 @@
 """Notices the end of other processes on this host, within milliseconds.
 
-On Linux each process has a descriptor (pidfd_open(2)) that becomes readable when it ends; they sit in one epoll set, so
-that a poller watches one descriptor however many processes there are. Elsewhere `gone` asks the system about each, and
-is to be called at every tick. A zombie counts as ended on Linux and on Windows; on macOS only once its parent has
-collected it.
+On Linux each process has a descriptor (pidfd_open(2)) that becomes readable when it ends; they are in one epoll set, so
+a poller watches a single descriptor. Elsewhere `gone` asks the system about each process and must be called at every
+tick. A zombie counts as ended on Linux and Windows, on macOS only after its parent has reaped it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if sys.platform == "linux":
             except OSError as error:
                 if error.errno not in (errno.ENOSYS, errno.EPERM):
                     raise
-                log.warning("this system has no pidfd_open: the end of worker %s is seen by its silence only", worker)
+                log.warning("this system has no pidfd_open: only its silence will show the end of worker %s", worker)
                 return
             self._descriptors[worker] = descriptor
             self._workers[descriptor] = worker
@@ -56,7 +55,7 @@ if sys.platform == "linux":
                 os.close(descriptor)
 
         def fds(self) -> Sequence[int]:
-            """Return what a poller watches; the same for the whole life of this object."""
+            """Return the descriptors to poll; they never change."""
             return (self._set.fileno(),)
 
         def gone(self) -> list[str]:
@@ -90,7 +89,7 @@ else:
             self._pids.pop(worker, None)
 
         def fds(self) -> Sequence[int]:
-            """Return what a poller watches: nothing here, so call `gone` at every tick."""
+            """Return the descriptors to poll: none here, so call `gone` at every tick."""
             return ()
 
         def gone(self) -> list[str]:
@@ -127,5 +126,5 @@ else:
         try:
             os.kill(pid, 0)
         except OSError as error:
-            return error.errno == errno.EPERM  # somebody else's, but there
+            return error.errno == errno.EPERM  # another user's process, but it exists
         return True

@@ -1,8 +1,8 @@
-"""Entry-point kit of every process: exit codes, logging, stop signals, the death of the parent.
+"""The entry-point kit of every process: exit codes, logging, stop signals, the death of the parent.
 
-One rule for all three kinds of process: the first TERM or INT drains, the second stops at once, and so does the death
-of the supervisor that started the process. A signal handler does nothing; the byte that Python writes for it wakes the
-poller, because a poll of ZeroMQ's does not return on a signal. Exit codes are listed in docs/CLI.md; change both.
+One rule for all processes: the first TERM or INT drains, the second stops at once, as does the death of the supervisor
+that started the process. Signal handlers do nothing; the byte that Python writes to the wake-up descriptor wakes the
+poller, because a ZeroMQ poll does not return on a signal. Exit codes are listed in docs/CLI.md; change both.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 PARENT_FD_VARIABLE: Final = "ROTA_PARENT_FD"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
-_PARENT_GRACE_SECONDS: Final = 5.0  # for the orderly end of a process whose parent died
+_PARENT_GRACE_SECONDS: Final = 5.0  # for an orderly end after the parent died
 
 
 class Exit(IntEnum):
-    """How a process ended. Numbers from 64 on are those of sysexits.h, which service managers know."""
+    """The exit code of a process. Numbers from 64 on are from sysexits.h, which service managers know."""
 
-    OK = 0  # asked to end, and ended in order
+    OK = 0  # asked to end, and ended cleanly
     FAILED = 1  # the task or request that a command was about failed
     USAGE = 2  # the command line is wrong (click's own number)
-    STOPPED = 3  # told twice: ended at once, with work unfinished that somebody else will do
+    STOPPED = 3  # asked twice: ended at once; another process will do the unfinished work
     CRASH_LOOP = 69  # EX_UNAVAILABLE: the broker ended again and again, so `rota up` gave up
     BUG = 70  # EX_SOFTWARE: an error in Rota; the log has the traceback
     STORAGE = 74  # EX_IOERR: the run file is torn, corrupt, foreign, removed or taken over, or has no room to grow
@@ -46,12 +46,12 @@ class Exit(IntEnum):
 
     @property
     def is_final(self) -> bool:
-        """Say whether the same process would end the same way if it were started again."""
+        """Return whether a restarted process would end the same way."""
         return self in (Exit.USAGE, Exit.STORAGE, Exit.REFUSED, Exit.CONFIG)
 
 
 def run_process(name: str, log_level: str, serve: Callable[[], Exit]) -> Exit:
-    """Run the body of a process, and turn what it raises into one line of the log and an exit code."""
+    """Run the body of a process; turn an exception into one log line and an exit code."""
     try:
         start_logging(name, log_level)
         check_interpreter()
@@ -79,7 +79,7 @@ def exit_of(error: RotaError) -> Exit:
 
 
 def check_interpreter() -> None:
-    """Refuse `python -O`: the asserts that it removes guard the invariants of the run."""
+    """Refuse `python -O`: it removes the asserts that check invariants."""
     if not __debug__:
         raise ConfigError("python -O removes the checks that Rota relies on: start it without -O and PYTHONOPTIMIZE")
 
@@ -97,14 +97,14 @@ def start_logging(name: str, level: str) -> None:
 
 
 def say_ready(kind: str, **fields: Any) -> None:
-    """Print the one line that says that a process is ready, for whoever started it."""
+    """Print the one line that tells the starter that the process is ready."""
     print(" ".join(["ready", kind, *(f"{name}={value}" for name, value in fields.items())]), flush=True)
 
 
 def host_identity() -> str:
-    """Name this machine since its last start, and the space in which its process ids mean something.
+    """Return an identity of this machine since its last boot, and of its process id namespace.
 
-    A broker with the same identity can watch the process ids that a worker gives it.
+    A broker with the same identity can watch a worker by its process id.
     """
     parts = [socket.gethostname()]
     if sys.platform == "linux":
@@ -119,12 +119,12 @@ class StopLevel(IntEnum):
     """How urgently the process was asked to end."""
 
     NONE = 0
-    DRAIN = 1  # take no more, finish, go
-    STOP = 2  # go
+    DRAIN = 1  # take no more work, finish, exit
+    STOP = 2  # exit
 
 
 class StopSignals:
-    """Turns signals and the death of the parent into something a poller can watch. Only in the main thread; use `with`.
+    """Makes stop signals and the death of the parent pollable. Only in the main thread; use `with`.
 
     Put it in the poller (it has `fileno`), and call `read` when it is readable.
     """
@@ -136,7 +136,7 @@ class StopSignals:
         self._previous_fd = -1
 
     def __enter__(self) -> StopSignals:
-        # With the buffer full nothing is lost: two bytes in it are all that count.
+        # A full buffer loses nothing: only the first two bytes matter.
         self._previous_fd = signal.set_wakeup_fd(self._pair.write_fileno(), warn_on_full_buffer=False)
         for number in _stop_signals():
             self._previous[number] = signal.signal(number, _note_signal)
@@ -174,7 +174,7 @@ def _stop_signals() -> tuple[int, ...]:
 
 
 def _note_signal(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: what counts is the byte that Python wrote to the wake-up descriptor."""
+    """Do nothing: the byte that Python wrote to the wake-up descriptor is enough."""
 
 
 def _parent_fd(text: str) -> int:
@@ -184,9 +184,9 @@ def _parent_fd(text: str) -> int:
 
 
 def _watch_parent(descriptor: int, pair: WakePair) -> None:
-    """Stop the process when the pipe that its parent holds open comes to its end.
+    """Stop the process when the pipe that its parent holds open is closed.
 
-    A thread, because a pipe cannot be polled on Windows; and should the main thread not end in time, this one ends the
+    It runs in a thread, because Windows cannot poll a pipe; if the main thread does not end in time, this one ends the
     process. The alternative, PR_SET_PDEATHSIG, is Linux only and follows the thread that forked, not the process.
     """
 
@@ -205,6 +205,6 @@ def _end_orphan(pair: WakePair) -> None:
     try:
         pair.wake(bytes([_PARENT_DIED]))
     except OSError:
-        return  # the pair is closed: this process is at its end already
+        return  # the pair is closed: this process is already ending
     threading.Event().wait(_PARENT_GRACE_SECONDS)
     os._exit(Exit.STOPPED)

@@ -1,8 +1,8 @@
-"""The only file that creates sockets, ZeroMQ's and the small pairs that wake a poller.
+"""The only file that creates sockets: ZeroMQ's, and the pairs that wake a poller.
 
 Every option that matters is set here, with its reason. A socket belongs to the thread that made it. Nothing blocks:
-senders pass `zmq.NOBLOCK` and keep what does not fit in bounded queues of their own. Options are explained in
-zmq_setsockopt(3); a change of a queue length here changes what docs/PROTOCOL.md says about slow peers.
+senders pass `zmq.NOBLOCK` and keep what does not fit in their own bounded queues. Options are explained in
+zmq_setsockopt(3). With a queue length here, change what docs/PROTOCOL.md says about slow peers.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import zmq
 from rota.common.errors import ConfigError
 from rota.common.limits import MESSAGE_BYTES_MAX
 
-LINGER_LAST_MS: Final = 1_000  # how long a last word (Goodbye, a refusal) may take to leave at an orderly end
+LINGER_LAST_MS: Final = 1_000  # how long a last message (Goodbye, a refusal) may take to leave at an orderly end
 
 TRACKED_BYTES: Final = 4 << 10  # a frame of so many bytes is not copied, and its sender learns when it has left
 _ROUTER_QUEUE_MESSAGES: Final = 256  # so a megabyte of smaller frames per connection
-_HEARTBEAT_MS: Final = 10_000  # between two pings of a router to a peer that it hears nothing from
+_HEARTBEAT_MS: Final = 10_000  # between two pings of a router to a silent peer
 _HEARTBEATS_MISSED_MAX: Final = 3
-_QUEUE_MESSAGES: Final = 1_000  # libzmq's own default; per connection, and messages are batches
-_EVENTS_QUEUE_MESSAGES: Final = 10_000  # events are small; a watcher that lags further sees a gap in their numbers
+_QUEUE_MESSAGES: Final = 1_000  # libzmq's default, per connection; messages are batches
+_EVENTS_QUEUE_MESSAGES: Final = 10_000  # events are small; a watcher that lags more sees a gap in their numbers
 _MESSAGE_SLACK_BYTES: Final = 1 << 10  # a message a little too large gets an answer, not a cut connection
-BACKLOG: Final = 128  # connections that wait to be accepted; what finds it full tries again after _RECONNECT_MS
-_HANDSHAKE_MS: Final = 5_000  # connections that do not speak ZMTP go away after this
+BACKLOG: Final = 128  # connections that wait to be accepted; if full, the other end retries after _RECONNECT_MS
+_HANDSHAKE_MS: Final = 5_000  # connections that do not speak ZMTP are closed after this
 _RECONNECT_MS: Final = 50
-_RECONNECT_MS_MAX: Final = 2_000  # the wait doubles up to this, so that a broker that starts is not drowned
+_RECONNECT_MS_MAX: Final = 2_000  # exponential back-off up to this, so that a starting broker is not flooded
 
 Socket = zmq.Socket[bytes]
 
 
 def context() -> zmq.Context[Socket]:
     """Return the one context of a process; `destroy` it last."""
-    made = zmq.Context(io_threads=1)  # one thread carries gigabytes per second (zguide, chapter 2)
-    # Beyond libzmq's 1,023 only the broker's own descriptors count; connections are no sockets in its sense.
+    made = zmq.Context(io_threads=1)  # one thread moves gigabytes per second (zguide, chapter 2)
+    # Counts the sockets made here, not their connections; libzmq's default is 1,023.
     made.set(zmq.MAX_SOCKETS, 64)
     return made
 
@@ -45,53 +45,53 @@ def context() -> zmq.Context[Socket]:
 def router(
     context: zmq.Context[Socket], endpoint: str, *, heartbeat_ms: int = _HEARTBEAT_MS, handshake_ms: int = _HANDSHAKE_MS
 ) -> Socket:
-    """Bind a ROUTER: the broker's side for producers, workers and questions.
+    """Bind a ROUTER: the broker's side for producers, workers and queries.
 
-    A connection ends that has not shaken hands after `handshake_ms`, and one whose other side leaves
-    `_HEARTBEATS_MISSED_MAX` pings unanswered; what lies in its queue is freed. libzmq answers pings by itself, however
-    busy the process is.
+    A connection is closed if its handshake takes longer than `handshake_ms`, or if the peer leaves
+    `_HEARTBEATS_MISSED_MAX` pings unanswered; its queue is freed. libzmq answers pings itself, however busy the process
+    is.
     """
     made = _socket(context, zmq.ROUTER)
     made.set(zmq.SNDHWM, _ROUTER_QUEUE_MESSAGES)
     made.copy_threshold = TRACKED_BYTES
     made.set(zmq.HANDSHAKE_IVL, handshake_ms)
-    # libzmq takes whoever does not begin as ZMTP 3 for an old peer, whose handshake is over with its first byte. With a
-    # ZAP domain it takes no old peers; nobody answers ZAP here, so it means nothing else.
+    # libzmq treats a peer that does not begin as ZMTP 3 as an old one, whose handshake ends with its first byte. With a
+    # ZAP domain it accepts no old peers. There is no ZAP handler here, so the domain has no other effect.
     made.set(zmq.ZAP_DOMAIN, b"rota")
     made.set(zmq.HEARTBEAT_IVL, heartbeat_ms)
     made.set(zmq.HEARTBEAT_TIMEOUT, heartbeat_ms * _HEARTBEATS_MISSED_MAX)
-    made.set(zmq.ROUTER_MANDATORY, 1)  # a message to a peer that has gone is an error, not silence
-    made.set(zmq.ROUTER_HANDOVER, 0)  # nobody may take over the name of a live connection
+    made.set(zmq.ROUTER_MANDATORY, 1)  # a message to a peer that is gone raises an error
+    made.set(zmq.ROUTER_HANDOVER, 0)  # a new connection cannot take the identity of a live one
     _bind(made, endpoint)
     return made
 
 
 def dealer(context: zmq.Context[Socket], endpoint: str) -> Socket:
-    """Connect a DEALER: the side of a producer, a worker or somebody with a question.
+    """Connect a DEALER: the side of a producer, a worker or a query.
 
-    It has no identity of its own, so that the broker names each connection anew and an old one never gets what is meant
-    for the next. It connects in the background and again after a loss; what was sent meanwhile waits.
+    It sets no identity, so the broker gives each connection a new one and an old connection never gets messages for the
+    next. It connects in the background and reconnects after a loss; what is sent meanwhile is queued.
     """
     made = _socket(context, zmq.DEALER)
-    made.set(zmq.IMMEDIATE, 0)  # queue while the broker is away: the first message need not wait for the connection
+    made.set(zmq.IMMEDIATE, 0)  # queue while not connected, so that the first message need not wait
     _connect(made, endpoint)
     return made
 
 
 def publisher(context: zmq.Context[Socket], endpoint: str) -> Socket:
-    """Bind the socket of events: a PUB that is told of subscriptions, each a message of one byte 1 and a topic.
+    """Bind the socket of events: an XPUB, which receives each subscription as a message of one byte 1 and a topic.
 
-    A watcher that does not keep up loses events, the broker never waits.
+    A watcher that does not keep up loses events; the broker never waits.
     """
     made = _socket(context, zmq.XPUB)
-    made.set(zmq.XPUB_VERBOSE, 1)  # also of topics that somebody else has subscribed to
+    made.set(zmq.XPUB_VERBOSE, 1)  # also for topics that are subscribed already
     made.set(zmq.SNDHWM, _EVENTS_QUEUE_MESSAGES)
     _bind(made, endpoint)
     return made
 
 
 def subscriber(context: zmq.Context[Socket], endpoint: str, topics: Iterable[str]) -> Socket:
-    """Connect a SUB socket for these topics; an empty string stands for all."""
+    """Connect a SUB socket for these topics; an empty string means all."""
     made = _socket(context, zmq.SUB)
     made.set(zmq.RCVHWM, _EVENTS_QUEUE_MESSAGES)
     for topic in topics:
@@ -101,7 +101,7 @@ def subscriber(context: zmq.Context[Socket], endpoint: str, topics: Iterable[str
 
 
 class WakePair:
-    """Two ends of a local connection: any thread or signal handler wakes the poller that watches the other one."""
+    """A local connection by which any thread or signal handler wakes a poller."""
 
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
@@ -109,7 +109,7 @@ class WakePair:
         self._write.setblocking(False)
 
     def fileno(self) -> int:
-        """Return what a poller watches."""
+        """Return the descriptor to poll."""
         return self._read.fileno()
 
     def write_fileno(self) -> int:
@@ -117,12 +117,12 @@ class WakePair:
         return self._write.fileno()
 
     def wake(self, data: bytes = b"\0") -> None:
-        """Make the poller return. With the buffer full it is about to do so anyway."""
+        """Make the poller return. If the buffer is full, it is about to return anyway."""
         with contextlib.suppress(BlockingIOError):
             self._write.send(data)
 
     def take(self) -> bytes:
-        """Return, and forget, what came in."""
+        """Return and clear the bytes received."""
         try:
             return self._read.recv(4_096)
         except BlockingIOError:
@@ -135,13 +135,13 @@ class WakePair:
 
 def _socket(context: zmq.Context[Socket], kind: int) -> Socket:
     made = context.socket(kind)
-    made.set(zmq.LINGER, 0)  # what is unsent when a connection is given up must not come out later; see LINGER_LAST_MS
+    made.set(zmq.LINGER, 0)  # unsent messages of a closed connection must not leave later; see LINGER_LAST_MS
     made.set(zmq.SNDHWM, _QUEUE_MESSAGES)
     made.set(zmq.RCVHWM, _QUEUE_MESSAGES)
-    made.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX + _MESSAGE_SLACK_BYTES)  # the memory that one stranger can claim
-    made.set(zmq.IPV6, 0)  # the loopback has one address
+    made.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX + _MESSAGE_SLACK_BYTES)  # bounds the memory that one peer can take
+    made.set(zmq.IPV6, 0)  # only IPv4 loopback addresses are used
     made.set(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
-    made.set(zmq.TCP_KEEPALIVE, 1)  # a peer whose host vanished is noticed without traffic: 30 s, then 3 probes
+    made.set(zmq.TCP_KEEPALIVE, 1)  # detects a vanished peer without traffic: after 30 s, 3 probes
     made.set(zmq.TCP_KEEPALIVE_IDLE, 30)
     made.set(zmq.TCP_KEEPALIVE_INTVL, 10)
     made.set(zmq.TCP_KEEPALIVE_CNT, 3)
@@ -151,8 +151,8 @@ def _socket(context: zmq.Context[Socket], kind: int) -> Socket:
 def _bind(made: Socket, endpoint: str) -> None:
     made.set(zmq.BACKLOG, BACKLOG)
     try:
-        # libzmq removes a socket file that is in the way: hold the lock of the journal first, or two brokers would
-        # take each other's place.
+        # libzmq replaces an existing socket file: hold the journal's lock first, or two brokers would displace each
+        # other.
         made.bind(endpoint)
     except zmq.ZMQError as error:
         made.close(linger=0)
@@ -169,4 +169,4 @@ def _connect(made: Socket, endpoint: str) -> None:
         made.connect(endpoint)
     except zmq.ZMQError as error:
         made.close(linger=0)
-        raise ConfigError(f"{endpoint} is no address to connect to: {error.strerror}", endpoint=endpoint) from error
+        raise ConfigError(f"{endpoint} is not an address to connect to: {error.strerror}", endpoint=endpoint) from error

@@ -1,8 +1,8 @@
 """Rota in one process: the core with real executors and no sockets, for tests of agents and for notebooks.
 
-`with local.open_lane() as lane: lane.deploy("echo", "echo.wasm"); lane.submit("echo", b"hello").result()`; all of it is
-in docs/LOCAL.md. Names are loaded at their first use: the pytest plugin is part of this package, and must cost nothing
-where nobody asks for a lane.
+`with local.open_lane() as lane: lane.deploy("echo", "echo.wasm"); lane.submit("echo", b"hello").result()`; the rest is
+in docs/LOCAL.md. Names are loaded at first use, because the pytest plugin is part of this package and must cost nothing
+in test runs without a lane.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What callers of a lane hand in, made into what the core takes, or refused with a typed error."""
+"""Checks the arguments of a lane's callers and converts them for the core; bad ones raise a typed error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LimitChanges(TypedDict, total=False):
 
 
 def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:
-    """Return the limits of a deploy: given whole, by name, or both. Raises `ConfigError` that names the wrong one."""
+    """Return the limits of a deploy, given as `Limits`, by name, or both. Raises `ConfigError` naming the wrong one."""
     unknown = [name for name in changes if name not in Limits._fields]
     if unknown:
         raise ConfigError(f"there is no limit {unknown[0]!r}: use {', '.join(Limits._fields)}")
@@ -44,7 +44,7 @@ def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:
 
 
 def read_module(path: Path | str) -> bytes:
-    """Return the bytes of a module. Raises `CodeError` if they cannot be had."""
+    """Return the bytes of a module. Raises `CodeError` if it cannot be read."""
     if not isinstance(path, str | Path):
         raise CodeError(f"module={shown(path)}: give the path of a WASM file, or its bytes")
     try:
@@ -57,7 +57,7 @@ def read_module(path: Path | str) -> bytes:
 
 
 def seed_of(seed: bytes | int | None, lane: str) -> bytes:
-    """Return the seed of a lane. A number stands for its 32 bytes, the highest first, as in `rota lane open --seed`."""
+    """Return the seed of a lane. A number means its 32 bytes, big-endian, as in `rota lane open --seed`."""
     if seed is None:
         return lane_seed(lane)
     if isinstance(seed, int):
@@ -70,21 +70,21 @@ def seed_of(seed: bytes | int | None, lane: str) -> bytes:
 
 
 def path_of(name: str, path: Path | str | None) -> Path | None:
-    """Return a path, None where none was given. Raises `ConfigError` that names the argument."""
+    """Return a path, or None if none was given. Raises `ConfigError` naming the argument."""
     if path is not None and not isinstance(path, str | Path):
         raise ConfigError(f"{name}={shown(path)}: give the path of a folder")
     return None if path is None else Path(path)
 
 
 def duration(ms: int) -> int:
-    """Return a step of the clock. Raises `LocalError` for one back, or past what a journal holds."""
+    """Return a step of the clock. Raises `LocalError` if it goes back, or past what a journal can hold."""
     if not isinstance(ms, int) or not 0 <= ms <= NOW_MS_MAX:
         raise LocalError(f"{ms!r} ms: a lane's clock goes forward, in whole milliseconds")
     return ms
 
 
 def positive(name: str, value: int) -> int:
-    """Return a number that must be 1 or more. Raises `ConfigError` that names it."""
+    """Return a number, which must be 1 or more. Raises `ConfigError` naming it."""
     if not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name}={value!r}: give a whole number from 1 on")
     return value

@@ -1,6 +1,6 @@
-"""Tasks that were submitted, to ask for what came of them.
+"""Handles of submitted tasks, to get their outcomes.
 
-As in the client, `result` raises what went wrong and `outcome` returns it; here both run the lane as far as they must.
+As in the client, `result` raises a failure and `outcome` returns it; here both run the lane as far as needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Handle:
-    """A task that was submitted. Wherever a turn is asked for, it can be given."""
+    """A submitted task. It can be passed wherever a turn is expected."""
 
     def __init__(self, lane: Lane, turn: int) -> None:
         self.turn = turn
@@ -26,11 +26,11 @@ class Handle:
         return self._lane.result(self.turn)
 
     def outcome(self) -> Result:
-        """Run the lane until the task has its outcome, a failure being one."""
+        """Run the lane until the task has its outcome, which may be a failure."""
         return self._lane.outcome(self.turn)
 
     def cancel(self) -> bool:
-        """Catch the task if it has no outcome, and say whether it was caught."""
+        """Cancel the task if it has no outcome yet; return whether it was cancelled."""
         return self._lane.cancel(self.turn)
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class Handle:
 
 
 class Batch(Sequence[Handle]):
-    """Tasks that were submitted together, in the order of their payloads."""
+    """Tasks submitted together, in the order of their payloads."""
 
     def __init__(self, lane: Lane, turns: Sequence[int]) -> None:
         self.turns = turns
@@ -49,7 +49,7 @@ class Batch(Sequence[Handle]):
         return [outcome.raise_if_failed() for outcome in self.outcomes()]
 
     def outcomes(self) -> list[Result]:
-        """Run the lane until all have their outcomes, failures being some."""
+        """Run the lane until all have their outcomes, which may be failures."""
         return self._lane.outcomes(self.turns)
 
     def __len__(self) -> int:

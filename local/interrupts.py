@@ -1,9 +1,8 @@
-"""Ctrl-C at a moment when nothing is half done.
+"""Delays Ctrl-C to the end of an operation.
 
-An exception in the middle of a record would leave a lane between two states. So while a lane works, Ctrl-C only stops
-what executes, and `KeyboardInterrupt` is raised when the operation has ended in order. The second one comes at once,
-and the lane can no longer be used. Where somebody has a handler of their own, or in another thread than the main one,
-nothing is changed.
+An exception in the middle of a record would leave a lane in an inconsistent state. So while a lane works, Ctrl-C only
+stops what executes, and `KeyboardInterrupt` is raised at the end of the operation. A second Ctrl-C is raised at once;
+the lane cannot be used afterwards. With another SIGINT handler, or outside the main thread, nothing is changed.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from contextlib import contextmanager
 
 
 class Interrupts:
-    """Whether Ctrl-C came during the operation that is going on."""
+    """Whether Ctrl-C came during the current operation."""
 
     def __init__(self, stop: Callable[[], None], go_on: Callable[[], None]) -> None:
         """`stop` is called in the signal handler, `go_on` before the exception is raised."""
         self.came = False
-        self.forced = False  # it came twice: an operation was cut off somewhere
+        self.forced = False  # it came twice, so an operation was cut off
         self._stop = stop
         self._go_on = go_on
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Hold Ctrl-C back in the block, and raise it at its end."""
+        """Delay Ctrl-C in the block to its end."""
         is_main = threading.current_thread() is threading.main_thread()
         if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield

@@ -1,7 +1,7 @@
-"""The records of a lane: in memory, or in a run file from the first one on; and a run folder made of them.
+"""The records of a lane: in memory, or in a run file from the first one on.
 
 With a run file, records are on the disk when the call that made them returns, in one transaction. Without one they are
-kept for `save`. Either way they are those that a broker writes, so every tool that reads a run takes them.
+kept for `save`. Either way they are what a broker writes, so every tool that reads runs accepts them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _BATCH_RECORDS: Final = 1_024
 
 
 class Keeper:
-    """Takes each record before it is applied."""
+    """Keeps each record, before it is applied."""
 
     def __init__(self, place: LanePlace, *, in_file: bool) -> None:
-        """Raises `ConfigError` if somebody else works in the folder."""
+        """Raises `ConfigError` if the folder is in use."""
         self._place = place
-        self._records: list[records.Record] = []  # all of them, or with a run file those that are not in it yet
+        self._records: list[records.Record] = []  # all, or with a run file those not yet written
         self._journal: Journal | None = None
         self._open = contextlib.ExitStack()
         if in_file:
@@ -45,13 +45,13 @@ class Keeper:
         self._records.append(record)
 
     def flush(self) -> None:
-        """Write to the run file, if there is one. Raises `StorageFull`; then the next call tries again."""
+        """Write to the run file, if there is one. Raises `StorageFull`; the next call tries again."""
         if self._journal is not None and self._records:
             self._journal.append(self._records)
             self._records.clear()
 
     def flush_many(self) -> None:
-        """Write if much has gathered: during a long run."""
+        """Write if many records wait; called during a long run."""
         if len(self._records) >= _BATCH_RECORDS:
             self.flush()
 

@@ -1,9 +1,9 @@
-"""A lane in this process: deploy, submit, step, look. Real executors, no sockets, no clock but the caller's.
+"""A lane in this process: deploy, submit, step, inspect. Real executors, no sockets, only the caller's clock.
 
-A lane here is the broker's own lane: it changes by the same records, through `Engine`, and refuses what the broker
-refuses, by the same functions. So the same inputs at the same positions give the same digest here and there; what is
-missing is durability before each answer (see `keeper.py`), other producers, and workers that die. Ctrl-C, threads and
-files are settled beside this one, in interrupts.py, executors.py and places.py.
+It is the broker's lane: it changes by the same records, through `Engine`, and the same functions check its inputs. So
+the same inputs at the same positions give the same digest here and there. Missing are durability before each answer
+(see keeper.py), other producers, and workers that die. Ctrl-C is handled in interrupts.py, threads in
+engine/executors.py, files in places.py.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from rota.local.turns import History, Turn, turn_table
 from rota.local.view import View, number_of, timer_order
 from rota.tensors.payloads import Payloads, check_targets, run_of
 
-HISTORY_TURNS: Final = 100_000  # about a kilobyte each, and their payloads
+HISTORY_TURNS: Final = 100_000  # about a kilobyte each, plus their payloads
 
 _PRODUCER: Final = "local"
 
@@ -69,7 +69,7 @@ _R = TypeVar("_R")
 
 
 def _operation(method: Callable[Concatenate[Lane, _P], _R]) -> Callable[Concatenate[Lane, _P], _R]:
-    """Let one thread at a time work in a lane that is open, hold Ctrl-C back, and keep what it did."""
+    """Wrap an operation of an open lane: one thread at a time, Ctrl-C delayed, records written at its end."""
 
     @functools.wraps(method)
     def guarded(lane: Lane, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
@@ -99,9 +99,9 @@ class Lane(View):
     ) -> None:  # fmt: skip
         """Open a lane; the settings are those of `rota lane open`.
 
-        `seed`: 32 bytes, or a number; not given, the digest of the name. `now_ms`: where the lane's clock starts.
+        `seed`: 32 bytes or a number; default: the digest of the name. `now_ms`: where the lane's clock starts.
         `models`: a model folder; `tensors`: a tensor store; `device`: where models run, "cpu", "cuda" or "auto".
-        `keep`: a new run folder, which everything is written to. `history`: how many turns are remembered.
+        `keep`: a new run folder that everything is written to. `history`: how many turns are remembered.
         """
         check_name(name, "a lane")
         duration(now_ms)
@@ -123,7 +123,7 @@ class Lane(View):
         self._interrupts = Interrupts(self._executors.interrupt, self._executors.resume)
         self._payloads = Payloads(self._place.tensors)
         self._history = History(history, self._payloads, self._executors.run)
-        self._ready: deque[Turn] = deque(maxlen=history)  # retired, and not returned by `step` or `run` yet
+        self._ready: deque[Turn] = deque(maxlen=history)  # retired, but not yet returned by `step` or `run`
         self._next_number = 1
         self._engine = Engine(World(results_max=0), self._executors, self._keeper.take, now_ms)
         self._engine.apply(records.Epoch(1, now_ms, facts()))
@@ -138,12 +138,12 @@ class Lane(View):
         self, name: str, module: Path | str | bytes | None = None, kind: str = AGENT, *, reuse: bool = False,
         exports: Mapping[str, str] | None = None, limits: Limits | None = None, **changes: Unpack[LimitChanges],
     ) -> dict[str, Any]:  # fmt: skip
-        """Bind `name` to code, and return what is known of it; tasks that are issued from now on run it.
+        """Bind `name` to code and return the facts about it; tasks issued from now on run it.
 
         `module`: a file or its bytes. For kind "model" (or a name `model:NAME`): an ONNX file or a folder with
-        model.onnx, which is added to the model folder, or the digest of a model that is there; not given, the newest
-        one of that name. Limits can be given whole or by name (`fuel=1_000_000`). Raises `CodeError` for code that
-        cannot run.
+        model.onnx, which is added to the model folder, or the digest of a model there; default: the newest of that
+        name. Limits can be given as `Limits` or by name (`fuel=1_000_000`). Raises `CodeError` for code that cannot
+        run.
         """
         code_limits = limits_of(limits, changes)
         if not isinstance(name, str):
@@ -173,14 +173,14 @@ class Lane(View):
     def submit(
         self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = ()
     ) -> Handle:
-        """Submit one task. What is not bytes is packed, as by the client; `tensors` goes with a payload of bytes."""
+        """Submit one task. Values other than bytes are packed, as by the client; `tensors` needs a payload of bytes."""
         check_target(target)
         whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
         if not isinstance(tensors, Sequence) or not all(isinstance(ref, TensorRef) for ref in tensors):
             raise BadPayload(f"tensors={shown(tensors)}: give a list of TensorRef")
         packed, references = self._payloads.pack(target, payload)
         if tensors and references:
-            raise BadPayload("this payload brings tensors of its own: give `tensors` with a payload of bytes only")
+            raise BadPayload("this payload has arrays of its own: give `tensors` only with a payload of bytes")
         first_turn = self._submit((run_of(target, [(packed, tuple(tensors) or references)], priority),))
         return Handle(self, first_turn)
 
@@ -188,7 +188,7 @@ class Lane(View):
     def submit_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], *, priority: int = 0
     ) -> Batch:  # fmt: skip
-        """Submit many tasks in as few inputs as a client would send messages, mostly one, each taken all or none.
+        """Submit many tasks in as few inputs as a client would send messages, usually one. Each input is atomic.
 
         `targets` is one for all, or one per payload.
         """
@@ -208,7 +208,7 @@ class Lane(View):
 
     @_operation
     def cancel(self, turn: int | Handle) -> bool:
-        """Catch a task that has no outcome, and say whether it was caught."""
+        """Cancel a task that has no outcome yet; return whether it was cancelled."""
         number = self._stamped(turn)
         run = self._engine.world.runs.find(number)
         if run is None:
@@ -222,7 +222,7 @@ class Lane(View):
 
     @_operation
     def pause(self) -> None:
-        """Issue no more tasks; those of the line go on."""
+        """Issue no more tasks; those in the line go on."""
         self._set_paused(True)
 
     @_operation
@@ -238,7 +238,7 @@ class Lane(View):
 
     @_operation
     def drop_dead(self, *turns: int | Handle) -> int:
-        """Forget these dead letters, or all of them, and return how many there were."""
+        """Drop these dead letters, or all of them; return how many there were."""
         request = messages.DeadDrop(self._next_number, self.name, tuple(map(number_of, turns)))
         before = len(self._lane.dead)
         self._apply(records.DeadDropped(*self._head(), self._origin(request), request.seqs))
@@ -246,9 +246,9 @@ class Lane(View):
 
     @_operation
     def advance(self, ms: int) -> int:
-        """Move the clock, and fire the timers that come due on the way, each at its time. Returns how many.
+        """Advance the clock and fire the timers that come due, each at its time; return how many.
 
-        Nothing is executed: what timers send waits in the line. See `run_for` for timers that set timers.
+        Nothing is executed: the tasks of fired timers wait in the line. See `run_for` for timers that set timers.
         """
         return self._advance_to(duration(self.now_ms + duration(ms)))
 
@@ -256,21 +256,21 @@ class Lane(View):
 
     @_operation
     def step(self) -> Turn | None:
-        """Execute the next task in line, and return the turn that retired; None if there is nothing to do."""
+        """Execute the next task in line and return the turn that retired; None if there is nothing to do."""
         turns = self._run(1)
         return turns[0] if turns else None
 
     @_operation
     def run(self, turns: int | None = None) -> Table[Turn]:
-        """Execute until nothing is left to do, or so many turns have retired; return those, the newest `history`.
+        """Execute until nothing is left to do or `turns` turns have retired; return at most the newest `history`.
 
-        Timers that wait for a later time are left: see `advance` and `run_for`.
+        Timers that are not due stay: see `advance` and `run_for`.
         """
         return turn_table(self._run(turns))
 
     @_operation
     def run_for(self, ms: int) -> Table[Turn]:
-        """Run for so long by the lane's clock: whenever nothing is left to do, go on to the next timer."""
+        """Run for `ms` of the lane's clock: whenever nothing is left to do, advance to the next timer."""
         end_ms = duration(self.now_ms + duration(ms))
         found = deque(self._run(None), maxlen=self._ready.maxlen)
         while not self._interrupts.came:
@@ -290,7 +290,7 @@ class Lane(View):
 
     @_operation
     def outcome(self, turn: int | Handle) -> Result:
-        """Return a task's outcome, a failure being one; runs the lane until it has one."""
+        """Return a task's outcome, which may be a failure; runs the lane until it has one."""
         return self._outcome(turn)
 
     @_operation
@@ -306,9 +306,9 @@ class Lane(View):
 
     @_operation
     def save(self, folder: Path | str, *, models: bool = False) -> Path:
-        """Write all that happened so far into a new run folder and return it: `rota verify` and the others take it.
+        """Write everything so far into a new run folder, for `rota verify` and the other tools, and return its path.
 
-        With `models`, the files of the deployed models go with it.
+        With `models`, the files of the deployed models are copied too.
         """
         path = path_of("folder", folder)
         if path is None:
@@ -332,7 +332,7 @@ class Lane(View):
     # --- inside ---------------------------------------------------------------------------------------
 
     def _submit(self, runs: tuple[messages.TaskRun, ...], retry_of: int | None = None) -> int:
-        """Let a submit take effect, and return its first turn."""
+        """Apply a submit and return its first turn."""
         request = messages.Submit(self._next_number, self.name, runs, False, self.now_ms, retry_of)
         check_submit(self._lane, request)
         named = [ref for run in runs for ref in run.named_tensors]
@@ -355,7 +355,7 @@ class Lane(View):
         return repository.show(name).digest if module is None else repository.add(Path(module), name).digest
 
     def _head(self) -> tuple[str, int, int]:
-        """Return what every input of a lane begins with."""
+        """Return the first fields of every input of the lane."""
         return self.name, self._lane.retired, self.now_ms
 
     def _origin(self, request: messages.FrontendRequest) -> records.Origin:
@@ -375,7 +375,7 @@ class Lane(View):
         return len(due)
 
     def _run(self, turns_max: int | None) -> list[Turn]:
-        """Return turns as they retire; those that retired beside others come first."""
+        """Return turns as they retire, those first that retired together with earlier ones."""
         if turns_max is not None:
             whole("turns", turns_max, 0)
         found: deque[Turn] = deque(maxlen=self._ready.maxlen)
@@ -422,7 +422,7 @@ class Lane(View):
         return self._remembered(number, found).as_result()
 
     def _caught(self, number: int) -> Result | None:
-        """Return the outcome of a task that was cancelled while it waited: it is final before the task is issued."""
+        """Return the outcome of a task cancelled while it waited, which is final before the task is issued."""
         run = self._engine.world.runs.find(number)
         failure = None if run is None else (run.verdicts or {}).get(number - run.first_seq)
         if run is None or failure is None:
@@ -430,7 +430,7 @@ class Lane(View):
         return result_of(result_item(caught_task(run, number - run.first_seq, failure)), self._payloads)
 
     def _run_until(self, number: int) -> None:
-        """Run until a task has retired, no further than there."""
+        """Run until a task has retired, and no further."""
         lane = self._lane
         while self._is_open(number):
             place = next((place for place, turn in enumerate(lane.line_by_turn, 1) if turn == number), lane.window)
@@ -444,7 +444,7 @@ class Lane(View):
 
 @contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Look for no cycles in the block: there are none among a batch of tasks, and looking took a tenth of its time."""
+    """Switch the cycle collector off in the block: tasks have no cycles, and collecting took a tenth of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,9 +1,8 @@
-"""Where the files of a lane are: a folder of its own that goes with it, or one that stays; and the cache of compiled
-code.
+"""The folders of a lane, temporary or kept, and the cache of compiled code.
 
-Compiled code is kept for the life of the process in a private folder, so that a suite of tests compiles each module
-once; with ROTA_CACHE set, in that folder, for other processes too. It holds only what can be made again, and nothing in
-it is trusted without its MAC (cpu_worker/compiler.py).
+Compiled code is kept for the life of the process in a private folder, so that a test suite compiles each module once;
+with ROTA_CACHE set, in that folder, for other processes too. The cache can be deleted, and nothing in it is trusted
+without its MAC (cpu_worker/compiler.py).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class LanePlace:
     """The folders of one lane."""
 
     def __init__(self, keep: Path | None, models: Path | None, tensors: Path | None) -> None:
-        """Make them. Raises `ConfigError` for what is not there or cannot be made."""
+        """Make the folders. Raises `ConfigError` for one that does not exist or cannot be made."""
         for what, folder in (("models", models), ("tensors", tensors)):
             if folder is not None and not folder.is_dir():
                 raise ConfigError(
@@ -48,13 +47,13 @@ class LanePlace:
         self.tensors = self.run.tensors if tensors is None else tensors.absolute()
 
     def folders(self) -> Folders:
-        """Return where the executors look."""
+        """Return the folders for the executors."""
         return Folders(modules=self.run.modules, artefacts=artefacts_folder(), models=self.models, tensors=self.tensors)
 
     def close(self) -> None:
-        """Remove the folder, unless it is to stay."""
+        """Remove the folder, unless it is kept."""
         if self._removed_at_end:
-            shutil.rmtree(self.run.root, ignore_errors=True)  # on Windows a mapped tensor stays until it is let go
+            shutil.rmtree(self.run.root, ignore_errors=True)  # on Windows a mapped tensor stays until it is unmapped
 
 
 def artefacts_folder() -> Path:

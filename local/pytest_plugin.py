@@ -1,10 +1,10 @@
-"""The pytest plugin that comes with Rota: a lane for each test, and its last turns in the report of one that fails.
+"""Rota's pytest plugin: a lane for each test, and its last turns in the report if the test fails.
 
     rota_lane            a fresh lane; options by a marker: @pytest.mark.rota_lane(window=8)
     rota_lane_factory    makes lanes with options, as many as the test wants
 
-pytest loads this file in every run where Rota is installed, so it imports nothing of ours before a test asks for a
-lane. `-p no:rota` leaves it out. docs/LOCAL.md shows both fixtures; change it with this file.
+pytest loads this file in every run where Rota is installed, so it imports nothing of ours before a test needs a lane.
+`-p no:rota` disables it. docs/LOCAL.md shows both fixtures; change it with this file.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def rota_lane(request: pytest.FixtureRequest, rota_lane_factory: Callable[..., L
 
 @pytest.hookimpl(hookwrapper=True)  # the older form, which every pytest that loads this file has
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
-    """Show what the lanes of a failed test did."""
+    """Add what its lanes did to the report of a failed test."""
     outcome = yield
     report: pytest.TestReport = outcome.get_result()
     if call.when == "call" and report.failed:

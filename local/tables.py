@@ -1,8 +1,7 @@
-"""Rows that read well: at a prompt as an aligned table, in a notebook as an HTML one. PURE.
+"""Sequences with a readable repr: an aligned table at a prompt, an HTML table in a notebook. PURE.
 
-A `Table` is a sequence of whatever a lane holds (turns, waiting tasks, timers, dead letters), so code indexes and
-loops over it; only its repr is for people. Long tables of what happened show their last rows, those of what is to come
-their first.
+A `Table` is a sequence of turns, waiting tasks, timers or dead letters, so code can index and loop over it. A long
+table of past things shows its last rows, one of future things its first.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ ROWS_SHOWN: Final = 20
 _BYTES_SHOWN: Final = 40
 
 Row = TypeVar("Row")
-Column = tuple[str, Callable[[Any], str]]  # title, and what stands in it
+Column = tuple[str, Callable[[Any], str]]  # title and cell text
 
 
 class Table(Sequence[Row], Generic[Row]):
-    """Rows of one kind, and how they are shown. A slice is a table again."""
+    """Rows of one kind and their columns. A slice is a table too."""
 
     __slots__ = ("_columns", "_first", "_rows")
 
@@ -53,7 +52,7 @@ class Table(Sequence[Row], Generic[Row]):
         raise TypeError("a Table may hold rows that cannot be hashed: take tuple(table)")
 
     def text(self, rows_max: int = ROWS_SHOWN) -> str:
-        """Return the table, or its end or beginning if it is long, as aligned text."""
+        """Return the table as aligned text; of a long one only the end or the beginning."""
         shown = self._cells(rows_max)
         if not shown:
             return "(none)"
@@ -70,7 +69,7 @@ class Table(Sequence[Row], Generic[Row]):
         return self.text()
 
     def _repr_html_(self) -> str:
-        """Show it in a notebook. What agents wrote is escaped."""
+        """Return HTML for a notebook. Text from agents is escaped."""
         head = "".join(f"<th>{escape(title)}</th>" for title, _ in self._columns)
         body = "".join(
             "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
@@ -90,7 +89,7 @@ class Table(Sequence[Row], Generic[Row]):
 
 
 def shown_bytes(data: bytes | None) -> str:
-    """Return bytes as one short piece of a line."""
+    """Return bytes as a short text in one line."""
     if data is None:
         return "-"
     shown = repr(data[:_BYTES_SHOWN])
@@ -100,6 +99,6 @@ def shown_bytes(data: bytes | None) -> str:
 
 
 def shown_text(text: str, chars_max: int = 80) -> str:
-    """Return text as one short piece of a line: a lane's guests write what they like."""
+    """Return text cut short and in one line, since guests may write anything."""
     line = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
     return line if len(line) <= chars_max else line[: chars_max - 3] + "..."

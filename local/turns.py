@@ -1,8 +1,7 @@
-"""What a lane tells of its tasks: those that retired (`Turn`), and those that have not (`Pending`). PURE.
+"""The tasks of a lane for its user: those that retired (`Turn`) and those that have not (`Pending`). PURE.
 
-A turn knows the state before and after it. Folds return only the last state; the ones in between are computed again
-when somebody asks, which gives the same bytes, because a task is a function of what it is given. `History` keeps the
-newest turns and drops the oldest.
+A turn knows the state before and after it. Folds return only the last state; those in between are computed again on
+demand, which gives the same bytes, because a task is a function of its input. `History` keeps the newest turns.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from rota.local.tables import Column, Table, shown_bytes, shown_text
 
 
 class Turn:
-    """One task that has retired: what it was, what came of it, and what the lane had come to then."""
+    """One retired task: its input, its outcome, and the lane's digest after it."""
 
     __slots__ = ("_after", "_before", "_decoder", "_task")
 
@@ -49,7 +48,7 @@ class Turn:
 
     @property
     def parent(self) -> int | None:
-        """The turn that it came from: which emitted it, or which it is the reply to. None: it came from outside."""
+        """The turn that emitted it, or that it replies to. None: it came from outside."""
         return None if self._task.run.parent is None else self._task.run.parent[0]
 
     @property
@@ -71,7 +70,7 @@ class Turn:
 
     @property
     def now_ms(self) -> int:
-        """The time that it saw."""
+        """The time that the task saw."""
         return self._task.run.now_ms
 
     @property
@@ -85,7 +84,7 @@ class Turn:
 
     @property
     def outcome(self) -> Outcome:
-        """All that came of it: `Done` or `Failed`."""
+        """Its outcome: `Done` or `Failed`."""
         assert self._task.outcome is not None
         return self._task.outcome
 
@@ -101,7 +100,7 @@ class Turn:
 
     @property
     def result(self) -> bytes | None:
-        """The result's bytes; None where it failed, or succeeded without one."""
+        """The result's bytes; None if it failed, or succeeded without one."""
         outcome = self.outcome
         return outcome.result if isinstance(outcome, Done) else None
 
@@ -133,12 +132,12 @@ class Turn:
 
     @property
     def state_before(self) -> bytes | None:
-        """Its agent's state as it found it; None: no state yet, or a function or model."""
+        """Its agent's state before it; None: no state yet, or a function or model."""
         return None if self._before is None else self._before.get()
 
     @property
     def state(self) -> bytes | None:
-        """Its agent's state as it left it."""
+        """Its agent's state after it."""
         return None if self._after is None else self._after.get()
 
     @property
@@ -149,11 +148,11 @@ class Turn:
 
     @property
     def provenance(self) -> Provenance | None:
-        """On which provider a model ran."""
+        """The provider on which a model ran."""
         return self._task.provenance
 
     def as_result(self) -> Result:
-        """Return what a producer gets of it."""
+        """Return it as the result that a producer gets."""
         return result_of(result_item(self._task), self._decoder)
 
     def __repr__(self) -> str:
@@ -179,7 +178,7 @@ class Pending(NamedTuple):
 
 
 class FoldStates:
-    """The states that one agent went through in a fold."""
+    """The states of one agent in a fold."""
 
     __slots__ = ("_fold", "_known", "_last", "_run", "_tasks")
 
@@ -192,9 +191,9 @@ class FoldStates:
         self._known = [planned.fold.state]
 
     def after(self, index: int) -> bytes | None:
-        """Return the state after the task at `index`; -1: as it was before the fold.
+        """Return the state after the task at `index`; -1: before the fold.
 
-        Raises `CodeError` if the code comes to another state when it runs again.
+        Raises `CodeError` if the code gives another state when it runs again.
         """
         if index == len(self._tasks) - 1:
             return self._last
@@ -218,26 +217,26 @@ class StateAt(NamedTuple):
     """One state of a fold."""
 
     states: FoldStates
-    place: int  # of the task that left it; -1: as it was before the fold
+    place: int  # index of the task that left it; -1: before the fold
 
     def get(self) -> bytes | None:
         return self.states.after(self.place)
 
 
 class History:
-    """The newest turns of a lane, and where their states are to be had."""
+    """The newest turns of a lane, and how to get their states."""
 
     def __init__(self, turns_max: int, decoder: Decoder, run: Callable[[Fold], FoldResult]) -> None:
         self._turns_max = turns_max
         self._decoder = decoder
         self._run = run
         self._turns: dict[int, Turn] = {}
-        self._order: deque[int] = deque()  # in which they retired: a dict is slow to give its first key again and again
-        self._newest: dict[str, StateAt] = {}  # by agent: the state that its last retired task left
-        self._executed: dict[int, StateAt] = {}  # by turn: of tasks that have an outcome and have not retired
+        self._order: deque[int] = deque()  # in retire order: popping the first key of a dict is slow
+        self._newest: dict[str, StateAt] = {}  # by agent: the state after its last retired task
+        self._executed: dict[int, StateAt] = {}  # by turn: of tasks that have completed but not retired
 
     def executed(self, lane: Lane, planned: Iterable[PlannedFold]) -> None:
-        """Note where the states of folds are that have just been applied; call `retired` next."""
+        """Note the states of folds that were just applied; call `retired` next."""
         for one in planned:
             first = one.tasks[0]
             done = sum(task.outcome is not None for task in one.tasks)
@@ -247,7 +246,7 @@ class History:
                     self._executed[task.turn] = StateAt(states, index)
 
     def retired(self, tasks: Iterable[Task]) -> list[Turn]:
-        """Keep tasks that have just retired, and return them as turns."""
+        """Keep the tasks that just retired, and return them as turns."""
         found = [self._keep(task) for task in tasks]
         self._order.extend([turn.turn for turn in found])
         while len(self._order) > self._turns_max:
@@ -258,14 +257,14 @@ class History:
         return self._turns.get(turn)
 
     def newest(self, turns: int | None = None) -> list[Turn]:
-        """Return the last so many turns that are kept, or all, in the order in which they retired."""
+        """Return the last `turns` kept turns, or all, in retire order."""
         kept = list(self._turns.values())
         return kept if turns is None else kept[max(len(kept) - turns, 0) :]
 
     def _keep(self, task: Task) -> Turn:
         before = self._newest.get(task.address)
         after = self._executed.pop(task.turn, None)
-        if after is None:  # it was not executed, so its agent is as it was
+        if after is None:  # it was not executed, so its agent's state is unchanged
             after = before
         else:
             before = StateAt(after.states, after.place - 1)
@@ -296,7 +295,7 @@ def dead_table(dead: Iterable[DeadTask]) -> Table[DeadTask]:
 
 
 def pending_of(run: Run, index: int) -> Pending:
-    """Return a stamped task as it is shown."""
+    """Return a stamped task as a row."""
     target, payload = run.target(index), run.payloads[index]
     return Pending(run.first_turn + index, target, run.sender, run.kind, payload, run.priority, run.now_ms)
 

@@ -1,4 +1,4 @@
-"""What can be seen of a lane. Looking changes nothing, takes no lock, and works when the lane is closed."""
+"""The read-only part of a lane. It changes nothing, takes no lock, and works after the lane is closed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rota.tensors.store import TensorStore
 
 
 class View:
-    """The part of `Lane` that only looks."""
+    """The read-only part of `Lane`."""
 
     name: str
     _engine: Engine
@@ -36,16 +36,16 @@ class View:
 
     @property
     def agents(self) -> tuple[str, ...]:
-        """The addresses of all agents that have been sent something, in the order in which that was issued."""
+        """The addresses of all agents that have had a task, in the order of their first issue."""
         return tuple(self._lane.agents)
 
     @property
     def turns(self) -> Table[Turn]:
-        """The turns that have retired, in that order: the newest `history`."""
+        """The retired turns in retire order, at most the newest `history`."""
         return turn_table(self._history.newest())
 
     def turn(self, turn: int | Handle) -> Turn:
-        """Return a turn that has retired. Raises `UnknownTask` if it has not, `Expired` if it is forgotten."""
+        """Return a retired turn. Raises `UnknownTask` if it has not retired, `Expired` if it is forgotten."""
         number = self._stamped(turn)
         found = self._history.find(number)
         if found is None and self._is_open(number):
@@ -75,12 +75,12 @@ class View:
 
     @property
     def timers(self) -> Table[Timer]:
-        """The timers that wait, in the order in which they come due."""
+        """The waiting timers, in the order in which they come due."""
         return timer_table(sorted(self._lane.timers.values(), key=timer_order))
 
     @property
     def dead(self) -> Table[DeadTask]:
-        """The failed tasks that are kept for a retry."""
+        """The failed tasks kept for a retry."""
         return dead_table(self._lane.dead.values())
 
     @property
@@ -90,7 +90,7 @@ class View:
 
     @property
     def now_ms(self) -> int:
-        """The lane's clock: what tasks that are submitted now will see."""
+        """The lane's clock: the time that a task submitted now will see."""
         return self._engine.now_ms
 
     @property
@@ -107,13 +107,13 @@ class View:
 
     @property
     def tensors(self) -> TensorStore:
-        """The lane's tensor store, to put arrays and to open references."""
+        """The lane's tensor store, to store arrays and open references."""
         store = self._payloads.store()
         assert store is not None
         return store
 
     def report(self, turns: int = 20) -> str:
-        """Return the last turns, what they logged, and what is left, as text for people."""
+        """Return the last turns, their logs, and the tasks that have not retired, as text."""
         newest = self._history.newest(whole("turns", turns, 0))
         logs = [f"turn {turn.turn} log: {line}" for turn in newest for line in turn.log]
         rest = [
@@ -156,5 +156,5 @@ def timer_order(timer: Timer) -> tuple[int, int, int]:
 
 
 def number_of(turn: int | Handle) -> int:
-    """Return the number of a turn. Raises `LocalError` for what names none."""
+    """Return the number of a turn. Raises `LocalError` for anything else."""
     return seq_of(turn, "turn")

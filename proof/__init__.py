@@ -1,1 +1,1 @@
-"""Proof: runs are executed again and judged. Nothing here needs a running broker."""
+"""Executing runs again and judging the result. Nothing here needs a running broker."""

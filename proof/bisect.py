@@ -1,7 +1,7 @@
-"""Bisect: the first turn after which something holds.
+"""Bisect: the first turn after which a predicate holds.
 
-The run is executed again turn by turn and the question asked after each, so that nothing is assumed about what holds
-later: a state may be bad for three turns and then be good again, and the first of the three is found.
+The run is executed again and the predicate evaluated after every turn. A binary search would need a predicate that
+stays true; here a state may be bad for three turns and then good again, and the first of the three is found.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ NAMES: Final[Mapping[str, str]] = {
 
 
 class Predicate:
-    """A Python expression over NAMES. What cannot be computed (no state yet, a missing key) does not hold."""
+    """A Python expression over NAMES. It does not hold where it raises (no state yet, a missing key)."""
 
     def __init__(self, expression: str) -> None:
-        """Raises `BadChange` if it is no expression."""
+        """Raises `BadChange` if it is not an expression."""
         self.expression = expression
-        self.evaluated = 0  # how often it came to a value
-        self.failure = ""  # why it did not, the last time
+        self.evaluated = 0  # how often it gave a value
+        self.failure = ""  # the last error that it raised
         try:
             self._code: CodeType = compile(expression, "--bad", "eval")
         except (SyntaxError, ValueError) as error:
             raise BadChange(f"--bad {expression!r} is no Python expression: {error}") from error
 
     def holds(self, task: Task, lane: Lane) -> bool:
-        """Say whether it holds after a task retired. Raises `BadChange` for a name that there is not."""
+        """Return whether it holds after a task retired. Raises `BadChange` for an unknown name."""
         try:
             value = bool(eval(self._code, {"__builtins__": _BUILTINS}, _names(task, lane)))
         except NameError as error:
@@ -64,7 +64,7 @@ class Predicate:
 
 
 class Found(NamedTuple):
-    """The first turn after which the predicate holds (None: it never does), and how many were asked."""
+    """The first turn after which the predicate holds (None: it never does), and after how many it was evaluated."""
 
     task: Task | None
     position: int
@@ -80,8 +80,8 @@ def find_first(
 ) -> Found:
     """Execute a lane turn by turn until the predicate holds.
 
-    Raises `UnknownLane`; `BadChange` if the predicate never came to a value; `JournalError` where the lane does not do
-    again what the journal says: verify first.
+    Raises `UnknownLane`; `BadChange` if the predicate never gave a value; `JournalError` where the execution differs
+    from the journal (verify first).
     """
     follower, walk = Follower(lane, runner, batch_tasks=1), Walk(source)
 

@@ -1,9 +1,9 @@
-"""Why a turn and its repetition part: one of the classes of record_checks.py, with what speaks for it.
+"""Why a turn and its repetition differ: one of the causes of record_checks.py, with evidence.
 
-Up to the turn before, all digests are equal, and with them the states of all agents, every message that was stamped and
-the order of everything. So the cause lies in the turn itself: in its code, in what no digest covers (time, entropy, the
-worker), or in the outcome that was written down. Each look below is for one cause; the first that finds it decides, and
-what none of them finds is an outcome that was never computed: a corrupt record.
+Up to the turn before, all digests are equal, so the states of all agents, every stamped message and the order are too.
+The cause therefore lies in the turn itself: in its code, in what no digest covers (time, entropy, the worker), or in
+the recorded outcome. Each check below looks for one cause and the first that finds it decides. If none does, the
+outcome was never computed: a corrupt record.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rota.runs.open import RunSource
 from rota.runs.record_checks import CODE, CORRUPT_RECORD, DEVICE, INPUT, ORDER, RUNTIME_VERSION, Fault
 from rota.runs.walk import Walk, follows, record_at, replaced
 
-NEIGHBOURS_MAX: Final = 8  # of the same agent, with which the turn may be exchanged
-DECISIONS_MAX: Final = 4  # before the turn, on the same agent
+NEIGHBOURS_MAX: Final = 8  # turns of the same agent that are tried as exchanged with this one
+DECISIONS_MAX: Final = 4  # earlier ones on the same agent that are tried as false
 DISPUTES_SHOWN: Final = 4
 
 _RUNTIME_FACTS: Final = {"cpu": ("profile",), "gpu": ("runtime", "build", "package")}
@@ -36,9 +36,9 @@ _HOST_FACTS: Final = {"cpu": ("machine", "target"), "gpu": ("provider", "process
 
 
 class FoundCause(NamedTuple):
-    """A cause, why in one sentence, the turn that it is found at, and what speaks for it.
+    """A cause, why in one sentence, the turn at fault, and the evidence.
 
-    `needs_lane`: the turn alone does not show it, the lane has to be executed from its begin.
+    `needs_lane`: to reproduce it the lane must be executed from its start; the turn alone does not show it.
     """
 
     cause: str
@@ -49,7 +49,7 @@ class FoundCause(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Everything that is known of a turn that differs, or that a fault speaks of (`actual` is None then)."""
+    """What is known of a turn that differs, or that a fault is about (`actual` is None then)."""
 
     source: RunSource
     runner: Runner
@@ -70,7 +70,7 @@ def find_cause(case: Case) -> FoundCause:
 
 
 def explains(fault: Fault, seen: Circumstances, task: Task | None) -> bool:
-    """Tell whether a fault is about what this turn was made of: the turn itself, its message, its code, its lane."""
+    """Return whether a fault is about this turn, its message, its code or its lane."""
     sources = [seen.opened, seen.stamped, None if seen.origin is None else seen.origin.record]
     if task is not None and task.code is not None:
         sources.append(seen.deployed.get(task.code.digest))
@@ -89,7 +89,7 @@ def other_facts(pool: str, there: dict[str, str], here: dict[str, str], *, host:
     return [name for name in names if name.split(".")[0] in wanted and there.get(name) != here.get(name)]
 
 
-# --- one look for each cause ----------------------------------------------------------------------
+# --- one check for each cause ---------------------------------------------------------------------
 
 
 def _wrong_code(case: Case) -> FoundCause | None:
@@ -108,7 +108,7 @@ def _told_fault(case: Case) -> FoundCause | None:
 
 
 def _other_turn(case: Case) -> FoundCause | None:
-    """Look whether another task retired here, or none."""
+    """Check whether another task retired here, or none."""
     expected, actual = case.expected, case.actual
     if case.fault is not None and actual is None:
         return None
@@ -122,7 +122,7 @@ def _other_turn(case: Case) -> FoundCause | None:
 
 
 def _memory(case: Case) -> FoundCause | None:
-    """Look whether the code gives the same each time."""
+    """Check whether the code is deterministic."""
     trials, task = case.trials, case.actual
     if trials is None or task is None or task.code is None or kind_of(task.code).is_recorded:
         return None
@@ -144,7 +144,7 @@ def _memory(case: Case) -> FoundCause | None:
 
 
 def _exchanged(case: Case) -> FoundCause | None:
-    """Look whether the turn's message or outcome is that of a later turn of the same agent, and the other way round."""
+    """Check whether the turn's message or outcome was exchanged with that of a later turn of the same agent."""
     task, trials, seen = case.expected, case.trials, case.seen
     if task is None or trials is None or case.actual is None:
         return None
@@ -166,7 +166,7 @@ def _exchanged(case: Case) -> FoundCause | None:
 
 
 def _false_decision(case: Case) -> FoundCause | None:
-    """Look whether what follows a verdict or cancel was computed as if it had not been."""
+    """Check whether the turns behind a verdict or cancel were computed as if it had not happened."""
     task, seen = case.expected, case.seen
     if (
         task is None
@@ -209,7 +209,7 @@ def _corrupt_fault(case: Case) -> FoundCause | None:
 
 
 def _other_engine(case: Case) -> FoundCause | None:
-    """Look whether another version of the engine computed the outcome, and nothing shows that it did not."""
+    """Check whether another version of the engine computed the outcome, and nothing shows that it did not."""
     worker = case.seen.worker
     if worker is None or case.actual is None or worker.pool not in _RUNTIME_FACTS:
         return None
@@ -275,11 +275,11 @@ _LOOKS: Final[tuple[Callable[[Case], FoundCause | None], ...]] = (
 )
 
 
-# --- what speaks for it ---------------------------------------------------------------------------
+# --- evidence -------------------------------------------------------------------------------------
 
 
 def _tried(case: Case) -> tuple[str, ...]:
-    """Say what `_memory` found, which every case with an agent or a function has come by."""
+    """Return what `_memory` found; every case with an agent or a function passes through it."""
     fold = None if case.trials is None else case.trials.fold
     if fold is None or kind_of(fold.code).is_recorded:
         return ()
@@ -288,7 +288,7 @@ def _tried(case: Case) -> tuple[str, ...]:
 
 
 def _disputes(case: Case, address: str) -> tuple[str, ...]:
-    """Tell where the broker itself was given two outcomes for one task of an agent."""
+    """Return the records in which the broker itself was given two outcomes for one task of an agent."""
     return tuple(
         [
             f"record {record}: the broker was given two outcomes of turn {turn} of {address}"
@@ -299,7 +299,7 @@ def _disputes(case: Case, address: str) -> tuple[str, ...]:
 
 
 def _is_about_fuel(case: Case) -> bool:
-    """Tell whether the turn ran out of fuel on one side of the comparison."""
+    """Return whether the turn ran out of fuel on one side."""
     outcomes = [task.outcome for task in (case.expected, case.actual) if task is not None]
     return any(type(outcome) is Failed and outcome.kind == "fuel" for outcome in outcomes)
 
@@ -309,8 +309,9 @@ def _is_recorded(case: Case, result: FoldResult) -> bool:
 
 
 def _marks(case: Case) -> tuple[bool, bool] | None:
-    """Tell whether the next mark of the lane is met with the recorded outcome, and with the executed one; None if there
-    is no mark that can tell.
+    """Return whether the lane's next mark is met with the recorded outcome, and with the executed one.
+
+    None if no mark can tell.
     """
     seen, trials = case.seen, case.trials
     if seen.fold is None or seen.record is None or trials is None or not trials.first.outcomes:
@@ -328,7 +329,7 @@ def _marks(case: Case) -> tuple[bool, bool] | None:
 
 
 def _next_mark(source: RunSource, lane: str, after: int) -> int | None:
-    """Return the number of a lane's first mark after a record, which is much less work than to meet it."""
+    """Return the number of a lane's first mark after a record; cheap, since nothing is applied."""
     marks = (
         number
         for number, record in source.records()
@@ -336,14 +337,12 @@ def _next_mark(source: RunSource, lane: str, after: int) -> int | None:
     )
     try:
         return next(marks, None)
-    except JournalError:  # it breaks off before
+    except JournalError:  # the journal breaks off before it
         return None
 
 
 def _meets_mark(source: RunSource, seen: Circumstances, fold: records.CompletedFold, mark: int) -> bool | None:
-    """Walk with this fold in place of the one that the journal has; tell whether a mark is met, None: it is not come
-    to.
-    """
+    """Return whether a mark is met with this fold in place of the journal's; None if the walk does not reach it."""
     assert seen.record is not None
     record = record_at(source, seen.record)
     assert isinstance(record, records.Completed)

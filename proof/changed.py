@@ -1,7 +1,7 @@
-"""What follows from a change: a lane goes on from a turn with something changed, and is compared with what it was.
+"""The consequences of a change: a lane is continued from a turn with something changed, and compared with the journal.
 
-Runs are compared turn by turn in the order in which they retired. A row says everything that the lane digest says of a
-turn but the digest before it, so that one changed turn does not make all later ones look changed.
+Turns are compared in retire order, by what the lane digest covers except the digest before the turn. So one changed
+turn does not make all later ones look changed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rota.proof.seek import LaneAtTurn, seek
 from rota.runs.open import RunSource
 from rota.runs.walk import Step, Walk
 
-TURNS_MORE_MAX: Final = 100_000  # a changed lane may never come to rest
+TURNS_MORE_MAX: Final = 100_000  # a changed lane may never end
 TURNS_FACTOR_MAX: Final = 4
 
 
 class FirstChange(NamedTuple):
-    """The first place where the two runs retire something else; None where one of them retires nothing more."""
+    """The first place where the two runs retire different turns; None for a run that retires nothing more."""
 
     position: int
     before: Task | None
@@ -36,23 +36,23 @@ class FirstChange(NamedTuple):
 
 
 class Consequences(NamedTuple):
-    """What came of a change. Turns are counted from the one where the lane went on."""
+    """The result of a change. Turns are counted from the one where the lane was continued."""
 
     lane: str
     turn: int
-    position: int  # retired turns that both runs share, by digest
+    position: int  # how many turns both runs share, by digest
     shared_digest: bytes
     was_retired: int  # by the journal
     was_digest: bytes
     retired: int
     digest: bytes
     first: FirstChange | None
-    changed: int  # places where the runs differ, the longer one's excess included
+    changed: int  # how many places differ, what the longer run has more included
     left_out: tuple[LeftOut, ...]
     stopped_at_bound: bool
     models_read_back: int
     models_executed: int
-    ran_new_code: int  # turns of the names for which the change brought code that ran it
+    ran_new_code: int  # turns of the changed names that ran the new code
 
     @property
     def same(self) -> bool:
@@ -60,7 +60,7 @@ class Consequences(NamedTuple):
 
 
 class ChangePlan(NamedTuple):
-    """Where to go on, with what change. `compare_code`: whether other code alone makes a turn another one."""
+    """Where to continue, and the change. `compare_code`: whether a turn with other code counts as changed."""
 
     lane: str
     turn: int
@@ -68,7 +68,7 @@ class ChangePlan(NamedTuple):
     compare_code: bool = True
     compare_state: bool = True
     turns_max: int | None = None
-    inputs: bool = True  # False: the later inputs do not come again
+    inputs: bool = True  # False: the later inputs are dropped
 
 
 def follow_change(
@@ -79,11 +79,11 @@ def follow_change(
     keep: Callable[[records.Record], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Consequences:
-    """Bring a lane to a turn, change something, let it go on, and compare.
+    """Bring a lane to a turn, change something, continue it, and compare.
 
-    `keep` gets every record of the changed lane from its begin, `progress` how many turns have retired. Raises
-    `BadChange` for a change of something that is not there, `CodeError` for code that cannot be executed here, and what
-    `seek` raises.
+    `keep` gets every record of the changed lane from its start, `progress` how many turns have retired. Raises
+    `BadChange` for a change of something that does not exist, `CodeError` for code that cannot be executed here, and
+    what `seek` raises.
     """
     remembered = Remembered(runner)
     watch = _remembering(remembered, plan.lane)
@@ -110,7 +110,7 @@ def follow_change(
 
 
 def _later(step: Step, at: LaneAtTurn, plan: ChangePlan) -> list[Later]:
-    """Return what of a step comes again: an input, or for a recorded lane the order in which tasks completed."""
+    """Return what is played again of a step: an input, or for a recorded lane the order in which tasks completed."""
     record = step.record
     if step.lane_input is not None and step.lane_input.lane == plan.lane:
         return [Later(step.number, step.lane_input, step.named_target)] if plan.inputs else []
@@ -129,7 +129,7 @@ def _remembering(remembered: Remembered, lane: str) -> Callable[[Step], None]:
 
 
 class _Watched:
-    """What retires, counted on its way."""
+    """Counts the tasks that retire."""
 
     def __init__(
         self, retired: Iterator[Task], at: LaneAtTurn, change: Change, progress: Callable[[int], None] | None
@@ -139,7 +139,7 @@ class _Watched:
         self._at = at
         self._progress = progress
         brought = (*[(name, code.digest) for name, code in change.deploys], *change.instead)
-        self._brought = dict.fromkeys(brought)  # another name may have had the same code before
+        self._brought = dict.fromkeys(brought)  # by name: another name may have had the same code before
 
     def __iter__(self) -> Iterator[Task]:
         for task in self._retired:
@@ -155,7 +155,7 @@ class _Watched:
 
 
 def _compare(was: list[bytes], retired: Iterator[Task], plan: ChangePlan) -> tuple[int | None, Task | None, int]:
-    """Return the first place, from 1, where something else retires, the task there, and how many places differ."""
+    """Return the first place, from 1, where the runs differ, the task there, and how many places differ."""
     first: int | None = None
     found: Task | None = None
     changed = 0
@@ -168,7 +168,7 @@ def _compare(was: list[bytes], retired: Iterator[Task], plan: ChangePlan) -> tup
 
 
 def _first_change(source: RunSource, plan: ChangePlan, position: int, after: Task | None) -> FirstChange:
-    """Find the journal's task that retired at a position, which nobody kept, and say how the new one differs."""
+    """Find the journal's task that retired at a position, in a second walk, and return how the new one differs."""
     before: Task | None = None
     walk = Walk(source)
     retired, _ = walk.begin_of(plan.lane)
@@ -189,7 +189,7 @@ def _row(task: Task, plan: ChangePlan) -> bytes:
 
 
 def _compared(task: Task, plan: ChangePlan) -> dict[str, Any]:
-    """Return what makes a turn another one."""
+    """Return what is compared of a turn."""
     ignored = {"code digest": not plan.compare_code, "state digest": not plan.compare_state}
     return {name: value for name, value in describe(task).items() if not ignored.get(name, False)}
 

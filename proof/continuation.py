@@ -1,12 +1,12 @@
-"""A lane that goes on from a turn with something changed: fork, upgrade proof.
+"""A lane continued from a turn with something changed: for forks and the upgrade proof.
 
-The later inputs of the journal come again, in order and at their positions. A changed lane may never get to a position:
-then the input takes effect when nothing is left to run. Inputs that name a task (cancels, verdicts, retries) find it by
-its turn, and are left out, and named, where there is no such task, it has completed, or it is another agent's. Timers
-that the change brought fire when a later input shows that their time has come; those that the journal never fired do
-not. In a recorded lane tasks complete in the order in which they did, as far as they are there.
+The later inputs of the journal are applied again, in order and at their positions. If the changed lane never reaches a
+position, the input takes effect when nothing is left to run. Inputs that name a task (cancels, verdicts, retries) find
+it by its turn; they are left out, and listed, if there is no such task, it has completed, or it is another agent's.
+Timers that the change set fire when a later input shows that they are due; those that the journal never fired do not.
+In a recorded lane tasks complete in the journal's order, as far as they exist.
 
-A model's recorded result is used for the same call again (model_answers.py); any other call is computed, and recorded.
+A model's recorded result is used again for the same call (model_answers.py); any other call is computed and recorded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOBODY: Final = records.Origin("", 0, ZERO_DIGEST)
 class Change(NamedTuple):
     """What is changed. Inputs are named by the numbers of their records, tasks of a submit by their place in it."""
 
-    deploys: tuple[tuple[str, Code], ...] = ()  # at the turn where the lane goes on
+    deploys: tuple[tuple[str, Code], ...] = ()  # at the turn where the lane is continued
     instead: tuple[tuple[str, bytes], ...] = ()  # digests of modules, for whatever is bound to a name from there on
     dropped: tuple[int, ...] = ()
     edited: tuple[tuple[int, int, bytes], ...] = ()
@@ -40,7 +40,7 @@ class Change(NamedTuple):
 
 
 class Later(NamedTuple):
-    """What a journal has after the turn: an input, or turns of a recorded lane that completed in this order."""
+    """One item of the journal after the turn: an input, or turns of a recorded lane in the order of completion."""
 
     number: int
     record: Input | None
@@ -49,7 +49,7 @@ class Later(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """An input that the changed lane has no use for."""
+    """An input that cannot take effect in the changed lane."""
 
     number: int
     what: str
@@ -57,13 +57,13 @@ class LeftOut(NamedTuple):
 
 
 class Continuation:
-    """Plays what comes after a turn. `inputs`: record number, and the input as its lane alone has it."""
+    """Plays what comes after a turn. `inputs`: by record number, each as its lane alone has it."""
 
     def __init__(
         self, replay: LaneReplay, later: Sequence[Later], change: Change, turns_max: int, *,
         unfired: Iterable[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
-        """`unfired`: timers that wait where the journal ends."""
+        """`unfired`: timers that are still waiting at the journal's end."""
         self.left_out: list[LeftOut] = []
         self.stopped_at_bound = False
         self._engine = replay.engine
@@ -82,7 +82,7 @@ class Continuation:
         return self._engine.world.lanes[self._name]
 
     def run(self) -> Iterator[Task]:
-        """Yield what retires from here on, to the end or the bound."""
+        """Yield the tasks that retire from here on, to the end or the bound."""
         now_ms = next((one.record.now_ms for one in self._later if one.record is not None), 0)
         yield from self._begin(now_ms)
         for number, record, named, completed in self._later:
@@ -114,7 +114,7 @@ class Continuation:
             yield from self._engine.apply(deployed).retired
 
     def _complete(self, turns: tuple[int, ...]) -> Iterator[Task]:
-        """Let tasks of a recorded lane complete as they did, those that are there and can run now."""
+        """Complete tasks of a recorded lane in this order, those that exist and can run now."""
         for turn in turns:
             task = self.lane.line_by_turn.get(turn)
             if task is None or task.outcome is not None or predecessor(task) is not None:
@@ -137,7 +137,7 @@ class Continuation:
             yield from retired
 
     def _fire_due(self, now_ms: int) -> Iterator[Task]:
-        """Fire the timers that are due and that the journal does not know."""
+        """Fire the due timers that the journal does not have."""
         due = sorted(
             (timer.due_ms, *key)
             for key, timer in self.lane.timers.items()
@@ -150,7 +150,7 @@ class Continuation:
     # --- making inputs fit -----------------------------------------------------------------------------------------
 
     def _fit(self, number: int, record: Input, named: str | None) -> Input | None:
-        """Return an input as it can take effect here; None, and a word about it, if it cannot."""
+        """Return an input as it can take effect here; if it cannot, note why and return None."""
         record = record._replace(position=self.lane.retired)
         why = self._why_not(record) or self._why_another(record, named)
         if why:
@@ -181,7 +181,7 @@ class Continuation:
                 return ""
 
     def _why_another(self, record: Input, named: str | None) -> str:
-        """Say so if the turn that an input names is another agent's task here."""
+        """Return a reason if the turn that an input names is another agent's task here, else an empty text."""
         found = named_target(record, self._engine.world)
         return "" if found == named else f"the task that it names was for {named}, here it is for {found}"
 
@@ -199,7 +199,7 @@ class Continuation:
 
 
 def _check(change: Change, known: Mapping[int, Input]) -> None:
-    """Raise `BadChange` if something that is to be changed is not among the inputs, which have their numbers."""
+    """Raise `BadChange` if a change names an input that is not in `known` (by record number)."""
     for number in (*change.dropped, *[number for number, _, _ in change.edited]):
         if number not in known:
             raise BadChange(

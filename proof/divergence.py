@@ -1,6 +1,6 @@
-"""The first-divergence report: for each lane that did not come out equal, the exact turn, both sides, and why.
+"""The first-divergence report: for each lane that differs, the exact turn, both sides, and why.
 
-`explain` takes what `verify` found, asks the journal about the turn (circumstances.py), executes it again alone
+`explain` takes what `verify` found, reads about the turn in the journal (circumstances.py), executes it again alone
 (trials.py), and names the cause (causes.py, damage.py). A `Divergence` holds plain values; `to_json` is for programs,
 `lines` (divergence_text.py) for people. Its names are part of the command line's contract: docs/VERIFY.md lists them.
 """
@@ -38,7 +38,7 @@ NOTE_CHARS_MAX: Final = 80
 
 
 class Bytes(NamedTuple):
-    """Where the bytes of something differ first. `window_at`: from where on the two windows show them."""
+    """Where two byte strings first differ. `window_at`: the offset of the two windows shown."""
 
     what: str
     at: int
@@ -52,10 +52,10 @@ class Bytes(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """Where a run and its repetition part, or where the run contradicts itself. What is not known is None or empty.
+    """Where a run and its repetition differ, or where the run contradicts itself. Unknown fields are None or empty.
 
-    `expected` is what the run says, `actual` what came of executing it; `differs` names what of the two is not equal.
-    `record` holds the expected outcome, or is the one that is wrong; `last_good` is set where the journal breaks off.
+    `expected` is what the run says, `actual` what the execution gave; `differs` names the fields that are not equal.
+    `record` holds the expected outcome, or is the wrong one; `last_good` is set where the journal breaks off.
     """
 
     lane: str | None
@@ -81,7 +81,7 @@ class Divergence(NamedTuple):
     command: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it with nothing in it that JSON has not got: digests as hex, other bytes as text or base64."""
+        """Return it in JSON's types: digests as hex, other bytes as text or base64."""
         value: dict[str, Any] = plain(self._asdict())
         value["here"] = dict(self.here)
         if self.recorded_by is not None:
@@ -91,7 +91,7 @@ class Divergence(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something that is no divergence, but is not as it is here: the engine of a worker, or what no digest covers."""
+    """A difference that is not a divergence: in a worker's engine, or in what no digest covers."""
 
     lane: str
     first_turn: int
@@ -108,10 +108,10 @@ class Note(NamedTuple):
 
 
 def explain(source: RunSource, report: RunReport, runner: Runner, *, live_models: bool = False) -> list[Divergence]:
-    """Return where a run is not what it says, by lane and turn, and last where its journal breaks off.
+    """Return the divergences by lane and turn, and last the place where the journal breaks off.
 
     Empty if the report is equal. `runner` executes single turns; it should do so in this process, because an agent
-    that keeps memory shows it only where one instance runs twice.
+    that keeps memory shows it only if one instance runs twice.
     """
     found: list[Divergence] = []
     for lane in report.lanes:
@@ -125,7 +125,7 @@ def explain(source: RunSource, report: RunReport, runner: Runner, *, live_models
 
 
 def other_engines(report: RunReport, runner: Runner) -> list[Note]:
-    """Return what was not as it is here where the turns came out equal: other engines, other fuel, other log lines."""
+    """Return the differences of a run with equal turns: other engines, other fuel, other log lines."""
     notes: list[Note] = []
     for lane in report.lanes:
         if not lane.equal:
@@ -149,7 +149,7 @@ def other_engines(report: RunReport, runner: Runner) -> list[Note]:
 
 
 class _Explainer:
-    """What is to be said of one lane: of its mismatch, of its fault, or of both if they are not the same."""
+    """Explains one lane: its mismatch, its fault, or both if they have different causes."""
 
     def __init__(self, source: RunSource, lane: LaneReport, runner: Runner, live_models: bool) -> None:
         self._source = source
@@ -177,7 +177,7 @@ class _Explainer:
         actual = None if mismatch is None else mismatch.actual
         case = Case(self._source, self._runner, seen, expected, actual, fault, trials)
         finding = find_cause(case)
-        if finding.turn != seen.turn:  # what is wrong lies before the turn that shows it
+        if finding.turn != seen.turn:  # the fault lies before the turn that shows it
             seen = circumstances(self._source, seen.lane, finding.turn)
             trials = self._trials(seen, caught=True)
             expected, actual = seen.task, _executed(seen.task, trials)
@@ -220,7 +220,7 @@ class _Explainer:
 
     def _command(self, seen: Circumstances, finding: FoundCause) -> str:
         words = ["rota", "verify", self._source.name, "--lane", self._report.lane]
-        if seen.task is not None:  # else it has not retired, and only the whole lane comes to it
+        if seen.task is not None:  # else it has not retired, and only executing the whole lane reaches it
             if not finding.needs_lane:
                 words += ["--from", str(seen.turn)]
             last = self._report.mismatch and _turn_of(self._report.mismatch)
@@ -262,7 +262,7 @@ def _first_use(source: RunSource, fault: Fault) -> int | None:
 
 
 class _State(NamedTuple):
-    """A state as far as it is known. `how`: recorded, executed, unchanged (it is the one before), digest (only it)."""
+    """A state, as far as it is known. `how`: recorded, executed, unchanged (as before the turn), digest (only that)."""
 
     data: bytes | None
     how: str | None
@@ -275,7 +275,7 @@ def _turn_of(mismatch: Mismatch) -> int:
 
 
 def _executed(expected: Task | None, trials: Trials | None) -> Task | None:
-    """Return a task with the outcome that executing it alone gave."""
+    """Return the task with the outcome of executing it alone."""
     if expected is None or trials is None or not trials.first.outcomes:
         return None
     task = copy(expected)
@@ -289,14 +289,14 @@ def _executed(expected: Task | None, trials: Trials | None) -> Task | None:
 
 
 def _state_of(trials: Trials | None, task: Task | None) -> bytes | None:
-    """Return the state that a task left when it was executed, if executing it alone came to the same."""
+    """Return the state that a task left when executed, if executing it alone gives the same outcome."""
     if trials is None or task is None or not trials.first.outcomes:
         return None
     return trials.first.state if effect_of(trials.first.outcomes[0]) == effect_of(task.outcome) else None
 
 
 def _state(changed: bytes | None, task: Task | None, trials: Trials | None) -> _State:
-    """Return the state after a task, given the one that it left if it changed it."""
+    """Return the state after a task; `changed` is the new one if the task changed it."""
     if task is None or task.state_digest is None:
         return _State(None, None)
     if type(task.outcome) is Done and task.outcome.state_digest is None:
@@ -315,7 +315,7 @@ def _parts(expected: Task | None, actual: Task | None, states: tuple[_State, _St
 
 
 def _side(task: Task | None, state: _State, known: str) -> dict[str, Any] | None:
-    """Return what a task came to, as one structure."""
+    """Return a task's outcome and state as one structure."""
     if task is None or task.outcome is None:
         return None
     outcome = task.outcome
@@ -341,7 +341,7 @@ def _side(task: Task | None, state: _State, known: str) -> dict[str, Any] | None
 
 
 def _all_bytes(parts: list[Part]) -> tuple[Bytes, ...]:
-    """Return where bytes differ; of digests that says nothing."""
+    """Return where bytes differ. Digests are left out, since the place tells nothing."""
     return tuple([_bytes(one.name, one.first) for one in parts if one.first is not None and "digest" not in one.name])
 
 

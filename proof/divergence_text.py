@@ -71,7 +71,7 @@ def _sides(found: Divergence) -> Iterator[str]:
 
 
 def _digest_chars(found: Divergence) -> int:
-    """Return how much of a state's digest tells the two sides apart."""
+    """Return how many digest characters are needed to tell the two states apart."""
     sides = [side["state_digest"] for side in (found.expected, found.actual) if side is not None]
     alike = len(sides) == 2 and None not in sides and sides[0] != sides[1] and sides[0][:8] == sides[1][:8]
     return 64 if alike else _DIGEST_CHARS

@@ -1,7 +1,7 @@
-"""Fork: a new run folder that shares a prefix with a run, goes on with one thing changed, and is verified like any run.
+"""Fork: a new run folder that shares a prefix with a run, then continues with one thing changed.
 
-The new run has the one lane, from its first record; its Epoch says what it was forked from, at which turn and digest,
-and what was changed. A broker may be started on it.
+The new run has the one lane, from its first record. Its Epoch says what it was forked from, at which turn and digest,
+and what was changed. It can be verified, and a broker can be started on it.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def fork(
     device: str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Consequences:
-    """Make `folder` a run that goes on from a turn with a change; return how it differs.
+    """Make `folder` a run that continues from a turn with a change; return how it differs.
 
-    `modules` are the WASM modules that the change deploys; `what` says the change in a line. Raises `ConfigError` if
-    the folder is there already, and what `follow_change` raises; then nothing is left of it.
+    `modules` are the WASM modules that the change deploys; `what` describes the change in a line. Raises `ConfigError`
+    if the folder exists, and what `follow_change` raises; on an error no folder is left behind.
     """
     with new_folder(folder) as draft:
         run = RunFolder(draft).prepare()
@@ -70,7 +70,7 @@ def fork(
 
 
 def add_modules(folder: Path, modules: list[tuple[str, Code, bytes]]) -> None:
-    """Check modules as a broker does and keep them. Raises `CodeError`."""
+    """Check modules as a broker does and store them. Raises `CodeError`."""
     store = ModuleStore(folder)
     for name, code, module in modules:
         assert digest(module) == code.digest
@@ -78,13 +78,13 @@ def add_modules(folder: Path, modules: list[tuple[str, Code, bytes]]) -> None:
 
 
 def _begin_cut(journal: Journal, walk: Walk, lane: str, now_ms: int) -> int:
-    """Return the next boot number. Where a lane was open before the first kept record, begin a journal as one whose
-    first records were cut, with a snapshot for them.
+    """Return the next boot number. If the lane was open before the first kept record, start the journal with a snapshot
+    in place of the first records, like a compacted one.
     """
     begin = walk.lane_world(lane)
     if begin is None:
         return 1
-    begin.producers = walk.world.producers  # a request that is sent again has its old answer
+    begin.producers = walk.world.producers  # a request sent again gets its old answer
     opened = records.Epoch(begin.boot + 1, now_ms, facts())
     begin.apply(opened)
     journal.append([opened])
@@ -115,14 +115,14 @@ class _Writer:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder of files that never change: as links where the file system can."""
+    """Copy a folder of files that never change, with hard links where the file system has them."""
     if source.is_dir():
-        ignored = shutil.ignore_patterns("drafts", "lock")  # of the tensor store: belong to who works there
+        ignored = shutil.ignore_patterns("drafts", "lock")  # of the tensor store, in use by its owner
         shutil.copytree(source, target, ignore=ignored, copy_function=_link_or_copy, dirs_exist_ok=True)
 
 
 def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or no hard links
         shutil.copy2(source, target)

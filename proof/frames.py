@@ -1,8 +1,7 @@
-"""What `rota verify` and its worker processes say to each other: folds there, results back. PURE.
+"""The frames between `rota verify` and its worker processes: folds out, results back. PURE.
 
-A frame is a length of eight bytes and so many bytes of MessagePack. Folds and results are those of the protocol, and
-are checked as they are there. Code is named once per frame, because the folds of a batch share little else and share
-that.
+A frame is a length of eight bytes and that many bytes of MessagePack. Folds and results have the protocol's encoding
+and checks. Code is written once per frame, because the folds of a batch usually share it.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ class RunFolds(NamedTuple):
 
 
 class PrepareCode(NamedTuple):
-    """Have this code compiled, so that nobody else needs to."""
+    """Compile this code, so that no other process needs to."""
 
     code: Code
     address: str
 
 
 class AskFingerprint(NamedTuple):
-    """Say what could change a bit of a result of this pool."""
+    """Ask for the fingerprint of this pool."""
 
     pool: str
 
@@ -55,14 +54,14 @@ Request = RunFolds | PrepareCode | AskFingerprint
 
 
 def write_frame(stream: Stream, data: bytes) -> None:
-    """Write a frame and let it go."""
+    """Write a frame and flush it."""
     stream.write(_LENGTH.pack(len(data)))
     stream.write(data)
     stream.flush()
 
 
 def read_frame(stream: Stream) -> bytes | None:
-    """Return the next frame; None if the other end is gone, in the middle of a frame too."""
+    """Return the next frame; None at the end of the stream, even in the middle of a frame."""
     head = stream.read(_LENGTH.size)
     if head is None or len(head) < _LENGTH.size:
         return None
@@ -75,9 +74,7 @@ def read_frame(stream: Stream) -> bytes | None:
 
 
 class _Folds(NamedTuple):
-    """Run these folds: the codes that they name by their place, and of each fold its seed, code, address, state and
-    tasks.
-    """
+    """Run these folds: the list of codes, and for each fold its seed, code (an index), address, state and tasks."""
 
     codes: tuple[Code, ...]
     folds: tuple[tuple[Digest, Index, Target, Blob | None, tuple[TaskInput, ...]], ...]
@@ -108,7 +105,7 @@ def decode_request(data: bytes) -> Request:
     return RunFolds(tuple(rows))
 
 
-# --- and back -------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 def encode_results(results: Sequence[FoldResult]) -> bytes:
@@ -122,17 +119,17 @@ def decode_results(data: bytes) -> list[FoldResult]:
 
 
 def encode_answer(answer: Mapping[str, Any]) -> bytes:
-    """Return the frame that answers what is not `RunFolds`."""
+    """Return the frame that answers the other requests."""
     return pack(answer)
 
 
 def encode_error(error: RotaError) -> bytes:
-    """Return the frame of an error that ends it all."""
+    """Return the frame of an error that ends the verification."""
     return pack({"error": error.code, "message": error.message})
 
 
 def unpack_answer(data: bytes) -> Any:
-    """Return what an answer holds. Raises the error in it."""
+    """Return the content of an answer. Raises the error in it."""
     return _raise_error(msgspec.msgpack.decode(data))
 
 

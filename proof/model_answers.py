@@ -1,7 +1,7 @@
-"""Runners that answer calls of models from a journal, and have everything else executed. PURE.
+"""Runners that answer model calls from a journal and have everything else executed. PURE.
 
-A model's result without a certificate is a recorded value: it is read back, not computed again, wherever a run is
-executed. Whoever plays a run as it was finds it by its turn; whoever changes a run finds it by the call itself.
+A model's result without a certificate is a recorded value: a repetition reads it back instead of computing it. A
+replay finds it by its turn; a changed run finds it by the call itself.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from rota.engine.folds import PATIENCE_MS, patient
 
 
 class ModelAnswer(NamedTuple):
-    """What a model answered, and where."""
+    """A recorded answer of a model, and its provenance."""
 
     outcome: Outcome
     provenance: Provenance
 
 
 class ModelAnswers:
-    """What both have in common; `find` says what is known of one call."""
+    """Base of both; `find` looks up one call."""
 
     def __init__(self, runner: Runner) -> None:
         self.executed = 0  # outcomes of agents and functions
@@ -35,7 +35,7 @@ class ModelAnswers:
         self._runner = runner
 
     def find(self, fold: Fold, seen: TaskInput) -> ModelAnswer | None:
-        """Return what a model answered; None: it is to be computed."""
+        """Return the recorded answer; None if the call is to be computed."""
         raise NotImplementedError
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
@@ -62,9 +62,7 @@ class ModelAnswers:
         return result
 
     def _read(self, fold: Fold) -> FoldResult | None:
-        """Return the known outcomes at the beginning of a fold, as far as they came from one place; None: there are
-        none.
-        """
+        """Return the recorded outcomes at the start of a fold, as far as they have one provenance; None without any."""
         known: list[ModelAnswer] = []
         for seen in fold.tasks:
             answer = self.find(fold, seen)
@@ -80,7 +78,7 @@ class ModelAnswers:
 
 
 class ReadBack(ModelAnswers):
-    """Answers by turn: for a run that is played as it was. `recorded` holds the model tasks that have completed."""
+    """Answers by turn, for a replay. `recorded` holds the completed model tasks."""
 
     def __init__(self, runner: Runner, recorded: dict[int, Task], *, live_models: bool = False) -> None:
         super().__init__(runner)
@@ -88,7 +86,7 @@ class ReadBack(ModelAnswers):
         self._live_models = live_models
 
     def find(self, fold: Fold, seen: TaskInput) -> ModelAnswer | None:
-        """Return what was recorded; what is proved bitwise is computed, and everything with `live_models`."""
+        """Return the recorded answer; None for results of class bitwise, and for all with `live_models`."""
         task = self._recorded.get(seen.turn)
         if task is None or task.outcome is None or task.provenance is None or self._live_models:
             return None
@@ -97,13 +95,12 @@ class ReadBack(ModelAnswers):
     def _read(self, fold: Fold) -> FoldResult | None:
         read = super()._read(fold)
         for seen in fold.tasks[: 0 if read is None else len(read.outcomes)]:
-            del self._recorded[seen.turn]  # a turn happens once
+            del self._recorded[seen.turn]  # each turn is asked for once
         return read
 
 
 class Remembered(ModelAnswers):
-    """Answers by code, payload and tensors: for a run that was changed. The same call may have been answered in several
-    ways, which is what `recorded` means.
+    """Answers by code, payload and tensors, for a changed run. The same call may have several recorded answers.
 
     Raises `CodeError` for a task that cannot be executed here: a changed run has no record to fall back on.
     """
@@ -119,7 +116,7 @@ class Remembered(ModelAnswers):
             self._known.setdefault(call, {})[task.turn] = ModelAnswer(task.outcome, task.provenance)
 
     def find(self, fold: Fold, seen: TaskInput) -> ModelAnswer | None:
-        """Return what the call was answered; where it was made more than once, at this turn if it was, else first."""
+        """Return the recorded answer; of several the one at this turn, else the first."""
         answers = self._known.get((fold.code.digest, seen.payload, seen.tensors), {})
         return answers.get(seen.turn) or next(iter(answers.values()), None)
 

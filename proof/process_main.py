@@ -4,7 +4,7 @@
 
 LENT_TENSORS may be empty.
 
-It ends when its stdin does, whatever it is doing: so it never outlives who started it, on any system. What libraries
+It exits when its stdin closes, whatever it is doing, so it never outlives its parent, on any system. What libraries
 print goes to stderr.
 """
 
@@ -36,7 +36,7 @@ from rota.proof.frames import (
 
 
 def main(arguments: list[str]) -> None:
-    """Serve until there is nobody to serve."""
+    """Serve requests until stdin closes."""
     faulthandler.enable()  # before the first engine: see cpu_worker/executor.py
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _read(stream: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
-    """Hand on what comes; end the process at the end of the stream, in the middle of a task too."""
+    """Queue the requests; at the end of the stream end the process, even in the middle of a task."""
     while (frame := read_frame(stream)) is not None:
         requests.put(frame)
     os._exit(Exit.OK)
@@ -63,7 +63,7 @@ def _answer(executors: Executors, request: Request) -> bytes:
         if isinstance(request, AskFingerprint):
             return encode_answer(executors.fingerprint(request.pool))
         if isinstance(request, PrepareCode):
-            with contextlib.suppress(CodeError):  # the fold that needs it will say so
+            with contextlib.suppress(CodeError):  # the fold that needs it reports this
                 executors.prepare(request.code, request.address)
             return encode_answer({})
         return encode_results(executors.run_all(request.folds))

@@ -1,11 +1,11 @@
-"""Folds in worker processes of our own: a `Runner` (engine/engine.py) that survives the death of any of them.
+"""Runs folds in worker processes: a `Runner` (engine/engine.py) that survives the death of any of them.
 
-One thread here for each process there. It hands over one batch, waits, and takes the next; so a quick process gets
-more, and nobody queues all. A batch whose process died is run again by whoever is free, its folds one by one, because
-one of them may be what killed it; a fold that kills three processes by itself is an error that names it. Processes end
-with their stdin, so none outlives this one, and with Ctrl-C nothing is waited for.
+Each process has a thread here, which sends it one batch, waits for the answer, and takes the next, so a fast process
+gets more. If a process dies, any free one runs its batch again, each fold alone, because one of them may have killed
+it; a fold that alone kills three processes is an error that names it. Processes exit when their stdin closes, so none
+outlives this one, and Ctrl-C waits for nothing.
 
-`Kills` does on purpose what happens by accident: it shows that deaths leave no trace in any digest.
+`Kills` kills processes on purpose, to show that deaths leave no trace in any digest.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from rota.proof.frames import (
 PROCESSES_MAX: Final = 256
 KILLS_MAX: Final = 16
 
-_BATCHES_PER_PROCESS: Final = 3  # of one `run_all`: small enough to share evenly, large enough to be few
-_KILL_SECONDS_MAX: Final = 0.02  # after a batch is handed over
-_LOOK_SECONDS: Final = 0.5  # on Windows a wait without an end cannot be interrupted
+_BATCHES_PER_PROCESS: Final = 3  # of one `run_all`: small enough to balance the load, large enough to limit overhead
+_KILL_SECONDS_MAX: Final = 0.02  # after a batch was sent
+_LOOK_SECONDS: Final = 0.5  # on Windows a wait without a timeout cannot be interrupted
 
 
 class Kills:
-    """Says when to kill: at the first batch, and then after ever more of them, `KILLS_MAX` times at most."""
+    """The schedule of kills: at the first batch, then at growing intervals, at most `KILLS_MAX` times."""
 
     def __init__(self, seed: int) -> None:
         self.done = 0
@@ -55,7 +55,7 @@ class Kills:
         self._batches_left = 0
 
     def delay_seconds(self) -> float | None:
-        """Return after how long the process that was just given a batch is to be killed; None if it is not."""
+        """Return after how long to kill the process that was just sent a batch; None: do not kill it."""
         self._batches_left -= 1
         if self.done == KILLS_MAX or self._batches_left >= 0:
             return None
@@ -65,7 +65,7 @@ class Kills:
 
 
 class _Job(NamedTuple):
-    """Something to ask of a process. `places`: of its folds among those of the caller."""
+    """A request to a process. `places`: the indexes of its folds in the caller's list."""
 
     request: Request
     places: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class Processes:
 
     def __init__(self, folders: Folders, count: int, *, device: str = "auto", kills: Kills | None = None) -> None:
         assert 1 <= count <= PROCESSES_MAX
-        self.deaths = 0  # of processes that nobody killed on purpose
+        self.deaths = 0  # of processes, kills on purpose not included
         self._command = [sys.executable, "-P", "-m", "rota.proof.process_main"]
         self._command += map(str, (folders.modules, folders.artefacts, folders.models, folders.tensors))
         self._command += [str(folders.lent_tensors or ""), device]
@@ -98,7 +98,7 @@ class Processes:
             line.start()
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
-        """Run independent folds on all processes; raises `LocalError` for a fold that kills whatever runs it."""
+        """Run independent folds on all processes. Raises `LocalError` for a fold that kills its processes."""
         self._prepare(folds)
         for job in _batches(folds, len(self._lines)):
             self._jobs.put(job)
@@ -109,18 +109,18 @@ class Processes:
         return [results[place] for place in range(len(folds))]
 
     def fingerprint(self, pool: str) -> Mapping[str, Any]:
-        """Return what could change a bit of a result of this pool in these processes."""
+        """Return the fingerprint of this pool in these processes."""
         if pool not in self._fingerprints:
             self._fingerprints[pool] = self._ask(AskFingerprint(pool))
         return self._fingerprints[pool]
 
     def busy(self) -> list[int]:
-        """Return the ids of the processes that hold folds; from any thread."""
+        """Return the ids of the processes that are running folds; callable from any thread."""
         with self._lock:
             return [line.busy for line in self._lines if line.busy is not None]
 
     def close(self) -> None:
-        """End all processes, at once."""
+        """End all processes without waiting for their work."""
         self._closing.set()
         for line in self._lines:
             self._jobs.put(None)
@@ -135,7 +135,7 @@ class Processes:
         self.close()
 
     def _prepare(self, folds: Sequence[Fold]) -> None:
-        """Have new code compiled once; the other processes find the artefact."""
+        """Compile new code in one process; the others find the artefact."""
         for fold in folds:
             if fold.code.digest not in self._prepared and kind_of(fold.code).is_module:
                 self._prepared[fold.code.digest] = None
@@ -156,27 +156,27 @@ class Processes:
 
 
 class _Line(threading.Thread):
-    """The thread of one process after another."""
+    """A thread that owns a process, and starts another if it dies."""
 
     def __init__(self, owner: Processes, number: int) -> None:
         super().__init__(name=f"rota-process-{number}", daemon=True)
-        self.busy: int | None = None  # the id of the process while it holds folds
+        self.busy: int | None = None  # the id of the process while it runs folds
         self._owner = owner
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         owner = self._owner
         try:
-            self._start_process()  # all of them load at the same time
+            self._start_process()  # here, so that all of them load at the same time
             while (job := owner._jobs.get()) is not None and not owner._closing.is_set():
                 self._do(job)
-        except BaseException as error:  # raised again by whoever waits for the answer
+        except BaseException as error:  # raised again in the thread that waits for the answer
             owner._answers.put(error)
         if self._process is not None:
             self._bury(self._process)
 
     def kill(self) -> None:
-        """Kill the process, and what it started; from any thread."""
+        """Kill the process and its children; callable from any thread."""
         with self._owner._lock:
             process = self._process
             if process is None or process.poll() is not None:
@@ -188,7 +188,7 @@ class _Line(threading.Thread):
                     os.killpg(process.pid, signal.SIGKILL)
 
     def _do(self, job: _Job) -> None:
-        """Have a job done; a job whose process dies goes back to all."""
+        """Send a job and take the answer; if the process dies, put the job back for any process."""
         owner = self._owner
         process = self._process or self._start_process()
         if process is None:
@@ -208,7 +208,7 @@ class _Line(threading.Thread):
             self._hand_back(job, process, was_killed=delay_seconds is not None)
 
     def _exchange(self, process: subprocess.Popen[bytes], job: _Job, delay_seconds: float | None) -> bytes | None:
-        """Return the answer; None if the process died, or was killed, with the job in its hands."""
+        """Return the answer; None if the process died or was killed before it answered."""
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -238,8 +238,8 @@ class _Line(threading.Thread):
         raise _poison(job.request, process.returncode)
 
     def _start_process(self) -> subprocess.Popen[bytes] | None:
-        """Start a process and wait until it is there; None if all is to end."""
-        with self._owner._lock:  # whoever ends all sees either no process, or this one
+        """Start a process and wait until it is ready; None while closing."""
+        with self._owner._lock:  # so that `close` sees either no process or this one
             if self._owner._closing.is_set():
                 return None
             process = self._process = _spawn(self._owner._command)
@@ -259,14 +259,14 @@ class _Line(threading.Thread):
         process.wait()
         for stream in (process.stdin, process.stdout):
             assert stream is not None
-            with contextlib.suppress(OSError):  # what it never read
+            with contextlib.suppress(OSError):  # closing flushes what the process never read
                 stream.close()
         with self._owner._lock:
             self._process = None
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a process outside the terminal's process group: Ctrl-C comes to us, and we end it."""
+    """Start a process outside the terminal's process group: Ctrl-C reaches only us, and we end it."""
     if sys.platform == "win32":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, creationflags=flags)
@@ -274,7 +274,7 @@ def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def _batches(folds: Sequence[Fold], processes: int) -> list[_Job]:
-    """Share folds out, the largest first."""
+    """Divide folds into batches, the largest first."""
     tasks_max = sum(len(fold.tasks) for fold in folds) // (processes * _BATCHES_PER_PROCESS) + 1
     jobs: list[_Job] = []
     places: list[int] = []

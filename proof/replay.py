@@ -1,11 +1,11 @@
-"""A lane played again in a world of its own: its inputs at their positions, its outcomes executed or read back. PURE.
+"""A lane replayed in a world of its own: its inputs at their positions, its outcomes executed or read back. PURE.
 
-The caller folds the journal and hands on, in its order, what concerns the lane: inputs (as lane_record.py gives them)
-and completions. Inputs take effect exactly where they did; between them the lane runs by itself. Completions decide
-nothing in a derived lane and are not looked at; in a recorded lane they say in which order tasks retire.
+The caller walks over the journal and passes on, in order, what concerns the lane: inputs (as lane_record.py gives
+them) and completions. Inputs take effect at their positions; between them the lane runs by itself. In a derived lane
+completions decide nothing and are ignored; in a recorded lane they say in which order tasks retire.
 
-A completion whose turns are all *trusted* is taken as it stands: so a replay gets to a turn without executing what came
-before it.
+A completion whose turns are all *trusted* is applied as recorded, so a replay reaches a turn without executing what
+comes before it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rota.engine.engine import Engine, Runner
 from rota.engine.folds import fold_of
 from rota.runs.lane_record import Input
 
-BATCH_TASKS: Final = 1_024  # executed before outcomes are compared
+BATCH_TASKS: Final = 1_024  # executed per call, before outcomes are compared
 
 
 class LaneReplay:
-    """One lane again, from its opening or from a world that holds nothing else.
+    """A replay of one lane, from its opening or from a world that holds only this lane.
 
-    `trusted(turn)`: whether a recorded outcome is believed (default: none is).
+    `trusted(turn)`: whether a recorded outcome is taken without executing it (default: none is).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LaneReplay:
         batch_tasks: int = BATCH_TASKS,
     ) -> None:
         self.engine = Engine(World(0, 0) if isinstance(begin, records.Opened) else begin, runner, keep)
-        self.until: int | None = None  # a recorded lane retires no further
+        self.until: int | None = None  # a recorded lane retires up to here
         if isinstance(begin, records.Opened):
             self.engine.apply(begin)
         (self.name,) = self.engine.world.lanes
@@ -54,16 +54,16 @@ class LaneReplay:
         return self.engine.world.lanes[self.name]
 
     def take(self, record: Input) -> Iterator[Task]:
-        """Run to where an input took effect, and let it; yields what retires."""
+        """Run to the position of an input and apply it; yields the tasks that retire."""
         yield from self.run_to(record.position)
-        if self.lane.retired == record.position:  # else the lane has parted from its journal, and nothing follows
+        if self.lane.retired == record.position:  # else the lane differs from its journal: stop here
             self.engine.now_ms = record.now_ms
             yield from self.engine.apply(record).retired
 
     def run_to(self, position: int) -> Iterator[Task]:
-        """Execute until so many tasks are retired, or nothing is left to execute; yields them in retire order.
+        """Execute until `position` tasks have retired or nothing is left to execute; yields them in retire order.
 
-        A recorded lane does not move by itself: its completions say what comes next.
+        A recorded lane does not move by itself: its completions decide what comes next.
         """
         while not self.is_recorded and (missing := position - self.lane.retired) > 0:
             retired = self.engine.run(self.name, min(missing, self._batch_tasks))
@@ -72,7 +72,7 @@ class LaneReplay:
             yield from retired
 
     def follow(self, record: records.Completed, pool: str, facts: tuple[tuple[str, str], ...]) -> Iterator[Task]:
-        """Hear of a completion of this lane, and of the worker it came from."""
+        """Take a completion of this lane, and pool and facts of its worker."""
         trusted = [fold for fold in record.folds if self._is_trusted(fold)]
         if trusted:
             number = self._number(pool, facts)
@@ -87,7 +87,7 @@ class LaneReplay:
         return self._trusted is not None and all(map(self._trusted, fold.turns))
 
     def _execute(self, fold: records.CompletedFold) -> Iterator[Task]:
-        """Execute the tasks of a recorded lane that completed together, and only those."""
+        """Execute only the tasks of a recorded lane that completed in this fold."""
         line = self.lane.line_by_turn
         tasks: list[Task] = [line[turn] for turn in fold.turns if turn in line]
         if self.until is not None:

@@ -1,7 +1,7 @@
-"""Follows one lane through a journal, and brings it to a turn.
+"""Follows one lane through a journal and brings it to a turn.
 
-A journal says what state a fold of tasks left, not what each of them left. So where a turn lies inside a fold, the
-tasks of that fold are executed up to it; what came before is taken as it was written down.
+A journal has the state after a fold, not after each task in it. If the turn lies inside a fold, the tasks of that fold
+are executed up to it; everything before is taken as recorded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rota.runs.walk import Step, Walk, lane_of, retire_order
 
 
 class Follower:
-    """Hands on what concerns one lane, from the walk over a journal to its replay."""
+    """Passes what concerns one lane from the walk over a journal to the replay of the lane."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Follower:
         batch_tasks: int = BATCH_TASKS,
     ) -> None:
         self.lane = lane
-        self.replay: LaneReplay | None = None  # from when the lane is opened
+        self.replay: LaneReplay | None = None  # set when the lane is opened
         self._recorded: dict[int, Task] = {}
         self.runner = ReadBack(runner, self._recorded, live_models=live_models)
         self._live_models = live_models
@@ -45,7 +45,7 @@ class Follower:
         self._batch_tasks = batch_tasks
 
     def hear(self, step: Step, walk: Walk) -> Iterator[Task]:
-        """Take a step of the journal; yields what retires in the replay."""
+        """Take a step of the journal; yields the tasks that retire in the replay."""
         record = step.record
         if isinstance(record, records.Opened) and record.lane == self.lane:
             self.replay = self._replay(lane_opening(record, walk.world))
@@ -57,11 +57,11 @@ class Follower:
                 if task.provenance is not None:  # a model answered
                     self._recorded[task.turn] = task
         for task in self._heard(step, walk, self.replay):
-            self._recorded.pop(task.turn, None)  # of a turn that was believed
+            self._recorded.pop(task.turn, None)  # of a trusted turn
             yield task
 
     def begin(self, walk: Walk) -> None:
-        """Begin with the lane where the kept records begin, if it was open there."""
+        """Start the replay where the kept records begin, if the lane was open there."""
         if self.replay is None and (world := walk.lane_world(self.lane)) is not None:
             self.replay = self._replay(world)
 
@@ -76,11 +76,11 @@ class Follower:
 
 
 class LaneAtTurn(NamedTuple):
-    """A lane at a turn, and what the journal has after it."""
+    """A lane at a turn, and the rest of the journal."""
 
     replay: LaneReplay
     walk: Walk
-    ahead: list[Task]  # retired after the turn by the journal's step that retired it
+    ahead: list[Task]  # tasks that the journal's step retired after the turn
     rest: Iterator[Step]
 
 
@@ -107,13 +107,13 @@ def seek(
     keep: Callable[[records.Record], None] | None = None,
     watch: Callable[[Step], None] | None = None,
 ) -> LaneAtTurn:
-    """Find a lane as it was just after a turn retired, or just before; turn 0 is the lane's begin.
+    """Bring a lane to just after a turn retired, or just before; turn 0 is the lane's start.
 
-    Where the tasks that follow were decided already, by a cancel for instance, they have retired with it.
+    If the tasks behind the turn had an outcome already (from a cancel, for instance), they have retired with it.
 
-    Inputs that took effect after that retire and before the next are in the rest. `keep` gets the records that lead
-    there, `watch` the steps of the journal. The lane comes to the digest that the journal has. Raises `UnknownLane`;
-    `UnknownTask` if the turn has not retired; `JournalError` if the lane cannot be brought there.
+    Inputs that took effect after that retire and before the next are in the rest. `keep` gets the records up to there,
+    `watch` the steps of the journal. The lane's digest is the journal's. Raises `UnknownLane`; `UnknownTask` if the
+    turn has not retired; `JournalError` if the execution differs from the journal.
     """
     order = retire_order(source, lane, turn)
     trusted = dict.fromkeys(order[:-1] if before else order)
@@ -142,7 +142,7 @@ def seek(
     replay = follower.replay
     assert replay is not None
     _drain(replay.run_to(position))
-    # Tasks that were decided before their turn came (a cancel, a name without code) retire with the one before them.
+    # Tasks with an outcome before their turn (a cancel, a name without code) retire together with the one before.
     decided = replay.lane.retired - position
     if 0 < decided <= len(ahead):
         digest = ahead[decided - 1].turn_digest or digest

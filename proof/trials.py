@@ -1,7 +1,7 @@
-"""Executing one turn again, and variations of it: what would have come of it if one thing had been otherwise.
+"""Executes one turn again, and variations of it with one thing changed.
 
-Each trial begins with instances of its own: an engine keeps the instances of code that was deployed with `reuse` by
-their code, limits included, so every trial gets a limit of its own that decides nothing here, the wall clock.
+Each trial needs new instances. An engine keeps the instances of code deployed with `reuse`, keyed by code and limits;
+so each trial gets a different wall-clock limit, which decides nothing here.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rota.proof.seek import lane_at
 from rota.runs.open import RunSource
 
 _timeouts: Final = count(PATIENCE_MS + 1)
-_MORE_FUEL: Final = 1_000_000  # for what a new instance does once: setting up an allocator, filling a table
+_MORE_FUEL: Final = 1_000_000  # for one-time work in a new instance: setting up an allocator, filling a table
 
 Effect = tuple[object, ...]
 
 
 class Anew:
-    """A runner whose instances nobody used before. `reuse`: whether code keeps them, None: as it was deployed."""
+    """A runner with new instances. `reuse`: whether code keeps instances; None: as deployed."""
 
     def __init__(self, runner: Runner, reuse: bool | None = None) -> None:
         self._runner = runner
@@ -51,7 +51,7 @@ class Anew:
 
 
 class Trials:
-    """One turn, ready to be executed from the state that it found."""
+    """One turn, ready to be executed from the state before it."""
 
     def __init__(self, runner: Runner, fold: Fold, lane: str) -> None:
         self.fold = fold
@@ -60,8 +60,8 @@ class Trials:
         self.first = Anew(runner, reuse=False).run(fold)
 
     def is_steady(self, actual: Outcome | None) -> bool:
-        """Tell whether the turn gives the same each time: in a new instance, in another one, in one that was used,
-        and (`actual`) when the whole lane was executed.
+        """Return whether the turn has the same effect in two new instances, in a used one, and in `actual`, the outcome
+        when the whole lane was executed.
         """
         kept = Anew(self._runner) if self.fold.code.reuse else Anew(self._runner, reuse=False)
         tried = [self.first, Anew(self._runner, reuse=False).run(self.fold), kept.run(self.fold), kept.run(self.fold)]
@@ -71,7 +71,7 @@ class Trials:
         return all(effect == effects[0] for effect in effects)
 
     def takes_the_same_fuel(self) -> bool:
-        """Tell whether a used instance does with the same fuel what a new one does, given more than the turn had."""
+        """Return whether a used instance needs as much fuel as a new one, when given more than the turn had."""
         code, runner = self.fold.code, Anew(self._runner)
         fuel = min(FUEL_MAX, 2 * code.limits.fuel + _MORE_FUEL)
         fold = self.fold._replace(code=code._replace(limits=code.limits._replace(fuel=fuel)))
@@ -79,7 +79,7 @@ class Trials:
         return new.outcomes == used.outcomes
 
     def of_row(self, tasks: Sequence[Task], payloads: Sequence[Task]) -> list[Effect]:
-        """Execute a row of the agent's tasks from this turn on, with the messages of `payloads` in their places."""
+        """Execute the agent's tasks from this turn on, with the messages of `payloads` in place of theirs."""
         row = tuple([_as(task_input(place), task_input(other)) for place, other in zip(tasks, payloads, strict=True)])
         return effects_of(Anew(self._runner, reuse=False).run(self.fold._replace(tasks=row)))
 
@@ -91,7 +91,7 @@ class Trials:
         return before if outcome.state_digest is None else outcome.state_digest
 
     def with_default_seed(self) -> list[Effect] | None:
-        """Execute with the seed that the lane has by its name; None if that is the seed it has."""
+        """Execute with the seed derived from the lane's name; None if the lane has that seed."""
         seed = lane_seed(self._lane)
         if seed == self.fold.lane_seed:
             return None
@@ -101,13 +101,13 @@ class Trials:
 def trials_at(
     source: RunSource, lane: str, turn: int, runner: Runner, *, live_models: bool = False, caught: bool = False
 ) -> Trials | None:
-    """Return a turn as it stood just before it retired; None if it cannot be executed: nothing was issued for it, it is
-    a model that is read back, or the lane does not come there again. `caught`: execute even what a decision caught.
+    """Return the trials of a turn from the state just before it retired; None if it cannot be executed: it has no code,
+    is a model call that is read back, or the lane does not get there again. `caught`: also if a decision ended it.
     """
     for reuse in (None, False):
         try:
             replay = lane_at(source, lane, turn, Anew(runner, reuse), before=True)
-        except JournalError:  # a task before it, in the same fold, does not give again what it gave
+        except JournalError:  # an earlier task of its fold gives another outcome now
             continue
         task = replay.lane.line_by_turn.get(turn)
         if task is None or task.code is None or (task.outcome is not None and not caught):
@@ -119,17 +119,17 @@ def trials_at(
 
 
 def effects_of(result: FoldResult) -> list[Effect]:
-    """Return what the outcomes of a fold change, as far as the lane digest covers it."""
+    """Return the effects of a fold's outcomes, as far as the lane digest covers them."""
     return [effect_of(outcome) for outcome in result.outcomes]
 
 
 def effect_of(outcome: Outcome | None) -> Effect:
-    """Return what an outcome changes, as far as the lane digest covers it."""
+    """Return the effect of an outcome, as far as the lane digest covers it."""
     if type(outcome) is Done:
         return (outcome.result, outcome.tensors, outcome.emits, outcome.state_digest)
     return () if outcome is None else tuple(outcome[:2])
 
 
 def _as(place: TaskInput, message: TaskInput) -> TaskInput:
-    """Return a message as it would have come at another turn."""
+    """Return a message as if it had come at another turn."""
     return message._replace(turn=place.turn, emits_max=place.emits_max, growth_bytes=place.growth_bytes)

@@ -1,7 +1,7 @@
-"""What had completed and not yet retired where a journal ends: executed too, although no turn digest covers it. PURE.
+"""Executes the tasks that had completed but not retired at a journal's end; no turn digest covers them. PURE.
 
-A result is handed out when its task has completed, not when it retires (execution model, part 3), so what waits in the
-line behind an unfinished task counts. It follows from what has retired like everything else.
+A result leaves when its task has completed, not when it retires (execution model, part 3), so these tasks must be
+verified too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from rota.proof.replay import LaneReplay
 
 
 def execute_unretired(replay: LaneReplay, journal: Lane) -> Iterator[tuple[Task, Task]]:
-    """Execute the tasks of a line that have an outcome in the journal; yield each as the journal has it, and as it
-    came. `replay` stands where the journal's lane does.
+    """Execute the tasks of a line that have an outcome in the journal; yield each as recorded and as executed.
+
+    `replay` is at the position of the journal's lane.
     """
     known = {task.turn: task for task in journal.line() if task.outcome is not None}
     while folds := _folds(replay.lane, known):
@@ -36,7 +37,7 @@ def _folds(lane: Lane, known: dict[int, Task]) -> list[PlannedFold]:
             if task.turn in known:
                 tasks.append(task)
             elif not task.stateless:
-                break  # what follows needs the state that it leaves
+                break  # the tasks behind it need its state
         if tasks:
             found.append(fold_of(lane, tuple(tasks)))
     return found

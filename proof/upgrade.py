@@ -1,7 +1,7 @@
-"""The upgrade proof: a journal executed with new code for a name, before the new code is deployed.
+"""The upgrade proof: execute a journal with new code for a name, before deploying that code.
 
-Accepted is what makes no difference: every turn has the same outcome and leaves the same state. The digest of the code
-itself does not count. The new module is called as the old one was: kind, exports and limits stay.
+New code is accepted if every turn has the same outcome and leaves the same state; the digest of the code itself is not
+compared. Kind, exports and limits stay those of the old module.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check_upgrade(
     device: str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> list[Consequences]:
-    """Return what changes in each lane where the name is bound, or in one, if it has new code from a turn on.
+    """Return what changes in each lane where the name is bound, or in one, with new code from a turn on.
 
     Raises `BadChange` if the name is not bound there, `CodeError` if the module cannot take the old one's place.
     """
@@ -60,7 +60,7 @@ def check_upgrade(
 
 
 def binding_at(source: RunSource, name: str, lane: str, turn: int) -> Code | None:
-    """Return the code that a name is bound to just after a turn, else what it is bound to first; None: never."""
+    """Return the code that a name is bound to just after a turn, else its first binding; None if never bound."""
     walk = Walk(source)
     begin = walk.world.lanes.get(lane)
     code = None if begin is None else begin.deploys.get(name)
@@ -78,7 +78,7 @@ def binding_at(source: RunSource, name: str, lane: str, turn: int) -> Code | Non
 def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, Code]]:
     """Return every code that a name was bound to, with its lane. Raises `UnknownLane`, `BadChange` if there is none."""
     walk = Walk(source)
-    begin = [one for one in walk.world.lanes.values() if lane in (None, one.name)]  # of a run that was compacted
+    begin = [one for one in walk.world.lanes.values() if lane in (None, one.name)]  # of a compacted run
     names = dict.fromkeys([bound for one in begin for bound in one.deploys])
     found = [(one.name, one.deploys[name]) for one in begin if name in one.deploys]
     for step in walk.steps():

@@ -1,7 +1,7 @@
-"""The whole verification that `rota verify` does: once for each number of worker processes, and what came of it all.
+"""The whole verification of `rota verify`: one round for each number of worker processes, and the overall result.
 
-Every round must come to the digests of the journal, so all rounds come to the same ones. The first round that does not
-is the last: its divergences are explained while its executors are still there.
+Every round must give the journal's digests, so all rounds agree. The first round that does not is the last: its
+divergences are explained while its executors still exist.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class Round(NamedTuple):
     workers: int
     report: RunReport
     seconds: float
-    kills: int  # of processes, on purpose
-    deaths: int  # of processes, by themselves
+    kills: int  # processes killed on purpose
+    deaths: int  # processes that died otherwise
 
     @property
     def turns(self) -> int:
-        """How many turns it went through."""
+        """How many turns it compared or believed."""
         return sum(lane.compared + lane.counts.believed for lane in self.report.lanes)
 
 
 class Proof(NamedTuple):
-    """What came of all rounds; they agree in everything but their time if the last one is equal.
+    """The result of all rounds; if the last one is equal, they differ only in their time.
 
-    `notes`: what was not as it is here, without a divergence.
+    `notes`: differences that are not divergences.
     """
 
     rounds: tuple[Round, ...]
@@ -55,7 +55,7 @@ class Proof(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In a word: "equal", "diverged", "damaged" (the journal breaks off), "incomplete" (something misses)."""
+        """In a word: "equal", "diverged", "damaged" (the journal breaks off), "incomplete" (something is missing)."""
         if any(lane.mismatch or lane.fault for lane in self.last.lanes):
             return "diverged"
         if self.last.damage is not None:
@@ -73,8 +73,8 @@ def prove(
 ) -> Proof:
     """Verify a run with each of these numbers of worker processes; with a seed, some of those are killed meanwhile.
 
-    `progress` is told the number of workers, how many turns are compared (0 when a round begins), and up to which
-    record. Raises what `verify` and `Processes` raise.
+    `progress` gets the number of workers, how many turns are compared (0 when a round begins), and up to which record.
+    Raises what `verify` and `Processes` raise.
     """
     folders = source.folders()
     rounds: list[Round] = []
@@ -97,7 +97,7 @@ def prove(
 
 
 def lane_of(source: RunSource) -> str:
-    """Return the only lane of a run that has tasks. Raises `ConfigError` if there are others, or none."""
+    """Return the only lane of a run with tasks. Raises `ConfigError` if there are several or none."""
     found = {record.lane: None for _, record in source.records() if isinstance(record, records.Submitted)}
     if len(found) != 1:
         known = ", ".join(sorted(found)[:8]) or "none"
@@ -106,7 +106,7 @@ def lane_of(source: RunSource) -> str:
 
 
 def remedy_of(source: RunSource, blocked: Blocked) -> str:
-    """Say what would let a turn be computed again."""
+    """Return what to do so that a turn can be computed again."""
     task = blocked.task
     folders = source.folders()
     store = TensorStore(folders.tensors, lender=folders.lent_tensors)
@@ -126,7 +126,7 @@ def _is_there(store: TensorStore, ref: TensorRef) -> bool:
 
 
 def _explain(source: RunSource, report: RunReport, options: Options) -> tuple[Divergence, ...]:
-    """Explain in this process, whoever found it: an agent that keeps memory shows it where one instance runs twice."""
+    """Explain in this process: an agent that keeps memory shows it only if one instance runs twice."""
     with Executors(source.folders()) as executors:
         return tuple(explain(source, report, executors, live_models=options.live_models))
 

@@ -1,9 +1,9 @@
-"""Verify: a journal's inputs run again through real executors, and every turn digest compared.
+"""Verify: run a journal's inputs again through real executors and compare every turn digest.
 
-Two worlds side by side. One walks the journal: what was written down, and the digests that follow. The other holds one
-lane, gets the same inputs at the same positions, and executes. The first turn whose digests differ is where the run and
-its repetition part (execution model, part 9); divergence.py says why. Recorded values (results of models without a
-certificate, verdicts, the times of inputs) are read back, derived ones computed again; the summary counts both.
+There are two worlds. One is walked over the journal: recorded outcomes, and the digests that follow. The other holds
+one lane, gets the same inputs at the same positions, and executes. The first turn whose digests differ is the first
+divergence (execution model, part 9); divergence.py says why. Recorded values (results of models without a certificate,
+verdicts, the times of inputs) are read back, derived ones computed again; the summary counts both.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from rota.runs.open import RunSource
 from rota.runs.record_checks import Fault, check_completed, check_input
 from rota.runs.walk import Step, Walk, lane_of, retire_order
 
-COMPARE_EVERY_TASKS: Final = 4_096  # how far the journal may be ahead of the execution
+COMPARE_EVERY_TASKS: Final = 4_096  # how far the walk may be ahead of the execution
 
 
 class Options(NamedTuple):
-    """What to verify. `first_turn` and `last_turn` need a lane; outcomes before the first are believed."""
+    """What to verify. `first_turn` and `last_turn` need a lane; outcomes before `first_turn` are not executed."""
 
     lane: str | None = None
     first_turn: int | None = None
@@ -41,7 +41,7 @@ class Options(NamedTuple):
 
 
 class Mismatch(NamedTuple):
-    """Where run and repetition part. One of the tasks is None if it did not retire there at all."""
+    """Where run and repetition differ. One of the tasks is None if none retired there."""
 
     lane: str
     number: int  # the journal's record whose effects were being compared
@@ -50,7 +50,7 @@ class Mismatch(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """A turn that cannot be computed again here: a tensor, a module or a model is missing, or it does not end."""
+    """A turn that cannot be executed here: a tensor, a module or a model is missing, or it does not end."""
 
     number: int  # the journal's record whose effects were being compared
     task: Task  # as the journal has it
@@ -58,7 +58,7 @@ class Blocked(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """The first turn of a lane whose fuel or log lines, which no digest covers, are not what they are here."""
+    """The first turn of a lane whose fuel or log lines differ; no digest covers those."""
 
     turn: int
     name: str  # "fuel" or "log"
@@ -67,14 +67,14 @@ class Aside(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How the outcomes of a lane came about."""
+    """The origin of a lane's outcomes, counted."""
 
-    inputs: int = 0  # as they were written down, with their times
+    inputs: int = 0  # read back, with their times
     decisions: int = 0  # verdicts and cancels among them
     executed: int = 0  # agents and functions
     models_executed: int = 0
     models_read_back: int = 0
-    believed: int = 0  # before the first turn that was asked for
+    believed: int = 0  # before `first_turn`, not executed
 
 
 class WorkerSeen(NamedTuple):
@@ -87,7 +87,7 @@ class WorkerSeen(NamedTuple):
 
 
 class Reported(NamedTuple):
-    """A divergence that the broker itself met: a worker had another outcome than the one that stands."""
+    """A divergence seen by the broker itself: a worker reported another outcome than the first one."""
 
     number: int
     turn: int
@@ -95,10 +95,10 @@ class Reported(NamedTuple):
 
 
 class LaneReport(NamedTuple):
-    """What came of one lane: equal if nothing parts, contradicts itself, or could not be computed again.
+    """The result for one lane: equal if nothing differs, contradicts itself, or could not be executed.
 
-    `retired` and `digest`: as far as run and repetition are equal. `compared`: without what was believed, or
-    cut off by a compaction.
+    `retired` and `digest`: as far as run and repetition are equal. `compared`: without turns that were believed or
+    compacted away.
     """
 
     lane: str
@@ -119,7 +119,7 @@ class LaneReport(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """What came of a run. `damage`: where the journal itself breaks off."""
+    """The result for a run. `damage`: where the journal itself breaks off."""
 
     lanes: tuple[LaneReport, ...]
     records: int
@@ -133,7 +133,7 @@ class RunReport(NamedTuple):
 def verify(
     source: RunSource, runner: Runner, options: Options, progress: Callable[[int, int], None] | None = None
 ) -> RunReport:
-    """Execute a run again and compare; `progress` is told how many turns are compared, and up to which record.
+    """Execute a run again and compare; `progress` gets how many turns are compared, and up to which record.
 
     Raises `UnknownLane`, `UnknownTask` for a first or last turn that has not retired, `ConfigError` if an engine is
     missing.
@@ -171,7 +171,7 @@ class _Verification:
             damage = error
         if self._options.lane is not None and damage is None:
             lane_of(self._walk.world, self._options.lane)
-        for name in self._walk.world.lanes:  # of a run that was compacted, lanes that no kept record speaks of too
+        for name in self._walk.world.lanes:  # in a compacted run there may be lanes without a kept record
             if self._options.lane in (None, name):
                 self._check_of(name).begin()
         for check in self._lanes.values():
@@ -220,7 +220,7 @@ class _Verification:
 
 
 class _LaneCheck:
-    """One lane: what the journal says retired, and what retires when it is executed."""
+    """The check of one lane: the turns that retired in the journal against those of the execution."""
 
     def __init__(
         self, lane: str, source: RunSource, walk: Walk, runner: Runner, options: Options, believed: dict[int, None]
@@ -267,7 +267,7 @@ class _LaneCheck:
             self.finish()
 
     def begin(self) -> None:
-        """Have the lane, also where no kept record speaks of it."""
+        """Start with the lane, even if no kept record concerns it."""
         self._follower.begin(self._walk)
 
     def finish(self) -> None:
@@ -275,13 +275,13 @@ class _LaneCheck:
         replay = self._follower.replay
         if self.is_done or replay is None:
             return
-        # Not how far the journal's lane is: a record that breaks off may have moved it.
+        # Not up to the position of the journal's lane: the record that breaks off may have moved it.
         self._compare(replay.run_to(replay.lane.retired + len(self._expected)))
         if self._expected and not self.is_done:
             self._part(Mismatch(self.lane, self._walk.number, self._expected[0], None))
 
     def finish_line(self) -> None:
-        """Compare what had completed and not retired at the journal's end."""
+        """Compare the tasks that had completed but not retired at the journal's end."""
         replay = self._follower.replay
         if self.is_done or replay is None:
             return
@@ -330,7 +330,7 @@ class _LaneCheck:
                 return
 
     def _blocked_by(self, expected: Task | None, actual: Task) -> Blocked | None:
-        """Return why a turn was not computed again, if that is why it differs: the replay then decided so by itself."""
+        """Return why a turn could not be executed, if that is why it differs."""
         outcome = actual.outcome
         if expected is None or expected.turn != actual.turn or type(outcome) is not Failed:
             return None
@@ -338,7 +338,7 @@ class _LaneCheck:
         if outcome.kind not in (REFUSED, FAULTED, TIMEOUT) or (type(known) is Failed and known.kind == outcome.kind):
             return None
         if expected.code is not None and changed_code(self._source, expected.code, expected.address):
-            return None  # it is not that the code is missing: it is another one
+            return None  # the code is not missing, it is another one
         reason = outcome.message if actual.trouble is None else actual.trouble.reason
         return Blocked(self._walk.number, expected, reason or outcome.message)
 
@@ -348,7 +348,7 @@ class _LaneCheck:
 
 
 def _aside(expected: Task, actual: Task) -> Aside | None:
-    """Compare what no digest covers. An instance that is used again may need other fuel than a new one."""
+    """Compare what no digest covers. A used instance may need other fuel than a new one."""
     known, found = expected.outcome, actual.outcome
     if known is None or found is None or actual.code is None or actual.code.reuse or kind_of(actual.code).is_recorded:
         return None
@@ -358,7 +358,7 @@ def _aside(expected: Task, actual: Task) -> Aside | None:
 
 
 def _fault_of(step: Step, next_turn: int, world: World) -> Fault | None:
-    """Return what is wrong with a record in itself. `next_turn`: of the lane, before the record."""
+    """Return how a record contradicts itself, if it does. `next_turn`: of the lane, before the record."""
     record, moved = step.record, step.lane_input
     if isinstance(record, records.Completed):
         return check_completed(step.number, record, step.notes)

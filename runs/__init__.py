@@ -1,1 +1,1 @@
-"""Run files read: opened, walked, asked, compared, packed. What needs an execution is handed in."""
+"""Reading runs: open, walk, query, compare, archive. What has to execute tasks is passed in by the caller."""

@@ -1,16 +1,16 @@
-"""The file that `rota export` makes: one zip file with a run in it, which cannot be altered unseen.
+"""The file that `rota export` makes: one zip file that holds a run and detects any change to itself.
 
-Rules, kept by `pack` and demanded by `unpack`:
-- Members are stored, not compressed, in the order of their names, with one fixed time and mode: the same run gives the
-  same bytes, and no archive can unpack to more bytes than it has itself.
-- `manifest.json`, the last member, names every other one with its size and BLAKE3 digest, and tells what run it is.
-- The zip comment, the last 64 bytes of the file, is the BLAKE3 digest of everything before it: a byte that changed
-  anywhere, the zip's own fields included, is found.
-- Names are only those of `_KINDS`, so nothing can be written outside of the folder, and modules and tensors must have
-  the digest that is their name.
+Rules, kept by `pack` and checked by `unpack`:
+- Members are stored, not compressed, sorted by name, with a fixed time and mode: the same run gives the same bytes, and
+  no archive unpacks to more bytes than it has itself.
+- `manifest.json`, the last member, lists every other one with its size and BLAKE3 digest, and identifies the run.
+- The zip comment, the last 64 bytes of the file, is the BLAKE3 digest of everything before it, so a change of any byte
+  is detected, in the zip's own fields too.
+- Only names that match `_KINDS` are allowed, so nothing is written outside the folder. Modules and tensors must have
+  the digest in their name.
 
-The seal finds damage; against malice only a digest helps that came another way (`rota import` prints it). A change of
-the layout is a new ARCHIVE_FORMAT. docs/JOURNAL.md describes the file.
+The seal detects damage. To detect tampering, compare its digest (`rota import` prints it) with one received by another
+channel. A change of the layout needs a new ARCHIVE_FORMAT. docs/JOURNAL.md describes the file.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _MANIFEST_BYTES_MAX: Final = 64 << 20
 _SEAL_CHARS: Final = 2 * DIGEST_BYTES
 _CHUNK_BYTES: Final = 1 << 20
 _WHY_CHARS_MAX: Final = 1_000  # an archive may hold names of any length
-_TIME: Final = (1980, 1, 1, 0, 0, 0)  # the first that zip can express
+_TIME: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
 _UNIX: Final = 3
 _ATTRIBUTES: Final = (stat.S_IFREG | 0o644) << 16
 _SEALED_MODE: Final = 0o444
 _ZIP_ERRORS: Final = (zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, EOFError, ValueError)
 
-# What may lie in an archive; the group `digest`, where there is one, is the digest of the content.
+# The paths allowed in an archive; the group `digest`, if present, is the digest of the content.
 _PART: Final = r"(?!\.)[^/\\:\x00-\x1f\x7f]+"
 _KINDS: Final = (
     re.compile(re.escape(JOURNAL)),
@@ -64,7 +64,7 @@ Progress = Callable[[int, int], None]
 
 
 class Member(NamedTuple):
-    """A file of the archive, the manifest apart."""
+    """A file of the archive, other than the manifest."""
 
     path: str
     size_bytes: int
@@ -72,7 +72,7 @@ class Member(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What an archive says of itself: who made it, which run it holds, what of the run it does not hold, its files."""
+    """The contents of manifest.json: who made the archive, which run it holds, which files are missing, its members."""
 
     rota: str
     run: Mapping[str, Any]
@@ -81,19 +81,19 @@ class Manifest(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """An archive that was made or read, and the digest that seals it."""
+    """An archive that was written or read, and its seal: the digest at its end."""
 
     manifest: Manifest
     seal: str
 
 
 def module_path(digest: bytes) -> str:
-    """Return where a module lies in an archive and in a run folder."""
+    """Return the path of a module in an archive and in a run folder."""
     return f"modules/{digest.hex()}.wasm"
 
 
 def tensor_path(digest: bytes) -> str:
-    """Return where a tensor lies in an archive and in a run folder."""
+    """Return the path of a tensor in an archive and in a run folder."""
     name = digest.hex()
     return f"tensors/{name[:2]}/{name[2:4]}/{name}.npy"
 
@@ -110,9 +110,9 @@ def pack(
     missing: Sequence[Mapping[str, str]],
     progress: Progress | None = None,
 ) -> Packed:
-    """Write an archive of these files, by their paths in it; it appears whole or not at all.
+    """Write an archive of these files, keyed by their path in it. The file appears complete or not at all.
 
-    Raises `ConfigError` if the file is there already or a source is not what its name says.
+    Raises `ConfigError` if the file exists or a source does not have the digest in its name.
     """
     if file.exists():
         raise ConfigError(f"{file} is there already: remove it, or name another file", path=str(file))
@@ -196,10 +196,10 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def unpack(file: Path, folder: Path, *, keep: bool = False, progress: Progress | None = None) -> Packed:
-    """Write all files of an archive into a folder, which is there and empty, and check every digest.
+    """Write all files of an archive into an existing empty folder, and check every digest.
 
-    With `keep` the files are durable, and sealed where a run folder has them so. Raises `JournalError` for a file that
-    is not an archive as `pack` makes them. What was written until then stays; remove the folder.
+    With `keep` the files are durable, and read-only where a run folder has them so. Raises `JournalError` for a file
+    that `pack` cannot have made; what was written until then stays, so remove the folder.
     """
     with _disk_errors(file), file.open("rb") as stream:
         seal = _check_seal(file, stream)
@@ -228,14 +228,14 @@ def _check_seal(file: Path, stream: IO[bytes]) -> str:
 
 
 def _altered(file: Path, stream: IO[bytes]) -> str:
-    """Name the member whose bytes changed, if the archive can still be read so far."""
+    """Return what was altered: the member whose bytes changed, if the archive can still be read."""
     try:
         with _zip_errors(file), zipfile.ZipFile(stream) as archive:
             for member in _read_manifest(file, archive).members:
                 if not _is_whole(archive, member):
                     return f"{member.path} was altered"
     except (JournalError, OSError):
-        pass  # what it says of itself was altered too
+        pass  # the manifest was altered too
     return "it was altered"
 
 
@@ -248,7 +248,7 @@ def _is_whole(archive: zipfile.ZipFile, member: Member) -> bool:
 
 
 def _read_manifest(file: Path, archive: zipfile.ZipFile) -> Manifest:
-    """Return the manifest, with every member of the zip found to be one that it names and one that `pack` makes."""
+    """Return the manifest, after checking that it lists every member of the zip and that `pack` can have made each."""
     infos = archive.infolist()
     for info in infos:
         _check_info(file, info)
@@ -275,7 +275,7 @@ def _difference(named: dict[str, int], held: dict[str, int]) -> str:
 
 
 def _check_info(file: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse what `pack` never makes: links, compression, encryption, other sizes."""
+    """Refuse what `pack` never writes: links, compression, encryption, wrong sizes."""
     plain = info.external_attr == _ATTRIBUTES and info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
     if not plain or info.compress_size != info.file_size or info.orig_filename != info.filename:
         raise _refusal(file, f"its member {info.filename!r} is none that `rota export` makes")
@@ -311,7 +311,7 @@ def _parse_member(file: Path, item: Any) -> Member:
 
 
 def _fits(path: str, digest: bytes) -> bool:
-    """Say whether a file of this path and digest may lie in an archive."""
+    """Return whether an archive may hold a file of this path and digest."""
     match = next((match for kind in _KINDS if (match := kind.fullmatch(path)) is not None), None)
     return match is not None and match.groupdict().get("digest", digest.hex()) == digest.hex()
 
@@ -366,7 +366,7 @@ def _zip_errors(file: Path) -> Iterator[None]:
     except _ZIP_ERRORS as error:
         raise _refusal(file, f"{type(error).__name__}: {error}") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a field that leads to before the beginning of the file
+        if error.errno != errno.EINVAL:  # an offset before the beginning of the file
             raise
         raise _refusal(file, "its directory leads outside of it") from error
 

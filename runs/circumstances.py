@@ -1,7 +1,7 @@
-"""What a journal tells of one turn: who asked for it, who computed it, and what happened around it.
+"""What a journal says about one turn: who asked for it, who computed it, and what happened around it.
 
-One walk over the records, up to a little behind the turn's retire; nothing is executed. What comes of the turn when it
-is executed is in trials.py, what follows from both in causes.py.
+One walk over the records, up to AROUND_TASKS behind the turn's retire; nothing is executed. trials.py executes the
+turn, causes.py draws the conclusion from both.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rota.runs.traces import Trace
 from rota.runs.tree import Ancestor, Ancestry, RootInput, root_input
 from rota.runs.walk import Kept, Step, Walk, record_at
 
-AROUND_TASKS: Final = 256  # of the lane, before and after the turn
+AROUND_TASKS: Final = 256  # tasks of the lane before the turn, and as many after it
 
 
 class RecordedBy(NamedTuple):
-    """The Fingerprint record that a completion names, and who signed it."""
+    """The Fingerprint record that a completion names, and the worker that it is of."""
 
     name: str
     number: int
@@ -32,14 +32,14 @@ class RecordedBy(NamedTuple):
 
 @dataclass
 class Circumstances:
-    """What the journal has of a turn; fields are None or empty for what it has not."""
+    """What the journal has about a turn; fields are None or empty where it has nothing."""
 
     lane: str
     turn: int
     opened: int = 0  # the record
     stamped: int | None = None  # the record
     task: Task | None = None  # retired
-    record: int | None = None  # in which its outcome became final
+    record: int | None = None  # the record that made its outcome final
     fold: records.CompletedFold | None = None
     worker: RecordedBy | None = None
     parents: tuple[Ancestor, ...] = ()  # nearest first
@@ -51,7 +51,7 @@ class Circumstances:
 
     @property
     def state(self) -> bytes | None:
-        """The state that the journal holds of just after this turn: where it was the last of a fold to change it."""
+        """The state just after this turn; None unless it was the last of its fold to change the state."""
         if self.fold is None:
             return None
         pairs = zip(self.fold.turns, self.fold.outcomes, strict=True)
@@ -68,7 +68,7 @@ class Circumstances:
 
 
 def circumstances(kept: Kept, lane: str, turn: int) -> Circumstances:
-    """Return what a run's journal has of a turn, as far as it can be read."""
+    """Return what a run's journal has about a turn, as far as it can be read."""
     seen = Circumstances(lane, turn)
     walk, ancestry = Walk(kept), Ancestry()
     ancestry.begin(walk.world)
@@ -84,7 +84,7 @@ def circumstances(kept: Kept, lane: str, turn: int) -> Circumstances:
             if len(after) >= AROUND_TASKS:
                 break
     except JournalError:
-        pass  # what follows the turn is told elsewhere; here it is only that there is no more of it
+        pass  # the damage is reported elsewhere; here it only ends the walk
     if seen.task is not None:
         seen.around = (*before, seen.task, *after)
         _take_descent(seen, kept, ancestry)

@@ -1,4 +1,4 @@
-"""The files of code that a run names: whether they are there, and whether they are what ran."""
+"""Checks the code files that a run names: do they exist, and are they what ran?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rota.runs.open import RunSource
 
 
 def changed_code(source: RunSource, code: Code, address: str) -> str:
-    """Say which file of a code is not the one that ran; empty if each that is there is."""
+    """Return a sentence about the file of a code that is not the one that ran; empty if there is none."""
     if not kind_of(code).is_module:
         try:
             find_model(source.models, code.digest)

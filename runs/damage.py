@@ -1,7 +1,7 @@
-"""Where a journal breaks off: which record, what is wrong with it, and what nothing after it can prove.
+"""Where a journal breaks off: which record, what is wrong with it, and which turns remain unproved.
 
-Two kinds. The chain of digests does not go on: the file is not what the broker wrote. Or the chain is whole (somebody
-made it anew) but a record does not follow from those before it; then it is looked whether it would, in another order.
+There are two kinds. The chain of digests is broken: the file is not what the broker wrote. Or the chain is intact (it
+was recomputed) but a record does not follow from those before it; then other orders of the records are tried.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rota.runs.record_checks import CORRUPT_RECORD, ORDER
 from rota.runs.walk import Walk, follows, replaced
 
 LOOK_AHEAD_RECORDS: Final = 32
-TRIES_MAX: Final = 4  # each folds the journal again
+TRIES_MAX: Final = 4  # each try folds the journal again
 
 
 class Damage(NamedTuple):
@@ -44,12 +44,12 @@ def find_damage(source: RunSource, error: JournalError) -> Damage:
     with contextlib.suppress(JournalError):
         for step in walk.steps():
             last_good = step.number
-    if walk.number > last_good:  # it was read, and does not fit
+    if walk.number > last_good:  # it could be read, but does not follow
         return _unfit(source, last_good + 1, error.message)
     return _unreadable(source, walk.world, last_good, error.message)
 
 
-# --- the chain does not go on ---------------------------------------------------------------------
+# --- the chain is broken --------------------------------------------------------------------------
 
 
 def _unreadable(source: RunSource, world: World, last_good: int, message: str) -> Damage:
@@ -64,7 +64,7 @@ def _unreadable(source: RunSource, world: World, last_good: int, message: str) -
 
 
 def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[records.Record | None, str]:
-    """Return what the record after the last good one seems to say, and what is wrong with it."""
+    """Return the record after the last good one as far as it can be decoded, and what is wrong with it."""
     number = last_good + 1
     try:
         rows = {entry.number: (entry.body, entry.chain) for entry in source.entries(last_good, 3)}
@@ -89,7 +89,7 @@ def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[recor
 
 
 def _decoded(body: bytes) -> tuple[records.Record | None, str]:
-    """Return a record, or why it is none."""
+    """Return a record, or None and why it cannot be decoded."""
     try:
         return records.decode(body), ""
     except JournalError as error:
@@ -97,7 +97,7 @@ def _decoded(body: bytes) -> tuple[records.Record | None, str]:
 
 
 def _named(record: records.Record | None) -> str:
-    """Say what a record seems to be."""
+    """Return a short description of a record."""
     kind = type(record).__name__
     lane = getattr(record, "lane", None)
     said = kind if lane is None else f"{kind} in lane {lane!r}"
@@ -135,7 +135,7 @@ def _unfit(source: RunSource, number: int, message: str) -> Damage:
 
 
 def _right_order(source: RunSource, number: int, rows: Sequence[records.Record], world: World) -> int | None:
-    """Return the number of a later record that fits here, if all between here and there fit then; None for none."""
+    """Return the number of a later record that fits here, if all records up to it then fit too; else None."""
     tries = 0
     for place in range(1, len(rows)):
         if tries == TRIES_MAX:
@@ -151,7 +151,7 @@ def _right_order(source: RunSource, number: int, rows: Sequence[records.Record],
 
 
 def _may_follow(record: records.Record, world: World) -> bool:
-    """Tell quickly that a record cannot be the next one."""
+    """Return False if a cheap check shows that a record cannot be the next one."""
     if isinstance(record, records.Fingerprint):
         return record.number == len(world.fingerprints) + 1
     if isinstance(record, records.Opened):
@@ -171,13 +171,13 @@ def _awaits(lane: Lane, turn: int) -> bool:
 
 
 def _folds(source: RunSource, number: int, rows: Sequence[records.Record]) -> bool:
-    """Tell whether these records follow from those before a number."""
+    """Return whether these records can be applied after those before `number`."""
     before = takewhile(lambda one: one[0] < number, source.records())
     return follows(Walk(source), chain(before, enumerate(rows, number)))
 
 
 def _from(source: RunSource, number: int) -> list[records.Record]:
-    """Return the records from a number on, as many as are looked at and can be read."""
+    """Return the readable records from a number on, up to the bound."""
     rows: list[records.Record] = []
     with contextlib.suppress(JournalError):
         rows += islice((record for found, record in source.records() if found >= number), LOOK_AHEAD_RECORDS)
@@ -190,7 +190,7 @@ def _from(source: RunSource, number: int) -> list[records.Record]:
 def _missed_mark(
     source: RunSource, number: int, lane: Lane, message: str, unproved: tuple[tuple[str, int], ...]
 ) -> Damage:
-    """All that was executed agrees, and the digest that the run noted does not: look for what cannot be executed."""
+    """Look for the cause among what cannot be executed, since all that was executed agrees and a mark does not."""
     since, decisions = _since_mark(source, number, lane.name)
     for (first, one), (second, other) in pairwise(since):
         if other.now_ms < one.now_ms and _meets(source, number, {first: other, second: one}):
@@ -202,7 +202,7 @@ def _missed_mark(
 
 
 def _since_mark(source: RunSource, number: int, lane: str) -> tuple[list[tuple[int, records.Completed]], list[int]]:
-    """Return the completions of a lane since its mark before a number, and the turns that were decided."""
+    """Return a lane's completions, and the turns with a verdict, between its previous mark and `number`."""
     since: list[tuple[int, records.Completed]] = []
     decisions: list[int] = []
     before = takewhile(lambda one: one[0] < number, source.records())
@@ -220,7 +220,7 @@ def _since_mark(source: RunSource, number: int, lane: str) -> tuple[list[tuple[i
 
 
 def _meets(source: RunSource, number: int, changed: dict[int, records.Record]) -> bool:
-    """Tell whether a journal folds up to a number, and over it, with some records changed."""
+    """Return whether a journal folds up to and including `number` with some records replaced."""
     read = takewhile(lambda one: one[0] <= number, source.records())
     return follows(Walk(source), replaced(read, changed))
 
@@ -229,7 +229,7 @@ def _meets(source: RunSource, number: int, changed: dict[int, records.Record]) -
 
 
 def next_turn(lane: Lane) -> int:
-    """Return the turn that retires next, as far as it is known; the next one to be stamped if none waits."""
+    """Return the turn that retires next if known, else the next one to be stamped."""
     line = list(lane.line_by_turn)
     if line:
         return min(line) if lane.settings.policy == RECORDED_POLICY else line[0]
@@ -238,7 +238,7 @@ def next_turn(lane: Lane) -> int:
 
 
 def _first_of(found: Sequence[records.Record], lane: Lane) -> int:
-    """Return the first turn that records of a lane speak of."""
+    """Return the first turn that these records of a lane name."""
     turns: list[int] = []
     for record in found:
         if isinstance(record, records.Completed) and record.lane == lane.name:

@@ -1,11 +1,11 @@
-"""`rota diff`: the first turn at which two runs differ, what differs in it, where that comes from, what follows.
+"""`rota diff`: the first turn at which two runs differ, what differs in it, why, and what follows.
 
-Both journals are folded, nothing is executed. Each retire gives a digest over all before it, so the first retire whose
-digests differ is where the runs part. Only when there is one the journals are read a second time, up to that turn, for
-what a fold does not keep: states, the chain of parents, the input above it, the deploy that bound its code.
+Both journals are folded, nothing is executed. A lane digest covers all turns before it, so the first retire whose
+digests differ is the first difference. If there is one, the journals are read a second time up to that turn, for what
+folding does not keep: states, the chain of parents, the root input, the deploy that bound the code.
 
-From there on digests say nothing any more: turns of the same number are compared by what each did, and tasks that only
-one run has are counted by what they are, since an input that was dropped moves all numbers behind it.
+Behind the first difference lane digests always differ. There, turns of the same number are compared by what each did,
+and tasks that only one run has are matched by content, since one dropped input shifts all numbers behind it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Pair = tuple[Task | None, Task | None]
 
 
 class RunEnd(NamedTuple):
-    """How far a run came."""
+    """Where a run ends."""
 
     retired: int
     unretired: int
@@ -44,12 +44,12 @@ class RunEnd(NamedTuple):
 
 
 class Side(NamedTuple):
-    """The turn of one run, and what it comes from."""
+    """The turn of one run, and its origin."""
 
     trace: Trace
-    state: bytes | None  # after it; None: there is none, or the journal has only a later one
+    state: bytes | None  # after the turn; None: no state, or the journal has only a later one
     chain: tuple[Ancestor, ...]  # nearest first
-    input: RootInput | None  # at the top of the chain; None: before the records that are kept
+    input: RootInput | None  # at the top of the chain; None: before the kept records
     deploy: int | None  # the record that bound its code
     worker: tuple[tuple[str, str], ...]  # facts of the worker that computed it
 
@@ -60,7 +60,7 @@ class First(NamedTuple):
     position: int
     sides: tuple[Side | None, Side | None]
     parts: tuple[Part, ...]
-    circumstances: tuple[Part, ...]  # what the digest does not cover and what can decide an outcome
+    circumstances: tuple[Part, ...]  # what can decide an outcome and is not in the digest
     cause: str
     why: str
 
@@ -73,17 +73,17 @@ class Sample(NamedTuple):
 
 
 class TurnsAfter(NamedTuple):
-    """What became of the turns from the first difference on."""
+    """Counts of the turns from the first difference on."""
 
-    same: int  # turns of both runs that did the same
-    differ: int  # turns of both runs that did not
-    only: tuple[int, int]  # turns that one run has and the other has not
-    tasks_only: tuple[int, int]  # tasks (target, kind, sender, payload) that the other run has not, under any number
+    same: int  # turns in both runs with equal content
+    differ: int  # turns in both runs with different content
+    only: tuple[int, int]  # by run: turns that the other does not have
+    tasks_only: tuple[int, int]  # by run: tasks (target, kind, sender, payload) that the other has at no turn
     samples: tuple[list[Sample], list[Sample]]  # of those, the first few
 
 
 class Agents(NamedTuple):
-    """How the agents of the two runs end."""
+    """The final states of the agents of both runs, compared."""
 
     same: int
     differ: list[str]
@@ -91,12 +91,12 @@ class Agents(NamedTuple):
 
 
 class Diff(NamedTuple):
-    """Two runs of one lane, compared. They are equal if nothing is in `first`."""
+    """Two runs of one lane, compared. They are equal if `first` is None."""
 
     lane: str
     names: tuple[str, str]
     ends: tuple[RunEnd, RunEnd]
-    shared: int  # how many retires are equal
+    shared: int  # how many retires are equal, from the start
     first: First | None
     later: TurnsAfter | None
     agents: Agents
@@ -105,8 +105,8 @@ class Diff(NamedTuple):
 def compare(one: Kept, other: Kept, lane: str, progress: Progress | None = None) -> Diff:
     """Compare a lane of two runs.
 
-    Raises `UnknownLane` if one has no such lane, `JournalError` for a journal that breaks off, or if the two differ
-    before the records that both still have.
+    Raises `UnknownLane` if a run has no such lane; `JournalError` for a journal that breaks off, or if the runs differ
+    before the first record that both still have.
     """
     walks = Walk(one), Walk(other)
     retires = _retires(walks[0], lane, progress), _retires(walks[1], lane, progress)
@@ -168,7 +168,7 @@ def _agents(one: Lane, other: Lane) -> Agents:
 
 
 class _Rest:
-    """The turns of one run from the first difference on, a few bytes of each."""
+    """The turns of one run from the first difference on, in a few bytes each."""
 
     def __init__(self, first: Task | None, tasks: Iterator[Task]) -> None:
         self.did: dict[int, bytes] = {}  # by turn
@@ -181,7 +181,7 @@ class _Rest:
             self.targets[task.turn] = task.address
 
     def without(self, other: _Rest) -> tuple[int, list[Sample]]:
-        """Count the tasks that the other run has not, whatever their number, and list the first of them."""
+        """Return how many tasks the other run does not have at any turn, and the first of them."""
         left = Counter(self.asked.values()) - Counter(other.asked.values())
         count = left.total()
         samples: list[Sample] = []
@@ -203,7 +203,7 @@ def _later(one: _Rest, other: _Rest) -> TurnsAfter:
 
 
 def _only_order(parted: _Pair, rest: tuple[_Rest, _Rest]) -> bool:
-    """Tell whether both runs have both tasks under their numbers, so that nothing but their order differs."""
+    """Return whether both runs have both tasks at the same turns, so that only the order differs."""
     turns = [task.turn for task in parted if task is not None]
     return all(rest[0].asked.get(turn) == rest[1].asked.get(turn) is not None for turn in turns)
 
@@ -255,7 +255,7 @@ def _side(source: Kept, task: Task) -> Side:
 
 
 def _state_after(lane: Lane, task: Task) -> bytes | None:
-    """Return the state that a task left, if its agent still has it: a fold brings only its last one."""
+    """Return the state that a task left, if its agent still has it: a completion has only the last state of a fold."""
     agent = lane.agents.get(task.address)
     return agent.state if agent is not None and agent.state_digest == task.state_digest else None
 
@@ -277,7 +277,7 @@ def _input(source: Kept, number: int | None) -> RootInput | None:
 
 
 def _circumstances(one: Side, other: Side, lanes: tuple[Lane, Lane]) -> list[Part]:
-    """Return what differs and is not in the digest: what the task could see or was bound to, and who computed it."""
+    """Return the differences that the digest does not cover: what the task could see, its bindings, its worker."""
     traces = one.trace, other.trace
     found: list[Part | None] = [
         part("now ms", *(trace.now_ms for trace in traces)),
@@ -310,7 +310,7 @@ def _why_another_turn(one: int, other: int, only_order: bool) -> tuple[str, str]
 
 
 def _why(one: Task, other: Task, parts: list[str], settings: list[str]) -> tuple[str, str]:
-    """Name the cause, the strongest that fits first: another task, other code, a decision, what it saw, who ran it."""
+    """Return cause and reason, the first that fits: another task, other code, a decision, what it saw, who ran it."""
     if any(name in parts for name in _STAMPED):
         where = "from outside" if one.run.parent is None and other.run.parent is None else "at this number"
         names = ", ".join(name for name in parts if name in _STAMPED)

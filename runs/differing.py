@@ -1,7 +1,7 @@
-"""Where two values differ: the first byte of byte strings, the elements of turns that the lane digest covers. PURE.
+"""Where two values differ: the first byte of byte strings, the fields of turns that the lane digest covers. PURE.
 
-A turn's digest is taken over a `TurnContent`. Two turns with the same digest before them and other digests after them
-differ in a field of it: `turn_parts` names every one that does.
+A turn's digest covers a `TurnContent`. If the digests before two turns are equal and those after them are not, some of
+its fields differ: `turn_parts` lists them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONTEXT_BYTES: Final = 24
 
 
 class ByteDifference(NamedTuple):
-    """The first byte at which two byte strings differ, and what is around it in each, from `window_at` on."""
+    """The first byte at which two byte strings differ, and the bytes around it in each, from `window_at` on."""
 
     at: int
     sizes: tuple[int, int]
@@ -25,7 +25,7 @@ class ByteDifference(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One thing that two turns differ in. `first` is there if both values are bytes."""
+    """One field in which two turns differ. `first` is set if both values are bytes."""
 
     name: str
     values: tuple[Any, Any]
@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 def first_byte(one: bytes, other: bytes, context: int = CONTEXT_BYTES) -> ByteDifference | None:
-    """Return where two byte strings differ first; None if they are equal. A missing byte differs from any."""
+    """Return where two byte strings first differ; None if they are equal. A missing byte differs from any byte."""
     if one == other:
         return None
     low, high = 0, min(len(one), len(other))  # the first `low` bytes are equal
@@ -57,13 +57,13 @@ def part(name: str, one: Any, other: Any) -> Part | None:
 
 
 def content_of(task: Task) -> TurnContent:
-    """Return what the digest of a retired task's turn covers."""
+    """Return what the turn digest of a retired task covers."""
     assert task.outcome is not None
     return turn_content(task, task.outcome)
 
 
 def turn_parts(one: Task, other: Task) -> list[Part]:
-    """Return everything in which two retired tasks differ, as far as the digest covers it, in the digest's order."""
+    """Return the fields covered by the digest in which two retired tasks differ, in the digest's order."""
     found: list[Part | None] = []
     for name, *values in zip(TurnContent._fields, content_of(one), content_of(other), strict=True):
         found += _outcome_parts(one, other) if name == "effect" else [part(name.replace("_", " "), *values)]
@@ -84,7 +84,7 @@ def _outcome_parts(one: Task, other: Task) -> list[Part | None]:
 
 
 def _emit_parts(one: tuple[Emit, ...], other: tuple[Emit, ...]) -> list[Part | None]:
-    """Compare emits up to the first that differs: those behind it say nothing new."""
+    """Compare emits up to the first that differs; those behind it add nothing."""
     found = [part("emits", len(one), len(other))]
     for index, (first, second) in enumerate(zip(one, other, strict=False)):
         if first != second:

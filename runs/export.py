@@ -1,9 +1,8 @@
-"""`rota export` and `rota import`: a run becomes one file, and the file becomes a run folder elsewhere.
+"""`rota export` packs a run into one file; `rota import` makes a run folder of that file.
 
-What a run names (modules, models, tensors) is found in its records, never by looking into its folders: an archive holds
-what the run needs and nothing else. Before anything is packed, and after it was unpacked, the journal is folded from
-its first to its last record; both times the same facts must come out (`run_facts`), so an import proves that the
-journal is the one that was exported.
+Which modules, models and tensors to pack is read from the records, not from the folders: an archive holds what the run
+needs and nothing else. The journal is folded completely before packing and after unpacking, and both must give the
+same facts (`run_facts`), so an import proves that the journal is the one that was exported.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from rota.runs.archive import JOURNAL, Packed, module_path, pack, tensor_path, u
 from rota.runs.open import RunSource, open_run
 from rota.runs.walk import Walk
 
-Progress = Callable[[str, int, int | None], None]  # what is done, how much of it, of how much
+Progress = Callable[[str, int, int | None], None]  # activity, how much is done, of how much
 
 
 class Needs(NamedTuple):
-    """The digests that a run names: what it takes to run it again."""
+    """The digests that a run names: what is needed to run it again."""
 
     modules: tuple[bytes, ...]
     models: tuple[bytes, ...]
@@ -41,10 +40,10 @@ class Needs(NamedTuple):
 def export_run(
     path: Path, file: Path, *, models: bool = False, tensors: bool = False, progress: Progress | None = None
 ) -> Packed:
-    """Pack a run into one new file: journal and modules, and the models and tensors that it names if they are wanted.
+    """Pack a run into one new file: journal and modules and, if asked for, the models and tensors that it names.
 
-    The run may be one that a broker works in; what is durable at this moment is packed. What is named and not packed
-    stands in the manifest under `missing`. Raises `JournalError`, `ConfigError` or `CodeError` for what cannot be used.
+    A broker may be running on it; what is durable at this moment is packed. What is named but not packed is listed in
+    the manifest under `missing`. Raises `JournalError`, `ConfigError` or `CodeError` for files that cannot be used.
     """
     with open_run(path) as source:
         needs, facts = read_needs(source, progress)
@@ -55,10 +54,10 @@ def export_run(
 
 
 def import_run(file: Path, folder: Path, *, progress: Progress | None = None) -> Packed:
-    """Make a run folder from a file that `export_run` made, with every digest checked and the journal folded.
+    """Make a run folder from a file that `export_run` made: check every digest and fold the journal.
 
-    Raises `ConfigError` unless the folder is new or empty, `JournalError` if the file is not what was exported; then
-    no folder is made.
+    Raises `ConfigError` unless the folder is new or empty, `JournalError` if the file is not what was exported. On an
+    error no folder is left behind.
     """
     with new_folder(folder) as draft:
         packed = unpack(file, draft, keep=True, progress=_bytes_of("unpacked", progress))
@@ -69,7 +68,7 @@ def import_run(file: Path, folder: Path, *, progress: Progress | None = None) ->
 
 
 def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Needs, dict[str, Any]]:
-    """Fold a run and return what it names, and the facts that tell it from any other run."""
+    """Fold a run; return the digests that it names, and the facts that identify it."""
     walk = Walk(source)
     collected = _Collected(walk.world)
     first, last, chain = source.extent()
@@ -91,7 +90,7 @@ def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Nee
 
 
 class _Collected:
-    """Gathers digests from a world and from records. Dicts, for their order."""
+    """Collects digests from a world and from records. Dicts, because they keep their order."""
 
     def __init__(self, world: World) -> None:
         self._modules: dict[bytes, None] = {}
@@ -106,7 +105,7 @@ class _Collected:
         return Needs(tuple(sorted(self._modules)), tuple(sorted(self._models)), tuple(sorted(self._tensors)))
 
     def see(self, record: Record) -> None:
-        """Take what a record names."""
+        """Collect the digests that a record names."""
         match record:
             case records.Opened():
                 for _, code in record.deploys:
@@ -126,7 +125,7 @@ class _Collected:
 def _gather(
     source: RunSource, needs: Needs, models: bool, tensors: bool
 ) -> tuple[dict[str, Path], list[dict[str, str]]]:
-    """Return the files to pack by their path in the archive, and what is named but not among them."""
+    """Return the files to pack, keyed by their path in the archive, and the named files that are not among them."""
     sources = {JOURNAL: source.journal_path}
     missing: list[dict[str, str]] = []
     for digest in needs.modules:
@@ -162,7 +161,7 @@ def _missing(kind: str, digest: bytes, *, wanted: bool) -> dict[str, str]:
 
 
 def _check_import(file: Path, draft: Path, packed: Packed, progress: Progress | None) -> None:
-    """Fold the unpacked journal and compare it, and what there is of its files, with what the manifest says."""
+    """Fold the unpacked journal, and compare it and the unpacked files with the manifest."""
     with open_run(draft) as source:
         needs, facts = read_needs(source, progress)
         _, missing = _gather(source, needs, models=True, tensors=True)

@@ -1,11 +1,11 @@
 """What a record would say if its lane were alone in its run file. PURE.
 
-Sequence numbers run over all lanes, so they tell of the timing of other lanes; turns do not. A lane that is played
-again is alone in its world, where the two are the same: inputs that name tasks by seq are given their turns. Ask before
-the record is applied, because it may remove what it names.
+Seqs count the tasks of all lanes and so depend on the timing of other lanes; turns do not. A replayed lane is alone in
+its world, where seq and turn are equal, so inputs that name tasks by seq get their turns instead. Call these functions
+before the record is applied, since applying it may remove what it names.
 
-What is changed so is not what its producer asked for any more, so it carries no digest of a request: a fork, which is
-such a lane with a journal, would else contradict itself.
+A changed input is no longer what its producer asked for, so it carries no request digest; otherwise a fork, which
+journals such inputs, would contradict itself.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ INPUTS: Final = (
 
 
 def lane_input(record: Input, world: World) -> Input | None:
-    """Return an input with turns for seqs; None if nothing is left of it. `world` is as it is before the record.
+    """Return an input with turns for seqs; None if nothing of it remains. `world` is the world before the record.
 
-    What names a lane or a task that is not there stays as it is: `World.apply` refuses it.
+    An input that names an unknown lane or task is returned unchanged; `World.apply` refuses it.
     """
     translate = _TRANSLATE.get(type(record)) if record.lane in world.lanes else None
     moved: Input | None = record if translate is None else translate(record, world)
@@ -53,7 +53,7 @@ def lane_input(record: Input, world: World) -> Input | None:
 
 
 def lane_opening(record: records.Opened, world: World) -> records.Opened:
-    """Return the opening of a lane; it may have its deploys from another lane, which is not there."""
+    """Return the opening of a lane, without its request digest if that names a lane to take deploys from."""
     is_alone = check_input(0, record, 1) is None or check_input(0, record, 1, world.lanes) is not None
     return record if is_alone else _unasked(record)
 

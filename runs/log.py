@@ -1,8 +1,9 @@
 """The journal as lines: what each record says, and what it did. PURE.
 
-One `LogEntry` per record. Its `text` is for people and bounded: long lists end in how many more there are. Its `facts`
-are for programs and complete, payloads, states and results excepted, of which there is the size: `rota show` has those.
-docs/INSPECT.md lists the facts of each kind; change both. A new kind of record is a function here and a row in `_SAY`.
+One `LogEntry` per record. Its `text` is for people and bounded: long lists end in "and N more". Its `facts` are for
+programs and complete, except that payloads, states and results are given as sizes (`rota show` has the bytes).
+docs/INSPECT.md lists the facts of each kind; change both. A new kind of record needs a function here and a row in
+`_SAY`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _DIGEST_CHARS: Final = 12
 
 
 class LogEntry(NamedTuple):
-    """One record. `position`: how many tasks its lane had retired before it. `alarm`: something went wrong there."""
+    """One record. `position`: how many tasks its lane had retired before it. `alarm`: it reports a problem."""
 
     number: int
     kind: str
@@ -39,7 +40,7 @@ class LogEntry(NamedTuple):
 
 
 def entry(step: Step) -> LogEntry:
-    """Return the line of a record."""
+    """Return the log entry of a record."""
     record, notes = step.record, step.notes
     kind, say = _SAY[type(record)]
     text, alarm, facts = say(record)
@@ -85,7 +86,7 @@ def kind_of(record: records.Record) -> str:
 
 
 class Concern:
-    """Tells which records have to do with an agent, with a task, or with both. Ask of every record, in order."""
+    """Selects the records that concern an agent, a task, or both. Call it with every record, in order."""
 
     def __init__(self, address: str | None, seq: int | None) -> None:
         self.met_address = address is None
@@ -95,7 +96,7 @@ class Concern:
         self._place: tuple[str, int] | None = None  # lane and turn of the task
 
     def __call__(self, step: Step) -> bool:
-        """Tell whether a record concerns all that was asked for."""
+        """Return whether a record concerns the agent and the task, where given."""
         return (self._address is None or self._of_agent(step, self._address)) and (
             self._seq is None or self._of_task(step, self._seq)
         )
@@ -106,7 +107,7 @@ class Concern:
             task.address == address for tasks in (notes.issued, notes.finished, notes.retired) for task in tasks
         )
         if isinstance(record, records.Cancelled | records.Verdict):
-            found = found or step.named_target == address  # it may be caught while it waits
+            found = found or step.named_target == address  # a waiting task may be cancelled
         self.met_address = self.met_address or found
         if isinstance(record, records.Deployed):
             return found or record.name == code_name(address)
@@ -276,7 +277,7 @@ _SAY: Final[dict[type, tuple[records.Kind, Callable[[Any], _Said]]]] = {
 
 
 def code_facts(code: Code) -> dict[str, Any]:
-    """Return what code is, for programs."""
+    """Return the facts of a code, for programs."""
     return code._asdict() | {"limits": code.limits._asdict(), "exports": dict(code.exports)}
 
 
@@ -286,7 +287,7 @@ def outcome_word(outcome: Outcome) -> str:
 
 
 def _computed(record: records.Record) -> dict[int, None]:
-    """Return the turns whose outcomes a record holds; others complete when they are issued."""
+    """Return the turns whose outcomes a record holds. Other tasks complete when they are issued."""
     if type(record) is not records.Completed:
         return {}
     return dict.fromkeys([turn for fold in record.folds for turn in fold.turns])
@@ -328,7 +329,7 @@ def _targets(targets: Iterable[str]) -> str:
 
 
 def _outcomes(outcomes: Iterable[Outcome]) -> str:
-    """Return how many came out how, good ones first."""
+    """Return how many outcomes there are of each kind, `ok` first."""
     counts: dict[str, int] = {}
     for outcome in outcomes:
         word = outcome_word(outcome)

@@ -1,8 +1,8 @@
 """Opening a run to read it: a run folder, a run file, or a file packed by `rota export`.
 
-A run is only looked at, never touched. SQLite cannot promise that (it leaves a `-wal` and a `-shm` beside what it
-reads, and follows a broker that writes at the same moment), so the run file is copied into a private folder and read
-there (run_file_copy.py); the folder goes when the source is closed. Compiled code goes there as well.
+Reading a run changes nothing in it. SQLite cannot promise that (it leaves a `-wal` and a `-shm` file beside what it
+reads, and follows a broker that writes meanwhile), so the run file is copied into a private folder and read there
+(run_file_copy.py). The folder also takes compiled code, and is removed when the source is closed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _PARTS: Final = ("modules", "models", "tensors")
 
 
 class RunSource:
-    """A run that is open for reading. Use it in a `with` block, or call `close`."""
+    """A run opened for reading. Use it in a `with` block, or call `close`."""
 
     def __init__(self, name: str, journal_path: Path, parts: dict[str, Path], private: PrivateFolder) -> None:
-        self.name = name  # as the user called it, for messages
-        self.journal_path = journal_path  # a private copy: nothing beside it is the user's
+        self.name = name  # as the user named it, for messages
+        self.journal_path = journal_path  # a private copy
         self.modules = parts["modules"]
         self.models = parts["models"]
         self.tensors = parts["tensors"]
@@ -47,7 +47,7 @@ class RunSource:
         self._private = private
 
     def folders(self) -> Folders:
-        """Return where executors find what this run needs; what they make goes into the private folder."""
+        """Return the folders that executors read this run's files from; what they write goes to the private one."""
         return Folders(
             modules=self.modules,
             artefacts=self.artefacts,
@@ -57,31 +57,31 @@ class RunSource:
         )
 
     def begin(self) -> World:
-        """Return a new world as it is before the first record that is kept.
+        """Return a new world as it was before the first kept record.
 
-        Raises `JournalError` if records were cut and the snapshot that stands for them cannot be used.
+        Raises `JournalError` if records were compacted away and the snapshot that replaces them cannot be used.
         """
         with self._journal() as journal:
             return load_world(journal)
 
     def records(self, after: Snapshotted | None = None) -> Iterator[tuple[int, Record]]:
-        """Yield every kept record with its number, from the first (or behind a snapshot) to the last; it may be called
-        again.
+        """Yield every kept record with its number, from the first (or behind a snapshot) to the last; repeatable.
 
-        Raises `JournalError` at the first record that is damaged, missing or out of its place.
+        Raises `JournalError` at the first record that is damaged, missing or out of order.
         """
         with self._journal() as journal:
             for record in journal.read(after):
                 yield journal.last_number, record
 
     def snapshot(self, named: Snapshotted) -> World:
-        """Return a new world as a snapshot of this run has it."""
+        """Return a new world from a snapshot of this run."""
         with self._journal() as journal:
             return load(SnapshotStore(journal).parts(named.number))
 
     def near(self, number: int) -> Kept:
-        """Return the run from the newest good snapshot before a record on: for questions that need nothing from before
-        the snapshot. Without such a snapshot it is the whole run.
+        """Return the run from the newest good snapshot before a record on, or the whole run if there is none.
+
+        For queries that need nothing from before the snapshot.
         """
         with self._journal() as journal:
             store, first = SnapshotStore(journal), journal.first_number()
@@ -97,7 +97,7 @@ class RunSource:
         return (extent.first if extent.last else 0, extent.last, extent.chain)
 
     def entries(self, first: int, count: int) -> list[Entry]:
-        """Return up to `count` records from a number on as the bytes that are kept, for whoever looks for damage."""
+        """Return up to `count` records from a number on as stored bytes, for finding damage."""
         with self._journal() as journal:
             return journal.log.entries(first, count)
 
@@ -140,16 +140,16 @@ class _LaterPart:
 def _is_good(store: SnapshotStore, named: Snapshotted) -> bool:
     try:
         store.check(named)
-    except JournalError:  # the records before it say the same
+    except JournalError:  # a bad snapshot is skipped: the records before it give the same world
         return False
     return True
 
 
 def open_run(path: Path) -> RunSource:
-    """Open a run for reading, whether a broker writes to it or not.
+    """Open a run for reading; a broker may be writing to it.
 
     `path` is a run folder, a run file with `modules/`, `models/` and `tensors/` beside it or one folder above, or a
-    file that `rota export` made. Raises `ConfigError` if there is no run, `JournalError` if it cannot be used.
+    file that `rota export` made. Raises `ConfigError` if there is no run, `JournalError` if it cannot be read.
     """
     private = PrivateFolder()
     try:
@@ -160,12 +160,12 @@ def open_run(path: Path) -> RunSource:
 
 
 def copy_journal(journal: Path, copy: Path, name: str) -> None:
-    """Make `copy` one file with all records that are durable in a run file and its WAL. Changes nothing there."""
+    """Copy all durable records of a run file and its WAL into the one file `copy`. The originals are not changed."""
     with _room_for_copy(journal, copy), _named(copy, name):
         copy_run_file(journal, copy)
 
 
-# --- what the path leads to -----------------------------------------------------------------------
+# --- finding the run ------------------------------------------------------------------------------
 
 
 def _open(path: Path, private: PrivateFolder) -> RunSource:
@@ -196,13 +196,13 @@ def _open_archive(path: Path, private: PrivateFolder) -> RunSource:
 
 
 def _part_of(journal: Path, part: str) -> Path:
-    """Return the folder with a run file's modules, models or tensors: beside it, or one folder above."""
+    """Return the folder of a run file's modules, models or tensors: beside the run file or one folder above."""
     beside, above = journal.parent / part, journal.parent.parent / part
     return above if above.is_dir() and not beside.is_dir() else beside
 
 
 def _artefacts(private: Path) -> Path:
-    """Return where compiled code may be kept: the user's cache if one is named, else the private folder."""
+    """Return the folder for compiled code: the user's cache if one is set, else the private folder."""
     named = os.environ.get(CACHE_VARIABLE)
     folder = Path(named) / "artefacts" if named else private / "artefacts"
     try:
@@ -217,7 +217,7 @@ def _artefacts(private: Path) -> Path:
 
 @contextlib.contextmanager
 def _named(copy: Path, name: str) -> Iterator[None]:
-    """Let a refusal of the private copy speak of the run that the user named."""
+    """Make errors about the private copy name the user's run instead."""
     try:
         yield
     except JournalError as error:

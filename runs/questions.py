@@ -1,7 +1,7 @@
-"""Questions about single tasks and agents, answered from the records of a run. PURE.
+"""Queries for single tasks and agents, answered from the records of a run. PURE.
 
-Each question is one walk over the records, which keeps only what the answer needs and stops where the answer is
-complete. What is not there is refused with what there is instead. How answers look is in cli/inspect_views.py.
+Each query walks over the records once, keeps only what the answer needs and stops when the answer is complete. An
+error about an unknown task, turn or agent lists those that exist. cli/inspect_views.py formats the answers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class WorkerFacts(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A task with what is above and below it. `missing`: how many records were compacted away before the first."""
+    """A task with its ancestors and descendants. `missing`: how many records were compacted away before the first."""
 
     trace: Trace
-    below: dict[int, Trace]  # by turn; the task itself is in it
+    below: dict[int, Trace]  # by turn, the task itself included
     left_out: int  # descendants that are not in `below`
     root: Root
     origin: RootInput | None
@@ -49,7 +49,7 @@ def family(
 ) -> Family:
     """Return everything about a task, and about its descendants down to a depth.
 
-    Raises `UnknownTask` if the run has no such task, or has it no more; `UnknownLane` if it has no such lane.
+    Raises `UnknownTask` if the run has no such task or it was compacted away, `UnknownLane` if there is no such lane.
     """
     walk, ancestry = Walk(kept), Ancestry()
     tracer = Tracer(seqs=(seq,), depth_max=depth_max, traces_max=traces_max)
@@ -83,7 +83,7 @@ def story(
 ) -> Iterator[Trace]:
     """Yield the tasks of an agent in the order in which they took effect, then those that have not retired.
 
-    `turns` are the first and last turn of interest. Raises `UnknownLane`, `UnknownTask` for what is not there.
+    `turns` are the first and last turn wanted. Raises `UnknownLane` or `UnknownTask` for what does not exist.
     """
     first, last = turns
     walk, tracer, told = Walk(kept), Tracer(address=address, lane=lane, forget_retired=True), 0
@@ -105,11 +105,11 @@ def story(
             check_turn(kept, at, turn)
 
 
-# --- what is not there ----------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def check_agent(kept: Kept, lane: Lane, address: str, *, met: bool) -> None:
-    """Raise `UnknownTask` if nothing in a lane was ever for this target."""
+    """Raise `UnknownTask` if no task in a lane ever had this target."""
     if met or address in lane.agents:
         return
     names = sorted(lane.agents) or sorted(lane.deploys)
@@ -142,7 +142,7 @@ def _no_task(kept: Kept, walk: Walk, seq: int) -> UnknownTask:
 
 
 def _is_told(tracer: Tracer) -> bool:
-    """Tell whether nothing that comes later can add to what is known of the tasks that are watched."""
+    """Return whether no later record can add to the traces being kept."""
     return not tracer.left_out and all(
         trace.retired_at is not None and type(trace.outcome) is not Failed and not waiting_timers(trace)
         for trace in tracer.traces.values()

@@ -1,7 +1,7 @@
-"""Bytes as a person can read them: text, JSON, MessagePack, or hex, each cut to a length. PURE.
+"""Bytes made readable: as text, JSON, MessagePack or hex, each cut to a length. PURE.
 
-Nobody but its receiver knows what a payload means, so this is a guess, made in a fixed order, and the form that was
-guessed is always said with it. Programs get the bytes themselves.
+The encoding of a payload is known only to its receiver, so this guesses, in a fixed order, and always names the form
+that it guessed. Programs get the bytes themselves.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-DECODED_BYTES_MAX: Final = 64 << 10  # longer ones are shown by their first bytes, undecoded
-TENSOR_EXTENSION: Final = 1  # that of tensors/values.py, which is not PURE and loads numpy
+DECODED_BYTES_MAX: Final = 64 << 10  # longer ones are not decoded; their first bytes are shown
+TENSOR_EXTENSION: Final = 1  # as in tensors/values.py, which is not PURE and loads numpy
 _ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 _SPACES: Final = "\t\r\n"
 
 
 class Readable(NamedTuple):
-    """What bytes look like. `form`: empty, text, json, msgpack or bytes."""
+    """Bytes in readable form. `form`: empty, text, json, msgpack or bytes."""
 
     form: str
     text: str
@@ -31,13 +31,13 @@ class Readable(NamedTuple):
 
 
 def readable(data: bytes, chars_max: int) -> Readable:
-    """Return what the bytes look like, in one line of at most so many characters."""
+    """Return the bytes in readable form, in one line of at most `chars_max` characters."""
     form, text = _decoded(data, chars_max)
     return Readable(form, cut(text, chars_max), len(data))
 
 
 def cut(text: str, chars_max: int) -> str:
-    """Return the text in one line of at most so many characters, nothing in it that a terminal would obey."""
+    """Return the text in one line of at most `chars_max` characters, without terminal control characters."""
     shown = "".join([char if char.isprintable() else _escaped(char) for char in text[: chars_max + 1]])
     return shown if len(shown) <= chars_max else shown[: chars_max - 1] + _ELLIPSIS
 
@@ -63,12 +63,12 @@ def _decoded(data: bytes, chars_max: int) -> tuple[str, str]:
 
 
 def _text(data: bytes, chars_max: int) -> str | None:
-    """Return the beginning of the bytes as text; None if it is none, or has characters that text has not."""
+    """Return the beginning of the bytes as text; None if it is not UTF-8 or has control characters."""
     head = data[: 4 * chars_max + 4]
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if len(head) == len(data) or error.start < len(head) - 3:  # not just a character that the cut went through
+        if len(head) == len(data) or error.start < len(head) - 3:  # more than a character cut in half
             return None
         text = head[: error.start].decode()
     return text if all(char.isprintable() or char in _SPACES for char in text) else None
@@ -95,7 +95,7 @@ def _unpacked(data: bytes) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with JSON's types only."""
+    """Return a value in JSON's types."""
     if isinstance(value, Mapping):
         return {key if isinstance(key, str) else str(_plain(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple) and not isinstance(value, msgpack.ExtType):

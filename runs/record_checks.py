@@ -1,8 +1,7 @@
-"""What a record must agree with in itself, beyond what folding it needs. PURE.
+"""Consistency checks within a record, beyond what folding needs. PURE.
 
-The chain of digests shows that a record was changed after it was written; whoever changes one and makes the chain anew
-is found here or by executing. An input carries the digest of the request that it came from, a completion the digest of
-the state that it left.
+The chain of digests detects that a record was changed after it was written. If the chain was recomputed too, these
+checks or an execution detect it: an input carries the digest of its request, a completion that of the state it left.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.work import Done, Failed, was_decided
 
 # The classes of causes of a divergence.
-INPUT: Final = "input"  # a request, a seed or a time is not what was asked for
-CODE: Final = "code"  # the module or model is not the one that ran, or does not compute the same twice
+INPUT: Final = "input"  # a request, a seed or a time was changed
+CODE: Final = "code"  # the module or model is not the one that ran, or is not deterministic
 RUNTIME_VERSION: Final = "runtime version"  # another engine computed the outcome
-DEVICE: Final = "device"  # another processor, accelerator or provider did
-ORDER: Final = "order"  # things happened in another order than the run says
-CORRUPT_RECORD: Final = "corrupt record"  # what is written is not what happened
+DEVICE: Final = "device"  # another processor, accelerator or provider computed it
+ORDER: Final = "order"  # the run has things in the wrong order
+CORRUPT_RECORD: Final = "corrupt record"  # the record is not what happened
 CAUSES: Final = (INPUT, CODE, RUNTIME_VERSION, DEVICE, ORDER, CORRUPT_RECORD)
 
 
 class Fault(NamedTuple):
-    """A record that contradicts itself, and the first turn that it speaks of."""
+    """A record that contradicts itself, and the first turn that it concerns."""
 
     number: int
     lane: str
@@ -37,7 +36,7 @@ class Fault(NamedTuple):
 
 
 def check_completed(number: int, record: records.Completed, notes: Notes) -> Fault | None:
-    """Compare the states and addresses of a completion with its outcomes and tasks; `notes` are of its applying."""
+    """Compare states and addresses of a completion with its outcomes and tasks; `notes` are from applying it."""
     tasks = {task.turn: task for task in notes.finished}
     for fold in record.folds:
         left, left_by = None, fold.turns[0]
@@ -60,11 +59,11 @@ def check_completed(number: int, record: records.Completed, notes: Notes) -> Fau
 def check_input(number: int, record: Any, turn: int, lanes: Iterable[str] = ()) -> Fault | None:
     """Compare an input with the digest of the request that it came from.
 
-    `turn` is the first one it can have moved, `lanes` are the names of those that a new lane can have its deploys from.
+    `turn` is the first one that it can affect, `lanes` are those that a new lane can take its deploys from.
     """
     origin = getattr(record, "origin", None)
     if origin is None or origin.request == ZERO_DIGEST or isinstance(record, records.SeedSet):
-        return None  # decided by the broker, or made by nobody's request
+        return None  # decided by the broker, without a request
     if fits_origin(record, lanes):
         return None
     asked = f"request {origin.number} of producer {origin.producer!r}"

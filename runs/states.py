@@ -1,8 +1,8 @@
 """The state of an agent just after a turn has retired. PURE.
 
-The journal has the state that each completed fold left, and of the tasks inside a fold only the digests of theirs. So
-the state is read where a fold ends, and elsewhere the beginning of that one fold is executed again, from the state
-before it, and must come to the digest that the journal has.
+The journal has the state that each completed fold left; of the tasks inside a fold it has only the digests of their
+states. So a state is read where a fold ends. Elsewhere the first tasks of that fold are executed again from the state
+before it, and the result must have the digest in the journal.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ Execute = Callable[[Fold], FoldResult]
 
 
 class AgentState(NamedTuple):
-    """An agent's state. `turn` and `position` say when; `left_by` is the task that left it so, None for none that the
-    journal still has.
+    """An agent's state just after `turn`, at `position`. `left_by`: the task that left it; None if it is not kept.
 
-    `how`: "recorded", "executed" (again, to the recorded digest), or "none" where there is no state.
+    `how`: "recorded", "executed" (again, with the recorded digest), or "none" where there is no state.
     """
 
     lane: str
     address: str
-    turn: int | None  # the last one that retired, None: none has
+    turn: int | None  # the last one that retired; None: none has
     position: int
-    tasks: int  # of the agent, retired until then, as far as the journal has them
+    tasks: int  # retired tasks of the agent so far, of those in the journal
     left_by: Task | None
     state: bytes | None
     digest: bytes | None
@@ -49,10 +48,10 @@ def state_at(
     execute: Execute,
     progress: Progress | None = None,
 ) -> AgentState:
-    """Return an agent's state just after `turn` retired, or (None) as the last retire of the journal leaves it.
+    """Return an agent's state just after `turn` retired; None: after the last retire of the journal.
 
-    `execute` is called at most once. Raises `UnknownLane`, `UnknownTask` for what is not there, `JournalError` if the
-    state cannot be had from what the journal has.
+    `execute` is called at most once. Raises `UnknownLane` or `UnknownTask` for what does not exist, `JournalError` if
+    the state does not follow from the kept records.
     """
     walk, finder = Walk(kept), _Finder(address, lane, turn)
     finder.begin(walk.world)
@@ -72,8 +71,8 @@ def state_at(
 
 
 class _SeenFold:
-    """A completed fold of the agent. `before` is the state that it began with; of a fold from before the records that
-    are kept only `after` is known.
+    """A completed fold of the agent. `before` is the state that it began with; of a fold from before the kept records
+    only `after` is known.
     """
 
     def __init__(self, turns: tuple[int, ...], last_change: int | None, after: bytes | None) -> None:
@@ -94,12 +93,12 @@ class _SeenFold:
         return seen
 
     def has(self, turn: int) -> bool:
-        """Tell whether the state after a turn is in the journal or can be computed from it."""
+        """Return whether the state after a turn is in the journal or can be computed from it."""
         return self.is_kept or turn == self.last_change
 
 
 class _Finder:
-    """Takes the steps of a walk, and keeps the fold that the agent's present state is from."""
+    """Takes the steps of a walk, and keeps the fold that left the agent's current state."""
 
     def __init__(self, address: str, lane: str, turn: int | None) -> None:
         self.turn: int | None = None
@@ -124,12 +123,12 @@ class _Finder:
         self.met, self.position = True, lane.retired
         self.state_at_begin, self.digest_at_begin = agent.state, agent.state_digest
         ahead = [task.turn for task in lane.line() if task.address == self._address and _changes(task.outcome)]
-        if ahead:  # completed but not retired: the agent is already in the state that these left
+        if ahead:  # completed but not retired: the agent's state already includes these
             self.is_known_at_begin = False
             self._folds = dict.fromkeys(ahead, _SeenFold(tuple(ahead), ahead[-1], agent.state))
 
     def after(self, step: Step) -> bool:
-        """Take what a record did; True when the turn that was asked for has retired."""
+        """Take a step; return True when the wanted turn has retired."""
         if step.lane is None or step.lane.name != self._lane:
             return False
         if isinstance(step.record, records.Completed):

@@ -1,4 +1,4 @@
-"""Following a run that a broker writes to: the records that came after a number, each time they are asked for."""
+"""Following a run that a broker writes to: each read returns the records added since the last one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Tail:
         self._chain = chain
 
     def read(self) -> Iterator[tuple[int, Record]]:
-        """Yield the records that are new; none if there are none.
+        """Yield the records added since the last call.
 
-        Raises `JournalError` if they do not follow from those before, or the journal was replaced or compacted.
+        Raises `JournalError` if they do not follow from those before: the journal was replaced or compacted.
         """
         while entries := entries_beside_a_writer(self._journal, self._number + 1, _BATCH):
             for number, body, chain, _ in entries:

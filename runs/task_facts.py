@@ -1,7 +1,7 @@
-"""What is known of a task as plain values, for programs. PURE.
+"""The facts of a task as plain values, for programs. PURE.
 
-The names are part of the command line's contract: docs/INSPECT.md lists them, and they only grow. Digests are under
-names with `digest` in them, so that they become hex; payloads and results are whole.
+The names are part of the command line's contract: docs/INSPECT.md lists them, and none is removed. Digests have names
+with `digest` in them, which makes them hex in the output; payloads and results are complete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rota.runs.traces import Trace, waiting_timers
 
 
 def task_facts(trace: Trace) -> dict[str, Any]:
-    """Return everything about one task."""
+    """Return the facts of one task."""
     return {
         "seq": trace.seq,
         "lane": trace.lane,
@@ -52,7 +52,7 @@ def task_facts(trace: Trace) -> dict[str, Any]:
 
 
 def family_facts(family: Family) -> dict[str, Any]:
-    """Return everything about a task, with its ancestors, its children's outcomes and its worker."""
+    """Return the facts of a task, its ancestors, its children's outcomes and its worker."""
     facts = task_facts(family.trace)
     facts["children"] = [
         {**child._asdict(), "outcome": family.below[child.turn].mark if child.turn in family.below else None}
@@ -74,7 +74,7 @@ def life_facts(trace: Trace) -> dict[str, Any]:
 
 
 def tree_facts(family: Family) -> Iterator[dict[str, Any]]:
-    """Yield the nodes of a tree: those above from the top, at negative depths, then those below by turn."""
+    """Yield the nodes of a tree: ancestors from the top, at negative depths, then descendants by turn."""
     chain = family.root.chain
     for above in range(len(chain), 0, -1):
         ancestor = chain[above - 1]
@@ -92,7 +92,7 @@ def tree_facts(family: Family) -> Iterator[dict[str, Any]]:
 
 
 def agent_state_facts(found: AgentState) -> dict[str, Any]:
-    """Return an agent's state, its bytes with it."""
+    """Return the facts of an agent's state, its bytes included."""
     left_by = found.left_by
     return {
         "lane": found.lane,
@@ -109,7 +109,7 @@ def agent_state_facts(found: AgentState) -> dict[str, Any]:
 
 
 def node_facts(trace: Trace, depth: int) -> dict[str, Any]:
-    """Return one node of a tree; `depth` counts from the task that was asked for."""
+    """Return one node of a tree; `depth` counts from the queried task."""
     return {
         "seq": trace.seq,
         "turn": trace.turn,

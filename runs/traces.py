@@ -1,11 +1,10 @@
-"""What the journal says of single tasks: traces of those that somebody asks for. PURE.
+"""Traces: what the journal says about the queried tasks. PURE.
 
-A `Tracer` takes the steps of a walk (walk.py) and keeps what it is asked for and nothing else, so that one task of a
-million costs no more memory than one of ten. What neither a record nor its effects say (attempts, who waited for a
-result) is not guessed here.
+A `Tracer` takes the steps of a walk (walk.py) and keeps only the tasks that it was asked for, so its memory does not
+grow with the journal. What no record tells (attempts, who waited for a result) is not guessed.
 
-A journal that was compacted begins with a world that has tasks already; of those a trace has no stamp (`stamped` is
-None). When `Task` or `Notes` in broker/ change, this file does.
+A compacted journal begins with a world that has tasks already; their traces have no stamp (`stamped` is None). When
+`Task` or `Notes` in broker/ change, this file changes too.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from rota.runs.walk import Step
 
 
 class Completion(NamedTuple):
-    """The record that brought an outcome: who computed it, when it was taken, and in which company it was computed."""
+    """The record that holds an outcome: which worker computed it, when it was accepted, and with which other tasks."""
 
     number: int
     now_ms: int
@@ -32,11 +31,11 @@ class Completion(NamedTuple):
     elapsed_us: int  # of the whole assignment
     fingerprint: int
     tasks: int  # of the whole assignment
-    fold: tuple[int, ...]  # the turns that were computed in one go
+    fold: tuple[int, ...]  # the turns of the fold
 
 
 class Decision(NamedTuple):
-    """A cancel or a verdict that caught the task."""
+    """A cancel or verdict that ended the task."""
 
     number: int
     now_ms: int
@@ -44,9 +43,9 @@ class Decision(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """What became of one emit, reply or fired timer: the task that was stamped for it."""
+    """The task that was stamped for one emit, reply or fired timer."""
 
-    emit: int  # its place among the emits; a reply comes after the last
+    emit: int  # its index among the emits; a reply comes after the last
     seq: int
     turn: int
     target: str
@@ -55,8 +54,8 @@ class Stamp(NamedTuple):
 
 @dataclass(slots=True)
 class Trace:
-    """One task, as far as the journal has told of it. Record numbers and positions are None for what has not happened,
-    or happened before the records that are kept.
+    """One task, as far as the records say. Record numbers and positions are None for what has not happened, or happened
+    before the first kept record.
     """
 
     lane: str
@@ -71,20 +70,20 @@ class Trace:
     tensors: tuple[TensorRef, ...]
     parent: tuple[int, int] | None
     reply_to: ReplyTo | None
-    depth: int = 0  # how far below a task that was asked for
+    depth: int = 0  # how far below a queried task
     stamped: int | None = None
     stamped_at: int | None = None
     retry_of: int | None = None
     retried_as: list[int] = field(default_factory=list)
     issued: int | None = None
     issued_at: int | None = None
-    place: int | None = None  # in the line when it joined; only where the line decides the order
+    place: int | None = None  # in the line when it joined; only where lines decide the order
     code: Code | None = None
     emits_max: int = 0
     entropy: bytes = b""
     decision: Decision | None = None
     completion: Completion | None = None
-    completed: int | None = None  # the record with which its outcome became final
+    completed: int | None = None  # the record that made its outcome final
     outcome: Outcome | None = None
     provenance: Provenance | None = None
     state_before: bytes | None = None
@@ -93,28 +92,28 @@ class Trace:
     retired_at: int | None = None
     digest: bytes | None = None
     children: list[Stamp] = field(default_factory=list)
-    bound: bool = False  # issued: `code` None then says that its name was not deployed
+    bound: bool = False  # issued; `code` None then means that its name was not deployed
 
     @property
     def stage(self) -> str:
-        """Where it is: waiting, issued, completed or retired."""
+        """Its stage: waiting, issued, completed or retired."""
         if self.retired_at is not None:
             return "retired"
         return "completed" if self.outcome is not None else "issued" if self.bound else "waiting"
 
     @property
     def mark(self) -> str:
-        """Its outcome in a word: ok, the kind of its failure, or where it is."""
+        """Its outcome in a word: ok or the kind of its failure; its stage if it has none."""
         if self.outcome is None:
             return self.stage
         return self.outcome.kind if type(self.outcome) is Failed else "ok"
 
 
 class Tracer:
-    """Keeps traces of the tasks that were asked for, and of what came from them down to a depth.
+    """Keeps traces of the queried tasks and of their descendants down to a depth.
 
-    Ask by seq or by address (in one lane). With `forget_retired` a trace is handed over by `after` when its task has
-    retired, and not kept.
+    Query by seq or by address (in one lane). With `forget_retired`, `after` returns a trace when its task has retired
+    and drops it.
     """
 
     def __init__(
@@ -139,7 +138,7 @@ class Tracer:
         self._forget_retired = forget_retired
 
     def begin(self, world: World) -> None:
-        """Look at what is there before the first record that is kept."""
+        """Take the world before the first kept record."""
         for lane in world.lanes.values():
             for task in lane.line():
                 trace = self._wanted(task.run, task.index)
@@ -151,7 +150,7 @@ class Tracer:
                     self._wanted(run, index)
 
     def after(self, step: Step) -> list[Trace]:
-        """Take what a record did; return the traces whose tasks have retired by it, in that order."""
+        """Take a step; return the traces of the tasks that retired in it, in that order."""
         notes, lane = step.notes, step.lane
         if lane is None:
             return []
@@ -176,14 +175,14 @@ class Tracer:
         ]
 
     def end(self, world: World) -> None:
-        """Complete what only the end can tell: the places of those that are still in the line."""
+        """Fill in what is known only at the end: the places of tasks still in the line."""
         for lane in world.lanes.values():
             for place, task in enumerate(lane.line(), 1):
                 trace = self.traces.get((lane.name, task.turn))
                 if trace is not None and trace.issued_at is not None and lane.settings.policy == "derived":
                     trace.place = lane.retired + place - trace.issued_at
 
-    # --- one kind of news each ----------------------------------------------------------------------------------
+    # --- one kind of change each --------------------------------------------------------------------------------
 
     def _take_record(self, step: Step, lane: Lane) -> None:
         record = step.record
@@ -197,7 +196,7 @@ class Tracer:
                         trace.state_before = state
                         head = (step.number, record.now_ms, record.worker, record.elapsed_us, record.fingerprint)
                         trace.completion = Completion(*head, tasks, fold.turns)
-                        trace.entropy = entropy(lane.seed, turn)  # of the seed when it was executed
+                        trace.entropy = entropy(lane.seed, turn)  # from the seed in force when it was executed
                     if type(outcome) is Done and outcome.state_digest is not None:
                         state = outcome.state_digest
         elif isinstance(record, records.Cancelled | records.Verdict):
@@ -226,14 +225,14 @@ class Tracer:
                 trace.stamped, trace.stamped_at, trace.retry_of = step.number, position, retry_of
 
     def _may_hold(self, run: Run) -> bool:
-        """Tell quickly that none of a run's tasks is asked for."""
+        """Return False if a cheap check shows that none of a run's tasks is queried."""
         if self._seqs:
             last = run.first_seq + len(run.payloads)
             return any(run.first_seq <= seq < last for seq in self._seqs)
         return self._address is not None and (type(run.targets) is not str or run.targets == self._address)
 
     def _wanted(self, run: Run, index: int, parent: Trace | None = None) -> Trace | None:
-        """Begin a trace if the task is asked for, or comes from one that is."""
+        """Begin a trace if the task is queried or descends from one that is."""
         if self._lane is not None and run.lane != self._lane:
             return None
         seq, target = run.first_seq + index, run.target(index)
@@ -285,7 +284,7 @@ class Tracer:
 
 
 def waiting_timers(trace: Trace) -> list[int]:
-    """Return the places of the emits of a retired task that are timers which have not fired."""
+    """Return the indexes of a retired task's emits that are timers and have not fired."""
     if type(trace.outcome) is not Done or trace.retired_at is None:
         return []
     fired = {child.emit: child for child in trace.children}

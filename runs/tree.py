@@ -1,9 +1,9 @@
-"""Who came from whom, for all tasks of a run at once, in a few bytes each. PURE.
+"""The parents of all tasks of a run, in a few bytes each. PURE.
 
-Going down from a task is easy while a journal is read: what it emits comes later. Going up is not, since nobody knows
-beforehand which tasks will be asked for. So every run of tasks leaves one row of numbers here, about 50 bytes, and no
-payload. What a row does not say follows from its child: a task's sender is the target of its parent, and only a failed
-parent has a child of kind `failure`.
+Descendants are easily found while a journal is read, since they come later. Ancestors are not: they have passed before
+it is known which tasks are wanted. So every run of tasks leaves one row of numbers here, about 50 bytes, without
+payload. The rest follows from the child: a task's sender is the target of its parent, and only a failed parent has a
+child of kind `failure`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NONE: Final = 0
 
 
 class Ancestor(NamedTuple):
-    """A task above another one, as its rows and its child tell of it."""
+    """A task above another one, as far as its row and its child tell."""
 
     seq: int
     turn: int
@@ -32,11 +32,11 @@ class Ancestor(NamedTuple):
     sender: str | None
     ok: bool
     parent_turn: int | None
-    record: int | None  # that stamped it; None: one before those that are kept
+    record: int | None  # that stamped it; None: before the first kept record
 
 
 class RootInput(NamedTuple):
-    """The input that a task descends from, or that itself is spoken of. None is what a record of its kind has not."""
+    """The input that a task descends from. Fields are None where a record of its kind has none."""
 
     record: int
     kind: str
@@ -47,14 +47,14 @@ class RootInput(NamedTuple):
 
 
 class Root(NamedTuple):
-    """How far the chain of parents goes. `record`: the input at its top; None: not among the records that are kept."""
+    """The chain of parents. `record`: the input at its top; None: it is not among the kept records."""
 
     record: int | None
     chain: tuple[Ancestor, ...]  # nearest first
 
 
 class Ancestry:
-    """A row for each run that was stamped."""
+    """One row for each stamped run."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, _Rows] = {}
@@ -62,7 +62,7 @@ class Ancestry:
         self._names: list[str] = [""]
 
     def begin(self, world: World) -> None:
-        """Take the runs that are there before the first record that is kept."""
+        """Take the runs that exist before the first kept record."""
         for lane in world.lanes.values():
             runs = [*lane.waiting_runs(), *[task.run for task in lane.line()]]
             unique = {run.first_turn: run for run in runs}
@@ -125,7 +125,7 @@ class Ancestry:
 
 
 def root_input(number: int, record: records.Record) -> RootInput:
-    """Return what is to be said of the input that tasks came from."""
+    """Return the description of an input that stamped tasks."""
     origin: records.Origin | None = getattr(record, "origin", None)
     producer, request = (None, None) if origin is None or not origin.producer else origin[:2]
     now_ms, retry_of = getattr(record, "now_ms", None), getattr(record, "retry_of", None)

@@ -1,8 +1,8 @@
-"""The one walk over a journal: each record, what it did, and what it means for its lane alone. PURE.
+"""The one walk over a journal: each record, its effects, and the input as its lane alone has it. PURE.
 
-Whoever reads a run walks here: log, traces, states, tree, diff, damage, and all of proof/. Records are applied with
-`World.apply`, as the broker does: outcomes as they were written, digests as they follow from them. A journal that was
-compacted begins with the world of its snapshot.
+Everything that reads a run uses it: log, traces, states, tree, diff, damage, and all of proof/. Records are applied
+with `World.apply`, as the broker does: outcomes are taken as written, digests computed from them. A compacted journal
+begins with the world of its snapshot.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Progress = Callable[[int], None]
 
 
 class Kept(Protocol):
-    """What is read: the records that a run still has, after the world as it was before them."""
+    """What a walk reads: the kept records of a run, and the world before the first of them."""
 
     name: str
 
@@ -38,48 +38,48 @@ class Kept(Protocol):
 
 
 class FoundState(NamedTuple):
-    """The state of an agent as a fold found it."""
+    """The state of an agent before a fold."""
 
     state: bytes | None
     digest: bytes | None
 
 
 class Step(NamedTuple):
-    """A record that took effect."""
+    """A record that was applied."""
 
     number: int
     record: records.Record
-    lane: Lane | None  # that the record is of, as it is now
+    lane: Lane | None  # of the record, as it is now
     position: int  # how many tasks the lane had retired before
     notes: Notes
-    lane_input: Input | None = None  # an input as its lane alone has it: with turns for seqs
+    lane_input: Input | None = None  # the input with turns for seqs (lane_record.py)
     named_target: str | None = None  # the address of the task that the input names
     found: tuple[FoundState, ...] = ()  # of a completion, for each of its folds
 
     def retired(self, lane: str) -> list[Task]:
-        """Return the tasks of a lane that retired; one record moves one lane."""
+        """Return the tasks of a lane that retired; a record affects one lane."""
         return self.notes.retired if self.lane is not None and self.lane.name == lane else []
 
 
 class Walk:
-    """A run's journal being walked over; `world` stands after the step that `steps` yielded last."""
+    """A walk over a run's journal; `world` is the world after the step that `steps` yielded last."""
 
     def __init__(self, kept: Kept) -> None:
         self.world = kept.begin()
         self.first = 0  # the number of the first record
-        self.number = 0  # of the newest one, also where it does not fit
+        self.number = 0  # of the newest record, even if it could not be applied
         self._kept = kept
         self._begins = {name: (lane.retired, lane.digest) for name, lane in self.world.lanes.items()}
         self._lane_worlds: dict[str, World] = {}
         self._workers: list[tuple[str, tuple[tuple[str, str], ...]]] = []
 
     def steps(self, numbered: Numbered | None = None, progress: Progress | None = None) -> Iterator[Step]:
-        """Apply these records, by default those of the run, and yield what each did.
+        """Apply these records, by default those of the run, and yield a step for each.
 
-        Raises `JournalError`, with the number of the record, where the journal breaks off.
+        Raises `JournalError` with the number of the record at which the journal breaks off.
         """
         world = self.world
-        world.results = Results(0, 0)  # nobody asks for one
+        world.results = Results(0, 0)  # results are not needed here
         for number, record in self._kept.records() if numbered is None else numbered:
             self.first = self.first or number
             self.number = number
@@ -111,7 +111,7 @@ class Walk:
         return self._begins.get(lane, (0, ZERO_DIGEST))
 
     def lane_world(self, lane: str) -> World | None:
-        """Return a world that holds one lane as it was before the first kept record; None: it was not open yet."""
+        """Return a world with one lane as it was before the first kept record; None if it was not open yet."""
         if lane not in self._begins:
             return None
         if lane not in self._lane_worlds:
@@ -126,9 +126,9 @@ class Walk:
 
 
 def retire_order(kept: Kept, lane: str, turn: int) -> list[int]:
-    """Return the turns of a lane in the order in which they retired, up to and with `turn` (0: none).
+    """Return the turns of a lane in retire order, up to and including `turn` (0: none).
 
-    Where records were cut, those that retired before are not among them.
+    Turns that retired before the first kept record are not included.
 
     Raises `UnknownLane`, or `UnknownTask` if the turn has not retired.
     """
@@ -159,18 +159,18 @@ def lane_of(world: World, lane: str) -> Lane:
 
 
 def record_at(kept: Kept, number: int) -> records.Record | None:
-    """Return a record by its number; None if it is not kept. What lies before it must be readable."""
+    """Return a record by its number; None if it is not kept. The records before it must be readable."""
     return next((record for found, record in kept.records() if found == number), None)
 
 
 def replaced(numbered: Numbered, changes: Mapping[int, records.Record]) -> Iterator[tuple[int, records.Record]]:
-    """Yield records with others in place of some of them."""
+    """Yield records with some of them replaced."""
     for number, record in numbered:
         yield number, changes.get(number, record)
 
 
 def follows(walk: Walk, numbered: Numbered) -> bool:
-    """Apply records, and tell whether all of them fit."""
+    """Apply records; return whether all of them could be applied."""
     try:
         for _ in walk.steps(numbered):
             pass
@@ -180,13 +180,13 @@ def follows(walk: Walk, numbered: Numbered) -> bool:
 
 
 def some_of(names: list[str], shown: int = NAMES_SHOWN) -> str:
-    """Return names in one line: the first few, and how many more there are."""
+    """Return the first few names in one line, and how many more there are."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def _found(lane: Lane, record: records.Completed) -> tuple[FoundState, ...]:
-    """Return what each fold of a completion found. An agent may have two folds in it: the second goes on."""
+    """Return the state before each fold of a completion. The second fold of an agent continues the first."""
     found: list[FoundState] = []
     left: dict[str, FoundState] = {}
     for fold in record.folds:

@@ -29,7 +29,7 @@ class Sample(NamedTuple):
 
     @property
     def asks_the_model(self) -> bool:
-        """Say whether the agent will ask the model about it, or name its type by itself."""
+        """Return whether the agent will ask the model about it, or name its type by itself."""
         return len(self.head.lstrip(_WHITESPACE)) >= _SHORT_BYTES
 
 

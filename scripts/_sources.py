@@ -49,7 +49,7 @@ def package_folders() -> list[str]:
 
 
 def is_pure(path: Path) -> bool:
-    """Tell whether the head of a Python file says PURE."""
+    """Return whether the head of a Python file says PURE."""
     head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     return head is not None and PURE_MARK in head.split()
 
@@ -87,7 +87,7 @@ def called(node: ast.AST) -> str:
 
 
 def _is_module(dotted: str) -> bool:
-    """Tell whether `rota.x.y` is a module of ours, and not a name inside one."""
+    """Return whether `rota.x.y` is a module of ours, and not a name inside one."""
     parts = dotted.split(".")
     path = REPOSITORY.joinpath(*parts[1:])
     return parts[0] == "rota" and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())

@@ -357,7 +357,7 @@ def _map_sealed(path: Path, ref: TensorRef, total: int) -> mmap.mmap:
 
 
 def _is_intact(path: Path, ref: TensorRef) -> bool:
-    """Say whether a file has the size and header of its tensor: what a torn or foreign file fails first."""
+    """Return whether a file has the size and header of its tensor: what a torn or foreign file fails first."""
     header, total = _expected(ref)
     try:
         with open(path, "rb") as file:
