@@ -1,7 +1,7 @@
 """Clients for producers: `Client` (blocking) and `AsyncClient` (asyncio). docs/CLIENT.md shows how to use them.
 
-Only names that producers need stand here. Those of the asyncio client are loaded at their first use: asyncio takes
-longer to import than everything else together.
+Only names that producers need are exported. Those of the asyncio client are loaded on first use, since importing
+asyncio takes longer than everything else together.
 """
 
 from typing import TYPE_CHECKING, Any

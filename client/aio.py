@@ -1,8 +1,8 @@
 """The asyncio client: the methods of `Client`, as coroutines and asynchronous iterators.
 
-One client serves any number of coroutines of one event loop; each waits for itself while the loop moves the frames of
-all. It needs a loop with `add_reader` (on Windows: `asyncio.SelectorEventLoop`). What the methods do and raise is
-told at their twins in `client.py`; a new method here is one there as well.
+One client serves any number of coroutines of one event loop; the loop moves the frames for all of them. It needs a loop
+with `add_reader` (on Windows: `asyncio.SelectorEventLoop`). client.py documents what each method does and raises; a new
+method must be added to both.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class AsyncClient:
     ) -> None:  # fmt: skip
         self._core = Core(where, producer, timeout_s=timeout_s, contact_s=contact_s, tensors=tensors, context=context)
         self._operations = Operations(self._core)
-        self._watched: dict[int, Socket] = {}  # by descriptor: what the loop reads for us
+        self._watched: dict[int, Socket] = {}  # by descriptor: the sockets watched by the loop
         self._waiting: dict[Key | None, dict[asyncio.Future[None], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def producer(self) -> str:
-        """The name under which this client's numbers are known to the broker."""
+        """The producer id: the broker knows this client's request numbers under it."""
         return self._core.session.producer
 
     # --- tasks ----------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class AsyncClient:
     async def submit_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[SubmitNames]
     ) -> AsyncBatch:
-        """Submit many tasks in as few messages as hold them. Each message is accepted all or none."""
+        """Submit many tasks in as few messages as possible. Each message is atomic."""
         flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return AsyncBatch(self, await self._run(flow))
 
@@ -83,7 +83,7 @@ class AsyncClient:
         return AsyncBatch(self, await self._run(flow))
 
     def map(self, target: str, payloads: Iterable[Any], **options: Unpack[MapNames]) -> AsyncIterator[Result]:
-        """Send every payload to `target` and give the results, in order or as they come."""
+        """Send every payload to `target` and yield the results, in order or as they arrive."""
         return self._stream(self._operations.map(target, payloads, MapOptions.of(options, MapNames)))
 
     async def result(self, seq: int | AsyncHandle, timeout_s: float | None = None) -> Result:
@@ -91,23 +91,23 @@ class AsyncClient:
         return (await self.outcome(seq, timeout_s)).raise_if_failed()
 
     async def outcome(self, seq: int | AsyncHandle, timeout_s: float | None = None) -> Result:
-        """Wait for the outcome of any task by its seq, a failure being one."""
+        """Wait for the outcome of any task by its seq; a failure is returned, not raised."""
         result = await self._run(self._operations.outcome(seq, timeout_s))
         assert isinstance(result, Result)
         return result
 
     def results(self, first_seq: int, count: int, timeout_s: float | None = None) -> AsyncIterator[Result]:
-        """Give the outcomes of `count` tasks from `first_seq` on, in order, failures as they are."""
+        """Yield the outcomes of `count` tasks from `first_seq` on, in order; failures are not raised."""
         return self._stream(self._operations.results(first_seq, count, timeout_s))
 
     def as_completed(
         self, tasks: AsyncBatch | Iterable[AsyncHandle | int], timeout_s: float | None = None
     ) -> AsyncIterator[Result]:
-        """Give the outcomes of tasks as they come, failures as they are."""
+        """Yield the outcomes of tasks as they arrive; failures are not raised."""
         return self._stream(self._operations.as_completed(tasks, timeout_s))
 
     async def cancel(self, seq: int | AsyncHandle) -> bool:
-        """Catch a task that has not completed, and say whether it was caught."""
+        """Cancel a task that has not completed; return whether it was cancelled."""
         return await self._run(self._operations.cancel(seq))
 
     async def retry(self, seq: int | AsyncHandle, **options: Unpack[RetryNames]) -> AsyncHandle:
@@ -116,7 +116,7 @@ class AsyncClient:
         return AsyncBatch(self, await self._run(flow)).handles[0]
 
     async def dead_drop(self, lane: str = "main", seqs: Iterable[int | AsyncHandle] = ()) -> int:
-        """Forget these dead tasks of a lane, or all of them, and return how many there were."""
+        """Drop these dead letters of a lane, or all of them; return how many there were."""
         return await self._run(self._operations.dead_drop(lane, seqs))
 
     # --- code and lanes -------------------------------------------------------------------------------
@@ -124,26 +124,26 @@ class AsyncClient:
     async def deploy(
         self, name: str, module: Path | str | bytes, kind: str = AGENT, **options: Unpack[DeployNames]
     ) -> dict[str, Any]:
-        """Bind `name` to a WASM module in a lane, from a file or from its bytes."""
+        """Bind `name` in a lane to a WASM module, given as a file or as bytes."""
         flow = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
         return await self._run(flow)
 
     async def deploy_model(self, name: str, digest: bytes, **options: Unpack[ModelNames]) -> dict[str, Any]:
-        """Bind `model:name` in a lane to a model of the model repository, by its digest."""
+        """Bind `model:name` in a lane to the model of the repository with this digest."""
         flow = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
         return await self._run(flow)
 
     async def open_lane(self, name: str, **options: Unpack[LaneNames]) -> dict[str, Any]:
-        """Open a lane. It starts with the names that are bound in the lane `deploys_from` now, or with none."""
+        """Open a lane. It starts with the current bindings of the lane `deploys_from`, or with none."""
         value: dict[str, Any] = await self._run(self._operations.open_lane(name, LaneOptions.named(options)))
         return value
 
     async def pause(self, lane: str = "main") -> None:
-        """Issue no more tasks of a lane, until it is released."""
+        """Issue no more tasks of a lane until it is released."""
         await self._run(self._operations.set_paused(lane, True))
 
     async def release(self, lane: str = "main") -> None:
-        """Let a paused lane go on."""
+        """Release a paused lane."""
         await self._run(self._operations.set_paused(lane, False))
 
     async def set_window(self, lane: str, window: int) -> None:
@@ -151,17 +151,17 @@ class AsyncClient:
         await self._run(self._operations.set_window(lane, window))
 
     async def drain(self, draining: bool = True) -> None:
-        """Have the broker take no more inputs from any producer, or take them again."""
+        """Make the broker refuse inputs of all producers, or accept them again."""
         await self._run(self._operations.drain(draining))
 
-    # --- questions ------------------------------------------------------------------------------------
+    # --- queries --------------------------------------------------------------------------------------
 
     async def query(self, what: str, **arguments: Any) -> Any:
-        """Ask the broker a read-only question; docs/PROTOCOL.md lists them with their arguments."""
+        """Run a read-only query; docs/PROTOCOL.md lists them with their arguments."""
         return await self._run(self._operations.query(what, arguments))
 
     async def status(self) -> dict[str, Any]:
-        """Return broker, journal, lanes and workers in numbers, and the `event` at which they are true."""
+        """Return the numbers of broker, journal, lanes and workers, and the `event` at which they are true."""
         return await self._run(self._operations.status())
 
     async def digest(self, lane: str = "main") -> dict[str, Any]:
@@ -173,20 +173,20 @@ class AsyncClient:
         self, lane: str = "main", *, timeout_s: float | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Wait until a lane has no task left that waits or runs, and return its numbers."""
+        """Wait until no task of a lane waits or runs, and return the lane's numbers."""
         return await self._run(self._operations.wait_idle(lane, timeout_s, progress))
 
     def events(self, topics: Iterable[str] = (), *, timeout_s: float | None = None) -> AsyncIterator[Event | Missed]:
-        """Give what happens from now on, of these topics or all; `Missed` tells of gaps."""
+        """Yield events from now on, of these topics or all; `Missed` marks a gap."""
         watch = self._operations.watch(topics, timeout_s)
         return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
 
     async def follow(
         self, topics: Iterable[str] = (), *, timeout_s: float | None = None
     ) -> tuple[dict[str, Any], AsyncIterator[Event | Missed]]:
-        """Return the status, and as `events` all that happens from there on: nothing in between is missed."""
+        """Return the status, and the events after it, without a gap in between."""
         watch = self._operations.watch(topics, timeout_s)
-        await self.status()  # or nobody is there
+        await self.status()  # raises if no broker answers
         socket = subscriber(self._core.context, self._core.endpoints().events, [""])
         try:
             await _live(socket, watch, self._operations.deadline())
@@ -200,7 +200,7 @@ class AsyncClient:
     # --- running flows --------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the connections. What is outstanding goes on at the broker."""
+        """Close the connections. Submitted tasks go on."""
         self._watch_sockets({})
         if self._timer is not None:
             self._timer.cancel()
@@ -234,11 +234,11 @@ class AsyncClient:
                     yield step
 
     async def _turn(self, turn: Turn) -> None:
-        """Send what is due, then wait until what the turn is about has arrived, or until the time has come."""
+        """Send what is due, then wait until the key of the turn has arrived or its time has come."""
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
         waiting = self._waiting.setdefault(turn.key, {})
-        waiting[woken] = None  # before the pump, which may wake us at once
+        waiting[woken] = None  # before `_pump`, which may wake it at once
         try:
             self._pump()
             delay_s = None if turn.until_ms is None else max(0, turn.until_ms - now_ms()) / 1000
@@ -249,10 +249,10 @@ class AsyncClient:
                 del self._waiting[turn.key]
 
     def _pump(self) -> None:
-        """Move frames, wake those whose news have come, and see to it that this is called again in time."""
+        """Move frames, wake the coroutines whose keys have arrived, and schedule the next call."""
         try:
             news = self._core.pump()
-        except RotaError as error:  # a new connection could not be made; as a callback, nobody would hear of it
+        except RotaError as error:  # a new connection failed; an exception in a callback would reach no caller
             self._core.end(error)
             news = [ALL]
         self._watch_sockets({link.descriptor: link.socket for link in self._core.links()})
@@ -262,7 +262,7 @@ class AsyncClient:
             self._timer.cancel()
         tick_ms = self._core.next_tick_ms()
         if any(link.has_input() for link in self._core.links()):
-            tick_ms = 0  # the descriptor tells of changes only: what came in while we sent would stay unseen
+            tick_ms = 0  # the descriptor is edge-triggered: input that came while sending would go unnoticed
         delay_s = None if tick_ms is None else max(0, tick_ms - now_ms()) / 1000
         self._timer = None if delay_s is None else loop.call_later(delay_s, self._pump)
 
@@ -285,14 +285,14 @@ class AsyncClient:
 
 
 async def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
-    """Wait until a subscription is in force. Raises `TimeoutError`."""
+    """Wait until a subscription is active. Raises `TimeoutError`."""
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     descriptor = descriptor_of(socket)
     loop.add_reader(descriptor, arrived.set)
     try:
         while not watch.is_live:
-            arrived.clear()  # the descriptor tells of changes only, so everything is read before it is waited for again
+            arrived.clear()  # the descriptor is edge-triggered, so everything is read before waiting again
             while has_input(socket):
                 watch.receive(socket.recv_multipart(zmq.NOBLOCK)[-1])
             if not watch.is_live:
@@ -310,7 +310,7 @@ async def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> Asy
         try:
             since_ms = now_ms()
             while True:
-                # The descriptor tells of changes only, so everything is read before it is waited for again.
+                # The descriptor is edge-triggered, so everything is read before waiting again.
                 arrived.clear()
                 while has_input(socket):
                     for event in watch.receive(socket.recv_multipart(zmq.NOBLOCK)[-1]):
@@ -326,7 +326,7 @@ async def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> Asy
 
 
 class AsyncHandle:
-    """A task that was submitted."""
+    """A submitted task."""
 
     def __init__(self, client: AsyncClient, seq: int) -> None:
         self.seq = seq
@@ -338,13 +338,13 @@ class AsyncHandle:
         return (await self.outcome(timeout_s)).raise_if_failed()
 
     async def outcome(self, timeout_s: float | None = None) -> Result:
-        """Wait for the outcome, a failure being one."""
+        """Wait for the outcome; a failure is returned, not raised."""
         if self._result is None:
             self._result = await self._client.outcome(self.seq, timeout_s)
         return self._result
 
     async def cancel(self) -> bool:
-        """Catch the task if it has not completed, and say whether it was caught."""
+        """Cancel the task if it has not completed; return whether it was cancelled."""
         return await self._client.cancel(self.seq)
 
     def __repr__(self) -> str:
@@ -352,7 +352,7 @@ class AsyncHandle:
 
 
 class AsyncBatch:
-    """Tasks that were submitted together, in the order of their payloads."""
+    """Tasks submitted together, in the order of their payloads."""
 
     def __init__(self, client: AsyncClient, ranges: Ranges) -> None:
         self.ranges = ranges
@@ -374,12 +374,12 @@ class AsyncBatch:
         return [outcome.raise_if_failed() for outcome in await self.outcomes(timeout_s)]
 
     async def outcomes(self, timeout_s: float | None = None) -> list[Result]:
-        """Wait for all outcomes, failures being some."""
+        """Wait for all outcomes; failures are returned, not raised."""
         stream = self._client._stream(self._client._operations.outcomes(self.ranges, timeout_s))
         return [outcome async for outcome in stream]
 
     def as_completed(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
-        """Give the outcomes as they come, failures as they are."""
+        """Yield the outcomes as they arrive; failures are not raised."""
         return self._client.as_completed(self, timeout_s)
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
 """The blocking client: `with Client(".rota") as client: client.submit("echo", b"hello").result()`.
 
 A client belongs to the thread that made it and has no thread of its own: frames move while a call waits. So results
-that nobody waits for stay with the broker, and whoever was away for long asks for them again by itself. What each
-operation does is in `operations.py` and `flows.py`; here they are run. A new method here is one in `aio.py` as well.
+that no call waits for stay with the broker, and a client that was idle for long asks for them again by itself. The
+operations are in operations.py and flows.py; here they are run. A new method must be added to aio.py too.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from rota.host.sockets import Socket, subscriber
 
 T = TypeVar("T")
 
-_POLL_MS_MAX: Final = 3_600_000  # a C int holds no deadline that never comes; the flow sees that it has not passed
+_POLL_MS_MAX: Final = 3_600_000  # a C int cannot hold a deadline that never comes; the flow waits again
 
 
 class Client:
-    """A producer: pushes tasks, gets results, asks questions. Use it in a `with` block.
+    """A producer: submits tasks, gets results, runs queries. Use it in a `with` block.
 
-    `where` is the run folder, or the address that the broker was given with --bind. `producer` is a name of your own
-    if you want to repeat a submit safely in a later process: the same producer and `number` with the same content is
-    one submit. `timeout_s` bounds every wait for an answer or for the next outcome, unless a call brings its own;
-    `contact_s` the wait for the first sign of a broker. `math.inf` waits as long as it takes.
+    `where` is the run folder, or the broker's address given with --bind. Choose a `producer` id to repeat a submit
+    safely in a later process: the same producer and `number` with the same content is one submit. `timeout_s` bounds
+    every wait for an answer or for the next outcome, unless a call has its own; `contact_s` bounds the wait for the
+    first answer of a broker. `math.inf` means no timeout.
     """
 
     def __init__(
@@ -63,23 +63,23 @@ class Client:
 
     @property
     def producer(self) -> str:
-        """The name under which this client's numbers are known to the broker."""
+        """The producer id: the broker knows this client's request numbers under it."""
         return self._core.session.producer
 
     # --- tasks ----------------------------------------------------------------------------------------
 
     def submit(self, target: str, payload: Any = b"", **options: Unpack[SubmitNames]) -> Handle:
-        """Submit one task; when this returns it is durable. For the options see `SubmitOptions`."""
+        """Submit one task; when this returns, it is durable. For the options see `SubmitOptions`."""
         flow = self._operations.submit(target, payload, SubmitOptions.of(options, SubmitNames))
         return Batch(self, self._run(flow))[0]
 
     def submit_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[SubmitNames]
     ) -> Batch:
-        """Submit many tasks in as few messages as hold them, mostly one. Each message is accepted all or none.
+        """Submit many tasks in as few messages as possible, usually one. Each message is atomic.
 
         With a `number`, the messages take that one and the next ones. If a message is refused, the error's field
-        `accepted` tells the [first seq, count] of those before it.
+        `accepted` has the [first seq, count] of those before it.
         """
         flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return Batch(self, self._run(flow))
@@ -90,35 +90,35 @@ class Client:
         return Batch(self, self._run(flow))
 
     def map(self, target: str, payloads: Iterable[Any], **options: Unpack[MapNames]) -> Iterator[Result]:
-        """Send every payload to `target` and give the results, in order or as they come; payloads may be endless.
+        """Send every payload to `target` and yield the results, in order or as they arrive; payloads may be endless.
 
-        A failed task raises `TaskFailed`, or is given as it is with `return_failures`. See `MapOptions`.
+        A failed task raises `TaskFailed`, or is yielded with `return_failures`. See `MapOptions`.
         """
         return self._stream(self._operations.map(target, payloads, MapOptions.of(options, MapNames)))
 
     def result(self, seq: int | Handle, timeout_s: float | None = None) -> Result:
-        """Wait for the result of any task by its seq, the client's `timeout_s` if not told how long.
+        """Wait for the result of any task by its seq; the default timeout is the client's.
 
         Raises `TaskFailed`, `TimeoutError`, `Expired`, `UnknownTask`.
         """
         return self.outcome(seq, timeout_s).raise_if_failed()
 
     def outcome(self, seq: int | Handle, timeout_s: float | None = None) -> Result:
-        """Wait for the outcome of any task by its seq, a failure being one."""
+        """Wait for the outcome of any task by its seq; a failure is returned, not raised."""
         result = self._run(self._operations.outcome(seq, timeout_s))
         assert isinstance(result, Result)
         return result
 
     def results(self, first_seq: int, count: int, timeout_s: float | None = None) -> Iterator[Result]:
-        """Give the outcomes of `count` tasks from `first_seq` on, in order, failures as they are."""
+        """Yield the outcomes of `count` tasks from `first_seq` on, in order; failures are not raised."""
         return self._stream(self._operations.results(first_seq, count, timeout_s))
 
     def as_completed(self, tasks: Batch | Iterable[Handle | int], timeout_s: float | None = None) -> Iterator[Result]:
-        """Give the outcomes of tasks as they come, failures as they are."""
+        """Yield the outcomes of tasks as they arrive; failures are not raised."""
         return self._stream(self._operations.as_completed(tasks, timeout_s))
 
     def cancel(self, seq: int | Handle) -> bool:
-        """Catch a task that has not completed, and say whether it was caught."""
+        """Cancel a task that has not completed; return whether it was cancelled."""
         return self._run(self._operations.cancel(seq))
 
     def retry(self, seq: int | Handle, **options: Unpack[RetryNames]) -> Handle:
@@ -127,7 +127,7 @@ class Client:
         return Batch(self, self._run(flow))[0]
 
     def dead_drop(self, lane: str = "main", seqs: Iterable[int | Handle] = ()) -> int:
-        """Forget these dead tasks of a lane, or all of them, and return how many there were."""
+        """Drop these dead letters of a lane, or all of them; return how many there were."""
         return self._run(self._operations.dead_drop(lane, seqs))
 
     # --- code and lanes -------------------------------------------------------------------------------
@@ -135,30 +135,30 @@ class Client:
     def deploy(
         self, name: str, module: Path | str | bytes, kind: str = AGENT, **options: Unpack[DeployNames]
     ) -> dict[str, Any]:
-        """Bind `name` to a WASM module in a lane, from a file or from its bytes.
+        """Bind `name` in a lane to a WASM module, given as a file or as bytes.
 
-        With `check` a worker compiles it first, and what it finds is returned or raised as `CodeError`. See
+        With `check` a worker compiles it first; its findings are returned, or raised as `CodeError`. See
         `DeployOptions`.
         """
         flow = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
         return self._run(flow)
 
     def deploy_model(self, name: str, digest: bytes, **options: Unpack[ModelNames]) -> dict[str, Any]:
-        """Bind `model:name` in a lane to a model of the model repository, by its digest."""
+        """Bind `model:name` in a lane to the model of the repository with this digest."""
         flow = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
         return self._run(flow)
 
     def open_lane(self, name: str, **options: Unpack[LaneNames]) -> dict[str, Any]:
-        """Open a lane. It starts with the names that are bound in the lane `deploys_from` now, or with none."""
+        """Open a lane. It starts with the current bindings of the lane `deploys_from`, or with none."""
         value: dict[str, Any] = self._run(self._operations.open_lane(name, LaneOptions.named(options)))
         return value
 
     def pause(self, lane: str = "main") -> None:
-        """Issue no more tasks of a lane, until it is released."""
+        """Issue no more tasks of a lane until it is released."""
         self._run(self._operations.set_paused(lane, True))
 
     def release(self, lane: str = "main") -> None:
-        """Let a paused lane go on."""
+        """Release a paused lane."""
         self._run(self._operations.set_paused(lane, False))
 
     def set_window(self, lane: str, window: int) -> None:
@@ -166,17 +166,17 @@ class Client:
         self._run(self._operations.set_window(lane, window))
 
     def drain(self, draining: bool = True) -> None:
-        """Have the broker take no more inputs from any producer, or take them again."""
+        """Make the broker refuse inputs of all producers, or accept them again."""
         self._run(self._operations.drain(draining))
 
-    # --- questions ------------------------------------------------------------------------------------
+    # --- queries --------------------------------------------------------------------------------------
 
     def query(self, what: str, **arguments: Any) -> Any:
-        """Ask the broker a read-only question; docs/PROTOCOL.md lists them with their arguments."""
+        """Run a read-only query; docs/PROTOCOL.md lists them with their arguments."""
         return self._run(self._operations.query(what, arguments))
 
     def status(self) -> dict[str, Any]:
-        """Return broker, journal, lanes and workers in numbers, and the `event` at which they are true."""
+        """Return the numbers of broker, journal, lanes and workers, and the `event` at which they are true."""
         return self._run(self._operations.status())
 
     def digest(self, lane: str = "main") -> dict[str, Any]:
@@ -188,29 +188,29 @@ class Client:
         self, lane: str = "main", *, timeout_s: float | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Wait until a lane has no task left that waits or runs, however long that takes unless told otherwise.
+        """Wait until no task of a lane waits or runs; by default there is no timeout.
 
-        Returns the lane's numbers; `progress` gets them at each look.
+        Returns the lane's numbers; `progress` gets them at each poll.
         """
         return self._run(self._operations.wait_idle(lane, timeout_s, progress))
 
     def events(self, topics: Iterable[str] = (), *, timeout_s: float | None = None) -> Iterator[Event | Missed]:
-        """Give what happens from now on, of these topics or all; `Missed` tells of gaps.
+        """Yield events from now on, of these topics or all; `Missed` marks a gap.
 
         Ends when there was none for `timeout_s`.
         """
         self._check_thread()
         watch = self._operations.watch(topics, timeout_s)
-        # Subscribed here and not at the first `next`: what is done in between is seen.
+        # Subscribe here and not at the first `next`, so that no event in between is missed.
         return _watched(subscriber(self._core.context, self._core.endpoints().events, [""]), watch, timeout_s)
 
     def follow(
         self, topics: Iterable[str] = (), *, timeout_s: float | None = None
     ) -> tuple[dict[str, Any], Iterator[Event | Missed]]:
-        """Return the status, and as `events` all that happens from there on: nothing in between is missed."""
+        """Return the status, and the events after it, without a gap in between."""
         self._check_thread()
         watch = self._operations.watch(topics, timeout_s)
-        self.status()  # or nobody is there
+        self.status()  # raises if no broker answers
         socket = subscriber(self._core.context, self._core.endpoints().events, [""])
         try:
             _live(socket, watch, self._operations.deadline())
@@ -224,7 +224,7 @@ class Client:
     # --- running flows --------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connections. What is outstanding goes on at the broker."""
+        """Close the connections. Submitted tasks go on."""
         self._core.close()
 
     def __enter__(self) -> Client:
@@ -256,7 +256,7 @@ class Client:
                     yield step
 
     def _turn(self, turn: Turn) -> None:
-        """Move frames until something arrived, or until the time has come."""
+        """Move frames until something has arrived or the time has come."""
         core = self._core
         if core.pump():
             return
@@ -273,7 +273,7 @@ class Client:
 
 
 def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
-    """Wait until a subscription is in force."""
+    """Wait until a subscription is active."""
     while not watch.is_live:
         if socket.poll(max(0, min(until_ms - now_ms(), _POLL_MS_MAX))):
             watch.receive(socket.recv_multipart()[-1])
@@ -295,7 +295,7 @@ def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> Iterator[
 
 
 class Handle:
-    """A task that was submitted."""
+    """A submitted task."""
 
     def __init__(self, client: Client, seq: int) -> None:
         self.seq = seq
@@ -307,13 +307,13 @@ class Handle:
         return self.outcome(timeout_s).raise_if_failed()
 
     def outcome(self, timeout_s: float | None = None) -> Result:
-        """Wait for the outcome, a failure being one."""
+        """Wait for the outcome; a failure is returned, not raised."""
         if self._result is None:
             self._result = self._client.outcome(self.seq, timeout_s)
         return self._result
 
     def cancel(self) -> bool:
-        """Catch the task if it has not completed, and say whether it was caught."""
+        """Cancel the task if it has not completed; return whether it was cancelled."""
         return self._client.cancel(self.seq)
 
     def __repr__(self) -> str:
@@ -321,7 +321,7 @@ class Handle:
 
 
 class Batch(Sequence[Handle]):
-    """Tasks that were submitted together, in the order of their payloads."""
+    """Tasks submitted together, in the order of their payloads."""
 
     def __init__(self, client: Client, ranges: Ranges) -> None:
         self.ranges = ranges
@@ -338,11 +338,11 @@ class Batch(Sequence[Handle]):
         return [outcome.raise_if_failed() for outcome in self.outcomes(timeout_s)]
 
     def outcomes(self, timeout_s: float | None = None) -> list[Result]:
-        """Wait for all outcomes, failures being some."""
+        """Wait for all outcomes; failures are returned, not raised."""
         return list(self._client._stream(self._client._operations.outcomes(self.ranges, timeout_s)))
 
     def as_completed(self, timeout_s: float | None = None) -> Iterator[Result]:
-        """Give the outcomes as they come, failures as they are."""
+        """Yield the outcomes as they arrive; failures are not raised."""
         return self._client.as_completed(self, timeout_s)
 
     def __len__(self) -> int:
@@ -364,7 +364,7 @@ class Batch(Sequence[Handle]):
 
 
 def seq_at(ranges: Ranges, index: int, length: int) -> int:
-    """Return the seq of the task at an index, counted from the end if it is negative."""
+    """Return the seq of the task at an index; a negative one counts from the end."""
     left = index + length if index < 0 else index
     if not 0 <= left < length:
         raise IndexError(index)

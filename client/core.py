@@ -1,7 +1,7 @@
-"""What both clients are made of: the state machines, their links, the flows, and where the broker is.
+"""The common part of both clients: the state machines, their links, the flows, and the broker's address.
 
-A core belongs to one thread. It builds clock, chance, ids and sockets for the PURE files beside it and never waits:
-`client.py` and `aio.py` wait, each in its way, and call `pump` when something can have happened.
+A core belongs to one thread. It supplies clock, random numbers, ids and sockets to the PURE files of this package, and
+never waits: client.py and aio.py do the waiting, and call `pump` when something can have happened.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ None: ROTA_BIND or ROTA_DIR of the environment, else `.rota` here."""
 
 
 class Core:
-    """The insides of one client."""
+    """The core of one client."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Core:
         self._where = where
         self.timeout_ms = milliseconds(seconds("timeout_s", timeout_s))
         contact_ms = self.timeout_ms if contact_s is None else milliseconds(seconds("contact_s", contact_s, zero=True))
-        # A producer whose id is made up has used no number yet. One with a name may have: the clock is past them all.
+        # A generated producer id has used no number yet. A given one may have; the clock is greater than all of them.
         first_number = 1 if producer is None else time.time_ns() // 1000
         self.session = Session(producer or f"producer-{secrets.token_hex(8)}", first_number)
         self.questions = Questions()
@@ -83,7 +83,7 @@ class Core:
         self._query: Link | None = None
 
     def endpoints(self) -> Endpoints:
-        """Return where the broker is now."""
+        """Return the current addresses of the broker."""
         if isinstance(self._where, Endpoints):
             return self._where
         if isinstance(self._where, str) and "://" in self._where:
@@ -91,7 +91,7 @@ class Core:
         return Endpoints.of(Path(self._where))
 
     def pump(self) -> list[Key]:
-        """Move frames on every connection that is needed; return what has arrived."""
+        """Move frames on every needed connection; return what has arrived."""
         if self._frontend is None and self.session.is_busy:
             self._frontend = Link(self.context, lambda: self.endpoints().frontend, self.session)
         if self._query is None and self.questions.is_busy:
@@ -101,7 +101,7 @@ class Core:
         return self.session.take_news() + self.questions.take_news()
 
     def end(self, error: RotaError) -> None:
-        """Give everybody who waits or asks this error from now on."""
+        """Make all current and later waits and requests raise this error."""
         self.session.end(error)
         self.questions.end(error)
 
@@ -112,7 +112,7 @@ class Core:
                 yield link
 
     def next_tick_ms(self) -> int | None:
-        """Return when to pump again though nothing arrives."""
+        """Return when to pump again even if nothing arrives."""
         times = [link.next_tick_ms() for link in self.links()]
         return min((one for one in times if one is not None), default=None)
 
@@ -144,10 +144,10 @@ class Core:
 
 
 def milliseconds(time_s: float) -> int:
-    """Return a time in whole milliseconds; `math.inf` is one that never passes."""
+    """Return a time in whole milliseconds; `math.inf` becomes a time that never comes."""
     return int(min(time_s * 1000, _FOREVER_MS))
 
 
 def now_ms() -> int:
-    """Return the steady clock that all waiting is measured with."""
+    """Return the monotonic clock used for all waits."""
     return time.monotonic_ns() // 1_000_000

@@ -1,11 +1,11 @@
-"""What a client does, told once for both shells: every operation is a generator that waits by yielding. PURE.
+"""The operations of a client, shared by both shells: generators that wait by yielding. PURE.
 
-A *flow* yields `Turn` when it can go no further: the shell then moves frames until something arrived or the time has
-come, and resumes the flow. What it returns is the result of the operation. A *stream* yields results in between. The
-blocking client runs a flow in a loop, the asyncio client as part of a coroutine; neither knows what an operation does.
+A *flow* yields a `Turn` to wait: the shell then moves frames until something has arrived or the time has come, and
+resumes the flow. A flow returns the result of its operation; a *stream* also yields results. The blocking client runs
+flows in a loop, the asyncio client in a coroutine; neither knows what an operation does.
 
-Clock and chance come in as functions of the shell. Every wait checks three things: the conversation is over, the
-deadline passed, no broker was ever heard.
+The shell passes in clock and random function. Every wait checks three things: whether the conversation has ended, the
+deadline has passed, or no broker was ever heard.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ T = TypeVar("T")
 
 
 class Turn(NamedTuple):
-    """Move frames until what `key` names has arrived (None: until anything has), or until this time (None: as long as
-    it takes).
-    """
+    """Move frames until `key` has arrived (None: until anything has) or until this time (None: no limit)."""
 
     until_ms: int | None
     key: Key | None = None
@@ -37,25 +35,25 @@ Stream = Generator[Turn | Result, None, None]
 Ranges = tuple[tuple[int, int], ...]
 """Accepted tasks as (first seq, count), in the order of their payloads."""
 
-BUSY_WAIT_MS: Final = 10  # before a refused input is sent again; doubles, with jitter against herds
+BUSY_WAIT_MS: Final = 10  # before a refused input is sent again; exponential back-off with jitter
 BUSY_WAIT_MS_MAX: Final = 1_000
 
 
 class Limits(NamedTuple):
-    """How long a client waits: for an answer or an outcome, and for the first sign of a broker."""
+    """A client's timeouts: for an answer or outcome, and for the first sign of a broker."""
 
     answer_ms: int
     contact_ms: int
 
 
 class Patience(NamedTuple):
-    """How long to wait for outcomes: until a time for all of them, and so long for each. None: as long as it takes."""
+    """How long to wait for outcomes: a deadline for all, and a timeout for each. None: no limit."""
 
     until_ms: int | None
     each_ms: int | None
 
     def from_now(self, now_ms: int) -> int | None:
-        """Return until when to wait for the next outcome."""
+        """Return the deadline for the next outcome."""
         return self.until_ms if self.each_ms is None else _earlier(self.until_ms, now_ms + self.each_ms)
 
 
@@ -81,10 +79,10 @@ class Flows:
         self._chance = chance
         self._not_reachable = not_reachable
 
-    # --- requests and questions -----------------------------------------------------------------------
+    # --- requests and queries -------------------------------------------------------------------------
 
     def request(self, request: Request, deadline_ms: int) -> Flow[Reply]:
-        """Send a request and return its answer. Raises what the broker refuses it with."""
+        """Send a request and return its answer. Raises the broker's refusal."""
         session = self._session
         contact_ms = self._now_ms() + self._limits.contact_ms
         while session.is_full:
@@ -97,7 +95,7 @@ class Flows:
                 until_ms = deadline_ms if session.is_heard else min(deadline_ms, contact_ms)
                 yield Turn(until_ms, ("answer", request.number))
         except NotReachable as error:
-            # Whether it took effect is unknown; with these two the caller can find out.
+            # Whether it took effect is unknown; the caller can find out with these two.
             error.fields.update(producer=session.producer, number=request.number)
             raise
         finally:
@@ -109,7 +107,7 @@ class Flows:
         return reply
 
     def request_patiently(self, request: Request, deadline_ms: int) -> Flow[Reply]:
-        """Send a request; while the broker has no room, wait and send it again (same number), until the deadline."""
+        """Send a request; while the broker is busy, wait and send it again under its number, until the deadline."""
         wait_ms = BUSY_WAIT_MS
         while True:
             try:
@@ -122,7 +120,7 @@ class Flows:
                 wait_ms = min(2 * wait_ms, BUSY_WAIT_MS_MAX)
 
     def question(self, what: str, arguments: dict[str, Any], deadline_ms: int) -> Flow[Answer]:
-        """Ask a question and return the answer."""
+        """Run a query and return the answer."""
         questions = self._questions
         contact_ms = self._now_ms() + self._limits.contact_ms
         number = questions.ask(what, arguments, self._now_ms())
@@ -138,16 +136,16 @@ class Flows:
         return answer
 
     def pause(self, until_ms: int) -> Flow[None]:
-        """Let time pass, with the connections alive."""
+        """Wait, keeping the connections alive."""
         while self._now_ms() < until_ms:
             yield Turn(until_ms)
 
     # --- submitting -----------------------------------------------------------------------------------
 
     def submit(self, messages: Iterable[tuple[TaskRun, ...]], options: SubmitOptions, deadline_ms: int) -> Flow[Ranges]:
-        """Submit messages of runs one after another; each is accepted all or none, the next goes out after that.
+        """Submit messages of runs one after another. Each is atomic, and sent after the one before it was accepted.
 
-        When one is refused, the error's field `accepted` tells the ranges of those before it.
+        If one is refused, the error's field `accepted` has the ranges of those before it.
         """
         ranges: list[tuple[int, int]] = []
         tasks = 0
@@ -169,7 +167,7 @@ class Flows:
     # --- results --------------------------------------------------------------------------------------
 
     def outcome(self, seq: int, patience: Patience) -> Flow[Result]:
-        """Wait for the outcome of a task. Raises `TimeoutError`, or what the broker says (`Expired`)."""
+        """Wait for the outcome of a task. Raises `TimeoutError`, or the broker's refusal (`Expired`)."""
         self._session.drop_refusals((seq,))
         return (yield from self._outcome(seq, patience))
 
@@ -184,7 +182,7 @@ class Flows:
         return self._result(found)
 
     def outcomes(self, ranges: Sequence[tuple[int, int]], patience: Patience) -> Stream:
-        """Give the outcomes of tasks in the order of their seqs."""
+        """Yield the outcomes of tasks in seq order."""
         for first_seq, tasks in ranges:
             self._session.drop_refusals(range(first_seq, first_seq + tasks))
             self._session.want(first_seq, tasks, self._now_ms())
@@ -193,7 +191,7 @@ class Flows:
                 yield (yield from self._outcome(seq, patience))
 
     def as_completed(self, ranges: Sequence[tuple[int, int]], patience: Patience) -> Stream:
-        """Give the outcomes of tasks as they come."""
+        """Yield the outcomes of tasks as they arrive."""
         left = {seq: None for first_seq, tasks in ranges for seq in range(first_seq, first_seq + tasks)}
         self._session.drop_refusals(left)
         while left:
@@ -202,13 +200,13 @@ class Flows:
                 yield result
 
     def some_of(self, left: dict[int, None], patience: Patience) -> Flow[list[Result]]:
-        """Wait until at least one of these tasks has an outcome, and return all outcomes that are here."""
+        """Wait until at least one of these tasks has an outcome; return all that have arrived."""
         session = self._session
         deadline_ms = patience.from_now(self._now_ms())
         contact_ms = self._now_ms() + self._limits.contact_ms
         while not (here := session.arrived(left)):
             first = next(iter(left))
-            if not session.is_pending(first):  # not asked for yet, or somebody else has taken it
+            if not session.is_pending(first):  # not requested yet, or another waiter has taken it
                 for first_seq, tasks in session.missing(left):
                     session.want(first_seq, tasks, self._now_ms())
             self._check_result(deadline_ms, contact_ms, first)
@@ -219,13 +217,13 @@ class Flows:
     def map(
         self, batches: Callable[[int], tuple[TaskRun, ...]], options: MapOptions, answer_ms: int, patience: Patience
     ) -> Stream:
-        """Submit what `batches` gives (runs of at most so many tasks, empty at the end) and give the outcomes.
+        """Submit the runs from `batches`, a function that returns the next batch, empty at the end; yield the outcomes.
 
-        At most `in_flight` tasks, or one batch, are outstanding or wait for their turn; a full lane is waited for.
+        At most `in_flight` tasks, or one batch, are outstanding or not yet yielded. If the lane is full, it waits.
         """
         left: dict[int, None] = {}
-        held: dict[int, Result] = {}  # came before their turn
-        order: list[int] = []  # of what is not given yet
+        held: dict[int, Result] = {}  # arrived early, to be yielded in order
+        order: list[int] = []  # seqs not yielded yet
         submit = SubmitOptions(lane=options.lane, block=True)
         done = submitted = 0
         more = True
@@ -286,7 +284,7 @@ class Flows:
 
 
 def _ready(held: dict[int, Result], order: list[int], options: MapOptions) -> Generator[Result, None, None]:
-    """Give, and let go of, the outcomes whose turn it is."""
+    """Yield and remove the outcomes that are next in order."""
     if options.ordered:
         count = 0
         while count < len(order) and order[count] in held:

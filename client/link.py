@@ -1,7 +1,7 @@
 """A connection of a client: one socket, driven by one state machine (`Session` or `Questions`).
 
-The machine says what to send and when to start over; this moves the frames and nothing else. It never blocks: the shell
-polls `socket` and calls `pump`. A link belongs to the thread that made it.
+The machine decides what to send and when to reconnect; the link only moves frames. It never blocks: the shell polls
+`socket` and calls `pump`. A link belongs to the thread that made it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rota.client.questions import Questions
 from rota.client.session import Session
 from rota.host.sockets import Socket, dealer
 
-_FRAMES_PER_PUMP_MAX: Final = 256  # so that a flood of results leaves time for the deadline of the caller
+_FRAMES_PER_PUMP_MAX: Final = 256  # so that a flood of results cannot delay the caller's deadline
 
 
 class Link:
-    """`locate` gives the address anew for each connection: a broker that starts again may have another one."""
+    """`locate` returns the address for each new connection, since a restarted broker may have another one."""
 
     def __init__(self, context: zmq.Context[Socket], locate: Callable[[], str], machine: Session | Questions) -> None:
         self._context = context
@@ -30,7 +30,7 @@ class Link:
         self.socket = dealer(context, locate())
 
     def pump(self, now_ms: int) -> None:
-        """Read what has arrived, let time pass, send what is due."""
+        """Read what has arrived, advance the machine's time, send what is due."""
         self._read(now_ms)
         self._machine.tick(now_ms)
         output = self._machine.output()
@@ -51,7 +51,7 @@ class Link:
         return has_input(self.socket)
 
     def next_tick_ms(self) -> int | None:
-        """Return when `pump` has something to do though nothing arrives."""
+        """Return when `pump` has something to do even if nothing arrives."""
         return self._machine.next_tick_ms()
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Link:
 
     @property
     def descriptor(self) -> int:
-        """What an event loop watches; it tells of changes only, see zmq_getsockopt(3), ZMQ_FD."""
+        """The descriptor for an event loop. It is edge-triggered, see ZMQ_FD in zmq_getsockopt(3)."""
         return descriptor_of(self.socket)
 
     def _read(self, now_ms: int) -> None:
@@ -85,5 +85,5 @@ def has_input(socket: Socket) -> bool:
 
 
 def descriptor_of(socket: Socket) -> int:
-    """Return the descriptor that changes with a socket's state."""
+    """Return the edge-triggered descriptor of a socket."""
     return int(socket.get(zmq.FD))

@@ -1,7 +1,7 @@
-"""Every operation of a client, once for both shells: arguments checked, made into messages, and returned as a flow.
+"""Every operation of a client, for both shells: checks the arguments, makes messages, and returns a flow.
 
-The methods here have the names and the meaning of those of `Client` and `AsyncClient`, which only run what they get.
-A new operation is a method here and one in each of the two.
+The methods have the names and meaning of those of `Client` and `AsyncClient`, which only run the flows. A new operation
+is a method here and one in each of the two.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from rota.common.targets import MODEL_PREFIX, check_target
 from rota.common.work import MODEL, Code, Limits
 from rota.tensors.payloads import check_message, check_targets, run_of
 
-IDLE_POLL_MS: Final = 20  # between two looks at a lane that works; grows to the bound below
+IDLE_POLL_MS: Final = 20  # between two polls of a working lane; grows to the bound below
 IDLE_POLL_MS_MAX: Final = 250
 
 _QUERY: Final = frozenset({Query})
@@ -180,7 +180,7 @@ class Operations:
         return (yield from self.answer(what, arguments)).value
 
     def answer(self, what: str, arguments: Mapping[str, Any]) -> Flow[Answer]:
-        """Ask a question, and return what the answer says of itself as well."""
+        """Run a query; return the answer with its boot and event number."""
         given = {name: value for name, value in arguments.items() if value is not None}
         checked(Query(0, what, given), LocalError, _QUERY)
         return self._flows.question(what, given, self._deadline(None))
@@ -192,7 +192,7 @@ class Operations:
     def wait_idle(
         self, lane: str, timeout_s: float | None, progress: Callable[[dict[str, Any]], None] | None
     ) -> Flow[dict[str, Any]]:
-        """Look at the lane again and again, ever more slowly, until it has nothing left to do."""
+        """Poll the lane at growing intervals until it has nothing left to do."""
         check_name(lane, "a lane")
         deadline_ms = None if timeout_s is None else self._patience(timeout_s).until_ms
         pause_ms = IDLE_POLL_MS
@@ -203,16 +203,16 @@ class Operations:
             if is_idle(numbers):
                 return numbers
             if deadline_ms is not None and now_ms() >= deadline_ms:
-                raise TimeoutError(f"lane {lane} has still work to do; it goes on, ask again later")
+                raise TimeoutError(f"lane {lane} still has work to do; it goes on, ask again later")
             yield from self._flows.pause(now_ms() + pause_ms)
             pause_ms = min(2 * pause_ms, IDLE_POLL_MS_MAX)
 
     # --- inside ---------------------------------------------------------------------------------------
 
     def _answer(self, request: Any, deadline_ms: int | None = None) -> Generator[Turn, None, Any]:
-        """Send a request and return what its answer says; {} where it was just accepted.
+        """Send a request and return the facts in its answer; {} if it was just accepted.
 
-        Raises a `LocalError` for one that the broker could not read, before anything has left.
+        Raises `LocalError` for a request that cannot be encoded, before anything is sent.
         """
         checked(request, CodeError if isinstance(request, Deploy) else LocalError)
         reply = yield from self._flows.request(request, deadline_ms or self._deadline(None))
@@ -220,7 +220,7 @@ class Operations:
 
     def _deploy(self, name: str, code: Code, module: bytes | None, options: DeployOptions) -> Flow[dict[str, Any]]:
         taken = self._session.take_number(options.number)
-        # Compiling is bounded by its own limit; a client that gives up before would not learn what is wrong.
+        # Compiling has its own limit; a client that gives up earlier would not learn the error.
         extra_ms = limits.COMPILE_MS_MAX if options.check and options.timeout_s is None else 0
         try:
             request = Deploy(taken, options.lane, name, code, module, options.check)
@@ -246,7 +246,7 @@ class Operations:
         return run_of(run.targets if isinstance(run.targets, str) else tuple(targets), packed, run.priority)
 
     def deadline(self) -> int:
-        """Return until when an answer is waited for, if a call says nothing else."""
+        """Return the default deadline for an answer."""
         return self._deadline(None)
 
     def _deadline(self, timeout_s: float | None) -> int:
@@ -256,14 +256,14 @@ class Operations:
         return self._core.timeout_ms if timeout_s is None else milliseconds(timeout_s)
 
     def _patience(self, timeout_s: float | None) -> Patience:
-        """Without a time of its own, a call waits for each next outcome as long as the client waits for an answer."""
+        """Return the patience of a call: its own timeout for all, or the client's timeout for each next outcome."""
         if timeout_s is None:
             return Patience(None, self._core.timeout_ms)
         return Patience(now_ms() + milliseconds(seconds("timeout_s", timeout_s, zero=True)), None)
 
 
 def lane_numbers(lanes: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Return what is known of one lane, from the answer to the question `lanes`."""
+    """Return the numbers of one lane from the answer to the query `lanes`."""
     for numbers in lanes:
         if numbers["lane"] == name:
             return numbers
@@ -271,7 +271,7 @@ def lane_numbers(lanes: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def is_idle(numbers: Mapping[str, Any]) -> bool:
-    """Return whether a lane has nothing to do now. Timers that wait for their time do not count."""
+    """Return whether a lane has nothing to do now. Waiting timers do not count."""
     return not numbers["waiting"] and not numbers["line"]
 
 

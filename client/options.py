@@ -1,7 +1,7 @@
-"""How an operation is to be done: the named arguments of the clients' methods, checked once and handed on whole. PURE.
+"""The named arguments of the clients' methods, checked once and passed on as one value. PURE.
 
-Of each kind there are two: what a caller may write (a TypedDict, so that type checkers know the names) and what the
-operations get (a dataclass, with the defaults). A test holds the two together.
+Each kind has two types: a TypedDict for the caller, so that type checkers know the names, and a dataclass with the
+defaults for the operations. A test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Progress = Callable[[int, int], None]
 
 
 class _Options:
-    """What all kinds share. Subclasses are frozen dataclasses."""
+    """Base of all kinds. Subclasses are frozen dataclasses."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any], names: type, **settled: Any) -> Self:
-        """Return the options that a caller named. `names` is the TypedDict of what may be named, `settled` what the
-        method knows by itself. Raises a `LocalError` for another name or a wrong value.
+        """Return the options given by a caller. `names` is the TypedDict of the allowed ones, `settled` are those that
+        the method sets itself. Raises a `LocalError` for an unknown name or a wrong value.
         """
         for name in given:
             if name not in names.__annotations__:
@@ -64,9 +64,9 @@ class SubmitNames(RunsNames, total=False):
 class SubmitOptions(_Options):
     """How tasks are submitted.
 
-    `wait`: have the results sent. `number`: that of the input, to repeat it safely. `now_ms`: the time that agents
-    see. `block`: while the lane is full wait and send again, instead of `Busy`. `timeout_s`: for the answer; None: the
-    client's. `sent` is called with the tasks accepted so far.
+    `wait`: have the results sent. `number`: of the input, to repeat it safely. `now_ms`: the time that agents see.
+    `block`: while the lane is full, wait and retry instead of raising `Busy`. `timeout_s`: for the answer; None: the
+    client's. `sent` is called with the number of tasks accepted so far.
     """
 
     lane: str = "main"
@@ -104,11 +104,11 @@ class MapNames(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapOptions(_Options):
-    """How `map` goes about it.
+    """How `map` works.
 
-    `batch` tasks travel in one message, `in_flight` are outstanding or wait for their turn. `return_failures`: give
-    failures as they are, instead of raising. `timeout_s`: for each answer and each next outcome; None: the client's.
-    `progress` gets tasks done and submitted.
+    `batch`: tasks per message. `in_flight`: at most so many are outstanding or not yet yielded. `return_failures`:
+    yield failures instead of raising. `timeout_s`: for each answer and each next outcome; None: the client's.
+    `progress` gets the numbers of tasks done and submitted.
     """
 
     lane: str = "main"
@@ -153,7 +153,7 @@ class DeployOptions(_Options):
     """How code is bound to a name.
 
     `reuse`: one instance for many tasks. `exports`: the module's own names for `alloc` and `call`. `check`: a worker
-    looks at the code before it takes effect. `number`, `timeout_s`: as for a submit.
+    checks the code before the deploy takes effect. `number`, `timeout_s`: as for a submit.
     """
 
     kind: str = AGENT
@@ -194,8 +194,8 @@ class LaneNames(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneOptions(_Options):
-    """How a lane is opened. `paused`: nothing is issued until it is released. `deploys_from`: the lane whose names it
-    starts with, as they are bound now; None: with none.
+    """How a lane is opened. `paused`: nothing is issued until it is released. `deploys_from`: the lane whose current
+    bindings it starts with; None: no bindings.
     """
 
     settings: LaneSettings
@@ -204,7 +204,7 @@ class LaneOptions(_Options):
 
     @classmethod
     def named(cls, given: Mapping[str, Any]) -> Self:
-        """Return the options that a caller of `open_lane` named."""
+        """Return the options given by a caller of `open_lane`."""
         settings = {name: given[name] for name in LaneSettings._fields if name in given}
         rest = {name: value for name, value in given.items() if name not in settings}
         return cls.of(rest, LaneNames, settings=LaneSettings(**settings))

@@ -1,8 +1,8 @@
-"""Read-only questions to the broker, as a state machine. PURE.
+"""Read-only queries to the broker, as a state machine. PURE.
 
-A question is sent until it is answered or given up; after SILENCE_MS without a word the connection counts as dead and
-all open questions go out again on a new one. Asking twice does no harm, so there is nothing to remember beyond that.
-The same interface as `Session` has towards the shell: receive, tick, output, next_tick_ms.
+A query is open until it is answered or forgotten. After SILENCE_MS without an answer the connection counts as dead, and
+all open queries are sent again on a new one, which is safe since they change nothing. The interface to the shell is
+that of `Session`: receive, tick, output, next_tick_ms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALLOWED: Final = frozenset({Answer, Refused})
 
 
 class Questions:
-    """The open questions of one client."""
+    """The open queries of one client."""
 
     def __init__(self) -> None:
         self.failure: RotaError | None = None
@@ -37,11 +37,11 @@ class Questions:
         return bool(self._open)
 
     def is_silent(self, now_ms: int) -> bool:
-        """Return whether there is no sign of a broker: to a question, the only sign is its answer."""
+        """Return whether there is no sign of a broker; the only sign is an answer."""
         return True
 
     def ask(self, what: str, arguments: dict[str, Any], now_ms: int) -> int:
-        """Send a question and return its number, for `answer`."""
+        """Send a query and return its number, for `answer`."""
         self._next_number += 1
         frame = encode(Query(self._next_number, what, arguments))
         self._open[self._next_number] = frame
@@ -51,11 +51,11 @@ class Questions:
         return self._next_number
 
     def answer(self, number: int) -> Answer | RotaError | None:
-        """Return the answer to a question and let go of it, or None while there is none."""
+        """Return and remove the answer to a query; None while there is none."""
         return self._answers.pop(number, None)
 
     def forget(self, number: int) -> None:
-        """Give a question up."""
+        """Drop a query."""
         self._open.pop(number, None)
         self._answers.pop(number, None)
 
@@ -81,12 +81,12 @@ class Questions:
             self._answers[message.number] = message
 
     def end(self, error: RotaError) -> None:
-        """End the conversation: whoever waits, and whoever asks from now on, gets this error."""
+        """End the conversation: all open and later queries get this error."""
         self.failure = error
         self._news.append(ALL)
 
     def tick(self, now_ms: int) -> None:
-        """Let time pass. The shell reads its socket first: what has arrived is no silence."""
+        """Advance the time. The shell must read its socket first, so that arrived frames count as signs of life."""
         if not self._open:
             self._silent_since_ms = None
         elif self._silent_since_ms is not None and now_ms - self._silent_since_ms >= SILENCE_MS:
@@ -95,17 +95,17 @@ class Questions:
             self._out = list(self._open.values())
 
     def output(self) -> Output:
-        """Return what the shell must do now, once."""
+        """Return and clear what the shell must do now."""
         output = Output(self._reconnect, tuple(self._out))
         self._reconnect = False
         self._out.clear()
         return output
 
     def take_news(self) -> list[Key]:
-        """Return what has come since the last call: whoever waits for one of these can go on."""
+        """Return the keys that arrived since the last call; their waiters can go on."""
         news, self._news = self._news, []
         return news
 
     def next_tick_ms(self) -> int | None:
-        """Return when `tick` has something to do, or None while nothing is open."""
+        """Return when `tick` has something to do; None if no query is open."""
         return None if not self._open or self._silent_since_ms is None else self._silent_since_ms + SILENCE_MS

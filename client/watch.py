@@ -1,7 +1,7 @@
-"""The events of the broker as a watcher sees them: in order, with the gaps named. PURE.
+"""The broker's events for a watcher: in order, with gaps reported. PURE.
 
-Events are advisory: a slow watcher loses some. They are numbered densely per boot of the broker, over all topics, so
-whoever takes in all of them knows what is missing. That is why a watcher subscribes to every topic and picks here.
+Events are advisory: a slow watcher loses some. Their numbers are dense per boot of the broker over all topics, so gaps
+show only to a subscriber of all topics; therefore a watcher subscribes to all and filters here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rota.common.wire import decode
 
 
 class Missed(NamedTuple):
-    """Events were lost here: so many, or None if the broker was started anew and nobody can say."""
+    """Events were lost here: how many, or None if the broker was restarted and the number is unknown."""
 
     boot: int
     events: int | None
@@ -35,13 +35,13 @@ class Watch:
         self._last = 0
 
     def begin_at(self, boot: int, event: int) -> None:
-        """Give nothing of what an answer takes account of; what follows it and was lost is a gap."""
+        """Skip events that an answer already includes; lost events after it are a gap."""
         self._boot, self._last = boot, event
 
     def receive(self, frame: bytes) -> tuple[Event | Missed, ...]:
-        """Return what a frame tells: nothing, an event, or a gap before it.
+        """Return the content of a frame: nothing, an event, or a gap and an event.
 
-        `is_live` from the moment when the subscription is in force.
+        `is_live` is true once the subscription is active.
         """
         event = decode(frame, frozenset({Event}))
         assert isinstance(event, Event)

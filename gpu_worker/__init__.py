@@ -2,5 +2,5 @@
 
 import os
 
-# Before the first import of onnxruntime: its Linux wheels, too, open a telemetry store in the temporary folder.
+# Before the first import of onnxruntime: its wheels, on Linux too, open a telemetry store in the temporary folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,7 +1,7 @@
 """The GPU worker process: `python -m rota.gpu_worker`, or `rota gpu-worker`.
 
-`serve` is the whole start, in order. One process drives one GPU: the others are hidden from it before ONNX Runtime is
-loaded, so that no library can claim memory on them.
+`serve` is the whole start, in order. One process uses one GPU: the others are hidden from it before ONNX Runtime is
+loaded, so that no library takes memory on them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def serve(settings: GpuWorkerSettings) -> Exit:
     """Run ONNX models until told to stop."""
     show_one_device(settings.device)
     try:
-        import onnxruntime  # noqa: F401 - only to see whether it is there
+        import onnxruntime  # noqa: F401 - only to check that it is installed
     except ImportError as error:
         raise ConfigError(f"a GPU worker needs ONNX Runtime ({error}): {install_command('gpu')}") from error
     from rota.gpu_worker.executor import OnnxExecutor
@@ -50,7 +50,7 @@ def serve(settings: GpuWorkerSettings) -> Exit:
 
 
 def show_one_device(device: int) -> None:
-    """Let the CUDA libraries of this process see one GPU: the one with this number among those visible so far."""
+    """Make only one GPU visible to this process: the one with this number among those visible so far."""
     visible = [name for name in os.environ.get(VISIBLE_VARIABLE, "").split(",") if name]
     if visible and device >= len(visible):
         raise ConfigError(
@@ -58,7 +58,7 @@ def show_one_device(device: int) -> None:
             f"{len(visible) - 1}",
             setting="ROTA_DEVICE",
         )
-    if VISIBLE_VARIABLE not in os.environ or visible:  # an empty variable hides all of them, on purpose
+    if VISIBLE_VARIABLE not in os.environ or visible:  # an empty variable hides all on purpose
         os.environ[VISIBLE_VARIABLE] = visible[device] if visible else str(device)
 
 

@@ -1,11 +1,10 @@
 """Runs folds of model tasks: payload in, result payload and provenance out. Implements `FoldRunner` of
 worker/fold_executor.py.
 
-What the payload or the model did wrong is a task's outcome. What this worker cannot do is none, and the broker decides:
-a model that is not here or does not load ends the fold as `refused`, a call that cannot be done here (a tensor that is
-missing, memory that the host or device refuses) as `faulted`. Every
-task runs alone at its own shape, so no task can see its neighbours. Batches come with the certificates that allow
-them: an `Executor` of its own then takes the place of the one that runs a fold at a time.
+A mistake in the payload or the model is the task's outcome. What this worker cannot do is not an outcome, and the
+broker decides: a model that is missing or does not load ends the fold as `refused`; a call that cannot be done here (a
+tensor is missing, host or device refuse memory) ends it as `faulted`. Every task runs alone at its own shape, so no
+task can see its neighbours. Batching needs certificates that allow it, and then another `Executor`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from rota.tensors.store import TensorStore
 
 
 class OnnxExecutor:
-    """Runs model tasks on one device. One thread calls it, except for `interrupt`."""
+    """Runs model tasks on one device. Call it from one thread, except for `interrupt`."""
 
     def __init__(
         self,
@@ -53,8 +52,9 @@ class OnnxExecutor:
         sessions_max: int = SESSIONS_MAX,
         stuck: Callable[[], None] | None = None,
     ) -> None:
-        """`device` "auto" and "cuda" fall back to the CPU, visibly; with `require` that is a `ConfigError`. `stuck` is
-        called in another thread when a task ran out of time and does not stop.
+        """`device` "auto" and "cuda" fall back to the CPU and report it; with `require` that is a `ConfigError`.
+
+        `stuck` is called in another thread when a task timed out and does not stop.
         """
         if device not in get_args(Require):
             raise ConfigError(f"there is no device {device!r}: use {', '.join(get_args(Require))}")
@@ -65,7 +65,7 @@ class OnnxExecutor:
             raise ConfigError(f"CUDA is required and cannot be had: {self.reason}", reason=self.reason)
         self.provider = "cpu" if device == "cpu" or self.reason else "cuda"
         self._watchdog = Watchdog(stuck)
-        self._outcomes: list[Outcome] = []  # of the fold that runs
+        self._outcomes: list[Outcome] = []  # of the running fold
         self._provenance: Provenance | None = None
         self._inference = Inference(tensors, self._watchdog)
         wanted = cast(Require, device if require or device == "cpu" else "auto")
@@ -73,7 +73,7 @@ class OnnxExecutor:
         self._threads = threads
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Return what all models of this worker share; each result names the whole fingerprint of its own session."""
+        """Return the facts shared by all models of this worker; a result names its session's whole fingerprint."""
         return {**machine_facts(self.provider), "threads": str(self._threads), "reason": self.reason}
 
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
@@ -85,19 +85,19 @@ class OnnxExecutor:
         return self._sessions.get(code.digest).description()
 
     def preparation(self, code: Code) -> Callable[[], LoadedModel] | None:
-        """Return what loads a model and runs its warm-up, in any thread; None if it is loaded."""
+        """Return a function that loads a model and runs its warm-up, callable in any thread; None if it is loaded."""
         return None if self._sessions.has(code.digest) else lambda: self._sessions.load(code.digest)
 
     def install(self, code: Code, prepared: LoadedModel) -> None:
-        """Take a loaded model; the one that was used longest ago makes room."""
+        """Add a loaded model to the cache, evicting the least recently used one if it is full."""
         self._sessions.keep(code.digest, prepared)
 
     def stop_preparing(self) -> None:
-        """End the warm-ups that run; building a session cannot be ended."""
+        """Interrupt the running warm-ups; building a session cannot be interrupted."""
         self._sessions.stop_loading()
 
     def so_far(self) -> FoldResult:
-        """Return the outcomes before the task that ran out of time."""
+        """Return the outcomes before the task that timed out."""
         return FoldResult.of(self._outcomes, None, "timeout", provenance=self._provenance)
 
     def run(self, fold: Fold) -> FoldResult:
@@ -111,7 +111,7 @@ class OnnxExecutor:
             provenance = self._provenance = Provenance("recorded", model.opened.provider, model.fingerprint)
             result_bytes = 0
             for task in fold.tasks:
-                if result_bytes > OUTPUT_BYTES_MAX:  # a fold travels in one message: the rest runs again, by itself
+                if result_bytes > OUTPUT_BYTES_MAX:  # a fold's outcomes go into one message: the rest runs again later
                     return FoldResult.of(outcomes, None, "interrupted", provenance=provenance)
                 outcomes.append(outcome := self._answer(model, task, fold.code.limits))
                 result_bytes += len(outcome.result or b"") if type(outcome) is Done else 0
@@ -126,7 +126,7 @@ class OnnxExecutor:
         return FoldResult.of(outcomes, None, provenance=provenance)
 
     def interrupt(self) -> None:
-        """Stop the fold that is running, soon; from any thread, harmless when nothing runs."""
+        """Stop the running fold soon. Callable from any thread; does nothing if none runs."""
         self._watchdog.interrupt()
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The fingerprint: everything that could change a bit of a model's result, as a map and as its 32-byte digest.
 
-Metadata never tells all, so the map ends with the bits of a probe: fixed inputs through the very session that will do
-the work. Two workers with equal digests may stand in for each other; anything else is another fingerprint. Adding a
-fact changes every fingerprint; nothing else breaks, since results name theirs by digest.
+Metadata is never complete, so the map also has the digest of a probe: the outputs for fixed inputs, from the session
+that will do the work. Workers with equal digests are interchangeable. Adding a fact changes every fingerprint, which
+breaks nothing, since results name theirs by digest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rota.gpu_worker.hardware import gpu_facts, processor_facts
 from rota.gpu_worker.providers import Opened
 from rota.tensors.format import numpy_dtype
 
-# Switches of the libraries below us that are read from the environment.
+# Environment variables that change what the underlying libraries compute.
 _ENVIRONMENT_PREFIXES: Final = ("ORT_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_", "OMP_", "MLAS_")
 _PATTERN_CONTEXT: Final = "rota 2026-11 probe input"
 
 
 def machine_facts(provider: str) -> dict[str, Any]:
-    """Return the part of the fingerprint that all models of a worker share."""
+    """Return the part of the fingerprint shared by all models of a worker."""
     return {
         "runtime": onnxruntime.__version__,
         "build": onnxruntime.get_build_info(),
@@ -40,7 +40,7 @@ def machine_facts(provider: str) -> dict[str, Any]:
 
 
 def session_facts(opened: Opened, model_digest: bytes, probe: str) -> dict[str, Any]:
-    """Return the whole fingerprint of one model in one session. `probe` is what `probe_digest` said."""
+    """Return the whole fingerprint of a model in a session. `probe` is the result of `probe_digest`."""
     return {
         **machine_facts(opened.provider),
         "model": model_digest.hex(),
@@ -51,12 +51,12 @@ def session_facts(opened: Opened, model_digest: bytes, probe: str) -> dict[str, 
 
 
 def digest_of_facts(facts: Mapping[str, Any]) -> bytes:
-    """Return the digest of a fingerprint: of its maps as pairs in the order of their keys."""
+    """Return the digest of a fingerprint, with its maps as pairs sorted by key."""
     return digest_of(_as_pairs(facts))
 
 
 def node_assignment(session: Any) -> dict[str, str]:
-    """Return how many nodes each provider has, and the digest of which node is where."""
+    """Return how many nodes each provider has, and a digest of the assignment."""
     rows = [
         [node.name, node.op_type, part.ep_name]
         for part in session.get_provider_graph_assignment_info()
@@ -69,13 +69,13 @@ def node_assignment(session: Any) -> dict[str, str]:
 
 
 def probe_input(name: str, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
-    """Return the fixed input of the probe: floats in [-1, 1), integers 0 to 3, from a stream keyed by the name."""
+    """Return the fixed input of the probe: floats in [-1, 1) or integers 0 to 3, pseudo-random, seeded by the name."""
     count = int(np.prod(shape, dtype=np.int64))
     stream = blake3(name.encode(), derive_key_context=_PATTERN_CONTEXT).digest(length=2 * count)
     words = np.frombuffer(stream, "<u2").reshape(tuple(shape))
     target = numpy_dtype(dtype)
     if target.kind in "iu":
-        # Small enough for an index into any table; a loop that counts to an input ends at once.
+        # Small enough for an index into any table, and for a loop that counts to it.
         return (words & 3).astype(target)
     if target.kind == "b":
         return (words & 1).astype(target)
@@ -83,7 +83,7 @@ def probe_input(name: str, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
 
 
 def probe_digest(outputs: Sequence[tuple[str, NDArray[Any]]]) -> str:
-    """Return the digest of the probe's outputs, bit by bit, as text."""
+    """Return the digest of the bits of the probe's outputs, as text."""
     rows = [[name, array.dtype.name, list(array.shape), blake3(array.tobytes()).digest()] for name, array in outputs]
     return digest_of(rows).hex()
 

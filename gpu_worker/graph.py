@@ -1,8 +1,7 @@
-"""What a model's graph says of itself: inputs, outputs, and files it wants beside it. PURE.
+"""Reads the inputs, outputs and external files of an ONNX graph. PURE.
 
-Read when a model is added, where no ONNX Runtime is: of the protobuf only the few fields that matter here, see
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. Everything else of a model is the runtime's to judge when a
-worker loads it.
+It runs when a model is added, without ONNX Runtime, and parses only the few protobuf fields that matter here, see
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. ONNX Runtime checks the rest when a worker loads the model.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from rota.common.errors import CodeError
 from rota.common.limits import TENSORS_PER_TASK_MAX
 from rota.common.model_call import NAME_CHARS_MAX
 
-# Field numbers. A tensor hides in an initializer, and in the attributes of nodes; those may hold graphs again.
+# Field numbers. Tensors are in initializers and in the attributes of nodes; attributes may also hold graphs.
 _MODEL: Final = {7: "main", 25: "function"}
 _GRAPH: Final = {1: "node", 5: "initializer", 11: "input", 12: "output", 15: "sparse"}
 _FUNCTION: Final = {7: "node", 11: "attribute"}
@@ -36,7 +35,7 @@ _FIELDS_MAX: Final = 5_000_000  # a graph of a million nodes has fewer
 
 @dataclass(slots=True)
 class Graph:
-    """What was found. `external` maps the file that a tensor's data are in to that tensor's name."""
+    """What was read. `external` maps each file with tensor data to the name of one such tensor."""
 
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -45,12 +44,12 @@ class Graph:
 
     @property
     def called(self) -> list[str]:
-        """The inputs that a task gives: an initializer that is listed as an input keeps its value."""
+        """The inputs that a task gives: an initializer that is also listed as an input keeps its value."""
         return [name for name in self.inputs if name not in self.initializers]
 
 
 def read_graph(data: memoryview) -> Graph:
-    """Read the graph of an ONNX file. Raises `CodeError` for bytes that are no protobuf."""
+    """Read the graph of an ONNX file. Raises `CodeError` for bytes that are not such a protobuf."""
     found = Graph()
     try:
         _read(data, found)
@@ -60,8 +59,8 @@ def read_graph(data: memoryview) -> Graph:
 
 
 def check_graph(graph: Graph, files: dict[str, None]) -> None:
-    """Raise `CodeError` for a model whose tasks or results could not travel, or that wants a file that is not one of
-    `files`, the paths of the model's own.
+    """Raise `CodeError` for a model whose tasks or results could not be sent, or that needs a file not in `files`, the
+    paths of the model's own files.
     """
     for role, names in (("input", graph.called), ("output", graph.outputs)):
         if len(names) > TENSORS_PER_TASK_MAX:
@@ -72,7 +71,7 @@ def check_graph(graph: Graph, files: dict[str, None]) -> None:
                 raise CodeError(f"{what}; 1 to {NAME_CHARS_MAX} can travel")
     for location, tensor in graph.external.items():
         parts = [part for part in location.split("/") if part != "."]
-        if "/".join(parts) not in files:  # one with `..` or a slash before it is none
+        if "/".join(parts) not in files:  # a path with `..` or a leading slash never is
             raise CodeError(
                 f"the data of its tensor {tensor[:60]!r} are in {location[:200]!r}, which is no file of the model: "
                 "put it into the model's folder and add the folder"
@@ -87,7 +86,7 @@ def _read(data: memoryview, found: Graph) -> None:
             stack.append((_MODEL[number], start, end))
     while stack:
         kind, begin, stop = stack.pop()
-        is_main = kind == "main"  # whose inputs, outputs and initializers are the model's
+        is_main = kind == "main"  # its inputs, outputs and initializers are the model's
         for number, start, end in _fields(data, begin, stop):
             count += 1
             if count > _FIELDS_MAX:
@@ -114,14 +113,14 @@ def _tensor(data: memoryview, begin: int, stop: int, found: Graph) -> str:
         elif number == _EXTERNAL_DATA and end >= 0 and _text(data, start, end, 1) == "location":
             location = _text(data, start, end, 2)
         elif number == _DATA_LOCATION and end < 0:
-            is_external = start & 0xFFFF_FFFF == _EXTERNAL  # an enum has 32 bits, what is above them is cut off
+            is_external = start & 0xFFFF_FFFF == _EXTERNAL  # an enum has 32 bits; higher ones are cut off
     if is_external:
         found.external[location] = name
     return name
 
 
 def _text(data: memoryview, begin: int, stop: int, wanted: int) -> str:
-    """Return a text field of a message, the last of its number as protobuf has it."""
+    """Return a text field of a message: the last of its number, as in protobuf."""
     text = ""
     for number, start, end in _fields(data, begin, stop):
         if number == wanted and end >= 0:

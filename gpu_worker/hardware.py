@@ -1,7 +1,7 @@
-"""What the machine is, as far as it can change the bits of a result: processor and GPU. Linux in full, others in part.
+"""The facts of processor and GPU that can change the bits of a result. Complete on Linux, partial elsewhere.
 
-Kernels dispatch on instruction sets and some size their tiles by the L2 cache, so another processor is another
-fingerprint. What cannot be found out is an empty text, never a guess.
+Kernels dispatch on instruction sets, and some choose their tile size by the L2 cache, so another processor is another
+fingerprint. An unknown fact is an empty text, never a guess.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
 _DRIVER: Final = Path("/proc/driver/nvidia/version")
 
-# The flags that numeric kernels ask for; a kernel update adds flags that none does.
+# The flags that numeric kernels test; a Linux update may add others that none does.
 _VECTOR_FLAG: Final = re.compile(r"(sse|ssse|avx|fma|f16c|amx|neon|asimd|sve|sme|i8mm|bf16|fphp|dotprod|bmi)")
 
 # CUdevice_attribute, https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TYPES.html
@@ -78,7 +78,7 @@ def _level_2_size() -> str:
 
 
 def _read(path: Path) -> str:
-    """Return a file of the system's, or nothing: containers hide some, other systems have none."""
+    """Return the content of a system file; empty if it is missing, as in some containers and on other systems."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -114,7 +114,7 @@ def _driver_version() -> str:
 
 
 def _cudnn_version() -> str:
-    """Return the version of the cuDNN that the session has loaded by now."""
+    """Return the version of the cuDNN that the session has loaded."""
     library = _library("libcudnn.so.9", "cudnn64_9.dll")
     if library is None:
         return ""

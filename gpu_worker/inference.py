@@ -1,8 +1,8 @@
-"""One call of one model: fits it to the session, runs it under the watchdog, packs what came out.
+"""One call of one model: binds it to the session, runs it under the watchdog, packs the outputs.
 
-Small calls that come inline use a binding that is kept for their signature. Where tensors of the store take part, or
-an output is large, the call gets a binding of its own over the mapped files. Both give the same bits: every buffer
-starts at a multiple of 64 bytes. Nothing else of a call can be seen in another.
+Small inline calls use a cached binding for their signature. A call with tensors of the store or a large output gets its
+own binding over the mapped files. Both give the same bits, since every buffer is 64-byte aligned. Calls do not affect
+each other.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from rota.tensors.arrays import Array, array_of
 from rota.tensors.format import inline_bytes_max
 from rota.tensors.store import TensorDraft, TensorStore
 
-# A run through an IO binding gives one kind of error, so its text has to tell an input that cannot be computed from a
-# machine that cannot. Kernels fail by what they are given, unless they say that memory or the device failed.
+# A run through an IO binding raises only one type of error, so its text must tell a bad input from a machine fault.
+# Kernels fail because of their input unless the text says that memory or the device failed.
 _INPUT_WORDS: Final = re.compile(r"while running \w+ node|shape|dimension|rank", re.IGNORECASE)
 _MACHINE_WORDS: Final = re.compile(r"bad_alloc|ailed to allocate|out of memory|CUDA|CUBLAS|CUDNN|CURAND|CUFFT")
 
 Packed = tuple[bytes, tuple[TensorRef, ...]]
-"""The payload of a result, and the references that it points into."""
+"""The payload of a result, and the tensor references that it indexes."""
 
 
 class RunEnded(Exception):
-    """A task has no outcome from this worker: it was stopped, or cannot be done here."""
+    """This worker has no outcome for a task: it was stopped, or cannot be done here."""
 
     def __init__(self, stopped: Literal["timeout", "interrupted", "faulted"], reason: str) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ class RunEnded(Exception):
 
 
 class Inference:
-    """Runs calls. Belongs to the executor's thread."""
+    """Runs calls. Use it in the executor's thread only."""
 
     def __init__(self, tensors: TensorStore | None, watchdog: Watchdog) -> None:
         self._tensors = tensors
@@ -55,7 +55,7 @@ class Inference:
         """Run a call and return the payload of its result.
 
         Raises `BadPayload` if the call does not fit the model, `TensorError` if the store has no such tensor or no
-        room, `RunEnded` if the run was stopped or failed for another reason than its input.
+        room, `RunEnded` if the run was stopped or failed for a reason other than its input.
         """
         kept = model.kept_call(call)
         if kept is None:
@@ -71,7 +71,7 @@ class Inference:
         except BadPayload:
             if not model.declared_outputs_hold:
                 raise
-        # Either the input is bad, or the graph declares outputs that it does not keep: try without the declaration.
+        # Either the input is bad, or the graph's outputs differ from their declared shapes: retry without those.
         result = self._run_in_place(model, call, references, dict.fromkeys(model.output_shapes(call)), timeout_ms)
         model.distrust_declared_outputs()
         return result
@@ -89,9 +89,9 @@ class Inference:
         outputs: OutputShapes,
         timeout_ms: int,
     ) -> Packed:
-        """Run a call over the files of the store: inputs where they are mapped, large outputs where they will stay."""
+        """Run a call without copies: inputs are mapped from the store, large outputs written into drafts of it."""
         places = self._mapped_inputs(call, references)
-        with contextlib.ExitStack() as stack:  # drops the drafts of a run that fails
+        with contextlib.ExitStack() as stack:  # drops the drafts if the run fails
             drafts = self._drafts(outputs, stack)
             places.update((name, draft.array) for name, draft in drafts.items())
             return self._run_bound(model.bind(call, outputs, places), call, drafts, timeout_ms)
@@ -107,7 +107,7 @@ class Inference:
         return arrays
 
     def _drafts(self, outputs: OutputShapes, stack: contextlib.ExitStack) -> dict[str, TensorDraft]:
-        """Return a draft of the store for each output that is known to be large."""
+        """Return a draft in the store for each output known to be large."""
         if self._tensors is None:
             return {}
         return {
@@ -128,13 +128,13 @@ class Inference:
         return self._packed(bound, arrays, drafts)
 
     def _packed(self, bound: BoundCall, arrays: Mapping[str, Array], drafts: Mapping[str, TensorDraft]) -> Packed:
-        """Return the payload; which outputs are inline follows from the sizes of all, however they were bound."""
+        """Return the payload. Which outputs are inline depends on the sizes of all, not on how they were bound."""
         references: list[TensorRef] = []
         tensors = {}
         inline_max = inline_bytes_max([array.nbytes for array in arrays.values()])
         for name, array in arrays.items():
             data: bytes | int = len(references)
-            if name in drafts:  # those that were known to be large before the run are so after it
+            if name in drafts:  # outputs known to be large before the run are so after it
                 references.append(drafts[name].seal())
             elif self._tensors is not None and array.nbytes > inline_max:
                 references.append(self._tensors.put(array))
@@ -145,7 +145,7 @@ class Inference:
 
 
 def _large(outputs: OutputShapes) -> dict[Port, tuple[int, ...]]:
-    """Return those outputs that are known to be no inline ones before the run."""
+    """Return the outputs known before the run to be too large to be inline."""
     known = {port: shape for port, shape in outputs.items() if shape is not None}
     sizes = {port: math.prod(shape) * DTYPE_BYTES[port.dtype] for port, shape in known.items()}
     inline_max = inline_bytes_max(sizes.values())
@@ -153,7 +153,7 @@ def _large(outputs: OutputShapes) -> dict[Port, tuple[int, ...]]:
 
 
 def _what_came_of(error: Exception, stopped: Any, timeout_ms: int) -> Exception:
-    """Return what a failed run means: a stop that was asked for, a bad input, or a worker that cannot."""
+    """Return what a failed run means: a requested stop, a bad input, or a fault of this worker."""
     if stopped is not None:
         return RunEnded(stopped, f"ran longer than {timeout_ms} ms" if stopped == "timeout" else "")
     text = error_text(error)

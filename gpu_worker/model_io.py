@@ -1,9 +1,9 @@
-"""Calls a session with tensors that lie where they are: IO bindings over own buffers, mapped inputs and outputs.
+"""IO bindings of a session over our own buffers and over mapped inputs and outputs.
 
-Small tensors are copied into buffers that start at a multiple of 64 bytes, because alignment can change bits; the
-buffers and their binding are kept per signature, which is also the fastest way into the library. Tensors of the store
-are bound where they are mapped, and large outputs straight into a draft of the store, so that neither is copied on
-the CPU. An output whose shape only the run can tell is allocated by the library and copied.
+Small tensors are copied into 64-byte aligned buffers, because alignment can change bits. The buffers and their binding
+are cached per signature, which is also the fastest way to call the library. Mapped tensors of the store are bound
+directly, and large outputs are bound to a draft in the store, so neither is copied on the CPU. An output whose shape is
+known only after the run is allocated by the library and copied.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _ELEMENT_TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of a model as its graph declares it.
+    """An input or output as the model's graph declares it.
 
-    Without extents it is a scalar or of any rank: ONNX Runtime reports both alike, and leaves the check to the kernels.
+    Without extents it is a scalar or of any rank: ONNX Runtime reports both alike, and the kernels check.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Port:
     extents: tuple[Extent, ...]
 
     def misfit(self, dtype: str, shape: Sequence[int]) -> str:
-        """Return in words how a tensor does not fit this input, or an empty text."""
+        """Return a sentence on why a tensor does not fit this input, or an empty text."""
         fits = not self.extents or (
             len(shape) == len(self.extents)
             and all(
@@ -59,13 +59,13 @@ class Port:
         return f'input "{self.name}" must be {self.dtype} {self.shape_text()}, got {dtype} {list(shape)}'
 
     def shape_text(self) -> str:
-        """Return the declared shape as a user reads it: `[n, 2048]`, a free extent without a name as `?`."""
+        """Return the declared shape as text: `[n, 2048]`, with `?` for a free extent without a name."""
         if not self.extents:
             return "of any shape"
         return f"[{', '.join('?' if extent is None else str(extent) for extent in self.extents)}]"
 
     def resolved(self, named: Mapping[str, int]) -> tuple[int, ...] | None:
-        """Return the shape where all extents are fixed or in `named`, else None."""
+        """Return the shape if all extents are fixed or in `named`, else None."""
         if not self.extents:
             return None
         shape = [extent if isinstance(extent, int) else named.get(extent or "") for extent in self.extents]
@@ -80,18 +80,18 @@ def ports_of(nodes: Sequence[Any], role: str) -> dict[str, Port]:
         if not node.type.startswith("tensor(") or element not in _ELEMENT_TYPES:
             raise CodeError(f'{role} "{node.name}" of the model is a {node.type}; only tensors of numbers can travel')
         dtype, element_type = _ELEMENT_TYPES[element]
-        # A negative extent is how some exporters write a free one.
+        # Some exporters write a free extent as a negative one.
         extents = tuple(None if isinstance(n, int) and n < 0 else n for n in node.shape)
         ports[node.name] = Port(node.name, dtype, element_type, extents)
     return ports
 
 
 def named_extents(ports: Mapping[str, Port], call: Call) -> dict[str, int]:
-    """Return what the model's named extents are in a call. A name with two values says nothing about the outputs."""
+    """Return the values of the model's named extents in a call. A name with two different values is left out."""
     named: dict[str, int] = {}
     ambiguous = []
     for name, tensor in call.inputs.items():
-        # Not strict: a port of any rank declares no extents.
+        # Not strict, because a port of any rank declares no extents.
         for declared, given in zip(ports[name].extents, tensor.shape, strict=False):
             if isinstance(declared, str) and named.setdefault(declared, given) != given:
                 ambiguous.append(declared)
@@ -101,14 +101,14 @@ def named_extents(ports: Mapping[str, Port], call: Call) -> dict[str, int]:
 
 
 OutputShapes = Mapping[Port, tuple[int, ...] | None]
-"""The wanted outputs with their shapes; None where only the run can tell."""
+"""The wanted outputs with their shapes; None if known only after the run."""
 
 
 class BoundCall:
-    """An IO binding for one signature, with its buffers. Used by one thread; a cached one is used again and again.
+    """An IO binding for one signature, with its buffers. Used by one thread; may be cached and reused.
 
-    `places` holds the arrays that take the place of own buffers: mapped inputs, and outputs to write elsewhere. Outputs
-    whose shape is None are allocated by the library in each run.
+    `places` holds arrays to bind in place of own buffers: mapped inputs, and drafts for outputs. Outputs whose shape is
+    None are allocated by the library in each run.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class BoundCall:
         self._binding = session.io_binding()
         self._bytes_of: dict[str, memoryview] = {}
         self._arrays: dict[str, Array] = {}
-        self._keep: list[Array] = []  # the binding holds addresses only
+        self._keep: list[Array] = []  # the binding holds only addresses
         for port, shape in inputs.items():
             self._bind_input(port, shape, places.get(port.name))
         self.dtypes = {port.name: port.dtype for port in outputs}
@@ -138,7 +138,7 @@ class BoundCall:
     def run(self, run_options: Any) -> dict[str, Array]:
         """Run the session and return its outputs: views of the buffers, valid until the next run."""
         for name in self._unsized:
-            self._binding.bind_output(name, "cpu")  # else the last run's memory would be taken for the next shape
+            self._binding.bind_output(name, "cpu")  # else the memory of the last run would be reused for another shape
         self._session.run_with_iobinding(self._binding, run_options)
         if not self._unsized:
             return self._arrays
@@ -166,7 +166,7 @@ class BoundCall:
 
 
 def _array_over(value: Any, port: Port) -> Array:
-    """Return a copy of an output that the library allocated; it has no numpy type for some of ours."""
+    """Return a copy of an output allocated by the library, which cannot convert some of our types to numpy."""
     shape: tuple[int, ...] = tuple(value.shape())
     size_bytes = math.prod(shape) * DTYPE_BYTES[port.dtype]
     data = ctypes.string_at(value.data_ptr(), size_bytes) if size_bytes else b""

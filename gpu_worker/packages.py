@@ -1,7 +1,7 @@
-"""Which packages brought the import name `onnxruntime`. It is not imported here: the doctor asks where it fails.
+"""Which installed packages provide the import name `onnxruntime`. It is not imported here, since that may fail.
 
-`onnxruntime` and `onnxruntime-gpu` (and others below) install into the same folder. pip says nothing when both are
-there: the last one installed wins, and removing one guts the other.
+`onnxruntime`, `onnxruntime-gpu` and others below install into the same folder. pip does not warn when there are two:
+the last one installed overwrites the other, and removing one removes files of both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from rota.host.install import install_command
 
-# The distributions that own the folder `onnxruntime`; onnxruntime-genai and -extensions have folders of their own.
+# The distributions that install the folder `onnxruntime`; onnxruntime-genai and -extensions use other folders.
 OWNERS: Final = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -24,7 +24,7 @@ OWNERS: Final = (
 
 
 def installed_runtimes() -> tuple[tuple[str, str], ...]:
-    """Return name and version of every installed package that owns the import name `onnxruntime`."""
+    """Return name and version of every installed package that provides the import name `onnxruntime`."""
     found = []
     for name in OWNERS:
         try:
@@ -35,12 +35,12 @@ def installed_runtimes() -> tuple[tuple[str, str], ...]:
 
 
 def package_conflict() -> str:
-    """Return what is wrong with the installed packages and what to do about it, or an empty text."""
+    """Return the problem with the installed packages and the remedy, or an empty text."""
     return conflict_between(installed_runtimes())
 
 
 def conflict_between(runtimes: tuple[tuple[str, str], ...]) -> str:
-    """Return what is wrong with a set of installed packages, or an empty text."""
+    """Return the problem with a set of installed packages and the remedy, or an empty text."""
     if len(runtimes) == 1:
         return ""
     if not runtimes:

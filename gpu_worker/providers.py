@@ -1,9 +1,9 @@
-"""Builds ONNX Runtime sessions: CUDA strictly, or the CPU with the reason why. The only file that creates a session.
+"""Builds ONNX Runtime sessions: on CUDA strictly, or on the CPU with the reason. The only file that creates sessions.
 
-The rule: a session either runs where it says or is not built. ONNX Runtime by itself falls back silently, per session
-and per node; so CUDA is asked for alone and with `session.disable_cpu_ep_fallback`, and what goes wrong is caught and
-handed on. The settings below decide bits: each of them is in the fingerprint, and a change of one changes the results
-of every model. What they do, and what was measured without them: docs/MODELS.md, "Sessions".
+A session either runs where it says or is not built. ONNX Runtime falls back silently, per session and per node, so CUDA
+is requested alone and with `session.disable_cpu_ep_fallback`, and errors are reported. The settings below decide bits:
+each is in the fingerprint, and a change of one changes the results of every model. What they do, and what was measured
+without them: docs/MODELS.md, "Sessions".
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ RUN_ERRORS: Final = (*RUNTIME_ERRORS, RuntimeError)
 
 CUDA_OPTIONS: Final = {
     "device_id": "0",
-    "cudnn_conv_algo_search": "DEFAULT",  # EXHAUSTIVE chooses by timing, so by luck
+    "cudnn_conv_algo_search": "DEFAULT",  # EXHAUSTIVE chooses by timing, so not deterministically
     "use_tf32": "0",
     "tunable_op_enable": "0",  # would choose kernels by timing
     "tunable_op_tuning_enable": "0",
     "do_copy_in_default_stream": "1",
-    "use_ep_level_unified_stream": "1",  # cuBLAS repeats its bits with one active stream only
+    "use_ep_level_unified_stream": "1",  # cuBLAS is deterministic only with one active stream
     "arena_extend_strategy": "kSameAsRequested",
 }
-# Prepacking stays on: off, batch 1 and 8 differ. session.dynamic_block_base stays unset: on, runs differ at random.
+# Prepacking stays on: without it, batch 1 and 8 differ. session.dynamic_block_base stays unset: with it, runs differ.
 SESSION_ENTRIES: Final = {"session.record_ep_graph_assignment_info": "1"}
 STRICT_ENTRY: Final = "session.disable_cpu_ep_fallback"
 
@@ -67,19 +67,19 @@ _GRAPH_LEVELS: Final = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
-# One Relu over four floats, as ONNX bytes: the smallest model that needs a device.
+# One Relu over four floats as an ONNX file: the smallest model that needs a device.
 _SMALLEST_MODEL: Final = (
     b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04B\x04\n\x00\x10\x0e"
 )
 
-onnxruntime.set_default_logger_severity(3)  # errors only; warnings are caught below or come as exceptions
+onnxruntime.set_default_logger_severity(3)  # errors only; warnings are captured below or raised
 onnxruntime.disable_telemetry_events()  # the package also reads ORT_DISABLE_TELEMETRY, see __init__.py
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session and where it runs. `reason` says why it is not on CUDA, if CUDA was wanted."""
+    """A session and its provider. `reason` says why it is not on CUDA, if CUDA was wanted."""
 
     session: Session
     provider: str
@@ -88,7 +88,7 @@ class Opened:
 
 
 class _NotBuilt(Exception):
-    """ONNX Runtime refused a session; `said` is what it wrote to stderr meanwhile."""
+    """ONNX Runtime refused a session; `said` is what it wrote to stderr."""
 
     def __init__(self, message: str, said: str) -> None:
         super().__init__(message)
@@ -100,15 +100,15 @@ class _NoCuda(Exception):
 
 
 def open_session(path: Path, settings: ModelSettings, *, threads: int, require: Require) -> Opened:
-    """Build the session of the model at `path`: on CUDA if it can be had wholly, else on the CPU.
+    """Build the session of the model at `path`: on CUDA if all of it can run there, else on the CPU.
 
-    Raises `CodeError` if the model cannot be loaded, or cannot run on the device that `require` names.
+    Raises `CodeError` if the model cannot be loaded or cannot run on the device named by `require`.
     """
     return _open(str(path), str(path), settings, settings.threads or threads, require)
 
 
 def why_no_cuda() -> str:
-    """Try CUDA on the smallest model and return why it cannot be had, or an empty text. For start-up and the doctor."""
+    """Try CUDA with a tiny model; return why it is unavailable, or an empty text. For start-up and `rota doctor`."""
     try:
         _open_cuda(_SMALLEST_MODEL, ModelSettings(), 1)
     except _NoCuda as error:
@@ -117,7 +117,7 @@ def why_no_cuda() -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return an error of the library in one line, without its prefix of numbers."""
+    """Return an error of the library in one line, without its numeric prefix."""
     text = " ".join(str(error).split())
     return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Error in execution: )", "", text)
 
@@ -140,7 +140,7 @@ def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int,
 
 
 def _why(error: _NoCuda) -> str:
-    """Return why CUDA cannot be had. Where there is no device, what else is missing is of no interest."""
+    """Return why CUDA is unavailable. Without a device, nothing else that is missing matters."""
     return str(error) if gpu_facts() else "no CUDA device"
 
 
@@ -159,7 +159,7 @@ def _open_cuda(model: str | bytes, settings: ModelSettings, threads: int) -> Ope
         session, said = _build(model, options, providers)
     except _NotBuilt as error:
         raise _NoCuda(_cuda_reason(error.said, str(error))) from error
-    # A graph without a node passes the strict check anywhere, and without the check the library falls back by itself.
+    # A graph without nodes always passes the strict check, and a session that fails it falls back by itself.
     if session.get_providers()[0] != CUDA:
         raise _NoCuda(_cuda_reason(said, ""))
     return Opened(session, "cuda", "", _settings_of(settings, threads, CUDA_OPTIONS, strict=strict))
@@ -181,7 +181,7 @@ def _session_options(settings: ModelSettings, threads: int) -> Any:
 def _settings_of(
     settings: ModelSettings, threads: int, provider_options: dict[str, str], *, strict: bool
 ) -> tuple[tuple[str, str], ...]:
-    """Return what the session was built with, for the fingerprint."""
+    """Return the settings of a session, for the fingerprint."""
     entries = {
         "threads": str(threads),
         "inter_op_threads": "1",
@@ -196,19 +196,19 @@ def _settings_of(
 
 
 def _build(model: str | bytes, options: Any, providers: list[tuple[str, dict[str, str]]]) -> tuple[Session, str]:
-    """Create the session, and return with it what the library wrote to stderr."""
+    """Create a session; return it and what the library wrote to stderr."""
     with _captured_stderr() as said:
         try:
             session = onnxruntime.InferenceSession(model, options, providers=providers)
         except RUNTIME_ERRORS as error:
             raise _NotBuilt(error_text(error), said()) from error
-        # The library would move a session to the CPU after some failures of a device, and print that it did.
+        # Otherwise the library moves a session to the CPU after some device failures, and only prints that.
         session.disable_fallback()
         return session, said()
 
 
 def _cuda_reason(said: str, error: str) -> str:
-    """Return in one line why CUDA failed. The cause is on stderr; the exception tells only what followed from it."""
+    """Return in one line why CUDA failed. The cause is on stderr; the exception has only a consequence of it."""
     if conflict := package_conflict():
         return conflict
     if found := re.search(r"with error: (.+)", said):
@@ -225,18 +225,18 @@ def _cuda_reason(said: str, error: str) -> str:
 
 
 def _load_cuda_libraries() -> None:
-    """Load the CUDA libraries that pip installed, if it did; without this only those on the system's path are found."""
+    """Load the CUDA libraries installed by pip, if any; otherwise only those on the system's path are found."""
     if importlib.util.find_spec("nvidia") is not None:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot find
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the libraries that it cannot find
             onnxruntime.preload_dlls()
 
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Catch what native code writes to file descriptor 2, and yield a function that returns it so far.
+    """Capture what native code writes to file descriptor 2; yield a function that returns it so far.
 
-    The library tells the cause of a failed provider nowhere else. Lines that are not its own, such as the log of
-    another thread, are passed on afterwards.
+    The library reports the cause of a failed provider nowhere else. Other lines, such as another thread's log, are
+    passed on afterwards.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -244,7 +244,7 @@ def _captured_stderr() -> Iterator[Callable[[], str]]:
         os.dup2(file.fileno(), 2)
 
         def said() -> str:
-            # Descriptor 2 shares this file's position; reading to the end leaves it where the next line belongs.
+            # Descriptor 2 shares this file's position; reading to the end leaves it at the end for the next write.
             file.seek(0)
             return file.read().decode(errors="replace")
 

@@ -1,12 +1,11 @@
 """The model repository: folders `NAME/VERSION/` of model files, each with a manifest that names every file by digest.
 
-A model is named by the digest of all its files, so two workers that hold the same digest hold the same bytes. A
-version is made once, whole, by a rename, and is read-only from then on; nothing here changes a file. `check` reads
-the files again and raises if one is not what the manifest says. The command line imports this too: no onnxruntime
-here.
+A model is named by the digest of all its files, so equal digests mean equal bytes. A version appears complete, by a
+rename, and is read-only afterwards. `check` reads the files again and raises if one differs from the manifest. The
+command line imports this file, so it must not import onnxruntime.
 
-What goes into the digest is part of every journal that names a model: changing `_digest_of_files` or the list of
-files that are left out is a new manifest format (MANIFEST_FORMAT).
+Journals name models by this digest: a change of `_digest_of_files` or of the list of files that are left out needs a
+new manifest format (MANIFEST_FORMAT).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _SCRATCH_PREFIX: Final = ".adding-"
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One file of a model: its path inside the version's folder with `/`, its size and its BLAKE3 digest."""
+    """One file of a model: its path in the version's folder, with `/`; its size and BLAKE3 digest."""
 
     path: str
     size_bytes: int
@@ -51,7 +50,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One version of a model, as its manifest describes it."""
+    """One version of a model, as in its manifest."""
 
     name: str
     version: int
@@ -68,14 +67,14 @@ class ModelEntry:
         return sum(file.size_bytes for file in self.files)
 
     def settings(self) -> ModelSettings:
-        """Return what the model's `model.toml` says, or the defaults where it has none."""
+        """Return the settings in the model's `model.toml`, or the defaults without one."""
         if all(file.path != SETTINGS_FILE for file in self.files):
             return ModelSettings()
         path = self.folder / SETTINGS_FILE
         return parse_settings(_read_text(path), str(path))
 
     def check(self) -> None:
-        """Read all files again. Raises `CodeError` naming the first that is missing or is not what was added."""
+        """Read all files again. Raises `CodeError` naming the first that is missing or has changed."""
         for file in self.files:
             path = self.folder / file.path
             if not path.resolve().is_relative_to(self.folder.resolve()):
@@ -106,8 +105,8 @@ class Repository:
     def add(self, path: Path, name: str) -> ModelEntry:
         """Copy the model in `path`, a folder with `model.onnx` or one ONNX file, and return its version.
 
-        Files whose names start with a dot are left out. A model that is there already, byte for byte, keeps its
-        version. Raises `CodeError` if the model cannot be used.
+        Files whose names start with a dot are left out. Adding the same bytes again returns the existing version.
+        Raises `CodeError` if the model cannot be used.
         """
         if not _is_model_name(name):
             raise CodeError(f"{name!r} cannot name a model: use letters, digits, _ . - and do not start with a dot")
@@ -121,7 +120,7 @@ class Repository:
                 parse_settings(_read_text(scratch / SETTINGS_FILE), str(sources[SETTINGS_FILE]))
             return self._publish(scratch, name, files)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)  # gone already where it was renamed
+            shutil.rmtree(scratch, ignore_errors=True)  # already renamed on success
 
     def list(self) -> tuple[ModelEntry, ...]:
         """Return all versions of all models, by name and version."""
@@ -131,7 +130,7 @@ class Repository:
         return tuple(entry for name in names for entry in self._versions(name))
 
     def show(self, name: str, version: int | None = None) -> ModelEntry:
-        """Return one version of a model, the newest unless told. Raises `CodeError` if there is none."""
+        """Return one version of a model, by default the newest. Raises `CodeError` if there is none."""
         versions = self._versions(name) if _is_model_name(name) else ()
         for entry in reversed(versions):
             if version is None or entry.version == version:
@@ -171,7 +170,7 @@ class Repository:
             except OSError:
                 if not folder.exists():
                     raise
-                continue  # another process took this version between our look and our rename
+                continue  # another process took this version before our rename
             sync_folder(folder.parent)
             return ModelEntry(name, version, digest, files, folder)
 
@@ -185,7 +184,7 @@ def _is_version(name: str) -> bool:
 
 
 def _source_files(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files to copy, by their path in the model, in the order of that path's bytes."""
+    """Yield the files to copy with their path in the model, sorted by the bytes of that path."""
     if path.is_file():
         yield MODEL_FILE, path
         return
@@ -210,7 +209,7 @@ def _source_files(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _own_file(child: Path, root: Path) -> Path:
-    """Return the file itself, which may be linked to from elsewhere in the model's folder but not lie outside of it."""
+    """Return the file itself. It may be linked to within the model's folder, but must not be outside of it."""
     real = child.resolve()
     if not real.is_relative_to(root):
         raise CodeError(f"{child} is a link to {real}, which is outside of {root}: put a copy there (`cp -L`)")
@@ -218,7 +217,7 @@ def _own_file(child: Path, root: Path) -> Path:
 
 
 def _check_graph(path: Path, files: Iterable[str]) -> None:
-    """Raise `CodeError` for a graph whose tasks could not travel, or that wants files which the model does not have."""
+    """Raise `CodeError` for a graph whose tasks could not be sent, or that needs files which the model lacks."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise CodeError(f"{MODEL_FILE} cannot be used: it is empty")

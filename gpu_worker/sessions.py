@@ -1,8 +1,8 @@
-"""Loaded models: a session with its ports, its fingerprint and its ready bindings, kept for the models used last.
+"""An LRU cache of loaded models: a session with its ports, its fingerprint and its cached bindings.
 
-Loading checks every file of the model against its manifest, builds the session, and runs the probe, which is the
-warm-up too. What the probe needed and gave is in the fingerprint; a model that the probe cannot run (it may refuse
-inputs of zeros and ones) is still served, and says so.
+Loading checks every file of the model against its manifest, builds the session, and runs the probe, which is also the
+warm-up. The probe's result is in the fingerprint. A model that fails the probe (it may refuse the probe's inputs) is
+still served, and its description says so.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.watchdog import Watchdog
 from rota.tensors.arrays import Array
 
-SESSIONS_MAX: Final = 8  # a session holds its weights once or twice in memory
+SESSIONS_MAX: Final = 8  # a session holds its weights in memory once or twice
 PROBE_MS_MAX: Final = 60_000
-_KEPT_CALLS_MAX: Final = 16  # kinds of call per session whose buffers are kept
+_KEPT_CALLS_MAX: Final = 16  # signatures per session whose buffers are cached
 
 Signature = tuple[Any, ...]
 
@@ -39,22 +39,22 @@ class LoadInterrupted(CodeError):
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model that is ready to run. Belongs to the executor's thread."""
+    """A model that is ready to run. Use it in the executor's thread only."""
 
     entry: ModelEntry
     opened: Opened
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     wanted: tuple[str, ...]
-    fixed: tuple[str, ...] = ()  # initializers that the graph lists as inputs too
+    fixed: tuple[str, ...] = ()  # initializers that the graph also lists as inputs
     facts: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: bytes = b""
-    warm_up: str = ""  # why the probe did not run, if it did not
+    warm_up: str = ""  # why the probe failed, if it did
     declared_outputs_hold: bool = True
     _kept: OrderedDict[Signature, BoundCall] = field(default_factory=OrderedDict)
 
     def misfit(self, call: Call) -> str:
-        """Return in words why a call does not fit this model, or an empty text."""
+        """Return a sentence on why a call does not fit this model, or an empty text."""
         for name, tensor in call.inputs.items():
             if name in self.fixed:
                 return f'input "{name}" is an initializer of the model: its value stays, leave it out'
@@ -71,7 +71,7 @@ class LoadedModel:
         return ""
 
     def output_shapes(self, call: Call) -> OutputShapes:
-        """Return the shapes of the wanted outputs, as far as the graph's declaration tells them for these inputs."""
+        """Return the shapes of the wanted outputs, as far as they follow from the declared ones and these inputs."""
         wanted = call.outputs or self.wanted
         if not self.declared_outputs_hold:
             return dict.fromkeys(self.outputs[name] for name in wanted)
@@ -79,7 +79,7 @@ class LoadedModel:
         return {self.outputs[name]: self.outputs[name].resolved(named) for name in wanted}
 
     def kept_call(self, call: Call) -> BoundCall | None:
-        """Return the kept binding for calls like this one, which then fits the model; else None."""
+        """Return the cached binding for this call's signature, in which case the call fits the model; else None."""
         signature = _signature(call)
         bound = self._kept.get(signature)
         if bound is not None:
@@ -87,24 +87,24 @@ class LoadedModel:
         return bound
 
     def keep_call(self, call: Call, outputs: OutputShapes) -> BoundCall:
-        """Make a binding with buffers of its own, and keep it; the next call like this one overwrites its buffers."""
+        """Make a binding with its own buffers and cache it; the next call of this signature overwrites them."""
         bound = self._kept[_signature(call)] = self.bind(call, outputs, {})
         if len(self._kept) > _KEPT_CALLS_MAX:
             self._kept.popitem(last=False)
         return bound
 
     def bind(self, call: Call, outputs: OutputShapes, places: Mapping[str, Array]) -> BoundCall:
-        """Return a binding for a call that fits, with arrays in place of own buffers."""
+        """Return a binding for a call that fits, with `places` instead of own buffers."""
         inputs = {port: call.inputs[name].shape for name, port in self.inputs.items()}
         return BoundCall(self.opened.session, inputs, outputs, places)
 
     def distrust_declared_outputs(self) -> None:
-        """From now on let the library size every output: the graph declares shapes that its nodes do not keep."""
+        """Let the library allocate all outputs from now on, since they differ from the declared shapes."""
         self.declared_outputs_hold = False
         self._kept.clear()
 
     def description(self) -> dict[str, Any]:
-        """Return what a producer or an operator wants to know; values of MessagePack."""
+        """Return a description for producers and operators, in MessagePack's types."""
         return {
             "model": self.entry.name,
             "version": self.entry.version,
@@ -120,12 +120,12 @@ class LoadedModel:
 
 
 class Sessions:
-    """The models loaded last, by digest."""
+    """The models used last, by digest."""
 
     def __init__(self, repository: Repository, *, threads: int, require: Require, kept: int) -> None:
         assert kept >= 1
         self._repository = repository
-        self._probing: dict[bytes, Watchdog] = {}  # warm-ups that run, by digest
+        self._probing: dict[bytes, Watchdog] = {}  # running warm-ups, by digest
         self._stopping = False
         self._threads = threads
         self._require = require
@@ -133,7 +133,7 @@ class Sessions:
         self._loaded: OrderedDict[bytes, LoadedModel] = OrderedDict()
 
     def get(self, digest: bytes) -> LoadedModel:
-        """Return the model with this digest, loading it if need be.
+        """Return the model with this digest, loading it if needed.
 
         Raises `CodeError` if it is missing, damaged or does not load, `LoadInterrupted` if the worker was told to stop.
         """
@@ -150,24 +150,24 @@ class Sessions:
         return digest in self._loaded
 
     def load(self, digest: bytes) -> LoadedModel:
-        """Return a model, newly loaded, from any thread; raises as `get` does."""
+        """Load a model and return it. Callable in any thread; raises as `get` does."""
         return self._load(self._repository.find(digest))
 
     def keep(self, digest: bytes, model: LoadedModel) -> None:
-        """Keep a model; the one that was used longest ago makes room."""
+        """Add a model to the cache, evicting the least recently used one if it is full."""
         self._loaded[digest] = model
         self._loaded.move_to_end(digest)
         if len(self._loaded) > self._kept:
             self._loaded.popitem(last=False)
 
     def stop_loading(self) -> None:
-        """Interrupt the warm-ups that run, and those to come; from any thread."""
+        """Interrupt running warm-ups and prevent new ones. Callable from any thread."""
         self._stopping = True
         for watchdog in list(self._probing.values()):
             watchdog.interrupt()
 
     def clear(self) -> None:
-        """Forget all sessions, which frees them."""
+        """Drop all sessions, which frees them."""
         self._loaded.clear()
 
     def _load(self, entry: ModelEntry) -> LoadedModel:
@@ -195,7 +195,7 @@ class Sessions:
         return model
 
     def _probe(self, model: LoadedModel, given: Mapping[str, tuple[int, ...]]) -> str:
-        """Run the fixed inputs through the session and return the digest of the bits, or why there are none."""
+        """Run the fixed inputs through the session; return the digest of the output, or why there is none."""
         tensors, data = {}, {}
         for name, port in model.inputs.items():
             shape = given.get(name) or _smallest(port)
@@ -232,7 +232,7 @@ class Sessions:
 
 
 def _signature(call: Call) -> Signature:
-    """Return what calls have in common that can use the same buffers."""
+    """Return the signature of a call: calls with the same one can share buffers."""
     return (call.outputs, *[(name, dtype, shape, type(data)) for name, (dtype, shape, data) in call.inputs.items()])
 
 

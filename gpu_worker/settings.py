@@ -1,4 +1,4 @@
-"""`model.toml`: what a model's folder may ask of the session that runs it. PURE.
+"""`model.toml`: the session settings in a model's folder. PURE.
 
     threads = 1                     # intra-op threads; part of the fingerprint, may change bits
     graph_level = "all"             # none, basic, extended, layout or all; changes bits
@@ -8,8 +8,7 @@
     [probe_shapes]                  # shapes for the warm-up where the free dimensions cannot be 1
     audio = [1, 16000]
 
-Every key is optional; an unknown one is an error, so that a misspelt key is not silently ignored. docs/MODELS.md
-lists the keys.
+Every key is optional; an unknown one is an error, so that a misspelt key is not ignored. docs/MODELS.md lists the keys.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ class ModelSettings:
 def parse_settings(text: str, where: str) -> ModelSettings:
     """Return the settings in `text`, the content of the file `where`.
 
-    Raises `CodeError` naming the file, the key and what it may be.
+    Raises `CodeError` naming the file, the key and its allowed values.
     """
     try:
         table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # not only its own error: int() refuses very long numbers
+    except (ValueError, RecursionError) as error:  # plain ValueError too: int() refuses very long numbers
         raise CodeError(f"{where} is no TOML: {str(error)[:200]}") from None
     values: dict[str, Any] = {}
     for key, value in table.items():

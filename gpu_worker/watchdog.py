@@ -1,8 +1,8 @@
-"""Stops a run of ONNX Runtime from outside: when its time is up, or when the worker is told to stop.
+"""Stops a run of ONNX Runtime from outside: at its timeout, or when the worker is told to stop.
 
-One thread serves all runs of an executor; starting a timer thread per run would cost more than a small model. A run
-is *armed* before the library is called and *disarmed* after. The thread is only woken when it would sleep past a new
-deadline, so that arming costs a lock and a comparison.
+One thread serves all runs of an executor; a timer thread per run would cost more than a small model. A run is *armed*
+before the library is called and *disarmed* after. The thread is woken only if it would sleep past a new deadline, so
+arming costs a lock and a comparison.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from rota.common.limits import STUCK_MS
 
 Stopped = Literal["timeout", "interrupted"]
 
-# Looking up an entry that is not set raises and catches a C++ exception in every run with an IO binding: 40 µs.
-# 0 is the value that the library assumes.
+# Set to its default, 0: looking up an entry that is not set costs every run with an IO binding a C++ exception, 40 µs.
 _GRAPH_ENTRY: Final = "gpu_graph_id"
 
 
 class Watchdog:
-    """Arms and disarms runs, from one thread; `interrupt` may come from any."""
+    """Arms and disarms runs, from one thread; `interrupt` may be called from any."""
 
     def __init__(self, stuck: Callable[[], None] | None = None) -> None:
-        """`stuck` is called in the watchdog's thread when a run is out of time and does not end for STUCK_MS more. The
-        run cannot be disarmed meanwhile, so nothing comes of it until `stuck` returns.
+        """`stuck` is called in the watchdog's thread when a run has not ended STUCK_MS after its timeout.
+
+        `disarm` waits until `stuck` has returned.
         """
         self._stuck = stuck
-        self._expired: Any = None  # options of the run that is out of time
+        self._expired: Any = None  # options of the run that timed out
         self._changed = threading.Condition()
-        self._options: Any = None  # of the run that is armed
-        self._clean: Any = None  # options that stopped no run yet; those that did stay set and are never used again
+        self._options: Any = None  # of the armed run
+        self._clean: Any = None  # reusable options; those that stopped a run stay set and are dropped
         self._deadline_s = 0.0
-        self._wakes_at_s = 0.0  # when the thread will look again by itself; infinite while it idles
+        self._wakes_at_s = 0.0  # when the thread next wakes by itself; infinite while idle
         self._stopped: Stopped | None = None
         self._in_fold = False
         self._closed = False
@@ -44,7 +44,7 @@ class Watchdog:
         self._thread.start()
 
     def begin_fold(self) -> None:
-        """From here to `end_fold` an interrupt counts; one that came before was for an earlier fold."""
+        """Accept interrupts until `end_fold`; an earlier one was for another fold."""
         with self._changed:
             self._in_fold = True
             self._stopped = None
@@ -72,13 +72,13 @@ class Watchdog:
         return options
 
     def disarm(self) -> Stopped | None:
-        """End the watch, and say whether and why the run was told to stop. It may have finished all the same."""
+        """End the watch; return why the run was told to stop, if it was. It may have finished nevertheless."""
         with self._changed:
             self._options = self._expired = None
             return self._stopped
 
     def interrupt(self) -> None:
-        """Stop the fold that is running; does nothing between folds."""
+        """Stop the running fold; does nothing between folds."""
         with self._changed:
             if self._in_fold:
                 self._stop("interrupted")
@@ -125,6 +125,6 @@ class Watchdog:
 
 def _run_options() -> Any:
     options = onnxruntime.RunOptions()
-    options.log_severity_level = 4  # what goes wrong is an outcome and has its text there
+    options.log_severity_level = 4  # errors become outcomes, which have the text
     options.add_run_config_entry(_GRAPH_ENTRY, "0")
     return options

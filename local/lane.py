@@ -180,7 +180,7 @@ class Lane(View):
             raise BadPayload(f"tensors={shown(tensors)}: give a list of TensorRef")
         packed, references = self._payloads.pack(target, payload)
         if tensors and references:
-            raise BadPayload("this payload has arrays of its own: give `tensors` only with a payload of bytes")
+            raise BadPayload("this payload has tensors of its own: give `tensors` only with a payload of bytes")
         first_turn = self._submit((run_of(target, [(packed, tuple(tensors) or references)], priority),))
         return Handle(self, first_turn)
 

@@ -1,1 +1,1 @@
-"""Arrays between processes: the file format, the store of sealed files, values and payloads that hold arrays."""
+"""Arrays between processes: the file format, the store, and values and payloads with arrays."""

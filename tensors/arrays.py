@@ -1,8 +1,7 @@
 """Numpy arrays to and from the tensors of a model task and its result.
 
-Not pure: it needs numpy, and ml_dtypes for bfloat16 and float8. What the payload looks like is `model_call.py`'s
-matter; what lies in the tensor store is `store.py`'s. Arrays leave this file read-only and are views of what came
-in, never copies.
+Not pure: it needs numpy, and ml_dtypes for bfloat16 and float8. common/model_call.py has the payload's format, store.py
+the tensor store. Returned arrays are read-only views of the input, never copies.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ assert sys.byteorder == "little", "payloads are little-endian and are mapped, no
 
 
 def aligned_empty(dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
-    """Return a new array whose data starts at a multiple of 64 bytes. What it holds is undefined."""
+    """Return a new array whose data is 64-byte aligned and uninitialized."""
     size_bytes = math.prod(shape) * dtype.itemsize
     room = np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
     start = -room.ctypes.data % ALIGNMENT_BYTES
@@ -35,14 +34,14 @@ def aligned_empty(dtype: np.dtype[Any], shape: Sequence[int]) -> Array:
 
 
 def inline(array: Array) -> Tensor:
-    """Return an array as a tensor that carries its bytes."""
+    """Return an array as an inline tensor."""
     return Tensor(_name_of(array.dtype), array.shape, array.tobytes())
 
 
 def array_of(tensor: Tensor, references: Sequence[TensorRef], store: TensorStore | None) -> Array:
     """Return a tensor as a read-only array: a view of its bytes, or a mapped file of the store.
 
-    Raises `TensorError` if the store has no such tensor, `BadPayload` if there is no store to look into.
+    Raises `TensorError` if the store has no such tensor, `BadPayload` if there is no store.
     """
     if isinstance(tensor.data, bytes):
         return np.frombuffer(tensor.data, numpy_dtype(tensor.dtype)).reshape(tensor.shape)
@@ -54,7 +53,7 @@ def array_of(tensor: Tensor, references: Sequence[TensorRef], store: TensorStore
 def encode_arrays(
     inputs: Mapping[str, Array], outputs: Iterable[str] = (), *, store: TensorStore | None
 ) -> tuple[bytes, tuple[TensorRef, ...]]:
-    """Return the payload of a model task and the references beside it; large arrays go into the store."""
+    """Return the payload and the tensor references of a model task; large arrays go into the store."""
     references: list[TensorRef] = []
     tensors = {}
     inline_max = inline_bytes_max([array.nbytes for array in inputs.values()])
@@ -76,7 +75,7 @@ def decode_arrays(payload: bytes, references: Sequence[TensorRef], store: Tensor
 
 
 def _name_of(dtype: np.dtype[Any]) -> str:
-    """Return the dtype's name in a payload. The store takes complex numbers too; models here do not."""
+    """Return the dtype's name in a payload. Unlike the store, models here do not take complex numbers."""
     if dtype.name not in DTYPE_BYTES or not dtype.isnative:
         raise BadPayload(f"arrays of {dtype!r} cannot be sent to a model; convert to one of {', '.join(DTYPE_BYTES)}")
     return dtype.name

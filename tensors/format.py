@@ -1,10 +1,10 @@
 """The file format of a tensor, and its digest: the same bytes for the same dtype, shape and data, everywhere. PURE.
 
-A tensor file is a plain `.npy` file, version 1.0, whose header is fully determined by dtype and shape, so that the
-whole file is a function of the tensor. Its digest is the BLAKE3 of the file: `b3sum` proves a file, and dtype and
-shape are covered too. A reader compares the header with the one it would write and never parses what it finds.
+A tensor file is a plain `.npy` file, version 1.0, whose header is fully determined by dtype and shape, so the file is a
+function of the tensor. Its digest is the BLAKE3 of the file, so `b3sum` checks a file, and dtype and shape are covered.
+A reader compares the header with the one it would write and never parses it.
 
-Changing a byte here renames every tensor: it is a new format, with docs/TENSORS.md and docs/JOURNAL.md to change.
+Changing a byte here renames every tensor: that is a new format; change docs/TENSORS.md and docs/JOURNAL.md with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rota.common.errors import TensorError
 from rota.common.limits import INLINE_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, TENSOR_BYTES_MAX, TENSOR_RANK_MAX
 from rota.common.shown import shown
 
-ALIGNMENT_BYTES: Final = 64  # alignment changes bits in some kernels; 64 is a cache line and the widest vector
+ALIGNMENT_BYTES: Final = 64  # alignment changes bits in some kernels; 64 covers a cache line and the widest vector
 DIGEST_BYTES: Final = 32
 
 # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, "Format version 1.0": magic, version,
@@ -30,18 +30,18 @@ DIGEST_BYTES: Final = 32
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
 _PREFIX_BYTES: Final = len(_MAGIC) + 2
 
-# On two cores, threads lose below this size and win above it (measured with blake3 1.0.11).
+# Threads are slower below this size and faster above it (on two cores, blake3 1.0.11).
 _THREADS_BYTES_MIN: Final = 1 << 20
 
 
 class _Type(NamedTuple):
-    descr: str  # as it stands in the header
+    descr: str  # as in the header
     item_bytes: int
-    extension: bool = False  # comes from ml_dtypes
+    extension: bool = False  # from ml_dtypes
 
 
-# numpy has no name in its format for the types of ml_dtypes: as plain `|V1`, two kinds of float8 would share files.
-# One named field keeps them apart, and numpy.load still reads the file:
+# numpy's format has no names for the types of ml_dtypes: as plain `|V1`, two kinds of float8 would have the same file.
+# A record with one named field keeps them apart, and numpy.load can still read it:
 # `load(path)["bfloat16"].view(ml_dtypes.bfloat16)`.
 _TYPES: Final[dict[str, _Type]] = {
     "bool": _Type("'|b1'", 1),
@@ -68,9 +68,9 @@ DTYPES: Final = tuple(_TYPES)
 
 
 def dtype_name(dtype: numpy.typing.DTypeLike) -> str:
-    """Return the name under which a numpy dtype travels.
+    """Return the name of a numpy dtype in messages.
 
-    Raises `TensorError` for types that cannot: objects, text, dates, records, big-endian numbers.
+    Raises `TensorError` for types that cannot be sent: objects, text, dates, records, big-endian numbers.
     """
     if isinstance(dtype, str) and dtype in _TYPES:
         return dtype
@@ -89,12 +89,12 @@ def dtype_name(dtype: numpy.typing.DTypeLike) -> str:
 
 
 def numpy_dtype(name: str) -> numpy.dtype[Any]:
-    """Return the numpy dtype of a tensor's dtype name. Raises `TensorError` where ml_dtypes is needed and absent."""
+    """Return the numpy dtype of a dtype name. Raises `TensorError` if it needs ml_dtypes and that is missing."""
     known = _known(name)
     if not known.extension:
         return numpy.dtype(name)
     try:
-        import ml_dtypes  # an extra: producers without such tensors do not have it
+        import ml_dtypes  # optional: producers without such tensors need not have it
     except ImportError as error:
         raise TensorError(f"dtype {name} needs the package ml_dtypes: pip install ml_dtypes", dtype=name) from error
     extension: numpy.dtype[Any] = numpy.dtype(getattr(ml_dtypes, name))
@@ -102,11 +102,11 @@ def numpy_dtype(name: str) -> numpy.dtype[Any]:
 
 
 def check_tensor(dtype: str, shape: tuple[int, ...]) -> int:
-    """Return how many bytes of data a tensor has. Raises `TensorError` for a dtype, shape or size that cannot be."""
+    """Return how many bytes of data a tensor has. Raises `TensorError` for a bad dtype, shape or size."""
     known = _known(dtype)
     if not isinstance(shape, tuple) or len(shape) > TENSOR_RANK_MAX:
         raise TensorError(f"shape {shown(shape)} is not a tuple of at most {TENSOR_RANK_MAX} lengths")
-    # A zero makes the size zero whatever else stands there, so each length has the bound by itself too.
+    # With a zero the size is zero whatever the other lengths, so each length is bounded too.
     for length in shape:
         if type(length) is not int or not 0 <= length <= TENSOR_BYTES_MAX:
             raise TensorError(f"shape {shown(shape)} has a length that is not an integer from 0 to {TENSOR_BYTES_MAX}")
@@ -120,11 +120,11 @@ def check_tensor(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def inline_bytes_max(sizes: Iterable[int]) -> int:
-    """Return up to how many bytes a tensor of one payload travels inline, from the sizes of all in it; larger ones go
-    into the store.
+    """Return the largest size of an inline tensor in a payload whose tensors have these sizes; larger ones go into the
+    store.
 
-    It is INLINE_BYTES_MAX, or less where these would be over INLINE_TOTAL_BYTES_MAX together: then the largest go,
-    those of equal size together. Both sides of a call follow this, so that its bytes are the same each time.
+    It is INLINE_BYTES_MAX, or less if the inline ones would exceed INLINE_TOTAL_BYTES_MAX together: then the largest go
+    into the store, all of equal size together. Both sides of a call use this rule, so its bytes are always the same.
     """
     bound = INLINE_BYTES_MAX
     small = sorted(size for size in sizes if size <= bound)
@@ -138,7 +138,7 @@ def inline_bytes_max(sizes: Iterable[int]) -> int:
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return everything that stands before the data of a tensor file; its length is a multiple of 64."""
+    """Return everything before the data of a tensor file; its length is a multiple of 64."""
     text = f"{{'descr': {_known(dtype).descr}, 'fortran_order': False, 'shape': {shape!r}, }}".encode("ascii")
     padding = -(_PREFIX_BYTES + len(text) + 1) % ALIGNMENT_BYTES
     body = text + b" " * padding + b"\n"
@@ -146,16 +146,16 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def tensor_digest(dtype: str, shape: tuple[int, ...], data: bytes | memoryview) -> bytes:
-    """Return the name of a tensor: the BLAKE3 of its file, that is of its header and its data.
+    """Return the digest of a tensor: the BLAKE3 of its file, that is of header and data.
 
-    `data` is the row-major, little-endian data as flat bytes (`flat_bytes` gives them for an array).
+    `data` is the row-major, little-endian data as flat bytes (see `flat_bytes`).
     """
     assert memoryview(data).nbytes == check_tensor(dtype, shape), "the data does not fit dtype and shape"
     return file_digest(npy_header(dtype, shape), data)
 
 
 def file_digest(*parts: Any) -> bytes:
-    """Return the BLAKE3 of parts one after another, with threads where they help."""
+    """Return the BLAKE3 of the concatenated parts, using threads where they help."""
     hasher = blake3(max_threads=1)
     if sum(memoryview(part).nbytes for part in parts) >= _THREADS_BYTES_MIN:
         hasher = blake3(max_threads=blake3.AUTO)
@@ -165,7 +165,7 @@ def file_digest(*parts: Any) -> bytes:
 
 
 def flat_bytes(array: numpy.typing.NDArray[Any]) -> memoryview:
-    """Return the data of an array as flat bytes in row-major order; without a copy where it lies so already."""
+    """Return the data of an array as flat bytes in row-major order, without a copy if it is contiguous."""
     ordered = array if array.flags.c_contiguous else array.copy(order="C")
     return ordered.reshape(-1).view(numpy.uint8).data
 

@@ -1,8 +1,8 @@
-"""Values to payloads and back, and payloads to the messages that carry them.
+"""Converts values to payloads and back, and divides payloads among messages.
 
-Bytes go as they are. Anything else is packed (`tensors/values.py`); large arrays, and those that are many together, go
-into the tensor store by themselves and travel as references. What a model takes is a map of input name to array. What
-cannot be sent is refused here, before anything has left, with a `BadPayload` that says what to do.
+Bytes are sent unchanged. Other values are packed (values.py); large arrays, or many small ones, go into the tensor
+store and are sent as references. A model takes a map of input name to array. A value that cannot be sent raises
+`BadPayload`, with the remedy, before anything is sent.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from rota.tensors.store import TensorStore
 
 RUN_BYTES_MAX: Final = limits.MESSAGE_BYTES_MAX // 2  # payloads of one message; the rest is for headers and references
-_REFERENCE_BYTES: Final = 512  # what a reference may take in a message: digest, dtype and a shape of any rank
+_REFERENCE_BYTES: Final = 512  # the largest reference in a message: digest, dtype and a shape of any rank
 
 Packed = tuple[bytes, tuple[TensorRef, ...]]
 
 
 class Payloads:
-    """Packs and unpacks for one client or local lane. `store_folder` None: there is no store, arrays travel inline."""
+    """Packs and unpacks for one client or local lane. `store_folder` None: no store, all arrays are inline."""
 
     def __init__(self, store_folder: Path | None) -> None:
         self._store_folder = store_folder
         self._store: TensorStore | None = None
 
     def pack(self, target: str, value: Any) -> Packed:
-        """Return the payload of a task, and the tensors beside it."""
+        """Return the payload of a task and its tensor references."""
         if isinstance(value, bytes | bytearray | memoryview):
             packed: Packed = (bytes(value), ())
         elif target.startswith(MODEL_PREFIX):
@@ -61,7 +61,7 @@ class Payloads:
     def messages(
         self, targets: str | Sequence[str], payloads: Iterable[Any], priority: int
     ) -> Iterator[tuple[TaskRun, ...]]:
-        """Yield the runs of one message after another, each within what a message may hold.
+        """Yield the runs for one message after another, each within the bounds of a message.
 
         `targets` is one for all, or one per payload.
         """
@@ -93,7 +93,7 @@ class Payloads:
         return decode_arrays(payload, tensors, self.store())
 
     def store(self) -> TensorStore | None:
-        """Return the tensor store, opened at the first use."""
+        """Return the tensor store, opened on first use."""
         if self._store is None and self._store_folder is not None:
             from rota.tensors.store import TensorStore
 
@@ -118,7 +118,7 @@ class Payloads:
     def _next_message(
         self, targets: str | Sequence[str], start: int, source: Iterator[Any], held: Packed | None
     ) -> tuple[list[Packed], Packed | None]:
-        """Return the payloads of the next message, and the first one after it if that was packed and did not fit."""
+        """Return the payloads of the next message, and the first payload that was packed but did not fit."""
         packed = [] if held is None else [held]
         size = sum(_size(one) for one in packed)
         for value in islice(source, limits.RUN_TASKS_MAX - len(packed)):
@@ -164,5 +164,5 @@ def _size(packed: Packed) -> int:
 
 
 def _is_array(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")  # nobody can have an array without having imported it
+    numpy = sys.modules.get("numpy")  # if numpy is not imported, the value is not an array
     return numpy is not None and isinstance(value, numpy.ndarray)

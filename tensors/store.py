@@ -1,13 +1,12 @@
-"""The tensor store: a folder of sealed, content-named `.npy` files that every process of the host maps without a copy.
+"""The tensor store: a folder of sealed, content-addressed `.npy` files that all processes of a host map without copies.
 
     root/ab/cd/<64 hex digits>.npy   sealed: complete, read-only, never changed; named by the BLAKE3 of the file
     root/drafts/*.npy                being written, each locked by its writer
-    root/lock                        shared by who finds or seals a tensor, exclusive for the removal of one
+    root/lock                        held shared to find or seal a tensor, exclusively to remove one
 
-The one rule: a path comes out of a digest and nothing else, and a file under its final name is complete. So no
-reference can point outside the folder, and whoever finds a file may map it at once. File format and digest:
-format.py; both and the lifecycle are told in docs/TENSORS.md, which changes with this file. Locks and disk
-errors: files.py.
+A path is made only of a digest, and a file with its final name is complete. So no reference can point outside the
+folder, and a file can be mapped as soon as it is found. format.py has the file format and digest, host/files.py locks
+and disk errors. docs/TENSORS.md describes all this and the lifecycle; change it with this file.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ from rota.tensors.format import (
 _SEALED_MODE: Final = 0o444
 _SEALED_NAME: Final = re.compile(rf"[0-9a-f]{{{2 * DIGEST_BYTES}}}\.npy")
 _FAN_OUT_NAME: Final = re.compile(r"[0-9a-f]{2}")
-_CREATES_PER_COUNT: Final = 256  # other processes write too: the size of the store is counted anew so often
+_CREATES_PER_COUNT: Final = 256  # drafts between two counts of the store's size, since other processes write too
 
 
 class CollectReport(NamedTuple):
-    """What a collection removed, and how many files it had to leave because the system holds them (Windows: mapped)."""
+    """What a collection removed, and how many files it could not remove (Windows: mapped files)."""
 
     removed: int
     bytes: int
@@ -63,7 +62,7 @@ class TensorStats(NamedTuple):
 
 
 class TensorStore:
-    """A folder of tensors. Any number of processes may use one folder at a time, and threads may share a store."""
+    """A folder of tensors. Any number of processes may use one folder, and threads may share a store."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class TensorStore:
         store_bytes_max: int = TENSOR_STORE_BYTES_MAX,
         tensor_bytes_max: int = TENSOR_BYTES_MAX,
     ) -> None:
-        """`lender` is a store whose tensors are read where `root` has none; nothing is ever written there."""
+        """`lender` is a second store, only read, for tensors that `root` does not have."""
         self.root = root
         self._lender = lender
         self._drafts = root / "drafts"
@@ -104,7 +103,7 @@ class TensorStore:
         return TensorDraft(self, descriptor, path, mapping, array)
 
     def put(self, array: numpy.typing.NDArray[Any], *, durable: bool = True) -> TensorRef:
-        """Store a copy of an array and return its reference. Content that is here already is not written again."""
+        """Store a copy of an array and return its reference. Content that exists is not written again."""
         name, shape = dtype_name(array.dtype), tuple(array.shape)
         header, total = self._check_new(name, shape)
         data = flat_bytes(array)
@@ -122,10 +121,10 @@ class TensorStore:
         return ref
 
     def open(self, ref: TensorRef, *, verify: bool = False) -> numpy.typing.NDArray[Any]:
-        """Return the tensor as a read-only array over the mapped file: no copy, and it may outlive the file's name.
+        """Return the tensor as a read-only array over the mapped file, valid even after the file is removed.
 
         Raises `TensorError` if the file is missing or is not this tensor. Header and size are always compared;
-        `verify` hashes the data as well, which costs about 0.3 s per GiB.
+        `verify` hashes the data as well, which takes about 0.3 s per GiB.
         """
         header, total = _expected(ref)
         numpy_type = numpy_dtype(ref.dtype)
@@ -141,7 +140,7 @@ class TensorStore:
         return array
 
     def touch(self, ref: TensorRef) -> None:
-        """Renew the lease of a tensor: it now counts as used just now. Raises `TensorError` if it is not here."""
+        """Renew the lease of a tensor. Raises `TensorError` if it is not in the store."""
         path = self._path(ref.digest)
         with disk_errors(f"touch tensor {ref.digest.hex()}", self.root, 0), locked(self._lock, exclusive=False):
             try:
@@ -152,10 +151,10 @@ class TensorStore:
     def collect(
         self, referenced: AbstractSet[bytes] | Callable[[bytes], bool], now_s: float, lease_s: float
     ) -> CollectReport:
-        """Remove tensors that nothing refers to and nobody touched for `lease_s`, and drafts whose writer is gone.
+        """Remove unreferenced tensors not touched for `lease_s` seconds, and drafts of dead writers.
 
-        Whoever has a tensor mapped keeps it: the file's name goes, its pages stay until the last map is closed. Where
-        the system refuses that (Windows) the file stays and the next collection tries again.
+        Existing maps stay valid: the file's name is removed, its pages stay until the last map is closed. Windows does
+        not allow that; there the file stays and the next collection tries again.
         """
         is_referenced = referenced if callable(referenced) else referenced.__contains__
         oldest_s = now_s - lease_s
@@ -163,7 +162,7 @@ class TensorStore:
         for path in self._sealed_paths():
             if is_referenced(bytes.fromhex(path.stem)) or not _is_older(path, oldest_s):
                 continue
-            # Between the look above and here somebody may have found the tensor and renewed its lease.
+            # Check again under the lock: the lease may have been renewed meanwhile.
             with locked(self._lock, exclusive=True):
                 size = unlink(path) if _is_older(path, oldest_s) else 0
             held += size is None
@@ -181,10 +180,10 @@ class TensorStore:
         drafts = [size for path in self._draft_paths() if (size := _size(path)) is not None]
         return TensorStats(len(sizes), sum(sizes), len(drafts), sum(drafts))
 
-    # --- the way to a sealed file -------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     def _check_new(self, dtype: str, shape: tuple[int, ...]) -> tuple[bytes, int]:
-        """Return the header and the size of a new tensor's file, if this store may take it."""
+        """Return header and size of a new tensor's file. Raises `TensorError` if this store may not take it."""
         data_bytes = check_tensor(dtype, shape)
         if data_bytes > self._tensor_bytes_max:
             raise TensorError(
@@ -212,11 +211,11 @@ class TensorStore:
     def _new_file(self) -> tuple[int, Path]:
         with disk_errors("start a tensor", self.root, 0):
             descriptor, name = tempfile.mkstemp(suffix=".npy", dir=self._drafts)
-        try_lock(descriptor)  # tells a collection that the writer is alive
+        try_lock(descriptor)  # shows collections that the writer is alive
         return descriptor, Path(name)
 
     def _publish(self, descriptor: int, draft: Path, ref: TensorRef, durable: bool) -> None:
-        """Give a complete draft its final name. The draft's own name stays; the caller drops it."""
+        """Link a complete draft to its final name. The caller removes the draft's own name."""
         path = self._path(ref.digest)
         total = os.fstat(descriptor).st_size
         with disk_errors(f"seal tensor {ref.digest.hex()}", self.root, total):
@@ -226,7 +225,7 @@ class TensorStore:
                 os.fsync(descriptor)
             with locked(self._lock, exclusive=False):
                 try:
-                    os.link(draft, path)  # unlike rename it never replaces
+                    os.link(draft, path)  # unlike rename, never replaces a file
                 except FileExistsError:
                     if not _is_intact(path, ref):
                         os.replace(draft, path)
@@ -235,20 +234,20 @@ class TensorStore:
                 self._sync_folders(path.parent)
 
     def _adopt(self, ref: TensorRef, durable: bool) -> bool:
-        """Renew the lease of a tensor that is here already and intact, and say whether there was one."""
+        """Renew the lease of a tensor that exists and is intact; return whether there is one."""
         path = self._path(ref.digest)
         with locked(self._lock, exclusive=False):
             if not _is_intact(path, ref):
                 return False
             os.utime(path)
-        if durable:  # whoever sealed it may not have cared
+        if durable:  # it may have been sealed without `durable`
             with disk_errors(f"sync tensor {ref.digest.hex()}", self.root, 0), open(path, "rb") as file:
                 os.fsync(file.fileno())
             self._sync_folders(path.parent)
         return True
 
     def _sync_folders(self, folder: Path) -> None:
-        """Make a new name durable, and the first time also the names of the folders above it."""
+        """Make a new name durable, and the first time also those of the folders above."""
         sync_folder(folder)
         if folder not in self._synced_folders:
             sync_folder(folder.parent)
@@ -264,7 +263,7 @@ class TensorStore:
         return self.root / name[:2] / name[2:4] / f"{name}.npy"
 
     def _sealed_paths(self) -> Iterator[Path]:
-        """Yield the files that can be tensors by name and place; strangers are left alone."""
+        """Yield the files whose name and place are those of tensors; other files are ignored."""
         for first in _names(self.root, _FAN_OUT_NAME):
             for second in _names(self.root / first, _FAN_OUT_NAME):
                 for name in _names(self.root / first / second, _SEALED_NAME):
@@ -277,7 +276,7 @@ class TensorStore:
 
 
 class TensorDraft:
-    """A tensor that is being written. Leaving the `with` block without `seal()` removes it.
+    """A tensor being written. Leaving the `with` block without `seal()` removes it.
 
     Views of `array` taken before the seal stay writable for numpy: writing through one afterwards damages the sealed
     tensor.
@@ -298,10 +297,10 @@ class TensorDraft:
         self._mapping: mmap.mmap | None = mapping
 
     def seal(self, *, durable: bool = True) -> TensorRef:
-        """Make the tensor immutable and known by its content, and return its reference.
+        """Make the tensor immutable, name it by its content, and return its reference.
 
-        With `durable` file and name are on the disk when this returns: a submit that names the tensor may then be
-        acknowledged. Without, a crash of the host can lose the tensor while the journal still names it.
+        With `durable`, file and name are on the disk when this returns, which a submit that names the tensor needs.
+        Without, a crash of the host can lose the tensor while the journal still names it.
         """
         assert self._mapping is not None, "this draft was sealed or dropped before"
         self.array.flags.writeable = False
@@ -318,9 +317,9 @@ class TensorDraft:
         return ref
 
     def drop(self) -> None:
-        """Give the draft up, if it is still one. A sealed tensor stays."""
+        """Remove the draft, if it is not sealed. A sealed tensor stays."""
         if self._mapping is not None:
-            self._mapping = None  # unmapped with the last array over it
+            self._mapping = None  # unmapped when the last array over it is gone
             self.array.flags.writeable = False
             _drop_file(self._descriptor, self._path)
 
@@ -357,7 +356,7 @@ def _map_sealed(path: Path, ref: TensorRef, total: int) -> mmap.mmap:
 
 
 def _is_intact(path: Path, ref: TensorRef) -> bool:
-    """Return whether a file has the size and header of its tensor: what a torn or foreign file fails first."""
+    """Return whether a file has the size and header of its tensor. Torn or foreign files fail this cheap check."""
     header, total = _expected(ref)
     try:
         with open(path, "rb") as file:
@@ -406,7 +405,7 @@ def _is_older(path: Path, oldest_s: float) -> bool:
 
 
 def _remove_stale_draft(path: Path, oldest_s: float) -> int:
-    """Remove a draft that is old and that no living writer locks; return the bytes that this freed."""
+    """Remove an old draft that no living writer locks; return the bytes freed."""
     if not _is_older(path, oldest_s):
         return 0
     try:
@@ -421,6 +420,6 @@ def _remove_stale_draft(path: Path, oldest_s: float) -> int:
 
 
 def _drop_file(descriptor: int, path: Path) -> None:
-    """Close a draft and remove its name; in this order, because Windows removes no open file."""
+    """Close a draft and remove its name, in this order because Windows cannot remove an open file."""
     os.close(descriptor)
     unlink(path)

@@ -1,10 +1,10 @@
-"""Values of a client as payloads, and back: canonical MessagePack with numpy arrays in it.
+"""Encodes values of a client as payloads, and decodes them: canonical MessagePack with numpy arrays.
 
-The same value is the same bytes, in every process and whatever the order in which a dict was filled, so that equal
-submits have equal digests. Bytes are the one exception to packing: as a whole payload they travel as they are, for
-agents with a format of their own, and only the receiver knows which of the two a payload is.
+Equal values give equal bytes, in every process and whatever the insertion order of a dict, so that equal submits have
+equal digests. A payload given as bytes is not packed but sent unchanged, for agents with their own format; only the
+receiver knows which of the two a payload is.
 
-The encoding is told in docs/TENSORS.md, "Values of a client"; change both.
+docs/TENSORS.md describes the encoding under "Values of a client"; change both.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _INT_MAX: Final = (1 << 64) - 1
 def pack_value(value: Any, store: TensorStore | None) -> tuple[bytes, list[TensorRef]]:
     """Return the payload of a value and the tensors that it refers to; both go into the submit.
 
-    Large arrays are put into the store (see `inline_bytes_max`); without one they are inline, as far as a payload can
-    hold them. A `TensorRef` stands for its tensor, which is then not read. Raises `BadPayload` with the path to what
-    cannot be packed, `TensorError` if the store cannot take an array.
+    Large arrays go into the store (see `inline_bytes_max`); without a store all are inline, if they fit. A `TensorRef`
+    stands for its tensor, which is not read. Raises `BadPayload` with the path to what cannot be packed, `TensorError`
+    if the store cannot take an array.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _checked_size(bytes(value)), []
@@ -65,10 +65,10 @@ def pack_value(value: Any, store: TensorStore | None) -> tuple[bytes, list[Tenso
 
 
 def unpack_value(payload: bytes, tensors: Sequence[TensorRef], store: TensorStore | None) -> Any:
-    """Return the value in a payload. Arrays are read-only and 64-byte aligned, mapped where they lie in the store.
+    """Return the value in a payload. Arrays are read-only and 64-byte aligned; those in the store are mapped.
 
-    Without a store, arrays by reference come back as their `TensorRef`. Any valid MessagePack is taken, canonical or
-    not. Raises `BadPayload` for other bytes, `TensorError` if the store has not got a tensor.
+    Without a store, arrays by reference are returned as their `TensorRef`. Any valid MessagePack is accepted, canonical
+    or not. Raises `BadPayload` for other bytes, `TensorError` if a tensor is not in the store.
     """
 
     def extension(code: int, data: bytes) -> Any:
@@ -87,7 +87,7 @@ def unpack_value(payload: bytes, tensors: Sequence[TensorRef], store: TensorStor
             max_array_len=MESSAGE_ITEMS_MAX,
             max_map_len=MESSAGE_ITEMS_MAX,
         )
-    # What msgpack documents for `unpackb`: ValueError and its kin for any malformed input, UnpackException for others.
+    # As msgpack documents for `unpackb`: ValueError and subclasses for malformed input, UnpackException for the rest.
     except (ValueError, msgpack.UnpackException) as error:
         raise BadPayload(
             f"the payload is not a MessagePack value ({type(error).__name__}: {str(error)[:200]}): "
@@ -96,7 +96,7 @@ def unpack_value(payload: bytes, tensors: Sequence[TensorRef], store: TensorStor
 
 
 class _Misfit(Exception):
-    """Something that cannot be packed; each level adds its step on the way out, the innermost first."""
+    """Something that cannot be packed; each level adds its step of the path, the innermost first."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -105,9 +105,7 @@ class _Misfit(Exception):
 
 
 class _Packing:
-    """One value on its way into a payload: gathers tensors in the order in which they are met; those that are in the
-    store only because there are many come after the others.
-    """
+    """Packs one value and collects its tensors in order; those in the store only because of the sum come last."""
 
     def __init__(self, store: TensorStore | None) -> None:
         self.tensors: list[TensorRef] = []
@@ -117,12 +115,12 @@ class _Packing:
         self._store = store
 
     def canonical(self, value: Any, depth: int) -> Any:
-        """Return what msgpack shall pack for `value`: plain types only, maps in their order."""
+        """Return `value` in plain types for msgpack, with maps in canonical order."""
         if depth > VALUE_DEPTH_MAX:
             raise _Misfit(f"is over {VALUE_DEPTH_MAX} levels deep, or contains itself: make it flatter")
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, TensorRef):  # before tuples: it is one
+        if isinstance(value, TensorRef):  # before tuples, since it is one
             return self._by_reference(_checked_reference(value))
         if isinstance(value, dict):
             return self._map(value, depth)
@@ -163,9 +161,7 @@ class _Packing:
         return out
 
     def _array(self, array: numpy.typing.NDArray[Any]) -> Any:
-        """Return the extension of an array, or one that may be inline as it is: `small_array` gets it when all are
-        known.
-        """
+        """Return the extension of an array. A small one is returned unchanged, for `small_array` when all are known."""
         if isinstance(array, numpy.ma.MaskedArray):
             raise _Misfit("is a masked array, whose mask would be lost: send array.filled() or data and mask")
         try:
@@ -181,7 +177,7 @@ class _Packing:
         return array
 
     def small_array(self, array: numpy.typing.NDArray[Any]) -> msgpack.ExtType:
-        """Return the extension of an array of at most INLINE_BYTES_MAX, inline if the sum of all allows it."""
+        """Return the extension of an array of at most INLINE_BYTES_MAX: inline if the sum of all allows it."""
         assert self._store is not None
         if self._inline_max is None:
             self._inline_max = inline_bytes_max(self._small_sizes)
@@ -199,7 +195,7 @@ class _Packing:
 
 
 def _scalar(value: Any) -> Any:
-    """Return a scalar as the plain type that is packed for it."""
+    """Return a scalar as a plain type."""
     if isinstance(value, numpy.generic) and not isinstance(value, (str, bytes)):
         item = value.item()
         if not isinstance(item, (bool, int, float)):
@@ -272,7 +268,7 @@ def _tensor_extension(name: str, shape: tuple[int, ...], data: memoryview | int)
     return msgpack.ExtType(TENSOR_EXTENSION, msgpack.packb([name, shape, data]))
 
 
-# --- the way back -----------------------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -288,7 +284,7 @@ def _map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _array(data: bytes, tensors: Sequence[TensorRef], store: TensorStore | None) -> Any:
-    """Return the array of a tensor extension, or its reference where there is no store to look into."""
+    """Return the array of a tensor extension, or its reference if there is no store."""
     fields = msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=_map)
     if not isinstance(fields, list) or len(fields) != 3 or not isinstance(fields[1], list):
         raise BadPayload("a tensor in the payload is not [dtype, [length, ...], data]")
@@ -308,7 +304,7 @@ def _array(data: bytes, tensors: Sequence[TensorRef], store: TensorStore | None)
 
 
 def _aligned(data: bytes, dtype: numpy.dtype[Any], shape: tuple[int, ...]) -> numpy.typing.NDArray[Any]:
-    """Return a read-only copy of inline data at a multiple of 64 bytes: alignment changes bits in some kernels."""
+    """Return a read-only, 64-byte aligned copy of inline data: alignment changes bits in some kernels."""
     room = numpy.empty(len(data) + ALIGNMENT_BYTES, numpy.uint8)
     start = -room.ctypes.data % ALIGNMENT_BYTES
     part = room[start : start + len(data)]
