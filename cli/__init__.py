@@ -1,1 +1,1 @@
-"""The `rota` command. docs/CLI.md is its map, `__main__.py` its table of commands."""
+"""The `rota` command. docs/CLI.md describes it, `__main__.py` has the table of commands."""

@@ -1,7 +1,7 @@
-"""The `rota` command: finds a command, loads only what that one needs, and ends with a named exit code.
+"""The `rota` command: imports only the command that is run, and ends with a named exit code.
 
-Each command lives in the file that the table below names. `rota --help` prints the table without loading any of them.
-A new command is a line here and a section in docs/CLI.md.
+The table below names the file of each command. `rota --help` prints the table without importing any. A new command is
+a line here and a section in docs/CLI.md.
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ _SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
     },
     "Code and models": {
         "deploy": _Entry("code", "deploy", "Bind a name to a WASM module in a lane."),
-        "model": _Entry("models", "model", "Add ONNX models and look at them."),
+        "model": _Entry("models", "model", "Add, list and show ONNX models."),
     },
     "Tasks": {
         "submit": _Entry("submit", "submit", "Submit tasks."),
         "result": _Entry("tasks", "result", "Print the result of a task."),
-        "cancel": _Entry("tasks", "cancel", "Catch a task that has not completed."),
+        "cancel": _Entry("tasks", "cancel", "Cancel a task that has not completed."),
         "tasks": _Entry("tasks", "tasks", "List tasks."),
-        "dead": _Entry("dead", "dead", "Look at dead tasks, run them again, or drop them."),
+        "dead": _Entry("dead", "dead", "List dead tasks, run them again, or drop them."),
     },
     "Lanes": {
         "lanes": _Entry("lanes", "lanes", "List lanes."),
-        "lane": _Entry("lanes", "lane", "Open a lane, or change one."),
+        "lane": _Entry("lanes", "lane", "Open or change a lane."),
         "pause": _Entry("lanes", "pause", "Issue no more tasks of a lane."),
-        "release": _Entry("lanes", "release", "Let a paused lane go on."),
+        "release": _Entry("lanes", "release", "Release a paused lane."),
         "digest": _Entry("lanes", "digest", "Print the digest of a lane."),
     },
     "Runs": {
         "verify": _Entry("verify", "verify", "Execute a run again and compare every turn digest."),
         "log": _Entry("inspect", "log", "Print a journal, one line per record."),
         "show": _Entry("inspect", "show", "Print everything that a journal has about a task."),
-        "story": _Entry("inspect", "story", "Print the life of an agent, message by message."),
+        "story": _Entry("inspect", "story", "Print the history of an agent, message by message."),
         "state": _Entry("inspect", "state", "Print the state of an agent at a turn."),
         "tree": _Entry("inspect", "tree", "Print where a task came from, and what came from it."),
-        "fork": _Entry("fork", "fork", "Make a run that goes on from a turn with a change."),
+        "fork": _Entry("fork", "fork", "Make a run that continues from a turn with a change."),
         "check-upgrade": _Entry("fork", "check_upgrade", "Execute a run with new code and say what changes."),
-        "bisect": _Entry("fork", "bisect", "Find the first turn after which something holds."),
+        "bisect": _Entry("fork", "bisect", "Find the first turn after which a condition holds."),
         "diff": _Entry("diff", "diff", "Find the first turn at which two runs differ."),
         "export": _Entry("archive", "export", "Pack a run into one file."),
         "import": _Entry("archive", "import_", "Make a run folder from a packed run."),
-        "compact": _Entry("compact", "compact", "Cut old records of a run, and remove what nobody refers to."),
+        "compact": _Entry("compact", "compact", "Cut old records of a run, and remove unreferenced files."),
     },
     "The system": {
         "status": _Entry("system", "status", "Show broker, lanes and workers in numbers."),
-        "agents": _Entry("system", "agents", "List the agents of a lane, or the names that are deployed in it."),
+        "agents": _Entry("system", "agents", "List the agents of a lane, or its deployed names."),
         "workers": _Entry("system", "workers", "List workers and what they run."),
-        "drain": _Entry("system", "drain", "Have the broker take no more tasks."),
-        "events": _Entry("system", "events", "Follow what happens."),
+        "drain": _Entry("system", "drain", "Make the broker refuse new tasks."),
+        "events": _Entry("system", "events", "Follow the broker's events."),
         "doctor": _Entry("doctor", "doctor", "Check this installation and a run folder."),
         "version": _Entry("system", "version", "Print versions."),
         "completion": _Entry("system", "completion", "Print the completion script of a shell."),
@@ -79,7 +79,7 @@ _ENTRIES: Final = {name: entry for entries in _SECTIONS.values() for name, entry
 
 
 class _Commands(click.Group):
-    """Commands by name, imported when they are called."""
+    """Commands by name, imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_ENTRIES)
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(line, err=True)
         sys.exit(exit_code_of(error))
     except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more when it closes stdout.
+        # The reader of our output has closed the pipe; without this, Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
     except Exception:
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _as_exit_code(value: Any) -> int:
-    """Return what a command returned, or what click did after `--help`, as an exit code."""
+    """Return the return value of a command, or of click after `--help`, as an exit code."""
     return value if isinstance(value, int) else ExitCode.OK
 
 

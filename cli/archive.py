@@ -27,8 +27,8 @@ _NEEDED = ("modules", "models", "tensors")
 def export(run: Path, file: Path, models: bool, tensors: bool, progress: bool | None, json: bool) -> None:
     """Pack RUN, a run folder or run file, into the new FILE: its journal and every module that it names.
 
-    A broker may work in it meanwhile: what is durable now is packed. The same run gives the same bytes. The digest that
-    is printed is that of the file; tell it to whoever imports it.
+    A broker may be running on it: what is durable now is packed. The same run gives the same bytes. The digest of the
+    file is printed; give it to the person who imports it, to compare.
 
     \b
     rota export .rota friday.rota.zip
@@ -51,7 +51,7 @@ def export(run: Path, file: Path, models: bool, tensors: bool, progress: bool | 
 def import_(file: Path, folder: Path, progress: bool | None, json: bool) -> None:
     """Make the new run folder DIR from FILE, which `rota export` made. Every digest in it is checked.
 
-    What only looks at a run or executes it again (`rota verify` and so on) takes FILE as it is.
+    `rota verify` and the other commands that read a run accept FILE itself, without an import.
 
     \b
     rota import friday.rota.zip friday
@@ -67,7 +67,7 @@ def import_(file: Path, folder: Path, progress: bool | None, json: bool) -> None
 
 
 class _Steps(contextlib.ExitStack):
-    """The progress of work in several steps: a line for each, one after the other."""
+    """The progress of work in several steps, with one line for each."""
 
     def __init__(self, wanted: bool | None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class _Steps(contextlib.ExitStack):
 
     def __call__(self, what: str, done: int, total: int | None) -> None:
         if what not in self._bars:
-            self.close()  # clears the line of the step before
+            self.close()  # clears the line of the last step
             self._bars[what] = self.enter_context(Progress(self._wanted, what))
         self._bars[what](done, total)
 
@@ -106,7 +106,7 @@ def _held(packed: Packed, what: str) -> int:
 
 
 def _say_missing(packed: Packed, what: str) -> None:
-    """Say what whoever runs this again will have to get elsewhere."""
+    """Print what is missing to run this again."""
     missing = [one for one in packed.manifest.missing if one["kind"] == what[:-1]]
     gone = sum(one["why"] == "not there" for one in missing)
     if gone:

@@ -1,7 +1,7 @@
-"""What `rota doctor` looks at: one function per question, each gives findings with their remedy.
+"""The checks of `rota doctor`: one function each, which yields findings with their remedy.
 
-Nothing here changes anything, apart from a small file in the run folder that is written to measure the disk and removed
-again. A check that cannot be made on this system says nothing. A new check is a function here and a line in CHECKS.
+Checks change nothing, except for a small file in the run folder that is written to measure the disk and then removed. A
+check that cannot be made on this system yields nothing. A new check is a function here and a line in CHECKS.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PYTHON_MIN: Final = (3, 11)
 FREE_BYTES_ERROR: Final = 64 << 20  # a few commits from full
 FREE_BYTES_WARNING: Final = 2 << 30
-SHARED_BYTES_WARNING: Final = 64 << 20  # what Docker gives unless told, and what large tensors outgrow
+SHARED_BYTES_WARNING: Final = 64 << 20  # Docker's default, too small for large tensors
 FSYNC_MS_WARNING: Final = 20.0  # a spinning disk; a good SSD takes less than 2
 NETWORK_FILE_SYSTEMS: Final = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre")
 MEMORY_FILE_SYSTEMS: Final = ("tmpfs", "ramfs")
@@ -43,7 +43,7 @@ Level = Literal["ok", "note", "warning", "error"]
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. `remedy` says what to do, unless all is well."""
+    """The result of a check. `remedy` says what to do; empty if nothing."""
 
     check: str
     level: Level
@@ -66,7 +66,7 @@ def check_python(_: Connection) -> Iterator[Finding]:
 
 
 def check_packages(_connection: Connection) -> Iterator[Finding]:
-    """Every package that Rota asks for; those of workers only where they are installed."""
+    """Every required package; those of workers only if installed."""
     try:
         asked = metadata.requires("rota") or []
     except metadata.PackageNotFoundError:
@@ -92,7 +92,7 @@ def check_packages(_connection: Connection) -> Iterator[Finding]:
 
 
 def check_onnxruntime(_connection: Connection) -> Iterator[Finding]:
-    """Which package brought onnxruntime, and whether CUDA can be used."""
+    """Which package provides onnxruntime, and whether CUDA can be used."""
     from rota.gpu_worker.packages import installed_runtimes, package_conflict
 
     runtimes = installed_runtimes()
@@ -120,7 +120,7 @@ def check_onnxruntime(_connection: Connection) -> Iterator[Finding]:
 
 
 def check_guest_memory(_: Connection) -> Iterator[Finding]:
-    """Whether a CPU worker that is started like this process gets memory for agents, and of which kind."""
+    """Whether a CPU worker started like this process gets memory for agents, and of which kind."""
     from rota.cpu_worker.host_limits import (
         WORKER_BYTES,
         check_guest_room,
@@ -144,7 +144,7 @@ def check_guest_memory(_: Connection) -> Iterator[Finding]:
 
 
 def check_run_folder(connection: Connection) -> Iterator[Finding]:
-    """Where the run folder lies, its rights, and the room that is left there."""
+    """The run folder's file system, its permissions, and the free space."""
     root = connection.run_folder().root
     existing = _nearest(root)
     if not os.access(existing, os.W_OK):
@@ -170,14 +170,14 @@ def check_run_folder(connection: Connection) -> Iterator[Finding]:
 
 
 def check_run_file(connection: Connection) -> Iterator[Finding]:
-    """Whether the run file is all there, head and WAL in order; its records are read by a broker at its start."""
+    """Whether header and WAL of the run file are intact. A starting broker reads the records."""
     path = connection.run_folder().journal
     if not path.exists():
         return
     try:
         try:
             _look_at_run_file(path)
-        except JournalError:  # a broker that writes a new WAL over the old one at this moment looks like damage, once
+        except JournalError:  # a broker that overwrites its WAL just now looks like damage: try once more
             _look_at_run_file(path)
     except JournalError as error:
         problem, _, remedy = error.message.partition(". ")
@@ -196,7 +196,7 @@ def _look_at_run_file(path: Path) -> None:
 
 
 def check_fsync(connection: Connection) -> Iterator[Finding]:
-    """How long the disk takes to make a write durable: every acknowledgement waits for that."""
+    """How long an fsync takes; every acknowledgement waits for one."""
     folder = _nearest(connection.run_folder().root)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -213,7 +213,7 @@ def check_fsync(connection: Connection) -> Iterator[Finding]:
 
 
 def check_shared_memory(_: Connection) -> Iterator[Finding]:
-    """Room in /dev/shm, which containers make small."""
+    """Room in /dev/shm, which is small in containers."""
     shared = Path("/dev/shm")
     if shared.is_dir():
         total = shutil.disk_usage(shared).total
@@ -226,7 +226,7 @@ def check_shared_memory(_: Connection) -> Iterator[Finding]:
 
 
 def check_sockets(connection: Connection) -> Iterator[Finding]:
-    """Whether the path of the sockets is short enough and nobody else can enter their folder."""
+    """Whether the path of the sockets is short enough and their folder private."""
     try:
         endpoints = Endpoints.of(connection.folder, connection.bind)
     except ConfigError as error:
@@ -259,7 +259,7 @@ def check_open_files(_: Connection) -> Iterator[Finding]:
 
 
 def check_broker(connection: Connection) -> Iterator[Finding]:
-    """Whether a broker answers, and what it says about itself."""
+    """Whether a broker answers, and its state."""
     try:
         with connection.open() as client:
             status = client.status()
@@ -315,14 +315,14 @@ def _nearest(path: Path) -> Path:
 
 
 def _file_system(path: Path) -> str:
-    """Return the type of the file system that holds a path, or "" where that is not known."""
+    """Return the type of the file system of a path, or "" if unknown."""
     mounts = Path("/proc/self/mounts")
     if not mounts.exists():
         return ""
     found, found_parts = "", -1
     for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
         _, point, kind, *_ = line.split(" ")
-        # Blanks in mount points are written as octal escapes: proc_mounts(5).
+        # Spaces in mount points are octal escapes: proc_mounts(5).
         folder = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point))
         if path.resolve().is_relative_to(folder) and len(folder.parts) >= found_parts:
             found, found_parts = kind, len(folder.parts)

@@ -1,4 +1,4 @@
-"""`rota deploy`: a WASM module under a name in a lane."""
+"""`rota deploy`: binds a name in a lane to a WASM module."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _DEFAULTS = Limits()
     help="By how much a task may grow its lane with emits and state, beyond what it brought.",
 )
 @lane_option
-@option("--check/--no-check", default=True, help="Have a worker compile it before it takes effect.")
+@option("--check/--no-check", default=True, help="Have a worker compile it before the deploy takes effect.")
 @wait_option
 @json_option
 @broker_options

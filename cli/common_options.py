@@ -1,7 +1,6 @@
-"""What commands share: the options that lead to the broker, `--json`, and the kinds of argument.
+"""Options that commands share: those to reach the broker, `--json`, and others.
 
-`@broker_options` gives a command `connection`, which opens a client. Nothing heavier than
-the blocking client is loaded.
+`@broker_options` gives a command a `connection`, which opens a client. It loads nothing but the blocking client.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_DIR: Final = ".rota"
-CONTACT_SECONDS_MAX: Final = 5.0  # a person waits no longer to hear that nothing runs there
+CONTACT_SECONDS_MAX: Final = 5.0  # long enough for a person to wait for "no broker answers"
 
 
 class Connection:
-    """Where the broker is, as the command line says it."""
+    """How to reach the broker, from the command line."""
 
     def __init__(self, folder: Path, bind: str | None, timeout_s: float) -> None:
         self.folder = folder
@@ -36,12 +35,12 @@ class Connection:
         from rota.client.client import Client
 
         contact_s = min(CONTACT_SECONDS_MAX, self.timeout_s)
-        # With another address the run folder still holds the tensors.
+        # The tensors are in the run folder even if --bind gives another address.
         tensors = self.run_folder().tensors if self.bind else None
         return Client(self.bind or self.folder, producer, self.timeout_s, contact_s=contact_s, tensors=tensors)
 
     def run_folder(self) -> RunFolder:
-        """Return the run folder and what is where in it."""
+        """Return the run folder and its paths."""
         from rota.host.endpoints import RunFolder
 
         return RunFolder(self.folder)
@@ -79,7 +78,7 @@ def broker_options(command: Command) -> Command:
         default=30.0,
         envvar="ROTA_TIMEOUT",
         metavar="SECONDS",
-        help="How long to wait for an answer of the broker.",
+        help="How long to wait for the broker's answer.",
     )
     bind = option(
         "--bind",

@@ -1,4 +1,4 @@
-"""`rota compact`: cut old records of a run that no broker works in, and remove what nobody refers to."""
+"""`rota compact`: cuts old records of a run without a broker, and removes unreferenced files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COUNT = click.IntRange(0, NOW_MS_MAX)
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @option("--keep-records", type=_COUNT, metavar="N", help="Keep at least the newest N records.")
 @option("--keep-days", type=click.FloatRange(0, 36_500), metavar="DAYS", help="Keep records younger than this.")
-@option("--keep-bytes", type=_COUNT, metavar="BYTES", help="Keep at least the newest records of so many bytes.")
+@option("--keep-bytes", type=_COUNT, metavar="BYTES", help="Keep at least the newest BYTES of records.")
 @option("--pin", "pins", multiple=True, metavar="NAME[=PLACE]",
         help="Never cut behind PLACE: a record number, or TURN@LANE; else the end. May be repeated.")  # fmt: skip
 @option("--unpin", "unpins", multiple=True, metavar="NAME", help="Remove a pin. May be repeated.")
@@ -45,11 +45,11 @@ def compact(
     progress: bool | None,
     folder: Path,
 ) -> None:
-    """Make a run folder smaller; no broker may work in it.
+    """Make a run folder smaller; no broker may be running on it.
 
-    Records go only if every --keep option that is given lets them go, and none that is behind a pinned place. Without
-    such an option no record goes. A snapshot takes the place of those that went, and the chain of digests goes on.
-    Modules and tensors that nothing refers to any more are removed.
+    A record is cut only if every given --keep option allows it, and never behind a pinned place. Without a --keep
+    option no record is cut. A snapshot replaces the records that were cut, and the chain of digests continues.
+    Unreferenced modules and tensors are removed.
 
     \b
     rota compact --keep-records 100000

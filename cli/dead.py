@@ -1,4 +1,4 @@
-"""`rota dead`: tasks that failed, and what can be done about them."""
+"""`rota dead`: lists, retries and drops dead tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rota.common.errors import UnknownTask
 
 @click.group()
 def dead() -> None:
-    """Look at dead tasks, run them again, or drop them.
+    """List dead tasks, run them again, or drop them.
 
     A task that fails for good is dead: it is kept with its failure, its payload and its log.
 
@@ -43,7 +43,7 @@ def ls(connection: Connection, lane: str, limit: int, json: bool) -> None:
         print_json(rows)
     else:
         columns = ("seq", "turn", "target", "kind", "message", "attempts", "priority")
-        # 0 says that this broker has not handed it out: an earlier one may have, and its count is not kept.
+        # 0: this broker has not dispatched it. An earlier one may have; its count is not kept.
         shown = [{**row, "attempts": row["attempts"] or None} for row in rows]
         print_table(shown, columns, f"no dead tasks in lane {lane}")
 
@@ -54,7 +54,7 @@ def ls(connection: Connection, lane: str, limit: int, json: bool) -> None:
 @json_option
 @broker_options
 def show(connection: Connection, seq: int, lane: str, json: bool) -> None:
-    """Show everything about one dead task.
+    """Show all facts of one dead task.
 
     \b
     rota dead show 17
@@ -102,7 +102,7 @@ def retry(connection: Connection, seqs: tuple[int, ...], lane: str, wait: bool, 
 @json_option
 @broker_options
 def drop(connection: Connection, seqs: tuple[int, ...], every: bool, lane: str, json: bool) -> None:
-    """Forget dead tasks: those named, or all with --all.
+    """Drop dead tasks: those named, or all with --all.
 
     \b
     rota dead drop 17

@@ -1,4 +1,4 @@
-"""`rota diff`: whether two runs did the same, and if not, from which turn on and why. No broker is needed."""
+"""`rota diff`: whether two runs did the same; if not, from which turn on and why. It needs no broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @progress_option
 @json_option
 def diff(run_1: Path, run_2: Path, lane: str, progress: bool | None, json: bool) -> int:
-    """Return whether a lane of two runs did the same, and if not, what the first turn is that differs, and why.
+    """Find the first turn at which a lane of two runs differs, and why.
 
     RUN1 and RUN2 are run folders, run files, or files of `rota export`. Nothing is executed. The exit code is 0 if the
     runs are equal, 1 if they differ.
@@ -52,7 +52,7 @@ def diff(run_1: Path, run_2: Path, lane: str, progress: bool | None, json: bool)
 
 
 def diff_facts(found: Diff) -> dict[str, Any]:
-    """Return everything that was found as plain values."""
+    """Return the findings as plain values."""
     return {
         "equal": found.first is None,
         "lane": found.lane,
@@ -76,7 +76,7 @@ def _first_facts(first: First) -> dict[str, Any]:
 
 
 def _part_facts(part: Part) -> dict[str, Any]:
-    # The name of a digest is the key of its values too, so that they become hex.
+    # The values of a digest get its name as their key, so that they become hex.
     key = "digests" if "digest" in part.name else "values"
     facts: dict[str, Any] = {"name": part.name, key: part.values}
     return facts if part.first is None else {**facts, "first_byte": part.first.at}

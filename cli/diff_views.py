@@ -1,7 +1,7 @@
-"""How the answer of `rota diff` looks to a person: the verdict first, then the first difference, then what followed.
+"""Formats the answer of `rota diff`: the verdict, the first difference, what followed.
 
-Both values of a difference stand below each other, bytes cut to what is around the first that differs, with a mark
-under it. Nothing that came from a payload reaches a terminal raw.
+The two values of a difference are printed below each other, with bytes cut to the surroundings of the first different
+one and a mark under it. Payload bytes are never printed raw to a terminal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GAP: Final = "  "
 
 
 def diff_lines(diff: Diff) -> Iterator[str]:
-    """Yield everything that was found."""
+    """Yield all findings."""
     for number, (name, end) in enumerate(zip(diff.names, diff.ends, strict=True), 1):
         yield f"run {number}  {_end(end)}  {name}"
     yield ""
@@ -77,7 +77,7 @@ def _task(side: Side) -> str:
 
 
 def _origin(side: Side) -> str:
-    """Return the input, the tasks between it and this one, and the deploy of its code, in one line."""
+    """Return in one line the input, the tasks between it and this one, and the deploy of its code."""
     parts = ["before the records that are kept" if side.input is None else _input(side.input)]
     shown = side.chain[::-1]
     if len(shown) > 2 * _LISTED:

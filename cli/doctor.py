@@ -1,4 +1,4 @@
-"""`rota doctor`: runs the checks of `checks.py` and prints what they found, worst news last."""
+"""`rota doctor`: runs the checks of checks.py and prints their findings, the worst last."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLORS: Final = {"ok": "green", "note": "blue", "warning": "yellow", "error": "
 def doctor(connection: Connection, json: bool) -> int:
     """Check packages, providers, disk, limits, risky settings, and whether a broker answers.
 
-    The exit code is 1 if something must be mended, else 0.
+    The exit code is 1 if there is an error, else 0.
 
     \b
     rota doctor

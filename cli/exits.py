@@ -1,6 +1,6 @@
-"""How a command ends: exit codes, and what an error looks like on the terminal. docs/CLI.md lists the codes.
+"""Exit codes of commands, and how errors are printed. docs/CLI.md lists the codes.
 
-Numbers from 64 on are those of sysexits.h, as in host/service.py, whose table is about processes that serve.
+Numbers from 64 on are from sysexits.h, as in host/service.py, which has the codes of processes that serve.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from rota.common.errors import (
 
 
 class ExitCode(IntEnum):
-    """What scripts see of a command."""
+    """The exit code of a command."""
 
     OK = 0
-    FAILED = 1  # the task failed, was not caught, or the doctor found an error
+    FAILED = 1  # the task failed, was not cancelled, or the doctor found an error
     USAGE = 2  # the command line or what it names is wrong (click's own number)
     NOT_REACHABLE = 69  # EX_UNAVAILABLE: no broker answered
     BUG = 70  # EX_SOFTWARE: an error in Rota, with a traceback
     STORAGE = 74  # EX_IOERR: a run file that is torn, corrupt or foreign
-    TRY_LATER = 75  # EX_TEMPFAIL: the lane is full, the broker drains, its disk is full, or the time was up
+    TRY_LATER = 75  # EX_TEMPFAIL: the lane is full, the broker drains, its disk is full, or a timeout
     REFUSED = 76  # EX_PROTOCOL: the broker refused, or speaks another version
     CONFIG = 78  # EX_CONFIG: a setting that cannot be used
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-# The first kind that fits counts, so special ones stand before general ones.
+# The first kind that fits counts, so special ones come before general ones.
 _CODE_OF: Final = (
     (TaskFailed, ExitCode.FAILED),
     (NotReachable, ExitCode.NOT_REACHABLE),
@@ -61,7 +61,7 @@ def exit_code_of(error: RotaError | TimeoutError) -> ExitCode:
 
 
 def error_lines(error: RotaError | TimeoutError) -> list[str]:
-    """Return what to print: one line, and the agent's own log lines below it where a task failed."""
+    """Return the lines to print: the error, and below it the agent's log lines if a task failed."""
     lines = [f"error: {str(error) or type(error).__name__}"]
     log = error.fields.get("log") if isinstance(error, TaskFailed) else None
     return lines + [f"  log: {line}" for line in log or ()]

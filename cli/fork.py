@@ -1,4 +1,4 @@
-"""`rota fork`, `rota check-upgrade`, `rota bisect`: a run executed again with something changed, or asked something."""
+"""`rota fork`, `rota check-upgrade`, `rota bisect`: execute a run again with a change, or to find a turn."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _run_argument = click.argument("run", type=click.Path(path_type=Path))
     help="Another payload for a task of a later submit; the first task has index 0. @FILE takes a file's content.",
 )  # fmt: skip
 @option("--seed", metavar="HEX", help="Other entropy from there on: 32 bytes as hex.")
-@option("--inputs/--no-inputs", default=True, help="Have the later inputs come again, or finish only what had come.")
-@option("--turns-max", type=click.IntRange(1), help="Stop there: a changed lane may never come to rest.")
+@option("--inputs/--no-inputs", default=True, help="Apply the later inputs again, or only finish the earlier ones.")
+@option("--turns-max", type=click.IntRange(1), help="Stop after so many more turns: a changed lane may never end.")
 @progress_option
 @json_option
 def fork(
     run: Path, turn: int, folder: Path, lane: str, deploys: tuple[str, ...], dropped: tuple[int, ...],
     edits: tuple[str, ...], seed: str | None, inputs: bool, turns_max: int | None, progress: bool | None, json: bool,
 ) -> None:  # fmt: skip
-    """Make a new run that shares RUN up to a turn and goes on from there with something changed.
+    """Make a new run that equals RUN up to a turn and continues from there with a change.
 
-    The numbers of records are those of `rota log`. What came before the turn is the same by digest; the later inputs
-    come again at their positions. The new folder is a run like any other: `rota verify` proves it, `rota diff` shows
-    what followed from the change, `rota up --dir` goes on with it.
+    The numbers of records are those of `rota log`. Up to the turn both runs have the same digest; the later inputs are
+    applied again at their positions. The new folder is a normal run: `rota verify` proves it, `rota diff` shows what
+    followed from the change, `rota up --dir` continues it.
 
     \b
     rota fork .rota --at 1200 --to what-if --deploy counter=counter2.wasm
@@ -82,15 +82,15 @@ def fork(
 @click.command("check-upgrade")
 @_run_argument
 @click.argument("upgrade", metavar="NAME=FILE")
-@option("--lane", help="Only this lane; else every lane where the name is bound.")
+@option("--lane", help="Only this lane; default: every lane where the name is bound.")
 @option("--from", "turn", metavar="TURN", type=click.IntRange(0), default=0, help="The old code up to there.")
-@option("--state/--ignore-state", default=True, help="Whether a state that differs is a change.")
+@option("--state/--ignore-state", default=True, help="Whether a different state counts as a change.")
 @progress_option
 @json_option
 def check_upgrade(
     run: Path, upgrade: str, lane: str | None, turn: int, state: bool, progress: bool | None, json: bool
 ) -> None:
-    """Execute RUN with new code for a name: accept it, or say which turn changes first, and how many after it.
+    """Execute RUN with new code for a name: accept it, or report the first changed turn and how many follow.
 
     Exit code 0 if nothing changes, 1 if something does.
 
@@ -122,9 +122,9 @@ def check_upgrade(
 def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: bool) -> None:
     """Find the first turn of RUN after which EXPR holds.
 
-    Every turn is executed again and asked. EXPR sees state(ADDRESS), unpack(BYTES), text(BYTES), number(BYTES), and of
-    the task that just retired turn, target, sender, kind, payload, result, failure, message, log; of the lane retired
-    and digest. It is Python and runs as you. Exit code 0 if there is such a turn, 1 if there is none.
+    EXPR is evaluated after every turn. It can use state(ADDRESS), unpack(BYTES), text(BYTES), number(BYTES); of the
+    task that just retired turn, target, sender, kind, payload, result, failure, message, log; of the lane retired and
+    digest. It is Python, running with your rights. Exit code 0 if there is such a turn, 1 if there is none.
 
     \b
     rota bisect .rota --bad 'target == "counter/alice" and number(result) > 100'
@@ -151,7 +151,7 @@ def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: b
     raise SystemExit(ExitCode.OK if task is not None else ExitCode.FAILED)
 
 
-# --- what is asked for ----------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 
 def _opened(run: Path) -> RunSource:
@@ -175,7 +175,7 @@ def _change(
 
 
 def _modules(source: RunSource, deploys: tuple[str, ...], lane: str, turn: int) -> list[tuple[str, Any, bytes]]:
-    """Return names, codes and modules; what a name was bound to says how the module is called."""
+    """Return names, codes and modules; the old binding of a name says how its module is called."""
     from rota.common.digests import digest
     from rota.common.work import AGENT, Code
     from rota.proof.upgrade import binding_at
@@ -211,11 +211,11 @@ def _edit(given: str) -> tuple[int, int, bytes]:
     return int(record), int(index or "0"), payload
 
 
-# --- what is answered -----------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def _facts(came: Consequences) -> dict[str, Any]:
-    """The consequences as JSON has them."""
+    """Return the consequences for JSON."""
     facts = came._asdict()
     first = facts.pop("first")
     return {

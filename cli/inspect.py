@@ -1,8 +1,7 @@
-"""`rota log`, `show`, `story`, `state`, `tree`: what a journal says. No broker is needed, and none is asked.
+"""`rota log`, `show`, `story`, `state`, `tree`: what a journal says. They use no broker.
 
-Each command opens the run for reading (runs/open.py), asks runs/ one question and prints the answer; how answers
-look is in inspect_views.py and tree_view.py, their JSON in runs/task_facts.py and runs/log.py. Meanwhile a broker may
-write.
+Each command opens the run for reading (runs/open.py), makes one query to runs/ and prints the answer. inspect_views.py
+and tree_view.py format it; runs/task_facts.py and runs/log.py have its JSON. A broker may be writing meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _NODES_MAX: Final = 1_000
 
 
 def run_options(command: Command) -> Command:
-    """Add --run and --dir, and pass on the `run` that they lead to."""
+    """Add --run and --dir, and pass on the path that they give as `run`."""
 
     def with_run(run: Path | None, folder: Path, **values: Any) -> Any:
         return command(run=run or folder, **values)
@@ -60,12 +59,12 @@ def run_options(command: Command) -> Command:
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @option("--lane", help="Only records of this lane.")
 @option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; may be given several times.")
-@option("--agent", metavar="ADDRESS", help="Only what this agent, function or model has to do with.")
-@option("--seq", type=click.IntRange(1), help="Only what this task has to do with.")
+@option("--agent", metavar="ADDRESS", help="Only records that concern this agent, function or model.")
+@option("--seq", type=click.IntRange(1), help="Only records that concern this task.")
 @option("--from", "first", type=click.IntRange(1), metavar="N", help="From record N on.")
 @option("--to", "last", type=click.IntRange(1), metavar="N", help="Up to record N.")
 @option("--tail", type=click.IntRange(1), metavar="N", help="Only the last N of them.")
-@option("--follow", is_flag=True, help="Go on with what a broker writes, until interrupted.")
+@option("--follow", is_flag=True, help="Follow what a broker writes, until interrupted.")
 @progress_option
 @json_option
 @dir_option
@@ -98,13 +97,13 @@ def log(run: Path | None, folder: Path, follow: bool, progress: bool | None, jso
             lines.check(walk, first)
             return
         live = _live_file(path)
-        source.close()  # the copy is not needed any more
+        source.close()  # the copy is no longer needed
         sys.stdout.flush()
         _follow(lines, walk, live, number, chain)
 
 
 class _LogLines:
-    """Prints those records that are wanted."""
+    """Prints the wanted records."""
 
     def __init__(self, wanted: dict[str, Any], *, as_json: bool) -> None:
         from rota.cli.inspect_views import LOG_PIPE_COLUMNS, columns
@@ -123,15 +122,15 @@ class _LogLines:
         self._is_titled = as_json
 
     def first_needed(self, last: int) -> int:
-        """Return the first record that must be read, of a run with so many, to print those that are wanted."""
+        """Return the first record to read, in a run whose last one is `last`."""
         if self._agent or self._seq:
-            return 1  # what a task or an agent has to do with begins anywhere
+            return 1  # records that concern a task or an agent may be anywhere
         if self._tail and not self._lane and not self._kinds:
             return max(self._first, min(last, self._last or last) - self._tail + 1)
         return self._first
 
     def take(self, steps: Iterable[Step]) -> None:
-        """Print the records that are wanted; with a tail, the last of them when all are read."""
+        """Print the wanted records; with --tail, the last ones after all are read."""
         kept: deque[Step] = deque(maxlen=self._tail)
         for step in steps:
             if self._is_wanted(step):
@@ -143,10 +142,10 @@ class _LogLines:
                 break
         for step in kept:
             self._print(step)
-        self._tail = None  # what follows is new
+        self._tail = None  # later records are new
 
     def check(self, walk: Walk, first: int) -> None:
-        """Complain about a record, a lane, an agent or a task that the run has not got."""
+        """Raise an error for a record, lane, agent or task that the run does not have."""
         from rota.runs.walk import lane_of
 
         if self._lane is not None:
@@ -154,7 +153,7 @@ class _LogLines:
         if self._first > max(walk.number, 1):
             raise LocalError(f"the run has no record {self._first}: it has records {first} to {walk.number}")
         if self._last is not None:
-            return  # what comes after is not known
+            return  # with --follow it may come later
         if not self._concern.met_seq:
             raise UnknownTask(f"the run has no task {self._seq}: it has tasks 1 to {walk.world.next_seq - 1}")
         if not self._concern.met_address:
@@ -196,7 +195,7 @@ def _live_file(path: Path) -> Path:
 
 
 def _follow(lines: _LogLines, walk: Walk, journal: Path, number: int, chain: bytes) -> None:
-    """Print what is written from now on, until Ctrl-C."""
+    """Print new records until Ctrl-C."""
     from rota.runs.tail import Tail
 
     tail = Tail(journal, number, chain)
@@ -211,12 +210,12 @@ def _follow(lines: _LogLines, walk: Walk, journal: Path, number: int, chain: byt
 
 @click.command()
 @click.argument("seq", type=click.IntRange(1))
-@option("--lane", help="The lane it must be in; a seq is of one lane only.")
+@option("--lane", help="Fail if the task is in another lane.")
 @progress_option
 @json_option
 @run_options
 def show(run: Path, seq: int, lane: str | None, progress: bool | None, json: bool) -> None:
-    """Print everything that the journal has about task SEQ.
+    """Print all that the journal says about task SEQ.
 
     \b
     rota show 17
@@ -247,9 +246,9 @@ def show(run: Path, seq: int, lane: str | None, progress: bool | None, json: boo
 def story(
     run: Path, agent: str, lane: str, first: int | None, last: int | None, progress: bool | None, json: bool
 ) -> None:
-    """Print the life of AGENT, message by message: what came, what came of it, and how its state changed.
+    """Print the history of AGENT, message by message: the message, its outcome, and how the state changed.
 
-    Messages stand in the order in which they took effect. A state is shown by the beginning of its digest.
+    Messages are in the order in which they took effect. A state is shown by the first digits of its digest.
 
     \b
     rota story counter/alice
@@ -274,9 +273,9 @@ def story(
 
 @click.command()
 @click.argument("seq", type=click.IntRange(1))
-@option("--up", is_flag=True, help="Only what is above it.")
-@option("--depth", type=click.IntRange(1), default=32, metavar="N", help="So many levels up, and so many down.")
-@option("--limit", type=click.IntRange(1, 100_000), default=_NODES_MAX, help="How many tasks below at most.")
+@option("--up", is_flag=True, help="Only its ancestors.")
+@option("--depth", type=click.IntRange(1), default=32, metavar="N", help="At most N levels up and N levels down.")
+@option("--limit", type=click.IntRange(1, 100_000), default=_NODES_MAX, help="At most so many descendants.")
 @progress_option
 @json_option
 @run_options
@@ -308,7 +307,7 @@ def tree(run: Path, seq: int, up: bool, depth: int, limit: int, progress: bool |
 
 @click.command()
 @click.argument("agent")
-@option("--at", type=click.IntRange(1), metavar="TURN", help="Just after this turn retired; else after the last one.")
+@option("--at", type=click.IntRange(1), metavar="TURN", help="Just after this turn retired; default: the last one.")
 @lane_option
 @option("--raw", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write its bytes; - is stdout.")
 @progress_option
@@ -319,7 +318,7 @@ def state(
 ) -> None:
     """Print the state of AGENT as it was at a turn.
 
-    Where the journal has only its digest, the turn is executed again, which needs the agent's module in the run folder.
+    If the journal has only its digest, the turn is executed again, which needs the agent's module in the run folder.
 
     \b
     rota state counter/alice
@@ -361,7 +360,7 @@ def _write_raw(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _opened(run: Path, progress: bool | None) -> Iterator[tuple[RunSource, Callable[[int], None]]]:
-    """Open a run, and show how far it has been read."""
+    """Open a run, and show the progress of reading it."""
     from rota.runs.open import open_run
 
     with open_run(run) as source, Progress(progress, "record") as bar:
@@ -376,6 +375,6 @@ def _check_range(first: int | None, last: int | None, what: str) -> None:
 
 
 def _say_cut(first: int) -> None:
-    """Say on stderr that a journal does not begin at its beginning."""
+    """Say on stderr that the first records of a journal were compacted away."""
     if first > 1:
         click.echo(f"records 1 to {first - 1} were compacted away: what happened before is not known", err=True)

@@ -1,7 +1,7 @@
-"""How answers of `rota log`, `show`, `story` and `state` look to a person: aligned, bounded, coloured.
+"""Formats answers of `rota log`, `show`, `story` and `state`: aligned, bounded, coloured.
 
-Functions here take what runs/ found and return lines; commands print them. Colour only says again what a word says
-already; click leaves it away where output is no terminal. Nothing that came from a payload reaches a terminal raw.
+Functions here take the findings of runs/ and return lines; commands print them. Colour only repeats what a word says;
+click omits it if the output is not a terminal. Payload bytes are never printed raw to a terminal.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from rota.runs.states import AgentState
 from rota.runs.traces import Trace
 from rota.runs.tree import RootInput
 
-PIPE_COLUMNS: Final = 160  # where output is no terminal
-LOG_PIPE_COLUMNS: Final = 1_000  # lines of the log are bounded by themselves
+PIPE_COLUMNS: Final = 160  # if the output is not a terminal
+LOG_PIPE_COLUMNS: Final = 1_000  # lines of the log are bounded anyway
 _COLUMNS_MIN: Final = 80
 _TIME_MS_MAX: Final = 253_402_300_799_999  # the year 9999
 _TIME_CHARS: Final = 23
@@ -36,7 +36,7 @@ _HEX_BYTES: Final = 256
 
 
 def columns(pipe_columns: int = PIPE_COLUMNS) -> int:
-    """Return how wide a line may be."""
+    """Return the width of a line."""
     return max(shutil.get_terminal_size().columns, _COLUMNS_MIN) if sys.stdout.isatty() else pipe_columns
 
 
@@ -84,7 +84,7 @@ def log_line(entry: LogEntry, width: int) -> str:
 
 
 def show_lines(family: Family, width: int) -> Iterator[str]:
-    """Yield everything about a task."""
+    """Yield the lines of `rota show`."""
     trace = family.trace
     yield (
         click.style(f"task {trace.seq}", bold=True)
@@ -272,7 +272,7 @@ def story_title(width: int) -> str:
 
 
 def story_line(trace: Trace, width: int) -> str:
-    """Return one message of an agent's life."""
+    """Return the line of one message."""
     payload, outcome = _story_widths(width)
     shown = readable(trace.payload, payload)
     word = cut(_outcome_text(trace, outcome), outcome)
@@ -316,7 +316,7 @@ def _emits_text(trace: Trace) -> str:
 
 
 def state_facts(found: AgentState) -> Iterator[tuple[str, str]]:
-    """Yield what is to be said of a state, its content last."""
+    """Yield the facts of a state, its content last."""
     yield "agent", found.address
     at = f"turn {found.turn} of " if found.turn else ""
     yield "after", f"{at}lane {found.lane}, position {found.position}"
@@ -331,7 +331,7 @@ def state_facts(found: AgentState) -> Iterator[tuple[str, str]]:
 
 
 def state_lines(state: bytes | None) -> Iterator[str]:
-    """Yield a state as text, or as bytes in hex with what is readable of them."""
+    """Yield a state as text, or as a hex dump with readable characters."""
     if state is None:
         yield "(no state)"
         return

@@ -1,4 +1,4 @@
-"""`rota lanes`, `rota lane`, `rota pause`, `rota release`, `rota digest`: lanes and what they amount to."""
+"""`rota lanes`, `rota lane`, `rota pause`, `rota release`, `rota digest`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lanes(connection: Connection, sizes: bool, json: bool) -> None:
 
 @click.group()
 def lane() -> None:
-    """Open a lane, or change one.
+    """Open or change a lane.
 
     \b
     rota lane open import --paused --window 64
@@ -57,7 +57,7 @@ def lane() -> None:
     "--policy",
     type=click.Choice(["derived", "recorded"]),
     default="derived",
-    help="Retire in line order, or as tasks complete and write the order down.",
+    help="Retire in line order (derived), or in the order of completion (recorded).",
 )
 @option(
     "--tasks-max",
@@ -69,7 +69,7 @@ def lane() -> None:
     "--bytes-max",
     type=click.IntRange(1, limits.LANE_BYTES_MAX),
     default=limits.LANE_BYTES_DEFAULT,
-    help="Its budget: what its tasks, timers and states may count in bytes.",
+    help="Its budget in bytes for tasks, timers and states.",
 )
 @option(
     "--agents-max",
@@ -81,14 +81,14 @@ def lane() -> None:
     "--starvation-passes",
     type=click.IntRange(1),
     default=limits.STARVATION_PASSES_DEFAULT,
-    help="How often a task may be passed over by higher ones.",
+    help="How often tasks of higher priority may pass a task over.",
 )
-@option("--seed", metavar="HEX", help="32 bytes of entropy as hex; not given: the digest of the lane's name.")
+@option("--seed", metavar="HEX", help="32 bytes of entropy as hex; default: the digest of the lane's name.")
 @option(
     "--deploys-from",
     default="main",
     metavar="LANE",
-    help="Start with the names that are bound in that lane; empty: with none.",
+    help="Start with the bindings of that lane; empty: with none.",
 )
 @json_option
 @broker_options
@@ -155,7 +155,7 @@ def wait_(connection: Connection, name: str, wait_timeout: float | None, progres
 @click.argument("name", metavar="LANE")
 @broker_options
 def pause(connection: Connection, name: str) -> None:
-    """Issue no more tasks of LANE until it is released. What is issued runs on.
+    """Issue no more tasks of LANE until it is released. Issued tasks go on.
 
     \b
     rota pause import
@@ -169,7 +169,7 @@ def pause(connection: Connection, name: str) -> None:
 @click.argument("name", metavar="LANE")
 @broker_options
 def release(connection: Connection, name: str) -> None:
-    """Let the paused LANE go on.
+    """Release the paused LANE.
 
     \b
     rota release import

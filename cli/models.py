@@ -1,4 +1,4 @@
-"""`rota model`: the model repository of a run folder. It is a folder of files; only `add` speaks with a broker."""
+"""`rota model`: the model repository of a run folder. Only `add` needs a broker, to deploy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _models_option(command: Any) -> Any:
 
 @click.group()
 def model() -> None:
-    """Add ONNX models and look at them.
+    """Add, list and show ONNX models.
 
     \b
     rota model add digits digits.onnx
@@ -42,7 +42,7 @@ def model() -> None:
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @lane_option
 @option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it.")
-@option("--check/--no-check", default=True, help="Have a GPU worker load it before it takes effect.")
+@option("--check/--no-check", default=True, help="Have a GPU worker load it before the deploy takes effect.")
 @wait_option
 @option("--timeout-ms", type=click.IntRange(1), default=None, help="How long a task of the model may run.")
 @_models_option
@@ -100,7 +100,7 @@ def ls(folder: Path, models: Path | None, json: bool) -> None:
 
 @model.command()
 @click.argument("name")
-@option("--version", type=click.IntRange(1), help="Which version; the newest unless told.")
+@option("--version", type=click.IntRange(1), help="Which version; default: the newest.")
 @_models_option
 @json_option
 @dir_option

@@ -1,7 +1,7 @@
-"""What commands print: tables for people, JSON for programs, progress for the impatient.
+"""Output of commands: tables for people, JSON for programs, progress.
 
-Results go to stdout, everything else to stderr, so that a pipe gets results only. How bytes become JSON is in
-common/plain.py.
+Results go to stdout, everything else to stderr, so that a pipe gets only results. common/plain.py turns bytes into
+JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
-    """Print these columns of the rows, aligned; `empty` on stderr if there is no row."""
+    """Print these columns of the rows, aligned; without rows print `empty` on stderr."""
     lines = [[cell(row.get(column), column) for column in columns] for row in rows]
     if not lines:
         click.echo(empty, err=True)
@@ -52,23 +52,23 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def clock_text(now_ms: int) -> str:
-    """Return a time in milliseconds since 1970 as people read it."""
+    """Return a time in milliseconds since 1970 as readable text."""
     seconds, milliseconds = divmod(now_ms, 1_000)
     try:
         return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{milliseconds:03} UTC"
-    except (OverflowError, ValueError):  # a pinned time past what the calendar of the host holds
+    except (OverflowError, ValueError):  # a pinned time beyond the host's calendar
         return f"{now_ms} ms"
 
 
 def duration_text(ms: int) -> str:
-    """Return a time span in milliseconds as people read it."""
+    """Return a duration in milliseconds as readable text."""
     if ms < 1_000:
         return f"{ms} ms"
     return f"{ms / 1_000:.1f} s" if ms < 120_000 else f"{ms // 60_000} min"
 
 
 def cell(value: Any, key: str = "", *, full: bool = False) -> str:
-    """Return a value as it stands in a table: short, on one line."""
+    """Return a value for a table: short, on one line."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -82,7 +82,7 @@ def cell(value: Any, key: str = "", *, full: bool = False) -> str:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write a payload to stdout as it is; to a terminal, text gets a line of its own."""
+    """Write a payload to stdout unchanged; on a terminal, add a line break after text."""
     stream = sys.stdout.buffer
     stream.write(data)
     if sys.stdout.isatty() and not data.endswith(b"\n"):
@@ -91,7 +91,7 @@ def write_bytes(data: bytes) -> None:
 
 
 class Progress:
-    """One line on stderr that is written over; nothing at all if nobody watches."""
+    """One line on stderr that is overwritten; nothing if stderr is not a terminal."""
 
     def __init__(self, wanted: bool | None, what: str) -> None:
         self._shown = sys.stderr.isatty() if wanted is None else wanted
@@ -102,14 +102,14 @@ class Progress:
         self.show(f"{self._what} {done}" + ("" if total is None else f" of {total}"))
 
     def show(self, line: str) -> None:
-        """Write a line over the one before."""
+        """Overwrite the line."""
         if self._shown and line != self._line:
             self.clear()
             click.echo(line, nl=not sys.stderr.isatty(), err=True)
             self._line = line
 
     def clear(self) -> None:
-        """Take the line away: call it before anything is printed beside it."""
+        """Clear the line; call it before printing anything else."""
         if self._line and sys.stderr.isatty():
             click.echo(_ERASE_LINE, nl=False, err=True, color=True)
         self._line = ""

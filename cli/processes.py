@@ -1,6 +1,6 @@
 """The commands that run processes: `up` for all of them on this host, `broker`, `cpu-worker` and `gpu-worker` for one.
 
-The single ones are what `python -m rota.broker` and so on are. What they run is imported when they run, not before.
+The single ones equal `python -m rota.broker` and so on. What they run is imported only when they run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rota.host.service import Exit
 
 @dataclass(frozen=True, kw_only=True)
 class UpSettings(ProcessSettings):
-    """What `up` has of its own; every other ROTA_ variable reaches the processes that it starts."""
+    """The settings of `up` itself; other ROTA_ variables are passed to the processes that it starts."""
 
     cpu_workers: Annotated[
         int | None,
@@ -43,7 +43,7 @@ class UpSettings(ProcessSettings):
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, which in a container is less than there are."""
+    """Return how many cores this process may use; in a container, fewer than the host has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,8 +1,7 @@
-"""`rota submit`: one task from the command line, many from a file, and their results if wanted.
+"""`rota submit`: submits one task from the command line or many from a file, and prints their results if wanted.
 
-Lines of `--jsonl` must be JSON. They become payloads as they are (an agent gets the line's bytes), or, where a line is
-a map with `target`, tasks with their own target and payload. Everything from one file goes out in as few messages as
-hold it.
+Lines of `--jsonl` must be JSON. The bytes of a line are the payload; a line that is a map with `target` is a task with
+its own target and payload. All tasks of a file are sent in as few messages as possible.
 """
 
 from __future__ import annotations
@@ -61,9 +60,9 @@ _LINE_KEYS: Final = ("target", "payload")
 @option(
     "--now-ms",
     type=click.IntRange(0),
-    help="Pin the time that the agents see, in ms since 1970, for a run that can be repeated.",
+    help="Pin the time that the agents see, in ms since 1970, for a repeatable run.",
 )
-@option("--producer", help="A producer id of your own, to repeat a submit safely.")
+@option("--producer", help="Your own producer id, to repeat a submit safely.")
 @option(
     "--number",
     type=click.IntRange(1),
@@ -79,7 +78,7 @@ def submit(
 ) -> int:  # fmt: skip
     """Submit tasks to TARGET (name/key, name or model:NAME).
 
-    Prints the seq of each task when it is durable, or with --wait each result. PAYLOAD goes as typed.
+    Prints the seq of each task when it is durable, or with --wait each result. PAYLOAD is sent as typed.
 
     \b
     rota submit counter/alice 5 --wait
@@ -91,7 +90,7 @@ def submit(
     if number is not None and producer is None:
         raise click.UsageError("--number counts the submits of a --producer: give both")
     if len(payloads) == 1 and progress is None:
-        progress = False  # one task is soon done, and its result stands alone
+        progress = False  # a single task needs no progress
     with connection.open(producer) as client:
         with Progress(progress, "submitted") as bar:
             batch = client.submit_many(
@@ -105,7 +104,7 @@ def submit(
 
 
 def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> bool:
-    """Print what came of a task; return whether it succeeded. A lone result goes out as it is, one of several as a
+    """Print the outcome of a task; return whether it succeeded. A single result is printed raw, one of several as a
     line.
     """
     if as_json:
@@ -120,7 +119,7 @@ def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> b
 
 
 def outcome_facts(result: Result) -> dict[str, Any]:
-    """Return a result as JSON shows it."""
+    """Return a result for JSON."""
     facts: dict[str, Any] = {
         "seq": result.seq, "lane": result.lane, "turn": result.turn, "ok": result.ok, "attempts": result.attempts,
     }  # fmt: skip
@@ -150,7 +149,7 @@ def _tasks(
         raise click.UsageError("missing argument TARGET; only the lines of --jsonl can bring their own")
     if files:
         return target, [_read(path) for path in files]
-    return target, [os.fsencode(payload or "")]  # the bytes that were typed, be they UTF-8 or not
+    return target, [os.fsencode(payload or "")]  # the bytes as typed, UTF-8 or not
 
 
 def _read(path: Path) -> bytes:
@@ -208,7 +207,7 @@ def _own_payload(value: dict[str, Any], number: int) -> bytes:
         return text.encode()
     except RecursionError as error:
         raise BadPayload(f"--jsonl, line {number} is nested too deeply") from error
-    except ValueError as error:  # half of a surrogate pair, or a number that no float can hold
+    except ValueError as error:  # a lone surrogate, or a number too large for a float
         raise BadPayload(f"--jsonl, line {number}: the payload cannot be sent: {error}") from error
 
 
@@ -239,7 +238,7 @@ def _print_results(client: Client, batch: Batch, timeout_s: float | None, progre
 
 
 def go_on_line(seqs: Sequence[int]) -> str:
-    """Say what becomes of tasks that nobody waits for any more."""
+    """Return how to get the results of tasks that are no longer waited for."""
     if len(seqs) == 1:
         return f"task {seqs[0]} goes on: rota result {seqs[0]} --wait 0"
     return f"{len(seqs)} tasks go on, from {seqs[0]} to {seqs[-1]}: rota result SEQ --wait 0"

@@ -1,13 +1,13 @@
-"""`rota up`: a broker and its workers as child processes, started again when they end, ended in order.
+"""`rota up`: runs a broker and its workers as child processes, restarts them, and stops them in order.
 
-A worker that crashes again and again is started ever more rarely, and ends nothing else. Without a broker nothing
-works, so a broker that cannot run ends everything.
+A worker that keeps crashing is restarted with growing back-off and affects nothing else. Nothing works without a
+broker, so a broker that cannot run stops everything.
 
-Every child holds the read end of a pipe whose other end only this process has, so children end when it dies, however it
-dies. They are no members of the terminal's process group: Ctrl-C comes here, and here it is decided who ends when.
+Every child holds the read end of a pipe whose other end only this process has, so children end when it dies in any way.
+They are not in the terminal's process group: Ctrl-C reaches only this process, which decides the order.
 
-The order of an end, and why: workers first, while the broker can take what they finish; then the broker, which has
-nothing to wait for. A second signal kills all: the journal has what was acknowledged, the rest runs at the next start.
+Order of a stop: workers first, while the broker can still take what they finish; then the broker. A second signal kills
+all: the journal has what was acknowledged, and the rest runs after the next start.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 RESTART_MS: Final = 100
 RESTART_MS_MAX: Final = 5_000
-CRASH_RESTART_MS_MAX: Final = 60_000  # for a worker past CRASHES_MAX
-STABLE_MS: Final = 10_000  # who lived so long begins with RESTART_MS again
-CRASHES_MAX: Final = 5  # short lives in a row that were the process's own fault: the broker's end everything
-_LAST_LINES_SECONDS: Final = 1.0  # what a process said last comes before the news of its end
+CRASH_RESTART_MS_MAX: Final = 60_000  # back-off for a worker after CRASHES_MAX
+STABLE_MS: Final = 10_000  # a process that ran this long restarts with RESTART_MS
+CRASHES_MAX: Final = 5  # crashes in a row, each within STABLE_MS; for the broker, the end of everything
+_LAST_LINES_SECONDS: Final = 1.0  # wait for a process's last output before reporting its end
 
 if sys.platform == "win32":
     _NEW_GROUP: Final = subprocess.CREATE_NEW_PROCESS_GROUP
@@ -53,7 +53,7 @@ _COLORS: Final = (36, 33, 32, 35, 34, 31)  # ANSI foregrounds; the broker gets t
 
 
 class Plan(NamedTuple):
-    """A child process to keep running."""
+    """A child process to run."""
 
     name: str
     module: str
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
 
 
 def plan(settings: UpSettings, cpu_workers: int, gpu_workers: int) -> list[Plan]:
-    """Return the processes of a run folder: the broker, then the workers. A GPU worker has the device of its number."""
+    """Return the processes of a run folder: the broker, then the workers, one GPU worker per device."""
     shared = {"ROTA_DIR": str(settings.folder().root), "ROTA_BIND": settings.bind, "ROTA_LOG_LEVEL": settings.log_level}
     devices = nvidia_devices()
     if devices and gpu_workers > devices:
@@ -77,7 +77,7 @@ def plan(settings: UpSettings, cpu_workers: int, gpu_workers: int) -> list[Plan]
 
 
 def nvidia_devices() -> int:
-    """Return how many NVIDIA GPUs the kernel driver of this host lists; 0 where there is none, or no way to tell."""
+    """Return how many NVIDIA GPUs the kernel driver lists; 0 if there are none or it is unknown."""
     try:
         return len(os.listdir("/proc/driver/nvidia/gpus"))
     except OSError:
@@ -85,7 +85,7 @@ def nvidia_devices() -> int:
 
 
 class _Phase(Enum):
-    STARTING = "starting"  # until the broker is ready: workers would find old addresses
+    STARTING = "starting"  # until the broker is ready: before that, workers would find old addresses
     RUNNING = "running"
     ENDING_WORKERS = "ending workers"
     ENDING_BROKER = "ending the broker"
@@ -107,7 +107,7 @@ class Supervisor:
         self._exit = Exit.OK
 
     def run(self) -> Exit:
-        """Start everything, watch over it, and return how it ended."""
+        """Start everything, supervise it, and return the exit code."""
         with StopSignals() as signals, selectors.DefaultSelector() as selector:
             selector.register(signals.fileno(), selectors.EVENT_READ)
             selector.register(self._wake.fileno(), selectors.EVENT_READ)
@@ -178,7 +178,7 @@ class Supervisor:
                 child.start()
 
     def _go_on(self) -> None:
-        """Take the next step of starting or of ending, if what it waits for is there."""
+        """Take the next step of starting or stopping, if its condition is met."""
         if self._phase is _Phase.STARTING and self._broker.is_ready:
             self._phase = _Phase.RUNNING
             for worker in self._workers:
@@ -238,22 +238,22 @@ class _Child:
 
     @property
     def has_never_run(self) -> bool:
-        """Whether its first start did not get as far as `ready`."""
+        """Whether it has never been ready."""
         return self._starts == 1 and not self.is_ready
 
     def start(self) -> None:
-        """Start the process, a thread that reads what it says, and one that waits for its end.
+        """Start the process, a thread that reads its output, and one that waits for its end.
 
-        Two threads, because what it has started may hold its output open after it.
+        It needs two threads, because the process's children may keep its output open.
         """
         self.start_at_ms = None
         self.is_ready = False
         self._starts += 1
         self._started_ms = _now_ms()
-        # -P: a file of the current folder must not take the place of one of our modules.
+        # -P: a file in the current folder must not shadow one of our modules.
         self._process = process = subprocess.Popen(
             [sys.executable, "-P", "-m", self.plan.module],
-            stdin=subprocess.PIPE,  # never written to: it ends when this process does
+            stdin=subprocess.PIPE,  # never written to; closed when this process ends
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -269,7 +269,7 @@ class _Child:
         threading.Thread(target=self._await_end, args=(process, reader), daemon=True).start()
 
     def collect(self) -> int:
-        """Take note of the end of the process, and return its exit code."""
+        """Reap the process and return its exit code."""
         process, self._process = self._process, None
         assert process is not None
         assert process.stdin is not None
@@ -278,15 +278,15 @@ class _Child:
         if _now_ms() - self._started_ms >= STABLE_MS:
             self.crashes = self._short_lives = 0
         self._short_lives += 1
-        # Killed after it was ready is somebody else's doing: the kernel short of memory, a person, a test.
+        # Killed after it was ready: not its own fault, but the OOM killer's, a person's or a test's.
         self.crashes += int(code > 0 or not self.is_ready)
         return code
 
     def plan_restart(self) -> int:
-        """Have it started again after a wait that doubles with each short life, and return that wait."""
+        """Schedule a restart with exponential back-off; return the wait."""
         longest_ms = RESTART_MS_MAX if self.crashes < CRASHES_MAX else CRASH_RESTART_MS_MAX
         wait_ms = min(RESTART_MS << min(self._short_lives - 1, 16), longest_ms)
-        wait_ms = int(wait_ms * random.uniform(0.75, 1.25))  # so that many do not come back at the same moment
+        wait_ms = int(wait_ms * random.uniform(0.75, 1.25))  # jitter, so that they do not restart together
         self.start_at_ms = _now_ms() + wait_ms
         return wait_ms
 
@@ -315,7 +315,7 @@ class _Child:
 
 
 def _child_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    # A worker's name is never used twice, so one that was meant for a single worker is not passed on.
+    # Worker names must be unique, so one set for a single worker is not passed on.
     inherited = {name: value for name, value in os.environ.items() if name != "ROTA_WORKER_ID"}
     return {**inherited, **variables, PARENT_FD_VARIABLE: "0"}
 

@@ -1,4 +1,4 @@
-"""`rota status`, `agents`, `workers`, `drain`, `events`, `version`, `completion`: the system as a whole."""
+"""`rota status`, `agents`, `workers`, `drain`, `events`, `version`, `completion`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGES = ("pyzmq", "msgpack", "numpy", "click", "blake3", "wasmtime", "onnxrun
 @json_option
 @broker_options
 def status(connection: Connection, json: bool) -> None:
-    """Show the broker, its lanes and workers in numbers.
+    """Show the numbers of the broker, its lanes and workers.
 
     \b
     rota status
@@ -54,7 +54,7 @@ def status(connection: Connection, json: bool) -> None:
 @click.command()
 @lane_option
 @option("--name", help="Only agents of this name.")
-@option("--deploys", is_flag=True, help="List names and what they are bound to instead.")
+@option("--deploys", is_flag=True, help="List the deployed names and their code instead.")
 @limit_option
 @json_option
 @broker_options
@@ -100,13 +100,13 @@ def workers(connection: Connection, json: bool) -> None:
 
 
 @click.command()
-@option("--off", is_flag=True, help="Take tasks again.")
+@option("--off", is_flag=True, help="Accept tasks again.")
 @option("--wait", is_flag=True, help="Wait until no lane has anything to do.")
 @progress_option
 @json_option
 @broker_options
 def drain(connection: Connection, off: bool, wait: bool, progress: bool | None, json: bool) -> None:
-    """Have the broker take no more tasks from producers; what it has taken is finished.
+    """Make the broker refuse new tasks from producers; accepted ones are finished.
 
     \b
     rota drain --wait
@@ -140,12 +140,12 @@ def drain(connection: Connection, off: bool, wait: bool, progress: bool | None, 
     "seconds",
     type=click.FloatRange(0.001),
     metavar="SECONDS",
-    help="End when there was no event for so long.",
+    help="End after so long without an event.",
 )
 @json_option
 @broker_options
 def events(connection: Connection, topics: tuple[str, ...], seconds: float | None, json: bool) -> None:
-    """Follow what happens, one line per event, until interrupted.
+    """Follow the broker's events, one per line, until interrupted.
 
     \b
     rota events --topic worker --topic lane
@@ -190,13 +190,13 @@ def completion(context: click.Context, shell: str) -> None:
     assert found is not None
     try:
         script = found(context.find_root().command, {}, "rota", "_ROTA_COMPLETE").source()
-    except RuntimeError as error:  # click asks the shell for its version and needs bash 4.4
+    except RuntimeError as error:  # click checks the shell's version and needs bash 4.4
         raise ConfigError(f"no completion for {shell} here: {error}") from error
     click.echo(script)
 
 
 def _readable(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts of the broker for people: times as a clock shows them, and no line without a value."""
+    """Return the facts of the broker for people: with readable times, and without empty values."""
     shown: dict[str, Any] = {}
     for name, value in facts.items():
         if name == "now_ms":
@@ -209,7 +209,7 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _about_worker(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a worker for people, with what its fingerprint says of where models run."""
+    """Return a worker for people, with the device on which it runs models."""
     return {
         **row,
         "models_on": row["fingerprint"].get("provider"),
@@ -221,7 +221,7 @@ def _about_worker(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _state_of(row: dict[str, Any]) -> str:
-    """Return in a few words what a worker is about, beside its tasks."""
+    """Return what a worker is doing besides its tasks, in a few words."""
     if row["stuck"]:
         return "stuck in a task that does not stop"
     preparing = ", ".join(f"{address} for {duration_text(ms)}" for address, ms in row["preparing"])
@@ -230,14 +230,14 @@ def _state_of(row: dict[str, Any]) -> str:
 
 
 def _tell_fallbacks(workers: list[dict[str, Any]]) -> None:
-    """Say why models run on the CPU where they do: the bits are others there."""
+    """Print why models run on the CPU if they do, since the bits differ there."""
     for worker in workers:
         if worker["why"]:
             click.echo(f"{worker['worker']} runs models on the {worker['models_on'].upper()}: {worker['why']}")
 
 
 def versions() -> dict[str, Any]:
-    """Return the version of everything that a bug report should name."""
+    """Return all versions that a bug report should name."""
     facts = {"rota": _version_of("rota"), "protocol": PROTOCOL_VERSION, "python": platform.python_version()}
     for package in PACKAGES:
         facts[package] = _version_of(package)

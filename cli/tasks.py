@@ -1,4 +1,4 @@
-"""`rota result`, `rota cancel`, `rota tasks`: single tasks by their seq, and lists of them."""
+"""`rota result`, `rota cancel`, `rota tasks`: single tasks by seq, and lists of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS = ("seq", "turn", "state", "target", "kind", "sender", "priority", "att
     type=click.FloatRange(0),
     metavar="SECONDS",
     default=None,
-    help="How long to wait for a task that has no outcome yet; 0 for ever. Not given: do not wait.",
+    help="How long to wait for a task without an outcome; 0: no limit. Default: do not wait.",
 )
 @json_option
 @broker_options
@@ -50,9 +50,9 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
 @json_option
 @broker_options
 def cancel(connection: Connection, seq: int, json: bool) -> int:
-    """Catch task SEQ if it has not completed; it then fails with `cancelled`.
+    """Cancel task SEQ if it has not completed; it then fails with `cancelled`.
 
-    The exit code is 0 if it was caught, 1 if it had completed.
+    The exit code is 0 if it was cancelled, 1 if it had completed.
 
     \b
     rota cancel 17
@@ -75,7 +75,7 @@ def cancel(connection: Connection, seq: int, json: bool) -> int:
 @json_option
 @broker_options
 def tasks(connection: Connection, lane: str, state: str | None, limit: int, json: bool) -> None:
-    """List tasks of a lane: those in its line, those that wait, then those whose results are kept.
+    """List tasks of a lane: those in the line, waiting ones, then those whose results are kept.
 
     \b
     rota tasks --state running

@@ -1,4 +1,4 @@
-"""How `rota tree` looks to a person: a line for each task, those above it first, those below it as branches."""
+"""Formats the answer of `rota tree`: a line for each task, ancestors first, descendants as branches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEXT: Final = "\N{BOX DRAWINGS LIGHT VERTICAL AND RIGHT}\N{BOX DRAWINGS LIGHT H
 
 
 def tree_lines(family: Family, depth_max: int, width: int, *, up: bool) -> Iterator[str]:
-    """Yield the tasks above a task, then those below it."""
+    """Yield the ancestors of a task, then its descendants."""
     if family.origin is not None:
         origin = family.origin
         yield cut(f"{asker_text(origin)}, {time_text(origin.now_ms)}, record {origin.record}", width)
@@ -46,7 +46,7 @@ def tree_lines(family: Family, depth_max: int, width: int, *, up: bool) -> Itera
 
 
 def _below_lines(family: Family, level: int, width: int) -> Iterator[str]:
-    """Yield what is below a task, without recursion: chains may be long."""
+    """Yield the descendants of a task, without recursion, since chains may be long."""
     stack = _children_nodes(family, family.trace, _ONLY * (level + 1), level + 1)
     while stack:
         node = stack.pop()
@@ -57,15 +57,15 @@ def _below_lines(family: Family, level: int, width: int) -> Iterator[str]:
 
 
 class _Node(NamedTuple):
-    prefix: str  # of itself and what is below it
+    prefix: str  # of the node and its descendants
     level: int
-    is_last: bool  # among those of its parent
+    is_last: bool  # among its parent's children
     text: str
     trace: Trace | None
 
 
 def _children_nodes(family: Family, parent: Trace, prefix: str, level: int) -> list[_Node]:
-    """Return what is right below a task, the last first."""
+    """Return the children of a task, the last first."""
     nodes: list[tuple[str, Trace | None]] = []
     for child in parent.children:
         known = family.below.get(child.turn)
@@ -86,7 +86,7 @@ def _ancestor_text(ancestor: Ancestor) -> str:
 
 
 def _node_line(prefix: str, text: str, level: int, width: int, *, is_last: bool) -> str:
-    """Return a node below others; a very deep one says how deep it is instead of moving out of sight."""
+    """Return the line of a node; a very deep one shows its depth instead of an indentation off the screen."""
     if level == 0:
         return text
     if len(prefix) > min(_TREE_INDENT_MAX, width // 2):

@@ -1,6 +1,6 @@
-"""`rota verify`: a run executed again, every turn digest compared, and a verdict. It needs no broker.
+"""`rota verify`: executes a run again, compares every turn digest, and prints a verdict. It needs no broker.
 
-What is printed and the schema of --json are told in docs/VERIFY.md; change both.
+docs/VERIFY.md describes the output and the schema of --json; change both.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from rota.proof.verify import LaneReport, Options, RunReport
     from rota.runs.open import RunSource
 
-_SHOW_SECONDS: Final = 0.1  # between two lines of progress on a terminal
-_SHOW_SECONDS_ELSEWHERE: Final = 2.0  # where lines are not written over
-_KILL_WORKERS: Final = (2,)  # with --kill alone
+_SHOW_SECONDS: Final = 0.1  # between two updates of progress on a terminal
+_SHOW_SECONDS_ELSEWHERE: Final = 2.0  # elsewhere each update is a new line
+_KILL_WORKERS: Final = (2,)  # with --kill but not --workers
 _EXIT_OF: Final = {
     "equal": ExitCode.OK,
     "diverged": ExitCode.FAILED,
@@ -35,7 +35,7 @@ _EXIT_OF: Final = {
 
 
 class _Counts(click.ParamType[tuple[int, ...]]):
-    """Numbers of processes, with commas between them."""
+    """Numbers of processes, separated by commas."""
 
     name = "N[,N...]"
 
@@ -52,12 +52,10 @@ class _Counts(click.ParamType[tuple[int, ...]]):
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@option(
-    "--workers", type=_Counts(), help="Verify once with each of these numbers of worker processes; else in this one."
-)
+@option("--workers", type=_Counts(), help="Verify once with each of these numbers of worker processes; default: none.")
 @option("--kill", is_flag=True, help="Kill worker processes meanwhile, at random moments.")
 @option("--lane", help="Only this lane.")
-@option("--from", "first_turn", type=click.IntRange(1), metavar="TURN", help="Believe what retired before this turn.")
+@option("--from", "first_turn", type=click.IntRange(1), metavar="TURN", help="Trust what retired before this turn.")
 @option("--to", "last_turn", type=click.IntRange(1), metavar="TURN", help="Stop after this turn has retired.")
 @option(
     "--recorded-models/--live-models", "recorded_models", default=True,
@@ -72,8 +70,8 @@ def verify(
 ) -> int:  # fmt: skip
     """Execute RUN again and compare the digest of every turn. Exit code 0 only if all are equal, 1 if one differs.
 
-    RUN is a run folder, a run file or a file made by `rota export`; a broker may work in it meanwhile. Inputs are taken
-    as they were written down; what agents and functions made of them is computed again.
+    RUN is a run folder, a run file or a file made by `rota export`; a broker may be running on it. Inputs are read
+    back; the outcomes of agents and functions are computed again.
 
     \b
     rota verify .rota
@@ -108,15 +106,15 @@ def _options(
 
 
 def _shown(bar: Progress, source: RunSource) -> Callable[[int, int, int], None]:
-    """Return what shows progress: turns, the share of the records, turns per second."""
+    """Return a function that shows progress: turns, the share of the records, turns per second."""
     first, last, _ = source.extent()
     interval = _SHOW_SECONDS if sys.stderr.isatty() else _SHOW_SECONDS_ELSEWHERE
-    started, shown = time.monotonic(), 0.0  # the first line comes at once
+    started, shown = time.monotonic(), 0.0  # show the first line at once
 
     def show(workers: int, turns: int, number: int) -> None:
         nonlocal started, shown
         now = time.monotonic()
-        if not turns:  # another round
+        if not turns:  # a new round
             started = now
         elif now - shown >= interval:
             shown = now

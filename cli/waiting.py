@@ -1,4 +1,4 @@
-"""What a command says while it waits for a worker: that none is there, at once, and how to start one."""
+"""Tells a user whose deploy waits for a worker that there is none, and how to start one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def wait_option(command: Command) -> Command:
     """Add --wait/--no-wait."""
     return option(
-        "--wait/--no-wait", default=True, help="With --check: wait for a worker if none is there, or fail at once."
+        "--wait/--no-wait", default=True, help="With --check: wait for a worker if there is none, or fail at once."
     )(command)
 
 
 def tell_if_no_worker(client: Client, connection: Connection, pool: str, name: str, *, wait: bool) -> None:
-    """Say on stderr that `name` waits for a worker to look at it, if none of the pool is there.
+    """Say on stderr that `name` waits for a worker to check it, if the pool has none.
 
-    Without `wait` that raises `TimeoutError`, and nothing is sent.
+    Without `wait`, raise `TimeoutError` instead, and send nothing.
     """
     if any(worker["pool"] == pool and not worker["draining"] for worker in client.query("workers")):
         return
