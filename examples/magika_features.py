@@ -1,8 +1,8 @@
-"""What the magika model (file types from content) is fed with, and how its answer is read: the reference.
+"""The reference for the inputs and outputs of the magika model (file types from content).
 
-The rules are written out in docs/MODELS.md; agents in other languages compute the same and are compared with this
-file. They are those of magika 1.0.3, model standard_v3_3 (https://github.com/google/magika, Apache-2.0), in our own
-words. When the model changes, this file, docs/MODELS.md and scripts/fetch_magika.py change together.
+docs/MODELS.md has the rules; agents in other languages implement them and are compared with this file. They are those
+of magika 1.0.3, model standard_v3_3 (https://github.com/google/magika, Apache-2.0), reimplemented. When the model
+changes, this file, docs/MODELS.md and scripts/fetch_magika.py change together.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-BLOCK_BYTES: Final = 4096  # looked at from each end of the content
+BLOCK_BYTES: Final = 4096  # read from each end of the content
 END_TOKENS: Final = 1024  # fed to the model from each end
 PADDING: Final = 256  # the token of a position that has no byte
-SIZE_MIN: Final = 8  # bytes below which the model is not asked
+SIZE_MIN: Final = 8  # with fewer bytes the model is not asked
 WHITESPACE: Final = b"\t\n\v\f\r "
 
 INPUT: Final = "bytes"
@@ -27,7 +27,7 @@ OUTPUT: Final = "target_label"
 
 
 def features(content: bytes) -> bytes | None:
-    """Return the model's input, 2,048 little-endian int32; None where it must not be asked (`label_of_few`)."""
+    """Return the model's input, 2,048 little-endian int32; None if it must not be asked (see `label_of_few`)."""
     if len(content) < SIZE_MIN:
         return None
     head = content[:BLOCK_BYTES].lstrip(WHITESPACE)[:END_TOKENS]
@@ -43,7 +43,7 @@ def _padding(part: bytes) -> list[int]:
 
 
 def label_of_few(content: bytes) -> str:
-    """Return the label of content that has too few bytes for the model."""
+    """Return the label of content with too few bytes for the model."""
     if not content:
         return "empty"
     try:
@@ -55,7 +55,7 @@ def label_of_few(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class Labels:
-    """labels.json: for each position of the model's output."""
+    """labels.json: one entry per position of the model's output."""
 
     labels: Sequence[str]
     output: Sequence[str]
@@ -68,7 +68,7 @@ class Labels:
 
 
 def label_of_scores(labels: Labels, scores: Sequence[float]) -> tuple[str, float]:
-    """Return the label that is shown for the model's scores, and its score. The first of equal maxima counts."""
+    """Return the label for the model's scores, and its score. Of equal maxima the first counts."""
     best = max(range(len(scores)), key=scores.__getitem__)
     if scores[best] >= labels.threshold[best]:
         return labels.output[best], scores[best]

@@ -1,8 +1,7 @@
-"""What the bench compares with, measured in the same run: the disk, memory, the sandbox, a plain session.run loop.
+"""The bounds that the bench compares with: disk, memory, the sandbox, a plain session.run loop.
 
-A bound is what the work costs when nothing but the work is done: no other process, no queue, no order, no journal. Each
-function measures once and returns one number; the bench calls them again in each round, so that a bound and what is
-compared with it meet the same machine.
+A bound is the cost of the work alone: no other process, no queue, no order, no journal. Each function measures once and
+returns one number; the bench calls it in each round, so that bound and value are measured under the same conditions.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def write_seconds(folder: Path, array: np.ndarray[Any, Any]) -> float:
 
 
 def copy_seconds(array: np.ndarray[Any, Any]) -> float:
-    """Return the time of one copy of an array into memory that is there already."""
+    """Return the time to copy an array into allocated memory."""
     target = np.ones_like(array)
     started = time.perf_counter()
     np.copyto(target, array)
@@ -63,7 +62,7 @@ def copy_seconds(array: np.ndarray[Any, Any]) -> float:
 
 
 def hash_seconds(array: np.ndarray[Any, Any]) -> float:
-    """Return the time of one BLAKE3 of an array, on one thread."""
+    """Return the time of BLAKE3 over an array, on one thread."""
     data = array.data.cast("B")
     started = time.perf_counter()
     blake3(data).digest()
@@ -74,7 +73,7 @@ def hash_seconds(array: np.ndarray[Any, Any]) -> float:
 
 
 class Sandbox:
-    """An executor of a CPU worker in this process, without a worker around it."""
+    """The executor of a CPU worker, run in this process without a worker."""
 
     def __init__(self, folder: Path) -> None:
         self._modules, artefacts = folder / "sandbox-modules", folder / "sandbox-artefacts"
@@ -83,7 +82,7 @@ class Sandbox:
         self._executor = WasmExecutor(self._modules, artefacts, None, lambda: time.monotonic() * 1_000)
 
     def tasks_per_second(self, module: Path, kind: str, reuse: bool, tasks: int, payload: bytes) -> float:
-        """Return how many tasks a second the executor runs, in folds of 200 as a worker would get them."""
+        """Return the executor's tasks per second, in folds of 200 as a worker gets them."""
         data = module.read_bytes()
         code = Code(digest(data), kind, reuse)
         (self._modules / f"{code.digest.hex()}.wasm").write_bytes(data)
@@ -116,7 +115,7 @@ def sandbox(folder: Path) -> Iterator[Sandbox]:
 
 
 class PlainSession:
-    """A session of ONNX Runtime as anybody would make one."""
+    """A session of ONNX Runtime with default settings."""
 
     def __init__(self, model: Path, provider: str, threads: int) -> None:
         import onnxruntime as ort
@@ -136,7 +135,7 @@ class PlainSession:
 
 
 def read_seconds(run_file: Path) -> float:
-    """Return the time to read and decode every record of a run file and check its chain, with nothing applied."""
+    """Return the time to read and decode every record of a run file and check its chain, without applying them."""
     started = time.perf_counter()
     journal = Journal.open(run_file, read_only=True)
     for _ in journal.read():

@@ -1,8 +1,8 @@
-"""The cases of the bench: what is sent through a running Rota, and which bounds it is compared with.
+"""The cases of the bench: the load on a running Rota, and the bounds to compare with.
 
-A case is a generator: each `yield` ends a round, and what it measured in the round is in its rows. Bounds are measured
-in the same round as the values, just before them. Payloads, arrays and weights come from fixed seeds; arrays differ
-from round to round, because the tensor store does not write again what it has.
+A case is a generator: each `yield` ends a round, whose values are in the table. Bounds are measured in the same round,
+just before the values. Payloads, arrays and weights come from fixed seeds; arrays differ from round to round, because
+the tensor store does not write the same content twice.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PAYLOAD = np.random.default_rng(1).bytes(100)
 KEYS = 64
 SUBMIT_TASKS = 1_000
 RAW_TASKS_PER_MESSAGE = 128
-WAIT_SECONDS = 60.0  # for anything; more means that something is broken
+WAIT_SECONDS = 60.0  # more means that something is broken
 TENSOR_LIMITS = Limits(fuel=100_000_000_000, timeout_ms=60_000)
 
 
@@ -74,7 +74,7 @@ QUICK = Sizes(500, 20, 1 << 20, 100, 1_000, 20, (1_000,))
 
 
 class Kind(NamedTuple):
-    """One way to deploy a no-op, and how tasks are addressed to it."""
+    """One way to deploy a no-op, and the addresses of its tasks."""
 
     name: str
     target: str
@@ -100,7 +100,7 @@ KINDS = (
 
 
 class Place(NamedTuple):
-    """Where a case runs: a run folder of its own, what to fill in, and how much to send."""
+    """The environment of a case: its run folder, the table to fill, and how much to send."""
 
     folder: RunFolder
     table: Table
@@ -112,7 +112,7 @@ class Place(NamedTuple):
 
 
 def tasks(place: Place, workers: int) -> Iterator[None]:
-    """No-op tasks per second, from the start of the submit to the last result, all of it durable."""
+    """No-op tasks per second, from the start of the submit to the last result, all durable."""
     with (
         raw_loop(place.folder.sockets, workers) as raw,
         sandbox(place.folder.root) as inside,
@@ -170,7 +170,7 @@ def _take_all(client: Client, submitted: Any, count: int) -> None:
 
 
 def _frames(place: Place, count: int) -> float:
-    """Do what `_one_submit` does with frames of our own: how fast is the rest if the producer does next to nothing?"""
+    """Do what `_one_submit` does without the client, to measure the rest with a minimal producer."""
     run = messages.TaskRun.of(FUNCTION_REUSE.target, 0, (PAYLOAD,) * count, None)
     with context() as sockets, dealer(sockets, Endpoints.of(place.folder.root).frontend) as socket:
         socket.send(wire.encode(messages.Hello(1, f"bench-{time.monotonic_ns()}")))
@@ -204,7 +204,7 @@ def _processor(before: dict[str, float] | None, up: Up, count: int) -> dict[str,
 
 
 def latency(place: Place) -> Iterator[None]:
-    """One task at a time, from submit to result. Two fsyncs lie on the way, the task's and its completion's."""
+    """One task at a time, from submit to result. It includes two fsyncs, for the submit and the completion."""
     with (
         raw_loop(place.folder.sockets, 1) as raw,
         Up(place.folder, 1, 0) as up,
@@ -237,7 +237,7 @@ def _round_trip(client: Client, kind: Kind) -> float:
 
 
 def tensor(place: Place) -> Iterator[None]:
-    """A float32 tensor to a task and back by reference: put into the store, read by the task, its answer mapped."""
+    """A float32 tensor to a task and back by reference: stored, read by the task, the answer mapped."""
     store = TensorStore(place.folder.prepare().tensors)
     array = np.random.default_rng(2).standard_normal(place.sizes.tensor_bytes // 4, np.float32)
     digest = Repository(place.folder.models).add(add_one(place.folder.root / "add_one.onnx"), "add_one").digest
@@ -273,7 +273,7 @@ def tensor(place: Place) -> Iterator[None]:
 
 
 def inference(place: Place) -> Iterator[None]:
-    """Inferences per second of a small model, one row a task, with inputs packed by the client and outputs inline."""
+    """Inferences per second of a small model: one row per task, inputs packed by the client, outputs inline."""
     model = multilayer(place.folder.prepare().root / "mlp.onnx")
     digest = Repository(place.folder.models).add(model, "mlp").digest
     row = np.random.default_rng(4).standard_normal((1, 256), np.float32)
@@ -298,7 +298,7 @@ def inference(place: Place) -> Iterator[None]:
 
 
 def local(place: Place) -> Iterator[None]:
-    """The same no-ops through `rota.local`, beside a broker with one worker: no sockets, no client, nothing durable."""
+    """The same no-ops through `rota.local` (no sockets, no client, not durable), beside a broker with one worker."""
     with (
         sandbox(place.folder.root) as inside,
         Up(place.folder, 1, 0) as up,
@@ -345,7 +345,7 @@ def _local_round_trip(lane: Lane, kind: Kind) -> float:
 
 
 def recovery(place: Place) -> Iterator[None]:
-    """Read a run file of many tasks back, as a broker does when it starts. It is made once, by a run."""
+    """Recover from a run file of many tasks, as a starting broker does. The file is made once, by a run."""
     count = place.sizes.recovered_tasks
     place.say(f"making a run file of {count} tasks")
     with Up(place.folder, 1, 0) as up, Client(place.folder.root) as client:
@@ -366,7 +366,7 @@ def recovery(place: Place) -> Iterator[None]:
 
 
 def _recover(run_file: Path) -> tuple[float, int, int]:
-    """Return the seconds that it took, how many records there were, and how many tasks."""
+    """Return the seconds taken, the number of records, and the number of tasks."""
     started = time.perf_counter()
     journal = Journal.open(run_file, read_only=True)
     world = World(RESULTS_KEPT_MAX, RESULTS_KEPT_BYTES)

@@ -1,9 +1,9 @@
 """The raw loop that the bench compares with: a producer, a broker and workers over ZeroMQ, and nothing else.
 
 The topology is Rota's: DEALER, ROUTER, ROUTER, DEALER over `ipc://`, with the socket options of host/sockets.py, and
-two messages per worker on their way. Nothing is stored, ordered, checked or run: the broker passes frames on as they
-are, a worker unpacks the payloads of a message and packs them again. Broker and workers are this file, started as
-processes; they end when their stdin does, so nothing is left behind however the bench ends.
+two messages per worker in flight. Nothing is stored, ordered, checked or run: the broker forwards frames unchanged, a
+worker unpacks the payloads of a message and packs them again. Broker and workers are processes that run this file; they
+exit when their stdin closes, so nothing is left behind however the bench ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RawLoop:
         self._socket = socket
 
     def tasks_per_second(self, tasks: int, tasks_per_message: int, payload: bytes) -> float:
-        """Send so many tasks at once and return how many came back per second, from the first send to the last."""
+        """Send the tasks at once; return how many came back per second, from the first send to the last answer."""
         sizes = [min(tasks_per_message, tasks - first) for first in range(0, tasks, tasks_per_message)]
         started = time.perf_counter()
         for size in sizes:
@@ -44,7 +44,7 @@ class RawLoop:
         return tasks / (time.perf_counter() - started)
 
     def round_trip_seconds(self, payload: bytes) -> float:
-        """Send one task, wait for it, and return how long that took."""
+        """Send one task, wait for its answer, and return the time taken."""
         started = time.perf_counter()
         self._socket.send(msgpack.packb([payload]))
         self._receive()
@@ -67,7 +67,7 @@ def raw_loop(folder: Path, workers: int) -> Iterator[RawLoop]:
             open_now.enter_context(_process(arguments))
         sockets = open_now.enter_context(context())
         loop = RawLoop(open_now.enter_context(dealer(sockets, front)))
-        loop.tasks_per_second(64 * workers, 1, b"")  # all of them are there, and warm
+        loop.tasks_per_second(64 * workers, 1, b"")  # wait until all are connected and warm
         yield loop
 
 
@@ -90,7 +90,7 @@ def _process(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def run_broker(front_address: str, back_address: str) -> None:
-    """Pass messages on to workers that have room, in the order in which they came, and answers back."""
+    """Forward messages in order of arrival to workers with room, and answers back."""
     with context() as sockets, router(sockets, front_address) as front, router(sockets, back_address) as back:
         waiting: deque[list[bytes]] = deque()
         free: deque[bytes] = deque()
@@ -107,7 +107,7 @@ def run_broker(front_address: str, back_address: str) -> None:
 
 
 def run_worker(address: str) -> None:
-    """Unpack what comes, pack it again, send it back."""
+    """Unpack each message, pack it again, and send it back."""
     with context() as sockets, dealer(sockets, address) as socket:
         for _ in range(IN_FLIGHT_PER_WORKER):
             socket.send_multipart([b"", b""])
@@ -118,7 +118,7 @@ def run_worker(address: str) -> None:
 
 
 def _wakes(*sockets: Socket) -> Iterator[dict[object, int]]:
-    """Yield what became ready, again and again, until stdin ends."""
+    """Yield the ready sockets of each poll until stdin closes."""
     poller = zmq.Poller()
     for socket in sockets:
         poller.register(socket, zmq.POLLIN)

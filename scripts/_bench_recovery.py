@@ -1,8 +1,8 @@
-"""How long a start takes by the length of the journal, with snapshots and without, and what snapshots cost meanwhile.
+"""The time of a start by the length of the journal, with and without snapshots, and the cost of taking snapshots.
 
-The journals are made by the broker's own parts in this process (world, journal, snapshotter), one submit and one
-completion per task, with the default policy, so that a million records need no million messages. The file without
-snapshots is a copy from which they were removed. A case is a generator, as in `_bench_cases.py`.
+The journals are written in this process by the broker's own parts (world, journal, snapshotter), with one submit and
+one completion per task and the default policy, so that a million records need no messages. The file without snapshots
+is a copy from which they were removed. A case is a generator, as in _bench_cases.py.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Made(NamedTuple):
 
 
 def by_length(place: Place) -> Iterator[None]:
-    """Recover run files of more and more records."""
+    """Recover run files of increasing length."""
     files = [_make(place, count) for count in place.sizes.journal_records]
     add = place.table.add
     while True:
@@ -73,8 +73,9 @@ def _share(made: Made) -> float:
 
 
 def _recover_ms(path: Path) -> tuple[float, int]:
-    """Return the processor time that it takes to come to the state after the last record, and how many records were
-    read for it. The file is in memory by then, so nothing is waited for, and other work on the machine shows less.
+    """Return the processor time to recover the state after the last record, and how many records were read.
+
+    Processor time, because the file is in the page cache, and other load on the machine then matters less.
     """
     gc.collect()
     gc.disable()  # as the broker does while it recovers
@@ -89,7 +90,7 @@ def _recover_ms(path: Path) -> tuple[float, int]:
 
 
 def _make(place: Place, count: int) -> Made:
-    """Write a journal of `count` records as a broker would, with its snapshots, and a copy of it without."""
+    """Write a journal of `count` records as a broker would, with snapshots, and a copy without."""
     place.say(f"making a run file of {count} records")
     path = place.folder.root / f"{count}.rota"
     spent = longest = 0.0
@@ -127,7 +128,7 @@ def _write(world: World, journal: Journal, batch: list[records.Record]) -> None:
 
 
 def _write_tasks(world: World, journal: Journal, count: int) -> None:
-    """Submit and complete tasks one by one, and write all of that at once."""
+    """Submit and complete tasks one by one, and write all records at once."""
     lane = world.lanes["main"]
     batch: list[records.Record] = []
     for turn in range(lane.next_turn, lane.next_turn + count):

@@ -1,7 +1,7 @@
-"""What the bench found out: rows of values with the bounds they are compared with, as text and as JSON.
+"""The bench's results: rows of values and the bounds to compare with, as text and as JSON.
 
-A ratio is the share of the bound that was reached: value/bound for rates, bound/value for times; 1 is perfect. It is
-the ratio of the medians over all rounds. Standard library only.
+A ratio is the share of the bound that was reached: value/bound for rates, bound/value for times, from the medians over
+all rounds; 1 is perfect. Standard library only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Row:
         }
 
     def lines(self) -> list[str]:
-        """Return the row as text: a line of its own, and one per bound."""
+        """Return the row as text: one line, and one more per bound."""
         lines = [f"  {self.name:<58} {_shown(self.values)} {self.unit}"]
         for name, values in self.bounds.items():
             lines.append(f"      {'of ' + name:<54} {_shown(values)}    ratio {self._ratio(values):.3f}")
@@ -66,7 +66,7 @@ class Table:
         bounds: dict[str, float],
         notes: dict[str, float] | None = None,
     ) -> None:
-        """Add what one round measured."""
+        """Add the values of one round."""
         row = self._rows.setdefault((case, name), Row(case, name, unit))
         row.values.append(value)
         for label, bound in bounds.items():

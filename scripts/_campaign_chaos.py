@@ -1,8 +1,7 @@
-"""What disturbs a round of the campaign: a plan of blows against the processes of a `rota up`, and the processes.
+"""The faults of a campaign round: a plan of faults against the processes of a `rota up`, and these processes.
 
-Blows: kill -9 of a worker, of the broker, of all; a worker or the broker stopped for a while (SIGSTOP), so that it
-is given up and then comes back; a worker drained (TERM). `rota up` starts again what has ended; after a kill of all it
-is started again here.
+Faults: kill -9 of a worker, of the broker, of all; a worker or the broker suspended (SIGSTOP) until it counts as lost,
+and then resumed; a worker drained (TERM). `rota up` restarts what has ended; after a kill of all it is restarted here.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from collections import Counter
 from pathlib import Path
 
 READY_SECONDS_MAX = 60.0
-PAUSE_SECONDS = (0.02, 1.5)  # between two blows
+PAUSE_SECONDS = (0.02, 1.5)  # between two faults
 STOPPED_SECONDS = (0.2, 4.5)  # heartbeats are missed after 3 s
 _BLOWS = ("kill worker",) * 5 + ("kill broker",) * 3 + ("stop worker", "stop broker", "drain worker", "kill all")
 _STARTED = re.compile(r"started (\S+), pid (\d+)$", re.MULTILINE)
 
 
 class Processes:
-    """A `rota up` with its children; what they say goes to a file. Use it in a `with` block."""
+    """A `rota up` with its children; their output goes to a file. Use it in a `with` block."""
 
     def __init__(self, run_dir: Path, cpu_workers: int) -> None:
         self.workers = [f"cpu-{number}" for number in range(1, cpu_workers + 1)]
@@ -48,7 +47,7 @@ class Processes:
         return True
 
     def kill_all(self) -> None:
-        """Kill everything at once, and start it again."""
+        """Kill everything at once and restart it."""
         pids = self.pids()
         self._up.kill()
         for pid in pids.values():
@@ -85,13 +84,13 @@ class Processes:
             time.sleep(0.02)
 
     def _said(self) -> str:
-        """What the present `rota up` has said. Its children write through it, at the place where the file ends."""
+        """Return the output of the current `rota up`, which its children's goes through; it appends to the file."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size - self._begins, self._begins).decode(errors="replace")
 
 
 class Chaos:
-    """Deals blows by a plan that follows from the random numbers it is given."""
+    """Injects faults by a plan that follows from the given random generator."""
 
     def __init__(self, processes: Processes, random_: random.Random) -> None:
         self._processes = processes
@@ -99,7 +98,7 @@ class Chaos:
         self._dealt: Counter[str] = Counter()
 
     def run(self, seconds: float) -> None:
-        """Disturb the processes for so long."""
+        """Inject faults for so many seconds."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             time.sleep(self._random.uniform(*PAUSE_SECONDS))

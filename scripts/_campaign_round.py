@@ -1,8 +1,8 @@
-"""One round of the campaign: the work, what is checked while it runs, and what is checked when it is over.
+"""One round of the campaign: the work, and the checks during and after it.
 
-Two lanes. `forest` is opened paused and pinned, so a calm run of the same seed must come to the same digest. `live` is
-fed all the while by a named producer with numbers; its positions are its own, but each of its agents counts, so the
-results must be 1, 2, 3, ... whatever happened between them.
+There are two lanes. `forest` is opened paused and pinned, so an undisturbed run of the same seed must have the same
+digest. `live` is fed continuously by a named producer with numbers; its positions are not pinned, but each of its
+agents counts, so its results must be 1, 2, 3, ... whatever happens in between.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _ANSWER_SECONDS = 20.0
 
 
 class Failure(Exception):
-    """What should have held and did not."""
+    """A check failed."""
 
 
 def run_round(seed: int, keep: Path | None, disturb_seconds: float) -> str:
-    """Run a round, and return what it was in a few words. Raises `Failure`."""
+    """Run a round and return a short summary. Raises `Failure`."""
     random_ = random.Random(seed)
     forest = _forest(random_)
     calm = _in_folder(f"calm-{seed}", keep, lambda folder: _calm(folder, forest))
@@ -65,7 +65,7 @@ def _in_folder(name: str, keep: Path | None, work: Callable[[RunFolder], T]) -> 
 
 
 def _forest(random_: random.Random) -> list[Run]:
-    """Trees of about 10,000 relays in all, in up to three priorities."""
+    """Return trees of about 10,000 relays in all, in up to three priorities."""
     depth, fanout = random_.choice([(3, 3), (4, 3), (5, 2), (2, 8)])
     tree = sum(fanout**level for level in range(depth + 1))
     payload = f"{depth} {fanout} {random_.choice([1, 8, 40])}".encode()
@@ -97,7 +97,7 @@ def _ended(client: Client, lane: str) -> tuple[int, bytes]:
 
 
 class _Observer:
-    """Asks for results all the while, and for all of them again at the end."""
+    """Asks for results continuously, and for all again at the end."""
 
     def __init__(self) -> None:
         self.seen: dict[int, Result] = {}
@@ -106,7 +106,7 @@ class _Observer:
     def watch(self, where: Path) -> None:
         with Client(where, contact_s=DONE_SECONDS) as client:
             while not self.stop.is_set():
-                # A number that was told may be unknown to the next broker for a while: emitted tasks are stamped anew.
+                # A seq may be unknown to the next broker at first: emitted tasks are stamped again when it recovers.
                 with contextlib.suppress(UnknownTask, TimeoutError, NotReachable):
                     last = client.status()["next_seq"] - 1
                     self.look(client, range(max(1, last - 200), last + 1), _ANSWER_SECONDS)
@@ -180,7 +180,7 @@ def _check(
     assert status["divergences"] == 0, "two executions of a task differed"
     lost = [one for one in observer.seen.values() if not one.ok]
     if {one.kind for one in lost} == {"lost"}:
-        # A task that ran alone while its worker was killed three times. By chance, and by the rules.
+        # By chance a task ran alone in three killed workers. That is allowed.
         return f", {len(lost)} lost: the digest was not compared"
     assert not lost, f"failed: {lost[0]}"
     assert found[0] == calm, f"the calm run retired {calm[0]} with {calm[1].hex()}, this one {found[0]}"
@@ -198,7 +198,7 @@ def _check(
 
 
 def _check_journal(folder: RunFolder, found: dict[str, tuple[int, bytes]]) -> None:
-    """Fold the run file once more, in this process, and compare."""
+    """Fold the run file again, in this process, and compare."""
     world = World()
     with contextlib.closing(Journal.open(folder.journal, read_only=True)) as journal:
         fold(world, journal.read())

@@ -1,7 +1,7 @@
-"""What the demo works on: some files of a folder, as payloads of the agent `features`. Standard library only.
+"""The demo's input: some files of a folder, as payloads for the agent `features`. Standard library only.
 
-The choice is a function of the folder's content: the same files in the same order every time, or the digests of two
-runs could not be compared. What a payload holds is written down at the head of examples/agents/features.c; change both.
+The choice is a function of the folder's content, so that digests of runs can be compared. The head of
+examples/agents/features.c describes the payload; change both.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-BLOCK_BYTES = 4096  # read from each end of a file, however large it is
+BLOCK_BYTES = 4096  # read from each end of a file
 _SHORT_BYTES = 8  # with fewer bytes left after the leading white space, the agent does not ask the model
 _WHITESPACE = b"\t\n\v\f\r "
 
-# Python writes into __pycache__ while the demo runs; packages come and go with what somebody installs.
+# Python writes into __pycache__ while the demo runs, and installs change the packages.
 _SKIPPED_FOLDERS = ("__pycache__", "site-packages", "dist-packages")
 
 
 class Sample(NamedTuple):
-    """One file as it is sent: `head` and `tail` are its first and last BLOCK_BYTES; no tail where they are the same."""
+    """One file as it is sent: `head` and `tail` are its first and last BLOCK_BYTES; no tail if they are the same."""
 
     path: str
     size: int
@@ -29,12 +29,12 @@ class Sample(NamedTuple):
 
     @property
     def asks_the_model(self) -> bool:
-        """Return whether the agent will ask the model about it, or name its type by itself."""
+        """Return whether the agent will ask the model, or decide by itself."""
         return len(self.head.lstrip(_WHITESPACE)) >= _SHORT_BYTES
 
 
 class Samples(NamedTuple):
-    """The chosen files, how many there are to choose from, and those that could not be read, with the reason."""
+    """The chosen files, how many there are in all, and the unreadable ones with the reason."""
 
     samples: list[Sample]
     found: int
@@ -42,7 +42,7 @@ class Samples(NamedTuple):
 
 
 def read_samples(folder: Path, files_max: int) -> Samples:
-    """Read `files_max` files, evenly spread over the sorted list of those below `folder`; all, if there are fewer."""
+    """Read at most `files_max` files, evenly spread over the sorted list of those below `folder`."""
     paths = _list_files(folder)
     count = min(files_max, len(paths))
     samples, skipped = [], []
@@ -78,6 +78,6 @@ def _read(folder: Path, path: str) -> Sample:
     part = min(size, BLOCK_BYTES)
     if len(head) != part or (tail is not None and len(tail) != part):
         raise OSError(f"it changed while it was read, at {size} bytes")
-    # A name need not be UTF-8; in a payload, and in what is printed, it has to be.
+    # A name need not be UTF-8, but payloads and output must be.
     name = os.fsencode(path).decode("utf-8", "replace").replace(os.sep, "/")
     return Sample(name, size, head, tail)

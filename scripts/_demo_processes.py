@@ -1,8 +1,7 @@
-"""The demo's processes: `rota up` with a broker and workers in a run folder, and what is done to them meanwhile.
+"""The demo's processes: `rota up` with a broker and workers in a run folder, and the killer of workers.
 
-`rota up` does the supervising here as it does for everybody; this file starts it, waits until it is ready, kills
-workers if that is asked for, and ends it. Nothing is left behind: a temporary run folder is removed, and should this
-process die without a word, `rota up` sees the end of a pipe and ends with all its children.
+This file starts `rota up`, waits until it is ready, kills workers if wanted, and ends it. Nothing is left behind: a
+temporary run folder is removed, and if this process dies, `rota up` sees a closed pipe and ends with all its children.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from rota.host.service import PARENT_FD_VARIABLE
 READY_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 20.0
 LOG_LINES_SHOWN = 15
-# A task that dies with three workers while it runs alone is given up (`lost`), which would be another outcome. Of the
-# workers that the same task can lose, the first does not count, so with three kills per pool that cannot happen.
+# A task whose worker dies three times while it runs alone is `lost`, which would be another outcome. The first death
+# does not count, so three kills per pool cannot cause that.
 KILLS_MAX_PER_POOL = 3
 
 _POLL_SECONDS = 0.05
-# Room for the names of the sockets below it: the path of one has at most 107 bytes on Linux, 103 on macOS.
+# Leaves room for the names of the sockets: their paths have at most 107 bytes on Linux, 103 on macOS.
 _TEMPORARY_CHARS_MAX = 60
 
 
 class StartError(Exception):
-    """The processes did not start, or did not stay."""
+    """The processes did not start, or have ended."""
 
 
 @contextlib.contextmanager
 def run_folder(keep: Path | None) -> Iterator[RunFolder]:
-    """Yield a run folder that is new: `keep`, which stays, or a temporary one."""
+    """Yield a new run folder: `keep`, which stays, or a temporary one."""
     if keep is not None:
         if keep.exists() and any(keep.iterdir()):
             raise StartError(f"{keep} is not empty: --keep wants a folder that is new or empty")
@@ -70,10 +69,10 @@ class Up:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # never written to: it ends when this process does
+                stdin=subprocess.PIPE,  # never written to; closed when this process ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # ONNX Runtime 1.31 leaves a file for its usage events in the temporary folder unless it is told not to.
+                # Otherwise ONNX Runtime 1.31 leaves a telemetry file in the temporary folder.
                 env={**environment, PARENT_FD_VARIABLE: "0", "ORT_DISABLE_TELEMETRY": "1"},
                 start_new_session=True,  # Ctrl-C of the terminal comes to the demo only
             )
@@ -85,7 +84,7 @@ class Up:
         self.stop()
 
     def wait_ready(self, tell: Callable[[str], None]) -> None:
-        """Wait until every process has said that it is ready; `tell` is called with how far that is."""
+        """Wait until every process is ready; `tell` gets the progress."""
         deadline = time.monotonic() + READY_SECONDS_MAX
         while "ready up" not in (text := self._log.read_text(encoding="utf-8", errors="replace")):
             self.check_running()
@@ -106,7 +105,7 @@ class Up:
         return "\n".join(f"    {line}" for line in lines[-LOG_LINES_SHOWN:])
 
     def stop(self) -> None:
-        """End everything: in order, else at once."""
+        """Stop everything: in order, or at once if that fails."""
         assert self._process.stdin is not None
         for end in (self._process.terminate, self._process.terminate, self._process.kill):
             end()
@@ -119,7 +118,7 @@ class Up:
         self._process.stdin.close()
 
     def processor_seconds(self) -> dict[str, float] | None:
-        """Return the processor time used so far, by kind of process; None where /proc does not tell."""
+        """Return the processor time used so far, by kind of process; None without /proc."""
         seconds = {"broker": 0.0, "cpu_worker": 0.0, "gpu_worker": 0.0}
         try:
             children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="ascii")
@@ -136,14 +135,14 @@ class Up:
 
 
 def seconds_between(before: dict[str, float] | None, after: dict[str, float] | None) -> dict[str, float] | None:
-    """Return the processor time used between two looks at it."""
+    """Return the processor time used between two readings."""
     if before is None or after is None:
         return None
     return {kind: after[kind] - before[kind] for kind in after}
 
 
 class Killer:
-    """Kills workers with SIGKILL at random points of a run, CPU and GPU workers in turn; `rota up` starts them again.
+    """Kills workers with SIGKILL at random points of a run, CPU and GPU workers in turn; `rota up` restarts them.
 
     A point is a number of retired tasks, in the first half of the run, so that short runs get their kills too.
     """
@@ -156,11 +155,11 @@ class Killer:
         self.killed: list[str] = []
 
     def strike(self, client: Client, retired: int) -> str | None:
-        """Kill a worker if the next point is reached, and return its name. One that is just starting is spared."""
+        """Kill a worker if the next point is reached, and return its name. Starting workers are not killed."""
         if not self._points or retired < self._points[0]:
             return None
         workers: list[dict[str, Any]] = client.query("workers")
-        # The broker may list a worker for some milliseconds after its death; names are never used twice.
+        # The broker may list a worker for some milliseconds after its death; names are unique.
         chosen = [one for one in workers if one["pool"] == self._pools[0] and one["worker"] not in self.killed]
         if not chosen:
             return None
@@ -168,7 +167,7 @@ class Killer:
         try:
             os.kill(worker["pid"], getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows: either one ends it at once
         except ProcessLookupError:
-            return None  # it died by itself just now
+            return None  # it has just died by itself
         del self._points[0], self._pools[0]
         self.killed.append(str(worker["worker"]))
         return self.killed[-1]

@@ -1,6 +1,6 @@
-"""What the demo shows while it runs: one line per step with the seconds it took, and a bar. Standard library only.
+"""The demo's output while it runs: one line per step with the seconds it took, and a bar. Standard library only.
 
-On a terminal a line is written over until its step is done; elsewhere it is written at its end, and sometimes before.
+On a terminal the line of a running step is overwritten; elsewhere it is printed at the end and at intervals.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import time
 from types import TracebackType
 
 BAR_CHARS = 30
-SILENT_SECONDS_MAX = 5.0  # where nothing can be written over
+SILENT_SECONDS_MAX = 5.0  # between two lines of a running step, if not on a terminal
 _NAME_CHARS = 11
 _TEXT_CHARS = 86
 
 
 class Step:
-    """One step: shown while it runs, and when it has ended with the seconds it took. Use it in a `with` block."""
+    """One step, shown while it runs and, with the seconds it took, at its end. Use it in a `with` block."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -40,7 +40,7 @@ class Step:
             print(flush=True)
 
     def show(self, text: str) -> None:
-        """Say where the step stands, or at its end what came of it."""
+        """Show the progress of the step, or at its end the result."""
         self._text = text
         if self._live:
             self._write(text, "")
@@ -48,7 +48,7 @@ class Step:
             self.remark(text)
 
     def remark(self, text: str) -> None:
-        """Say something that stays on the screen, above the line of the step."""
+        """Print a line that stays, above the line of the step."""
         self._last_line = time.perf_counter()
         self._write(text, "\n")
         if self._live:
@@ -60,13 +60,13 @@ class Step:
 
 
 def bar(done: int, total: int) -> str:
-    """Return a bar that is as full as `done` of `total`."""
+    """Return a progress bar for `done` of `total`."""
     full = BAR_CHARS * min(done, total) // max(total, 1)
     return f"[{'#' * full}{'.' * (BAR_CHARS - full)}]"
 
 
 def size_text(size: int) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes as readable text."""
     for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
         if size >= 10**power:
             return f"{size / 10**power:.1f} {unit}"

@@ -1,9 +1,8 @@
-"""The virtual environment that every script runs in: `.venv` beside this folder. Standard library only.
+"""The virtual environment of all scripts: `.venv` beside this folder. Standard library only.
 
-A script parses its arguments with argparse first, so that `--help` needs nothing installed, then calls
-`ensure_environment`, then imports the rest. `.venv/rota-stamp.json` says for which pyproject.toml, which Python and
-which extras the environment was made; when that no longer holds, it is brought up to date. This file must parse on
-Python 3.7, or an old one could not be told that it is too old.
+A script parses its arguments first, so that `--help` needs nothing installed, then calls `ensure_environment`, then
+imports the rest. `.venv/rota-stamp.json` says for which pyproject.toml, Python and extras the environment was made; if
+that has changed, it is updated. This file must parse on Python 3.7, to tell users of an old one what is wrong.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ _STEP_CHARS_SHOWN = 90
 def ensure_environment(extras: Iterable[str]) -> Path:
     """Make `.venv` hold Rota with these extras, and run the calling script in it.
 
-    Returns the path of its Python when that is what runs already; otherwise it does not return: the script starts again
-    from the top inside the environment, with the same arguments.
+    Returns the path of its Python if that is running already. Otherwise it does not return: the script starts again
+    inside the environment, with the same arguments.
     """
     if sys.version_info[:2] < PYTHON_MIN:
         _stop(
@@ -59,8 +58,8 @@ def _version() -> str:
 
 
 def _expand(extras: set[str]) -> set[str]:
-    """Follow extras that name other extras of ours: `dev` holds `cpu`, so it also serves who asks for `cpu`."""
-    import tomllib  # not at the top: Python 3.10 has none, and must get as far as the message
+    """Add the extras that these include: `dev` includes `cpu`, so it also satisfies a need for `cpu`."""
+    import tomllib  # not at the top: Python 3.10 does not have it, and must reach the error message
 
     table = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
@@ -85,13 +84,13 @@ def _key() -> str:
 
 
 def _version_of_environment() -> str | None:
-    """Return the version of Python that `.venv` was made with, or None if there is no usable one."""
+    """Return the Python version that `.venv` was made with, or None if there is no usable one."""
     try:
         lines = (ENVIRONMENT / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     settings = dict(line.split(" = ", 1) for line in lines if " = " in line)
-    if not environment_python().exists():  # also when the Python that its link points to was removed
+    if not environment_python().exists():  # also if the Python that it links to was removed
         return None
     return settings.get("version") or settings.get("version_info", "")
 
@@ -119,7 +118,7 @@ def _set_up(wanted: set[str]) -> None:
     stamp = _installed()
     before = stamp.get("extras") if stamp.get("key") == _key() else None
     extras = sorted(wanted | set(before if isinstance(before, list) else ()))
-    _STAMP.unlink(missing_ok=True)  # until the install has ended well, nothing may take the environment for complete
+    _STAMP.unlink(missing_ok=True)  # without a stamp the environment counts as incomplete
     _say(f"installing rota[{','.join(extras)}] and what it needs; the first time takes one to three minutes")
     _run_pip(["install", "--editable", f"{REPOSITORY}[{','.join(extras)}]"])
     _STAMP.write_text(json.dumps({"key": _key(), "extras": extras}) + "\n", encoding="utf-8")
@@ -131,7 +130,7 @@ def _is_new_enough(version: str) -> bool:
 
 
 def _make_environment() -> None:
-    """Make an empty environment; without pip in it where this Python has no ensurepip (Debian packs it apart)."""
+    """Make an empty environment, without pip if this Python has no ensurepip (Debian packages it separately)."""
     ENVIRONMENT.mkdir(exist_ok=True)
     make = [sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)]
     if subprocess.run(make, capture_output=True, text=True, check=False).returncode == 0:
@@ -148,7 +147,7 @@ def _make_environment() -> None:
 
 
 def _run_pip(arguments: list[str]) -> None:
-    """Run the environment's pip, or this Python's pip on its behalf, and show on one line what it does."""
+    """Run the environment's pip, or this Python's pip for it, and show its progress in one line."""
     python = str(environment_python())
     command = [python, "-m", "pip"]
     if subprocess.run([*command, "--version"], capture_output=True, check=False).returncode != 0:
@@ -179,9 +178,9 @@ def _run_pip(arguments: list[str]) -> None:
 
 
 class _Progress:
-    """Shows what pip does: on a terminal its current line, in place; elsewhere what it does now, every few seconds.
+    """Shows pip's progress: its current line, in place on a terminal, elsewhere every few seconds.
 
-    Pip says nothing while it unpacks, which is the longest part; then its last step is shown again.
+    Pip prints nothing while it unpacks, which takes longest; its last line is then repeated.
     """
 
     _STEPS = ("Collecting ", "Downloading ", "Building ", "Preparing ", "Installing ")
@@ -207,7 +206,7 @@ class _Progress:
             self._thread.join()
 
     def show(self, line: str) -> None:
-        """Take pip's next line."""
+        """Show pip's next line."""
         text = line.strip()
         if text.startswith(self._STEPS):
             self._step = text
@@ -222,7 +221,7 @@ class _Progress:
 
 
 def _start_again() -> NoReturn:
-    # orig_argv keeps interpreter options such as -X and -W, which sys.argv has lost.
+    # orig_argv has the interpreter options, such as -X and -W, which sys.argv lacks.
     command = [str(environment_python()), *sys.orig_argv[1:]]
     sys.stdout.flush()
     sys.stderr.flush()

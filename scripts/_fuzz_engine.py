@@ -1,11 +1,11 @@
-"""Runs a fuzz target: valid inputs from a hypothesis strategy, each damaged many times, all of it from one seed.
+"""Runs a fuzz target: valid inputs from a hypothesis strategy, each mutated many times, all from one seed.
 
 A target has a strategy for valid inputs, a mutator (_fuzz_mutators.py) and `start`, which makes its check in a scratch
-folder. A check says True if the input was taken and False if it was refused as documented; whatever it raises is a
-finding, and so is an input that costs more processor time or memory than any may. Hypothesis shrinks what it drew, the
-damage by its seed, and the finding shows the input itself, to be kept among the target's `finds`.
+folder. A check returns True if the input was accepted and False if it was refused as documented. An exception is a
+finding, as is an input that takes more processor time or memory than allowed. Hypothesis shrinks the drawn values, the
+mutation by its seed; the finding shows the input, to be added to the target's `finds`.
 
-tests/fuzz runs every target for a bounded number of inputs, scripts/fuzz.py for as long as one likes.
+tests/fuzz runs every target for a bounded number of inputs, scripts/fuzz.py for any time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from _fuzz_mutators import Mutator
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
-CPU_SECONDS_MAX: Final = 2.0  # for one input; the slowest honest one takes a few milliseconds
-MEMORY_BYTES_MAX: Final = 1 << 30  # of address space that a target may take beyond what is there when it starts
+CPU_SECONDS_MAX: Final = 2.0  # for one input; valid ones take at most a few milliseconds
+MEMORY_BYTES_MAX: Final = 1 << 30  # of address space that a target may add
 MESSAGE_CHARS_MAX: Final = 3_000
 _SHOWN_CHARS: Final = 2_000
 _PLACES_SHOWN: Final = 4
@@ -36,7 +36,7 @@ Check = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Target:
-    """Something that meets bytes from outside. `finds`: inputs that once broke it, tried first for ever."""
+    """A decoder of bytes from outside. `finds`: inputs that once broke it, always tried first."""
 
     name: str
     inputs: st.SearchStrategy[Any]
@@ -44,13 +44,13 @@ class Target:
     start: Callable[[Path], Check]
     finds: tuple[Any, ...] = ()
     bases: int = 30  # valid inputs of a bounded run
-    damaged: int = 12  # times that each of them is damaged
+    damaged: int = 12  # mutations of each
     cpu_seconds: float = CPU_SECONDS_MAX
 
 
 @dataclass
 class Tally:
-    """What came of a run."""
+    """The counts of a run."""
 
     taken: int = 0
     refused: int = 0
@@ -62,7 +62,7 @@ class Tally:
 
 
 class Finding(AssertionError):
-    """A target did what it must not do."""
+    """A target misbehaved."""
 
     def __init__(self, target: str, value: Any, what: str) -> None:
         shown = repr(value)
@@ -71,7 +71,7 @@ class Finding(AssertionError):
 
 
 def explore(target: Target, folder: Path, seed_number: int, bases: int | None = None) -> Tally:
-    """Try a target with its finds and with damaged inputs. Raises `Finding` for the smallest input that breaks it."""
+    """Try a target with its finds and with mutated inputs. Raises `Finding` for the smallest input that breaks it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     check, tally = target.start(folder), Tally()
@@ -109,20 +109,20 @@ def explore(target: Target, folder: Path, seed_number: int, bases: int | None = 
 
 
 def check_words(message: str, part: str = "") -> None:
-    """Assert that an error can be shown: no input makes it long."""
+    """Assert that an error message is short and printable, whatever the input."""
     assert part in message
     assert len(message) < MESSAGE_CHARS_MAX, f"an error of {len(message)} characters"
 
 
 def _told(error: Exception) -> str:
-    """The error and the innermost places that it came through; all of a RecursionError would be thousands."""
+    """Return the error and the innermost frames of its traceback; a RecursionError has thousands."""
     places = "".join(traceback.format_tb(error.__traceback__)[-_PLACES_SHOWN:])
     return f"{type(error).__name__}: {error}"[:_SHOWN_CHARS] + f"\n{places.rstrip()}"
 
 
 @contextlib.contextmanager
 def bounded_memory() -> Iterator[None]:
-    """Make a huge allocation fail with MemoryError, which is a finding. On Linux only; elsewhere nothing is bounded."""
+    """Make a huge allocation fail with MemoryError, which is a finding. Linux only; no bound elsewhere."""
     if not sys.platform.startswith("linux"):
         yield
         return

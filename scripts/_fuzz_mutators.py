@@ -1,8 +1,8 @@
-"""Damage for the fuzz targets: bytes, MessagePack trees and JSON trees, changed a little or a lot by a seeded `Random`.
+"""Mutators for the fuzz targets: bytes, MessagePack trees and JSON trees, changed by a seeded `Random`.
 
-Mutation starts from valid inputs, so that what is tried passes the first checks and meets the later ones. MessagePack
-is written by a packer of our own, because a decoder must also take what no packer makes: headers longer than needed,
-values deeper than any stack, maps with a key twice, extensions of any type. Nothing here knows what a target wants.
+Mutation starts from valid inputs, so that inputs pass the first checks and reach later ones. MessagePack is written by
+our own packer, because a decoder must also handle what no packer writes: headers longer than needed, values deeper than
+any stack, maps with duplicate keys, extensions of any type. Nothing here depends on a target.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Mutator = Callable[[Random, Any, Any], Any]
 
 
 class Raw(bytes):
-    """Bytes that stand in a tree in place of an encoded value."""
+    """Bytes in a tree in place of an encoded value."""
 
 
 class Pairs(list[tuple[Any, Any]]):
-    """A map as it was written: keys may come twice."""
+    """A map as written, possibly with duplicate keys."""
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
 
 
 def mutate_bytes(rng: Random, data: bytes, other: bytes) -> bytes:
-    """Return `data` with one to three pieces of damage; some of them splice in parts of `other`."""
+    """Return `data` with one to three mutations; some splice in parts of `other`."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         rng.choice(_BYTE_DAMAGE)(rng, out, other)
@@ -99,7 +99,7 @@ _BYTE_DAMAGE: Final = (_flip, _flip, _overwrite, _overwrite, _insert, _delete, _
 
 
 def mutate_msgpack(rng: Random, data: bytes, other: bytes) -> bytes:
-    """Damage the bytes, or the value that they hold, or write the same value in another way."""
+    """Mutate the bytes or their value, or write the same value in another encoding."""
     way = rng.randrange(10)
     if way < 3:
         return mutate_bytes(rng, data, other)
@@ -108,7 +108,7 @@ def mutate_msgpack(rng: Random, data: bytes, other: bytes) -> bytes:
         for _ in range(rng.choice((1, 1, 2)) if way < 9 else 0):
             tree = mutate_tree(rng, tree, donor)
         return pack_tree(tree, rng if way > 6 else None)
-    except RecursionError:  # ours, not the target's: the input is deeper than this file can walk
+    except RecursionError:  # in this file, not in the target: the input is too deep to walk
         return mutate_bytes(rng, data, other)
 
 
@@ -120,7 +120,7 @@ def _unpacked(data: bytes) -> Any:
 
 
 def pack_tree(value: Any, loose: Random | None = None) -> bytes:
-    """Return the MessagePack of a tree; with `loose` some headers and integers are longer than they need be."""
+    """Return the MessagePack of a tree; with `loose` some headers and integers are longer than needed."""
     if isinstance(value, Raw):
         return bytes(value)
     if isinstance(value, Pairs | dict):
@@ -159,7 +159,7 @@ def _header(number: int, loose: Random | None, fix: tuple[int, int], sizes: tupl
 
 
 def mutate_tree(rng: Random, tree: Any, donor: Any) -> Any:
-    """Return the tree with one node changed, at any depth; `donor` gives nodes to put in its place."""
+    """Return the tree with one node changed, at any depth; replacements come from `donor`."""
     if isinstance(tree, list) and tree and rng.random() < 0.8:
         at = rng.randrange(len(tree))
         child = tree[at]
@@ -219,7 +219,7 @@ def _any_value(rng: Random) -> Any:
 
 
 def deep(rng: Random) -> Raw:
-    """Return arrays inside each other, or maps, about as many as some stack takes, or more."""
+    """Return nested arrays or maps, about as deep as some stack allows, or deeper."""
     depth = rng.choice(_DEPTHS)
     return Raw((b"\x91" if rng.random() < 0.7 else b"\x81\xa1k") * depth + b"\xc0")
 
@@ -234,7 +234,7 @@ def _part_of(rng: Random, tree: Any) -> Any:
 
 
 def mutate_json(rng: Random, text: bytes, other: bytes) -> bytes:
-    """Damage the bytes of a JSON text, or the value that it holds."""
+    """Mutate the bytes of a JSON text, or its value."""
     if rng.random() < 0.3:
         return mutate_bytes(rng, text, other)
     try:
@@ -247,7 +247,7 @@ def mutate_json(rng: Random, text: bytes, other: bytes) -> bytes:
 
 
 def json_of(rng: Random, value: Any) -> str:
-    """Return the JSON of a tree; what JSON has no form for becomes something of about that meaning."""
+    """Return the JSON of a tree; values without a JSON form become something similar."""
     if isinstance(value, Pairs):
         return "{" + ", ".join(f"{_json_key(rng, key)}: {json_of(rng, item)}" for key, item in value) + "}"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The loop behind simulate.py: seeds one after another, failures repeated and shrunk, and a count of all of it."""
+"""The loop of simulate.py: runs seeds one after another, shrinks failures, and counts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _HASH_SEEDS = ("1", "2026")
 
 
 def _cases() -> Any:
-    """The module that knows what a seed stands for; it lives with the tests."""
+    """Return the module that makes cases of seeds; it is among the tests."""
     if KITS not in sys.path:
         sys.path.insert(0, KITS)
-    logging.getLogger("rota").setLevel(logging.CRITICAL)  # what the broker says under faults is no news here
+    logging.getLogger("rota").setLevel(logging.CRITICAL)  # the broker's log under faults is expected
     return importlib.import_module("simulation.cases")
 
 
 class Campaign:
-    """Seeds from one on, and what came of them."""
+    """A series of seeds and their results."""
 
     def __init__(self, first: int, as_json: bool, shrinks: bool, story_lines: int) -> None:
         self.seeds = 0
@@ -48,7 +48,7 @@ class Campaign:
         self._began_s = time.monotonic()
 
     def run(self, seeds: int | None, minutes: float | None) -> None:
-        """Run so many seeds, or as many as fit, or what comes first."""
+        """Run until the number of seeds or the minutes are reached, whichever is first."""
         while seeds is None or self.seeds < seeds:
             if minutes is not None and time.monotonic() - self._began_s >= minutes * 60:
                 return
@@ -58,7 +58,7 @@ class Campaign:
             self._next += 1
 
     def summary(self) -> None:
-        """Say what was done, all in all."""
+        """Print the totals."""
         facts = {
             "seeds": self.seeds, "runs": self._runs, "failures": self.failures, "tasks": self._tasks,
             "boots": self._boots, "simulated_hours": round(self._simulated_s / 3_600, 3),
@@ -114,7 +114,7 @@ class Campaign:
             print(f"    repeat the smallest: {facts['smallest']}", flush=True)
 
     def _compare_transcripts(self, last: int) -> None:
-        """Run the last few seeds again under other hash seeds: the whole transcript must be the same."""
+        """Run the last few seeds again under other hash seeds; the transcripts must be equal."""
         first = max(0, last - TRANSCRIPTS_COMPARED + 1)
         command = [sys.executable, str(REPOSITORY / "scripts" / "simulate.py"), "--transcripts"]
         command += ["--seed", str(first), "--seeds", str(TRANSCRIPTS_COMPARED)]
@@ -132,7 +132,7 @@ class Campaign:
             print(json.dumps({"seed": first, "ok": False, "failure": what, "repeat": repeat}) if self._json else what)
 
     def _progress(self, end: bool = False) -> None:
-        """One line in place, on a terminal; elsewhere a line now and then."""
+        """Update the line on a terminal; elsewhere print a line at intervals."""
         if self._json:
             return
         line = (
@@ -146,7 +146,7 @@ class Campaign:
 
 
 def repeat(seed: int, pinned: bool, only: str, story_lines: int) -> int:
-    """Run one case and tell its story; the exit code."""
+    """Run one case, print its story and return the exit code."""
     cases = _cases()
     verdict = cases.judge(cases.case_of(seed, pinned, only))
     if not verdict.failure:

@@ -1,8 +1,7 @@
 """Which files of the repository are ours, which of them are PURE, and what a file imports. Standard library only.
 
-`check.py`, `draw_imports.py` and the house tests in tests/ read this one list. A Python file is PURE when its head says
-so with the word `PURE.`; nothing has to be registered anywhere else. Folders that begin with a dot are not looked into,
-`.ci` excepted.
+check.py, draw_imports.py and the house tests use this list. A Python file is PURE if its head says so with the word
+`PURE.`; it need not be registered anywhere. Folders that begin with a dot are skipped, except `.ci`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def _files() -> Iterator[Path]:
 
 
 def python_files() -> list[Path]:
-    """Return every Python file of the repository, in a fixed order."""
+    """Return every Python file of the repository, in sorted order."""
     return [path for path in _files() if path.suffix == ".py"]
 
 
@@ -78,7 +77,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def called(node: ast.AST) -> str:
-    """Return the name of the called function, without what stands before the dot; "" for anything else."""
+    """Return the name of the called function, without what is before the dot; "" for other nodes."""
     if not isinstance(node, ast.Call):
         return ""
     if isinstance(node.func, ast.Name):

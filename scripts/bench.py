@@ -1,11 +1,11 @@
-"""Measure Rota on this machine, each figure beside a bound that was measured in the same run.
+"""Measure Rota on this machine, each figure with a bound measured in the same run.
 
     python3 scripts/bench.py                          every case, 5 rounds: about 6 minutes
     python3 scripts/bench.py --only latency           one case; may be given more than once
     python3 scripts/bench.py --quick --json           does it run? The figures mean nothing
 
-What the cases and bounds are, and how to read them: docs/BENCHMARKS.md. Real processes run in folders that are removed
-afterwards; progress goes to stderr. Other work on the machine shows: look at the load average, and at min and max.
+docs/BENCHMARKS.md explains the cases, the bounds and how to read them. Processes run in folders that are removed
+afterwards; progress goes to stderr. Other load on the machine affects the figures: see the load average, min and max.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> int:
     try:
         ensure_environment(["dev"])
         for name in [name for name in os.environ if name.startswith("ROTA_")]:
-            del os.environ[name]  # settings of the caller's own system are not what is measured
+            del os.environ[name]  # the caller's settings must not affect the figures
         report = _bench(options)
     except KeyboardInterrupt:
         print("\nbench: interrupted", file=sys.stderr)
@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--only", action="append", choices=CASES, metavar="NAME", help=f"of {', '.join(CASES)}; may be repeated")
     add("--rounds", type=_count, default=ROUNDS, metavar="N", help=f"how often each is measured (default: {ROUNDS})")
-    add("--quick", action="store_true", help="one round of very little: whether it runs, not how fast")
+    add("--quick", action="store_true", help="one short round: shows that it runs, not how fast")
     add("--json", action="store_true", help="print JSON instead of text")
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
 """Build examples/agents/*.c into the .wasm files beside them. Usage: build_agents.py [--check]
 
-With --check nothing is written: each agent is built into a temporary folder and compared with what is committed, so a
-source and its .wasm cannot drift apart. Builds are reproducible: a pinned compiler (`ziglang` in pyproject.toml), no
-paths and no names in the output. DIGESTS beside the agents is what `sha256sum -c` reads. After a change of rota.h or of
-the compiler, build all again and commit sources, .wasm files and DIGESTS together.
+With --check nothing is written: each agent is built into a temporary folder and compared with the committed file, so
+that source and .wasm stay equal. Builds are reproducible: a pinned compiler (`ziglang` in pyproject.toml), no paths and
+no names in the output. DIGESTS is for `sha256sum -c`. After a change of rota.h or of the compiler, build all again and
+commit sources, .wasm files and DIGESTS together.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ AGENTS: Final = REPOSITORY / "examples" / "agents"
 CACHE: Final = REPOSITORY / ".cache" / "zig"
 DIGESTS: Final = "DIGESTS"
 
-BUILD_SECONDS_MAX: Final = 120  # for one agent; the first takes some seconds, the next a fraction of one
+BUILD_SECONDS_MAX: Final = 120  # for one agent; the first takes seconds, the others less
 
 FLAGS: Final = (
     "-target", "wasm32-freestanding",
-    # Named one by one, so that a new compiler does not start to use features that an older engine lacks.
+    # Listed one by one, so that a new compiler does not use features that an older engine lacks.
     "-mcpu=mvp+bulk_memory+sign_ext+nontrapping_fptoint",
     "-std=c11", "-Wall", "-Wextra", "-Werror",
     "-Os",
-    "-fno-inline-functions",  # the helpers of rota.h are called from everywhere: inlined, each agent doubles in size
+    "-fno-inline-functions",  # inlining the helpers of rota.h would double the size of each agent
     "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all",
-    "-Wl,-z,stack-size=65536",  # the default is 16 MiB, and every fresh instance would pay for it
+    "-Wl,-z,stack-size=65536",  # the default, 16 MiB, would make every fresh instance slower
 )  # fmt: skip
 
 
 class BuildError(Exception):
-    """The compiler refused an agent; its words are the message."""
+    """The compiler refused an agent; the message is the compiler's."""
 
 
 def sources() -> list[Path]:
@@ -47,7 +47,7 @@ def sources() -> list[Path]:
 
 def build(source: Path, target: Path, *, cache: Path = CACHE) -> None:
     """Compile one agent. Raises `BuildError` with what the compiler said."""
-    # The cache holds names of folders; it goes where we say, never into the user's home.
+    # The cache must not go into the user's home.
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)}
     command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, source.name, "-o", str(target)]
     done = subprocess.run(
@@ -62,11 +62,11 @@ def build(source: Path, target: Path, *, cache: Path = CACHE) -> None:
     )
     if done.returncode != 0:
         raise BuildError(f"{source.name}: {done.stderr.strip() or done.stdout.strip() or f'exit {done.returncode}'}")
-    target.chmod(0o644)  # the linker makes it executable, and git would record that
+    target.chmod(0o644)  # the linker makes it executable, which git would record
 
 
 def differences() -> list[str]:
-    """Build everything aside and return a line for each file that is not what its source makes."""
+    """Build everything in a temporary folder; return a line for each file that differs from its build."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for source in sources():
@@ -84,14 +84,14 @@ def differences() -> list[str]:
 
 
 def digests() -> str:
-    """Return the lines of DIGESTS for the .wasm files that are there."""
+    """Return the lines of DIGESTS for the existing .wasm files."""
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(AGENTS.glob("*.wasm"))
     )
 
 
 def build_all() -> None:
-    """Build every agent in its place and write DIGESTS."""
+    """Build every agent in place and write DIGESTS."""
     for source in sources():
         target = source.with_suffix(".wasm")
         build(source, target)

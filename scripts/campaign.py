@@ -1,14 +1,14 @@
-"""Disturb real processes at random for as long as you like, and check that nothing of it can be seen.
+"""Inject random faults into real processes, and check that outcomes do not show them.
 
     python3 scripts/campaign.py                       three minutes with a new seed
     python3 scripts/campaign.py --minutes 60
     python3 scripts/campaign.py --seed 7 --rounds 1   the round that was printed as `seed 7`
 
-A round starts `rota up` in a new run folder, gives it a forest of relays whose positions are pinned and a producer that
-submits all the while, and kills, stops, drains and restarts processes by a plan that follows from the seed. Then it
-asks: is the digest that of a calm run, does every task have one result, was any result taken back, did two executions
-differ, does the journal fold to what the broker said? The plan is exact, the moments are those of a real machine: a
-seed that failed may need several tries. Not part of CI. Exit code 0: every round held.
+A round starts `rota up` in a new run folder, with a forest of relays at pinned positions and a producer that submits
+continuously, and kills, suspends, drains and restarts processes by a plan that follows from the seed. Then it checks:
+the digest is that of an undisturbed run, every task has one result, no result was changed, no two executions differed,
+and the journal folds to what the broker reported. The plan is deterministic but the timing is not, so a failed seed may
+need several tries. Not part of CI. Exit code 0: every round passed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=MINUTES_DEFAULT, help="begin no round after so long")
     parser.add_argument("--seed", type=int, help="of the first round; the next ones count up (default: by chance)")
-    parser.add_argument("--rounds", type=int, default=0, help="so many rounds, whatever --minutes says")
+    parser.add_argument("--rounds", type=int, default=0, help="number of rounds; overrides --minutes")
     parser.add_argument("--disturb-seconds", type=float, default=8.0, help="how long a round is disturbed")
     parser.add_argument("--keep", type=Path, help="keep the run folders of failed rounds below this one")
     return parser.parse_args()

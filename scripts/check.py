@@ -1,7 +1,7 @@
 """Check the sources without running them: ruff, ruff format, mypy, and basedpyright on the PURE files.
 
-Each check is one line: its name, its verdict, its time; what a failing one said comes below it. They run side by side.
-`test.py` runs them too, before pytest.
+Each check prints one line: its name, verdict and time; below it the output if it failed. They run in parallel. test.py
+runs them too, before pytest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHECK_SECONDS_MAX = 300
 
 
 def commands(python: Path, folder: Path, *, with_types: bool) -> dict[str, list[str]]:
-    """Return the checks by name. What they need to be told in a file goes into `folder`."""
+    """Return the checks by name. Configuration files for them go into `folder`."""
     found = {
         "ruff check": [str(python), "-m", "ruff", "check", "--quiet", "."],
         "ruff format": [str(python), "-m", "ruff", "format", "--check", "--quiet", "."],
@@ -36,8 +36,8 @@ def commands(python: Path, folder: Path, *, with_types: bool) -> dict[str, list[
 
 
 def _pure_project(folder: Path) -> Path:
-    """Write down which files to check: through the checker's link, as imports name them, for under two names a class
-    would be two classes. Named on the command line, files in a folder with a dot are passed over.
+    """Write the list of files to check, with paths through the checker's link as imports name them: under two names a
+    class would be two classes. Files in a dot folder are skipped if given on the command line.
     """
     linked = REPOSITORY / ".checker" / "rota"
     files = [str(linked / path.relative_to(REPOSITORY)) for path in pure_files()]
@@ -57,7 +57,7 @@ def _run(checks: dict[str, list[str]]) -> list[str]:
     running: list[tuple[str, subprocess.Popen[str], IO[str]]] = []
     started = time.monotonic()
     for name, command in checks.items():
-        # A file, not a pipe: a check that says much must not wait for its turn to be read.
+        # A file, not a pipe: a check with much output must not block until it is read.
         output: IO[str] = tempfile.TemporaryFile(mode="w+", encoding="utf-8")  # noqa: SIM115 - closed below
         running.append((name, _start(command, output), output))
     failed: list[str] = []
@@ -73,7 +73,7 @@ def _run(checks: dict[str, list[str]]) -> list[str]:
         print(f"check: {'ok    ' if status == 0 else 'FAILED'} {name} ({time.monotonic() - started:.1f} s)", flush=True)
         if status != 0:
             failed.append(name)
-            print(said or f"exit code {status}, and not a word", flush=True)
+            print(said or f"exit code {status}, without output", flush=True)
     return failed
 
 

@@ -1,14 +1,14 @@
-"""Sort real files by type: agents on CPU workers ask a real model on GPU workers, and the digest is always the same.
+"""Sort real files by type: agents on CPU workers ask a model on GPU workers, and the digest is always the same.
 
     python3 scripts/demo.py                                    a few hundred files of this Python's library
     python3 scripts/demo.py --cpu-workers 4 --kill-workers     the same digest
     python3 scripts/demo.py ~/Downloads                        other files
 
-What runs: file -> features/<n> -> model:magika -> features/<n> -> tally/<type> -> reporter/main, as told in
-examples/agents/. The lane is opened paused, every file is submitted, then it is released: so each task's position is
-pinned, and the digest is a function of the files, the agents and the model. At the end all of it is executed again from
-the journal and compared, as `rota verify` does. The first time, `.venv` is made and the model is taken out of its
-wheel. Exit code 0: every task succeeded, the table holds every file, and everything came out the same again.
+The tasks: file -> features/<n> -> model:magika -> features/<n> -> tally/<type> -> reporter/main, see examples/agents/.
+The lane is opened paused, every file is submitted, then the lane is released: so each task's position is pinned, and
+the digest is a function of the files, the agents and the model. At the end everything is executed again from the
+journal and compared, as by `rota verify`. The first run makes `.venv` and fetches the model. Exit code 0: every task
+succeeded, the table has every file, and the repetition is equal.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 AGENTS = REPOSITORY / "examples" / "agents"
 LANE = "demo"
-# Both are seen by agents, so both are pinned: how many agents share the files, and the time at which files arrive.
+# Agents see both, so both are pinned: how many agents share the files, and the time at which files arrive.
 FEATURES_AGENTS = 8
 NOW_MS = 1_700_000_000_000
-# On a busy machine a task may take long; a verdict by the wall clock would be another outcome.
+# Long, because a task may be slow on a busy machine, and a timeout would be another outcome.
 TASK_TIMEOUT_MS = 300_000
-FILES_MAX = 10_000  # the results of their tasks are still kept at the end, by the broker's default
+FILES_MAX = 10_000  # with the broker's defaults, all results are still kept at the end
 POLL_SECONDS = 0.01
 STUCK_SECONDS = 120.0
 KILLS_MAX = 6
@@ -53,7 +53,7 @@ _VERDICTS = {"equal": "every turn came out the same again, bit for bit, from the
 
 
 class Run(NamedTuple):
-    """What the run came to. `reasons`: why GPU workers do not use CUDA. `processor`: None where it is not known.
+    """The result of the run. `reasons`: why GPU workers do not use CUDA. `processor`: None if not known.
 
     `verdict`: of executing it again, "equal" or why not.
     """
@@ -81,7 +81,7 @@ def main() -> int:
         print("\ndemo: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough; Python would complain once more when it closes stdout.
+        # The reader of our output has closed the pipe; without this, Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except FetchError as error:
@@ -187,7 +187,7 @@ def _sort(options: argparse.Namespace, up: Up, run_folder: RunFolder, magika: Pa
             used = up.processor_seconds()
             client.release(LANE)
             retired = _watch(client, up, killer, step, tasks)
-            # What a killed worker had used is gone with it.
+            # The processor time of a killed worker is not known.
             used = None if killer.killed else seconds_between(used, up.processor_seconds())
         if kills:
             print(f"killed      {len(killer.killed)} workers with SIGKILL; `rota up` started them again")
@@ -202,13 +202,13 @@ def _count_tasks(samples: list[Sample]) -> int:
 
 
 def _tasks_text(samples: list[Sample]) -> str:
-    """Say how files become tasks."""
+    """Return how many tasks each file becomes."""
     asked = sum(sample.asks_the_model for sample in samples)
     return f"3 for each file (features, tally, reporter), 2 more for {asked} of them (the model and its reply)"
 
 
 def _deploy(client: Client, run_folder: RunFolder, magika: Path) -> None:
-    """Open the lane and bind names in it to the agents' code and to the model; a worker tries each of them first."""
+    """Open the lane and deploy the agents and the model in it; a worker checks each first."""
     from rota.client import Limits
     from rota.gpu_worker.repository import Repository
 
@@ -227,7 +227,7 @@ def _submit(client: Client, samples: list[Sample]) -> None:
 
 
 def _watch(client: Client, up: Up, killer: Killer, step: Step, tasks: int) -> int:
-    """Show how far the lane is until it has nothing left to do, and let workers be killed meanwhile."""
+    """Show the lane's progress until it has nothing left to do; let `killer` kill workers meanwhile."""
     started = moved = time.perf_counter()
     retired = 0
     while True:
@@ -253,7 +253,7 @@ def _lane_numbers(client: Client) -> dict[str, Any]:
 
 
 def _report(client: Client) -> tuple[dict[str, list[int]], str, list[dict[str, Any]], Counter[str]]:
-    """Ask the reporter for its table, now that the lane is idle: that pins the position of this task too."""
+    """Ask the reporter for its table. The lane is idle, so the position of this task is pinned too."""
     with Step("report") as step:
         report = client.submit("reporter/main", b"report", lane=LANE, now_ms=NOW_MS)
         table = report.result(STUCK_SECONDS).value
@@ -266,7 +266,7 @@ def _report(client: Client) -> tuple[dict[str, list[int]], str, list[dict[str, A
 
 
 def _verify(run_folder: RunFolder, digest: str, tasks: int) -> str:
-    """Do what `rota verify` does, beside the broker that still runs: execute all again, one agent after another."""
+    """Execute everything again as `rota verify` does, beside the running broker."""
     from rota.proof.verification import IN_PROCESS, prove
     from rota.proof.verify import Options
     from rota.runs.open import open_run
@@ -285,7 +285,7 @@ def _verify(run_folder: RunFolder, digest: str, tasks: int) -> str:
     return proof.verdict if lane.digest.hex() == digest else "another digest"
 
 
-# --- what came of it ------------------------------------------------------------------------------
+# --- the result -----------------------------------------------------------------------------------
 
 
 def _tell(options: argparse.Namespace, chosen: Samples, run: Run) -> int:

@@ -3,8 +3,8 @@
     python3 scripts/draw_imports.py            write it
     python3 scripts/draw_imports.py --check    say whether it is up to date; the exit code is 1 if it is not
 
-A package stands one row above the highest one that it imports, so all arrows point down. An arrow is left out where
-others lead to the same place. The same imports give the same bytes; tests/test_docs.py compares.
+A package is one row above the highest one that it imports, so all arrows point down. An arrow is left out if a path of
+others implies it. The same imports give the same bytes; tests/test_docs.py compares.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import NamedTuple
 import _sources
 
 TARGET = _sources.REPOSITORY / "docs" / "imports.svg"
-MORE = ("examples",)  # a folder with programs, no package of ours
+MORE = ("examples",)  # a folder of programs, not a package
 
 BOX_WIDTH, BOX_HEIGHT = 112, 34
 ROW_HEIGHT, GAP, MARGIN = 82, 28, 16
-BEND_WIDTH = 12  # of an arrow that goes by a row
+BEND_WIDTH = 12  # of an arrow that passes a row
 SWEEPS = 40
 
 Edge = tuple[str, str]
 
 
 class Place(NamedTuple):
-    """Something that stands in a row: a package, or an arrow that goes by (`name` is then `from>to`)."""
+    """An element of a row: a package, or a passing arrow (`name` is then `from>to`)."""
 
     row: int
     name: str
@@ -42,12 +42,12 @@ class Place(NamedTuple):
 
 
 def packages() -> list[str]:
-    """Return what is drawn."""
+    """Return the folders to draw."""
     return sorted([*_sources.package_folders(), *MORE])
 
 
 def edges(names: Iterable[str]) -> list[Edge]:
-    """Return which package imports which other one."""
+    """Return the pairs of packages of which the first imports the second."""
     known = list(names)
     found: dict[Edge, None] = {}
     for path in _sources.python_files():
@@ -72,7 +72,7 @@ def rows_of(names: Iterable[str], found: list[Edge]) -> dict[str, int]:
 
 
 def needed(found: list[Edge]) -> list[Edge]:
-    """Return the edges that no way over others says already."""
+    """Return the edges that are not implied by a path of others."""
     below: dict[str, list[str]] = {}
     for one, other in found:
         below.setdefault(one, []).append(other)
@@ -83,11 +83,11 @@ def needed(found: list[Edge]) -> list[Edge]:
     return [(one, other) for one, other in found if not any(leads(step, other) for step in below[one] if step != other)]
 
 
-# --- where things stand ---------------------------------------------------------------------------
+# --- layout ---------------------------------------------------------------------------------------
 
 
 def ways_of(rows: dict[str, int], found: list[Edge]) -> list[list[Place]]:
-    """Return each arrow as the places that it goes through, from above."""
+    """Return each arrow as the places that it goes through, top down."""
     return [
         [
             Place(rows[above], above),
@@ -99,7 +99,7 @@ def ways_of(rows: dict[str, int], found: list[Edge]) -> list[list[Place]]:
 
 
 def placed(names: Iterable[str], rows: dict[str, int], ways: list[list[Place]]) -> dict[Place, float]:
-    """Return the middle of each place. Places move to the middle of what they are joined to, row by row."""
+    """Return the centre of each place. Places move to the mean of their neighbours, row by row."""
     boxes = [Place(rows[name], name) for name in names]
     everything = dict.fromkeys([*boxes, *[place for way in ways for place in way]])
     by_row: dict[int, list[Place]] = {}
@@ -116,7 +116,7 @@ def placed(names: Iterable[str], rows: dict[str, int], ways: list[list[Place]]) 
     for sweep in range(SWEEPS):
         for number in sorted(by_row, reverse=sweep % 2 == 0):
             row, step = by_row[number], 1 if sweep % 2 == 0 else -1
-            last = sweep >= SWEEPS - 2  # to the middle of what is above and below
+            last = sweep >= SWEEPS - 2  # at last, to the mean of those above and below
             near = [[other for other in joined[one] if last or other.row == one.row + step] or [one] for one in row]
             wanted = [fmean([middles[other] for other in others]) for others in near]
             order = sorted(range(len(row)), key=lambda place: (wanted[place], row[place]))
@@ -126,7 +126,7 @@ def placed(names: Iterable[str], rows: dict[str, int], ways: list[list[Place]]) 
 
 
 def spread(row: list[Place], wanted: list[float]) -> dict[Place, float]:
-    """Return middles near those that are wanted, in this order and without overlap."""
+    """Return centres near the wanted ones, in this order and without overlap."""
     apart = [0.0]
     for one, other in pairwise(row):
         apart.append(apart[-1] + (one.width + other.width) / 2 + GAP)
@@ -176,7 +176,7 @@ def draw() -> str:
 
 
 def _arrow(points: list[tuple[int, int]]) -> str:
-    """Return a line that leaves a box below and enters another above, and goes straight down beside what it passes."""
+    """Return an arrow from the bottom of a box to the top of another, vertical where it passes a row."""
     half = BOX_HEIGHT // 2
     x, y = points[0][0], points[0][1] + half
     path = f"M{x} {y}"

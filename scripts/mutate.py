@@ -1,13 +1,13 @@
-"""Plant faults in the core, one at a time, and show that the suite sees each of them.
+"""Plant faults in the core, one at a time, and show that the suite catches each of them.
 
     python3 scripts/mutate.py                      every fault of scripts/_mutations.py
     python3 scripts/mutate.py --only lost-emit     one of them; give it several times for several
     python3 scripts/mutate.py --list               their names and what each breaks
-    python3 scripts/mutate.py --committed          what is committed, whatever lies in the working tree
+    python3 scripts/mutate.py --committed          the committed files, not the working tree
 
-The sources are copied to a temporary folder and only the copy is changed. First the tests that are to see the faults
-must pass on the copy as it is; then each fault is planted alone, its tests are run until one fails, and the file is put
-back. A fault that no test sees has survived. Exit code 1: one survived, or its text is no longer in its file.
+The sources are copied to a temporary folder and only the copy is changed. First the tests must pass on the unchanged
+copy; then each fault is planted alone, its tests are run until one fails, and the file is restored. A fault that no
+test catches has survived. Exit code 1: one survived, or its text is no longer in its file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from typing import Any, Final
 from _environment import REPOSITORY, ensure_environment
 from _mutations import MUTATIONS, Mutation
 
-SECONDS_MAX: Final = 300.0  # of the tests for one fault; a fault that makes them hang has been seen
+SECONDS_MAX: Final = 300.0  # of the tests for one fault; a hang counts as caught
 CONTROL_SECONDS_MAX: Final = 900.0
-TEST_SECONDS_MAX: Final = 60  # of one test: a fault may send it round for ever
+TEST_SECONDS_MAX: Final = 60  # of one test: a fault may make it loop
 _LEFT_OUT: Final = (".*", "__pycache__", "*.egg-info", "node_modules")
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (?:[^\s:]+/)?(.+?)(?: - .*)?$", re.MULTILINE)
 
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _copy(folder: Path, committed: bool) -> Path:
-    """Copy the sources to `folder/rota`, so that `rota.broker` is found below `folder` before anywhere else."""
+    """Copy the sources to `folder/rota`, so that `rota.broker` is found in `folder` first."""
     copy = folder / "rota"
     if committed:
         packed = subprocess.run(["git", "archive", "HEAD"], cwd=REPOSITORY, capture_output=True, check=True).stdout
@@ -82,7 +82,7 @@ def _copy(folder: Path, committed: bool) -> Path:
 
 
 def _control(copy: Path, chosen: list[Mutation], said: Any) -> bool:
-    """See that the tests pass without any fault: one that fails anyway sees nothing."""
+    """Return whether the tests pass without a fault: a test that always fails proves nothing."""
     tests = list(dict.fromkeys(test for mutation in chosen for test in mutation.tests))
     started = time.monotonic()
     code, output = _run_tests(copy, tests, CONTROL_SECONDS_MAX)
@@ -96,7 +96,7 @@ def _control(copy: Path, chosen: list[Mutation], said: Any) -> bool:
 
 
 def _plant(copy: Path, mutation: Mutation) -> dict[str, Any]:
-    """Run the tests of one fault with it in its place; returns its row of the table."""
+    """Plant one fault and run its tests; return its row of the table."""
     row: dict[str, Any] = {**mutation._asdict(), "caught": "no", "by": "", "seconds": 0.0}
     path = copy / mutation.file
     whole = path.read_text(encoding="utf-8")
@@ -140,7 +140,7 @@ def _run_tests(copy: Path, tests: list[str], seconds_max: float) -> tuple[int | 
 
 
 def _python(copy: Path, arguments: list[str], seconds_max: float) -> subprocess.CompletedProcess[str]:
-    """Run Python on the copy. Its folder comes first on the path, before the finder of the editable install."""
+    """Run Python on the copy. Its folder is first on the path, before the editable install."""
     environment = {**os.environ, "PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [sys.executable, *arguments],

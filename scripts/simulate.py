@@ -1,15 +1,14 @@
-"""Hunt for a counterexample: broker, workers and producers under simulated clock, network, disk and crashes.
+"""Search for failures: broker, workers and producers with simulated clock, network, disk and crashes.
 
     python3 scripts/simulate.py                        two minutes of fresh seeds
     python3 scripts/simulate.py --seed 7               the runs of one seed
     python3 scripts/simulate.py --seed 7 --seeds 100   one hundred seeds from 7 on
     python3 scripts/simulate.py --minutes 60 --json    one line of JSON per seed, and one at the end
 
-What is simulated and what must hold stands in tests/simulation/ and docs/TESTING.md. A failure is printed with the
-command that repeats it, then shrunk: faults, errands, workers and lanes are left out while it still fails, and the
-command that repeats the smallest case is printed as well. Every few seeds some are run again under another
-PYTHONHASHSEED, and what happened must be the same to the byte. Exit code 0: all held; 1: something did not, or no
-seed was run.
+tests/simulation/ and docs/TESTING.md describe what is simulated and checked. A failure is printed with the command that
+repeats it, then shrunk: faults, errands, workers and lanes are left out while it still fails; the command for the
+smallest case is printed too. Periodically some seeds are run again under another PYTHONHASHSEED, and their transcripts
+must be equal. Exit code 0: all passed; 1: something failed, or no seed was run.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="how many (default: one with --seed, else as many as time allows)")
     parser.add_argument("--minutes", type=float, help=f"begin no seed after so long (default {MINUTES_DEFAULT:g})")
     parser.add_argument("--json", action="store_true", help="one line of JSON per seed, and one at the end")
-    parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="leave failures as large as they are")
-    parser.add_argument("--story", type=int, default=30, help="lines of the story of a failure that are printed")
+    parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="do not shrink failures")
+    parser.add_argument("--story", type=int, default=30, help="how many lines of a failure's story to print")
     parser.add_argument("--only", help="repeat one case with these parts of its plan, as a failure prints it")
     parser.add_argument("--pinned", action="store_true", help="repeat the pinned case of the seed, for 1, 2, 8 workers")
     parser.add_argument("--transcripts", action="store_true", help="print the digest of all that happens, per seed")

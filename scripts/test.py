@@ -4,8 +4,8 @@
     python3 scripts/test.py --fast                 no type checkers, no tests that start processes
     python3 scripts/test.py tests/broker -k lane   other arguments go to pytest
 
-The last line is pytest's own summary. Exit code 0 means that all checks and all tests passed; docs/TESTING.md says how
-to read and repeat a failure.
+The last line is pytest's summary. Exit code 0 means that all checks and all tests passed; docs/TESTING.md says how to
+read and repeat a failure.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from pathlib import Path
 from _environment import REPOSITORY, ensure_environment
 from check import run_checks
 
-# pytest ends by itself between two tests after the first; the second is for a test that hangs in native code.
+# After the first, pytest stops between two tests; the second is for a test that hangs in native code.
 SESSION_SECONDS_MAX = 2400
-_TAKEN = REPOSITORY / ".cache" / "test-seconds.json"  # how long whole runs took here, by what ran
+_TAKEN = REPOSITORY / ".cache" / "test-seconds.json"  # the times of whole runs here, by kind of run
 _FIRST_RUN = {"all": "5 to 25 minutes, less the more cores there are", "fast": "2 to 10 minutes"}
 TOTAL_SECONDS_MAX = SESSION_SECONDS_MAX + 180
 
 
 def say_how_long(what: str, taken: Path = _TAKEN) -> None:
-    """Say what is to be expected, from the last whole run here if there was one."""
+    """Print the expected time, from the last whole run here if there was one."""
     seconds = _read(taken).get(what)
     last = f"about {_FIRST_RUN[what]}" if seconds is None else f"{seconds // 60} min {seconds % 60} s last time"
     print(f"test: {last}; pytest shows how far it is in percent", flush=True)
 
 
 def remember(what: str, seconds: float, taken: Path = _TAKEN) -> None:
-    """Note how long a whole run took."""
+    """Store the time of a whole run."""
     taken.parent.mkdir(exist_ok=True)
     taken.write_text(json.dumps({**_read(taken), what: round(seconds)}), encoding="utf-8")
 
@@ -51,7 +51,7 @@ def _read(taken: Path) -> dict[str, int]:
 
 
 def run_pytest(python: Path, arguments: list[str]) -> int:
-    """Run pytest in a process group of its own and return its exit code; end the group if it takes too long."""
+    """Run pytest in its own process group and return its exit code; end the group if it takes too long."""
     command = [str(python), "-m", "pytest", f"--session-timeout={SESSION_SECONDS_MAX}", *arguments]
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
     try:
@@ -65,7 +65,7 @@ def run_pytest(python: Path, arguments: list[str]) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt pytest so that it tells where it stood and cleans up; kill its group if it does not."""
+    """Interrupt pytest, so that it reports and cleans up; kill its group if it does not end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if os.name == "nt":
             process.terminate()
@@ -88,7 +88,7 @@ def main() -> int:
     )
     parser.add_argument("--fast", action="store_true", help="no type checkers, no tests that start processes")
     options, arguments = parser.parse_known_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
     python = ensure_environment(["dev"])
     what = "fast" if options.fast else "all"
     if not arguments:

@@ -1,4 +1,4 @@
-/* asker: asks another agent and keeps the answer. Nothing waits inside: the answer is a later message.
+/* asker: asks another agent and keeps the answer. It does not wait: the answer is a later message.
  *
  *     "get"            result: the last answer, or "" before the first
  *     ""               asks counter/x

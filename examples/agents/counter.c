@@ -1,7 +1,7 @@
 /* counter: counts its messages.
  *
  * The state is the count, 8 bytes little-endian; the result is the new count as decimal text. The payload "get" reads
- * the count and leaves it as it is; any other payload adds one.
+ * the count without changing it; any other payload adds one.
  */
 #include "rota.h"
 

@@ -1,18 +1,18 @@
-/* features: asks the magika model what sort of file it was sent, and tells a tally. Part of the demo (scripts/demo.py).
+/* features: asks the magika model for the type of a file and sends it to a tally. Part of the demo (scripts/demo.py).
  *
  *     file -> features/<n> -> model:magika -> features/<n> -> tally/<label>
  *
  * Payload, MessagePack: [path, size, head, tail]. `head` is the first and `tail` the last min(size, 4096) bytes of
- * the file; `tail` may be nil when size <= 4096, for then it is the same. What becomes of them is written out in
- * docs/MODELS.md and, as the reference in Python, in examples/magika_features.py (rules of magika 1.0.3,
- * https://github.com/google/magika, Apache-2.0); tests compare the two byte by byte. The label table is
+ * the file; `tail` may be nil when size <= 4096, since it is the same then. docs/MODELS.md describes how they become
+ * features; examples/magika_features.py is the reference in Python (rules of magika 1.0.3,
+ * https://github.com/google/magika, Apache-2.0), and tests compare the two byte by byte. The label table is
  * magika_labels.h.
  *
- * The state is the queue of files whose answer is still to come, MessagePack [[path, size], ...], oldest first. Which
- * ask an answer is for (`asked_in`) need not be looked up: asks of one agent that have the same priority are issued,
- * and in a `derived` lane retired, in the order in which they were emitted, so replies come in that order too. A
- * failure takes its place in the queue like a reply and is told to tally/failed. Where that order does not hold (a
- * `recorded` lane, or asks that somebody cancels before they are issued) give each file a key of its own.
+ * The state is the queue of files without an answer yet, MessagePack [[path, size], ...], oldest first. Which ask an
+ * answer is for (`asked_in`) need not be looked up: asks of one agent with the same priority are issued, and in a
+ * `derived` lane retired, in the order in which they were emitted, so replies arrive in that order. A failure takes
+ * its place in the queue like a reply and is sent to tally/failed. Where that order does not hold (a `recorded` lane,
+ * or asks cancelled before they are issued) give each file its own key.
  */
 #include "rota.h"
 #include "magika_labels.h"

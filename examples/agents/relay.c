@@ -1,11 +1,11 @@
 /* relay: a tree of messages, for stress tests. Payload, as text: "DEPTH FANOUT [KEYS]", KEYS 16 unless given.
  *
- * With a depth above zero it tells FANOUT children `relay/<k>` one depth less; child i goes to k = (entropy[i mod 32]
- * + i) mod KEYS, so that a lane's seed decides who meets whom. It must be deployed as `relay`.
+ * With a depth above zero it sends FANOUT children `relay/<k>` one depth less; child i goes to k = (entropy[i mod 32]
+ * + i) mod KEYS, so that a lane's seed decides which agents get messages. It must be deployed as `relay`.
  *
- * The state is two 64-bit numbers, little-endian: how many messages came, and a hash over turn and payload of each in
- * order (FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/). Whoever swaps two messages of one agent changes the
- * hash, so equal lane digests prove the order too. The result is the count as decimal text.
+ * The state is two 64-bit numbers, little-endian: the number of messages, and a hash over turn and payload of each in
+ * order (FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/). Swapping two messages of one agent changes the hash, so
+ * equal lane digests prove the order too. The result is the count as decimal text.
  */
 #include "rota.h"
 

@@ -1,8 +1,8 @@
-/* reporter: keeps the table of all tallies and gives it out. The end of the demo's chain (scripts/demo.py).
+/* reporter: keeps the table of all tallies and returns it. The end of the demo's chain (scripts/demo.py).
  *
  * Payload, MessagePack: [label, files, bytes], the newest totals of one label, replaces that label's row. The state
- * is a MessagePack map, label -> [files, bytes], sorted by the bytes of the label; the payload "report" gets it as
- * result. Submit that once the lane is idle: a report sees what was tallied before it.
+ * is a MessagePack map, label -> [files, bytes], sorted by the bytes of the label; the result of the payload "report"
+ * is this map. Submit that when the lane is idle: a report sees only what was tallied before it.
  */
 #include "rota.h"
 

@@ -1,7 +1,7 @@
-/* tensor_sum: adds up the bytes of the first tensor, reading it in slices, and hands the tensor on as its result.
+/* tensor_sum: adds up the bytes of the first tensor, reading it in slices, and returns the tensor with its result.
  *
- * The result is the sum of all data bytes as decimal text, plus a reference to the same tensor: nothing of it is
- * copied but the slices. Keeps no state, so it may be deployed with `reuse`.
+ * The result is the sum of all data bytes as decimal text, plus a reference to the same tensor; only the slices are
+ * copied. It keeps no state, so it may be deployed with `reuse`.
  */
 #include "rota.h"
 

@@ -1,6 +1,6 @@
-"""Run it as often as you like, kill it in the middle: each line of a file is submitted once. Needs `echo` deployed.
+"""Run it repeatedly, or kill it halfway: each line of a file is submitted once. Needs `echo` deployed.
 
-`python examples/producers/safe_repeat.py FILE`: the producer's name and the line's number make a submit one submit.
+`python examples/producers/safe_repeat.py FILE`: producer id and line number make repeated submits one.
 """
 
 import sys
