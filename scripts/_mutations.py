@@ -129,7 +129,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "growth-not-checked", "a worker cannot grow a lane past what was kept for the task", "broker/workers.py",
-        "        if growth > task.growth_bytes and growth > task.growth_max:\n", "        if growth > 1 << 30:\n", _WORKERS,
+        "        if growth > task.growth_bytes and growth > task.growth_max:\n", "        if growth > 1 << 30:\n",
+        _WORKERS,
     ),
     Mutation(
         "growth-not-limited", "a task grows its lane by what its code allows", "cpu_worker/abi.py",
