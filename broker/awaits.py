@@ -27,7 +27,7 @@ LOOKS_PER_STEP: Final = 32_768
 _WATCHED_TOGETHER: Final = 512  # tasks of a run: whoever stops looking in between hears of some of them twice
 
 
-class Part:
+class Payment:
     """What one connection is sent in this step."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def pay(broker: BrokerState) -> None:
         return  # nothing that waits for the disk may grow
     results = size = looks = 0
     for identity, debt in broker.debts.turn():
-        part = Part()
+        part = Payment()
         refusals = _fill(broker, identity, debt, part)
         if part.items:
             broker.answer(identity, Results.of(part.items))
@@ -77,7 +77,7 @@ def watch_new(broker: BrokerState, identity: bytes, first_seq: int, last_seq: in
             broker.send_result(identity, task)
 
 
-def _fill(broker: BrokerState, identity: bytes, debt: Debt, part: Part) -> list[tuple[int, RotaError]]:
+def _fill(broker: BrokerState, identity: bytes, debt: Debt, part: Payment) -> list[tuple[int, RotaError]]:
     """Take from a debt what goes into a part; return what is refused with the number of the request."""
     while debt.outcomes and not part.full:
         part.add(*debt.take_outcome())
@@ -105,7 +105,7 @@ def _refusals(number: int, seqs: list[int]) -> list[tuple[int, RotaError]]:
     return [(number, Expired(text, seqs=seqs))]
 
 
-def _answer(broker: BrokerState, identity: bytes, asked: OpenAwait, part: Part) -> bool:
+def _answer(broker: BrokerState, identity: bytes, asked: OpenAwait, part: Payment) -> bool:
     """Answer an Await from where it stands; True if that is all of it."""
     part.looks += 1  # also if there is nothing to look for
     for seq, task in _look(broker, identity, asked.next_seq, asked.last_seq):

@@ -126,7 +126,7 @@ class News(NamedTuple):
     what: Happened
 
 
-class Watch(NamedTuple):
+class WatchProcess(NamedTuple):
     """Watch a local worker's process, or stop watching it (`pid` 0)."""
 
     worker: str
@@ -143,4 +143,4 @@ class Effects:
         self.records: list[Record] = []
         self.after: list[Send] = []
         self.news: list[News] = []
-        self.watches: list[Watch] = []
+        self.watches: list[WatchProcess] = []

@@ -11,25 +11,25 @@ from rota.common.events import WorkerDraining, WorkerJoined, WorkerLeft
 from rota.common.messages import Event
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     """A line of the log, and whether it is a warning."""
 
     text: str
     is_warning: bool = False
 
 
-def line_of(event: Event) -> Line | None:
+def line_of(event: Event) -> LogLine | None:
     """Return the line for an event, None for those that are only for watchers."""
     match event.what:
         case WorkerJoined(name, _, facts):
-            return Line(f"worker {name} joined{_about(dict(facts))}")
+            return LogLine(f"worker {name} joined{_about(dict(facts))}")
         case WorkerLeft(name, reason, None):  # who says goodbye holds nothing
-            return Line(f"worker {name} left: {reason}")
+            return LogLine(f"worker {name} left: {reason}")
         case WorkerLeft(name, reason, held):
             again = f"; {held} tasks that it held run again" if held else ""
-            return Line(f"worker {name} is lost: {reason}{again}", is_warning=True)
+            return LogLine(f"worker {name} is lost: {reason}{again}", is_warning=True)
         case WorkerDraining(name):
-            return Line(f"worker {name} takes no more and leaves when it is done")
+            return LogLine(f"worker {name} takes no more and leaves when it is done")
         case _:
             return None
 

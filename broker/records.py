@@ -62,7 +62,7 @@ class Kind(IntEnum):
     WINDOW_SET = 8
     PAUSE_SET = 9
     DEAD_DROPPED = 10
-    COMPLETED = 11
+    COMPLETION = 11
     MARK = 12
     DIVERGED = 13
     FINGERPRINT = 14
@@ -266,7 +266,7 @@ class CompletedFolds(Column, frozen=True, array_like=True, forbid_unknown_fields
         return iter(self.rows)
 
 
-class Completed(NamedTuple):
+class Completion(NamedTuple):
     """A worker's folds completed. `fingerprint` is the number of the worker's Fingerprint record.
 
     `now_ms` (when the broker took it), `worker` and `elapsed_us` (as the worker said) are reports: nothing follows from
@@ -335,7 +335,7 @@ Record = (
     | PauseSet
     | SeedSet
     | DeadDropped
-    | Completed
+    | Completion
     | Mark
     | Diverged
     | Fingerprint
@@ -354,7 +354,7 @@ _CLASSES: Final[Mapping[Kind, Any]] = {
     Kind.PAUSE_SET: PauseSet,
     Kind.SEED_SET: SeedSet,
     Kind.DEAD_DROPPED: DeadDropped,
-    Kind.COMPLETED: Completed,
+    Kind.COMPLETION: Completion,
     Kind.MARK: Mark,
     Kind.DIVERGED: Diverged,
     Kind.FINGERPRINT: Fingerprint,
@@ -368,7 +368,7 @@ def named_tensors(record: Record) -> list[TensorRef]:
     """Return every tensor that a record names."""
     if isinstance(record, Submitted):
         return [ref for run in record.runs for ref in run.named_tensors]
-    if isinstance(record, Completed):
+    if isinstance(record, Completion):
         outcomes = [outcome for fold in record.folds for outcome in fold.outcomes]
         return [ref for outcome in outcomes if type(outcome) is Done for ref in outcome.named_tensors]
     return []

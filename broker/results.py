@@ -63,7 +63,7 @@ class RunIndex:
                 self._done = 0
 
 
-class Results:
+class KeptResults:
     """Outcomes that are kept for a later ask: the newest ones, bounded by number and bytes."""
 
     def __init__(self, results_max: int, bytes_max: int) -> None:

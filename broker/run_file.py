@@ -18,7 +18,7 @@ from typing import Final
 
 from rota.broker.log import Entry, Extent, Position
 from rota.broker.records import FORMAT_VERSION
-from rota.broker.run_file_end import EndNote, Identity, missing_records, missing_wal, noted_end
+from rota.broker.run_file_end import EndNote, FileIdentity, missing_records, missing_wal, noted_end
 from rota.broker.sqlite_file import SqliteFile, beside, create_file, not_usable, refusal, rows_beside_a_writer
 from rota.common.errors import JournalError, JournalLost, StorageFull
 
@@ -62,7 +62,7 @@ class RunFile:
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
-        self._identity: Identity | None = None
+        self._identity: FileIdentity | None = None
         self._note: EndNote | None = None
         self._is_marked = False
 
@@ -258,11 +258,11 @@ class RunFile:
 
     # --- all there ------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> Identity:
+    def _begin(self) -> FileIdentity:
         """Note what is opened for writing, before the first change."""
         if self._identity is None:
             self._file.begin_writing()
-            self._identity, self._note = Identity(self.path), EndNote(self.path)
+            self._identity, self._note = FileIdentity(self.path), EndNote(self.path)
         return self._identity
 
     @contextlib.contextmanager

@@ -25,7 +25,7 @@ _NOTE: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{64})\n")
 _NOTE_BYTES: Final = 86
 
 
-class Identity:
+class FileIdentity:
     """The files of a run as they were when they were opened for writing."""
 
     def __init__(self, path: Path) -> None:

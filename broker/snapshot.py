@@ -19,7 +19,7 @@ import msgpack
 
 from rota.broker import snapshot_rows as rows
 from rota.broker.lane import Lane, LaneImage, predecessor
-from rota.broker.snapshot_rows import LAYOUT, SCHEMA, Ending, Tag
+from rota.broker.snapshot_rows import LAYOUT, SCHEMA, Ending, RowTag
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer
 from rota.broker.world import World
 from rota.common import limits
@@ -133,53 +133,53 @@ def encode(picture: Picture) -> Iterator[bytes]:
         yield bytes(packed)
 
 
-def _items(picture: Picture) -> Iterator[tuple[Tag, tuple[Any, ...]]]:
+def _items(picture: Picture) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
     count = 0
     for item in _content(picture):
         count += 1
         yield item
-    yield Tag.END, rows.End(count)
+    yield RowTag.END, rows.End(count)
 
 
-def _content(picture: Picture) -> Iterator[tuple[Tag, tuple[Any, ...]]]:
+def _content(picture: Picture) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
     """Every item but the last. The order is part of the format: what an item names has come before it."""
-    yield Tag.HEAD, picture.head
-    yield from [(Tag.FINGERPRINT, row) for row in picture.fingerprints]
+    yield RowTag.HEAD, picture.head
+    yield from [(RowTag.FINGERPRINT, row) for row in picture.fingerprints]
     for name, dropped, answers in picture.producers:
         answered = tuple([rows.AnswerRow.of(request, reply) for request, reply in answers])
-        yield Tag.PRODUCER, rows.ProducerRow(name, dropped, answered)
-    yield from [(Tag.CODE, rows.CodeRow(code)) for code in picture.codes]
-    yield from [(Tag.LANE, row) for row in picture.lanes]
+        yield RowTag.PRODUCER, rows.ProducerRow(name, dropped, answered)
+    yield from [(RowTag.CODE, rows.CodeRow(code)) for code in picture.codes]
+    yield from [(RowTag.LANE, row) for row in picture.lanes]
     names = {row.name: place for place, row in enumerate(picture.lanes)}
     for run, finished, issued, verdicts in picture.runs:
-        yield Tag.RUN, rows.RunRow(_stamped(run, names), finished, issued, verdicts)
-    yield from [(Tag.LINE, row) for row in picture.line]
-    yield from [(Tag.AGENT, row) for row in picture.agents]
+        yield RowTag.RUN, rows.RunRow(_stamped(run, names), finished, issued, verdicts)
+    yield from [(RowTag.LINE, row) for row in picture.line]
+    yield from [(RowTag.AGENT, row) for row in picture.agents]
     for place, timer in picture.timers:
-        yield Tag.TIMER, rows.TimerRow(place, timer)
+        yield RowTag.TIMER, rows.TimerRow(place, timer)
     for place, dead in picture.dead:
         # How often it was handed out is not in the journal either.
-        yield Tag.DEAD, rows.DeadRow(place, dead._replace(attempts=0))
+        yield RowTag.DEAD, rows.DeadRow(place, dead._replace(attempts=0))
     yield from _results(picture, names)
 
 
-def _results(picture: Picture, names: dict[str, int]) -> Iterator[tuple[Tag, tuple[Any, ...]]]:
+def _results(picture: Picture, names: dict[str, int]) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
     """The kept results, oldest first, each behind its run; a run of one and its result are one item."""
     met = {run.first_seq: None for run, *_ in picture.runs}
     for task in picture.results:
         run = task.run
         if task.seq in picture.unretired:
-            yield Tag.RESULT, rows.ResultRow(run.first_seq, task.index, None, None)
+            yield RowTag.RESULT, rows.ResultRow(run.first_seq, task.index, None, None)
             continue
         assert task.outcome is not None
         ending = Ending.of(task.outcome)
         if run.first_seq not in met and len(run.payloads) == 1:
-            yield Tag.SINGLE, rows.SingleRow(_stamped(run, names), ending, task.provenance)
+            yield RowTag.SINGLE, rows.SingleRow(_stamped(run, names), ending, task.provenance)
             continue
         if run.first_seq not in met:
             met[run.first_seq] = None
-            yield Tag.OLD_RUN, rows.OldRunRow(_stamped(run, names))
-        yield Tag.RESULT, rows.ResultRow(run.first_seq, task.index, ending, task.provenance)
+            yield RowTag.OLD_RUN, rows.OldRunRow(_stamped(run, names))
+        yield RowTag.RESULT, rows.ResultRow(run.first_seq, task.index, ending, task.provenance)
 
 
 def _stamped(run: Run, names: dict[str, int]) -> rows.StampedRun:
@@ -241,10 +241,10 @@ class _Loader:
     def take(self, item: bytes) -> None:
         """Take one item; raises one of many kinds of error if it cannot be one."""
         tag = item[1]
-        last = min(self._tag, Tag.OLD_RUN) if self._tag != Tag.END else self._tag
+        last = min(self._tag, RowTag.OLD_RUN) if self._tag != RowTag.END else self._tag
         _want(last <= tag, f"an item {tag} after one {self._tag}")
-        _want((self._items == 0) == (tag == Tag.HEAD) and self._tag != Tag.END, f"an item {tag} out of its place")
-        if tag != self._tag and self._tag <= Tag.LINE < tag:
+        _want((self._items == 0) == (tag == RowTag.HEAD) and self._tag != RowTag.END, f"an item {tag} out of its place")
+        if tag != self._tag and self._tag <= RowTag.LINE < tag:
             self._place_tasks()
         self._tag = tag
         self._items += 1
@@ -252,7 +252,7 @@ class _Loader:
 
     def finish(self) -> None:
         """See that nothing is missing and that all of it fits together."""
-        _want(self._tag == Tag.END, "it has no end")
+        _want(self._tag == RowTag.END, "it has no end")
         for lane in self._lanes:
             lane.recount()
         self.world.check_invariants()
@@ -367,20 +367,20 @@ class _Loader:
         _want(row.items == self._items - 1, f"{self._items - 1} items of {row.items}")
 
     _TAKE: ClassVar[dict[int, Any]] = {
-        Tag.HEAD: _head,
-        Tag.FINGERPRINT: _fingerprint,
-        Tag.PRODUCER: _producer,
-        Tag.CODE: _code,
-        Tag.LANE: _lane,
-        Tag.RUN: _run,
-        Tag.LINE: _line,
-        Tag.AGENT: _agent,
-        Tag.TIMER: _timer,
-        Tag.DEAD: _dead,
-        Tag.OLD_RUN: _old_run,
-        Tag.SINGLE: _single,
-        Tag.RESULT: _result,
-        Tag.END: _end,
+        RowTag.HEAD: _head,
+        RowTag.FINGERPRINT: _fingerprint,
+        RowTag.PRODUCER: _producer,
+        RowTag.CODE: _code,
+        RowTag.LANE: _lane,
+        RowTag.RUN: _run,
+        RowTag.LINE: _line,
+        RowTag.AGENT: _agent,
+        RowTag.TIMER: _timer,
+        RowTag.DEAD: _dead,
+        RowTag.OLD_RUN: _old_run,
+        RowTag.SINGLE: _single,
+        RowTag.RESULT: _result,
+        RowTag.END: _end,
     }
 
 

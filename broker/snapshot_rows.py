@@ -56,7 +56,7 @@ from rota.common.work import (
 LAYOUT: Final = 2
 
 
-class Tag(IntEnum):
+class RowTag(IntEnum):
     """The first element of every item, in the order in which they come."""
 
     HEAD = 0
@@ -257,20 +257,20 @@ class End(NamedTuple):
     items: Count
 
 
-_CLASSES: Final[Mapping[Tag, Any]] = {
-    Tag.HEAD: Head,
-    Tag.FINGERPRINT: FingerprintRow,
-    Tag.PRODUCER: ProducerRow,
-    Tag.CODE: CodeRow,
-    Tag.LANE: LaneRow,
-    Tag.RUN: RunRow,
-    Tag.LINE: LineRow,
-    Tag.AGENT: AgentRow,
-    Tag.TIMER: TimerRow,
-    Tag.DEAD: DeadRow,
-    Tag.OLD_RUN: OldRunRow,
-    Tag.SINGLE: SingleRow,
-    Tag.RESULT: ResultRow,
-    Tag.END: End,
+_CLASSES: Final[Mapping[RowTag, Any]] = {
+    RowTag.HEAD: Head,
+    RowTag.FINGERPRINT: FingerprintRow,
+    RowTag.PRODUCER: ProducerRow,
+    RowTag.CODE: CodeRow,
+    RowTag.LANE: LaneRow,
+    RowTag.RUN: RunRow,
+    RowTag.LINE: LineRow,
+    RowTag.AGENT: AgentRow,
+    RowTag.TIMER: TimerRow,
+    RowTag.DEAD: DeadRow,
+    RowTag.OLD_RUN: OldRunRow,
+    RowTag.SINGLE: SingleRow,
+    RowTag.RESULT: ResultRow,
+    RowTag.END: End,
 }
 SCHEMA: Final[Mapping[int, Shape]] = {int(tag): Shape(cls, int(tag)) for tag, cls in _CLASSES.items()}

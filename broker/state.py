@@ -13,7 +13,7 @@ import heapq
 from rota.broker import records
 from rota.broker.debts import Debts
 from rota.broker.dispatch import Dispatcher
-from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, Watch
+from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, WatchProcess
 from rota.broker.lane import Lane, Notes
 from rota.broker.pending_deploys import PendingDeploys
 from rota.broker.results import result_item
@@ -152,7 +152,7 @@ class BrokerState:
 
     def watch(self, worker: str, pid: int) -> None:
         """Have the shell watch a local process (0: stop it)."""
-        self.effects.watches.append(Watch(worker, pid))
+        self.effects.watches.append(WatchProcess(worker, pid))
 
     def send_result(self, identity: bytes, task: Task) -> None:
         """Owe a connection a task's outcome; it travels with others at the end of a step."""

@@ -195,7 +195,7 @@ def _completed(broker: BrokerState, worker: Worker | None, message: messages.Com
     if len(results.outcomes):
         head = (assignment.lane.name, broker.now_ms, worker.name, message.elapsed_us)
         folds = _completed_folds(pairs, results.outcomes)
-        broker.commit(records.Completed(*head, assignment.worker.fingerprint, folds))
+        broker.commit(records.Completion(*head, assignment.worker.fingerprint, folds))
     broker.dispatcher.settle(assignment, message.elapsed_us)
     if broker.dispatcher.early:
         for queue, tasks in assignment.folds:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from rota.broker import records
 from rota.broker.lane import Lane, LaneImage, Notes, Numbering
 from rota.broker.producers import Producers
-from rota.broker.results import Results, RunIndex
+from rota.broker.results import KeptResults, RunIndex
 from rota.broker.tasks import Run, Task
 from rota.broker.verdicts import CANCELLED
 from rota.common.digests import ZERO_DIGEST
@@ -34,7 +34,7 @@ class World:
         self.lanes: dict[str, Lane] = {}
         self.boot = 0
         self.producers = Producers()
-        self.results = Results(results_max, results_bytes)
+        self.results = KeptResults(results_max, results_bytes)
         self.runs = RunIndex()
         self.divergences = 0
         self.fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
@@ -168,7 +168,7 @@ class World:
         dropped = self._lane_at(record).drop_dead(record.seqs)
         self.producers.remember(record.origin, Answer(record.origin.number, {"dropped": dropped}))
 
-    def _complete(self, record: records.Completed) -> None:
+    def _complete(self, record: records.Completion) -> None:
         if not 1 <= record.fingerprint <= len(self.fingerprints):
             raise JournalError(f"a completion names fingerprint {record.fingerprint} of {len(self.fingerprints)}")
         lane = self.lanes[record.lane]
@@ -228,7 +228,7 @@ class World:
         records.PauseSet: _set_paused,
         records.SeedSet: _set_seed,
         records.DeadDropped: _drop_dead,
-        records.Completed: _complete,
+        records.Completion: _complete,
         records.Mark: _meet_mark,
         records.Diverged: _note_divergence,
         records.Fingerprint: _note_fingerprint,

@@ -18,61 +18,61 @@ from rota.cli.exits import ExitCode, error_lines, exit_code_of
 from rota.common.errors import RotaError
 
 
-class _Entry(NamedTuple):
+class _CommandEntry(NamedTuple):
     module: str
     attribute: str
     help: str
 
 
-_SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
+_SECTIONS: Final[dict[str, dict[str, _CommandEntry]]] = {
     "Processes": {
-        "up": _Entry("processes", "up", "Run a broker and its workers on this host."),
-        "broker": _Entry("processes", "broker", "Run a broker."),
-        "cpu-worker": _Entry("processes", "cpu_worker", "Run a worker for WASM agents."),
-        "gpu-worker": _Entry("processes", "gpu_worker", "Run a worker for ONNX models."),
+        "up": _CommandEntry("processes", "up", "Run a broker and its workers on this host."),
+        "broker": _CommandEntry("processes", "broker", "Run a broker."),
+        "cpu-worker": _CommandEntry("processes", "cpu_worker", "Run a worker for WASM agents."),
+        "gpu-worker": _CommandEntry("processes", "gpu_worker", "Run a worker for ONNX models."),
     },
     "Code and models": {
-        "deploy": _Entry("code", "deploy", "Bind a name to a WASM module in a lane."),
-        "model": _Entry("models", "model", "Add, list and show ONNX models."),
+        "deploy": _CommandEntry("code", "deploy", "Bind a name to a WASM module in a lane."),
+        "model": _CommandEntry("models", "model", "Add, list and show ONNX models."),
     },
     "Tasks": {
-        "submit": _Entry("submit", "submit", "Submit tasks."),
-        "result": _Entry("tasks", "result", "Print the result of a task."),
-        "cancel": _Entry("tasks", "cancel", "Cancel a task that has not completed."),
-        "tasks": _Entry("tasks", "tasks", "List tasks."),
-        "dead": _Entry("dead", "dead", "List dead tasks, run them again, or drop them."),
+        "submit": _CommandEntry("submit", "submit", "Submit tasks."),
+        "result": _CommandEntry("tasks", "result", "Print the result of a task."),
+        "cancel": _CommandEntry("tasks", "cancel", "Cancel a task that has not completed."),
+        "tasks": _CommandEntry("tasks", "tasks", "List tasks."),
+        "dead": _CommandEntry("dead", "dead", "List dead tasks, run them again, or drop them."),
     },
     "Lanes": {
-        "lanes": _Entry("lanes", "lanes", "List lanes."),
-        "lane": _Entry("lanes", "lane", "Open or change a lane."),
-        "pause": _Entry("lanes", "pause", "Issue no more tasks of a lane."),
-        "release": _Entry("lanes", "release", "Release a paused lane."),
-        "digest": _Entry("lanes", "digest", "Print the digest of a lane."),
+        "lanes": _CommandEntry("lanes", "lanes", "List lanes."),
+        "lane": _CommandEntry("lanes", "lane", "Open or change a lane."),
+        "pause": _CommandEntry("lanes", "pause", "Issue no more tasks of a lane."),
+        "release": _CommandEntry("lanes", "release", "Release a paused lane."),
+        "digest": _CommandEntry("lanes", "digest", "Print the digest of a lane."),
     },
     "Runs": {
-        "verify": _Entry("verify", "verify", "Execute a run again and compare every turn digest."),
-        "log": _Entry("inspect", "log", "Print a journal, one line per record."),
-        "show": _Entry("inspect", "show", "Print everything that a journal has about a task."),
-        "story": _Entry("inspect", "story", "Print the history of an agent, message by message."),
-        "state": _Entry("inspect", "state", "Print the state of an agent at a turn."),
-        "tree": _Entry("inspect", "tree", "Print where a task came from, and what came from it."),
-        "fork": _Entry("fork", "fork", "Make a run that continues from a turn with a change."),
-        "check-upgrade": _Entry("fork", "check_upgrade", "Execute a run with new code and say what changes."),
-        "bisect": _Entry("fork", "bisect", "Find the first turn after which a condition holds."),
-        "diff": _Entry("diff", "diff", "Find the first turn at which two runs differ."),
-        "export": _Entry("archive", "export", "Pack a run into one file."),
-        "import": _Entry("archive", "import_", "Make a run folder from a packed run."),
-        "compact": _Entry("compact", "compact", "Cut old records of a run, and remove unreferenced files."),
+        "verify": _CommandEntry("verify", "verify", "Execute a run again and compare every turn digest."),
+        "log": _CommandEntry("inspect", "log", "Print a journal, one line per record."),
+        "show": _CommandEntry("inspect", "show", "Print everything that a journal has about a task."),
+        "story": _CommandEntry("inspect", "story", "Print the history of an agent, message by message."),
+        "state": _CommandEntry("inspect", "state", "Print the state of an agent at a turn."),
+        "tree": _CommandEntry("inspect", "tree", "Print where a task came from, and what came from it."),
+        "fork": _CommandEntry("fork", "fork", "Make a run that continues from a turn with a change."),
+        "check-upgrade": _CommandEntry("fork", "check_upgrade", "Execute a run with new code and say what changes."),
+        "bisect": _CommandEntry("fork", "bisect", "Find the first turn after which a condition holds."),
+        "diff": _CommandEntry("diff", "diff", "Find the first turn at which two runs differ."),
+        "export": _CommandEntry("archive", "export", "Pack a run into one file."),
+        "import": _CommandEntry("archive", "import_", "Make a run folder from a packed run."),
+        "compact": _CommandEntry("compact", "compact", "Cut old records of a run, and remove unreferenced files."),
     },
     "The system": {
-        "status": _Entry("system", "status", "Show broker, lanes and workers in numbers."),
-        "agents": _Entry("system", "agents", "List the agents of a lane, or its deployed names."),
-        "workers": _Entry("system", "workers", "List workers and what they run."),
-        "drain": _Entry("system", "drain", "Make the broker refuse new tasks."),
-        "events": _Entry("system", "events", "Follow the broker's events."),
-        "doctor": _Entry("doctor", "doctor", "Check this installation and a run folder."),
-        "version": _Entry("system", "version", "Print versions."),
-        "completion": _Entry("system", "completion", "Print the completion script of a shell."),
+        "status": _CommandEntry("system", "status", "Show broker, lanes and workers in numbers."),
+        "agents": _CommandEntry("system", "agents", "List the agents of a lane, or its deployed names."),
+        "workers": _CommandEntry("system", "workers", "List workers and what they run."),
+        "drain": _CommandEntry("system", "drain", "Make the broker refuse new tasks."),
+        "events": _CommandEntry("system", "events", "Follow the broker's events."),
+        "doctor": _CommandEntry("doctor", "doctor", "Check this installation and a run folder."),
+        "version": _CommandEntry("system", "version", "Print versions."),
+        "completion": _CommandEntry("system", "completion", "Print the completion script of a shell."),
     },
 }
 _ENTRIES: Final = {name: entry for entries in _SECTIONS.values() for name, entry in entries.items()}

@@ -84,7 +84,7 @@ def nvidia_devices() -> int:
         return 0
 
 
-class _Phase(Enum):
+class _Stage(Enum):
     STARTING = "starting"  # until the broker is ready: before that, workers would find old addresses
     RUNNING = "running"
     ENDING_WORKERS = "ending workers"
@@ -102,7 +102,7 @@ class Supervisor:
             _Child(one, self._lines, self._wake, _prefix(one.name, width, place)) for place, one in enumerate(plans)
         ]
         self._broker, self._workers = self._children[0], self._children[1:]
-        self._phase = _Phase.STARTING
+        self._phase = _Stage.STARTING
         self._announced = False
         self._exit = Exit.OK
 
@@ -128,7 +128,7 @@ class Supervisor:
         return self._exit
 
     def _children_left(self) -> bool:
-        return self._phase in (_Phase.STARTING, _Phase.RUNNING) or any(child.is_running for child in self._children)
+        return self._phase in (_Stage.STARTING, _Stage.RUNNING) or any(child.is_running for child in self._children)
 
     def _wait_seconds(self) -> float | None:
         due = [child.start_at_ms for child in self._children if child.start_at_ms is not None]
@@ -147,7 +147,7 @@ class Supervisor:
 
     def _child_ended(self, child: _Child) -> None:
         code = child.collect()
-        if self._phase not in (_Phase.STARTING, _Phase.RUNNING):
+        if self._phase not in (_Stage.STARTING, _Stage.RUNNING):
             return
         is_broker = child is self._broker
         if code in set(Exit) and Exit(code).is_final and (is_broker or child.has_never_run):
@@ -179,15 +179,15 @@ class Supervisor:
 
     def _go_on(self) -> None:
         """Take the next step of starting or stopping, if its condition is met."""
-        if self._phase is _Phase.STARTING and self._broker.is_ready:
-            self._phase = _Phase.RUNNING
+        if self._phase is _Stage.STARTING and self._broker.is_ready:
+            self._phase = _Stage.RUNNING
             for worker in self._workers:
                 worker.start()
-        if self._phase is _Phase.RUNNING and not self._announced and all(child.is_ready for child in self._children):
+        if self._phase is _Stage.RUNNING and not self._announced and all(child.is_ready for child in self._children):
             self._announced = True
             say_ready("up", processes=len(self._children), pid=os.getpid())
-        if self._phase is _Phase.ENDING_WORKERS and not any(worker.is_running for worker in self._workers):
-            self._phase = _Phase.ENDING_BROKER
+        if self._phase is _Stage.ENDING_WORKERS and not any(worker.is_running for worker in self._workers):
+            self._phase = _Stage.ENDING_BROKER
             self._broker.ask_to_end()
 
     def _stop(self, level: StopLevel) -> None:
@@ -206,8 +206,8 @@ class Supervisor:
         self._end_workers()
 
     def _end_workers(self) -> None:
-        if self._phase in (_Phase.STARTING, _Phase.RUNNING):
-            self._phase = _Phase.ENDING_WORKERS
+        if self._phase in (_Stage.STARTING, _Stage.RUNNING):
+            self._phase = _Stage.ENDING_WORKERS
             for child in self._children:
                 child.start_at_ms = None
             for worker in self._workers:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rota.proof.verification import Proof, Round
-    from rota.proof.verify import LaneReport, Options, RunReport
+    from rota.proof.verify import LaneReport, RunReport, VerifyOptions
     from rota.runs.open import RunSource
 
 _SHOW_SECONDS: Final = 0.1  # between two updates of progress on a terminal
@@ -96,13 +96,13 @@ def verify(
 
 def _options(
     source: RunSource, lane: str | None, first_turn: int | None, last_turn: int | None, recorded_models: bool
-) -> Options:
+) -> VerifyOptions:
     from rota.proof.verification import lane_of
-    from rota.proof.verify import Options
+    from rota.proof.verify import VerifyOptions
 
     if lane is None and (first_turn is not None or last_turn is not None):
         lane = lane_of(source)
-    return Options(lane, first_turn, last_turn, live_models=not recorded_models)
+    return VerifyOptions(lane, first_turn, last_turn, live_models=not recorded_models)
 
 
 def _shown(bar: Progress, source: RunSource) -> Callable[[int, int, int], None]:

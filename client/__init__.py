@@ -7,7 +7,7 @@ asyncio takes longer than everything else together.
 from typing import TYPE_CHECKING, Any
 
 from rota.client.client import Batch, Client, Handle
-from rota.client.operations import Run
+from rota.client.operations import TaskRow
 from rota.client.watch import Missed
 from rota.common.errors import (
     Busy,
@@ -43,9 +43,9 @@ __all__ = [
     "NumberReused",
     "Result",
     "RotaError",
-    "Run",
     "StaleNumber",
     "TaskFailed",
+    "TaskRow",
     "UnknownLane",
     "UnknownTask",
 ]

@@ -18,9 +18,9 @@ import zmq
 
 from rota.client.client import seq_at
 from rota.client.core import Core, Where, now_ms
-from rota.client.flows import Flow, Ranges, Stream, Turn
+from rota.client.flows import Flow, Pause, Ranges, Stream
 from rota.client.link import descriptor_of, has_input
-from rota.client.operations import Operations, Run
+from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
     DeployNames,
     DeployOptions,
@@ -35,7 +35,7 @@ from rota.client.options import (
     SubmitOptions,
 )
 from rota.client.session import ALL, Key
-from rota.client.watch import Missed, Watch
+from rota.client.watch import EventFilter, Missed
 from rota.common.errors import RotaError
 from rota.common.messages import Event
 from rota.common.results import Result
@@ -77,7 +77,7 @@ class AsyncClient:
         flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return AsyncBatch(self, await self._run(flow))
 
-    async def submit_runs(self, runs: Iterable[Run], **options: Unpack[RunsNames]) -> AsyncBatch:
+    async def submit_runs(self, runs: Iterable[TaskRow], **options: Unpack[RunsNames]) -> AsyncBatch:
         """Submit one atomic batch of runs, each with its own targets and priority."""
         flow = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
         return AsyncBatch(self, await self._run(flow))
@@ -228,12 +228,12 @@ class AsyncClient:
     async def _stream(self, stream: Stream) -> AsyncIterator[Result]:
         with closing(stream):
             for step in stream:
-                if isinstance(step, Turn):
+                if isinstance(step, Pause):
                     await self._turn(step)
                 else:
                     yield step
 
-    async def _turn(self, turn: Turn) -> None:
+    async def _turn(self, turn: Pause) -> None:
         """Send what is due, then wait until the key of the turn has arrived or its time has come."""
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
@@ -284,7 +284,7 @@ class AsyncClient:
                 self._watched[descriptor] = socket
 
 
-async def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
+async def _live(socket: Socket, watch: EventFilter, until_ms: int) -> None:
     """Wait until a subscription is active. Raises `TimeoutError`."""
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
@@ -301,7 +301,7 @@ async def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
         loop.remove_reader(descriptor)
 
 
-async def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> AsyncIterator[Event | Missed]:
+async def _watched(socket: Socket, watch: EventFilter, timeout_s: float | None) -> AsyncIterator[Event | Missed]:
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
     with socket:

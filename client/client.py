@@ -17,8 +17,8 @@ from typing import Any, Final, TypeVar, Unpack, overload
 import zmq
 
 from rota.client.core import Core, Where, now_ms
-from rota.client.flows import Flow, Ranges, Stream, Turn
-from rota.client.operations import Operations, Run
+from rota.client.flows import Flow, Pause, Ranges, Stream
+from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
     DeployNames,
     DeployOptions,
@@ -32,7 +32,7 @@ from rota.client.options import (
     SubmitNames,
     SubmitOptions,
 )
-from rota.client.watch import Missed, Watch
+from rota.client.watch import EventFilter, Missed
 from rota.common.errors import LocalError
 from rota.common.messages import Event
 from rota.common.results import Result
@@ -84,7 +84,7 @@ class Client:
         flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return Batch(self, self._run(flow))
 
-    def submit_runs(self, runs: Iterable[Run], **options: Unpack[RunsNames]) -> Batch:
+    def submit_runs(self, runs: Iterable[TaskRow], **options: Unpack[RunsNames]) -> Batch:
         """Submit one atomic batch of runs, each with its own targets and priority: accepted together or not at all."""
         flow = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
         return Batch(self, self._run(flow))
@@ -249,13 +249,13 @@ class Client:
     def _stream(self, stream: Stream) -> Generator[Result, None, None]:
         with closing(stream):
             for step in stream:
-                if isinstance(step, Turn):
+                if isinstance(step, Pause):
                     self._check_thread()
                     self._turn(step)
                 else:
                     yield step
 
-    def _turn(self, turn: Turn) -> None:
+    def _turn(self, turn: Pause) -> None:
         """Move frames until something has arrived or the time has come."""
         core = self._core
         if core.pump():
@@ -272,7 +272,7 @@ class Client:
             raise LocalError("a Client belongs to the thread that made it: make one per thread, or use AsyncClient")
 
 
-def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
+def _live(socket: Socket, watch: EventFilter, until_ms: int) -> None:
     """Wait until a subscription is active."""
     while not watch.is_live:
         if socket.poll(max(0, min(until_ms - now_ms(), _POLL_MS_MAX))):
@@ -281,7 +281,7 @@ def _live(socket: Socket, watch: Watch, until_ms: int) -> None:
             raise TimeoutError("the broker did not confirm the subscription in time")
 
 
-def _watched(socket: Socket, watch: Watch, timeout_s: float | None) -> Iterator[Event | Missed]:
+def _watched(socket: Socket, watch: EventFilter, timeout_s: float | None) -> Iterator[Event | Missed]:
     with socket:
         since_ms = now_ms()
         while True:

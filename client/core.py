@@ -16,7 +16,7 @@ from typing import Final
 
 import zmq
 
-from rota.client.flows import Flows, Limits
+from rota.client.flows import Flows, Timeouts
 from rota.client.link import Link
 from rota.client.questions import Questions
 from rota.client.session import Key, Session
@@ -72,7 +72,7 @@ class Core:
             self.session,
             self.questions,
             self.payloads,
-            limits=Limits(self.timeout_ms, contact_ms),
+            limits=Timeouts(self.timeout_ms, contact_ms),
             now_ms=now_ms,
             chance=random.random,
             not_reachable=self._not_reachable,

@@ -23,15 +23,15 @@ from rota.common.results import Decoder, Result, result_of
 T = TypeVar("T")
 
 
-class Turn(NamedTuple):
+class Pause(NamedTuple):
     """Move frames until `key` has arrived (None: until anything has) or until this time (None: no limit)."""
 
     until_ms: int | None
     key: Key | None = None
 
 
-Flow = Generator[Turn, None, T]
-Stream = Generator[Turn | Result, None, None]
+Flow = Generator[Pause, None, T]
+Stream = Generator[Pause | Result, None, None]
 Ranges = tuple[tuple[int, int], ...]
 """Accepted tasks as (first seq, count), in the order of their payloads."""
 
@@ -39,7 +39,7 @@ BUSY_WAIT_MS: Final = 10  # before a refused input is sent again; exponential ba
 BUSY_WAIT_MS_MAX: Final = 1_000
 
 
-class Limits(NamedTuple):
+class Timeouts(NamedTuple):
     """A client's timeouts: for an answer or outcome, and for the first sign of a broker."""
 
     answer_ms: int
@@ -66,7 +66,7 @@ class Flows:
         questions: Questions,
         decoder: Decoder,
         *,
-        limits: Limits,
+        limits: Timeouts,
         now_ms: Callable[[], int],
         chance: Callable[[], float],
         not_reachable: Callable[[str], NotReachable],
@@ -87,13 +87,13 @@ class Flows:
         contact_ms = self._now_ms() + self._limits.contact_ms
         while session.is_full:
             self._check(session, deadline_ms, contact_ms, "earlier requests have no answers yet")
-            yield Turn(deadline_ms)
+            yield Pause(deadline_ms)
         session.request(request, self._now_ms())
         try:
             while (reply := session.answer(request.number)) is None:
                 self._check(session, deadline_ms, contact_ms, f"no answer to {type(request).__name__} came in time")
                 until_ms = deadline_ms if session.is_heard else min(deadline_ms, contact_ms)
-                yield Turn(until_ms, ("answer", request.number))
+                yield Pause(until_ms, ("answer", request.number))
         except NotReachable as error:
             # Whether it took effect is unknown; the caller can find out with these two.
             error.fields.update(producer=session.producer, number=request.number)
@@ -128,7 +128,7 @@ class Flows:
             while (answer := questions.answer(number)) is None:
                 self._check(questions, deadline_ms, contact_ms, f"no answer to the question {what!r} came in time")
                 until_ms = deadline_ms if questions.is_heard else min(deadline_ms, contact_ms)
-                yield Turn(until_ms, ("question", number))
+                yield Pause(until_ms, ("question", number))
         finally:
             questions.forget(number)
         if isinstance(answer, RotaError):
@@ -138,7 +138,7 @@ class Flows:
     def pause(self, until_ms: int) -> Flow[None]:
         """Wait, keeping the connections alive."""
         while self._now_ms() < until_ms:
-            yield Turn(until_ms)
+            yield Pause(until_ms)
 
     # --- submitting -----------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class Flows:
         while (found := session.take_result(seq)) is None:
             session.want(seq, 1, self._now_ms())
             self._check_result(deadline_ms, contact_ms, seq)
-            yield Turn(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms), ("result", seq))
+            yield Pause(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms), ("result", seq))
         return self._result(found)
 
     def outcomes(self, ranges: Sequence[tuple[int, int]], patience: Patience) -> Stream:
@@ -210,7 +210,7 @@ class Flows:
                 for first_seq, tasks in session.missing(left):
                     session.want(first_seq, tasks, self._now_ms())
             self._check_result(deadline_ms, contact_ms, first)
-            yield Turn(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms))
+            yield Pause(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms))
         found = [session.take_result(seq) for seq in here]
         return [self._result(one) for one in found if one is not None]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rota.client.core import Core, milliseconds, now_ms
-from rota.client.flows import Flow, Patience, Ranges, Stream, Turn
+from rota.client.flows import Flow, Patience, Pause, Ranges, Stream
 from rota.client.options import DeployOptions, LaneOptions, MapOptions, SubmitOptions
 from rota.client.session import RESULTS_HELD_MAX
-from rota.client.watch import Watch
+from rota.client.watch import EventFilter
 from rota.common import digests, limits
 from rota.common.arguments import check_name, checked, flag, seconds, seq_of, several, whole
 from rota.common.code_kinds import MODULE_KINDS, pool_of
@@ -46,7 +46,7 @@ IDLE_POLL_MS_MAX: Final = 250
 _QUERY: Final = frozenset({Query})
 
 
-class Run(NamedTuple):
+class TaskRow(NamedTuple):
     """Payloads of one atomic batch that share a priority. `targets` is one for all, or one per payload."""
 
     targets: str | Sequence[str]
@@ -74,7 +74,7 @@ class Operations:
         messages = self._core.payloads.messages(targets, several("payloads", payloads), options.priority)
         return self._flows.submit(messages, options, self._deadline(options.timeout_s))
 
-    def submit_runs(self, runs: Iterable[Run], options: SubmitOptions) -> Flow[Ranges]:
+    def submit_runs(self, runs: Iterable[TaskRow], options: SubmitOptions) -> Flow[Ranges]:
         packed = tuple(self._run(run) for run in several("runs", runs))
         check_message(packed)
         return self._flows.submit([packed], options, self._deadline(options.timeout_s))
@@ -171,10 +171,10 @@ class Operations:
     def as_completed(self, tasks: Any, timeout_s: float | None) -> Stream:
         return self._flows.as_completed(_ranges_of(tasks), self._patience(timeout_s))
 
-    def watch(self, topics: Iterable[str], timeout_s: float | None) -> Watch:
+    def watch(self, topics: Iterable[str], timeout_s: float | None) -> EventFilter:
         if timeout_s is not None:
             seconds("timeout_s", timeout_s, zero=True)
-        return Watch(several("topics", topics))
+        return EventFilter(several("topics", topics))
 
     def query(self, what: str, arguments: Mapping[str, Any]) -> Flow[Any]:
         return (yield from self.answer(what, arguments)).value
@@ -209,7 +209,7 @@ class Operations:
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _answer(self, request: Any, deadline_ms: int | None = None) -> Generator[Turn, None, Any]:
+    def _answer(self, request: Any, deadline_ms: int | None = None) -> Generator[Pause, None, Any]:
         """Send a request and return the facts in its answer; {} if it was just accepted.
 
         Raises `LocalError` for a request that cannot be encoded, before anything is sent.
@@ -233,8 +233,8 @@ class Operations:
             ) from None
         return value
 
-    def _run(self, run: Run) -> TaskRun:
-        if not isinstance(run, Run):
+    def _run(self, run: TaskRow) -> TaskRun:
+        if not isinstance(run, TaskRow):
             raise BadPayload(f"{shown(run)} is no Run: give Run(targets, payloads, priority)")
         check_targets(run.targets)
         whole("priority", run.priority, limits.PRIORITY_MIN, limits.PRIORITY_MAX, BadPayload)

@@ -22,7 +22,7 @@ class Missed(NamedTuple):
     events: int | None
 
 
-class Watch:
+class EventFilter:
     """Turns frames of the event socket into events of the wanted topics and the gaps between them."""
 
     def __init__(self, topics: Iterable[str]) -> None:

@@ -26,7 +26,7 @@ from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
 from rota.cpu_worker.tensor_access import TensorReader
-from rota.cpu_worker.watchdog import Watchdog
+from rota.cpu_worker.watchdog import EpochWatchdog
 
 
 class WasmExecutor:
@@ -50,7 +50,7 @@ class WasmExecutor:
         memories = guest_memories()
         self._engine = new_engine(memories.configure)
         compiler = Compiler(self._engine, artefacts_dir, maps_images=memories.maps_images)
-        self._watchdog = Watchdog(self._engine, clock)
+        self._watchdog = EpochWatchdog(self._engine, clock)
         self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
         self._compiler = compiler
         self._codes = CodeStore(modules_dir, compiler, self._sandbox.linker)

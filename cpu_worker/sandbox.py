@@ -20,7 +20,7 @@ from rota.cpu_worker.host_limits import REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
 from rota.cpu_worker.tensor_access import TensorAccess, TensorReader
-from rota.cpu_worker.watchdog import Watchdog
+from rota.cpu_worker.watchdog import EpochWatchdog
 
 
 class Sandbox:
@@ -30,7 +30,7 @@ class Sandbox:
         self,
         engine: Engine,
         memories: GuestMemories,
-        watchdog: Watchdog,
+        watchdog: EpochWatchdog,
         tensors: TensorReader | None,
         *,
         raw_calls: bool,

@@ -19,7 +19,7 @@ from wasmtime import Engine
 TICK_MS: Final = 10
 
 
-class Watchdog:
+class EpochWatchdog:
     """Belongs to the executor's thread, except for `interrupt`."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:

@@ -86,7 +86,7 @@ class Engine:
             )
             if folds:
                 number = self._fingerprint(pool)
-                record = records.Completed(lane, self.now_ms, WORKER, 0, number, folds)
+                record = records.Completion(lane, self.now_ms, WORKER, 0, number, folds)
                 retired += self.apply(record).retired
         stopped: list[Stopped] = []
         for one, result in zip(planned, results, strict=True):

@@ -34,7 +34,7 @@ from rota.gpu_worker.inference import Inference, RunEnded
 from rota.gpu_worker.providers import Require, why_no_cuda
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.sessions import SESSIONS_MAX, LoadedModel, LoadInterrupted, Sessions
-from rota.gpu_worker.watchdog import Watchdog
+from rota.gpu_worker.watchdog import RunWatchdog
 from rota.tensors.store import TensorStore
 
 
@@ -64,7 +64,7 @@ class OnnxExecutor:
         if require and self.reason:
             raise ConfigError(f"CUDA is required and cannot be had: {self.reason}", reason=self.reason)
         self.provider = "cpu" if device == "cpu" or self.reason else "cuda"
-        self._watchdog = Watchdog(stuck)
+        self._watchdog = RunWatchdog(stuck)
         self._outcomes: list[Outcome] = []  # of the running fold
         self._provenance: Provenance | None = None
         self._inference = Inference(tensors, self._watchdog)

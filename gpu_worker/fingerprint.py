@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rota.common.digests import digest_of
 from rota.gpu_worker.hardware import gpu_facts, processor_facts
-from rota.gpu_worker.providers import Opened
+from rota.gpu_worker.providers import OpenSession
 from rota.tensors.format import numpy_dtype
 
 # Environment variables that change what the underlying libraries compute.
@@ -39,7 +39,7 @@ def machine_facts(provider: str) -> dict[str, Any]:
     }
 
 
-def session_facts(opened: Opened, model_digest: bytes, probe: str) -> dict[str, Any]:
+def session_facts(opened: OpenSession, model_digest: bytes, probe: str) -> dict[str, Any]:
     """Return the whole fingerprint of a model in a session. `probe` is the result of `probe_digest`."""
     return {
         **machine_facts(opened.provider),

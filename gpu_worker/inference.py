@@ -21,7 +21,7 @@ from rota.common.work import TensorRef
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port
 from rota.gpu_worker.providers import RUN_ERRORS, error_text
 from rota.gpu_worker.sessions import LoadedModel
-from rota.gpu_worker.watchdog import Watchdog
+from rota.gpu_worker.watchdog import RunWatchdog
 from rota.tensors.arrays import Array, array_of
 from rota.tensors.format import inline_bytes_max
 from rota.tensors.store import TensorDraft, TensorStore
@@ -47,7 +47,7 @@ class RunEnded(Exception):
 class Inference:
     """Runs calls. Use it in the executor's thread only."""
 
-    def __init__(self, tensors: TensorStore | None, watchdog: Watchdog) -> None:
+    def __init__(self, tensors: TensorStore | None, watchdog: RunWatchdog) -> None:
         self._tensors = tensors
         self._watchdog = watchdog
 

@@ -78,7 +78,7 @@ onnxruntime.disable_telemetry_events()  # the package also reads ORT_DISABLE_TEL
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenSession:
     """A session and its provider. `reason` says why it is not on CUDA, if CUDA was wanted."""
 
     session: Session
@@ -99,7 +99,7 @@ class _NoCuda(Exception):
     """CUDA cannot run the model; the text says why."""
 
 
-def open_session(path: Path, settings: ModelSettings, *, threads: int, require: Require) -> Opened:
+def open_session(path: Path, settings: ModelSettings, *, threads: int, require: Require) -> OpenSession:
     """Build the session of the model at `path`: on CUDA if all of it can run there, else on the CPU.
 
     Raises `CodeError` if the model cannot be loaded or cannot run on the device named by `require`.
@@ -122,7 +122,7 @@ def error_text(error: Exception) -> str:
     return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Error in execution: )", "", text)
 
 
-def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int, require: Require) -> Opened:
+def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int, require: Require) -> OpenSession:
     reason = ""
     if require != "cpu":
         try:
@@ -136,7 +136,7 @@ def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int,
         session, _ = _build(model, options, [(CPU, {})])
     except _NotBuilt as error:
         raise CodeError(f"{title} cannot be loaded: {error}") from error
-    return Opened(session, "cpu", reason, _settings_of(settings, threads, {}, strict=False))
+    return OpenSession(session, "cpu", reason, _settings_of(settings, threads, {}, strict=False))
 
 
 def _why(error: _NoCuda) -> str:
@@ -144,7 +144,7 @@ def _why(error: _NoCuda) -> str:
     return str(error) if gpu_facts() else "no CUDA device"
 
 
-def _open_cuda(model: str | bytes, settings: ModelSettings, threads: int) -> Opened:
+def _open_cuda(model: str | bytes, settings: ModelSettings, threads: int) -> OpenSession:
     if CUDA not in onnxruntime.get_available_providers():
         raise _NoCuda(
             f"the installed {onnxruntime.package_name} {onnxruntime.__version__} has no CUDA: install onnxruntime-gpu"
@@ -162,7 +162,7 @@ def _open_cuda(model: str | bytes, settings: ModelSettings, threads: int) -> Ope
     # A graph without nodes always passes the strict check, and a session that fails it falls back by itself.
     if session.get_providers()[0] != CUDA:
         raise _NoCuda(_cuda_reason(said, ""))
-    return Opened(session, "cuda", "", _settings_of(settings, threads, CUDA_OPTIONS, strict=strict))
+    return OpenSession(session, "cuda", "", _settings_of(settings, threads, CUDA_OPTIONS, strict=strict))
 
 
 def _session_options(settings: ModelSettings, threads: int) -> Any:

@@ -18,10 +18,10 @@ from rota.common.errors import CodeError
 from rota.common.model_call import Call, Tensor
 from rota.gpu_worker.fingerprint import digest_of_facts, probe_digest, probe_input, session_facts
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port, named_extents, ports_of
-from rota.gpu_worker.providers import RUN_ERRORS, Opened, Require, error_text, open_session
+from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, Require, error_text, open_session
 from rota.gpu_worker.repository import ModelEntry, Repository
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
-from rota.gpu_worker.watchdog import Watchdog
+from rota.gpu_worker.watchdog import RunWatchdog
 from rota.tensors.arrays import Array
 
 SESSIONS_MAX: Final = 8  # a session holds its weights in memory once or twice
@@ -42,7 +42,7 @@ class LoadedModel:
     """A model that is ready to run. Use it in the executor's thread only."""
 
     entry: ModelEntry
-    opened: Opened
+    opened: OpenSession
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     wanted: tuple[str, ...]
@@ -125,7 +125,7 @@ class Sessions:
     def __init__(self, repository: Repository, *, threads: int, require: Require, kept: int) -> None:
         assert kept >= 1
         self._repository = repository
-        self._probing: dict[bytes, Watchdog] = {}  # running warm-ups, by digest
+        self._probing: dict[bytes, RunWatchdog] = {}  # running warm-ups, by digest
         self._stopping = False
         self._threads = threads
         self._require = require
@@ -207,14 +207,14 @@ class Sessions:
         bound = model.bind(call, dict.fromkeys(model.outputs.values()), {})
         for name, bytes_of_input in data.items():
             bound.fill(name, bytes_of_input)
-        with closing(Watchdog()) as watchdog:
+        with closing(RunWatchdog()) as watchdog:
             self._probing[model.entry.digest] = watchdog
             try:
                 return self._run_probe(model, bound, watchdog)
             finally:
                 del self._probing[model.entry.digest]
 
-    def _run_probe(self, model: LoadedModel, bound: BoundCall, watchdog: Watchdog) -> str:
+    def _run_probe(self, model: LoadedModel, bound: BoundCall, watchdog: RunWatchdog) -> str:
         watchdog.begin_fold()
         if self._stopping:
             watchdog.interrupt()

@@ -22,7 +22,7 @@ Stopped = Literal["timeout", "interrupted"]
 _GRAPH_ENTRY: Final = "gpu_graph_id"
 
 
-class Watchdog:
+class RunWatchdog:
     """Arms and disarms runs, from one thread; `interrupt` may be called from any."""
 
     def __init__(self, stuck: Callable[[], None] | None = None) -> None:

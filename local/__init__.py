@@ -23,16 +23,15 @@ if TYPE_CHECKING:
     )
     from rota.common.results import Result
     from rota.common.work import Done, Emit, Failed, Limits, TensorRef
-    from rota.local.handles import Batch, Handle
-    from rota.local.lane import Lane
-    from rota.local.lane import Lane as open_lane
+    from rota.local.handles import LocalBatch, LocalHandle
+    from rota.local.lane import LocalLane
+    from rota.local.lane import LocalLane as open_lane
     from rota.local.tables import Table
     from rota.local.turns import Pending, Turn
 
 __all__ = [
     "BadPayload",
     "BadTarget",
-    "Batch",
     "Busy",
     "CodeError",
     "ConfigError",
@@ -40,10 +39,11 @@ __all__ = [
     "Emit",
     "Expired",
     "Failed",
-    "Handle",
-    "Lane",
     "Limits",
+    "LocalBatch",
     "LocalError",
+    "LocalHandle",
+    "LocalLane",
     "Pending",
     "Result",
     "RotaError",
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Batch": "handles", "Handle": "handles", "Lane": "lane", "open_lane": "lane", "Table": "tables",
+    "LocalBatch": "handles", "LocalHandle": "handles", "LocalLane": "lane", "open_lane": "lane", "Table": "tables",
     "Pending": "turns", "Turn": "turns",
 }  # fmt: skip
 
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _HOME:
         module = import_module(f"rota.local.{_HOME[name]}")
-        return module.Lane if name == "open_lane" else getattr(module, name)
+        return module.LocalLane if name == "open_lane" else getattr(module, name)
     for module in map(import_module, ("rota.common.errors", "rota.common.work", "rota.common.results")):
         if hasattr(module, name):
             return getattr(module, name)

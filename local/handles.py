@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, overload
 from rota.common.results import Result
 
 if TYPE_CHECKING:
-    from rota.local.lane import Lane
+    from rota.local.lane import LocalLane
 
 
-class Handle:
+class LocalHandle:
     """A submitted task. It can be passed wherever a turn is expected."""
 
-    def __init__(self, lane: Lane, turn: int) -> None:
+    def __init__(self, lane: LocalLane, turn: int) -> None:
         self.turn = turn
         self._lane = lane
 
@@ -37,10 +37,10 @@ class Handle:
         return f"<turn {self.turn} of {self._lane.name}>"
 
 
-class Batch(Sequence[Handle]):
+class LocalBatch(Sequence[LocalHandle]):
     """Tasks submitted together, in the order of their payloads."""
 
-    def __init__(self, lane: Lane, turns: Sequence[int]) -> None:
+    def __init__(self, lane: LocalLane, turns: Sequence[int]) -> None:
         self.turns = turns
         self._lane = lane
 
@@ -56,15 +56,15 @@ class Batch(Sequence[Handle]):
         return len(self.turns)
 
     @overload
-    def __getitem__(self, index: int) -> Handle: ...
+    def __getitem__(self, index: int) -> LocalHandle: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Handle]: ...
+    def __getitem__(self, index: slice) -> list[LocalHandle]: ...
 
-    def __getitem__(self, index: int | slice) -> Handle | list[Handle]:
+    def __getitem__(self, index: int | slice) -> LocalHandle | list[LocalHandle]:
         if isinstance(index, slice):
-            return [Handle(self._lane, turn) for turn in self.turns[index]]
-        return Handle(self._lane, self.turns[index])
+            return [LocalHandle(self._lane, turn) for turn in self.turns[index]]
+        return LocalHandle(self._lane, self.turns[index])
 
     def __repr__(self) -> str:
         return f"<{len(self.turns)} turns of {self._lane.name}>"

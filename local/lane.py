@@ -51,7 +51,7 @@ from rota.local.arguments import (
     read_module,
     seed_of,
 )
-from rota.local.handles import Batch, Handle
+from rota.local.handles import LocalBatch, LocalHandle
 from rota.local.interrupts import Interrupts
 from rota.local.keeper import Keeper
 from rota.local.places import LanePlace
@@ -68,11 +68,11 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _operation(method: Callable[Concatenate[Lane, _P], _R]) -> Callable[Concatenate[Lane, _P], _R]:
+def _operation(method: Callable[Concatenate[LocalLane, _P], _R]) -> Callable[Concatenate[LocalLane, _P], _R]:
     """Wrap an operation of an open lane: one thread at a time, Ctrl-C delayed, records written at its end."""
 
     @functools.wraps(method)
-    def guarded(lane: Lane, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
+    def guarded(lane: LocalLane, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
         with lane._lock, lane._interrupts.held_back():
             if not lane._finalizer.alive:
                 raise ConfigError(f"lane {lane.name!r} is closed: open another one")
@@ -86,7 +86,7 @@ def _operation(method: Callable[Concatenate[Lane, _P], _R]) -> Callable[Concaten
     return guarded
 
 
-class Lane(View):
+class LocalLane(View):
     """A lane with its own world, files and executors. Use it in a `with` block, or close it."""
 
     def __init__(
@@ -172,7 +172,7 @@ class Lane(View):
     @_operation
     def submit(
         self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = ()
-    ) -> Handle:
+    ) -> LocalHandle:
         """Submit one task. Values other than bytes are packed, as by the client; `tensors` needs a payload of bytes."""
         check_target(target)
         whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
@@ -182,12 +182,12 @@ class Lane(View):
         if tensors and references:
             raise BadPayload("this payload has tensors of its own: give `tensors` only with a payload of bytes")
         first_turn = self._submit((run_of(target, [(packed, tuple(tensors) or references)], priority),))
-        return Handle(self, first_turn)
+        return LocalHandle(self, first_turn)
 
     @_operation
     def submit_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], *, priority: int = 0
-    ) -> Batch:  # fmt: skip
+    ) -> LocalBatch:  # fmt: skip
         """Submit many tasks in as few inputs as a client would send messages, usually one. Each input is atomic.
 
         `targets` is one for all, or one per payload.
@@ -199,15 +199,15 @@ class Lane(View):
         for runs in self._payloads.messages(targets, several("payloads", payloads), priority):
             first_turn = self._submit(runs)
             turns += range(first_turn, first_turn + len(runs[0].payloads))
-        return Batch(self, turns)
+        return LocalBatch(self, turns)
 
     @_operation
-    def retry(self, turn: int | Handle) -> Handle:
+    def retry(self, turn: int | LocalHandle) -> LocalHandle:
         """Run a dead task again, as a new one."""
-        return Handle(self, self._submit((), retry_of=number_of(turn)))
+        return LocalHandle(self, self._submit((), retry_of=number_of(turn)))
 
     @_operation
-    def cancel(self, turn: int | Handle) -> bool:
+    def cancel(self, turn: int | LocalHandle) -> bool:
         """Cancel a task that has no outcome yet; return whether it was cancelled."""
         number = self._stamped(turn)
         run = self._engine.world.runs.find(number)
@@ -237,7 +237,7 @@ class Lane(View):
         self._apply(records.WindowSet(*self._head(), self._origin(request), window))
 
     @_operation
-    def drop_dead(self, *turns: int | Handle) -> int:
+    def drop_dead(self, *turns: int | LocalHandle) -> int:
         """Drop these dead letters, or all of them; return how many there were."""
         request = messages.DeadDrop(self._next_number, self.name, tuple(map(number_of, turns)))
         before = len(self._lane.dead)
@@ -284,17 +284,17 @@ class Lane(View):
         return turn_table(found)
 
     @_operation
-    def result(self, turn: int | Handle) -> Result:
+    def result(self, turn: int | LocalHandle) -> Result:
         """Return a task's result; runs the lane until it has one. Raises `TaskFailed` if the task failed."""
         return self._outcome(turn).raise_if_failed()
 
     @_operation
-    def outcome(self, turn: int | Handle) -> Result:
+    def outcome(self, turn: int | LocalHandle) -> Result:
         """Return a task's outcome, which may be a failure; runs the lane until it has one."""
         return self._outcome(turn)
 
     @_operation
-    def outcomes(self, turns: Iterable[int | Handle]) -> list[Result]:
+    def outcomes(self, turns: Iterable[int | LocalHandle]) -> list[Result]:
         """Return the outcomes of several tasks; runs the lane until all have one."""
         numbers = [self._stamped(turn) for turn in several("turns", turns)]
         if numbers:
@@ -321,7 +321,7 @@ class Lane(View):
         with self._lock:
             self._finalizer()
 
-    def __enter__(self) -> Lane:
+    def __enter__(self) -> LocalLane:
         return self
 
     def __exit__(
@@ -408,7 +408,7 @@ class Lane(View):
         self._keeper.flush_many()
         return True
 
-    def _outcome(self, turn: int | Handle) -> Result:
+    def _outcome(self, turn: int | LocalHandle) -> Result:
         number = self._stamped(turn)
         found = self._history.find(number)
         if found is None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from rota.local.lane import Lane
+    from rota.local.lane import LocalLane
 
 MARKER: Final = "rota_lane(**options): the options that the fixture rota_lane opens its lane with"
 
-_LANES: Final = pytest.StashKey[list["Lane"]]()
+_LANES: Final = pytest.StashKey[list["LocalLane"]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,15 +27,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def rota_lane_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., Lane]]:
+def rota_lane_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., LocalLane]]:
     """Open a lane with these options (see `rota.local.Lane`); each is closed after the test."""
-    from rota.local.lane import Lane
+    from rota.local.lane import LocalLane
 
-    lanes: list[Lane] = []
+    lanes: list[LocalLane] = []
     request.node.stash[_LANES] = lanes
 
-    def open_lane(name: str = "main", **options: Any) -> Lane:
-        lane = Lane(name, **options)
+    def open_lane(name: str = "main", **options: Any) -> LocalLane:
+        lane = LocalLane(name, **options)
         lanes.append(lane)
         return lane
 
@@ -45,7 +45,7 @@ def rota_lane_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., 
 
 
 @pytest.fixture
-def rota_lane(request: pytest.FixtureRequest, rota_lane_factory: Callable[..., Lane]) -> Lane:
+def rota_lane(request: pytest.FixtureRequest, rota_lane_factory: Callable[..., LocalLane]) -> LocalLane:
     """A fresh lane with real executors, closed after the test."""
     marker = request.node.get_closest_marker("rota_lane")
     return rota_lane_factory(**(marker.kwargs if marker is not None else {}))

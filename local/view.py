@@ -12,7 +12,7 @@ from rota.common.errors import Expired, UnknownTask
 from rota.common.targets import check_target
 from rota.common.work import Code
 from rota.engine.engine import Engine
-from rota.local.handles import Handle
+from rota.local.handles import LocalHandle
 from rota.local.tables import Table
 from rota.local.turns import History, Pending, Turn, dead_table, pending_of, pending_table, timer_table, turn_table
 from rota.tensors.payloads import Payloads
@@ -44,7 +44,7 @@ class View:
         """The retired turns in retire order, at most the newest `history`."""
         return turn_table(self._history.newest())
 
-    def turn(self, turn: int | Handle) -> Turn:
+    def turn(self, turn: int | LocalHandle) -> Turn:
         """Return a retired turn. Raises `UnknownTask` if it has not retired, `Expired` if it is forgotten."""
         number = self._stamped(turn)
         found = self._history.find(number)
@@ -132,7 +132,7 @@ class View:
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _stamped(self, turn: int | Handle) -> int:
+    def _stamped(self, turn: int | LocalHandle) -> int:
         number = number_of(turn)
         if not 1 <= number < self._lane.next_turn:
             raise UnknownTask(f"no turn {number}: the last one stamped is {self._lane.next_turn - 1}", turn=number)
@@ -155,6 +155,6 @@ def timer_order(timer: Timer) -> tuple[int, int, int]:
     return timer.due_ms, timer.turn, timer.index_of_emit
 
 
-def number_of(turn: int | Handle) -> int:
+def number_of(turn: int | LocalHandle) -> int:
     """Return the number of a turn. Raises `LocalError` for anything else."""
     return seq_of(turn, "turn")

@@ -345,7 +345,7 @@ def _meets_mark(source: RunSource, seen: Circumstances, fold: records.CompletedF
     """Return whether a mark is met with this fold in place of the journal's; None if the walk does not reach it."""
     assert seen.record is not None
     record = record_at(source, seen.record)
-    assert isinstance(record, records.Completed)
+    assert isinstance(record, records.Completion)
     changed = record._replace(folds=tuple([fold if seen.turn in one.turns else one for one in record.folds]))
     walk = Walk(source)
     read = takewhile(lambda one: one[0] <= mark, replaced(source.records(), {seen.record: changed}))

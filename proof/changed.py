@@ -114,7 +114,7 @@ def _later(step: Step, at: LaneAtTurn, plan: ChangePlan) -> list[Later]:
     record = step.record
     if step.lane_input is not None and step.lane_input.lane == plan.lane:
         return [Later(step.number, step.lane_input, step.named_target)] if plan.inputs else []
-    if not at.replay.is_recorded or not isinstance(record, records.Completed) or record.lane != plan.lane:
+    if not at.replay.is_recorded or not isinstance(record, records.Completion) or record.lane != plan.lane:
         return []
     return [Later(step.number, None, completed=tuple([turn for fold in record.folds for turn in fold.turns]))]
 

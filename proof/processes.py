@@ -64,7 +64,7 @@ class Kills:
         return self._random.uniform(0, _KILL_SECONDS_MAX)
 
 
-class _Job(NamedTuple):
+class _FoldJob(NamedTuple):
     """A request to a process. `places`: the indexes of its folds in the caller's list."""
 
     request: Request
@@ -72,8 +72,8 @@ class _Job(NamedTuple):
     deaths: int = 0
 
 
-class _Done(NamedTuple):
-    job: _Job
+class _JobDone(NamedTuple):
+    job: _FoldJob
     answer: bytes
 
 
@@ -89,11 +89,11 @@ class Processes:
         self._kills = kills
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[_Done | BaseException] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_FoldJob | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_JobDone | BaseException] = queue.SimpleQueue()
         self._prepared: dict[bytes, None] = {}
         self._fingerprints: dict[str, Mapping[str, Any]] = {}
-        self._lines = [_Line(self, number) for number in range(count)]
+        self._lines = [_ProcessThread(self, number) for number in range(count)]
         for line in self._lines:
             line.start()
 
@@ -142,10 +142,10 @@ class Processes:
                 self._ask(PrepareCode(fold.code, fold.address))
 
     def _ask(self, request: Request) -> Any:
-        self._jobs.put(_Job(request))
+        self._jobs.put(_FoldJob(request))
         return unpack_answer(self._next().answer)
 
-    def _next(self) -> _Done:
+    def _next(self) -> _JobDone:
         while True:
             with contextlib.suppress(queue.Empty):
                 answer = self._answers.get(timeout=_LOOK_SECONDS)
@@ -155,7 +155,7 @@ class Processes:
                 return answer
 
 
-class _Line(threading.Thread):
+class _ProcessThread(threading.Thread):
     """A thread that owns a process, and starts another if it dies."""
 
     def __init__(self, owner: Processes, number: int) -> None:
@@ -187,7 +187,7 @@ class _Line(threading.Thread):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
-    def _do(self, job: _Job) -> None:
+    def _do(self, job: _FoldJob) -> None:
         """Send a job and take the answer; if the process dies, put the job back for any process."""
         owner = self._owner
         process = self._process or self._start_process()
@@ -201,13 +201,13 @@ class _Line(threading.Thread):
         answer = self._exchange(process, job, delay_seconds)
         self.busy = None
         if answer is not None:
-            owner._answers.put(_Done(job, answer))
+            owner._answers.put(_JobDone(job, answer))
             return
         self._bury(process)
         if not owner._closing.is_set():
             self._hand_back(job, process, was_killed=delay_seconds is not None)
 
-    def _exchange(self, process: subprocess.Popen[bytes], job: _Job, delay_seconds: float | None) -> bytes | None:
+    def _exchange(self, process: subprocess.Popen[bytes], job: _FoldJob, delay_seconds: float | None) -> bytes | None:
         """Return the answer; None if the process died or was killed before it answered."""
         assert process.stdin is not None
         assert process.stdout is not None
@@ -221,7 +221,7 @@ class _Line(threading.Thread):
             return None
         return read_frame(process.stdout)
 
-    def _hand_back(self, job: _Job, process: subprocess.Popen[bytes], *, was_killed: bool) -> None:
+    def _hand_back(self, job: _FoldJob, process: subprocess.Popen[bytes], *, was_killed: bool) -> None:
         if was_killed:
             self._owner._jobs.put(job)
             return
@@ -230,7 +230,7 @@ class _Line(threading.Thread):
         folds = job.request.folds if isinstance(job.request, RunFolds) else ()
         if len(folds) > 1:
             for place, fold in zip(job.places, folds, strict=True):
-                self._owner._jobs.put(_Job(RunFolds((fold,)), (place,)))
+                self._owner._jobs.put(_FoldJob(RunFolds((fold,)), (place,)))
             return
         if job.deaths + 1 < POISON_DEATHS_MAX:
             self._owner._jobs.put(job._replace(deaths=job.deaths + 1))
@@ -273,10 +273,10 @@ def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
 
 
-def _batches(folds: Sequence[Fold], processes: int) -> list[_Job]:
+def _batches(folds: Sequence[Fold], processes: int) -> list[_FoldJob]:
     """Divide folds into batches, the largest first."""
     tasks_max = sum(len(fold.tasks) for fold in folds) // (processes * _BATCHES_PER_PROCESS) + 1
-    jobs: list[_Job] = []
+    jobs: list[_FoldJob] = []
     places: list[int] = []
     tasks = size = 0
     for place in sorted(range(len(folds)), key=lambda place: -len(folds[place].tasks)):
@@ -290,8 +290,8 @@ def _batches(folds: Sequence[Fold], processes: int) -> list[_Job]:
     return [*jobs, _job(folds, places)] if places else jobs
 
 
-def _job(folds: Sequence[Fold], places: list[int]) -> _Job:
-    return _Job(RunFolds(tuple([folds[place] for place in places])), tuple(places))
+def _job(folds: Sequence[Fold], places: list[int]) -> _FoldJob:
+    return _FoldJob(RunFolds(tuple([folds[place] for place in places])), tuple(places))
 
 
 def _poison(request: Request, returncode: int) -> RotaError:

@@ -71,7 +71,7 @@ class LaneReplay:
                 return
             yield from retired
 
-    def follow(self, record: records.Completed, pool: str, facts: tuple[tuple[str, str], ...]) -> Iterator[Task]:
+    def follow(self, record: records.Completion, pool: str, facts: tuple[tuple[str, str], ...]) -> Iterator[Task]:
         """Take a completion of this lane, and pool and facts of its worker."""
         trusted = [fold for fold in record.folds if self._is_trusted(fold)]
         if trusted:

@@ -66,7 +66,7 @@ class Follower:
             self.replay = self._replay(world)
 
     def _heard(self, step: Step, walk: Walk, replay: LaneReplay) -> Iterator[Task]:
-        if isinstance(step.record, records.Completed):
+        if isinstance(step.record, records.Completion):
             yield from replay.follow(step.record, *walk.worker(step.record.fingerprint))
         elif step.lane_input is not None:
             yield from replay.take(step.lane_input)

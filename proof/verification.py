@@ -17,7 +17,7 @@ from rota.common.work import TensorRef
 from rota.engine.executors import Executors
 from rota.proof.divergence import Divergence, Note, explain, other_engines
 from rota.proof.processes import Kills, Processes
-from rota.proof.verify import Blocked, Options, RunReport, verify
+from rota.proof.verify import Blocked, RunReport, VerifyOptions, verify
 from rota.runs.open import RunSource
 from rota.tensors.store import TensorStore
 
@@ -66,7 +66,7 @@ class Proof(NamedTuple):
 def prove(
     source: RunSource,
     workers: Sequence[int],
-    options: Options,
+    options: VerifyOptions,
     *,
     kill_seed: int | None = None,
     progress: Callable[[int, int, int], None] | None = None,
@@ -125,7 +125,7 @@ def _is_there(store: TensorStore, ref: TensorRef) -> bool:
     return True
 
 
-def _explain(source: RunSource, report: RunReport, options: Options) -> tuple[Divergence, ...]:
+def _explain(source: RunSource, report: RunReport, options: VerifyOptions) -> tuple[Divergence, ...]:
     """Explain in this process: an agent that keeps memory shows it only if one instance runs twice."""
     with Executors(source.folders()) as executors:
         return tuple(explain(source, report, executors, live_models=options.live_models))

@@ -31,7 +31,7 @@ from rota.runs.walk import Step, Walk, lane_of, retire_order
 COMPARE_EVERY_TASKS: Final = 4_096  # how far the walk may be ahead of the execution
 
 
-class Options(NamedTuple):
+class VerifyOptions(NamedTuple):
     """What to verify. `first_turn` and `last_turn` need a lane; outcomes before `first_turn` are not executed."""
 
     lane: str | None = None
@@ -66,7 +66,7 @@ class Aside(NamedTuple):
     actual: str
 
 
-class Counts(NamedTuple):
+class TurnCounts(NamedTuple):
     """The origin of a lane's outcomes, counted."""
 
     inputs: int = 0  # read back, with their times
@@ -105,7 +105,7 @@ class LaneReport(NamedTuple):
     retired: int
     digest: bytes
     compared: int
-    counts: Counts
+    counts: TurnCounts
     mismatch: Mismatch | None
     fault: Fault | None
     workers: tuple[WorkerSeen, ...] = ()
@@ -131,7 +131,7 @@ class RunReport(NamedTuple):
 
 
 def verify(
-    source: RunSource, runner: Runner, options: Options, progress: Callable[[int, int], None] | None = None
+    source: RunSource, runner: Runner, options: VerifyOptions, progress: Callable[[int, int], None] | None = None
 ) -> RunReport:
     """Execute a run again and compare; `progress` gets how many turns are compared, and up to which record.
 
@@ -143,7 +143,7 @@ def verify(
 
 class _Verification:
     def __init__(
-        self, source: RunSource, runner: Runner, options: Options, progress: Callable[[int, int], None] | None
+        self, source: RunSource, runner: Runner, options: VerifyOptions, progress: Callable[[int, int], None] | None
     ) -> None:
         self._source = source
         self._walk = Walk(source)
@@ -223,7 +223,13 @@ class _LaneCheck:
     """The check of one lane: the turns that retired in the journal against those of the execution."""
 
     def __init__(
-        self, lane: str, source: RunSource, walk: Walk, runner: Runner, options: Options, believed: dict[int, None]
+        self,
+        lane: str,
+        source: RunSource,
+        walk: Walk,
+        runner: Runner,
+        options: VerifyOptions,
+        believed: dict[int, None],
     ) -> None:
         self.lane = lane
         self._source = source
@@ -258,7 +264,7 @@ class _LaneCheck:
             self._decisions += isinstance(record, records.Cancelled | records.Verdict)
         if isinstance(record, records.Diverged):
             self._reported = self._reported or Reported(step.number, record.turn, record.worker)
-        if isinstance(record, records.Completed) and record.fingerprint not in self._workers:
+        if isinstance(record, records.Completion) and record.fingerprint not in self._workers:
             seen = WorkerSeen(record.fingerprint, *self._walk.worker(record.fingerprint), record.folds[0].turns[0])
             self._workers[record.fingerprint] = seen
         self._expected.extend(step.retired(self.lane))
@@ -299,7 +305,7 @@ class _LaneCheck:
 
     def report(self) -> LaneReport:
         ran, believed = self._follower.runner, min(len(self._believed), self.compared)
-        counts = Counts(self._inputs, self._decisions, ran.executed, ran.models_executed, ran.read_back, believed)
+        counts = TurnCounts(self._inputs, self._decisions, ran.executed, ran.models_executed, ran.read_back, believed)
         return LaneReport(
             self.lane,
             self._cut + self.compared,
@@ -360,7 +366,7 @@ def _aside(expected: Task, actual: Task) -> Aside | None:
 def _fault_of(step: Step, next_turn: int, world: World) -> Fault | None:
     """Return how a record contradicts itself, if it does. `next_turn`: of the lane, before the record."""
     record, moved = step.record, step.lane_input
-    if isinstance(record, records.Completed):
+    if isinstance(record, records.Completion):
         return check_completed(step.number, record, step.notes)
     if isinstance(record, records.Opened):
         return check_input(step.number, record, next_turn, world.lanes)

@@ -103,7 +103,7 @@ def _take_record(seen: Circumstances, step: Step, walk: Walk) -> None:
         seen.disputes.append((step.number, record.turn, record.address))
     elif isinstance(step.lane_input, records.Cancelled | records.Verdict):
         seen.decisions[step.lane_input.seq] = step.number
-    elif isinstance(record, records.Completed):
+    elif isinstance(record, records.Completion):
         found = next((one for one in record.folds if seen.turn in one.turns), None)
         if found is not None:
             seen.record, seen.fold = step.number, found

@@ -101,7 +101,7 @@ def _named(record: records.Record | None) -> str:
     kind = type(record).__name__
     lane = getattr(record, "lane", None)
     said = kind if lane is None else f"{kind} in lane {lane!r}"
-    if isinstance(record, records.Completed):
+    if isinstance(record, records.Completion):
         turns = [turn for fold in record.folds for turn in fold.turns]
         said += f", turns {', '.join(map(str, turns[:8]))}{' and more' if len(turns) > 8 else ''}"
     return said
@@ -127,7 +127,7 @@ def _unfit(source: RunSource, number: int, message: str) -> Damage:
     if lane is None:
         return Damage(number, number - 1, None, None, CORRUPT_RECORD, message, unproved, False)
     turn, why = next_turn(lane), message
-    if isinstance(record, records.Completed):
+    if isinstance(record, records.Completion):
         done = [one for fold in record.folds for one in fold.turns if not _awaits(lane, one)]
         if done:
             turn, why = done[0], f"{message}; turn {done[0]} has an outcome already, or was not issued"
@@ -157,7 +157,7 @@ def _may_follow(record: records.Record, world: World) -> bool:
     if isinstance(record, records.Opened):
         return record.lane not in world.lanes
     lane = world.lanes.get(getattr(record, "lane", ""))
-    if isinstance(record, records.Completed):
+    if isinstance(record, records.Completion):
         return lane is not None and all(_awaits(lane, turn) for fold in record.folds for turn in fold.turns)
     if isinstance(record, records.Submitted) and record.first_seq != world.next_seq:
         return False
@@ -201,9 +201,9 @@ def _missed_mark(
     return Damage(number, number - 1, lane.name, turn, CORRUPT_RECORD, message, unproved, False)
 
 
-def _since_mark(source: RunSource, number: int, lane: str) -> tuple[list[tuple[int, records.Completed]], list[int]]:
+def _since_mark(source: RunSource, number: int, lane: str) -> tuple[list[tuple[int, records.Completion]], list[int]]:
     """Return a lane's completions, and the turns with a verdict, between its previous mark and `number`."""
-    since: list[tuple[int, records.Completed]] = []
+    since: list[tuple[int, records.Completion]] = []
     decisions: list[int] = []
     before = takewhile(lambda one: one[0] < number, source.records())
     for step in Walk(source).steps(before):
@@ -212,7 +212,7 @@ def _since_mark(source: RunSource, number: int, lane: str) -> tuple[list[tuple[i
             continue
         if isinstance(record, records.Mark):
             since, decisions = [], []
-        elif isinstance(record, records.Completed):
+        elif isinstance(record, records.Completion):
             since.append((step.number, record))
         elif isinstance(step.lane_input, records.Verdict):
             decisions.append(step.lane_input.seq)
@@ -241,7 +241,7 @@ def _first_of(found: Sequence[records.Record], lane: Lane) -> int:
     """Return the first turn that these records of a lane name."""
     turns: list[int] = []
     for record in found:
-        if isinstance(record, records.Completed) and record.lane == lane.name:
+        if isinstance(record, records.Completion) and record.lane == lane.name:
             turns += chain.from_iterable(fold.turns for fold in record.folds)
         elif isinstance(record, records.Submitted) and record.lane == lane.name:
             turns.append(lane.next_turn)

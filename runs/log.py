@@ -67,7 +67,7 @@ def entry(step: Step) -> LogEntry:
         facts["digest"] = notes.retired[-1].turn_digest
     if notes.timers:
         effects.append(f"sets {_count(len(notes.timers), 'timer')}")
-    if type(record) is records.Completed:
+    if type(record) is records.Completion:
         took = f"{record.elapsed_us / 1000:.1f} ms"
         effects.append(f"by {cut(record.worker, 40)} in {took}, fingerprint {record.fingerprint}")
     alarm = alarm or any(type(task.outcome) is not Done for task in notes.finished)
@@ -221,7 +221,7 @@ def _dead_dropped(record: records.DeadDropped) -> _Said:
     return said + _by(record), False, {**_origin(record), "seqs": record.seqs}
 
 
-def _completed(record: records.Completed) -> _Said:
+def _completed(record: records.Completion) -> _Said:
     outcomes = _outcomes([outcome for fold in record.folds for outcome in fold.outcomes])
     said = f"{outcomes} of {_targets([fold.address for fold in record.folds])}"
     folds = [
@@ -265,7 +265,7 @@ _SAY: Final[dict[type, tuple[records.Kind, Callable[[Any], _Said]]]] = {
     records.PauseSet: (records.Kind.PAUSE_SET, _pause_set),
     records.SeedSet: (records.Kind.SEED_SET, _seed_set),
     records.DeadDropped: (records.Kind.DEAD_DROPPED, _dead_dropped),
-    records.Completed: (records.Kind.COMPLETED, _completed),
+    records.Completion: (records.Kind.COMPLETION, _completed),
     records.Mark: (records.Kind.MARK, _mark),
     records.Diverged: (records.Kind.DIVERGED, _diverged),
     records.Fingerprint: (records.Kind.FINGERPRINT, _fingerprint),
@@ -288,7 +288,7 @@ def outcome_word(outcome: Outcome) -> str:
 
 def _computed(record: records.Record) -> dict[int, None]:
     """Return the turns whose outcomes a record holds. Other tasks complete when they are issued."""
-    if type(record) is not records.Completed:
+    if type(record) is not records.Completion:
         return {}
     return dict.fromkeys([turn for fold in record.folds for turn in fold.turns])
 

@@ -35,7 +35,7 @@ class Fault(NamedTuple):
     text: str
 
 
-def check_completed(number: int, record: records.Completed, notes: Notes) -> Fault | None:
+def check_completed(number: int, record: records.Completion, notes: Notes) -> Fault | None:
     """Compare states and addresses of a completion with its outcomes and tasks; `notes` are from applying it."""
     tasks = {task.turn: task for task in notes.finished}
     for fold in record.folds:

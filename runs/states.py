@@ -131,7 +131,7 @@ class _Finder:
         """Take a step; return True when the wanted turn has retired."""
         if step.lane is None or step.lane.name != self._lane:
             return False
-        if isinstance(step.record, records.Completed):
+        if isinstance(step.record, records.Completion):
             for fold, found in zip(step.record.folds, step.found, strict=True):
                 if fold.address == self._address:
                     self._folds |= dict.fromkeys(fold.turns, _SeenFold.of(fold, found.state, step.lane.seed))

@@ -22,7 +22,7 @@ from rota.common.work import TIMER, Code, Done, Failed, Outcome, Provenance, Rep
 from rota.runs.walk import Step
 
 
-class Completion(NamedTuple):
+class ComputedBy(NamedTuple):
     """The record that holds an outcome: which worker computed it, when it was accepted, and with which other tasks."""
 
     number: int
@@ -82,7 +82,7 @@ class Trace:
     emits_max: int = 0
     entropy: bytes = b""
     decision: Decision | None = None
-    completion: Completion | None = None
+    completion: ComputedBy | None = None
     completed: int | None = None  # the record that made its outcome final
     outcome: Outcome | None = None
     provenance: Provenance | None = None
@@ -186,7 +186,7 @@ class Tracer:
 
     def _take_record(self, step: Step, lane: Lane) -> None:
         record = step.record
-        if isinstance(record, records.Completed) and self.traces:
+        if isinstance(record, records.Completion) and self.traces:
             tasks = sum([len(fold.turns) for fold in record.folds])
             for fold, found in zip(record.folds, step.found, strict=True):
                 state = found.digest
@@ -195,7 +195,7 @@ class Tracer:
                     if trace is not None:
                         trace.state_before = state
                         head = (step.number, record.now_ms, record.worker, record.elapsed_us, record.fingerprint)
-                        trace.completion = Completion(*head, tasks, fold.turns)
+                        trace.completion = ComputedBy(*head, tasks, fold.turns)
                         trace.entropy = entropy(lane.seed, turn)  # from the seed in force when it was executed
                     if type(outcome) is Done and outcome.state_digest is not None:
                         state = outcome.state_digest

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from rota.broker import records
 from rota.broker.lane import Lane, Notes
-from rota.broker.results import Results
+from rota.broker.results import KeptResults
 from rota.broker.tasks import Task
 from rota.broker.world import World, apply_numbered
 from rota.common.digests import ZERO_DIGEST
@@ -79,7 +79,7 @@ class Walk:
         Raises `JournalError` with the number of the record at which the journal breaks off.
         """
         world = self.world
-        world.results = Results(0, 0)  # results are not needed here
+        world.results = KeptResults(0, 0)  # results are not needed here
         for number, record in self._kept.records() if numbered is None else numbered:
             self.first = self.first or number
             self.number = number
@@ -89,7 +89,7 @@ class Walk:
             moved: Input | None = None
             named: str | None = None
             found: tuple[FoundState, ...] = ()
-            if isinstance(record, records.Completed):
+            if isinstance(record, records.Completion):
                 found = () if lane is None else _found(lane, record)
             elif isinstance(record, INPUTS):
                 moved, named = lane_input(record, world), named_target(record, world)
@@ -185,7 +185,7 @@ def some_of(names: list[str], shown: int = NAMES_SHOWN) -> str:
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
-def _found(lane: Lane, record: records.Completed) -> tuple[FoundState, ...]:
+def _found(lane: Lane, record: records.Completion) -> tuple[FoundState, ...]:
     """Return the state before each fold of a completion. The second fold of an agent continues the first."""
     found: list[FoundState] = []
     left: dict[str, FoundState] = {}

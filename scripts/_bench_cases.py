@@ -42,9 +42,9 @@ from rota.common.work import AGENT, FUNCTION, Limits
 from rota.gpu_worker.repository import Repository
 from rota.host.endpoints import Endpoints, RunFolder
 from rota.host.sockets import context, dealer
-from rota.local import Lane, open_lane
+from rota.local import LocalLane, open_lane
 from rota.proof.verification import IN_PROCESS, prove
-from rota.proof.verify import Options
+from rota.proof.verify import VerifyOptions
 from rota.runs.open import open_run
 from rota.tensors.store import TensorStore
 
@@ -327,7 +327,7 @@ def local(place: Place) -> Iterator[None]:
             yield
 
 
-def _in_one_process(lane: Lane, kind: Kind, count: int) -> float:
+def _in_one_process(lane: LocalLane, kind: Kind, count: int) -> float:
     targets, payloads = kind.targets(count), [PAYLOAD] * count
     started = time.perf_counter()
     ok = sum(result.ok for result in lane.submit_many(targets, payloads).outcomes())
@@ -335,7 +335,7 @@ def _in_one_process(lane: Lane, kind: Kind, count: int) -> float:
     return time.perf_counter() - started
 
 
-def _local_round_trip(lane: Lane, kind: Kind) -> float:
+def _local_round_trip(lane: LocalLane, kind: Kind) -> float:
     started = time.perf_counter()
     lane.submit(kind.target, PAYLOAD).result()
     return time.perf_counter() - started
@@ -394,7 +394,7 @@ def verification(place: Place) -> Iterator[None]:
                 where = f"{_workers(workers)}, processes of its own" if workers else "in process"
                 place.say(where)
                 with open_run(place.folder.root) as source:
-                    (one,) = prove(source, [workers], Options()).rounds
+                    (one,) = prove(source, [workers], VerifyOptions()).rounds
                 assert one.report.equal, one.report
                 place.table.add("verify", f"{kind.name}, {where}", "tasks/s", one.turns / one.seconds, bounds)
             yield

@@ -138,6 +138,6 @@ def _write_tasks(world: World, journal: Journal, count: int) -> None:
         world.apply(batch[-1])
         state = b"%d" % turn
         fold = records.CompletedFold.of(address, (turn,), (Done(PAYLOAD, digest(state), (), (), 1, ()),), state, None)
-        batch.append(records.Completed("main", NOW_MS, "cpu-1", 10, 1, (fold,)))
+        batch.append(records.Completion("main", NOW_MS, "cpu-1", 10, 1, (fold,)))
         world.apply(batch[-1])
     journal.append(batch)

@@ -24,7 +24,7 @@ from _environment import REPOSITORY
 from rota.broker.journal import Journal
 from rota.broker.recovery import fold
 from rota.broker.world import World
-from rota.client import Busy, Client, NotReachable, Result, Run, UnknownTask
+from rota.client import Busy, Client, NotReachable, Result, TaskRow, UnknownTask
 from rota.common.errors import RotaError
 from rota.host.endpoints import RunFolder
 
@@ -64,7 +64,7 @@ def _in_folder(name: str, keep: Path | None, work: Callable[[RunFolder], T]) -> 
 # --- the work -------------------------------------------------------------------------------------
 
 
-def _forest(random_: random.Random) -> list[Run]:
+def _forest(random_: random.Random) -> list[TaskRow]:
     """Return trees of about 10,000 relays in all, in up to three priorities."""
     depth, fanout = random_.choice([(3, 3), (4, 3), (5, 2), (2, 8)])
     tree = sum(fanout**level for level in range(depth + 1))
@@ -72,11 +72,11 @@ def _forest(random_: random.Random) -> list[Run]:
     runs = []
     for priority in random_.sample(range(-8, 8), random_.randint(1, 3)):
         targets = [f"relay/{random_.randrange(9)}" for _ in range(max(1, 10_000 // tree // 3))]
-        runs.append(Run(targets, [payload] * len(targets), priority))
+        runs.append(TaskRow(targets, [payload] * len(targets), priority))
     return runs
 
 
-def _begin(client: Client, forest: list[Run]) -> None:
+def _begin(client: Client, forest: list[TaskRow]) -> None:
     client.deploy("relay", AGENTS / "relay.wasm")
     client.deploy("counter", AGENTS / "counter.wasm")
     client.open_lane(FOREST, paused=True, window=len(forest) * 200)
@@ -85,7 +85,7 @@ def _begin(client: Client, forest: list[Run]) -> None:
     client.release(FOREST)
 
 
-def _calm(folder: RunFolder, forest: list[Run]) -> tuple[int, bytes]:
+def _calm(folder: RunFolder, forest: list[TaskRow]) -> tuple[int, bytes]:
     with Processes(folder.root, cpu_workers=1), Client(folder.root) as client:
         _begin(client, forest)
         return _ended(client, FOREST)
@@ -143,7 +143,7 @@ def _produce(where: Path, stop: threading.Event) -> int:
 
 
 def _disturbed(
-    folder: RunFolder, forest: list[Run], random_: random.Random, calm: tuple[int, bytes], seconds: float
+    folder: RunFolder, forest: list[TaskRow], random_: random.Random, calm: tuple[int, bytes], seconds: float
 ) -> str:
     observer, stop = _Observer(), threading.Event()
     workers = random_.randint(1, 4)

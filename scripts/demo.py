@@ -268,12 +268,12 @@ def _report(client: Client) -> tuple[dict[str, list[int]], str, list[dict[str, A
 def _verify(run_folder: RunFolder, digest: str, tasks: int) -> str:
     """Execute everything again as `rota verify` does, beside the running broker."""
     from rota.proof.verification import IN_PROCESS, prove
-    from rota.proof.verify import Options
+    from rota.proof.verify import VerifyOptions
     from rota.runs.open import open_run
 
     with Step("verify") as step, open_run(run_folder.root) as source:
         proof = prove(
-            source, [IN_PROCESS], Options(LANE),
+            source, [IN_PROCESS], VerifyOptions(LANE),
             progress=lambda _, turns, __: step.show(f"{bar(turns, tasks)} {turns} of {tasks} tasks again"),
         )  # fmt: skip
         (lane,) = proof.last.lanes

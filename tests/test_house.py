@@ -303,3 +303,30 @@ def test_no_markers_and_no_paths_of_a_machine(path: Path) -> None:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         assert not MARKERS.search(line), f"line {number}: {line.strip()}"
         assert not MACHINE_PATHS.search(line), f"line {number}: the path of a machine: {line.strip()}"
+
+
+# --- words ------------------------------------------------------------------------------------------
+
+
+def class_homes(files: list[Path]) -> dict[str, list[str]]:
+    """Return in which files each class name stands, private ones without their underscore."""
+    homes: dict[str, list[str]] = {}
+    for path in files:
+        names = {node.name.lstrip("_"): None for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef)}
+        for name in names:
+            homes.setdefault(name, []).append(path.as_posix())
+    return homes
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    """Goal: a name read anywhere means one thing. Method: no class name stands in two files of the packages."""
+    packages = [path for path in PACKAGE_FILES if path.parent.parent == REPOSITORY]
+    shared = {name: files for name, files in class_homes(packages).items() if len(files) > 1}
+    assert not shared
+
+
+def test_a_shared_class_name_is_seen(tmp_path: Path) -> None:
+    """Goal: the rule can fail. Method: a class and a private one of the same name in two files."""
+    for name, source in (("a.py", "class Run: pass"), ("b.py", "class _Run: pass")):
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    assert [name for name, files in class_homes(sorted(tmp_path.iterdir())).items() if len(files) > 1] == ["Run"]

@@ -96,7 +96,7 @@ class _Taken:
         self.interrupted_s: float | None = None  # since when it is told to stop while it runs
 
 
-class _Preparation:
+class _PreparingJob:
     """Code that is not ready, and what waits for it."""
 
     __slots__ = ("looks", "waiting")
@@ -117,7 +117,7 @@ class FoldExecutor:
         self._running: _Taken | None = None
         self._turn = threading.Lock()  # held while a job becomes the running one or stops being it, and to interrupt it
         self._known: Code | None = None  # that was ready last: the next fold mostly has the same
-        self._preparations: dict[Code, _Preparation] = {}
+        self._preparations: dict[Code, _PreparingJob] = {}
         self._threads: dict[Code, threading.Thread] = {}
         self._made: queue.SimpleQueue[tuple[Code, Any, CodeError | BaseException | None]] = queue.SimpleQueue()
         self._runner = make(self._overran)
@@ -234,11 +234,11 @@ class FoldExecutor:
         waiting[taken] = [place]
         reports.append(self._pending())
 
-    def _prepare(self, code: Code) -> _Preparation:
+    def _prepare(self, code: Code) -> _PreparingJob:
         """Return the preparation of this code; it begins now, or when one of those before it has ended."""
         found = self._preparations.get(code)
         if found is None:
-            found = self._preparations[code] = _Preparation()
+            found = self._preparations[code] = _PreparingJob()
             self._start_threads()
         return found
 
@@ -281,14 +281,14 @@ class FoldExecutor:
         if self._pending() != before:
             reports.append(self._pending())
 
-    def _go_on(self, preparation: _Preparation) -> None:
+    def _go_on(self, preparation: _PreparingJob) -> None:
         self._looks.extend(preparation.looks)
         for taken, places in preparation.waiting.items():
             if not taken.todo:
                 self._ready.append(taken)
             taken.todo = [*taken.todo, *places]
 
-    def _refuse(self, preparation: _Preparation, reason: str, reports: list[Report]) -> None:
+    def _refuse(self, preparation: _PreparingJob, reason: str, reports: list[Report]) -> None:
         reports += [Looked(look.number, None, reason) for look in preparation.looks]
         for taken, places in preparation.waiting.items():
             self._give_up(taken, places, FoldResult(NO_OUTCOMES, None, "refused", reason), reports)

@@ -50,14 +50,14 @@ from rota.worker.session import (
     Overran,
     Prepares,
     Received,
-    Run,
-    Send,
+    SendMessage,
     Started,
+    StartJob,
     StopAsked,
     Ticked,
     WorkerSession,
 )
-from rota.worker.session import Identity as WorkerIdentity
+from rota.worker.session import WorkerIdentity as WorkerIdentity
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +165,9 @@ class _Loop:
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Run(job, order):
+                case StartJob(job, order):
                     self._lane.put(job, order)
-                case Send(message):
+                case SendMessage(message):
                     self._send(message)
                 case Drop(job):
                     self._lane.drop(job)
@@ -226,7 +226,7 @@ class _Loop:
 # --- the executor's thread ------------------------------------------------------------------------
 
 
-class _Job:
+class _QueuedJob:
     __slots__ = ("dropped", "number", "order")
 
     def __init__(self, number: int, order: Assign | Prepare) -> None:
@@ -251,9 +251,9 @@ class ExecutorThread:
         self._worker = worker
         self._make_executor = make_executor
         self._wake = WakePair()
-        self._waiting: queue.SimpleQueue[_Job | Literal["step", "end"]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_QueuedJob | Literal["step", "end"]] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[Report | Mapping[str, Any] | _Failure] = queue.SimpleQueue()
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, _QueuedJob] = {}
         self._executor: Executor | None = None
         # A daemon, because a task that cannot be interrupted must not keep the process alive after its end.
         self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
@@ -281,7 +281,7 @@ class ExecutorThread:
 
     def put(self, number: int, order: Assign | Prepare) -> None:
         """Give it a job."""
-        job = self._jobs[number] = _Job(number, order)
+        job = self._jobs[number] = _QueuedJob(number, order)
         self._waiting.put(job)
 
     def drop(self, number: int) -> None:
@@ -371,7 +371,7 @@ class ExecutorThread:
                 item = self._waiting.get()
                 if item == "end":
                     return
-                if isinstance(item, _Job):
+                if isinstance(item, _QueuedJob):
                     executor.take(_job_of(item))
                     if item.dropped:
                         executor.drop(item.number)  # it came too early to find it there
@@ -391,7 +391,7 @@ class ExecutorThread:
         self._wake.wake()
 
 
-def _job_of(job: _Job) -> Work | Look:
+def _job_of(job: _QueuedJob) -> Work | Look:
     order = job.order
     if isinstance(order, Prepare):
         return Look(job.number, order.code, order.address)

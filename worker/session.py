@@ -42,7 +42,7 @@ from rota.common.messages import (
 INTERRUPT_AGAIN_MS: Final = 100
 
 
-class Identity(NamedTuple):
+class WorkerIdentity(NamedTuple):
     """What a worker says of itself when it registers; see `Register`."""
 
     worker: str
@@ -108,13 +108,13 @@ class Connect(NamedTuple):
     """Close the socket, if there is one, with what is unsent in it, and open a new one."""
 
 
-class Send(NamedTuple):
+class SendMessage(NamedTuple):
     """Send this to the broker."""
 
     message: WorkerMessage
 
 
-class Run(NamedTuple):
+class StartJob(NamedTuple):
     """Give this to the executor, after what was given before."""
 
     job: int
@@ -144,10 +144,10 @@ class Leave(NamedTuple):
     message: str = ""
 
 
-Action = Connect | Send | Run | Drop | Announce | Leave
+Action = Connect | SendMessage | StartJob | Drop | Announce | Leave
 
 
-class Phase(Enum):
+class SessionPhase(Enum):
     """Where the conversation stands."""
 
     REGISTERING = "registering"
@@ -156,7 +156,7 @@ class Phase(Enum):
 
 
 @dataclass(slots=True)
-class _Job:
+class _HeldJob:
     """An assignment or a preparation that the executor has, or whose report waits for the broker to know us again."""
 
     order: Assign | Prepare
@@ -171,12 +171,12 @@ class _Job:
 class WorkerSession:
     """The state of the conversation. Read `phase` and `boot`; change nothing but through `step`."""
 
-    def __init__(self, identity: Identity) -> None:
-        self.phase = Phase.REGISTERING
+    def __init__(self, identity: WorkerIdentity) -> None:
+        self.phase = SessionPhase.REGISTERING
         self.boot = 0
         self._identity = identity
         self._heartbeat_ms = HEARTBEAT_MS
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, _HeldJob] = {}
         self._next_job = 1
         self._heard_ms = 0
         self._beat_ms = 0
@@ -185,7 +185,7 @@ class WorkerSession:
 
     def step(self, event: Event, now_ms: int) -> list[Action]:
         """Take an event and return what to do, in order."""
-        if self.phase is Phase.LEFT:
+        if self.phase is SessionPhase.LEFT:
             return []
         match event:
             case Received(message):
@@ -209,7 +209,7 @@ class WorkerSession:
     def next_tick_ms(self) -> int:
         """Return when `Ticked` is due at the latest."""
         due = self._heard_ms + self._silence_ms_max()
-        if self.phase is Phase.SERVING:
+        if self.phase is SessionPhase.SERVING:
             due = min(due, self._beat_ms + self._heartbeat_ms)
         dropping = [job.begun_dropping_ms for job in self._jobs.values() if job.begun_dropping_ms is not None]
         stuck = [job.stuck_from_ms for job in self._jobs.values() if job.stuck_from_ms is not None]
@@ -231,7 +231,7 @@ class WorkerSession:
             case Refused(_, code, text, _):
                 why: Why = "stuck" if code == WorkerStuck.code else "refused"
                 return [*self._drop_all(now_ms), *self._leave(why, f"{text} (code {code})")]
-            case _ if self.phase is not Phase.SERVING:
+            case _ if self.phase is not SessionPhase.SERVING:
                 return []  # sent before the broker forgot us; it takes what we do not name as ours for lost
             case Assign() | Prepare():
                 return self._accept(message)
@@ -244,11 +244,11 @@ class WorkerSession:
         actions = self._drop_older_than(message.boot, now_ms)
         again, self.boot = self.boot != 0, message.boot
         self._heartbeat_ms = message.heartbeat_ms
-        self.phase = Phase.SERVING
+        self.phase = SessionPhase.SERVING
         self._beat_ms = now_ms
         actions.append(Announce(message.boot, again))
         if self._draining:
-            actions.append(Send(Goodbye(self._identity.worker, draining=True)))
+            actions.append(SendMessage(Goodbye(self._identity.worker, draining=True)))
         if self._preparing or any(job.stuck_from_ms is not None for job in self._jobs.values()):
             actions.append(self._heartbeat(now_ms))
         dropped = dict.fromkeys(message.dropped)
@@ -257,15 +257,15 @@ class WorkerSession:
                 actions += self._drop(number, job, now_ms)
             elif job.report is not None:
                 del self._jobs[number]
-                actions.append(Send(job.report))
+                actions.append(SendMessage(job.report))
         return actions + self._leave_if_drained()
 
     def _accept(self, order: Assign | Prepare) -> list[Action]:
         # Also while draining: the broker gave it before it heard of that, and counts on it.
         number = self._next_job
         self._next_job += 1
-        self._jobs[number] = _Job(order, self.boot)
-        return [Run(number, order)]
+        self._jobs[number] = _HeldJob(order, self.boot)
+        return [StartJob(number, order)]
 
     def _revoke(self, assignment: int, now_ms: int) -> list[Action]:
         for number, job in list(self._jobs.items()):
@@ -289,13 +289,13 @@ class WorkerSession:
             freed = self._say_state(now_ms)
             return freed + self._finish(number, None if job.is_answered else report, now_ms)
         dropped = job.begun_dropping_ms is not None
-        if dropped and not (job.report_anyway and job.boot == self.boot and self.phase is Phase.SERVING):
+        if dropped and not (job.report_anyway and job.boot == self.boot and self.phase is SessionPhase.SERVING):
             report = None
-        if report is not None and self.phase is not Phase.SERVING:
+        if report is not None and self.phase is not SessionPhase.SERVING:
             job.report = report
             return []
         del self._jobs[number]
-        sent: list[Action] = [Send(report)] if report is not None else []
+        sent: list[Action] = [SendMessage(report)] if report is not None else []
         return sent + self._leave_if_drained()
 
     def _overran(self, number: int, report: Completed | None, now_ms: int) -> list[Action]:
@@ -306,9 +306,9 @@ class WorkerSession:
             job.stuck_from_ms = now_ms
         actions = self._say_state(now_ms)
         is_wanted = not job.is_answered and job.begun_dropping_ms is None
-        if report is not None and is_wanted and self.phase is Phase.SERVING:
+        if report is not None and is_wanted and self.phase is SessionPhase.SERVING:
             job.is_answered = True
-            actions.append(Send(report))
+            actions.append(SendMessage(report))
         return actions + self._leave_if_drained()
 
     def _prepares(self, pending: tuple[tuple[int, str], ...], now_ms: int) -> list[Action]:
@@ -317,9 +317,9 @@ class WorkerSession:
 
     def _say_state(self, now_ms: int) -> list[Action]:
         """What holds this worker up has changed: say it at once."""
-        return [self._heartbeat(now_ms)] if self.phase is Phase.SERVING else []
+        return [self._heartbeat(now_ms)] if self.phase is SessionPhase.SERVING else []
 
-    def _heartbeat(self, now_ms: int) -> Send:
+    def _heartbeat(self, now_ms: int) -> SendMessage:
         self._beat_ms = now_ms
         stuck = tuple([_assignment(job) for job in self._jobs.values() if job.stuck_from_ms is not None])
         preparing = [
@@ -327,9 +327,9 @@ class WorkerSession:
             for (number, address), from_ms in self._preparing.items()
             if number in self._jobs and self._jobs[number].boot == self.boot
         ]
-        return Send(Heartbeat(self._identity.worker, self.boot, stuck, tuple(preparing)))
+        return SendMessage(Heartbeat(self._identity.worker, self.boot, stuck, tuple(preparing)))
 
-    def _drop(self, number: int, job: _Job, now_ms: int) -> list[Action]:
+    def _drop(self, number: int, job: _HeldJob, now_ms: int) -> list[Action]:
         if job.report is not None:  # the executor is through with it, only the report was kept
             del self._jobs[number]
             return []
@@ -365,7 +365,7 @@ class WorkerSession:
             if job.stuck_from_ms is not None and now_ms >= job.stuck_from_ms + STUCK_MS_MAX:
                 text = f"the executor does not come out of assignment {_assignment(job)} for {STUCK_MS_MAX} ms"
                 return actions + self._leave("stuck", text)
-        if self.phase is Phase.SERVING and now_ms >= self._beat_ms + self._heartbeat_ms:
+        if self.phase is SessionPhase.SERVING and now_ms >= self._beat_ms + self._heartbeat_ms:
             actions.append(self._heartbeat(now_ms))
         return actions
 
@@ -379,21 +379,21 @@ class WorkerSession:
         return [Connect(), *self._register()]
 
     def _register(self) -> list[Action]:
-        self.phase = Phase.REGISTERING
+        self.phase = SessionPhase.REGISTERING
         held = [
             job
             for job in self._jobs.values()
             if job.boot == self.boot and job.begun_dropping_ms is None and not job.is_answered
         ]
         holds = tuple([job.order.assignment for job in held if isinstance(job.order, Assign)])
-        return [Send(Register(*self._identity, boot=self.boot, holds=holds))]
+        return [SendMessage(Register(*self._identity, boot=self.boot, holds=holds))]
 
     def _drain(self) -> list[Action]:
         if self._draining:
             return []
         self._draining = True
-        serving = self.phase is Phase.SERVING
-        goodbye: list[Action] = [Send(Goodbye(self._identity.worker, draining=True))] if serving else []
+        serving = self.phase is SessionPhase.SERVING
+        goodbye: list[Action] = [SendMessage(Goodbye(self._identity.worker, draining=True))] if serving else []
         return goodbye + self._leave_if_drained()
 
     def _leave_if_drained(self) -> list[Action]:
@@ -401,12 +401,12 @@ class WorkerSession:
         return self._leave("drained") if self._draining and done else []
 
     def _leave(self, why: Why, message: str = "") -> list[Action]:
-        self.phase = Phase.LEFT
+        self.phase = SessionPhase.LEFT
         known = self.boot != 0 and why != "refused"
-        goodbye: list[Action] = [Send(Goodbye(self._identity.worker, draining=False))] if known else []
+        goodbye: list[Action] = [SendMessage(Goodbye(self._identity.worker, draining=False))] if known else []
         return [*goodbye, Leave(why, message)]
 
 
-def _assignment(job: _Job) -> int:
+def _assignment(job: _HeldJob) -> int:
     """The number that the broker knows a job by; 0 for a preparation that it asked for."""
     return job.order.assignment if isinstance(job.order, Assign) else 0

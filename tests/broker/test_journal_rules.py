@@ -28,16 +28,16 @@ def submitted(position: int, first_seq: int) -> records.Submitted:
     return records.Submitted("main", position, 0, ORIGIN, first_seq, (TaskRun.of("a", 0, (b"", b""), None),), None)
 
 
-def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records.Completed:
+def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records.Completion:
     outcomes = tuple(Done(result, None, (), (), 0, ()) for _ in turns)
-    return records.Completed(
+    return records.Completion(
         "main", 0, "w1", 0, fingerprint, (records.CompletedFold.of("a", turns, outcomes, None, None),)
     )
 
 
-def timer_set(turn: int) -> records.Completed:
+def timer_set(turn: int) -> records.Completion:
     outcome = Done(b"", None, (Emit("a", b"", 0, TIMER, (), 5),), (), 0, ())
-    return records.Completed("main", 0, "w1", 0, 1, (records.CompletedFold.of("a", (turn,), (outcome,), None, None),))
+    return records.Completion("main", 0, "w1", 0, 1, (records.CompletedFold.of("a", (turn,), (outcome,), None, None),))
 
 
 CASES: dict[str, tuple[list[Any], str]] = {

@@ -45,7 +45,7 @@ def test_the_sample_is_rich() -> None:
     kinds = {type(records.decode(body)) for body in JOURNAL}
     assert {
         records.Epoch, records.Opened, records.Submitted, records.Deployed, records.Cancelled, records.Verdict,
-        records.TimerFired, records.WindowSet, records.PauseSet, records.DeadDropped, records.Completed,
+        records.TimerFired, records.WindowSet, records.PauseSet, records.DeadDropped, records.Completion,
     } <= kinds  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def test_a_missing_or_doubled_record_is_noticed_or_harmless(place: int) -> None:
     record that stamps, completes or opens; a fold to the end must not come out the same.
     """
     record = records.decode(JOURNAL[place])
-    if not isinstance(record, records.Submitted | records.Completed | records.Opened | records.Epoch):
+    if not isinstance(record, records.Submitted | records.Completion | records.Opened | records.Epoch):
         return
     whole = fold_journal(JOURNAL)
     for changed in ([*JOURNAL[:place], *JOURNAL[place + 1 :]], [*JOURNAL[: place + 1], *JOURNAL[place:]]):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scripted import MODEL_CODE, code, program
 
 from rota.broker import records, snapshot
-from rota.broker.snapshot_rows import Tag
+from rota.broker.snapshot_rows import RowTag
 from rota.broker.world import World
 from rota.common.errors import JournalError, NumberReused
 from rota.common.messages import Completed, TaskRun
@@ -96,7 +96,7 @@ def test_the_runs_are_rich() -> None:
         for body in chaotic(seed):
             world.apply(records.decode(body))
             for item in _items(packed(world)):
-                meet(Tag(item[0]).name, 1)
+                meet(RowTag(item[0]).name, 1)
             for lane in world.lanes.values():
                 line = lane.line()
                 meet("paused", lane.paused)
@@ -107,7 +107,7 @@ def test_the_runs_are_rich() -> None:
                 caught = [a.newest for a in lane.agents.values() if a.newest is not None and a.newest.outcome]
                 meet("newest was caught", len(caught))
                 meet("newest is gone", sum(task.turn not in lane.line_by_turn for task in caught))
-    wanted = {tag.name for tag in Tag}
+    wanted = {tag.name for tag in RowTag}
     wanted |= {"paused", "passes", "caught while waiting", "completed ahead", "behind another", "newest was caught"}
     assert {what for what in wanted if not met.get(what)} == set()
     assert met["newest is gone"] > 0
@@ -214,7 +214,7 @@ def rich_world() -> World:
     world = World()
     for body in chaotic(1):
         world.apply(records.decode(body))
-        if {item[0] for item in _items(packed(world))} == set(Tag):
+        if {item[0] for item in _items(packed(world))} == set(RowTag):
             break
     return world
 
@@ -233,7 +233,7 @@ def load_or_refuse(items: list[Any]) -> World | None:
 def test_the_sample_loads() -> None:
     """Goal: the tests below begin with a snapshot. Method: load it."""
     assert load_or_refuse(ITEMS) is not None
-    assert {item[0] for item in ITEMS} == set(Tag)
+    assert {item[0] for item in ITEMS} == set(RowTag)
 
 
 @given(st.binary(max_size=300))

@@ -209,7 +209,7 @@ def _record(record: Any) -> str:
     match record:
         case records.Epoch(boot):
             return f"Epoch {boot}"
-        case records.Completed():
+        case records.Completion():
             folds = [f"{fold.address} turns {list(fold.turns)}" for fold in record.folds]
             return f"Completed {', '.join(folds)}"
         case records.Submitted():

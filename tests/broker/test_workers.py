@@ -48,7 +48,7 @@ def test_a_completion_says_who_when_and_how_long(make_broker: MakeBroker) -> Non
         alice.submit("counter/a", ADD, now_ms=7)
         broker.live(wait_ms)
         worker.say(worker.compute(worker.orders.popleft())._replace(elapsed_us=100 + wait_ms))
-        (record,) = broker.recorded(records.Completed)
+        (record,) = broker.recorded(records.Completion)
         assert record[:4] == ("main", broker.now_ms, name, 100 + wait_ms)
         found.append((broker.now_ms, broker.lane().digest))
     assert found[0][0] != found[1][0]

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from rota.cli.exits import ExitCode
 from rota.cli.verify import verify
 from rota.common.digests import digest
-from rota.local import Lane
+from rota.local import LocalLane
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
 RELAY, COUNTER, TENSOR_SUM = (AGENTS / f"{name}.wasm" for name in ("relay", "counter", "tensor_sum"))
@@ -29,7 +29,7 @@ FIELDS = ["run", "verdict", "equal", "records", "damage", "lanes", "rounds", "di
 @pytest.fixture(scope="module")
 def relayed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 45 tasks: trees of messages. Do not change it."""
-    with Lane() as lane:
+    with LocalLane() as lane:
         lane.deploy("relay", RELAY)
         lane.submit_many("relay/0", [b"2 3 5", b"1 1 5", b"nonsense"])
         lane.submit_many("relay/1", [b"2 4 5", b"1 6 5"])
@@ -138,7 +138,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     """
     tensors = tmp_path / "store"
     tensors.mkdir()
-    with Lane(tensors=tensors) as lane:
+    with LocalLane(tensors=tensors) as lane:
         lane.deploy("sum", TENSOR_SUM)
         lane.deploy("counter", COUNTER)
         lane.submit("counter/a", b"")
@@ -185,7 +185,7 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
     """Goal: Ctrl-C ends everything at once. Method: interrupt when the first turns are compared; that no process is
     left is checked after the last test.
     """
-    with Lane() as lane:
+    with LocalLane() as lane:
         lane.deploy("relay", RELAY)
         lane.submit_many("relay/0", [b"2 20 50"] * 20)
         lane.run()

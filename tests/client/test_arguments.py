@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rota.client import AsyncClient, Client, Run
+from rota.client import AsyncClient, Client, TaskRow
 from rota.client.client import Batch, Handle
 from rota.client.options import (
     DeployNames,
@@ -62,10 +62,10 @@ def _calls_of_tasks() -> list[Call]:
             add("submit", [("echo", b"")], error, **{name: value})
             add("submit_many", [("echo", [b""])], error, **{name: value})
             if name not in ("priority", "sent"):
-                add("submit_runs", [([Run("echo", [b""])],)], error, **{name: value})
+                add("submit_runs", [([TaskRow("echo", [b""])],)], error, **{name: value})
             if name in ("lane", "wait", "number", "timeout_s"):
                 add("retry", [(1,)], error, **{name: value})
-    add("submit_runs", [([Run("echo", [b""])],)], ConfigError, priority=1)
+    add("submit_runs", [([TaskRow("echo", [b""])],)], ConfigError, priority=1)
     add("retry", [(1,)], ConfigError, priority=1)
     add("submit", [(None,), (5,), (b"echo",), ("a b",), (["echo"],), ("",)], BadTarget)
     add("submit", [("echo", object()), ("echo", {1, 2}), ("model:m", 5), ("echo", 1 << 64)], BadPayload)
@@ -73,9 +73,9 @@ def _calls_of_tasks() -> list[Call]:
     add("submit_many", [("echo", value) for value in _NOT_SEVERAL], BadPayload)
     add("submit_many", [(["echo"], [b"", b""])], BadPayload)
     add("submit_runs", [(value,) for value in [*_NOT_SEVERAL, [5], [("echo", [b""])], []]], BadPayload)
-    add("submit_runs", [([Run("echo", value)],) for value in _NOT_SEVERAL], BadPayload)
-    add("submit_runs", [([Run(None, [b""])],), ([Run("a b", [b""])],)], BadTarget)  # type: ignore[arg-type]
-    add("submit_runs", [([Run("echo", [b""], "1")],)], BadPayload)  # type: ignore[arg-type]
+    add("submit_runs", [([TaskRow("echo", value)],) for value in _NOT_SEVERAL], BadPayload)
+    add("submit_runs", [([TaskRow(None, [b""])],), ([TaskRow("a b", [b""])],)], BadTarget)  # type: ignore[arg-type]
+    add("submit_runs", [([TaskRow("echo", [b""], "1")],)], BadPayload)  # type: ignore[arg-type]
     add("map", [(None, [b""]), ("a b", [b""]), (["echo"], [b""])], BadTarget)
     add("map", [("echo", value) for value in _NOT_SEVERAL], BadPayload)
     for name, values in {"ordered": [1], "batch": [0, "1", None, 65_537], "in_flight": [0, None],

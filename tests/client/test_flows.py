@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rota.client.flows import Flows, Limits, Patience, Turn
+from rota.client.flows import Flows, Patience, Pause, Timeouts
 from rota.client.questions import Questions
 from rota.client.session import SILENCE_MS, Session
 from rota.common.errors import NotReachable
@@ -22,7 +22,7 @@ class Clock:
         self.session.receive(encode(Welcome(0, 1, "test")), 0)
         decoder: Any = None  # nobody looks into a result here
         self.flows = Flows(
-            self.session, Questions(), decoder, limits=Limits(1_000, 1_000), now_ms=lambda: self.now_ms,
+            self.session, Questions(), decoder, limits=Timeouts(1_000, 1_000), now_ms=lambda: self.now_ms,
             chance=lambda: 0.5, not_reachable=NotReachable,
         )  # fmt: skip
 
@@ -37,7 +37,7 @@ class Clock:
         """Run a flow or stream; at each turn time passes until its deadline. Returns what it gives."""
         given = []
         for step in stream:
-            if isinstance(step, Turn):
+            if isinstance(step, Pause):
                 assert step.until_ms is not None, "it would wait for ever"
                 on_turn()
                 self.now_ms = max(self.now_ms, step.until_ms)

@@ -27,7 +27,7 @@ from rota.common.work import AGENT, Code, Fold, Limits
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
 from rota.proof.divergence import Divergence, Note, explain, other_engines
-from rota.proof.verify import Options, RunReport, verify
+from rota.proof.verify import RunReport, VerifyOptions, verify
 from rota.runs.open import open_run
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
@@ -184,13 +184,13 @@ class Bench:
         with closing(sqlite3.connect(self.folder.journal)) as connection, connection:
             connection.execute("DELETE FROM records WHERE number = ?", (number,))
 
-    def verify(self, options: Options | None = None) -> RunReport:
+    def verify(self, options: VerifyOptions | None = None) -> RunReport:
         return self.judge(options)[0]
 
-    def judge(self, options: Options | None = None) -> tuple[RunReport, list[Divergence]]:
+    def judge(self, options: VerifyOptions | None = None) -> tuple[RunReport, list[Divergence]]:
         """Verify the run and explain what was found."""
         with open_run(self.path) as source, Executors(source.folders(), device="cpu") as runner:
-            report = verify(source, runner, options or Options())
+            report = verify(source, runner, options or VerifyOptions())
             return report, explain(source, report, runner, live_models=bool(options and options.live_models))
 
     def notes(self, report: RunReport) -> list[Note]:
@@ -224,13 +224,13 @@ def with_outcome(turn: int, lane: str = "main", **fields: Any) -> Callable[[list
     """
 
     def forgery(found: list[Any]) -> list[Any]:
-        ours = [isinstance(record, records.Completed) and record.lane == lane for record in found]
+        ours = [isinstance(record, records.Completion) and record.lane == lane for record in found]
         return [_changed(one, turn, fields) if is_ours else one for one, is_ours in zip(found, ours, strict=True)]
 
     return forgery
 
 
-def _changed(record: records.Completed, turn: int, fields: dict[str, Any]) -> records.Completed:
+def _changed(record: records.Completion, turn: int, fields: dict[str, Any]) -> records.Completion:
     folds = []
     for fold in record.folds:
         if turn in fold.turns:

@@ -20,7 +20,7 @@ from random import Random
 import reference
 
 from rota.broker import records
-from rota.client import Batch, Client, Missed, Result, Run, UnknownTask
+from rota.client import Batch, Client, Missed, Result, TaskRow, UnknownTask
 from rota.common.digests import digest, lane_seed
 from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import Code, Failed, Fold, Outcome, TaskInput
@@ -63,7 +63,7 @@ class Forest:
         """Deploy, open the lane paused and submit everything into it."""
         client.deploy("relay", RELAY)
         client.open_lane(lane, paused=True, window=WINDOW, seed=lane_seed(seed_of))
-        runs = [Run(run.targets, run.payloads, run.priority) for run in self.runs()]
+        runs = [TaskRow(run.targets, run.payloads, run.priority) for run in self.runs()]
         return client.submit_runs(runs, lane=lane, now_ms=NOW_MS)
 
 

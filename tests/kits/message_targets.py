@@ -24,7 +24,7 @@ from rota.common import limits, messages, wire
 from rota.common.errors import ProtocolError
 from rota.common.messages import Await, Cancel, Hello, LaneSettings, OpenLane, Query, SetPaused, Submit, TaskRun
 from rota.worker.loop import folds_of
-from rota.worker.session import Finished, Identity, Received, Run, Started, Ticked, WorkerSession
+from rota.worker.session import Finished, Received, Started, StartJob, Ticked, WorkerIdentity, WorkerSession
 
 SOCKETS = {
     "frontend-in": wire.FROM_PRODUCERS,
@@ -263,7 +263,7 @@ def check_client(frames: list[bytes]) -> bool:
 
 def check_worker(frames: list[bytes]) -> bool:
     """A worker takes orders; those that do not decode end its process with an error, the others are carried out."""
-    session = WorkerSession(Identity("w1", "cpu", 8, 1 << 20, "here", 7, {}))
+    session = WorkerSession(WorkerIdentity("w1", "cpu", 8, 1 << 20, "here", 7, {}))
     session.step(Started(), 0)
     session.step(Received(messages.Registered(1, 1_000, ())), 0)
     for now_ms, frame in enumerate(frames):
@@ -272,7 +272,7 @@ def check_worker(frames: list[bytes]) -> bool:
         except ProtocolError:
             return False
         for action in session.step(Received(message), now_ms * 700):
-            if isinstance(action, Run):
+            if isinstance(action, StartJob):
                 if isinstance(action.order, messages.Assign):
                     carry_out(action.order)
                 session.step(Finished(action.job, None), now_ms * 700)

@@ -18,7 +18,7 @@ from rota.broker import records
 from rota.common.work import Code, Done, Emit, Failed, Outcome, ReplyTo, TaskInput
 
 TASK_BYTES, FAILURE_FREE = 256, 288  # what a task counts beside its payload, and what of a failure is free
-UNPLACED = (records.Epoch, records.Completed, records.Mark, records.Diverged)
+UNPLACED = (records.Epoch, records.Completion, records.Mark, records.Diverged)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from rota import local
 from rota.cpu_worker.executor import WasmExecutor
 from rota.local import places
 
-Factory = Callable[..., local.Lane]
+Factory = Callable[..., local.LocalLane]
 
 FORGETFUL = """
 from rota import local
@@ -32,7 +32,7 @@ print(other.submit("counter/a", b"+").outcome().kind)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
-def test_ctrl_c_comes_between_two_turns(rota_lane: local.Lane, agents: Path, spin: bytes) -> None:
+def test_ctrl_c_comes_between_two_turns(rota_lane: local.LocalLane, agents: Path, spin: bytes) -> None:
     """Goal: after Ctrl-C the lane is as after any turn, and goes on. Method: 50 turns, a loop without end, 50 turns; a
     signal while it runs; then cancel the loop and run the rest.
     """
@@ -56,7 +56,7 @@ def test_ctrl_c_comes_between_two_turns(rota_lane: local.Lane, agents: Path, spi
     assert lane.state("counter/a") == (100).to_bytes(8, "little")
 
 
-def test_ctrl_c_twice_comes_at_once(rota_lane: local.Lane) -> None:
+def test_ctrl_c_twice_comes_at_once(rota_lane: local.LocalLane) -> None:
     """Goal: nobody has to wait for what hangs. Method: two signals inside an operation; then the lane says why it does
     nothing more.
     """
@@ -77,7 +77,7 @@ def test_ctrl_c_twice_comes_at_once(rota_lane: local.Lane) -> None:
     assert lane.retired == 0
 
 
-def _interrupt_at(lane: local.Lane, retired: int) -> None:
+def _interrupt_at(lane: local.LocalLane, retired: int) -> None:
     """Send the signal of Ctrl-C once so many tasks have retired and the next one runs."""
     pause = threading.Event()
     executor = lane._executors._made["cpu"].executor._runner
@@ -87,7 +87,7 @@ def _interrupt_at(lane: local.Lane, retired: int) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_an_exception_while_a_fold_runs_ends_it(rota_lane: local.Lane, spin: bytes) -> None:
+def test_an_exception_while_a_fold_runs_ends_it(rota_lane: local.LocalLane, spin: bytes) -> None:
     """Goal: a handler of somebody else, such as that of a test's timeout, does not leave a guest running. Method: a
     handler that raises; the loop ends at once, and the next task runs.
     """

@@ -17,7 +17,7 @@ from rota.common.digests import lane_seed
 from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.work import Code
 
-Factory = Callable[..., local.Lane]
+Factory = Callable[..., local.LocalLane]
 
 # Payload "!": recurse without end. Anything else comes back.
 RECURSE = """(module (memory (export "memory") 1)
@@ -32,7 +32,7 @@ def count(number: int) -> bytes:
     return number.to_bytes(8, "little")
 
 
-def test_a_step_is_one_turn(rota_lane: local.Lane, agents: Path) -> None:
+def test_a_step_is_one_turn(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: one sees all of a turn. Method: a relay that tells three children; the first two turns, field by field."""
     lane = rota_lane
     lane.deploy("relay", agents / "relay.wasm")
@@ -58,7 +58,7 @@ def test_a_step_is_one_turn(rota_lane: local.Lane, agents: Path) -> None:
     assert [turn.turn for turn in lane.turns] == [1, 2, 3, 4]
 
 
-def test_states_inside_a_fold_are_known(rota_lane: local.Lane, agents: Path) -> None:
+def test_states_inside_a_fold_are_known(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: fast runs hide nothing. Method: 300 messages in folds; each state before and after, and a failed turn's."""
     lane = rota_lane
     lane.deploy("counter", agents / "counter.wasm")
@@ -74,7 +74,7 @@ def test_states_inside_a_fold_are_known(rota_lane: local.Lane, agents: Path) -> 
     assert failed.state_before == failed.state == count(300)
 
 
-def test_results_are_those_of_the_client(rota_lane: local.Lane, agents: Path) -> None:
+def test_results_are_those_of_the_client(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: values go in and out as with the client. Method: bytes, a packed value and an array through the store."""
     lane = rota_lane
     lane.deploy("echo", agents / "echo_function.wasm", "function", reuse=True)
@@ -91,7 +91,7 @@ def test_results_are_those_of_the_client(rota_lane: local.Lane, agents: Path) ->
         lane.submit("sum", array, tensors=[small])
 
 
-def test_a_failure_tells_all(rota_lane: local.Lane, agents: Path) -> None:
+def test_a_failure_tells_all(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: what failed is understood from the error. Method: an agent that refuses; its result, outcome and retry."""
     lane = rota_lane
     lane.deploy("reminder", agents / "reminder.wasm")
@@ -108,7 +108,7 @@ def test_a_failure_tells_all(rota_lane: local.Lane, agents: Path) -> None:
     assert lane.drop_dead() == 1
 
 
-def test_timers_follow_the_lanes_clock(rota_lane: local.Lane, agents: Path) -> None:
+def test_timers_follow_the_lanes_clock(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: time is what the test says. Method: two timers; `advance` fires them at their time, `run_for` both."""
     lane = rota_lane
     lane.deploy("reminder", agents / "reminder.wasm")
@@ -130,7 +130,7 @@ def test_timers_follow_the_lanes_clock(rota_lane: local.Lane, agents: Path) -> N
         lane.advance(-1)
 
 
-def test_a_pause_a_cancel_and_a_window(rota_lane: local.Lane, agents: Path) -> None:
+def test_a_pause_a_cancel_and_a_window(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: the lane's controls work as in the broker. Method: pause, cancel one of five, a window of two, release."""
     lane = rota_lane
     lane.deploy("counter", agents / "counter.wasm")
@@ -148,7 +148,7 @@ def test_a_pause_a_cancel_and_a_window(rota_lane: local.Lane, agents: Path) -> N
     assert not batch[0].cancel()
 
 
-def test_a_cancelled_task_of_a_paused_lane_has_its_outcome(rota_lane: local.Lane, agents: Path) -> None:
+def test_a_cancelled_task_of_a_paused_lane_has_its_outcome(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: what is cancelled has an outcome, also where nothing is issued. Method: cancel in a paused lane, ask; the
     outcome is the same after the release.
     """
@@ -166,7 +166,7 @@ def test_a_cancelled_task_of_a_paused_lane_has_its_outcome(rota_lane: local.Lane
     assert waiting.outcome() == early
 
 
-def test_wrong_values_are_refused_by_name(rota_lane: local.Lane, agents: Path, tmp_path: Path) -> None:
+def test_wrong_values_are_refused_by_name(rota_lane: local.LocalLane, agents: Path, tmp_path: Path) -> None:
     """Goal: no error from inside reaches a caller. Method: every public method with values that it cannot take."""
     lane = rota_lane
     lane.deploy("counter", agents / "counter.wasm")
@@ -200,10 +200,10 @@ def test_wrong_values_are_refused_by_name(rota_lane: local.Lane, agents: Path, t
                 {"models": 5}, {"keep": 5}, {"history": "x"})  # fmt: skip
     for setting in settings:
         with pytest.raises(local.LocalError):
-            local.Lane(**setting)  # type: ignore[arg-type]
+            local.LocalLane(**setting)  # type: ignore[arg-type]
 
 
-def test_a_task_that_runs_too_long_gets_a_verdict(rota_lane: local.Lane, spin: bytes) -> None:
+def test_a_task_that_runs_too_long_gets_a_verdict(rota_lane: local.LocalLane, spin: bytes) -> None:
     """Goal: as in the broker, the wall clock ends what fuel does not. Method: a loop with fuel for days and 50 ms."""
     rota_lane.deploy("spin", spin, "function", fuel=1 << 60, timeout_ms=50)
     outcome = rota_lane.submit("spin").outcome()
@@ -211,7 +211,7 @@ def test_a_task_that_runs_too_long_gets_a_verdict(rota_lane: local.Lane, spin: b
 
 
 @pytest.mark.rota_lane(name="other", seed=7, window=3, now_ms=5_000, policy="recorded")
-def test_options_by_the_marker(rota_lane: local.Lane, agents: Path) -> None:
+def test_options_by_the_marker(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: options reach the lane. Method: all of them by the marker; the recorded policy runs to an end too."""
     lane = rota_lane
     assert (lane.name, lane.seed, lane.window, lane.now_ms) == ("other", (7).to_bytes(32, "big"), 3, 5_000)
@@ -299,7 +299,7 @@ def test_history_is_bounded(rota_lane_factory: Factory, agents: Path) -> None:
         batch[0].result()
 
 
-def test_tables_and_reprs_are_for_people(rota_lane: local.Lane, agents: Path) -> None:
+def test_tables_and_reprs_are_for_people(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: a lane reads well at a prompt and in a notebook. Method: look at a table as text and as HTML."""
     lane = rota_lane
     lane.deploy("echo", agents / "echo.wasm")
@@ -325,7 +325,7 @@ def test_tables_and_reprs_are_for_people(rota_lane: local.Lane, agents: Path) ->
     assert repr(lane.turns).startswith("(13 before)")
 
 
-def test_a_closed_lane_says_so(rota_lane: local.Lane, agents: Path) -> None:
+def test_a_closed_lane_says_so(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: what was computed stays readable, and nothing else is done. Method: close, look, submit."""
     rota_lane.deploy("echo", agents / "echo.wasm")
     rota_lane.deploy("counter", agents / "counter.wasm")
@@ -369,7 +369,7 @@ def test_lanes_work_in_any_thread(rota_lane_factory: Factory, agents: Path) -> N
     assert [shared.state(f"counter/{number}") for number in range(3)] == [count(20)] * 3
 
 
-def test_an_agent_asks_and_hears(rota_lane: local.Lane, agents: Path) -> None:
+def test_an_agent_asks_and_hears(rota_lane: local.LocalLane, agents: Path) -> None:
     """Goal: a conversation can be followed. Method: an asker and whom it asks; the chain of parents."""
     lane = rota_lane
     lane.deploy("asker", agents / "asker.wasm")

@@ -17,7 +17,7 @@ from rota.host.endpoints import RunFolder
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-Factory = Callable[..., local.Lane]
+Factory = Callable[..., local.LocalLane]
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ pytestmark = pytest.mark.processes
 
 TESTS = """
 import pytest
-from rota.local import Lane
+from rota.local import LocalLane
 
 @pytest.mark.rota_lane(window=8, name="small")
 def test_with_options(rota_lane):
     assert (rota_lane.window, rota_lane.name) == (8, "small")
 
-def test_fails(rota_lane: Lane, rota_lane_factory):
+def test_fails(rota_lane: LocalLane, rota_lane_factory):
     other = rota_lane_factory("other")
     rota_lane.deploy("counter", {counter!r})
     rota_lane.submit_many("counter/a", [b"+"] * 3)
@@ -90,6 +90,6 @@ def test_every_public_name_is_there() -> None:
     """Goal: no name of `rota.local` fails at its first use. Method: load each."""
     from rota import local
 
-    assert len({getattr(local, name) for name in local.__all__}) == len(local.__all__) - 1  # open_lane is Lane
+    assert len({getattr(local, name) for name in local.__all__}) == len(local.__all__) - 1  # open_lane is LocalLane
     with pytest.raises(AttributeError):
         local.nothing  # noqa: B018

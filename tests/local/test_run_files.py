@@ -20,10 +20,10 @@ from rota.common.limits import INLINE_BYTES_MAX
 from rota.host.endpoints import RunFolder
 from rota.tensors.store import TensorStore
 
-Factory = Callable[..., local.Lane]
+Factory = Callable[..., local.LocalLane]
 
 
-def work(lane: local.Lane, agents: Path) -> None:
+def work(lane: local.LocalLane, agents: Path) -> None:
     lane.deploy("relay", agents / "relay.wasm")
     lane.deploy("reminder", agents / "reminder.wasm")
     lane.deploy("sum", agents / "tensor_sum.wasm", fuel=10**10)

@@ -18,7 +18,7 @@ from rota.common.digests import digest, lane_seed
 from rota.common.messages import Assign, Completed, TaskRun
 from rota.common.work import Code, Fold, Limits
 from rota.engine.executors import Executors, Folders
-from rota.local import Lane
+from rota.local import LocalLane
 from rota.local.places import artefacts_folder
 
 LANE = "experiment"
@@ -130,7 +130,7 @@ class ByBroker:
 class InOneProcess:
     """The same inputs through rota.local."""
 
-    def __init__(self, lane: Lane, agents: Path) -> None:
+    def __init__(self, lane: LocalLane, agents: Path) -> None:
         self.lane = lane
         self.submit = lambda priority, target, payloads: lane.submit_many(target, payloads, priority=priority)
         self.cancel, self.retry, self.release, self.pause = lane.cancel, lane.retry, lane.release, lane.pause
@@ -169,7 +169,7 @@ def play(side: Any) -> tuple[int, bytes, dict[int, Any]]:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_digest_and_outcomes_are_the_brokers(
-    rota_lane_factory: Callable[..., Lane], executors: Executors, agents: Path, workers: int
+    rota_lane_factory: Callable[..., LocalLane], executors: Executors, agents: Path, workers: int
 ) -> None:
     """Goal: what passes here passes there. Method: emits, asks, replies, failures, timers, functions, priorities, a
     cancel, a retry and two windows, through the core with one and three workers and through a lane; all is equal.
@@ -185,7 +185,7 @@ def test_digest_and_outcomes_are_the_brokers(
     assert here[0] > 100
 
 
-def test_a_step_at_a_time_is_the_same(rota_lane_factory: Callable[..., Lane], agents: Path) -> None:
+def test_a_step_at_a_time_is_the_same(rota_lane_factory: Callable[..., LocalLane], agents: Path) -> None:
     """Goal: how one runs it cannot be seen. Method: the same inputs by `run`, by `step` and in rows of seven."""
     ends = []
     for how in (None, 1, 7):
@@ -236,7 +236,7 @@ def play_at_random(side: Any, seed: int) -> tuple[Any, list[Any]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_any_inputs_come_to_the_same(
-    rota_lane_factory: Callable[..., Lane], executors: Executors, agents: Path, seed: int
+    rota_lane_factory: Callable[..., LocalLane], executors: Executors, agents: Path, seed: int
 ) -> None:
     """Goal: equality is no matter of one list of inputs. Method: forty inputs at random, in any order; all is equal."""
     lane = rota_lane_factory(LANE, window=WINDOW, paused=True, now_ms=NOW_MS)

@@ -26,8 +26,8 @@ from rota.client import (
     Expired,
     Missed,
     NumberReused,
-    Run,
     TaskFailed,
+    TaskRow,
     UnknownLane,
     UnknownTask,
 )
@@ -77,7 +77,7 @@ def test_tasks_there_and_back(rota_up: Start, run_dir: Path) -> None:
         assert batch[-1].result(30).payload == b"999"  # once more, from what the broker keeps
         assert sorted(result.seq for result in client.as_completed(batch[:50])) == batch.seqs[:50]
 
-        runs = [Run(("counter/a", "counter/b"), (b"1", b"2"), priority=3), Run("counter/a", (b"3",))]
+        runs = [TaskRow(("counter/a", "counter/b"), (b"1", b"2"), priority=3), TaskRow("counter/a", (b"3",))]
         mixed = client.submit_runs(runs)
         assert [result.ok for result in mixed.outcomes(30)] == [True, True, True]
         assert mixed.seqs == list(range(mixed.seqs[0], mixed.seqs[0] + 3))

@@ -19,7 +19,7 @@ from rota.common.work import FUNCTION
 from rota.gpu_worker.repository import Repository
 from rota.host.endpoints import RunFolder
 from rota.proof.verification import Proof, lane_of, prove
-from rota.proof.verify import LaneReport, Options
+from rota.proof.verify import LaneReport, VerifyOptions
 from rota.runs.open import open_run
 
 onnx = pytest.importorskip("onnx")
@@ -45,13 +45,13 @@ def test_a_run_with_everything_verifies_everywhere(rota_up: Callable[..., Any], 
         for lane in LANES:
             _work(client, lane)
         digests = {lane: client.digest(lane) for lane in LANES}
-    beside = _prove(run_dir, (0,), Options())
+    beside = _prove(run_dir, (0,), VerifyOptions())
     up.close()
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("models", "sockets", "s", "*.sock"))
-    elsewhere = _prove(copy / "run.rota", (0, 2), Options())
-    wild = _prove(copy, (2,), Options(), kill_seed=3)
-    live = _prove(run_dir, (1,), Options("main", live_models=True))
+    elsewhere = _prove(copy / "run.rota", (0, 2), VerifyOptions())
+    wild = _prove(copy, (2,), VerifyOptions(), kill_seed=3)
+    live = _prove(run_dir, (1,), VerifyOptions("main", live_models=True))
 
     for proof in (beside, elsewhere, wild):
         assert proof.verdict == "equal", proof.divergences
@@ -75,13 +75,13 @@ def test_a_run_with_everything_verifies_everywhere(rota_up: Callable[..., Any], 
 
 def _check_parts(copy: Path, whole: LaneReport) -> None:
     """A part of a lane comes to the same digests; what was not asked for is believed or not looked at."""
-    end = _prove(copy, (0,), Options("main", first_turn=50))
+    end = _prove(copy, (0,), VerifyOptions("main", first_turn=50))
     (lane,) = end.last.lanes
     assert end.verdict == "equal"
     assert (lane.retired, lane.digest) == (whole.retired, whole.digest)
     assert lane.compared + lane.counts.believed == whole.retired
     assert 0 < lane.counts.executed < whole.counts.executed
-    begin = _prove(copy, (0,), Options("main", last_turn=50))
+    begin = _prove(copy, (0,), VerifyOptions("main", last_turn=50))
     assert begin.verdict == "equal"
     assert 0 < begin.last.lanes[0].retired < whole.retired
 
@@ -95,7 +95,7 @@ def _no_lane_is_meant(run: Path) -> None:
         lane_of(source)
 
 
-def _prove(run: Path, workers: tuple[int, ...], options: Options, kill_seed: int | None = None) -> Proof:
+def _prove(run: Path, workers: tuple[int, ...], options: VerifyOptions, kill_seed: int | None = None) -> Proof:
     with open_run(run) as source:
         return prove(source, workers, options, kill_seed=kill_seed)
 

@@ -33,7 +33,7 @@ from rota.proof.continuation import Change
 from rota.proof.fork import fork
 from rota.proof.seek import lane_at
 from rota.proof.upgrade import check_upgrade
-from rota.proof.verify import Options, verify
+from rota.proof.verify import VerifyOptions, verify
 from rota.runs.open import RunSource, open_run
 from rota.runs.walk import Walk
 
@@ -153,7 +153,7 @@ def test_a_fork_is_a_run_that_verifies(source: RunSource, tmp_path: Path) -> Non
         assert fork_order[:11] == order_of(source)[:11], "the prefix is shared by digest"
         assert (len(fork_order), fork_order[-1][1]) == (came.retired, came.digest)
         with Executors(made.folders(), device="cpu") as executors:
-            assert verify(made, executors, Options()).equal
+            assert verify(made, executors, VerifyOptions()).equal
 
 
 def test_a_fork_says_where_it_comes_from(source: RunSource, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_another_seed_from_a_turn_on(source: RunSource, tmp_path: Path) -> None:
     with open_run(tmp_path / "fork") as made:
         assert input_numbers(made, "SeedSet")
         with Executors(made.folders(), device="cpu") as executors:
-            assert verify(made, executors, Options()).equal
+            assert verify(made, executors, VerifyOptions()).equal
 
 
 def test_a_deploy_takes_effect_from_its_turn_on(source: RunSource, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_recorded_lane_goes_on_in_its_order(tmp_path: Path) -> None:
     with open_run(run) as source, Executors(source.folders(), device="cpu") as executors:
         order = order_of(source)
         assert [turn for turn, _ in order] == [4, 3, 2, 1]
-        assert verify(source, executors, Options()).equal
+        assert verify(source, executors, VerifyOptions()).equal
         for turn in (0, 4, 3, 2, 1):
             came = follow_change(source, ChangePlan("main", turn, Change()), executors)
             assert (came.same, came.digest) == (True, order[-1][1]), turn
@@ -299,7 +299,7 @@ def test_a_cut_run_goes_on_from_its_snapshot(run: Path, source: RunSource, tmp_p
             with open_run(copy) as cut:
                 kept = order_of(cut)
                 assert kept == order[len(order) - len(kept) :]
-                report = verify(cut, executors, Options())
+                report = verify(cut, executors, VerifyOptions())
                 assert report.equal, number
                 assert [lane.digest for lane in report.lanes] == [order[-1][1]] * len(report.lanes)
                 came = follow_change(cut, ChangePlan("main", 0, Change()), executors)
@@ -311,7 +311,7 @@ def test_a_cut_run_goes_on_from_its_snapshot(run: Path, source: RunSource, tmp_p
                     assert came.shared_digest == digest_there or came.position == len(order) - len(kept) // 2 + 1
                     with open_run(tmp_path / f"fork-{number}") as made:
                         assert order_of(made)[-1] == order[-1]
-                        assert verify(made, executors, Options()).equal
+                        assert verify(made, executors, VerifyOptions()).equal
 
 
 # --- upgrade proof ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from divergence_kit import (
 from rota.broker import records
 from rota.common.work import Emit
 from rota.proof.divergence_text import lines
-from rota.proof.verify import Options
+from rota.proof.verify import VerifyOptions
 
 Forgery = Callable[[list[Any]], list[Any]]
 Run = Callable[[Bench], None]
@@ -74,7 +74,7 @@ def test_a_run_whose_first_records_were_cut(bench: Bench) -> None:
     second turn, change the fourth; then damage the first record that is kept.
     """
     counting(bench)
-    number = number_of([records.decode(body) for body in bench.broker.journal], records.Completed, 1) + 1
+    number = number_of([records.decode(body) for body in bench.broker.journal], records.Completion, 1) + 1
     bench.save(cut_after=number)
     assert bench.verify().equal
     bench.forge(with_outcome(4, result=b"7"))
@@ -111,7 +111,7 @@ def test_a_state_that_does_not_have_its_digest(bench: Bench) -> None:
     def change(record: Any) -> Any:
         return record._replace(folds=(record.folds[0]._replace(state=b"\x09" + bytes(7)),))
 
-    found = judged(bench, counting, with_record(records.Completed, 1, change))
+    found = judged(bench, counting, with_record(records.Completion, 1, change))
     assert told(found) == ("main", 2, "corrupt record")
     assert found.differs == ("state",)
     assert found.bytes_differ[0].at == 0
@@ -125,7 +125,7 @@ def test_a_flipped_byte_in_a_record(bench: Bench) -> None:
     """
     counting(bench)
     bench.save()
-    number = number_of(bench.records(), records.Completed, 3) + 1
+    number = number_of(bench.records(), records.Completion, 3) + 1
     bench.flip(number, b"counter/a", b"counter/b")
     report, (found,) = bench.judge()
     assert report.damage is not None
@@ -144,7 +144,7 @@ def test_a_flipped_byte_that_leaves_less_to_read(bench: Bench, find: bytes, put:
     """Goal: a body that is none, or that speaks of a lane that is not there. Method: its kind; the lane's name."""
     counting(bench)
     bench.save()
-    number = number_of(bench.records(), records.Completed, 1) + 1
+    number = number_of(bench.records(), records.Completion, 1) + 1
     bench.flip(number, find, put)
     _, (found,) = bench.judge()
     assert told(found) == ("main", 2, "corrupt record")
@@ -160,7 +160,7 @@ def test_a_record_taken_out_of_the_chain(bench: Bench, place: int) -> None:
     """
     counting(bench)
     bench.save()
-    number = number_of(bench.records(), records.Completed, place) + 1
+    number = number_of(bench.records(), records.Completion, place) + 1
     bench.remove(number)
     _, (found,) = bench.judge()
     assert told(found) == ("main", 5 if place < 0 else 2, "corrupt record")
@@ -173,7 +173,7 @@ def test_the_same_byte_with_the_chain_made_anew(bench: Bench) -> None:
         bench,
         counting,
         with_record(
-            records.Completed, 3, lambda one: one._replace(folds=(one.folds[0]._replace(address="counter/b"),))
+            records.Completion, 3, lambda one: one._replace(folds=(one.folds[0]._replace(address="counter/b"),))
         ),
     )
     assert found.turn == 4
@@ -204,8 +204,8 @@ def test_a_removed_record(bench: Bench) -> None:
     """Goal: a record that is missing is found, with and without the chain. Method: remove the third completion."""
     counting(bench)
     bench.save()
-    number = number_of(bench.records(), records.Completed, 2) + 1
-    bench.forge(with_record(records.Completed, 2, lambda _: None))
+    number = number_of(bench.records(), records.Completion, 2) + 1
+    bench.forge(with_record(records.Completion, 2, lambda _: None))
     report, (found,) = bench.judge()
     assert report.damage is not None
     assert told(found) == ("main", 3, "corrupt record")
@@ -218,7 +218,7 @@ def test_a_verdict_that_was_never_passed(bench: Bench) -> None:
     """
 
     def forgery(found: list[Any]) -> list[Any]:
-        index = number_of(found, records.Completed, 1)
+        index = number_of(found, records.Completion, 1)
         verdict = records.Verdict("main", 1, found[index].now_ms, 2, "timeout", "it ran longer than 10000 ms")
         return [*found[:index], verdict, *found[index + 1 :]]
 
@@ -234,7 +234,7 @@ def test_a_verdict_that_no_broker_passes(bench: Bench) -> None:
     """Goal: a verdict with the word of an agent is found in itself. Method: a verdict that says `error`."""
 
     def forgery(found: list[Any]) -> list[Any]:
-        index = number_of(found, records.Completed, -1)
+        index = number_of(found, records.Completion, -1)
         verdict = records.Verdict("main", 4, found[index].now_ms, 5, "error", "no")
         return [*found[:index], verdict, *found[index + 1 :]]
 
@@ -345,6 +345,6 @@ def test_what_the_report_holds(bench: Bench) -> None:
 def test_the_command_shows_the_turn_again(bench: Bench) -> None:
     """Goal: what the report says to run gives the same report. Method: verify only that turn."""
     found = judged(bench, counting, with_outcome(4, result=b"7"))
-    report, again = bench.judge(Options("main", 4, 4))
+    report, again = bench.judge(VerifyOptions("main", 4, 4))
     assert not report.equal
     assert [told(one) for one in again] == [told(found)]

@@ -171,7 +171,7 @@ def test_two_outcomes_of_one_agent_exchanged(bench: Bench) -> None:
     """Goal: outcomes that belong to each other's turns. Method: exchange those of turns 2 and 4, states and all."""
 
     def forgery(found: list[Any]) -> list[Any]:
-        first, second = number_of(found, records.Completed, 1), number_of(found, records.Completed, 3)
+        first, second = number_of(found, records.Completion, 1), number_of(found, records.Completion, 3)
         a, b = found[first].folds[0], found[second].folds[0]
         changed = list(found)
         changed[first] = found[first]._replace(folds=(b._replace(turns=a.turns),))
@@ -189,7 +189,7 @@ def test_two_completions_in_a_recorded_lane(bench: Bench) -> None:
     """
     racing(bench)
     bench.save()
-    bench.forge(exchanged(records.Completed, 0, 1))
+    bench.forge(exchanged(records.Completion, 0, 1))
     report, found = bench.judge()
     assert not report.equal
     assert [told(one)[2] for one in found] == ["order"], [(one.lane, one.turn, one.cause, one.why) for one in found]
@@ -210,7 +210,7 @@ def test_two_completions_that_only_a_mark_tells_apart(bench: Bench) -> None:
     bench.broker.run()
     bench.mark("race")
     bench.save()
-    bench.forge(exchanged(records.Completed, 1, 2))
+    bench.forge(exchanged(records.Completion, 1, 2))
     report, (found,) = bench.judge()
     assert report.damage is not None
     assert told(found) == ("race", 2, "order")
@@ -224,6 +224,6 @@ def test_two_completions_of_one_agent_in_a_recorded_lane(bench: Bench) -> None:
     for _ in range(3):
         bench.submit("counter/a", b"add", lane="race")
     bench.save()
-    bench.forge(exchanged(records.Completed, 1, 2))
+    bench.forge(exchanged(records.Completion, 1, 2))
     _, (found,) = bench.judge()
     assert told(found) == ("race", 2, "order")

@@ -16,10 +16,10 @@ from rota.broker import records
 from rota.common.model_call import Tensor, encode_call
 from rota.common.work import MODEL, Code
 from rota.gpu_worker.repository import Repository
-from rota.proof.verify import Options
+from rota.proof.verify import VerifyOptions
 from rota.runs.open import CACHE_VARIABLE
 
-LIVE = Options(live_models=True)
+LIVE = VerifyOptions(live_models=True)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_results_are_read_back_or_computed_again(bench: Bench) -> None:
 
 def test_a_result_of_another_device(bench: Bench) -> None:
     """Goal: the device is named. Method: another result, from another provider with another fingerprint."""
-    bench.forge(with_record(records.Completed, 1, elsewhere))
+    bench.forge(with_record(records.Completion, 1, elsewhere))
     bench.forge(with_outcome(2, result=result(2.0000002)))
     assert bench.verify().equal
     _, (found,) = bench.judge(LIVE)
@@ -97,7 +97,7 @@ def test_a_result_of_another_device(bench: Bench) -> None:
 
 def test_a_result_of_another_runtime(bench: Bench) -> None:
     """Goal: another ONNX Runtime is named before the device. Method: its version in the worker's fingerprint."""
-    bench.forge(with_record(records.Completed, 1, elsewhere))
+    bench.forge(with_record(records.Completion, 1, elsewhere))
     bench.forge(with_outcome(2, result=result(2.0000002)))
     bench.forge(with_record(records.Fingerprint, 0, facts(runtime="0.1.0")))
     _, (found,) = bench.judge(LIVE)

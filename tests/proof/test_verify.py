@@ -22,7 +22,7 @@ from rota.proof.continuation import Change
 from rota.proof.fork import fork
 from rota.proof.model_answers import Remembered
 from rota.proof.upgrade import check_upgrade
-from rota.proof.verify import Options, verify
+from rota.proof.verify import VerifyOptions, verify
 from rota.runs.open import open_run
 
 
@@ -70,7 +70,7 @@ def test_the_fork_of_a_second_lane_verifies(bench: Bench, tmp_path: Path) -> Non
         with open_run(bench.path) as source:
             assert fork(source, ChangePlan("two", turn, Change()), [], folder, "nothing", device="cpu").same
         with open_run(folder) as source, Executors(source.folders(), device="cpu") as runner:
-            report = verify(source, runner, Options())
+            report = verify(source, runner, VerifyOptions())
         assert report.equal, [lane.fault for lane in report.lanes]
         assert [lane.compared for lane in report.lanes] == [5]
 
@@ -100,7 +100,7 @@ def test_a_last_turn_in_a_lane_without_kept_records_is_refused(bench: Bench) -> 
     assert report.equal
     assert {lane.lane: (lane.retired > 0, lane.compared) for lane in report.lanes}["two"] == (True, 0), "it is named"
     with pytest.raises(UnknownTask, match="turn 77 of lane 'two' is not among the 0 turns"):
-        bench.verify(Options("two", None, 77))
+        bench.verify(VerifyOptions("two", None, 77))
 
 
 def test_code_that_was_bound_before_the_cut_can_be_upgraded(bench: Bench) -> None:

@@ -64,7 +64,7 @@ def test_a_record_in_the_wrong_place_finds_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "change"), [
-    (records.Completed, lambda one: one._replace(fingerprint=9)),
+    (records.Completion, lambda one: one._replace(fingerprint=9)),
     (records.Submitted, lambda one: one._replace(first_seq=900)),
 ])  # fmt: skip
 def test_a_record_that_fits_nowhere_is_corrupt(kind: type, change: Callable[[Any], Any], tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_another_result_of_the_same(compared: Callable[..., Diff]) -> None:
     honest = records_of(counting())
     changed = []
     for record in honest:
-        if isinstance(record, records.Completed) and record.folds[0].turns == (9,):
+        if isinstance(record, records.Completion) and record.folds[0].turns == (9,):
             (fold,) = record.folds
             (outcome,) = fold.outcomes
             assert isinstance(outcome, Done)
@@ -203,7 +203,7 @@ def test_another_worker(compared: Callable[..., Diff]) -> None:
     for record in honest:
         if isinstance(record, records.Fingerprint):
             record = record._replace(facts=(("engine", "newer"),))
-        if isinstance(record, records.Completed) and record.folds[0].turns == (1,):
+        if isinstance(record, records.Completion) and record.folds[0].turns == (1,):
             (fold,) = record.folds
             outcome = fold.outcomes[0]
             assert isinstance(outcome, Done)
@@ -268,7 +268,7 @@ def test_runs_whose_first_records_were_cut(tmp_path: Path) -> None:
     and behind the place where they differ; cut both.
     """
     whole, changed = records_of(counting()), records_of(counting(change={5: CHANGED}))
-    retired = [sum(len(fold.turns) for record in whole[:place] if isinstance(record, records.Completed)
+    retired = [sum(len(fold.turns) for record in whole[:place] if isinstance(record, records.Completion)
                    for fold in record.folds) for place in range(len(whole))]  # fmt: skip
     cases = (
         (0, retired.index(4), 10),

@@ -45,7 +45,7 @@ SAID: list[tuple[Any, str]] = [
     (records.DeadDropped(*AT, WHO, ()), "dead tasks forgotten: all, by alice #7"),
     (records.DeadDropped(*AT, WHO, (1, 2, 3, 5, 7, 9)), "dead tasks forgotten: 1-3, 5, 7 and 1 more, by alice #7"),
     (
-        records.Completed("main", 1, "w1", 1_500, 2, (FOLD,)),
+        records.Completion("main", 1, "w1", 1_500, 2, (FOLD,)),
         "1 ok, 1 trap of counter/a; by w1 in 1.5 ms, fingerprint 2",
     ),
     (records.Mark("main", 4_096, D), f"4096 retired, digest {D.hex()[:12]}, met"),

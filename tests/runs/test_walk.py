@@ -75,7 +75,7 @@ def test_a_completion_says_what_its_folds_found() -> None:
     states: dict[str, FoundState] = {}
     completions = 0
     for step in steps_of(MemoryRun(lanes_in_turn(1))):
-        if not isinstance(step.record, records.Completed):
+        if not isinstance(step.record, records.Completion):
             assert step.found == ()
             continue
         for fold, found in zip(step.record.folds, step.found, strict=True):
@@ -97,7 +97,7 @@ def test_two_folds_of_an_agent_in_one_record_follow_each_other() -> None:
         outcome = Done(None, digest(state), (), (), 1, ())
         folds.append(records.CompletedFold.of("counter/a", (turn,), (outcome,), state, None))
     before = records_of(broker)
-    written = [records.Fingerprint(1, "cpu", ()), records.Completed("main", 1, "w1", 1, 1, tuple(folds))]
+    written = [records.Fingerprint(1, "cpu", ()), records.Completion("main", 1, "w1", 1, 1, tuple(folds))]
     walk = Walk(MemoryRun(Broker()))
     *_, last = walk.steps(enumerate([*before, *written], 1))
     assert last.found == (FoundState(None, None), FoundState(b"1", digest(b"1")))

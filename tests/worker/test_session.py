@@ -31,21 +31,21 @@ from rota.worker.session import (
     DrainAsked,
     Drop,
     Finished,
-    Identity,
     Leave,
     Overran,
-    Phase,
     Prepares,
     Received,
-    Run,
-    Send,
+    SendMessage,
+    SessionPhase,
     Started,
+    StartJob,
     StopAsked,
     Ticked,
+    WorkerIdentity,
     WorkerSession,
 )
 
-IDENTITY = Identity("cpu-1", "cpu", 8, 1 << 20, "here", 7, {"engine": "1"})
+IDENTITY = WorkerIdentity("cpu-1", "cpu", 8, 1 << 20, "here", 7, {"engine": "1"})
 CODE = Code(bytes(32), AGENT)
 SILENCE_MS = 3 * HEARTBEAT_MS
 
@@ -58,8 +58,8 @@ def completed(number: int) -> Completed:
     return Completed("cpu-1", number, (FoldResult.of((), None),), 5)
 
 
-def register(boot: int, *holds: int) -> Send:
-    return Send(Register(*IDENTITY, boot=boot, holds=holds))
+def register(boot: int, *holds: int) -> SendMessage:
+    return SendMessage(Register(*IDENTITY, boot=boot, holds=holds))
 
 
 def started() -> WorkerSession:
@@ -79,10 +79,10 @@ def test_work_is_run_and_reported() -> None:
     session = serving()
     prepare = Prepare(9, "a/b", CODE)
     prepared = Prepared("cpu-1", 9, True, {}, "")
-    assert session.step(Received(assign(5)), 1) == [Run(1, assign(5))]
-    assert session.step(Received(prepare), 1) == [Run(2, prepare)]
-    assert session.step(Finished(1, completed(5)), 2) == [Send(completed(5))]
-    assert session.step(Finished(2, prepared), 3) == [Send(prepared)]
+    assert session.step(Received(assign(5)), 1) == [StartJob(1, assign(5))]
+    assert session.step(Received(prepare), 1) == [StartJob(2, prepare)]
+    assert session.step(Finished(1, completed(5)), 2) == [SendMessage(completed(5))]
+    assert session.step(Finished(2, prepared), 3) == [SendMessage(prepared)]
 
 
 def test_heartbeats_go_out_on_time() -> None:
@@ -91,7 +91,7 @@ def test_heartbeats_go_out_on_time() -> None:
     session.step(Received(Registered(1, 100, ())), 0)
     assert session.next_tick_ms() == 100
     assert session.step(Ticked(), 99) == []
-    assert session.step(Ticked(), 100) == [Send(Heartbeat("cpu-1", 1))]
+    assert session.step(Ticked(), 100) == [SendMessage(Heartbeat("cpu-1", 1))]
     assert session.step(Received(HeartbeatAck(1, known=True)), 101) == []
     assert session.next_tick_ms() == 200
 
@@ -104,8 +104,8 @@ def test_silent_broker_means_a_new_connection_that_names_what_is_held() -> None:
     assert session.step(Ticked(), 10 + SILENCE_MS) == [Connect(), register(1, 5, 6)]
     assert session.step(Finished(1, completed(5)), 10 + SILENCE_MS) == []
     actions = session.step(Received(Registered(1, HEARTBEAT_MS, ())), 11 + SILENCE_MS)
-    assert actions == [Announce(1, again=True), Send(completed(5))]
-    assert session.step(Finished(2, completed(6)), 12 + SILENCE_MS) == [Send(completed(6))]
+    assert actions == [Announce(1, again=True), SendMessage(completed(5))]
+    assert session.step(Finished(2, completed(6)), 12 + SILENCE_MS) == [SendMessage(completed(6))]
 
 
 def test_unanswered_registration_is_repeated_on_a_new_connection() -> None:
@@ -146,7 +146,7 @@ def test_unknown_to_the_same_boot_registers_again_and_keeps_its_work() -> None:
     actions = session.step(Received(Registered(1, HEARTBEAT_MS, (5,))), 21)
     assert actions == [Announce(1, again=True), Drop(1)]
     assert session.step(Finished(1, None), 22) == []
-    assert session.step(Finished(2, completed(6)), 23) == [Send(completed(6))]
+    assert session.step(Finished(2, completed(6)), 23) == [SendMessage(completed(6))]
 
 
 def test_orders_that_the_broker_sent_before_it_forgot_us_are_ignored() -> None:
@@ -164,7 +164,7 @@ def test_revoked_work_is_dropped_and_what_is_done_of_it_told() -> None:
     session.step(Received(assign(6)), 10)
     assert session.step(Received(Revoke(6)), 20) == [Drop(2)]
     assert session.step(Received(Revoke(5)), 20) == [Drop(1)]
-    assert session.step(Finished(1, completed(5)), 21) == [Send(completed(5))]
+    assert session.step(Finished(1, completed(5)), 21) == [SendMessage(completed(5))]
     assert session.step(Finished(2, None), 21) == []
     assert session.step(Received(Revoke(5)), 22) == []
 
@@ -184,18 +184,18 @@ def test_drain_finishes_what_is_held_and_leaves() -> None:
     """Goal: a drained worker loses nothing. Method: one job held, one that crossed the farewell on its way."""
     session = serving()
     session.step(Received(assign(5)), 10)
-    assert session.step(DrainAsked(), 20) == [Send(Goodbye("cpu-1", draining=True))]
-    assert session.step(Received(assign(6)), 21) == [Run(2, assign(6))]
-    assert session.step(Finished(1, completed(5)), 30) == [Send(completed(5))]
+    assert session.step(DrainAsked(), 20) == [SendMessage(Goodbye("cpu-1", draining=True))]
+    assert session.step(Received(assign(6)), 21) == [StartJob(2, assign(6))]
+    assert session.step(Finished(1, completed(5)), 30) == [SendMessage(completed(5))]
     last = session.step(Finished(2, completed(6)), 40)
-    assert last == [Send(completed(6)), Send(Goodbye("cpu-1", draining=False)), Leave("drained")]
-    assert session.phase is Phase.LEFT
+    assert last == [SendMessage(completed(6)), SendMessage(Goodbye("cpu-1", draining=False)), Leave("drained")]
+    assert session.phase is SessionPhase.LEFT
     assert session.step(Ticked(), 10**9) == []
 
 
 def test_drain_with_nothing_held_leaves_at_once() -> None:
     """Goal: an idle worker does not wait. Method: drain while serving, and before any broker was there."""
-    goodbyes = [Send(Goodbye("cpu-1", draining=True)), Send(Goodbye("cpu-1", draining=False))]
+    goodbyes = [SendMessage(Goodbye("cpu-1", draining=True)), SendMessage(Goodbye("cpu-1", draining=False))]
     assert serving().step(DrainAsked(), 5) == [*goodbyes, Leave("drained")]
     assert started().step(DrainAsked(), 5) == [Leave("drained")]
 
@@ -207,7 +207,7 @@ def test_drain_is_said_again_to_a_broker_that_forgot_it() -> None:
     session.step(DrainAsked(), 20)
     session.step(Received(HeartbeatAck(1, known=False)), 30)
     actions = session.step(Received(Registered(1, HEARTBEAT_MS, ())), 31)
-    assert actions == [Announce(1, again=True), Send(Goodbye("cpu-1", draining=True))]
+    assert actions == [Announce(1, again=True), SendMessage(Goodbye("cpu-1", draining=True))]
 
 
 def test_drain_without_a_broker_does_not_wait_for_one_forever() -> None:
@@ -218,7 +218,7 @@ def test_drain_without_a_broker_does_not_wait_for_one_forever() -> None:
     assert session.step(Ticked(), SILENCE_MS) == [Connect(), register(1, 5)]
     assert session.step(Finished(1, completed(5)), SILENCE_MS + 1) == []
     actions = session.step(Ticked(), 2 * SILENCE_MS)
-    assert actions == [Send(Goodbye("cpu-1", draining=False)), Leave("drained")]
+    assert actions == [SendMessage(Goodbye("cpu-1", draining=False)), Leave("drained")]
 
 
 def test_stop_drops_everything_and_leaves() -> None:
@@ -226,7 +226,7 @@ def test_stop_drops_everything_and_leaves() -> None:
     session = serving()
     session.step(Received(assign(5)), 10)
     actions = session.step(StopAsked(), 20)
-    assert actions == [Drop(1), Send(Goodbye("cpu-1", draining=False)), Leave("stopped")]
+    assert actions == [Drop(1), SendMessage(Goodbye("cpu-1", draining=False)), Leave("stopped")]
 
 
 def test_refusal_ends_the_conversation() -> None:
@@ -238,8 +238,8 @@ def test_refusal_ends_the_conversation() -> None:
 # --- what holds a worker up ---------------------------------------------------------------------------
 
 
-def beat(stuck: tuple[int, ...] = (), *preparing: Preparation) -> Send:
-    return Send(Heartbeat("cpu-1", 1, stuck, preparing))
+def beat(stuck: tuple[int, ...] = (), *preparing: Preparation) -> SendMessage:
+    return SendMessage(Heartbeat("cpu-1", 1, stuck, preparing))
 
 
 def test_a_job_that_does_not_stop_is_said_and_answered_at_once() -> None:
@@ -248,7 +248,7 @@ def test_a_job_that_does_not_stop_is_said_and_answered_at_once() -> None:
     """
     session = serving()
     session.step(Received(assign(5)), 10)
-    assert session.step(Overran(1, completed(5)), 20) == [beat((5,)), Send(completed(5))]
+    assert session.step(Overran(1, completed(5)), 20) == [beat((5,)), SendMessage(completed(5))]
     assert session.step(Overran(1, completed(5)), 30) == [beat((5,))], "it is answered once"
     assert session.step(Ticked(), 30 + HEARTBEAT_MS) == [beat((5,))]
     assert session.step(Finished(1, completed(5)), 2_000) == [beat()]
@@ -270,7 +270,7 @@ def test_a_job_that_nobody_wants_and_that_does_not_stop_is_said() -> None:
     session.step(Received(assign(5)), 10)
     assert session.step(Received(Revoke(5)), 20) == [Drop(1)]
     assert session.step(Overran(1, None), 600) == [beat((5,))]
-    assert session.step(Finished(1, completed(5)), 900) == [beat(), Send(completed(5))]
+    assert session.step(Finished(1, completed(5)), 900) == [beat(), SendMessage(completed(5))]
 
 
 def test_a_worker_that_stays_stuck_goes() -> None:
@@ -281,7 +281,7 @@ def test_a_worker_that_stays_stuck_goes() -> None:
     session.step(Received(assign(5)), 0)
     session.step(Overran(1, completed(5)), 0)
     now_ms = 0
-    while session.phase is Phase.SERVING:
+    while session.phase is SessionPhase.SERVING:
         assert session.next_tick_ms() > now_ms
         now_ms = session.next_tick_ms()
         session.step(Received(HeartbeatAck(1, known=True)), now_ms)
@@ -290,7 +290,7 @@ def test_a_worker_that_stays_stuck_goes() -> None:
     assert isinstance(actions[-1], Leave)
     assert actions[-1].why == "stuck"
     left = serving().step(Received(Refused(0, "stuck", "too slow", {})), 5)
-    assert left == [Send(Goodbye("cpu-1", draining=False)), Leave("stuck", "too slow (code stuck)")]
+    assert left == [SendMessage(Goodbye("cpu-1", draining=False)), Leave("stuck", "too slow (code stuck)")]
 
 
 def test_a_drained_worker_does_not_wait_for_what_it_has_answered() -> None:
@@ -337,7 +337,7 @@ class Conversation(RuleBasedStateMachine):
         actions = self.session.step(event, self.now_ms)  # type: ignore[arg-type]
         for action in actions:
             match action:
-                case Run(job, order):
+                case StartJob(job, order):
                     assert isinstance(order, Assign)
                     self.executing[job] = order
                 case Drop(job):
@@ -346,11 +346,11 @@ class Conversation(RuleBasedStateMachine):
                     self.left_stuck = why == "stuck"
                 case Connect():
                     self.registered = False
-                case Send(Register(boot=boot, holds=holds)):
+                case SendMessage(Register(boot=boot, holds=holds)):
                     self.registered = False
                     assert all(self.boot_of[number] == boot for number in holds)
                     assert len(set(holds)) == len(holds)
-                case Send(Completed(assignment=number)):
+                case SendMessage(Completed(assignment=number)):
                     assert self.registered, "reports go only to a broker that knows us"
                     assert self.boot_of[number] == self.boot, "work of an older boot is never reported"
                     self.unreported.remove(number)
@@ -360,7 +360,7 @@ class Conversation(RuleBasedStateMachine):
     def time_passes(self, steps_ms: int) -> None:
         self.now_ms += steps_ms
         self.feed(Ticked())
-        assert self.session.phase is Phase.LEFT or self.session.next_tick_ms() > self.now_ms
+        assert self.session.phase is SessionPhase.LEFT or self.session.next_tick_ms() > self.now_ms
 
     @precondition(lambda self: not self.registered)
     @rule(drops=st.booleans())
@@ -408,7 +408,7 @@ class Conversation(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_left_behind(self) -> None:
-        if self.session.phase is Phase.LEFT:
+        if self.session.phase is SessionPhase.LEFT:
             running = [job for job in self.executing if job not in self.stuck]
             assert self.left_stuck or not running, "a drained worker runs nothing any more"
 

@@ -14,7 +14,7 @@ from simulation.broker_host import ENDPOINTS
 from simulation.network import Context
 from simulation.processes import SimProcess
 
-from rota.client.flows import Flows, Limits, Patience, Turn
+from rota.client.flows import Flows, Patience, Pause, Timeouts
 from rota.client.link import Link
 from rota.client.questions import Questions
 from rota.client.session import ALL, Key, Session
@@ -25,7 +25,7 @@ from rota.common.results import Result
 if TYPE_CHECKING:
     from simulation.world import Simulation
 
-Steps = Generator[Turn, None, None]
+Steps = Generator[Pause, None, None]
 Errand = Callable[["Client"], Steps]
 
 ANSWER_MS: Final = 20_000
@@ -41,7 +41,7 @@ class _Running:
     def __init__(self, name: int, steps: Steps) -> None:
         self.name = name
         self.steps = steps
-        self.turn: Turn | None = None  # what it waits for; None: it can go on
+        self.turn: Pause | None = None  # what it waits for; None: it can go on
 
 
 class Client(SimProcess):
@@ -65,7 +65,7 @@ class Client(SimProcess):
         self.links: dict[str, Link] = {}
         decoder: Any = None  # nobody looks into a result here
         self.flows = Flows(
-            self.session, self.questions, decoder, limits=Limits(ANSWER_MS, 10 * ANSWER_MS), now_ms=self.now_ms,
+            self.session, self.questions, decoder, limits=Timeouts(ANSWER_MS, 10 * ANSWER_MS), now_ms=self.now_ms,
             chance=self.chance.random, not_reachable=NotReachable,
         )  # fmt: skip
         self.running = [_Running(number, errand(self)) for number, errand in self.errands.items()]
@@ -129,7 +129,7 @@ class Client(SimProcess):
 
     # --- what errands are made of ----------------------------------------------------------------------------------
 
-    def ask_for(self, request: Any, *, tries: int = 1_000) -> Generator[Turn, None, Any]:
+    def ask_for(self, request: Any, *, tries: int = 1_000) -> Generator[Pause, None, Any]:
         """Send an input until it is answered or refused for good; return the answer, or the refusal."""
         for _ in range(tries):
             self.simulation.checker.asked(self.name, request)
@@ -148,7 +148,7 @@ class Client(SimProcess):
             return reply
         return None
 
-    def pair(self, make: Callable[[int], Any]) -> Generator[Turn, None, Any]:
+    def pair(self, make: Callable[[int], Any]) -> Generator[Pause, None, Any]:
         """Send a request that is no input; return its answer's value, or None if none came."""
         request = make(self.session.take_pair_number())
         try:
@@ -171,7 +171,7 @@ class Client(SimProcess):
                 continue
             self.simulation.checker.told(self.name, result._item)
 
-    def question(self, what: str, **arguments: Any) -> Generator[Turn, None, Any]:
+    def question(self, what: str, **arguments: Any) -> Generator[Pause, None, Any]:
         """Ask, and return the answer's value or None."""
         try:
             answer = yield from self.flows.question(what, arguments, self.now_ms() + ANSWER_MS)

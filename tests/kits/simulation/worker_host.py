@@ -31,15 +31,15 @@ from rota.worker.session import (
     DrainAsked,
     Drop,
     Finished,
-    Identity,
     Leave,
     Overran,
     Prepares,
     Received,
-    Run,
-    Send,
+    SendMessage,
     Started,
+    StartJob,
     Ticked,
+    WorkerIdentity,
     WorkerSession,
 )
 
@@ -93,7 +93,7 @@ class WorkerHost(SimProcess):
         self.mono_offset_us = self.chance.randrange(1 << 40)
         pool: Any = self.pool
         self.session = WorkerSession(
-            Identity(self.name, pool, self.slots, self.bytes_max, self.host, self.pid, self._fingerprint())
+            WorkerIdentity(self.name, pool, self.slots, self.bytes_max, self.host, self.pid, self._fingerprint())
         )
         self.socket: Dealer | None = None
         self.context: Any = Context(self.simulation.network, self)
@@ -138,10 +138,10 @@ class WorkerHost(SimProcess):
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Run(job, order):
+                case StartJob(job, order):
                     self.jobs.append(_Job(job, order))
                     self._run_next()
-                case Send(message):
+                case SendMessage(message):
                     self._send(wire.encode(message))
                 case Drop(job):
                     self._drop(job)
