@@ -294,7 +294,9 @@ def test_what_is_read_is_followed_without_a_gap(rota_up: Start, run_dir: Path) -
             for _ in range(10):
                 status, stream = client.follow(timeout_s=60)
                 for told, events in ((status, [next(stream) for _ in range(3)]), asyncio.run(follow())):
-                    assert [event.event for event in events] == [told["event"] + place for place in (1, 2, 3)]
+                    # Numbers skip a Watching, by which another subscriber learns that it is live; a loss is a Missed.
+                    assert all(isinstance(event, Event) for event in events)
+                    assert told["event"] < events[0].event < events[1].event < events[2].event
                     (lane,) = [lane for lane in told["lanes"] if lane["lane"] == "seen"]
                     paused = [event.what.paused for event in events if isinstance(event.what, LanePaused)]
                     assert not paused or paused[0] is not lane["paused"]
