@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = (
     "epoch", "opened", "submitted", "deployed", "cancelled", "verdict", "timer_fired", "window_set", "pause_set",
-    "dead_dropped", "completed", "mark", "diverged", "fingerprint",
+    "dead_dropped", "completion", "mark", "diverged", "fingerprint",
     "snapshotted", "seed_set",
 )  # fmt: skip
 _POLL_SECONDS: Final = 0.2

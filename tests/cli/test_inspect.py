@@ -73,7 +73,7 @@ def test_the_log_is_readable(call: Call) -> None:
     texts = [line[71:] for line in shown]
     assert shown[0].split() == ["record", "time", "(UTC)", "kind", "lane", "position", "what"]
     assert shown[6].startswith(
-        "       6  1970-01-01 00:16:40.000  completed     main               0  1 ok of counter/a;"
+        "       6  1970-01-01 00:16:40.000  completion    main               0  1 ok of counter/a;"
     )
     assert texts[1:] == lines(LOG)
 
@@ -115,7 +115,7 @@ def test_filters_narrow_each_other(call: Call) -> None:
     assert numbers("--from", 5, "--to", 7) == [5, 6, 7]
     assert numbers("--tail", 2) == everything[-2:]
     assert numbers("--kind", "deployed", "--kind", "timer_fired") == [3, 14]
-    assert numbers("--kind", "completed", "--agent", "counter/c") == [6, 8]
+    assert numbers("--kind", "completion", "--agent", "counter/c") == [6, 8]
     assert numbers("--seq", 3) == [6, 8, everything[-1]], "stamped and issued, completed, retried"
     assert numbers("--seq", 11) == [19, 21]
     assert numbers("--agent", "counter/z", "--kind", "cancelled") == [21]
@@ -130,7 +130,7 @@ def test_every_kind_can_be_asked_for() -> None:
 def test_log_in_json(call: Call) -> None:
     """Goal: programs get fields, not prose. Method: the record that completes the first task."""
     (entry,) = values(call, "log", "--from", 6, "--to", 6)
-    assert (entry["kind"], entry["lane"], entry["position"], entry["alarm"]) == ("completed", "main", 0, False)
+    assert (entry["kind"], entry["lane"], entry["position"], entry["alarm"]) == ("completion", "main", 0, False)
     facts = entry["facts"]
     assert facts["retired"] == [1]
     assert facts["completed"] == [{"seq": 1, "turn": 1, "target": "counter/a", "outcome": "ok"}]
@@ -180,8 +180,8 @@ def test_a_log_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", [
-    ("--from", 15), ("--tail", 3), ("--from", 15, "--lane", "main"), ("--from", 15, "--to", 18), ("--kind", "completed",
-    "--from", 15), ("--to", 18, "--tail", 2),
+    ("--from", 15), ("--tail", 3), ("--from", 15, "--lane", "main"), ("--from", 15, "--to", 18),
+    ("--kind", "completion", "--from", 15), ("--to", 18, "--tail", 2),
 ])  # fmt: skip
 def test_late_records_are_told_from_a_snapshot(call: Call, tmp_path: Path, asked: tuple[object, ...]) -> None:
     """Goal: the end of a long run is told without reading all of it, and told alike. Method: a run with a snapshot in
