@@ -72,7 +72,7 @@ MUTATIONS: Final = (
         "                queue.busy = True\n", "                queue.busy = False\n", _DISPATCH,
     ),
     Mutation(
-        "given-back-reversed", "what a dead worker held runs again in its order", "broker/dispatch.py",
+        "given-back-reversed", "tasks of a dead worker run again in their order", "broker/dispatch.py",
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
     # --- effects --------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ MUTATIONS: Final = (
         _BUDGET,
     ),
     Mutation(
-        "growth-not-checked", "a worker cannot grow a lane past what was kept for the task", "broker/workers.py",
+        "growth-not-checked", "a worker cannot grow a lane past the room reserved for the task", "broker/workers.py",
         "        if growth > task.growth_bytes and growth > task.growth_max:\n", "        if growth > 1 << 30:\n",
         _WORKERS,
     ),
@@ -167,11 +167,11 @@ MUTATIONS: Final = (
         _REQUESTS,
     ),
     Mutation(
-        "caught-task-is-told-late", "whoever waits for a task that is caught while it waits is told at once",
+        "caught-task-is-told-late", "the outcome of a task that is caught while it waits is sent at once",
         "broker/lane.py", "self._notes.caught.append(caught_task(run, index, failure))\n", "pass\n", _REQUESTS,
     ),
     Mutation(
-        "caught-task-is-told-twice", "an outcome is told once", "broker/state.py",
+        "caught-task-is-told-twice", "an outcome is sent once", "broker/state.py",
         "if not task.run.verdicts or task.index not in task.run.verdicts:", "if True:", _REQUESTS,
     ),
     Mutation(
@@ -226,7 +226,7 @@ MUTATIONS: Final = (
         "            if chain != link(self._end.chain, body):\n", "            if chain is None:\n", _JOURNAL,
     ),
     Mutation(
-        "mark-not-checked", "whoever folds the journal meets the digests in it", "broker/world.py",
+        "mark-not-checked", "a fold of the journal comes to the digests in it", "broker/world.py",
         "if (lane.retired, lane.digest) != (record.retired, record.digest):", "if lane.retired != record.retired:",
         _JOURNAL,
     ),
@@ -255,17 +255,17 @@ MUTATIONS: Final = (
         "        self._take(effects)\n        self._send_all(waiting._sends)\n        if not waiting", _SHELL,
     ),
     Mutation(
-        "replies-do-not-wait", "what speaks of a record waits for it", "broker/state.py",
+        "replies-do-not-wait", "an answer about a record waits for it", "broker/state.py",
         "self.effects.after.append(Send(socket, identity, message))",
         "self.effects.now.append(Send(socket, identity, message))",
         ("tests/broker/test_sequencer.py", "tests/broker/test_requests.py"),
     ),
     Mutation(
-        "record-not-written", "what takes effect is written down", "broker/state.py",
+        "record-not-written", "every change of a lane is written down", "broker/state.py",
         "        self.effects.records.append(record)\n", "", ("tests/broker/test_requests.py",),
     ),
     Mutation(
-        "batch-lost-when-full", "what could not be written is tried again", "broker/server.py",
+        "batch-lost-when-full", "records that could not be written are tried again", "broker/server.py",
         "            self._journal.append(waiting.unwritten)\n",
         "            batch, waiting.unwritten = waiting.unwritten, ()\n            self._journal.append(batch)\n",
         _SHELL,
@@ -281,7 +281,7 @@ MUTATIONS: Final = (
         _REQUESTS,
     ),
     Mutation(
-        "debts-out-of-turn", "who was sent his part waits behind the others", "broker/debts.py",
+        "debts-out-of-turn", "a connection that was sent its part waits behind the others", "broker/debts.py",
         "        del self._ready[identity]\n", "", _AWAITS,
     ),
     Mutation(
@@ -290,12 +290,12 @@ MUTATIONS: Final = (
         "        if False:\n", _AWAITS,
     ),
     Mutation(
-        "slow-reader-paid", "who does not take what it is sent is sent no more", "broker/debts.py",
+        "slow-reader-paid", "a connection that does not read is sent no more", "broker/debts.py",
         "            self._slow[identity] = None\n            self._ready.pop(identity, None)\n", "            pass\n",
         _AWAITS,
     ),
     Mutation(
-        "zeromq-holds-it-all", "what lies in ZeroMQ is bounded in bytes", "broker/outbox.py",
+        "zeromq-holds-it-all", "data in ZeroMQ's queues is bounded in bytes", "broker/outbox.py",
         "        if full and (queue.given or self.in_flight_bytes):\n", "        if False:\n",
         ("tests/broker/test_outbox.py",),
     ),
@@ -348,7 +348,7 @@ MUTATIONS: Final = (
         "            elif task.seq < 0:\n", _WORKERS,
     ),
     Mutation(
-        "completion-of-another", "a worker is believed only about what it holds", "broker/workers.py",
+        "completion-of-another", "a worker is trusted only about what it holds", "broker/workers.py",
         "    if assignment is None or worker is None or assignment.worker is not worker:\n",
         "    if assignment is None or worker is None:\n", _WORKERS,
     ),
@@ -483,7 +483,7 @@ MUTATIONS: Final = (
         ("tests/proof/test_changed.py", "tests/proof/test_divergence.py"),
     ),
     Mutation(
-        "replay-believes-everything", "a replay executes what it is to prove", "proof/replay.py",
+        "replay-believes-everything", "a replay executes the turns that it proves", "proof/replay.py",
         "return self._trusted is not None and all(map(self._trusted, fold.turns))", "return True",
         ("tests/proof/test_changed.py", "tests/proof/test_divergence.py"),
     ),
@@ -498,7 +498,7 @@ MUTATIONS: Final = (
         "            run.first_seq = max(run.first_seq, run.first_turn)\n", ("tests/runs/test_walk.py",),
     ),
     Mutation(
-        "split-shares-notes", "what a lane of its own does is seen in its world", "broker/lane.py",
+        "split-shares-notes", "changes of a split lane are seen in its world", "broker/lane.py",
         "        self._numbering, self._notes = numbering, notes\n",
         "        self._numbering = numbering\n", ("tests/runs/test_walk.py",),
     ),
@@ -518,7 +518,7 @@ MUTATIONS: Final = (
         '    if _seal_of(stream).encode("ascii") != said:\n', "    if not said:\n", ("tests/runs/test_export.py",),
     ),
     Mutation(
-        "answer-ahead-of-its-events", "whoever reads and then follows misses nothing", "broker/state.py",
+        "answer-ahead-of-its-events", "a watcher that reads and then follows misses nothing", "broker/state.py",
         "event=self._told)", "event=self._told + 1)", ("tests/broker/test_queries.py",),
     ),
     Mutation(
