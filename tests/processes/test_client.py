@@ -299,7 +299,7 @@ def test_what_is_read_is_followed_without_a_gap(rota_up: Start, run_dir: Path) -
                     assert told["event"] < events[0].event < events[1].event < events[2].event
                     (lane,) = [lane for lane in told["lanes"] if lane["lane"] == "seen"]
                     paused = [event.what.paused for event in events if isinstance(event.what, LanePaused)]
-                    assert not paused or paused[0] is not lane["paused"]
+                    assert paused == [not lane["paused"], lane["paused"], not lane["paused"]]
     finally:
         enough.set()
         changing.join()
