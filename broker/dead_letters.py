@@ -47,7 +47,11 @@ class DeadLetters(Mapping[int, DeadTask]):
 
     def drop(self, seqs: Iterable[int]) -> int:
         """Forget those of them that are here; return how many there were."""
-        return sum([self.take(seq) is not None for seq in seqs if seq in self._by_seq])
+        before = len(self._by_seq)
+        for seq in seqs:
+            if seq in self._by_seq:
+                self.take(seq)
+        return before - len(self._by_seq)
 
     def renumber(self) -> None:
         """Let every one have its turn as its seq."""

@@ -59,73 +59,94 @@ class Log(Protocol):
     @property
     def name(self) -> str:
         """What users call it, for messages."""
+        ...
 
     def refusal(self, why: str) -> JournalError:
         """Make the error that says what is wrong with this log, and the remedy."""
+        ...
 
     # --- entries --------------------------------------------------------------------------------------------------
 
     def extent(self) -> Extent:
         """Return what the log holds."""
+        ...
 
     def read(self, first: int = 0) -> tuple[Extent, Iterator[Entry]]:
         """Return what the log holds and its entries from a number on, both as of one moment. Chains are not checked."""
+        ...
 
     def entries(self, first: int, count: int) -> list[Entry]:
         """Return up to `count` entries from a number on, as they are, also those that were cut and are still there."""
+        ...
 
     def bytes_after(self, number: int) -> int:
         """Return how many bytes the bodies of the entries after a number have."""
+        ...
 
     def seal(self, epoch: int, previous: Position, block: Sequence[Entry]) -> None:
         """Take over writing: write a block behind `previous`, and refuse every later append of an older epoch.
 
         Raises `JournalLost` unless the log ends with `previous` and all its epochs are older.
         """
+        ...
 
     def append(self, epoch: int, previous: Position, block: Sequence[Entry]) -> None:
         """Write a block behind `previous`, all of it or nothing.
 
         Raises `JournalLost` unless the log ends with `previous` and `epoch` is its newest one.
         """
+        ...
 
     def check(self) -> None:
         """Raise `JournalLost` if what was written here cannot be found by the next reader any more."""
+        ...
 
     def free_bytes(self) -> int:
         """Return how much room there is for more."""
+        ...
 
     def close(self) -> None:
         """Leave the log in order. What was written is durable already."""
+        ...
 
     # --- snapshots, cuts, pins ------------------------------------------------------------------------------------
 
     def snapshots(self) -> list[int]:
         """Return the numbers of all snapshots, finished or not, the newest first."""
+        ...
 
     def find_name(self, snapshot: int) -> Entry | None:
         """Return the entry that names a snapshot."""
+        ...
 
     def put(self, snapshot: int, part: int, body: bytes) -> None:
         """Keep one part of the snapshot after an entry; parts are dense, from 0."""
+        ...
 
     def get(self, snapshot: int) -> Iterator[bytes]:
         """Yield the parts of a snapshot."""
+        ...
 
     def forget(self, snapshot: int, parts_max: int) -> bool:
         """Remove up to so many parts of a snapshot, the last ones first, and its name; return whether all are gone."""
+        ...
 
     def cut(self, first: int) -> None:
         """Let the entries before a number count no more; `drop_cut` removes them."""
+        ...
 
     def drop_cut(self, entries_max: int) -> bool:
         """Remove up to so many of the entries that were cut; return whether all of them are gone."""
+        ...
 
     def pins(self) -> dict[str, int]:
         """Return the pinned places: the first entry that must stay for each, by name."""
+        ...
 
     def pin(self, name: str, number: int) -> None:
         """Keep this entry and all that follow it, whatever retention says."""
+        ...
 
     def unpin(self, name: str) -> bool:
         """Remove a pin; return whether there was one."""
+        ...

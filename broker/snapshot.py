@@ -92,7 +92,8 @@ def _verdicts(run: Run) -> tuple[tuple[int, Failed], ...]:
 
 def _lane_row(image: LaneImage, codes: dict[Code, int]) -> rows.LaneRow:
     deploys = tuple([(name, codes.setdefault(code, len(codes))) for name, code in image.deploys])
-    return rows.LaneRow(**{**image._asdict(), "deploys": deploys})
+    fields: dict[str, Any] = {**image._asdict(), "deploys": deploys}
+    return rows.LaneRow(**fields)
 
 
 def _line_row(place: int, task: Task, codes: dict[Code, int]) -> rows.LineRow:
@@ -275,7 +276,8 @@ class _Loader:
     def _lane(self, row: rows.LaneRow) -> None:
         _want(row.name not in self.world.lanes and row.settings.seed is not None, "a lane twice, or without a seed")
         deploys = tuple([(called, self._codes[code]) for called, code in row.deploys])
-        self._lanes.append(self.world.restore_lane(LaneImage(**{**row._asdict(), "deploys": deploys})))
+        fields: dict[str, Any] = {**row._asdict(), "deploys": deploys}
+        self._lanes.append(self.world.restore_lane(LaneImage(**fields)))
         self._lines.append({})
 
     def _run(self, row: rows.RunRow) -> None:
