@@ -137,7 +137,8 @@ def _write_tasks(world: World, journal: Journal, count: int) -> None:
         batch.append(records.Submitted("main", lane.retired, NOW_MS, _NOBODY, world.next_seq, (run,), None))
         world.apply(batch[-1])
         state = b"%d" % turn
-        fold = records.CompletedFold.of(address, (turn,), (Done(PAYLOAD, digest(state), (), (), 1, ()),), state, None)
+        done = Done(PAYLOAD, digest(state), (), (), 1, (), len(state))
+        fold = records.CompletedFold(address, (turn,), (done,), state, None)
         batch.append(records.Completion("main", NOW_MS, "cpu-1", 10, 1, (fold,)))
         world.apply(batch[-1])
     journal.append(batch)
