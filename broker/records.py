@@ -40,8 +40,9 @@ from rota.common.fields import (
     one_of,
 )
 from rota.common.messages import Counts, LaneSettings, TaskRun
+from rota.common.outcomes import Outcomes, check_counts
 from rota.common.shape import Shape
-from rota.common.work import Code, Done, Outcome, Outcomes, Provenance, TensorRef, check_counts
+from rota.common.work import Code, Done, Outcome, Provenance, TensorRef
 
 FORMAT_VERSION: Final = 3
 
@@ -198,18 +199,6 @@ class CompletedFold(NamedTuple):
     state: bytes | None
     provenance: Provenance | None
 
-    @classmethod
-    def of(
-        cls,
-        address: str,
-        turns: tuple[int, ...],
-        outcomes: Sequence[Outcome],
-        state: bytes | None,
-        provenance: Provenance | None,
-    ) -> CompletedFold:
-        """Return a fold that nobody changes any more."""
-        return cls(address, turns, tuple(outcomes), state, provenance)
-
 
 class FoldLeft(NamedTuple):
     """What a completed fold left: how many outcomes are its own, and the other fields of it but the turns."""
@@ -242,14 +231,14 @@ class CompletedFolds(Column, frozen=True, array_like=True, forbid_unknown_fields
             Outcomes.of([outcome for fold in folds for outcome in fold.outcomes]),
             tuple([FoldLeft(fold.address, len(fold.outcomes), fold.state, fold.provenance) for fold in folds]),
         )
-        made.__dict__["rows"] = tuple(folds)
+        vars(made)["rows"] = tuple(folds)
         return made
 
     @kept
     def rows(self) -> tuple[CompletedFold, ...]:
         """The folds, one value each."""
         turns, outcomes, start = self.turns, self.outcomes.rows, 0
-        rows = []
+        rows: list[CompletedFold] = []
         for address, count, state, provenance in self.left:
             end = start + count
             rows.append(CompletedFold(address, turns[start:end], outcomes[start:end], state, provenance))

@@ -6,15 +6,14 @@ order are the format of the lane digest (docs/JOURNAL.md): a change here is a ne
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 
 from rota.broker.tasks import Task
+from rota.common.columns import new_tuple
 from rota.common.digests import pack
 from rota.common.work import Outcome, ReplyTo, TensorRef, effect_of
-
-_new_tuple: Final[Any] = cast(Any, tuple).__new__  # past NamedTuple's own constructor, which takes twice as long
 
 
 class TurnContent(NamedTuple):
@@ -36,7 +35,7 @@ class TurnContent(NamedTuple):
 def turn_content(task: Task, outcome: Outcome) -> TurnContent:
     """Return what the digest of a task's turn covers once this is its outcome."""
     run = task.run
-    content: TurnContent = _new_tuple(
+    content: TurnContent = new_tuple(
         TurnContent,
         (
             task.turn,

@@ -20,7 +20,8 @@ from rota.common.budget import growth_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
-from rota.common.work import Done, Failed, FoldResult, FoldResults, Outcome, Outcomes, tagged, was_decided
+from rota.common.outcomes import FoldResults, Outcomes
+from rota.common.work import Done, Failed, FoldResult, Outcome, tagged, was_decided
 
 FACTS_MAX: Final = 512  # of a fingerprint; ours have about fifty
 FACT_CHARS_MAX: Final = 512
@@ -211,7 +212,7 @@ def _completed_folds(
 ) -> records.CompletedFolds:
     """Return what is written of folds: the worker's columns as they are, with turns and addresses for them."""
     turns: list[int] = []
-    left = []
+    left: list[records.FoldLeft] = []
     for (queue, tasks), result in pairs:
         count = len(result.outcomes)
         if count:

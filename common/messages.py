@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from msgspec import Meta
 
@@ -28,6 +28,7 @@ from rota.common.columns import (
     Values,
     check_sparse,
     kept,
+    new_tuple,
     sparse,
     value_at,
 )
@@ -55,11 +56,11 @@ from rota.common.fields import (
     WorkerName,
     one_of,
 )
+from rota.common.outcomes import FoldResults
 from rota.common.work import (
     Code,
     FailureKind,
     FoldResult,
-    FoldResults,
     Log,
     MessageKind,
     Provenance,
@@ -83,7 +84,6 @@ QUERIES: Final = (
 )
 
 _ARGUMENTS_MAX: Final = 16
-_new_tuple: Final[Any] = tuple.__new__  # past NamedTuple's own constructor, which takes twice as long
 
 Counts = Annotated[tuple[Count, ...], Meta(max_length=limits.RUN_TASKS_MAX)]  # one per task, or per assignment
 
@@ -242,12 +242,12 @@ class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=Tru
         common = zip(self.seqs, self.turns, self.attempts, self.results, strict=True)
         if not (self.failures or self.logs or self.tensors or self.provenances):
             return [
-                _new_tuple(ResultItem, (seq, lane, turn, attempts, True, result, (), "", "", (), None))
+                new_tuple(ResultItem, (seq, lane, turn, attempts, True, result, (), "", "", (), None))
                 for seq, turn, attempts, result in common
             ]
         failures, logs, tensors = dict(self.failures), dict(self.logs), dict(self.tensors)
         sources = dict(self.provenances)
-        items = []
+        items: list[ResultItem] = []
         for index, (seq, turn, attempts, result) in enumerate(common):
             kind, message = failures.get(index, ("", ""))
             refs, log, source = tensors.get(index, ()), logs.get(index, ()), sources.get(index)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, 
 import msgspec
 
 from rota.common import limits
-from rota.common.columns import InColumns
+from rota.common.columns import InColumns, new_tuple
 
 _AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP: Final = re.compile(r"\[(\d+|\.\.\.)\]")
@@ -35,7 +35,8 @@ class Shape:
         self._head = head
         self._columns = [(cls._fields.index(name), column) for name, column in columns.items() if column is not None]
         fields = tuple([self.hints[name] for name in cls._fields])
-        self._decoder = msgspec.msgpack.Decoder(tuple[(*[Literal[one] for one in head], *fields)])  # type: ignore[misc]
+        array: Any = tuple[(*[Literal[one] for one in head], *fields)]  # type: ignore[misc]
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(array)
         self._plain = [place for place, hint in enumerate(fields) if is_plain(hint)]
 
     def encode(self, value: Any) -> bytes:
@@ -63,7 +64,7 @@ class Shape:
                 check_plain(values[place])
             except ValueError as error:
                 raise ValueError(f"{self.cls.__name__}: field {self.cls._fields[place]}: {error}") from None
-        return tuple.__new__(self.cls, values)
+        return new_tuple(self.cls, values)
 
     def explain(self, told: str) -> str:
         """Return what msgspec says of an array in words of ours: class, field, and what the field wants."""
@@ -182,8 +183,9 @@ def words(hint: Any) -> str:
         return f"an array{f'{most} elements' if most else ''}"
     if _is_array(inner):
         return f"an array of {len(_parts(inner))} elements"
-    plain = {int: "an integer", bool: "true or false", NoneType: "nil", Any: "a value"}
-    return plain.get(inner) or {str: f"text{most} characters", bytes: f"bytes{most}"}.get(inner, str(inner))
+    plain: dict[Any, str] = {int: "an integer", bool: "true or false", NoneType: "nil", Any: "a value"}
+    plain |= {str: f"text{most} characters", bytes: f"bytes{most}"}
+    return plain.get(inner, str(inner))
 
 
 def _parts(inner: Any) -> tuple[Any, ...]:

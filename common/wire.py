@@ -2,8 +2,8 @@
 
 A message is one ZeroMQ frame: a MessagePack array `[version, tag, field, ...]`. `decode` accepts exactly what
 docs/PROTOCOL.md says and raises `ProtocolError` for anything else. What a field may be stands at the field
-(messages.py, work.py, columns.py); what comes out is made of tuples and frozen columns, so that nobody can change it
-later. Tags are never reused; a retired one stays in the enum as deprecated.
+(messages.py, work.py, outcomes.py, columns.py); what comes out is made of tuples and frozen columns, so that nobody can
+change it later. Tags are never reused; a retired one stays in the enum as deprecated.
 
 To change a message: its class, its table in docs/PROTOCOL.md, and PROTOCOL_VERSION if a peer could notice.
 """

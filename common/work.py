@@ -10,13 +10,12 @@ A field's annotation is its bound on the wire and in the journal (fields.py). Wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, Union, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, Union
 
 from msgspec import Meta
 
 from rota.common import limits
-from rota.common.columns import Column, Sparse, Values, check_sparse, kept, sparse
 from rota.common.fields import (
     Blob,
     Count,
@@ -30,7 +29,6 @@ from rota.common.fields import (
     Priority,
     StateBytes,
     Target,
-    Text,
     Text32,
     Text64,
     Text256,
@@ -214,9 +212,6 @@ class Failed(NamedTuple):
 
 Outcome = Union[Done, Failed]  # noqa: UP007 - a runtime alias that isinstance and mypy both read
 
-_new_tuple: Final[Any] = cast(Any, tuple).__new__  # past NamedTuple's own constructor, which takes twice as long
-
-
 _DONE, _FAILED = 0, 1  # what tells the two kinds of outcome apart where both can stand
 
 
@@ -235,89 +230,6 @@ def effect_of(outcome: Outcome) -> tuple[Any, ...]:
 def was_decided(outcome: Outcome | None) -> bool:
     """Say whether an outcome was decided by the broker or a producer, and not computed."""
     return type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
-
-
-_NOTHING: Final = Done(None, None, (), (), 0, ())
-
-
-class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """The outcomes of tasks in a row, as columns. A failed task has no result, no new state, no emits, no tensors."""
-
-    results: Values
-    state_digests: Values
-    fuel: Annotated[tuple[Fuel, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
-    failures: Sparse[tuple[FailureKind, FailureText]]
-    emits: Sparse[Emits]
-    logs: Sparse[Log]
-    tensors: Sparse[Tensors]
-    state_bytes: Annotated[tuple[StateBytes, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
-
-    def __post_init__(self) -> None:
-        count = len(self.fuel)
-        if not count == len(self.results) == len(self.state_digests) == len(self.state_bytes):
-            raise ValueError(f"{len(self.results)} results, {len(self.state_digests)} digests, {count} of fuel")
-        sizes = self.state_digests.lengths
-        if sizes.count(32) + sizes.count(None) != count:
-            raise ValueError("wants state digests of 32 bytes")
-        if self.failures or self.emits or self.logs or self.tensors:
-            self._check_sparse(count)
-
-    def _check_sparse(self, count: int) -> None:
-        for what in ("failures", "emits", "logs", "tensors"):
-            check_sparse(what, getattr(self, what), count)
-        succeeded = dict([*self.emits, *self.tensors])
-        for index, _ in self.failures:
-            left = (self.results.lengths[index], self.state_digests.lengths[index])
-            if index in succeeded or left != (None, None):
-                raise ValueError(f"the outcome at index {index} is a failure and a success")
-
-    @classmethod
-    def of(cls, outcomes: Sequence[Outcome]) -> Outcomes:
-        """Return outcomes as columns."""
-        if isinstance(outcomes, Outcomes):
-            return outcomes
-        rows = tuple(outcomes)
-        done = [one if type(one) is Done else _NOTHING for one in rows]  # a failure has nothing of a success
-        results, digests, emits, _, _, tensors, sizes = zip(*done, strict=True) if done else ((),) * 7
-        made = Outcomes(
-            Values.of(results),
-            Values.of(digests),
-            tuple([one.fuel for one in rows]),
-            sparse([() if type(one) is Done else one[:2] for one in rows]),
-            sparse(emits),
-            sparse([one.log for one in rows]),
-            sparse(tensors),
-            sizes,
-        )
-        made.__dict__["rows"] = rows  # they are there already
-        return made
-
-    @kept
-    def rows(self) -> tuple[Outcome, ...]:
-        """The outcomes, one value each."""
-        common = zip(self.results, self.state_digests, self.fuel, self.state_bytes, strict=True)
-        if not (self.failures or self.emits or self.logs or self.tensors):
-            return tuple(
-                [_new_tuple(Done, (result, left, (), (), fuel, (), size)) for result, left, fuel, size in common]
-            )
-        failures, emits, logs, tensors = dict(self.failures), dict(self.emits), dict(self.logs), dict(self.tensors)
-        return tuple(
-            [
-                Done(result, left, emits.get(index, ()), logs.get(index, ()), fuel, tensors.get(index, ()), size)
-                if index not in failures
-                else Failed(*failures[index], logs.get(index, ()), fuel)
-                for index, (result, left, fuel, size) in enumerate(common)
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.fuel)
-
-    def __getitem__(self, index: int) -> Outcome:
-        return self.rows[index]
-
-    def __iter__(self) -> Iterator[Outcome]:
-        return iter(self.rows)
 
 
 class Provenance(NamedTuple):
@@ -343,72 +255,5 @@ class FoldResult(NamedTuple):
     reason: str = ""
     provenance: Provenance | None = None
 
-    @classmethod
-    def of(
-        cls,
-        outcomes: Sequence[Outcome],
-        state: bytes | None,
-        stopped: Stopped | None = None,
-        reason: str = "",
-        provenance: Provenance | None = None,
-    ) -> FoldResult:
-        """Return a result that nobody changes any more."""
-        return cls(tuple(outcomes), state, stopped, reason, provenance)
-
 
 NO_OUTCOMES: Final[tuple[Outcome, ...]] = ()
-
-
-class FoldEnd(NamedTuple):
-    """How a fold ended: how many outcomes are its own, and the other fields of its result."""
-
-    outcomes: Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX)]
-    state: Blob | None
-    stopped: Stopped | None
-    reason: Text
-    provenance: Provenance | None
-
-
-class FoldResults(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """The results of folds: the outcomes of all of them as columns, and how each fold ended."""
-
-    outcomes: Outcomes
-    ends: Annotated[tuple[FoldEnd, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
-
-    def __post_init__(self) -> None:
-        check_counts(self.outcomes, [end[0] for end in self.ends])
-
-    @classmethod
-    def of(cls, results: Sequence[FoldResult] | FoldResults) -> FoldResults:
-        """Return results as columns."""
-        if isinstance(results, FoldResults):
-            return results
-        outcomes = Outcomes.of([outcome for result in results for outcome in result.outcomes])
-        made = cls(outcomes, tuple([FoldEnd(len(result.outcomes), *result[1:]) for result in results]))
-        made.__dict__["rows"] = tuple(results)
-        return made
-
-    @kept
-    def rows(self) -> tuple[FoldResult, ...]:
-        """The results, one value each."""
-        outcomes, start = self.outcomes.rows, 0
-        rows = []
-        for count, state, stopped, reason, provenance in self.ends:
-            rows.append(FoldResult(outcomes[start : start + count], state, stopped, reason, provenance))
-            start += count
-        return tuple(rows)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.rows[index]
-
-    def __iter__(self) -> Iterator[FoldResult]:
-        return iter(self.rows)
-
-
-def check_counts(outcomes: Outcomes, counts: list[int]) -> None:
-    """Raise ValueError unless so many outcomes of each fold come to all of them."""
-    if sum(counts) != len(outcomes):
-        raise ValueError(f"the folds have {sum(counts)} outcomes, there are {len(outcomes)}")

@@ -111,18 +111,18 @@ class WasmExecutor:
         for task in fold.tasks:
             # A fold's outcomes go into one message; tasks that do not fit run again in another assignment.
             if self._watchdog.reason_to_stop() == "interrupted" or answered_bytes > OUTPUT_BYTES_MAX:
-                return FoldResult.of(outcomes, new_state, "interrupted")
+                return FoldResult(tuple(outcomes), new_state, "interrupted")
             try:
                 outcome, changed = run_task(fold, task, state)
             except GuestFault as fault:
                 outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), None
             except GuestStopped as stopped:
-                return FoldResult.of(outcomes, new_state, self._why(stopped), stopped.reason)
+                return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
             outcomes.append(outcome)
             answered_bytes += self._sandbox.answer_bytes
             if changed is not None:
                 state = new_state = changed
-        return FoldResult.of(outcomes, new_state)
+        return FoldResult(tuple(outcomes), new_state)
 
     def _run_agent(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:
         data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)

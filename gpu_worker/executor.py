@@ -98,7 +98,7 @@ class OnnxExecutor:
 
     def so_far(self) -> FoldResult:
         """Return the outcomes before the task that timed out."""
-        return FoldResult.of(self._outcomes, None, "timeout", provenance=self._provenance)
+        return FoldResult(tuple(self._outcomes), None, "timeout", provenance=self._provenance)
 
     def run(self, fold: Fold) -> FoldResult:
         """Run a fold's tasks in order, each alone."""
@@ -112,18 +112,18 @@ class OnnxExecutor:
             result_bytes = 0
             for task in fold.tasks:
                 if result_bytes > OUTPUT_BYTES_MAX:  # a fold's outcomes go into one message: the rest runs again later
-                    return FoldResult.of(outcomes, None, "interrupted", provenance=provenance)
+                    return FoldResult(tuple(outcomes), None, "interrupted", provenance=provenance)
                 outcomes.append(outcome := self._answer(model, task, fold.code.limits))
                 result_bytes += len(outcome.result or b"") if type(outcome) is Done else 0
         except RunEnded as end:
-            return FoldResult.of(outcomes, None, end.stopped, end.reason, provenance)
+            return FoldResult(tuple(outcomes), None, end.stopped, end.reason, provenance)
         except LoadInterrupted:
             return FoldResult(NO_OUTCOMES, None, "interrupted")
         except CodeError as error:
             return FoldResult(NO_OUTCOMES, None, "refused", error.message)
         finally:
             self._watchdog.end_fold()
-        return FoldResult.of(outcomes, None, provenance=provenance)
+        return FoldResult(tuple(outcomes), None, provenance=provenance)
 
     def interrupt(self) -> None:
         """Stop the running fold soon. Callable from any thread; does nothing if none runs."""

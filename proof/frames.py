@@ -15,8 +15,9 @@ import msgspec
 from rota.common.digests import pack
 from rota.common.errors import RotaError, error_from_wire
 from rota.common.fields import Blob, Digest, Index, Target
+from rota.common.outcomes import FoldResults
 from rota.common.shape import Shape
-from rota.common.work import Code, Fold, FoldResult, FoldResults, TaskInput
+from rota.common.work import Code, Fold, FoldResult, TaskInput
 
 _LENGTH: Final = struct.Struct("<Q")
 

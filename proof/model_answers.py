@@ -74,7 +74,7 @@ class ModelAnswers:
         self.read_back += len(known)
         outcomes = tuple([answer.outcome for answer in known])
         whole = len(known) == len(fold.tasks)
-        return FoldResult.of(outcomes, None, None if whole else "interrupted", provenance=known[0].provenance)
+        return FoldResult(outcomes, None, None if whole else "interrupted", provenance=known[0].provenance)
 
 
 class ReadBack(ModelAnswers):

@@ -81,6 +81,7 @@ ALWAYS_PURE = (
     "common/targets.py",
     "common/wire.py",
     "common/work.py",
+    "common/outcomes.py",
 )
 
 # What a PURE file may import from outside: values, types and encodings; nothing with a clock, a file or chance in it.

@@ -223,7 +223,7 @@ def test_modules_and_tensors_that_nobody_names_go(folder: RunFolder) -> None:
         deploy("g", "of_a_kept_record")
         turn = world.lanes["main"].next_turn - 1
         done = Done(b"", None, (), (), 1, (refs[1],))
-        fold_done = records.CompletedFold.of("f", (turn,), (done,), None, None)
+        fold_done = records.CompletedFold("f", (turn,), (done,), None, None)
         write(records.Completion("main", 9, "w", 1, 1, (fold_done,)))
         submit(refs[2])
         last = journal.last_number

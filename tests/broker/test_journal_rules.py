@@ -31,13 +31,13 @@ def submitted(position: int, first_seq: int) -> records.Submitted:
 def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records.Completion:
     outcomes = tuple(Done(result, None, (), (), 0, ()) for _ in turns)
     return records.Completion(
-        "main", 0, "w1", 0, fingerprint, (records.CompletedFold.of("a", turns, outcomes, None, None),)
+        "main", 0, "w1", 0, fingerprint, (records.CompletedFold("a", turns, outcomes, None, None),)
     )
 
 
 def timer_set(turn: int) -> records.Completion:
     outcome = Done(b"", None, (Emit("a", b"", 0, TIMER, (), 5),), (), 0, ())
-    return records.Completion("main", 0, "w1", 0, 1, (records.CompletedFold.of("a", (turn,), (outcome,), None, None),))
+    return records.Completion("main", 0, "w1", 0, 1, (records.CompletedFold("a", (turn,), (outcome,), None, None),))
 
 
 CASES: dict[str, tuple[list[Any], str]] = {

@@ -136,7 +136,7 @@ def test_tensors_provenance_and_divergences_are_kept(make_broker: Any) -> None:
     done = Done(b"x", None, (), ("line",), 3, (REF,))
     while worker.orders:
         order = worker.orders.popleft()
-        folds = [FoldResult.of((done,) * len(inputs_of(fold)), None, None, "", provenance) for fold in order.folds]
+        folds = [FoldResult((done,) * len(inputs_of(fold)), None, None, "", provenance) for fold in order.folds]
         worker.say(Completed("g", order.assignment, tuple(folds), 5))
     world = fold_journal(broker.journal)
     world.apply(records.Diverged("main", 1, "model:m", bytes(32), bytes(32), "w"))

@@ -36,7 +36,7 @@ def world_of(*more: Any, **settings: int) -> World:
 
 def completed(turn: int, *emits: Emit, tensors: tuple[TensorRef, ...] = ()) -> records.Completion:
     outcome = Done(b"", None, emits, (), 0, tensors)
-    return records.Completion("main", 0, "w1", 0, 1, (records.CompletedFold.of("a", (turn,), (outcome,), None, None),))
+    return records.Completion("main", 0, "w1", 0, 1, (records.CompletedFold("a", (turn,), (outcome,), None, None),))
 
 
 def test_of_a_task_that_waits() -> None:

@@ -12,7 +12,8 @@ from wire_strategies import OUTCOME, REF, some
 
 from rota.common.columns import Addresses, Blobs, Values, picked, sparse, value_at
 from rota.common.messages import Segment, TaskRun
-from rota.common.work import Done, Failed, Outcomes
+from rota.common.outcomes import Outcomes
+from rota.common.work import Done, Failed
 
 BLOBS = st.lists(st.binary(max_size=9), max_size=30) | st.lists(st.binary(min_size=3, max_size=3), max_size=30)
 EMPTY = Values.of([None])

@@ -58,7 +58,7 @@ class EchoRunner:
         (self._run_dir / "compiled").touch()
 
     def so_far(self) -> FoldResult:
-        return FoldResult.of(self._outcomes, None, "timeout")
+        return FoldResult(tuple(self._outcomes), None, "timeout")
 
     def run(self, fold: Fold) -> FoldResult:
         self._interrupted.clear()
@@ -69,15 +69,15 @@ class EchoRunner:
             if task.payload == b"slow":
                 print("running slow", flush=True)
                 self._interrupted.wait()
-                return FoldResult.of(outcomes, fold.state, "interrupted")
+                return FoldResult(tuple(outcomes), fold.state, "interrupted")
             if task.payload == b"stuck":
                 print("running stuck", flush=True)
                 self._stuck()
                 await_file(self._run_dir / "free")
-                return FoldResult.of(outcomes, fold.state, "timeout")
+                return FoldResult(tuple(outcomes), fold.state, "timeout")
             result = bytes(BIG_BYTES) if task.payload == b"big" else task.payload
             outcomes.append(Done(result, None, (), (), task.turn, task.tensors))
-        return FoldResult.of(tuple(outcomes), fold.state)
+        return FoldResult(tuple(outcomes), fold.state)
 
     def interrupt(self) -> None:
         self._interrupted.set()

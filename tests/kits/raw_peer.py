@@ -101,7 +101,7 @@ def _examples() -> list[Message]:
         messages.Await(5, 1, 10),
         messages.Query(6, "tasks", {"lane": "main", "limit": 5}),
         messages.Register("liar", "cpu", 8, 1 << 20, "here", 1, {"a": [1, 2]}, 0, ()),
-        messages.Completed("liar", 1, (FoldResult.of((done,), b"state"),), 5),
+        messages.Completed("liar", 1, (FoldResult((done,), b"state"),), 5),
         messages.Prepared("liar", 1, True, {}, ""),
     ]
 

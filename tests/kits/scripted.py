@@ -96,7 +96,7 @@ def run_task(
 def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks: list[TaskInput]) -> FoldResult:
     """Run tasks one after another, as a worker does. Raises `NoOutcome("die")` if one of them kills the worker."""
     if bound.digest == UNRUNNABLE.digest:
-        return FoldResult.of((), None, "refused", "no such device")
+        return FoldResult((), None, "refused", "no such device")
     outcomes: list[Outcome] = []
     current, changed = state, False
     for task in tasks:
@@ -107,10 +107,10 @@ def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks:
                 raise
             stopped: Any = "timeout" if end.why == "hang" else "faulted"
             left = current if changed else None
-            return FoldResult.of(outcomes, left, stopped, "out of memory" if stopped == "faulted" else "")
+            return FoldResult(tuple(outcomes), left, stopped, "out of memory" if stopped == "faulted" else "")
         changed = changed or (type(outcome) is Done and outcome.state_digest is not None)
         outcomes.append(outcome)
-    return FoldResult.of(tuple(outcomes), current if changed else None)
+    return FoldResult(tuple(outcomes), current if changed else None)
 
 
 class _State:

@@ -28,7 +28,8 @@ from rota.common.model_call import (
     encode_call,
     encode_result,
 )
-from rota.common.work import Done, Failed, FoldResult, FoldResults, Limits, TaskInput, TensorRef
+from rota.common.outcomes import FoldResults
+from rota.common.work import Done, Failed, FoldResult, Limits, TaskInput, TensorRef
 from rota.cpu_worker import abi
 from rota.tensors.format import DTYPES, check_tensor, dtype_name, npy_header, numpy_dtype
 from rota.tensors.payloads import Payloads
@@ -200,7 +201,7 @@ def check_output(data: bytes) -> bool:
     again = abi.decode_output(data, address="counter/alice", state=b"12", task=_TASK, limits=_LIMITS, fuel=9)
     assert again == (outcome, state)
     assert isinstance(outcome, Done | Failed)
-    message = messages.Completed("w1", 1, FoldResults.of((FoldResult.of((outcome,), state),)), 5)
+    message = messages.Completed("w1", 1, FoldResults.of((FoldResult((outcome,), state),)), 5)
     assert wire.decode(wire.encode(message), wire.FROM_WORKERS) == message
     if isinstance(outcome, Failed):
         assert outcome.kind in ("error", "bad_output", "overflow")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rota.common import events, limits, messages, work
 from rota.common.columns import Blobs, sparse
+from rota.common.outcomes import FoldResults
 
 COUNT = st.integers(0, limits.NOW_MS_MAX)
 FLAG = st.booleans()
@@ -50,7 +51,7 @@ OUTCOME = st.builds(
 ) | st.builds(work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL)
 PROVENANCE = st.none() | st.builds(work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST)
 STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused", "faulted"))
-FOLD_RESULT = st.builds(work.FoldResult.of, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
+FOLD_RESULT = st.builds(work.FoldResult, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
 
 
 @st.composite
@@ -135,7 +136,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Heartbeat: st.builds(
         messages.Heartbeat, TEXT, COUNT, some(COUNT), some(st.builds(messages.Preparation, COUNT, TARGET, COUNT))
     ),
-    messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT).map(work.FoldResults.of), COUNT),
+    messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT).map(FoldResults.of), COUNT),
     messages.Prepared: st.builds(messages.Prepared, TEXT, COUNT, FLAG, MAP, TEXT),
     messages.Goodbye: st.builds(messages.Goodbye, TEXT, FLAG),
     messages.Registered: st.builds(messages.Registered, COUNT, COUNT, some(COUNT)),

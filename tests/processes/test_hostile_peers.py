@@ -114,8 +114,8 @@ def test_worker_of_another_version_is_refused(start_process: StartProcess, run_d
 LIES: dict[str, Callable[[Assign], tuple[FoldResult, ...]]] = {
     "no folds": lambda order: (),
     "too few outcomes": lambda order: _answer(order, 1),
-    "state without digest": lambda order: (FoldResult.of((_done(),) * _tasks(order), b"state"),),
-    "a verdict": lambda order: (FoldResult.of((Failed("cancelled", "by me", (), 0),) * _tasks(order), None),),
+    "state without digest": lambda order: (FoldResult((_done(),) * _tasks(order), b"state"),),
+    "a verdict": lambda order: (FoldResult((Failed("cancelled", "by me", (), 0),) * _tasks(order), None),),
 }
 
 
@@ -156,7 +156,7 @@ def _tasks(order: Assign) -> int:
 
 def _answer(order: Assign, outcomes: int) -> tuple[FoldResult, ...]:
     assert _tasks(order) not in (outcomes, 0)
-    return (FoldResult.of((_done(),) * outcomes, None),)
+    return (FoldResult((_done(),) * outcomes, None),)
 
 
 def _resident_bytes(pid: int) -> int:

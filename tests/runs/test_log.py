@@ -21,7 +21,7 @@ WHO = records.Origin("alice", 7, digest(b"request"))
 AT = ("main", 3, 1_000)
 CODE = Code(digest(b"code"), AGENT)
 DONE = Done(b"1", None, (), (), 1, ())
-FOLD = records.CompletedFold.of("counter/a", (1, 2), (DONE, Failed("trap", "no", (), 1)), None, None)
+FOLD = records.CompletedFold("counter/a", (1, 2), (DONE, Failed("trap", "no", (), 1)), None, None)
 D = digest(b"x")
 
 SAID: list[tuple[Any, str]] = [

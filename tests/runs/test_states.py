@@ -105,11 +105,11 @@ def test_a_failed_task_leaves_the_state() -> None:
 def test_another_state_is_refused() -> None:
     """Goal: nothing is shown that the journal contradicts. Method: an executor that lies, and one that gives up."""
     run = MemoryRun(eventful())
-    lie = FoldResult.of((Done(None, digest(b"9"), (), (), 0, ()),), b"9")
+    lie = FoldResult((Done(None, digest(b"9"), (), (), 0, ()),), b"9")
     with pytest.raises(JournalError, match="rota verify"):
         state_at(run, "counter/b", "main", 5, lambda fold: lie)
     with pytest.raises(JournalError, match="no such device"):
-        state_at(run, "counter/b", "main", 5, lambda fold: FoldResult.of((), None, "refused", "no such device"))
+        state_at(run, "counter/b", "main", 5, lambda fold: FoldResult((), None, "refused", "no such device"))
 
 
 def test_what_is_not_there_is_refused_with_what_is() -> None:

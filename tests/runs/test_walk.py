@@ -95,7 +95,7 @@ def test_two_folds_of_an_agent_in_one_record_follow_each_other() -> None:
     folds = []
     for turn, state in ((1, b"1"), (2, b"2")):
         outcome = Done(None, digest(state), (), (), 1, ())
-        folds.append(records.CompletedFold.of("counter/a", (turn,), (outcome,), state, None))
+        folds.append(records.CompletedFold("counter/a", (turn,), (outcome,), state, None))
     before = records_of(broker)
     written = [records.Fingerprint(1, "cpu", ()), records.Completion("main", 1, "w1", 1, 1, tuple(folds))]
     walk = Walk(MemoryRun(Broker()))

@@ -298,7 +298,7 @@ def test_fit_message_keeps_what_fits() -> None:
     """Goal: the largest folds go first, and only as many as must. Method: sizes around the bound."""
 
     def of(size: int) -> FoldResult:
-        return FoldResult.of((Done(bytes(size), None, (), (), 0, ()),), None)
+        return FoldResult((Done(bytes(size), None, (), (), 0, ()),), None)
 
     half = MESSAGE_BYTES_MAX // 2
     message = Completed("w", 1, (of(10), of(half + 5), of(half), of(20)), 3)

@@ -55,7 +55,7 @@ def assign(number: int) -> Assign:
 
 
 def completed(number: int) -> Completed:
-    return Completed("cpu-1", number, (FoldResult.of((), None),), 5)
+    return Completed("cpu-1", number, (FoldResult((), None),), 5)
 
 
 def register(boot: int, *holds: int) -> SendMessage:

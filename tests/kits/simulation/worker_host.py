@@ -330,9 +330,7 @@ class WorkerHost(SimProcess):
         if count == len(plan.task_us) and plan.result is not None and (count or not plan.fold.tasks):
             return plan.result
         if not count:
-            return (
-                plan.result if plan.result is not None and not plan.task_us else FoldResult.of((), None, "interrupted")
-            )
+            return plan.result if plan.result is not None and not plan.task_us else FoldResult((), None, "interrupted")
         fold = plan.fold
         tasks = list(fold.tasks[:count])
         return scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, tasks)._replace(
