@@ -27,6 +27,7 @@ from rota.common.limits import (
     FOLD_TASKS_MAX,
     PREPARE_MS_MAX,
     TIMEOUT_GRACE_MS,
+    UNRETIRED_BYTES_MAX,
 )
 from rota.common.messages import Assign, FoldAssignment, Preparation, Register, Segment
 from rota.common.work import Code
@@ -343,12 +344,24 @@ class Dispatcher:
             queues = self._next_lane(pool)
             if queues is None:
                 return None
-            worker = self._worker_for(queues[0].tasks[0], pool, free)
-            if worker is not None:
-                return worker, queues
-            pool.ready.move_to_end(queues[0].lane.name)
-            queues.rotate(-1)
+            lane = queues[0].lane
+            if not _is_far_ahead(lane) or self._bring_head(lane, pool, queues):
+                worker = self._worker_for(queues[0].tasks[0], pool, free)
+                if worker is not None:
+                    return worker, queues
+                queues.rotate(-1)
+            pool.ready.move_to_end(lane.name)
         return None
+
+    def _bring_head(self, lane: Lane, pool: _Pool, queues: deque[TaskQueue]) -> bool:
+        """Put the queue with the head of the line first, if it is ready in this pool."""
+        head = lane.head
+        queue = None if head is None else self._queues.get((lane.name, head.address, head.stateless))
+        if queue is None or not queue.ready or self._pools[queue.pool] is not pool:
+            return False  # the head is out, or waits for a worker of the other pool
+        queues.remove(queue)
+        queues.appendleft(queue)
+        return self._has_head(queues)
 
     def _worker_for(self, task: Task, pool: _Pool, free: list[Worker]) -> Worker | None:
         """Return the free worker that has the least to do; one that failed on this task only if all have."""
@@ -370,7 +383,7 @@ class Dispatcher:
     def _fill(self, assignment: Assignment, pool: _Pool, queues: deque[TaskQueue]) -> None:
         """Take tasks from the ready queues of one lane until the assignment is full."""
         trouble = queues[0].tasks[0].trouble
-        alone = trouble is not None and trouble.alone
+        alone = (trouble is not None and trouble.alone) or _is_far_ahead(assignment.lane)
         quota = 1 if alone else self._quota(pool, assignment.worker, queues[0].tasks[0])
         bytes_max = min(ASSIGNMENT_BYTES_MAX, assignment.worker.settings.bytes_max - assignment.worker.held_bytes)
         while quota > assignment.tasks and self._has_head(queues):
@@ -501,6 +514,11 @@ class Dispatcher:
             ready = [queue for queues in pool.ready.values() for queue in queues]
             assert all(queue.ready and not queue.busy for queue in ready)
             assert sum(queue.ready for queue in waiting) == len(ready)
+
+
+def _is_far_ahead(lane: Lane) -> bool:
+    """Whether so many outcomes wait for the head of the line that only the head is handed out."""
+    return lane.budget.unretired_bytes > UNRETIRED_BYTES_MAX
 
 
 def _trouble(task: Task) -> Trouble:

@@ -32,7 +32,7 @@ from rota.broker.replies import reply
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
 from rota.broker.turn_content import turn_content, turn_digest
 from rota.broker.verdicts import unknown
-from rota.common.budget import growth_of
+from rota.common.budget import growth_of, outcome_bytes
 from rota.common.columns import Blobs
 from rota.common.digests import ZERO_DIGEST
 from rota.common.messages import LaneSettings
@@ -145,6 +145,11 @@ class Lane:
     def load(self) -> int:
         """Tasks stamped and not retired, waiting timers included: what the lane's bound counts."""
         return self.waiting_count + self.line_count + len(self.timers)
+
+    @property
+    def head(self) -> Task | None:
+        """The task that retires next; None if there is none yet."""
+        return self._retire_order[0] if self._retire_order else None
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
@@ -263,6 +268,8 @@ class Lane:
 
     def _finish(self, task: Task) -> None:
         self._notes.finished.append(task)
+        assert task.outcome is not None
+        self.budget.unretired_bytes += outcome_bytes(task.outcome)
         if self._recorded:
             self._retire_order.append(task)
 
@@ -375,6 +382,7 @@ class Lane:
         self.reserved -= task.emits_max
         self.budget.task_bytes -= issued_bytes(task)
         self.budget.reserved_bytes -= reserved_bytes(task)
+        self.budget.unretired_bytes -= outcome_bytes(outcome)
         self.retired += 1
         self.digest = task.turn_digest = turn_digest(self.digest, turn_content(task, outcome))
         growth = 0

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rota.broker.tasks import Agent, Run, Task, Timer
-from rota.common.budget import REF_BYTES, TASK_BYTES, content_bytes
+from rota.common.budget import REF_BYTES, TASK_BYTES, content_bytes, outcome_bytes
 from rota.common.code_kinds import kind_of
 from rota.common.messages import TaskRun
 from rota.common.work import ASK, FAILURE, Code, Emit
@@ -26,6 +26,9 @@ class LaneBudget:
     timer_bytes: int = 0
     state_bytes: int = 0  # of agents, as their last retired task left them
     reserved_bytes: int = 0  # by which the tasks of the line may still grow the lane
+    # Outcomes that wait until the tasks before theirs retire. How many do is a matter of timing, so it is counted for
+    # dispatch only (dispatch.py) and is no part of what the lane holds or has room for.
+    unretired_bytes: int = 0
 
     @property
     def held_bytes(self) -> int:
@@ -80,6 +83,7 @@ def count(
         timer_bytes=sum([emit_bytes(timer.emit) for timer in timers]),
         state_bytes=sum([agent.counted_bytes for agent in agents]),
         reserved_bytes=sum(map(reserved_bytes, tasks)),
+        unretired_bytes=sum([outcome_bytes(task.outcome) for task in tasks if task.outcome is not None]),
     )
 
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from rota.broker.tasks import Run, Task
-from rota.common.budget import REF_BYTES, TASK_BYTES
+from rota.common.budget import REF_BYTES, outcome_bytes
 from rota.common.messages import ResultItem
 from rota.common.work import Done, Failed
 
 _RESULT_OVERHEAD_BYTES: Final = 200  # what a kept result costs beside its payload, roughly
-_LINE_BYTES: Final = 60  # of a log line beside its text
 
 
 class RunIndex:
@@ -113,20 +112,11 @@ class KeptResults:
 
 
 def _size(task: Task) -> int:
-    """What keeping a task costs: its payload, and its outcome with logs and emits."""
-    outcome = task.outcome
+    """What keeping a task costs: its payload, and its outcome."""
     run = task.run
-    size = _RESULT_OVERHEAD_BYTES + run.payloads.lengths[task.index]
-    if type(outcome) is Done and not (run.tensors or outcome.tensors or outcome.emits or outcome.log):
-        return size if outcome.result is None else size + len(outcome.result)  # most are that
-    refs = len(run.tensors_of(task.index))
-    if type(outcome) is Done:
-        refs += len(outcome.tensors) + sum([len(emit.tensors) for emit in outcome.emits])
-        size += len(outcome.result or b"") + sum([TASK_BYTES + len(emit.payload) for emit in outcome.emits])
-    else:
-        assert type(outcome) is Failed
-        size += len(outcome.message)
-    return size + sum([_LINE_BYTES + len(line) for line in outcome.log]) + REF_BYTES * refs
+    assert task.outcome is not None
+    size = _RESULT_OVERHEAD_BYTES + run.payloads.lengths[task.index] + outcome_bytes(task.outcome)
+    return size + REF_BYTES * len(run.tensors_of(task.index)) if run.tensors else size
 
 
 def watch(run: Run, identity: bytes, first_seq: int, last_seq: int) -> None:

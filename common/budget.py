@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rota.common.work import FAILURE, Done, TensorRef
+from rota.common.work import FAILURE, Done, Failed, Outcome, TensorRef
 
 TASK_BYTES: Final = 256  # of a task beside its content: header, address, places in tables
 REF_BYTES: Final = 256  # one tensor reference
+LINE_BYTES: Final = 60  # of a log line beside its text
 FAILURE_FREE_BYTES: Final = 288  # of a failure that comes back to who asked: so there is always room to say it
 
 
@@ -21,6 +22,23 @@ def content_bytes(kind: str, payload_bytes: int, tensors: Sequence[TensorRef]) -
     """Return what the content of a message counts."""
     size = payload_bytes + REF_BYTES * len(tensors)
     return size if kind != FAILURE else max(size - FAILURE_FREE_BYTES, 0)
+
+
+def outcome_bytes(outcome: Outcome) -> int:
+    """Return what an outcome takes in memory: its result or message, emits, log lines and tensor references."""
+    if type(outcome) is Failed:
+        return len(outcome.message) + _log_bytes(outcome.log)
+    assert type(outcome) is Done
+    size = 0 if outcome.result is None else len(outcome.result)
+    if outcome.emits or outcome.log or outcome.tensors:  # most have none of these
+        refs = len(outcome.tensors) + sum([len(emit.tensors) for emit in outcome.emits])
+        size += sum([TASK_BYTES + len(emit.payload) for emit in outcome.emits])
+        size += _log_bytes(outcome.log) + REF_BYTES * refs
+    return size
+
+
+def _log_bytes(lines: Sequence[str]) -> int:
+    return sum([LINE_BYTES + len(line) for line in lines])
 
 
 def growth_of(done: Done, state_bytes: int) -> int:

@@ -78,6 +78,7 @@ FOLD_TASKS_MAX: Final = 256  # tasks of one assignment
 ASSIGNMENTS_PER_WORKER: Final = 2  # one runs, one waits: hides the round trip
 ASSIGNMENT_TARGET_MS: Final = 10  # work in one assignment, by the measured time of earlier ones
 ASSIGNMENT_BYTES_MAX: Final = 8 << 20
+UNRETIRED_BYTES_MAX: Final = 64 << 20  # outcomes of a lane behind a slow head, before only the head is handed out
 TIMEOUT_GRACE_MS: Final = 5_000  # past an assignment's own limits, before its worker is sent away
 TRIES_MAX: Final = 3  # of a task that no worker can do, or that its workers do not come back from
 STUCK_MS: Final = 500  # from telling an executor to stop until it counts as stuck

@@ -150,8 +150,12 @@ MUTATIONS: Final = (
         _BUDGET,
     ),
     Mutation(
-        "logs-not-counted", "kept results count their logs", "broker/results.py",
-        "sum([_LINE_BYTES + len(line) for line in outcome.log])", "0", _BUDGET,
+        "logs-not-counted", "kept results count their logs", "common/budget.py",
+        "sum([LINE_BYTES + len(line) for line in lines])", "0", _BUDGET,
+    ),
+    Mutation(
+        "far-ahead-of-the-head", "what waits behind a slow head is bounded in bytes", "broker/dispatch.py",
+        "lane.budget.unretired_bytes > UNRETIRED_BYTES_MAX", "lane.budget.unretired_bytes < 0", _DISPATCH,
     ),
     Mutation(
         "door-without-bytes", "producers leave half of a lane to its own tasks", "broker/lane_budget.py",

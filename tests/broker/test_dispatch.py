@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from core_kit import Broker
 from scripted import FUNCTION_CODE, code, program
 
@@ -170,3 +171,26 @@ def test_numbers_of_orders_fit_the_wire_after_very_many_starts(broker: Broker) -
     assert worker.orders
     broker.run()
     broker.core.world.boot = 1
+
+
+def test_what_waits_behind_a_slow_head_is_bounded(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: outcomes that cannot retire do not fill the memory, and nothing stalls. Method: one worker keeps the first
+    task; another does tasks of 1,000 bytes each until it gets no more, then the first task comes.
+    """
+    monkeypatch.setattr("rota.broker.dispatch.UNRETIRED_BYTES_MAX", 10_000)
+    alice, slow = broker.producer(), broker.worker("slow")
+    alice.submit("counter/first", ADD)
+    assert slow.turns() == [1]
+    worker = broker.worker("fast")
+    alice.submit_runs(
+        TaskRun.of(tuple(f"counter/{key}" for key in range(200)), 0, (program(["size", 1_000]),) * 200, None)
+    )
+    while worker.orders:
+        worker.finish()
+    held = broker.lane().budget.unretired_bytes
+    assert 10_000 < held < 10_000 + limits.ASSIGNMENTS_PER_WORKER * limits.FOLD_TASKS_MAX * 1_100 / 4
+    assert broker.lane().retired == 0
+    slow.finish()
+    broker.run()
+    assert broker.lane().retired == 201
+    assert broker.lane().budget.unretired_bytes == 0

@@ -56,6 +56,7 @@ KNOBS: Final[tuple[tuple[str, str, tuple[Any, ...]], ...]] = (
     ("rota.broker.durability", "NEWS_HELD_MAX", (1, 10_000)),
     ("rota.broker.dispatch", "FIRST_ASSIGNMENT_TASKS", (1, 4, 64)),
     ("rota.broker.dispatch", "ORPHANS_KEPT", (2, 1_024)),
+    ("rota.broker.dispatch", "UNRETIRED_BYTES_MAX", (0, 300, 64 << 20)),
     ("rota.broker.dispatch", "FOLD_TASKS_MAX", (1, 2, 256)),
     ("rota.broker.state", "CONNECTIONS_MAX", (2, 16_384)),
     ("rota.broker.pending_deploys", "PENDING_DEPLOYS_MAX", (1, 64)),
