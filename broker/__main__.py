@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import time
 from importlib.metadata import version
 
 from rota.broker.journal import Journal
@@ -20,7 +19,7 @@ from rota.broker.state import BrokerState
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common.errors import JournalLost
-from rota.host.clock import HostClock
+from rota.host.clock import Clock, HostClock
 from rota.host.command import settings_command
 from rota.host.config import BrokerSettings
 from rota.host.endpoints import Endpoints
@@ -41,8 +40,8 @@ def serve(settings: BrokerSettings) -> Exit:
         stop = open_now.enter_context(StopSignals())
         run_file = open_now.enter_context(contextlib.closing(RunFile.open(folder.journal)))
         journal = Journal(run_file)
-        world = _recover(journal, settings)
         clock = HostClock()
+        world = _recover(journal, settings, clock)
         open_epoch(world, journal, clock.wall_ms())
         run_file.reserve()
         _calm_collector()
@@ -56,7 +55,7 @@ def serve(settings: BrokerSettings) -> Exit:
         open_now.callback(sockets.close)
         door = open_now.enter_context(contextlib.closing(Door(sockets, endpoints, raise_limit())))
         watch = open_now.enter_context(contextlib.closing(ProcessWatch()))
-        tensors = TensorKeeper(TensorStore(folder.tensors), world, settings.tensor_lease_ms)
+        tensors = TensorKeeper(TensorStore(folder.tensors), world, settings.tensor_lease_ms, clock)
         snapshots = Snapshotter(journal, world, _snapshot_policy(settings))
         modules = ModuleStore(folder.modules)
         server = Server(Sequencer(state), journal, modules, tensors, sockets, watch, clock, snapshots, door)
@@ -78,13 +77,13 @@ def _calm_collector() -> None:
     gc.enable()
 
 
-def _recover(journal: Journal, settings: BrokerSettings) -> World:
-    started_ms = time.monotonic_ns() // 1_000_000
+def _recover(journal: Journal, settings: BrokerSettings, clock: Clock) -> World:
+    started_ms = clock.mono_ms()
     gc.disable()  # a fold only makes objects; looking for cycles among them took a quarter of its time
     kept = (settings.results_kept_max, settings.results_kept_bytes)
     world = recover(journal, *kept, lambda number: log.info("recovering: record %d", number))
     if journal.last_number:
-        took_ms = time.monotonic_ns() // 1_000_000 - started_ms
+        took_ms = clock.mono_ms() - started_ms
         log.info("recovered up to record %d in %d ms, next seq %d", journal.last_number, took_ms, world.next_seq)
     return world
 

@@ -11,7 +11,6 @@ removes tensors earlier, as soon as no task or result names them (tensor_keeper.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +29,7 @@ from rota.broker.world import World
 from rota.common.code_kinds import kind_of
 from rota.common.errors import ConfigError, LocalError
 from rota.common.work import Code, TensorRef
+from rota.host.clock import Clock
 from rota.host.endpoints import RunFolder
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -80,6 +80,7 @@ def compact(
     pins: dict[str, Place],
     unpins: tuple[str, ...] = (),
     lease_ms: int,
+    clock: Clock,
     dry_run: bool = False,
     say: Say = lambda _: None,
 ) -> Report:
@@ -96,7 +97,7 @@ def compact(
             journal = Journal(run_file)
             work = _Compaction(journal, say)
             work.resolve(pins, unpins)
-            cut = work.plan(wishes, int(time.time() * 1_000))
+            cut = work.plan(wishes, clock.wall_ms())
             work.read(cut)
             first = journal.first_number()
             if not dry_run:
@@ -109,7 +110,7 @@ def compact(
             return report
         say("removing modules and tensors")
         modules = ModuleStore(folder.modules).collect(work.modules, folder.artefacts)
-        tensors = collect_tensors(folder.tensors, work.tensors, lease_ms)
+        tensors = collect_tensors(folder.tensors, work.tensors, lease_ms, clock.wall_ms())
         return report._replace(
             modules_removed=modules[0], modules_bytes=modules[1], tensors_removed=tensors[0], tensors_bytes=tensors[1]
         )

@@ -7,12 +7,12 @@ and after that by its lease again (docs/TENSORS.md). The lease covers the time b
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Final
 
 from rota.broker.world import World
 from rota.common.messages import Submit
+from rota.host.clock import Clock
 from rota.tensors.store import TensorStore
 
 log = logging.getLogger(__name__)
@@ -20,23 +20,24 @@ log = logging.getLogger(__name__)
 _COLLECTIONS_PER_LEASE: Final = 4
 
 
-def collect_tensors(folder: Path, referenced: dict[bytes, None], lease_ms: int) -> tuple[int, int]:
+def collect_tensors(folder: Path, referenced: dict[bytes, None], lease_ms: int, now_ms: int) -> tuple[int, int]:
     """Remove tensors that nothing refers to and whose lease is over; return how many, and their bytes. For compaction,
     to which every kept record counts: it asks for less than a live broker, which may have removed more already.
     """
     if not folder.is_dir():
         return 0, 0
-    report = TensorStore(folder).collect(referenced.keys(), time.time(), lease_ms / 1_000)
+    report = TensorStore(folder).collect(referenced.keys(), now_ms / 1_000, lease_ms / 1_000)
     return report.removed, report.bytes
 
 
 class TensorKeeper:
     """Checks references as they come in, and collects now and then."""
 
-    def __init__(self, store: TensorStore, world: World, lease_ms: int) -> None:
+    def __init__(self, store: TensorStore, world: World, lease_ms: int, clock: Clock) -> None:
         self._store = store
         self._world = world
         self._lease_ms = lease_ms
+        self._clock = clock
         self._next_ms = 0
 
     def admit(self, request: Submit) -> None:
@@ -50,6 +51,7 @@ class TensorKeeper:
         if mono_ms < self._next_ms:
             return
         self._next_ms = mono_ms + max(self._lease_ms // _COLLECTIONS_PER_LEASE, 1_000)
-        report = self._store.collect(self._world.tensors_in_use().keys(), time.time(), self._lease_ms / 1_000)
+        in_use = self._world.tensors_in_use().keys()
+        report = self._store.collect(in_use, self._clock.wall_ms() / 1_000, self._lease_ms / 1_000)
         if report.removed:
             log.info("removed %d tensors that nobody names: %d bytes", report.removed, report.bytes)

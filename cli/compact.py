@@ -58,6 +58,7 @@ def compact(
     """
     from rota.broker.compaction import Wishes
     from rota.broker.compaction import compact as carry_out
+    from rota.host.clock import HostClock
     from rota.host.endpoints import RunFolder
 
     named = run or folder
@@ -70,6 +71,7 @@ def compact(
             pins=places,
             unpins=unpins,
             lease_ms=tensor_lease_ms,
+            clock=HostClock(),
             dry_run=dry_run,
             say=shown.show,
         )

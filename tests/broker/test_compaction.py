@@ -27,6 +27,7 @@ from rota.common.digests import digest
 from rota.common.errors import ConfigError, JournalError, LocalError
 from rota.common.messages import TaskRun
 from rota.common.work import Code, Done
+from rota.host.clock import HostClock
 from rota.host.endpoints import RunFolder
 from rota.tensors.store import TensorStore
 
@@ -58,7 +59,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def compacted(folder: RunFolder, wishes: Wishes | None = None, **settings: Any) -> Report:
-    return compact(folder, wishes or Wishes(), **{"pins": {}, "lease_ms": 0, **settings})
+    return compact(folder, wishes or Wishes(), **{"pins": {}, "lease_ms": 0, "clock": HostClock(), **settings})
 
 
 def state(folder: RunFolder) -> dict[str, Any]:

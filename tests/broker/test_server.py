@@ -50,7 +50,7 @@ class Shell:
         fold(world, journal.read())
         open_epoch(world, journal, 1)
         journal.log._file._connection.execute("PRAGMA busy_timeout = 0")
-        tensors = TensorKeeper(TensorStore(folder / "tensors"), world, 60_000)
+        tensors = TensorKeeper(TensorStore(folder / "tensors"), world, 60_000, HostClock())
         sockets = end.enter_context(closing(ServerSockets.bind(self.zmq, ENDPOINTS)))
         watch = end.enter_context(closing(ProcessWatch()))
         sequencer = Sequencer(BrokerState(world, version="test"))

@@ -20,6 +20,7 @@ from rota.broker.compaction import Wishes, compact
 from rota.broker.journal import Journal
 from rota.broker.snapshot_store import SnapshotStore
 from rota.client import Client
+from rota.host.clock import HostClock
 from rota.host.endpoints import RunFolder
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")]
@@ -61,7 +62,7 @@ def test_a_broker_that_starts_from_snapshots_contradicts_nothing(
     with closing(Journal.open(folder.journal, read_only=True)) as journal:
         assert SnapshotStore(journal).named()
         assert journal.first_number() > 1
-    report = compact(folder, Wishes(records=0), pins={}, lease_ms=0)
+    report = compact(folder, Wishes(records=0), pins={}, lease_ms=0, clock=HostClock())
     assert report.cut_last == report.last - 1
     up = rota_up(run_dir, cpu_workers=1)
     with Client(run_dir) as client:
