@@ -255,7 +255,7 @@ class _Compaction:
 
 
 def _is_open(world: World, place: Place) -> bool:
-    """Tell whether a turn still waits or stands in the line."""
+    """Return whether a turn still waits or stands in the line."""
     lane = world.lanes[place.lane]
     return place.turn in lane.line_by_turn or any(
         run.first_turn + run.issued <= place.turn < run.first_turn + len(run.payloads) for run in lane.waiting_runs()

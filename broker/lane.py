@@ -226,7 +226,7 @@ class Lane:
         return self.dead.drop(dict.fromkeys(seqs or tuple(self.dead)))
 
     def can_catch(self, run: Run, index: int) -> bool:
-        """Say whether a cancel or a verdict can still catch a task: it has no outcome, and was not caught before."""
+        """Return whether a cancel or a verdict can still catch a task: it has no outcome, and was not caught before."""
         if index >= run.issued:
             return run.verdicts is None or index not in run.verdicts
         task = self.line_by_turn.get(run.first_turn + index)

@@ -28,7 +28,7 @@ def request_digest(request: messages.FrontendRequest) -> bytes:
 
 
 def fits_origin(record: Any, lanes: Iterable[str]) -> bool:
-    """Say whether a request with the digest that an input names can have made it.
+    """Return whether a request with the digest that an input names can have made it.
 
     `lanes`: the names of those that a new lane can have its deploys from.
     """

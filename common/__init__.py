@@ -1,1 +1,1 @@
-"""The words that every process of Rota shares: messages, wire, errors, limits, digests. All of it is PURE."""
+"""Definitions shared by all processes: messages, wire, errors, limits, digests. All of it is PURE."""

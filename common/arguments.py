@@ -1,7 +1,7 @@
-"""What callers of the clients and of `rota.local` hand in, checked before anything is done with it. PURE.
+"""Checks of arguments from callers of the clients and of `rota.local`. PURE.
 
-Each function returns a value that fits, or raises a typed error that names the argument and what it may be. A bool is
-an int in Python but never meant as one here.
+Each function returns a valid value, or raises a typed error that names the argument and its allowed values. A bool is
+an int in Python but is not accepted as one here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from rota.common.targets import is_name
 
 Error = TypeVar("Error", bound=LocalError)
 
-SEQ_MAX: Final = limits.NOW_MS_MAX  # what a number field of a message holds
+SEQ_MAX: Final = limits.NOW_MS_MAX  # the largest number in a field of a message
 
 
 def check_name(name: Any, what: str) -> None:
-    """Raise `BadTarget` for a name that cannot be one; `what` says whose, for example "a lane"."""
+    """Raise `BadTarget` for an invalid name; `what` says of what, for example "a lane"."""
     if not isinstance(name, str) or not is_name(name):
         raise BadTarget(
             f"{shown(name)} cannot name {what}: use letters, digits, _ . - ({limits.NAME_CHARS_MAX} at most)"
@@ -29,7 +29,7 @@ def check_name(name: Any, what: str) -> None:
 
 
 def whole(name: str, value: Any, lowest: int, highest: int = SEQ_MAX, error: type[Error] | None = None) -> int:
-    """Return a whole number of this range, else raise `error`, a `LocalError` if not told otherwise."""
+    """Return a whole number in this range, else raise `error`, by default `LocalError`."""
     if type(value) is not int or not lowest <= value <= highest:
         raise (error or LocalError)(f"{name}={shown(value)}: give a whole number from {lowest} to {highest}")
     return value
@@ -43,7 +43,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def seconds(name: str, value: Any, *, zero: bool = False) -> float:
-    """Return a time in seconds, `math.inf` included, else raise `ConfigError`. With `zero`, 0 is one too."""
+    """Return a time in seconds, which may be `math.inf` and, with `zero`, 0; else raise `ConfigError`."""
     fits = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     if not fits or value < 0 or (value == 0 and not zero):
         least = "from 0 on" if zero else "more than 0"
@@ -52,7 +52,7 @@ def seconds(name: str, value: Any, *, zero: bool = False) -> float:
 
 
 def several(name: str, value: Any) -> Iterable[Any]:
-    """Return something to go through, else raise `BadPayload`. One text or one run of bytes is not several things."""
+    """Return an iterable, else raise `BadPayload`. Text and bytes are not accepted as iterables."""
     if isinstance(value, str | bytes | bytearray | memoryview) or not hasattr(value, "__iter__"):
         raise BadPayload(f"{name}={shown(value)}: give a list, or another iterable")
     found: Iterable[Any] = value
@@ -60,7 +60,7 @@ def several(name: str, value: Any) -> Iterable[Any]:
 
 
 def seq_of(task: Any, name: str = "seq") -> int:
-    """Return the number of a task that is named by its number, its handle or its result, else raise `LocalError`."""
+    """Return the number of a task given as number, handle or result, else raise `LocalError`."""
     seq = getattr(task, name, task)
     if type(seq) is not int or not 1 <= seq <= SEQ_MAX:
         raise LocalError(f"{shown(task)} names no task: give its {name}, a whole number from 1 on, or its handle")
@@ -68,10 +68,10 @@ def seq_of(task: Any, name: str = "seq") -> int:
 
 
 def checked(request: Any, kind: type[LocalError], allowed: frozenset[type] = wire.FROM_PRODUCERS) -> Any:
-    """Return a request as the broker reads it. Raises an error of this kind for what the broker would not take."""
+    """Return a request as the broker decodes it. Raises `kind` for a request that the broker would refuse."""
     try:
         return wire.decode(wire.encode(request), allowed)
     except ProtocolError as error:
         raise kind(error.message, **error.fields) from error
-    except (TypeError, ValueError, OverflowError) as error:  # of the encoder: a value that no frame can hold
+    except (TypeError, ValueError, OverflowError) as error:  # from the encoder: a value that a frame cannot hold
         raise kind(f"{type(request).__name__} cannot be sent: {error}") from error

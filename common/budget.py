@@ -1,8 +1,8 @@
-"""What tasks count against the budget of their lane: the one measure of every budget in bytes. PURE.
+"""How many bytes tasks count against the budget of their lane. PURE.
 
-Lanes, workers and the door count with it, so that what a worker lets through is what the lane has kept room for. It is
-part of what a run means: whether an agent meets `overflow` depends on it, so a change of these numbers is a change of
-the journal's format (docs/JOURNAL.md).
+Lanes, workers and the check of submits all use these functions, so that what a worker allows is what the lane has
+reserved. Whether an agent gets `overflow` depends on them, so a change of these numbers is a change of the journal's
+format (docs/JOURNAL.md).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final
 
 from rota.common.work import FAILURE, Done, Failed, Outcome, TensorRef
 
-TASK_BYTES: Final = 256  # of a task beside its content: header, address, places in tables
+TASK_BYTES: Final = 256  # of a task besides its content: header, address, table entries
 REF_BYTES: Final = 256  # one tensor reference
 LINE_BYTES: Final = 60  # of a log line beside its text
-FAILURE_FREE_BYTES: Final = 288  # of a failure that comes back to who asked: so there is always room to say it
+FAILURE_FREE_BYTES: Final = 288  # of a failure message to an asker, so that there is always room for it
 
 
 def content_bytes(kind: str, payload_bytes: int, tensors: Sequence[TensorRef]) -> int:
-    """Return what the content of a message counts."""
+    """Return how many bytes the content of a message counts."""
     size = payload_bytes + REF_BYTES * len(tensors)
     return size if kind != FAILURE else max(size - FAILURE_FREE_BYTES, 0)
 
@@ -42,9 +42,9 @@ def _log_bytes(lines: Sequence[str]) -> int:
 
 
 def growth_of(done: Done, state_bytes: int) -> int:
-    """Return by how many bytes a task grew its lane: the content of what it emitted, and its agent's state.
+    """Return by how many bytes a task grew its lane: the content of its emits, and the growth of its agent's state.
 
-    `state_bytes`: what the state held before it.
+    `state_bytes`: the size of the state before it.
     """
     grown = 0 if done.state_digest is None else done.state_bytes - state_bytes
     if not done.emits:  # most tasks emit nothing
@@ -53,8 +53,8 @@ def growth_of(done: Done, state_bytes: int) -> int:
 
 
 def growth_max(growth_bytes: int, kind: str, payload_bytes: int, tensors: Sequence[TensorRef]) -> int:
-    """Return by how many bytes a task may grow its lane: its allowance, and its own content, which leaves with it.
+    """Return by how many bytes a task may grow its lane: its allowance plus its own content, which it frees.
 
-    So a task may always hand on or keep what it was given.
+    So a task may always pass on or keep its content.
     """
     return growth_bytes + content_bytes(kind, payload_bytes, tensors)

@@ -1,6 +1,6 @@
-"""The kinds of code, one row each: who runs it, what it keeps, what is checked at deploy. PURE.
+"""The kinds of code, one row each: the pool that runs it, whether it has state, what is checked at deploy. PURE.
 
-Whoever treats kinds differently asks this table and not for the name of a kind. A new kind is a row here and an
+Code that treats kinds differently uses this table and does not compare kind names. A new kind is a row here and an
 executor that runs it; docs/ARCHITECTURE.md shows the table.
 """
 
@@ -14,17 +14,17 @@ from rota.common.work import AGENT, FUNCTION, MODEL, Code
 
 
 class KindFacts(NamedTuple):
-    """What is true of all code of a kind."""
+    """The properties of all code of a kind."""
 
     name: str
-    pool: str  # the workers that run it
-    name_prefix: str  # of the names that it is bound to
-    keeps_state: bool  # an address has a state, so its tasks run one after another; else all run side by side
+    pool: str  # of the workers that run it
+    name_prefix: str  # prefix of the names that it is bound to
+    keeps_state: bool  # an address has a state, so its tasks run one after another; else in parallel
     emits: bool  # its tasks may emit tasks
-    is_module: bool  # a WebAssembly module that comes with the deploy; else a model of the repository
-    is_recorded: bool  # its results say where they came from and are read back in a replay, not computed again
-    roles: tuple[tuple[str, str], ...]  # of the exports that a module needs, with their usual names
-    names_exports: bool  # a deploy may say which exports have the roles
+    is_module: bool  # a WebAssembly module sent with the deploy; else a model of the repository
+    is_recorded: bool  # its results have a provenance and are read back in a replay, not computed again
+    roles: tuple[tuple[str, str], ...]  # of the needed exports, with their default names
+    names_exports: bool  # a deploy may name the exports for the roles
 
 
 _ALLOC: Final = ("alloc", "rota_alloc")
@@ -48,10 +48,10 @@ MODULE_KINDS: Final = tuple([row.name for row in _ROWS if row.is_module])
 
 
 def kind_of(code: Code) -> KindFacts:
-    """Return the row of this code's kind."""
+    """Return the properties of this code's kind."""
     return KINDS[code.kind]
 
 
 def pool_of(code: Code) -> str:
-    """Return which workers run this code."""
+    """Return the pool of workers that run this code."""
     return KINDS[code.kind].pool

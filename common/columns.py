@@ -1,9 +1,8 @@
-"""Many tasks' worth of bytes, addresses and outcomes as columns: one blob, lengths, small integers. PURE.
+"""Bytes, addresses and outcomes of many tasks as columns: one blob, lengths, small integers. PURE.
 
-Messages and records hold these instead of an object for each task; they are decoded in a few steps however many tasks
-there are. Each is a sequence: an element is made where somebody asks for it. What only a few tasks have (emits, logs,
-tensors, failures) is *sparse*: pairs of index and value, indexes rising. Columns that do not fit each other cannot be
-made, by decoding neither.
+Messages and records hold these instead of an object per task; they are decoded in a few steps, however many tasks there
+are. Each is a sequence whose elements are made on demand. What only a few tasks have (emits, logs, tensors, failures)
+is *sparse*: pairs of index and value with ascending indexes. Inconsistent columns raise an error, also when decoded.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ S = TypeVar("S", bound=Struct)
 T = TypeVar("T")
 
 _FEW: Final = 8
-new_tuple: Final[Any] = cast(Any, tuple).__new__  # past a NamedTuple's own constructor, which takes twice as long
+new_tuple: Final[Any] = cast(Any, tuple).__new__  # faster than a NamedTuple's own constructor, which takes twice as long
 
 Sparse = Annotated[tuple[tuple[Index, T], ...], Meta(max_length=limits.RUN_TASKS_MAX)]
-"""What some tasks of a row have, by their index."""
+"""A sparse column: (index, value) for the tasks that have a value."""
 
 
 def value_at(pairs: tuple[tuple[int, Any], ...], index: int, otherwise: Any = ()) -> Any:
@@ -36,12 +35,12 @@ def value_at(pairs: tuple[tuple[int, Any], ...], index: int, otherwise: Any = ()
 
 
 def sparse(values: Sequence[Any]) -> tuple[tuple[int, Any], ...]:
-    """Return the sparse column of those values that are not empty."""
+    """Return the non-empty values as a sparse column."""
     return tuple([(index, value) for index, value in enumerate(values) if value]) if any(values) else ()
 
 
 def picked(pairs: tuple[tuple[int, T], ...], indexes: Sequence[int]) -> tuple[tuple[int, T], ...]:
-    """Return the sparse column of some tasks of a row."""
+    """Return the sparse column of the tasks at these indexes."""
     if not pairs:
         return ()
     known = dict(pairs)
@@ -49,7 +48,7 @@ def picked(pairs: tuple[tuple[int, T], ...], indexes: Sequence[int]) -> tuple[tu
 
 
 def check_sparse(what: str, pairs: tuple[tuple[int, Any], ...], count: int) -> None:
-    """Raise ValueError unless the indexes of a sparse column rise and name tasks of a row of `count`."""
+    """Raise ValueError unless the indexes of a sparse column are ascending and below `count`."""
     last = -1
     for index, value in pairs:
         if not last < index < count:
@@ -60,7 +59,7 @@ def check_sparse(what: str, pairs: tuple[tuple[int, Any], ...], count: int) -> N
 
 
 class kept(Generic[T]):
-    """A property that is worked out once. functools.cached_property does it behind a lock, for ten times the cost."""
+    """A cached property. functools.cached_property takes a lock, which costs ten times as much."""
 
     def __init__(self, work_out: Callable[[Any], T]) -> None:
         self._work_out = work_out
@@ -75,22 +74,22 @@ class kept(Generic[T]):
 
 
 class Column(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """What columns have in common. Values that are worked out from the fields are kept beside them."""
+    """Base of all columns. Values computed from the fields are cached beside them."""
 
     def _replace(self: S, **changes: Any) -> S:
-        """Return the same with other fields, as NamedTuples have it."""
+        """Return a copy with other fields, as for NamedTuples."""
         return structs.replace(self, **changes)
 
 
 class InColumns:
-    """Marks a field of a message or record that is a sequence here, and travels as a column of this class."""
+    """Marks a field that is a sequence in Python and is encoded as a column of this class."""
 
     def __init__(self, column: Any) -> None:
         self.column = column
 
 
 class Blobs(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Byte strings, one after another in one blob."""
+    """Byte strings, concatenated in one blob."""
 
     data: bytes
     lengths: Annotated[tuple[PayloadLength, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
@@ -117,7 +116,7 @@ class Blobs(Column, frozen=True, array_like=True, forbid_unknown_fields=True, di
         return iter(_cut(self.data, self.lengths))
 
     def pick(self, indexes: Sequence[int]) -> Blobs:
-        """Return some of the strings; rising indexes that leave nothing out are one cut."""
+        """Return some of the strings; consecutive indexes are one slice of the blob."""
         first, count = indexes[0], len(indexes)
         if count == len(self.lengths):
             return self
@@ -132,7 +131,7 @@ class Blobs(Column, frozen=True, array_like=True, forbid_unknown_fields=True, di
 
 
 class Values(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Byte strings, one after another in one blob, some of which are None (which is not the empty string)."""
+    """Byte strings or None, concatenated in one blob; None differs from the empty string."""
 
     data: bytes
     lengths: Annotated[tuple[ResultLength | None, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
@@ -143,7 +142,7 @@ class Values(Column, frozen=True, array_like=True, forbid_unknown_fields=True, d
 
     @classmethod
     def of(cls, items: Sequence[bytes | None]) -> Values:
-        """Return byte strings, and None, as one column."""
+        """Return byte strings and None as one column."""
         return Values(b"".join(filter(None, items)), tuple([None if item is None else len(item) for item in items]))
 
     def __len__(self) -> int:
@@ -160,7 +159,7 @@ class Values(Column, frozen=True, array_like=True, forbid_unknown_fields=True, d
 
 
 class Addresses(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Addresses of many tasks: those that there are, and for each task the place of its own among them."""
+    """Addresses of many tasks: a table of distinct ones, and for each task an index into it."""
 
     table: Annotated[tuple[Target, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
     places: Annotated[tuple[Index, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
@@ -171,7 +170,7 @@ class Addresses(Column, frozen=True, array_like=True, forbid_unknown_fields=True
 
     @classmethod
     def of(cls, items: Iterable[str]) -> Addresses:
-        """Return addresses as a table and places, in the order in which they first come."""
+        """Return addresses as a table, in order of first use, and indexes."""
         if isinstance(items, Addresses):
             return items
         table: dict[str, int] = {}
@@ -190,7 +189,7 @@ class Addresses(Column, frozen=True, array_like=True, forbid_unknown_fields=True
 
 def _cut(data: bytes, lengths: tuple[int, ...]) -> Sequence[bytes]:
     if len(lengths) > _FEW and lengths.count(lengths[0]) == len(lengths):
-        # A sixth of the cost, and strings of one length are common.
+        # A sixth of the cost; equal lengths are common.
         return unpack(f"{lengths[0]}s" * len(lengths), data)
     start = 0
     cuts: list[bytes] = []

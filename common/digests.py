@@ -1,4 +1,4 @@
-"""The one hash function, and what is derived from it. PURE.
+"""The hash function, and values derived with it. PURE.
 
 BLAKE3 everywhere (https://github.com/BLAKE3-team/BLAKE3-specs). A digest of structured data is taken over its canonical
 MessagePack: arrays only, integers in their shortest form, str as UTF-8, bytes as bin. Changing anything here changes
@@ -27,17 +27,15 @@ def digest(data: bytes | memoryview) -> bytes:
 
 
 def digest_of(value: Any) -> bytes:
-    """Return the digest of a structure of lists, tuples, integers, str, bytes, bool and None in canonical
-    MessagePack.
-    """
+    """Return the digest of the canonical MessagePack of lists, tuples, integers, str, bytes, bool and None."""
     return blake3(pack(value)).digest()
 
 
 def lane_seed(lane: str) -> bytes:
-    """Return the seed of a lane that was opened without one: the same name gives the same run."""
+    """Return the default seed of a lane, derived from its name."""
     return blake3(lane.encode(), derive_key_context=_SEED_CONTEXT).digest()
 
 
 def entropy(seed: bytes, turn: int) -> bytes:
-    """Return the 32 random bytes of a turn: a counter-based stream, keyed by the lane's seed."""
+    """Return the 32 random bytes of a turn: a counter-based generator keyed by the lane's seed."""
     return blake3(seed + turn.to_bytes(8, "little"), derive_key_context=_ENTROPY_CONTEXT).digest()

@@ -10,7 +10,7 @@
     ├── RemoteError           the other side answered with an error
     │   ├── Busy              the lane is full: wait and send again
     │   ├── Draining          the broker takes no more work
-    │   ├── StorageFull       the journal cannot be written at present; nothing was accepted
+    │   ├── StorageFull       the journal cannot be written now; nothing was accepted
     │   ├── UnknownLane       no lane of that name
     │   ├── UnknownTask       no task of that number
     │   ├── Expired           the result is no longer kept
@@ -37,7 +37,7 @@ class RotaError(Exception):
 
     code: ClassVar[str] = "error"
 
-    def __init__(self, message: str, /, **fields: Any) -> None:  # a peer's fields may have any name
+    def __init__(self, message: str, /, **fields: Any) -> None:  # positional: a peer's fields may have any name
         super().__init__(message)
         self.message = message
         self.fields = fields
@@ -154,7 +154,7 @@ CODES: tuple[str, ...] = tuple(_BY_CODE)
 
 
 def error_from_wire(code: str, message: str, fields: dict[str, Any]) -> RotaError:
-    """Return the error that a peer sent; an unknown code becomes a `RemoteError` that keeps it."""
+    """Return the error that a peer sent; an unknown code becomes a `RemoteError` with that code."""
     cls = _BY_CODE.get(code)
     if cls is None:
         return RemoteError(f"{message} (code {code})", **fields)

@@ -1,8 +1,8 @@
-"""What the broker tells watchers: one class for each thing that can happen, with its number on the wire. PURE.
+"""The kinds of events for watchers, one class each, with its number on the wire. PURE.
 
-An event carries one of these (`messages.Event`). On the wire it is an array of the number and the fields; a number is
-never reused. To add one: its class, its topic in TOPICS_OF, its row in docs/PROTOCOL.md. Fields only ever grow at the
-end, and only with a new protocol version.
+An event holds one of these (`messages.Event`). On the wire it is an array of the number and the fields; a number is
+never reused. To add one: its class, its topic in TOPICS_OF, its row in docs/PROTOCOL.md. Fields are only added at the
+end, with a new protocol version.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _Facts = Annotated[tuple[tuple[Text, Text], ...], Meta(max_length=1_024)]
 
 
 class Happening(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Something that happened."""
+    """Base of all events' contents."""
 
     @property
     def label(self) -> str:
-        """What happened, in lower case, as commands show it."""
+        """Its name in lower case, as commands show it."""
         return re.sub(r"(?<=.)(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What it says, by the names of the fields."""
+        """Its fields by name."""
         return structs.asdict(self)
 
 
@@ -56,7 +56,7 @@ class NameBound(Happening, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class LaneMoved(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
-    """Tasks of a lane retired: how far it is."""
+    """Tasks of a lane retired: its new position."""
 
     retired: Count
     digest: Digest
@@ -64,7 +64,7 @@ class LaneMoved(Happening, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class TaskFailure(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=10):
-    """A task has a failure for its outcome."""
+    """The outcome of a task is a failure."""
 
     seq: Count
     turn: Count
@@ -74,7 +74,7 @@ class TaskFailure(Happening, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class TaskUndone(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=11):
-    """A worker gave a task back: it could not do this one (`faulted`), or cannot run its code (`refused`)."""
+    """A worker returned a task undone: it could not do this one (`faulted`), or cannot run its code (`refused`)."""
 
     worker: WorkerName
     why: Text32
@@ -93,13 +93,13 @@ class WorkerJoined(Happening, frozen=True, array_like=True, forbid_unknown_field
 
 
 class WorkerDraining(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=21):
-    """A worker takes no more."""
+    """A worker accepts no more work."""
 
     worker: WorkerName
 
 
 class WorkerLeft(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=22):
-    """A worker is gone; what it held runs elsewhere. `held` nil: it said goodbye."""
+    """A worker is gone; its work runs elsewhere. `held` nil: it said goodbye."""
 
     worker: WorkerName
     reason: Text
@@ -107,14 +107,14 @@ class WorkerLeft(Happening, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class WorkerExpelled(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=23):
-    """A worker answered what cannot be."""
+    """A worker was removed for an invalid answer."""
 
     worker: WorkerName
     reason: Text
 
 
 class WorkerHeldUp(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=24):
-    """A worker does not come out of these assignments; empty: it has."""
+    """A worker is stuck in these assignments; empty: no longer."""
 
     worker: WorkerName
     assignments: _Counts
@@ -143,7 +143,7 @@ class OutcomesDiffer(Happening, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class Watching(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=50):
-    """A subscription is in force: whoever made it misses nothing from here on."""
+    """A subscription is active: the subscriber gets all events from here on."""
 
     topic: Text
 
@@ -164,7 +164,7 @@ TOPIC_OF: Final[dict[type[Happening], Topic]] = {
     JournalChanged: "journal",
     OutcomesDiffer: "divergence",
 }
-"""What each belongs to, to choose by. `Watching` goes out under what was subscribed to."""
+"""The topic of each. `Watching` is published under the topic that was subscribed to."""
 TOPICS: Final = tuple(dict.fromkeys(TOPIC_OF.values()))
 
 Happened = Annotated[

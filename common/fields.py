@@ -1,8 +1,8 @@
 """The types of the fields of messages and records, with their bounds. PURE.
 
-Each type is a plain type with a `Meta`: msgspec checks the bounds while it decodes (shape.py), docs/PROTOCOL.md says
-the same, and tests/test_field_tables.py compares the two. A `description` is what a refusal says that the field wants,
-where the bound alone would not tell the reader what to do.
+Each type is a plain type with a `Meta`: msgspec checks the bounds while decoding (shape.py). docs/PROTOCOL.md has the
+same bounds; tests/test_field_tables.py compares the two. A `description` is the text of a refusal, where the bound
+alone would not say what to do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rota.common.targets import CODE_NAME_PATTERN, NAME_PATTERN, TARGET_PATTERN
 
 
 def one_of(*choices: str) -> Meta:
-    """Return the bound of a text that is one of a few."""
+    """Return the bound of a text with these allowed values."""
     return Meta(pattern=rf"\A(?:{'|'.join(map(re.escape, choices))})\Z", description=f"one of {', '.join(choices)}")
 
 
@@ -31,7 +31,7 @@ GrowthBytes = Annotated[int, Meta(ge=0, le=limits.GROWTH_BYTES_MAX)]
 StateBytes = Annotated[int, Meta(ge=0, le=limits.MESSAGE_BYTES_MAX)]
 EmitsMax = Annotated[int, Meta(ge=0, le=limits.EMITS_MAX)]
 Pid = Annotated[int, Meta(ge=0, le=limits.PID_MAX)]
-Index = Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX - 1)]  # of a task among those of one row
+Index = Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX - 1)]  # of a task in its row
 
 # --- text and bytes -------------------------------------------------------------------------------
 Name = Annotated[
@@ -74,6 +74,6 @@ PayloadLength = Annotated[
 ResultLength = Annotated[int, Meta(ge=0, le=limits.MESSAGE_BYTES_MAX)]
 
 # --- values without a schema ----------------------------------------------------------------------
-# Plain values: nil, bool, integer, float, text, bytes, and lists and maps of them; `shape.check_plain` looks inside.
+# Plain values: nil, bool, integer, float, text, bytes, and lists and maps of them; `shape.check_plain` checks them.
 Plain = Annotated[Any, Meta(extra={"plain": True})]
 PlainMap = Annotated[dict[str, Any], Meta(extra={"plain": True})]

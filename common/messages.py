@@ -1,13 +1,13 @@
 """Every message of the protocol, one NamedTuple each. PURE.
 
-Four conversations, each with its own socket: producers with the broker (*frontend*), workers with the broker
-(*backend*), read-only questions (*query*), and *events* (PUB, advisory). `wire.py` turns these into bytes and back; the
-annotations here are what it checks (fields.py), and docs/PROTOCOL.md changes with them. Fields only ever grow at the
-end, and only with a new protocol version.
+There are four conversations, each with its own socket: producers with the broker (*frontend*), workers with the broker
+(*backend*), read-only queries (*query*), and *events* (PUB, advisory). wire.py encodes and decodes these and checks the
+annotations (fields.py); change docs/PROTOCOL.md with them. Fields are only added at the end, with a new protocol
+version.
 
-`number` pairs a reply with its request. On requests that are inputs to a lane (Submit, OpenLane, Deploy, Cancel,
-SetPaused, SetWindow, DeadDrop) it is also the idempotency number of the producer: the same number with the same content
-gets the same answer, for ever within NUMBERS_KEPT_MAX, across reconnects and restarts of the broker.
+`number` matches a reply to its request. On requests that are inputs to a lane (Submit, OpenLane, Deploy, Cancel,
+SetPaused, SetWindow, DeadDrop) it is also the producer's idempotency number: the same number with the same content gets
+the same answer, within the last NUMBERS_KEPT_MAX numbers, across reconnects and restarts of the broker.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ from rota.common.work import (
 )
 
 QUERIES: Final = (
-    "status",  # {}: the broker, its journal, lanes and workers in numbers
+    "status",  # {}: numbers of the broker, its journal, lanes and workers
     "lanes",  # {}: every lane with settings, counts and digest
     "agents",  # {lane, name?, limit?}: agents with state size and digest
     "agent",  # {lane, address}: one agent, its state included
@@ -91,9 +91,9 @@ Counts = Annotated[tuple[Count, ...], Meta(max_length=limits.RUN_TASKS_MAX)]  # 
 
 
 class TaskRun(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Tasks that were submitted together and stay together: one header, many payloads.
+    """Tasks submitted together and kept together: one header, many payloads.
 
-    `targets` is one address for all, or one per payload. `tensors` are the references of those that have some.
+    `targets` is one address for all, or one per payload. `tensors` are the references of tasks that have some.
     """
 
     targets: Target | Addresses
@@ -117,19 +117,19 @@ class TaskRun(Column, frozen=True, array_like=True, forbid_unknown_fields=True, 
         payloads: Iterable[bytes],
         tensors: Sequence[tuple[TensorRef, ...]] | None = None,
     ) -> TaskRun:
-        """Return a run made of one value per task; `tensors` None: no task has any."""
+        """Return a run from one value per task; `tensors` None: no task has any."""
         where = targets if isinstance(targets, str) else Addresses.of(targets)
         return cls(where, priority, Blobs.of(payloads), sparse(tensors or ()))
 
     @property
     def named_tensors(self) -> list[TensorRef]:
-        """Every tensor that a task names."""
+        """All tensors that its tasks name."""
         return [ref for _, refs in self.tensors for ref in refs]
 
 
 @all_travel
 class LaneSettings(NamedTuple):
-    """What a lane is opened with; part of its journal, so part of what its run means."""
+    """The settings of a lane. They are journaled, since outcomes depend on them."""
 
     # "derived": retire from the head of the line; "recorded": retire as completed, order journaled
     policy: Annotated[str, one_of("derived", "recorded")] = "derived"
@@ -144,7 +144,7 @@ class LaneSettings(NamedTuple):
 
 
 class Segment(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Tasks of one fold that share a header. `tensors` are the references of those that have some."""
+    """Tasks of one fold that share a header. `tensors` are the references of tasks that have some."""
 
     kind: MessageKind
     sender: Target | None
@@ -172,7 +172,7 @@ class FoldAssignment(NamedTuple):
 
 
 class ResultItem(NamedTuple):
-    """The outcome of one task, as a producer gets it. What it emitted and its state are not in it."""
+    """The outcome of one task for its producer, without emits and state."""
 
     seq: int
     lane: str
@@ -188,7 +188,7 @@ class ResultItem(NamedTuple):
 
 
 class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Outcomes of tasks of one lane, as columns: a `ResultItem` for each."""
+    """Outcomes of tasks of one lane as columns, a `ResultItem` each."""
 
     lane: Name
     seqs: Counts
@@ -259,16 +259,14 @@ class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=Tru
 
 
 class Hello(NamedTuple):
-    """First message of a connection, and its heartbeat. Answered by Welcome."""
+    """The first message of a connection, and its heartbeat. Answered by Welcome."""
 
     number: Count
     producer: Producer
 
 
 class Submit(NamedTuple):
-    """A batch of tasks, accepted all or none. `wait`: send the results without being asked. `now_ms`: pin the time of
-    the input.
-    """
+    """An atomic batch of tasks. `wait`: send the results without an Await. `now_ms`: pin the time of the input."""
 
     number: Count
     lane: Name
@@ -279,7 +277,7 @@ class Submit(NamedTuple):
 
 
 class OpenLane(NamedTuple):
-    """Open a lane. `deploys_from`: start with the names that are bound in that lane now (None: with none)."""
+    """Open a lane. `deploys_from`: start with the current bindings of that lane (None: with none)."""
 
     number: Count
     lane: Name
@@ -289,20 +287,18 @@ class OpenLane(NamedTuple):
 
 
 class Deploy(NamedTuple):
-    """Bind a name to code in a lane. `module`: the bytes of a WASM module, unless the broker has them by their
-    digest.
-    """
+    """Bind a name to code in a lane. `module`: the bytes of a WASM module, unless the broker has that digest."""
 
     number: Count
     lane: Name
     name: CodeName
     code: Code
     module: Module | None
-    check: bool  # let a worker compile or load it first, and answer with what it says
+    check: bool  # have a worker compile or load it first, and answer with its findings
 
 
 class Cancel(NamedTuple):
-    """Catch a task that has not completed. Answered by `{"caught": bool}`."""
+    """Cancel a task that has not completed. Answered by `{"caught": bool}`."""
 
     number: Count
     seq: Count
@@ -325,7 +321,7 @@ class SetWindow(NamedTuple):
 
 
 class DeadDrop(NamedTuple):
-    """Forget dead letters of a lane: those of these seqs, or all with an empty list. Answered by `{"dropped": int}`."""
+    """Drop dead letters of a lane: those of these seqs, or all if the list is empty. Answered by `{"dropped": int}`."""
 
     number: Count
     lane: Name
@@ -333,9 +329,7 @@ class DeadDrop(NamedTuple):
 
 
 class Await(NamedTuple):
-    """Send the results of these tasks, now or when they are there. Answered by Results, and by Refused for what is
-    not kept.
-    """
+    """Send the results of these tasks when they exist. Answered by Results, and by Refused for those not kept."""
 
     number: Count
     first_seq: Positive
@@ -343,7 +337,7 @@ class Await(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """Take no more Submits (or take them again), broker-wide. Answered when it is in force."""
+    """Accept no more Submits (or accept them again), broker-wide. Answered when it is in force."""
 
     number: Count
     draining: bool
@@ -353,7 +347,7 @@ class Drain(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """The broker's side of Hello. A changed `boot` means a new broker: await again what is outstanding."""
+    """The answer to Hello. A changed `boot` means a new broker: send Await again for what is outstanding."""
 
     number: Count
     boot: Count
@@ -370,16 +364,16 @@ class Accepted(NamedTuple):
 
 @all_travel
 class Answer(NamedTuple):
-    """The answer to a request that is not just accepted: MessagePack of plain values."""
+    """The answer to a request with a value: MessagePack of plain values."""
 
     number: Count
     value: Plain
     boot: Count = 0
-    event: Count = 0  # of a question: it is true at this event of this boot, follow from there
+    event: Count = 0  # of a query: it is true at this event of this boot; follow from there
 
 
 class Refused(NamedTuple):
-    """The request was not carried out; nothing of it took effect. `code` is stable (errors.py)."""
+    """The request was refused and had no effect. `code` is stable (errors.py)."""
 
     number: Count
     code: Text64
@@ -388,13 +382,13 @@ class Refused(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Outcomes that are final and durable, in no promised order."""
+    """Final and durable outcomes, in no particular order."""
 
     batches: Annotated[tuple[ResultRows, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 
     @classmethod
     def of(cls, items: Iterable[ResultItem]) -> Results:
-        """Return items as columns, those of one lane together where they come together."""
+        """Return items as columns, grouping consecutive ones of one lane."""
         found = list(items)
         lanes = [list(rows) for _, rows in groupby(found, lambda item: item.lane)]
         return cls(tuple([ResultRows.of(rows) for rows in lanes]))
@@ -409,9 +403,7 @@ class Results(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A read-only question: `what` is one of QUERIES, `arguments` as docs/PROTOCOL.md says. Answered by Answer or
-    Refused.
-    """
+    """A read-only query: `what` is one of QUERIES, `arguments` as in docs/PROTOCOL.md. Answered by Answer, Refused."""
 
     number: Count
     what: Annotated[str, one_of(*QUERIES)]
@@ -422,8 +414,8 @@ class Query(NamedTuple):
 
 
 class Register(NamedTuple):
-    """A worker is here, and can hold so much. `host` names machine and process space: on the broker's own, death is
-    seen by pid.
+    """A worker registers, with its capacity. `host` identifies machine and pid namespace: if it is the broker's, the
+    broker notices the worker's death by its pid.
     """
 
     worker: WorkerName
@@ -433,12 +425,12 @@ class Register(NamedTuple):
     host: Text512
     pid: Pid
     fingerprint: PlainMap
-    boot: Count  # of the broker it spoke with before, 0 if none
-    holds: Counts  # assignments it still works on
+    boot: Count  # of the last broker that it was registered with, 0 if none
+    holds: Counts  # assignments that it still works on
 
 
 class Preparation(NamedTuple):
-    """Code that a worker compiles or loads now, for an assignment (0: for a Prepare)."""
+    """Code that a worker is compiling or loading, for an assignment (0: for a Prepare)."""
 
     assignment: Count
     address: Target
@@ -447,10 +439,10 @@ class Preparation(NamedTuple):
 
 @all_travel
 class Heartbeat(NamedTuple):
-    """The worker lives, and says what holds it up; sent at once when that changes. Answered by HeartbeatAck.
+    """The worker is alive; also says what delays it, at once when that changes. Answered by HeartbeatAck.
 
-    `stuck`: assignments that its executor does not come out of although it was told to stop, answered or not. The
-    worker takes nothing until there are none. `preparing`: what it compiles or loads beside its work.
+    `stuck`: assignments, answered or not, in which its executor did not stop on an interrupt. The worker accepts no
+    work until there are none. `preparing`: what it compiles or loads besides its work.
     """
 
     worker: WorkerName
@@ -460,7 +452,7 @@ class Heartbeat(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """An assignment ended: one FoldResult per fold, in order. `elapsed_us`: time spent running it."""
+    """An assignment has ended: one FoldResult per fold, in order. `elapsed_us`: time spent running it."""
 
     worker: WorkerName
     assignment: Count
@@ -469,7 +461,7 @@ class Completed(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """The answer to Prepare: what the code looks like to its executor, or why it cannot be used."""
+    """The answer to Prepare: the executor's description of the code, or why it cannot be used."""
 
     worker: WorkerName
     number: Count
@@ -479,7 +471,7 @@ class Prepared(NamedTuple):
 
 
 class Goodbye(NamedTuple):
-    """The worker leaves on purpose: it takes nothing more and has given back or finished what it held."""
+    """The worker leaves: it accepts nothing more, and has returned or finished its work."""
 
     worker: WorkerName
     draining: bool  # True: finishing what it holds; False: gone now
@@ -489,7 +481,7 @@ class Goodbye(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """The broker knows the worker. Assignments named in `dropped` are no longer wanted."""
+    """The worker is registered. Assignments named in `dropped` are no longer wanted."""
 
     boot: Count
     heartbeat_ms: Count
@@ -497,7 +489,7 @@ class Registered(NamedTuple):
 
 
 class HeartbeatAck(NamedTuple):
-    """The broker lives. Another `boot`, or `known` False: register again."""
+    """The broker is alive. Another `boot`, or `known` False: register again."""
 
     boot: Count
     known: bool
@@ -513,13 +505,13 @@ class Assign(NamedTuple):
 
 
 class Revoke(NamedTuple):
-    """The assignment is no longer wanted: stop it, answer with what is done or not at all."""
+    """The assignment is no longer wanted: stop it; answering with what is done is optional."""
 
     assignment: Count
 
 
 class Prepare(NamedTuple):
-    """Load this code and say whether it can be used. Answered by Prepared."""
+    """Load this code and check that it can be used. Answered by Prepared."""
 
     number: Count
     address: Target
@@ -530,9 +522,7 @@ class Prepare(NamedTuple):
 
 
 class Event(NamedTuple):
-    """Something that happened, for whoever watches. `event` is dense per boot: a gap tells a watcher that it missed
-    some.
-    """
+    """Something that happened, for watchers. `event` is dense per boot, so a gap means lost events."""
 
     boot: Count
     event: Count
@@ -542,7 +532,7 @@ class Event(NamedTuple):
 
     @property
     def topic(self) -> str:
-        """What it is published under."""
+        """The topic that it is published under."""
         return self.what.topic if type(self.what) is Watching else TOPIC_OF[type(self.what)]
 
 

@@ -5,8 +5,8 @@
     tensor  [dtype, shape, data]      data: bin (little-endian, C order), or int: an index into the tensor
                                       references beside the payload (`TaskInput.tensors`, `Done.tensors`)
 
-Both are MessagePack and are checked whole before anything uses them: every `BadPayload` names the tensor and the
-rule. The broker never reads them. docs/MODELS.md shows the bytes; change it and `arrays.py` with this file.
+Both are MessagePack and are checked completely before use: every `BadPayload` names the tensor and the rule. The broker
+never reads them. docs/MODELS.md shows the bytes; change it and tensors/arrays.py with this file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX, TENSORS_PER_TA
 from rota.common.shown import shown
 from rota.common.work import TensorRef
 
-# Names as numpy and ml_dtypes write them. Strings, complex numbers and sub-byte types are not carried.
+# Names as in numpy and ml_dtypes. Strings, complex numbers and sub-byte types are not supported.
 DTYPE_BYTES: Final[Mapping[str, int]] = {
     "bool": 1,
     "int8": 1,
@@ -42,7 +42,7 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
     "float8_e5m2": 1,
     "float8_e5m2fnuz": 1,
 }
-NAME_CHARS_MAX: Final = 200  # names inside a graph carry their whole scope
+NAME_CHARS_MAX: Final = 200  # names in a graph include their whole scope
 
 
 class Tensor(NamedTuple):
@@ -54,7 +54,7 @@ class Tensor(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A checked model task. `outputs` is empty where the producer wants all."""
+    """A checked model task. `outputs` is empty if all are wanted."""
 
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
@@ -74,9 +74,9 @@ def encode_result(outputs: Mapping[str, Tensor]) -> bytes:
 
 
 def decode_call(payload: bytes, references: Sequence[TensorRef]) -> Call:
-    """Return the call in `payload`, whose tensors may point into `references`.
+    """Return the call in `payload`, whose tensors may be indexes into `references`.
 
-    Raises `BadPayload` if it is anything but a model task.
+    Raises `BadPayload` if it is not a model task.
     """
     fields = _fields(payload, needed="inputs", optional="outputs")
     return Call(
@@ -85,9 +85,9 @@ def decode_call(payload: bytes, references: Sequence[TensorRef]) -> Call:
 
 
 def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, Tensor]:
-    """Return the outputs in the result `payload`, whose tensors may point into `references`.
+    """Return the outputs in the result `payload`, whose tensors may be indexes into `references`.
 
-    Raises `BadPayload` if it is anything but a model's result.
+    Raises `BadPayload` if it is not a model's result.
     """
     return _tensors(_fields(payload, needed="outputs", optional="")["outputs"], "output", references)
 
@@ -95,7 +95,7 @@ def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, 
 def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(payload, object_pairs_hook=_unique)
-    except ValueError:  # every complaint of msgpack is one; its words are not ours, and a failure's words are digested
+    except ValueError:  # of any kind; msgpack's texts may change, and a failure's text enters the digest
         raise BadPayload("the payload is not one MessagePack value") from None
     if not isinstance(fields, dict) or needed not in fields:
         raise BadPayload(f'the payload must be a map with "{needed}", got {shown(fields)}')
@@ -106,7 +106,7 @@ def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
 
 
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Build a map. Two entries of one name mean something else to every decoder, so they are refused."""
+    """Build a map. Duplicate names are refused, since decoders treat them differently."""
     pairs = list(pairs)
     built = dict(pairs)
     if len(built) != len(pairs):
@@ -136,7 +136,7 @@ def _tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -
             f'{role} "{name}" has the shape {shown(shape)}; it must be a list of up to {TENSOR_RANK_MAX} counts'
         )
     size_bytes = math.prod(shape) * width
-    # Of empty tensors the other extents count: numpy cannot make a shape that overflows, even if it holds nothing.
+    # For empty tensors the other extents are checked too: numpy cannot make a shape whose product overflows.
     if size_bytes > TENSOR_BYTES_MAX or (size_bytes == 0 and math.prod(filter(None, shape)) > TENSOR_BYTES_MAX):
         raise BadPayload(f'{role} "{name}" of {shape} is over the {TENSOR_BYTES_MAX} bytes that are allowed')
     tensor = Tensor(dtype, tuple(shape), data)
@@ -150,7 +150,7 @@ def _tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -
 def _is_shape(value: Any) -> bool:
     if not isinstance(value, list) or len(value) > TENSOR_RANK_MAX:
         return False
-    # A bool is an int in Python but not here. 2**48 elements are more than any machine maps.
+    # A bool is an int in Python but not here. No machine can map 2**48 elements.
     return all(type(extent) is int and 0 <= extent < 1 << 48 for extent in value)
 
 
@@ -160,7 +160,7 @@ def _check_inline(name: str, tensor: Tensor, size_bytes: int, role: str) -> None
         raise BadPayload(
             f'{role} "{name}" has {len(tensor.data)} bytes, but {tensor.dtype} {list(tensor.shape)} needs {size_bytes}'
         )
-    # Native code reads a bool as one byte and may do anything with a 2.
+    # Native code reads a bool as one byte; other values than 0 and 1 are undefined behaviour.
     if tensor.dtype == "bool" and tensor.data.translate(None, b"\0\1"):
         raise BadPayload(f'{role} "{name}" is bool and holds bytes other than 0 and 1')
 

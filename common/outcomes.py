@@ -1,7 +1,7 @@
 """The outcomes of many tasks, and the results of many folds, as columns. PURE.
 
-A message or a record of completions holds these (columns.py says what columns are); work.py has the values of one task
-and of one fold that they stand for. When a field is added here, `docs/PROTOCOL.md` changes with it.
+Messages and records of completions hold these columns (columns.py); work.py has the values of single tasks and folds.
+With a new field, change docs/PROTOCOL.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOTHING: Final = Done(None, None, (), (), 0, ())
 
 
 class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """The outcomes of tasks in a row, as columns. A failed task has no result, no new state, no emits, no tensors."""
+    """The outcomes of consecutive tasks as columns. A failed task has no result, new state, emits or tensors."""
 
     results: Values
     state_digests: Values
@@ -67,7 +67,7 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
         if isinstance(outcomes, Outcomes):
             return outcomes
         rows = tuple(outcomes)
-        done = [one if type(one) is Done else _NOTHING for one in rows]  # a failure has nothing of a success
+        done = [one if type(one) is Done else _NOTHING for one in rows]  # a failure has no fields of a success
         results, digests, emits, _, _, tensors, sizes = zip(*done, strict=True) if done else ((),) * 7
         made = Outcomes(
             Values.of(results),
@@ -79,12 +79,12 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
             sparse(tensors),
             sizes,
         )
-        vars(made)["rows"] = rows  # they are there already
+        vars(made)["rows"] = rows  # cached, since they exist already
         return made
 
     @kept
     def rows(self) -> tuple[Outcome, ...]:
-        """The outcomes, one value each."""
+        """The outcomes as single values."""
         common = zip(self.results, self.state_digests, self.fuel, self.state_bytes, strict=True)
         if not (self.failures or self.emits or self.logs or self.tensors):
             return tuple(
@@ -111,7 +111,7 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
 
 
 class FoldEnd(NamedTuple):
-    """How a fold ended: how many outcomes are its own, and the other fields of its result."""
+    """The end of a fold: the number of its outcomes, and the other fields of its result."""
 
     outcomes: Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX)]
     state: Blob | None
@@ -121,7 +121,7 @@ class FoldEnd(NamedTuple):
 
 
 class FoldResults(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """The results of folds: the outcomes of all of them as columns, and how each fold ended."""
+    """The results of folds: all their outcomes as columns, and the end of each fold."""
 
     outcomes: Outcomes
     ends: Annotated[tuple[FoldEnd, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
@@ -141,7 +141,7 @@ class FoldResults(Column, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
     @kept
     def rows(self) -> tuple[FoldResult, ...]:
-        """The results, one value each."""
+        """The results as single values."""
         outcomes, start = self.outcomes.rows, 0
         rows: list[FoldResult] = []
         for count, state, stopped, reason, provenance in self.ends:
@@ -160,6 +160,6 @@ class FoldResults(Column, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
 
 def check_counts(outcomes: Outcomes, counts: list[int]) -> None:
-    """Raise ValueError unless so many outcomes of each fold come to all of them."""
+    """Raise ValueError unless the counts of the folds add up to the number of outcomes."""
     if sum(counts) != len(outcomes):
         raise ValueError(f"the folds have {sum(counts)} outcomes, there are {len(outcomes)}")

@@ -1,7 +1,7 @@
-"""Values as JSON has them. PURE.
+"""Converts values to JSON's types. PURE.
 
-JSON has no bytes: digests are hex, payloads are text where they are UTF-8 and `{"base64": ...}` where they are not. The
-name that a value has tells whether it is a digest, so names of digests have `digest` in them.
+JSON has no bytes: digests become hex, payloads become text if they are UTF-8, else `{"base64": ...}`. Digests are
+recognized by their name, which must have `digest` in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def plain(value: Any, key: str = "") -> Any:
-    """Return a value with nothing in it that JSON has not got."""
+    """Return a value in JSON's types."""
     if isinstance(value, bytes):
         return value.hex() if "digest" in key or key in ("seed", "fingerprint") else _text_or_base64(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,6 @@
-"""What came of a task, as a producer sees it. PURE.
+"""The outcome of a task for its producer. PURE.
 
-`Result` is a value: it stays what it is, and looks into the tensor store only when arrays are asked for. How payloads
-become values is `payloads.py`'s matter.
+`Result` is immutable, and reads the tensor store only when arrays are asked for. tensors/payloads.py decodes payloads.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Decoder(Protocol):
 class Result:
     """The outcome of one task. `ok` is False for a failure, which `kind`, `message` and `log` then explain.
 
-    It holds what came over the wire as it is: results come by the hundred thousand, few of them are looked at whole.
+    It wraps the received item and decodes on demand, since there may be hundreds of thousands.
     """
 
     __slots__ = ("_decoder", "_item")
@@ -48,7 +47,7 @@ class Result:
 
     @property
     def attempts(self) -> int:
-        """How often the task was handed to a worker."""
+        """How often the task was given to a worker."""
         return self._item.attempts
 
     @property
@@ -57,7 +56,7 @@ class Result:
 
     @property
     def payload(self) -> bytes | None:
-        """The result's bytes; None where the task succeeded without a result, and for a failure."""
+        """The result's bytes; None if the task failed, or succeeded without a result."""
         return self._item.result
 
     @property
@@ -79,14 +78,14 @@ class Result:
 
     @property
     def provenance(self) -> Provenance | None:
-        """On which provider a model ran."""
+        """The provider on which a model ran."""
         return self._item.provenance
 
     @property
     def value(self) -> Any:
-        """The result as the value that was packed: MessagePack, arrays included. None where there is no result.
+        """The result, unpacked from MessagePack, arrays included. None if there is no result.
 
-        Raises `TaskFailed` for a failure and `BadPayload` where the result is no packed value (see `payload`).
+        Raises `TaskFailed` for a failure and `BadPayload` if the result is not a packed value (see `payload`).
         """
         self.raise_if_failed()
         return None if self.payload is None else self._decoder.value(self.payload, self.tensors)
@@ -98,7 +97,7 @@ class Result:
         return self._decoder.arrays(self.payload or b"", self.tensors)
 
     def raise_if_failed(self) -> Result:
-        """Return the result itself if the task succeeded; else raise `TaskFailed` with all that is known."""
+        """Return the result itself if the task succeeded; else raise `TaskFailed` with the details."""
         if self.ok:
             return self
         raise TaskFailed(
@@ -118,5 +117,5 @@ class Result:
 
 
 def result_of(item: ResultItem, decoder: Decoder) -> Result:
-    """Return a result as it came over the wire, with what it takes to read it."""
+    """Return a received item as a result, with its decoder."""
     return Result(item, decoder)

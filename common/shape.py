@@ -1,8 +1,8 @@
-"""Arrays of MessagePack that become values of one class, checked on the way by the class's annotations. PURE.
+"""Decodes MessagePack arrays as values of one class, checked by the class's annotations. PURE.
 
-A shape is an array of some constants (a version, a tag) and the fields of a NamedTuple, in its order: no field more, no
-field less. msgspec decodes and checks in one go; `explain` turns what it says into the name of the field and what that
-wants. Fields of plain values (`Plain`, `PlainMap`) are looked into here.
+A shape is an array of constants (a version, a tag) and exactly the fields of a NamedTuple, in order. msgspec decodes
+and checks in one step; `explain` turns its error into the name of the field and its allowed values. Fields of plain
+values (`Plain`, `PlainMap`) are checked here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Shape:
-    """How one class is read from an array that begins with `head`."""
+    """Decodes one class from an array that begins with `head`."""
 
     def __init__(self, cls: Any, *head: int) -> None:
         hints = get_type_hints(cls, include_extras=True)
@@ -51,7 +51,7 @@ class Shape:
     def decode(self, data: bytes) -> Any:
         """Return the value in an array.
 
-        Raises `ValueError` that names the field and what it wants, `msgspec.DecodeError` if it is no single value.
+        Raises `ValueError` naming the field and its allowed values, `msgspec.DecodeError` if it is not one value.
         """
         try:
             values = self._decoder.decode(data)[len(self._head) :]
@@ -67,7 +67,7 @@ class Shape:
         return new_tuple(self.cls, values)
 
     def explain(self, told: str) -> str:
-        """Return what msgspec says of an array in words of ours: class, field, and what the field wants."""
+        """Return an error of msgspec in our words: class, field, and its allowed values."""
         found = _AT.match(told)
         assert found is not None
         what, path = found["what"], found["path"]
@@ -83,17 +83,17 @@ class Shape:
 
 
 def is_plain(hint: Any) -> bool:
-    """Say whether a field holds plain values, whatever they are."""
+    """Return whether a field holds arbitrary plain values."""
     return any((meta.extra or {}).get("plain") for meta in metas(hint))
 
 
 def column_of(hint: Any) -> Any:
-    """Return the class of columns in which a field travels; None if it travels as it is."""
+    """Return the class of columns that a field is encoded as; None if it has none."""
     return next((one.column for one in getattr(hint, "__metadata__", ()) if isinstance(one, InColumns)), None)
 
 
 def metas(hint: Any) -> list[msgspec.Meta]:
-    """Return the bounds that a type was given, the outermost last."""
+    """Return the bounds of a type, the outermost last."""
     return [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
 
 
@@ -105,7 +105,7 @@ def bare(hint: Any) -> Any:
 def check_plain(value: Any) -> None:
     """Raise ValueError unless a value is made of nil, bool, numbers, text, bytes, lists and maps with text keys.
 
-    Level by level: whoever prints or packs the value later recurses into it, and would not come back.
+    It goes level by level and bounds the depth, since printing or packing the value later recurses.
     """
     level: list[Any] = [value]
     for _ in range(limits.VALUE_DEPTH_MAX):
@@ -126,14 +126,14 @@ def check_plain(value: Any) -> None:
 
 
 def _follow(hint: Any, steps: list[int]) -> tuple[str, Any]:
-    """Return the path from a type into its parts as we write it, and the type there."""
+    """Return the path from a type to one of its parts as text, and the type there."""
     path = ""
     for step in steps:
         inner = bare(hint)
         if get_origin(inner) in (Union, UnionType):
             arrays = [one for one in map(bare, get_args(inner)) if _is_array(one)]
             if len(arrays) > 1:
-                return path, hint  # which of them it was to be stands in the data only
+                return path, hint  # only the data says which one it is
             inner = arrays[0] if arrays else inner
         if get_origin(inner) is tuple:
             items = get_args(inner)
@@ -153,7 +153,7 @@ def _is_array(inner: Any) -> bool:
 
 
 def _wants(what: str, hint: Any) -> str:
-    """Return what a field wants in words of ours, and what was got where msgspec tells; `what` if it is a rule."""
+    """Return the allowed values of a field, and what was given if msgspec says so; `what` itself if it is a rule."""
     if not what.startswith(("Expected", "Invalid enum")):
         return what
     got = what[what.index(", got") :].replace("`", "") if ", got" in what else ""
@@ -161,7 +161,7 @@ def _wants(what: str, hint: Any) -> str:
 
 
 def words(hint: Any) -> str:
-    """Return what values a type has, for a refusal."""
+    """Return the allowed values of a type, for a refusal."""
     bounds = metas(hint)
     inner = bare(hint)
     described = [meta.description for meta in bounds if meta.description]

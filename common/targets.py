@@ -1,12 +1,12 @@
-"""Addresses: what a task may be sent to. PURE.
+"""Addresses: the targets of tasks. PURE.
 
     name/key      an agent instance: `name` is bound to code by a deploy, `key` picks the instance
     name          the instance without a key; also how a function is called
     model:NAME    an ONNX model
 
-Names are `[A-Za-z0-9_.-]` and do not begin with a dot or a dash, so that they can stand in a file name, a URL and a
-shell line without quotes; keys may hold any character but control characters. The ranges are spelled out here,
-because what a target is decides outcomes, and Python's own tables of characters change with its version.
+Names are `[A-Za-z0-9_.-]` and do not begin with a dot or a dash, so that they need no quotes in file names, URLs and
+shell commands; keys may have any characters except control characters. The ranges are explicit, because outcomes depend
+on them, and Python's character tables change with its version.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rota.common.limits import KEY_CHARS_MAX, NAME_CHARS_MAX
 from rota.common.shown import shown
 
 MODEL_PREFIX: Final = "model:"
-DEFAULT_LANE: Final = "main"  # open in every run
+DEFAULT_LANE: Final = "main"  # exists in every run
 
-_KNOWN_MAX: Final = 65_536  # the same few addresses come again and again: answers to those that are short are kept
-_CHARS_MAX: Final = NAME_CHARS_MAX + 1 + KEY_CHARS_MAX  # of anything that could be an address
+_KNOWN_MAX: Final = 65_536  # entries of the cache of short addresses, since the same ones recur
+_CHARS_MAX: Final = NAME_CHARS_MAX + 1 + KEY_CHARS_MAX  # of the longest address
 
 _NAME: Final = rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{NAME_CHARS_MAX - 1}}}"
 _KEY: Final = rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{KEY_CHARS_MAX}}}"
@@ -36,12 +36,12 @@ _target_match: Final = re.compile(TARGET_PATTERN).match
 
 
 def is_name(text: str) -> bool:
-    """Say whether `text` can name a lane, an agent's code or a model."""
+    """Return whether `text` can name a lane, an agent's code or a model."""
     return len(text) <= NAME_CHARS_MAX and _is_name(text)
 
 
 def is_target(text: str) -> bool:
-    """Say whether a task can be sent to `text`."""
+    """Return whether a task can be sent to `text`."""
     return len(text) <= _CHARS_MAX and _is_target(text)
 
 
@@ -58,7 +58,7 @@ def _is_target(text: str) -> bool:
 def check_target(text: str) -> str:
     """Return `text` if a task can be sent to it.
 
-    Raises `BadTarget`, which shows the forms that are allowed.
+    Raises `BadTarget`, which shows the allowed forms.
     """
     if not isinstance(text, str) or not is_target(text):
         raise BadTarget(

@@ -1,9 +1,9 @@
-"""The words of the WebAssembly binary format: integers, names, types and constant expressions, strictly bounded. PURE.
+"""Reads the elements of the WebAssembly binary format: integers, names, types, constant expressions. PURE.
 
-`wasm_module.py` reads sections with it. Each reader either returns what the specification allows, or raises
-`CodeError` with the offset; none reads past its section, and no count is believed beyond the bytes that are there.
+wasm_module.py reads sections with it. Each reader either returns what the specification allows, or raises `CodeError`
+with the offset; none reads past its section, and counts larger than the remaining bytes are refused.
 
-Quoted titles are those of the core specification, chapters "Binary Format" and "Validation":
+Quoted titles are from the core specification, chapters "Binary Format" and "Validation":
 https://webassembly.github.io/spec/core/binary/.
 """
 
@@ -17,7 +17,7 @@ from rota.common.limits import WASM_ITEMS_MAX
 
 T = TypeVar("T")
 
-PAGES_MAX: Final = 65_536  # of 64 KiB: the reach of 32-bit addresses
+PAGES_MAX: Final = 65_536  # of 64 KiB: all that 32-bit addresses reach
 _PARAMS_MAX: Final = 1_000  # as in the JavaScript API, "Implementation-defined Limits"
 
 
@@ -30,7 +30,7 @@ class FuncType(NamedTuple):
 
 
 class MemoryType(NamedTuple):
-    """A memory's limits in pages of 64 KiB; `pages_max` None: none of its own."""
+    """A memory's limits in pages of 64 KiB; `pages_max` None: no maximum."""
 
     pages_min: int
     pages_max: int | None
@@ -48,7 +48,7 @@ class GlobalType(NamedTuple):
 
 
 class Reader:
-    """Walks over a part of a module. Every error names the offset in the whole module."""
+    """Reads a part of a module. Every error names the offset in the whole module."""
 
     def __init__(self, data: bytes, position: int, end: int) -> None:
         self.data = data
@@ -59,7 +59,7 @@ class Reader:
         return CodeError(f"malformed WebAssembly module at offset {offset}: {message}", offset=offset)
 
     def skip(self, size: int, what: str) -> int:
-        """Step over `size` bytes and return where they began."""
+        """Skip `size` bytes and return where they began."""
         start = self.position
         if size > self.end - start:
             raise self.error(f"{what} ends too early ({size} bytes wanted, {self.end - start} left)", start)
@@ -106,7 +106,7 @@ class Reader:
         return value
 
     def items(self, what: str, most: int = WASM_ITEMS_MAX) -> int:
-        """Read the length of a vector. Each element has a byte at least, so more than what is left cannot be true."""
+        """Read the length of a vector. Each element has at least a byte, so the bytes left bound it."""
         start = self.position
         length = self.count(f"the number of {what}")
         if length > self.end - self.position:
@@ -116,7 +116,7 @@ class Reader:
         return length
 
     def name(self, what: str) -> str:
-        """Read a name ("Names"): UTF-8 without surrogates, as Python's decoder demands too."""
+        """Read a name ("Names"): UTF-8 without surrogates, as in Python's decoder."""
         start = self.position
         raw = self.take(self.count(what), what)
         try:
@@ -132,7 +132,7 @@ class Reader:
         return space[index]
 
     def sub(self, size: int, what: str) -> Reader:
-        """Return a reader for the next `size` bytes and step over them."""
+        """Return a reader for the next `size` bytes and skip them."""
         return Reader(self.data, self.skip(size, what), self.position)
 
     def expect_end(self, what: str) -> None:
@@ -210,7 +210,7 @@ def read_global_type(body: Reader) -> GlobalType:
 
 
 def skip_constant(body: Reader) -> None:
-    """Pass over a constant expression ("Constant Expressions" of validation; codes in "Instructions")."""
+    """Skip a constant expression ("Constant Expressions" of validation; codes in "Instructions")."""
     while True:
         start = body.position
         code = body.byte("a constant expression")

@@ -1,12 +1,12 @@
-"""What a WebAssembly module asks for and offers, read from its bytes, and whether Rota can run it. PURE.
+"""Reads the imports and exports of a WebAssembly module, and checks whether Rota can run it. PURE.
 
-The broker reads a module at deploy, where no engine is installed, so that whoever deploys learns at once which import
-or export is wrong. This is no validator: instructions are never looked at, the worker's engine validates them. What is
-looked at is checked fully: any bytes either give an interface or raise `CodeError` with the offset.
+The broker, which has no engine, reads a module at deploy, so that the producer learns at once which import or export is
+wrong. This is not a validator: the worker's engine validates the instructions. Everything else is checked: any bytes
+either give an interface or raise `CodeError` with the offset.
 
-Quoted titles are those of the core specification, chapter "Binary Format", part "Modules":
-https://webassembly.github.io/spec/core/binary/modules.html. Integers, names and types: `wasm_binary.py`. The ABI that
-`check_interface` holds a module to is told in docs/AGENTS.md.
+Quoted titles are from the core specification, chapter "Binary Format", part "Modules":
+https://webassembly.github.io/spec/core/binary/modules.html. wasm_binary.py reads integers, names and types.
+docs/AGENTS.md describes the ABI that `check_interface` checks.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from rota.common.wasm_binary import (
 )
 
 External = Union[FuncType, MemoryType, TableType, GlobalType]  # noqa: UP007 - a runtime alias
-_CUSTOM_SECTIONS_MAX: Final = 1_000  # compilers write fewer than twenty
+_CUSTOM_SECTIONS_MAX: Final = 1_000  # compilers write fewer than 20
 _SHOWN_CHARS: Final = 120  # of a name in a message
 _KINDS: Final = ("func", "table", "memory", "global", "tag")  # "Import Section": the code is the place
 
 
 class Import(NamedTuple):
-    """Something a module wants from its host. A tag's signature is that of its exception."""
+    """An import of a module. A tag's signature is that of its exception."""
 
     module: str
     name: str
@@ -53,7 +53,7 @@ class Export(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WasmInterface:
-    """Everything of a module that its host meets. `memories` and `tables` include imported ones."""
+    """Everything of a module that its host uses. `memories` and `tables` include imported ones."""
 
     imports: tuple[Import, ...]
     exports: Mapping[str, Export]
@@ -63,7 +63,7 @@ class WasmInterface:
 
 
 def inspect_module(data: bytes) -> WasmInterface:
-    """Return the interface of a core WebAssembly module. Raises `CodeError` if these bytes are none."""
+    """Return the interface of a core WebAssembly module. Raises `CodeError` for other bytes."""
     reader = Reader(data, 0, len(data))
     _read_preamble(reader)
     module = _Module()
@@ -73,7 +73,7 @@ def inspect_module(data: bytes) -> WasmInterface:
         section = reader.byte("a section id")
         body = reader.sub(reader.count("a section's size"), "a section")
         if section == 0:
-            body.name("a custom section's name")  # "Custom Section"; the rest of it is anyone's
+            body.name("a custom section's name")  # "Custom Section"; the rest may be anything
             customs += 1
             if customs > _CUSTOM_SECTIONS_MAX:
                 raise reader.error(f"more than {_CUSTOM_SECTIONS_MAX} custom sections", start)
@@ -97,7 +97,7 @@ def inspect_module(data: bytes) -> WasmInterface:
     return WasmInterface(tuple(module.imports), module.exports, memories, tables, module.has_start)
 
 
-# --- what Rota takes --------------------------------------------------------------------------------------------------
+# --- what Rota accepts ------------------------------------------------------------------------------------------------
 
 _I32, _I64 = "i32", "i64"
 _ALLOC: Final = FuncType((_I32,), (_I32,))
@@ -111,9 +111,9 @@ _SIGNATURES: Final[Mapping[str, FuncType]] = {"alloc": _ALLOC, "step": _CALL, "c
 
 
 def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[str, str]) -> None:
-    """Raise `CodeError` if a module cannot run as this kind of code; the message names what is wrong and the remedy.
+    """Raise `CodeError`, with the reason and the remedy, if a module cannot run as this kind of code.
 
-    `exports` maps roles of kind `function` to the module's own names; a role that is left out has its usual name.
+    `exports` maps roles of kind `function` to the module's own names; other roles have their default names.
     """
     if code_kind not in MODULE_KINDS:
         raise CodeError(
@@ -201,7 +201,7 @@ def _check_export(interface: WasmInterface, name: str, signature: FuncType | Non
 
 
 class _Module:
-    """What the sections have told so far. Each kind has its own index space, which starts with the imports."""
+    """What was read from the sections so far. Each kind has its own index space, which starts with the imports."""
 
     def __init__(self) -> None:
         self.types: list[FuncType] = []
@@ -311,7 +311,7 @@ def _read_start(body: Reader, module: _Module) -> None:
 
 
 def _read_code(body: Reader, module: _Module) -> None:
-    # "Code Section": only how many bodies there are, and where each ends.
+    # "Code Section": only the number of bodies and the end of each.
     module.function_bodies = body.items("function bodies")
     for _ in range(module.function_bodies):
         body.skip(body.count("a function body's size"), "a function body")

@@ -1,9 +1,9 @@
 """Messages to bytes and back: the only place where bytes become messages. PURE.
 
 A message is one ZeroMQ frame: a MessagePack array `[version, tag, field, ...]`. `decode` accepts exactly what
-docs/PROTOCOL.md says and raises `ProtocolError` for anything else. What a field may be stands at the field
-(messages.py, work.py, outcomes.py, columns.py); what comes out is made of tuples and frozen columns, so that nobody can
-change it later. Tags are never reused; a retired one stays in the enum as deprecated.
+docs/PROTOCOL.md says and raises `ProtocolError` for anything else. The bounds are at the fields (messages.py, work.py,
+outcomes.py, columns.py); decoded messages are immutable tuples and columns. Tags are never reused; a retired one stays
+in the enum as deprecated.
 
 To change a message: its class, its table in docs/PROTOCOL.md, and PROTOCOL_VERSION if a peer could notice.
 """
@@ -21,7 +21,7 @@ from rota.common import limits, messages
 from rota.common.errors import ProtocolError, VersionMismatch
 from rota.common.shape import Shape
 
-_ARGUMENT_CHARS_MAX: Final = 512  # of a question; an address has up to 265
+_ARGUMENT_CHARS_MAX: Final = 512  # of a query; an address has up to 265
 
 
 class Tag(IntEnum):
@@ -95,14 +95,14 @@ _integer: Final = msgspec.msgpack.Decoder(int)
 
 
 def encode(message: messages.Message) -> bytes:
-    """Return the frame of a message. What we send is built by us, so it is not checked again here."""
+    """Return the frame of a message. Our own messages are not checked again."""
     return _SHAPE_OF[type(message)].encode(message)
 
 
 def decode(frame: bytes, allowed: frozenset[type] | None = None) -> messages.Message:
-    """Return the message in a frame; `allowed` names the classes that may come on this socket.
+    """Return the message in a frame; `allowed` are the classes accepted on this socket.
 
-    Raises `VersionMismatch` for another protocol version and `ProtocolError` for everything that is not a message.
+    Raises `VersionMismatch` for another protocol version and `ProtocolError` for bytes that are not a message.
     """
     version, tag = _head(frame)
     if version != limits.PROTOCOL_VERSION:
@@ -129,24 +129,22 @@ def decode(frame: bytes, allowed: frozenset[type] | None = None) -> messages.Mes
 
 
 def request_number(frame: bytes) -> int:
-    """Return the number of a request that does not decode, so that its refusal can be paired with it; 0 if it has
-    none.
-    """
+    """Return the number of a request that cannot be decoded, for its refusal; 0 if it has none."""
     unpacker = msgpack.Unpacker()
-    unpacker.feed(frame[:_HEAD_BYTES])  # what follows may be of any size, or as deep as nobody can look
+    unpacker.feed(frame[:_HEAD_BYTES])  # the rest may be of any size or depth
     try:
         unpacker.read_array_header()
         number = [unpacker.unpack() for _ in range(3)][2]
-    except Exception:  # msgpack's errors of many kinds, UnicodeDecodeError
+    except Exception:  # msgpack raises many kinds of errors, and UnicodeDecodeError
         return 0
     return number if type(number) is int and 0 <= number <= limits.NOW_MS_MAX else 0
 
 
 def _head(frame: bytes) -> tuple[int, int]:
-    """Return version and tag: the second and third byte of every message of ours."""
+    """Return version and tag, in our own messages the second and third byte."""
     if len(frame) > 2 and 0x92 <= frame[0] <= 0x9F and frame[1] < 0x80 and frame[2] < 0x80:
         return frame[1], frame[2]
-    try:  # integers may come in any of their encodings, and a peer of another version may have more fields
+    try:  # integers may have any encoding, and a peer of another version may have more fields
         version, tag = map(_integer.decode, _items.decode(frame)[:2])
     except msgspec.ValidationError:
         raise ProtocolError("not an array that starts with version and tag") from None
@@ -158,7 +156,7 @@ def _head(frame: bytes) -> tuple[int, int]:
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
-    """Raise ValueError unless these are a few short values: refusals repeat them."""
+    """Raise ValueError unless these are a few short values, since refusals repeat them."""
     for name, argument in arguments.items():
         if not isinstance(argument, str | int | bool | None):
             raise ValueError("Query: field arguments: wants text, integers, booleans or nil by name")

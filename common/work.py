@@ -1,11 +1,11 @@
-"""What a worker is given and what it gives back: code, folds of tasks, outcomes. PURE.
+"""What a worker gets and returns: code, folds of tasks, outcomes. PURE.
 
-These are the words that the broker's dispatch, the wire and both kinds of worker share. A *fold* is a row of
-consecutive tasks of one target that one worker runs in one go, each task seeing the state that the one before it left
-(execution model, part 3). A worker returns one outcome per task, in order; what is missing at the end was stopped.
+The broker's dispatch, the wire and both kinds of worker share these. A *fold* is a series of consecutive tasks of one
+target that one worker runs in one go, each task seeing the state left by the one before (execution model, part 3). A
+worker returns one outcome per task, in order; if outcomes are missing at the end, it was stopped.
 
-A field's annotation is its bound on the wire and in the journal (fields.py). When a field is added here,
-`docs/PROTOCOL.md` and `docs/AGENTS.md` change with it.
+A field's annotation is its bound on the wire and in the journal (fields.py). With a new field, change docs/PROTOCOL.md
+and docs/AGENTS.md.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from rota.common.fields import (
 
 DERIVED_FAILURES: Final = (
     "error",  # the agent said so
-    "trap",  # the sandbox stopped it: unreachable, out of bounds, division by zero
+    "trap",  # a trap in the sandbox: unreachable, out of bounds, division by zero
     "fuel",  # it used up its fuel
     "memory",  # it grew past its memory limit
-    "bad_output",  # what it returned is not what the ABI allows
+    "bad_output",  # its output is not valid by the ABI
     "unknown_agent",  # its name was not deployed in the lane when the task was issued
     "unknown_model",  # the model was not deployed in the lane when the task was issued
-    "bad_input",  # the payload is not what the target can take
-    "overflow",  # it grew past what its lane has room for: by emits, by state, by one more agent
+    "bad_input",  # the target cannot take the payload
+    "overflow",  # its lane has no room for it: for its emits, state, or a new agent
 )
 RECORDED_FAILURES: Final = (
-    "timeout",  # it ran longer than the wall clock allows
+    "timeout",  # it ran longer than its timeout
     "lost",  # its workers died until the poison cap was reached
-    "cancelled",  # somebody asked for it
-    "refused",  # no worker there can run its code: a model that does not load, a provider that is required and absent
+    "cancelled",  # by a request
+    "refused",  # no worker can run its code: a model that does not load, a required provider that is missing
     "faulted",  # no worker could do this one task: the stack or memory of the host ran out, a tensor is missing
 )
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
@@ -63,7 +63,7 @@ TELL: Final = "tell"  # no reply wanted
 ASK: Final = "ask"  # the outcome comes back to the sender as `reply` or `failure`
 REPLY: Final = "reply"  # the result of a task that the receiver asked for
 FAILURE: Final = "failure"  # the failure of a task that the receiver asked for; payload is MessagePack [kind, message]
-TIMER: Final = "timer"  # a message to oneself that waits for a delay
+TIMER: Final = "timer"  # a message to oneself after a delay
 EMIT_KINDS: Final = (TELL, ASK, TIMER)
 MESSAGE_KINDS: Final = (TELL, ASK, REPLY, FAILURE, TIMER)
 
@@ -85,14 +85,14 @@ T = TypeVar("T")
 
 
 def all_travel(cls: type[T]) -> type[T]:
-    """Have every field of a NamedTuple there when it is decoded: its defaults are for those who make one here."""
+    """Make every field of a NamedTuple required for decoding; the defaults of its constructor stay."""
     cls._field_defaults = {}  # type: ignore[attr-defined]
     return cls
 
 
 @all_travel
 class Limits(NamedTuple):
-    """What one task may use. Bound to the task when it is issued, so part of what the run means."""
+    """What one task may use. Bound to the task at issue; outcomes depend on it."""
 
     fuel: Annotated[int, Meta(ge=1, le=limits.FUEL_MAX)] = 1_000_000_000
     memory_bytes: Annotated[int, Meta(ge=1 << 16, le=limits.MEMORY_BYTES_MAX)] = 64 << 20
@@ -106,7 +106,7 @@ class Limits(NamedTuple):
 
 @all_travel
 class Code(NamedTuple):
-    """What a name was bound to by a deploy: the bytes by digest, and how to call them.
+    """What a deploy binds to a name: the digest of the code, and how to call it.
 
     `exports` maps the roles of kind `function` (`alloc`, `call`) to the module's own export names.
     """
@@ -119,7 +119,7 @@ class Code(NamedTuple):
 
 
 class TensorRef(NamedTuple):
-    """A tensor by content: BLAKE3 of dtype, shape and data (32 bytes). The path is derived from it, never sent."""
+    """A tensor by content: BLAKE3 of dtype, shape and data (32 bytes). Its path follows from the digest."""
 
     digest: Digest
     dtype: Text32
@@ -130,8 +130,8 @@ Tensors = Annotated[tuple[TensorRef, ...], Meta(max_length=limits.TENSORS_PER_TA
 
 
 class ReplyTo(NamedTuple):
-    """What a reply or failure answers: the turn of the asked task, and the ask itself: its turn and its place among the
-    emits of that turn. The asker knows the latter two when it asks.
+    """What a reply or failure answers: the turn of the asked task, the turn that asked, and the ask's index among its
+    emits. The asker knows the latter two when it asks.
     """
 
     turn: Count
@@ -140,7 +140,7 @@ class ReplyTo(NamedTuple):
 
 
 class TaskInput(NamedTuple):
-    """One task as its target sees it, how many tasks it may emit, and by how many bytes it may grow its lane (bound at
+    """One task for its target, with how many tasks it may emit and by how many bytes it may grow its lane (bound at
     issue; see `budget.growth_max`).
     """
 
@@ -156,7 +156,7 @@ class TaskInput(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """Consecutive tasks of one target. `state` is what the last task before them left (None: none yet)."""
+    """Consecutive tasks of one target. `state` is the state before them (None: none yet)."""
 
     lane_seed: bytes
     code: Code
@@ -166,9 +166,7 @@ class Fold(NamedTuple):
 
 
 class Emit(NamedTuple):
-    """A task that a task wants sent. `tensors` are references forwarded from the task's own; `delay_ms` is for
-    timers.
-    """
+    """A task emitted by a task. `tensors` are among the emitting task's own; `delay_ms` is for timers."""
 
     target: Target
     payload: Payload
@@ -183,9 +181,7 @@ Log = Annotated[tuple[LogLine, ...], Meta(max_length=limits.LOG_LINES_MAX)]
 
 
 class Done(NamedTuple):
-    """The task succeeded. `state_digest` is None where the task left the state as it was. `state_bytes` is the size of
-    the new state, 0 where there is none.
-    """
+    """The task succeeded. `state_digest` is that of the new state, None if unchanged; `state_bytes` its size, or 0."""
 
     result: Blob | None
     state_digest: Digest | None
@@ -197,12 +193,12 @@ class Done(NamedTuple):
 
     @property
     def named_tensors(self) -> list[TensorRef]:
-        """Every tensor that the result or an emitted task names."""
+        """All tensors that the result or an emitted task names."""
         return [*self.tensors, *[ref for emit in self.emits for ref in emit.tensors]]
 
 
 class Failed(NamedTuple):
-    """The task failed. State stays as it was and nothing is emitted."""
+    """The task failed. Its agent's state is unchanged and nothing is emitted."""
 
     kind: FailureKind
     message: FailureText
@@ -212,23 +208,23 @@ class Failed(NamedTuple):
 
 Outcome = Union[Done, Failed]  # noqa: UP007 - a runtime alias that isinstance and mypy both read
 
-_DONE, _FAILED = 0, 1  # what tells the two kinds of outcome apart where both can stand
+_DONE, _FAILED = 0, 1  # tags of the two kinds of outcome
 
 
 def tagged(outcome: Outcome) -> tuple[Any, ...]:
-    """Return the whole of an outcome behind its tag."""
+    """Return all fields of an outcome behind its tag."""
     return (_DONE, *outcome) if type(outcome) is Done else (_FAILED, *outcome)
 
 
 def effect_of(outcome: Outcome) -> tuple[Any, ...]:
-    """Return what of an outcome others can see, behind its tag: `(0, result, tensors, emits)`, `(1, kind, message)`."""
+    """Return the visible fields of an outcome behind its tag: `(0, result, tensors, emits)`, `(1, kind, message)`."""
     if type(outcome) is Done:
         return (_DONE, outcome.result, outcome.tensors, outcome.emits)
     return (_FAILED, *outcome[:2])
 
 
 def was_decided(outcome: Outcome | None) -> bool:
-    """Say whether an outcome was decided by the broker or a producer, and not computed."""
+    """Return whether an outcome was decided by the broker or a producer, and not computed."""
     return type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
 
 
@@ -241,12 +237,12 @@ class Provenance(NamedTuple):
 
 
 class FoldResult(NamedTuple):
-    """What came of a fold: the outcomes of its first tasks, the last state, and why it ended early, if it did.
+    """The result of a fold: the outcomes of its first tasks, the last state, and why it ended early, if it did.
 
-    `state` is the state after the last outcome, or None if no task changed it. With `stopped` None there is one
-    outcome per task. `"timeout"`: the task after the last outcome ran past its limit. `"faulted"`: that task cannot be
-    done here, for a reason of this host's. `"refused"`: the worker cannot run this code at all. `"interrupted"`: the
-    worker was told to stop. `reason` is for the log; it is never part of an outcome.
+    `state` is the state after the last outcome, or None if no task changed it. If `stopped` is None, there is one
+    outcome per task. `"timeout"`: the task after the last outcome timed out. `"faulted"`: that task cannot be done
+    here, because of this host. `"refused"`: the worker cannot run this code at all. `"interrupted"`: the worker was
+    told to stop. `reason` is for the log; it is never part of an outcome.
     """
 
     outcomes: Sequence[Outcome]

@@ -1,1 +1,1 @@
-"""What both kinds of worker share: the session with the broker, the loop around it, what an executor must offer."""
+"""Code shared by both kinds of worker: the session with the broker, the loop around it, the executor interface."""

@@ -1,12 +1,12 @@
-"""The seam between a worker and what runs its tasks: take jobs, step, report. PURE.
+"""The interface between a worker and what runs its tasks: take jobs, step, report. PURE.
 
-An executor takes work without running it, and does one piece of it per `step`: whatever is best to do next over all
-that it has taken. A step may serve several jobs, and a job may take many steps; what came of it is reported when it
-is there. So an executor can let model calls of many jobs ride together, advance many texts by a token each, or run one
-job while the code of another is compiled. `fold_executor.py` makes an executor of something that runs one fold at a
-time; `loop.py` drives any.
+`take` accepts work without running it; each `step` does one piece of it, chosen over all jobs taken. A step may serve
+several jobs, a job may need many steps, and results are reported as they arise. So an executor can batch model calls of
+many jobs, advance many texts by a token each, or run one job while the code of another is compiled. fold_executor.py
+makes an executor of something that runs one fold at a time; loop.py drives any executor.
 
-`take`, `step` and `close` belong to one thread. `drop` comes from others. An executor calls `Outside` from any thread.
+`take`, `step` and `close` belong to one thread; `drop` is called from others. An executor may call `Outside` from any
+thread.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rota.common.work import Code, Fold, FoldResult
 
 
 class Work(NamedTuple):
-    """Folds to run. They need nothing of each other, so their order is the executor's. Ends with `Ended`."""
+    """Independent folds to run, in any order. Ends with `Ended`."""
 
     number: int
     folds: tuple[Fold, ...]
 
 
 class Look(NamedTuple):
-    """Code to load, so that its first task does not wait, and to describe. Ends with `Looked`."""
+    """Code to load ahead of its first task, and to describe. Ends with `Looked`."""
 
     number: int
     code: Code
@@ -40,9 +40,9 @@ Job = Work | Look
 
 
 class Ended(NamedTuple):
-    """A job of folds is through: a result for each, in their order; None if it was dropped before one began.
+    """A job of folds has ended: a result for each, in order; None if it was dropped before one began.
 
-    `elapsed_us` is what running took, no waiting.
+    `elapsed_us`: the time spent running, without waiting.
     """
 
     job: int
@@ -51,7 +51,7 @@ class Ended(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What code looks like, or why it cannot be used (then `info` is None)."""
+    """The description of code, or why it cannot be used (then `info` is None)."""
 
     job: int
     info: Mapping[str, Any] | None
@@ -59,16 +59,15 @@ class Looked(NamedTuple):
 
 
 class Preparing(NamedTuple):
-    """What is compiled or loaded now, all of it: the job that waits for it, and an address that it is for."""
+    """Everything that is being compiled or loaded: the job that waits for it, and an address."""
 
     pending: tuple[tuple[int, str], ...]
 
 
 class Stuck(NamedTuple):
-    """A job was told to stop and does not; it ends later, if ever, and nothing else runs before.
+    """A job was told to stop and does not; nothing else runs until it ends, if ever.
 
-    `results`: because a task ran out of time; that fold says so, and what did not come to its end is `interrupted`.
-    None: because nobody wants it any more.
+    `results`: a task timed out; its fold says so, and unfinished folds are `interrupted`. None: the job was dropped.
     """
 
     job: int
@@ -80,29 +79,29 @@ Report = Ended | Looked | Preparing | Stuck
 
 
 class Outside(NamedTuple):
-    """What an executor may call, from any of its threads. Both return at once."""
+    """Callbacks for an executor, callable from any of its threads. Both return at once."""
 
-    wake: Callable[[], None]  # something can go on: `step` again
-    tell: Callable[[Report], None]  # a report that does not wait for the end of a step
+    wake: Callable[[], None]  # call `step` again, there is work to do
+    tell: Callable[[Report], None]  # send a report before the end of a step
 
 
 class Executor(Protocol):
-    """Runs jobs. Nothing an agent or a model does may raise out of it: that is an outcome."""
+    """Runs jobs. Errors of agents and models are outcomes and must not be raised."""
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Everything that could change a bit of a result: versions, profile, provider, device. MessagePack-able."""
+        """Return all that could change a bit of a result (versions, profile, provider, device), for MessagePack."""
         ...
 
     def take(self, job: Job) -> None:
-        """Take a job; it is run by `step`."""
+        """Take a job; `step` will run it."""
         ...
 
     def step(self) -> Sequence[Report]:
-        """Do a piece of what was taken and return what came of it; nothing if nothing can go on before a `wake`."""
+        """Do a piece of work and return reports; does nothing if there is no work before the next `wake`."""
         ...
 
     def drop(self, job: int) -> None:
-        """Interrupt a job, soon; it ends all the same. From any thread, more than once, also when it is not there."""
+        """Interrupt a job soon; it still reports its end. Callable from any thread, repeatedly, for unknown jobs too."""
         ...
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
-"""An executor of something that runs one fold at a time, and prepares code beside that.
+"""An executor over something that runs one fold at a time; it prepares code in parallel.
 
-Jobs run in the order in which they came, fold after fold. A fold whose code has to be compiled or loaded first is set
-aside, a thread of its own prepares the code, and everything else runs meanwhile; then the fold has its turn. Reports of
-preparations are the whole state each time.
+Jobs run in order of arrival, fold after fold. A fold whose code must first be compiled or loaded is set aside while
+another thread prepares the code and other folds run. Each report of preparations lists all of them.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from rota.common.limits import STUCK_MS
 from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
 from rota.worker.executor import Ended, Job, Look, Looked, Outside, Preparing, Report, Stuck
 
-PREPARED_AT_ONCE: Final = 2  # compiling uses a processor each, loading memory; more wait
+PREPARED_AT_ONCE: Final = 2  # each uses a processor or memory; more are queued
 
 _INTERRUPTED: Final = FoldResult(NO_OUTCOMES, None, "interrupted")
 
 
 class FoldRunner(Protocol):
-    """What runs folds. Its thread is the one that calls `run`; the exceptions are named."""
+    """Runs folds. Methods are called in the thread that calls `run`, except where noted."""
 
     def fingerprint(self) -> Mapping[str, Any]:
         """See `Executor`."""
         ...
 
     def preparation(self, code: Code) -> Callable[[], Any] | None:
-        """Return what has to be done before this code can be used, if that takes long; None: nothing.
+        """Return a function that prepares this code if that takes long; None if it is ready.
 
-        It is called in a thread of its own and raises `CodeError` if the code cannot be used.
+        The function is called in another thread and raises `CodeError` if the code cannot be used.
         """
         ...
 
     def install(self, code: Code, prepared: Any) -> None:
-        """Take what a preparation returned."""
+        """Take the result of a preparation."""
         ...
 
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
@@ -47,28 +46,28 @@ class FoldRunner(Protocol):
         ...
 
     def run(self, fold: Fold) -> FoldResult:
-        """Run a fold's tasks in order; returns early when `interrupt` was called or a task got no outcome."""
+        """Run a fold's tasks in order; returns early on `interrupt`, or if a task has no outcome."""
         ...
 
     def so_far(self) -> FoldResult:
-        """Return what a fold has come to whose task ran out of time and does not end. From the runner's `stuck`."""
+        """Return the result so far of a fold whose task timed out and does not end. For the runner's `stuck`."""
         ...
 
     def interrupt(self) -> None:
-        """Stop the fold that is running now, soon; from any thread, harmless when nothing runs."""
+        """Stop the running fold soon. Callable from any thread; does nothing if none runs."""
         ...
 
     def stop_preparing(self) -> None:
-        """End the preparations that can be ended; from any thread."""
+        """Interrupt the preparations that can be interrupted. Callable from any thread."""
         ...
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release all resources."""
         ...
 
 
 class _Taken:
-    """A job of folds, and what has come of it."""
+    """A job of folds, and its results so far."""
 
     __slots__ = (
         "began",
@@ -87,27 +86,27 @@ class _Taken:
         self.number = number
         self.folds = folds
         self.results = [_INTERRUPTED] * len(folds)
-        self.todo: Sequence[int] = range(len(folds))  # places of folds that can run
-        self.left = len(folds)  # how many have no result yet, those that wait for code included
-        self.place = 0  # of the fold that runs
+        self.todo: Sequence[int] = range(len(folds))  # indexes of folds that can run
+        self.left = len(folds)  # how many have no result yet, including those that wait for code
+        self.place = 0  # index of the running fold
         self.elapsed_us = 0
         self.began = False
         self.dropped = False
-        self.interrupted_s: float | None = None  # since when it is told to stop while it runs
+        self.interrupted_s: float | None = None  # when it was told to stop, if it was running
 
 
 class _PreparingJob:
-    """Code that is not ready, and what waits for it."""
+    """Code that is being prepared, and the folds that wait for it."""
 
     __slots__ = ("looks", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: dict[_Taken, list[int]] = {}  # places of folds
+        self.waiting: dict[_Taken, list[int]] = {}  # indexes of folds
         self.looks: list[Look] = []
 
 
 class FoldExecutor:
-    """Implements `Executor` over a `FoldRunner`. `make` gets what the runner calls when a task does not stop."""
+    """Implements `Executor` over a `FoldRunner`. `make` gets the function to call when a task does not stop."""
 
     def __init__(self, make: Callable[[Callable[[], None]], FoldRunner], outside: Outside) -> None:
         self._outside = outside
@@ -115,8 +114,8 @@ class FoldExecutor:
         self._looks: deque[Look] = deque()
         self._jobs: dict[int, _Taken] = {}
         self._running: _Taken | None = None
-        self._turn = threading.Lock()  # held while a job becomes the running one or stops being it, and to interrupt it
-        self._known: Code | None = None  # that was ready last: the next fold mostly has the same
+        self._turn = threading.Lock()  # held while the running job changes, and to interrupt it
+        self._known: Code | None = None  # the last one found ready: the next fold usually has the same
         self._preparations: dict[Code, _PreparingJob] = {}
         self._threads: dict[Code, threading.Thread] = {}
         self._made: queue.SimpleQueue[tuple[Code, Any, CodeError | BaseException | None]] = queue.SimpleQueue()
@@ -152,7 +151,7 @@ class FoldExecutor:
         with self._turn:
             taken.dropped = True
             if self._running is not taken:
-                self._outside.wake()  # it may wait for code, and ends without
+                self._outside.wake()  # if it waits for code, it ends without
                 return
             self._runner.interrupt()
             now_s = time.monotonic()
@@ -171,7 +170,7 @@ class FoldExecutor:
     # --- running ----------------------------------------------------------------------------------------------------
 
     def _run(self, taken: _Taken, reports: list[Report]) -> None:
-        """Run those folds of a job whose code is ready; the others are set aside."""
+        """Run the folds of a job whose code is ready; set the others aside."""
         begun_ns = time.perf_counter_ns()
         todo, taken.todo = taken.todo, ()
         with self._turn:
@@ -183,7 +182,7 @@ class FoldExecutor:
                     self._set_aside(fold.code, taken, place, reports)
                     continue
                 taken.place = place
-                # A fold that stops early does not stop the ones after it: they are of other agents.
+                # A fold that stops early does not stop the next ones, which are of other agents.
                 if not taken.dropped:
                     taken.began = True
                     taken.results[place] = self._runner.run(fold)
@@ -199,13 +198,13 @@ class FoldExecutor:
         reports.append(Ended(taken.number, tuple(taken.results) if is_answer else None, taken.elapsed_us))
 
     def _overran(self) -> None:
-        """A task ran out of time and does not stop. Called by the runner's watchdog, while nothing can come of it."""
+        """Report a task that timed out and does not stop. Called by the watchdog, which holds the result back."""
         taken = self._running
         if taken is None or taken.dropped:
             return
         results = list(taken.results)
         results[taken.place] = self._runner.so_far()
-        taken.dropped = True  # what is left of it runs elsewhere
+        taken.dropped = True  # the rest of it runs elsewhere
         self._outside.tell(Stuck(taken.number, tuple(results), taken.elapsed_us))
 
     # --- preparing --------------------------------------------------------------------------------------------------
@@ -235,7 +234,7 @@ class FoldExecutor:
         reports.append(self._pending())
 
     def _prepare(self, code: Code) -> _PreparingJob:
-        """Return the preparation of this code; it begins now, or when one of those before it has ended."""
+        """Return the preparation of this code; it starts now, or when an earlier one has ended."""
         found = self._preparations.get(code)
         if found is None:
             found = self._preparations[code] = _PreparingJob()
@@ -255,19 +254,19 @@ class FoldExecutor:
     def _make_ready(self, code: Code, prepare: Callable[[], Any]) -> None:
         try:
             self._made.put((code, prepare(), None))
-        except BaseException as error:  # not swallowed: a CodeError is an answer, another one is raised by `step`
+        except BaseException as error:  # not swallowed: a CodeError is an answer, others are raised by `step`
             self._made.put((code, None, error))
         self._outside.wake()
 
     def _take_made(self, reports: list[Report]) -> None:
-        """Let what waited for code go on, and what was dropped meanwhile end without it."""
+        """Continue the folds that waited for code, and end those dropped meanwhile."""
         before = self._pending()
         while not self._made.empty():
             code, prepared, error = self._made.get()
             self._threads.pop(code).join()
             preparation = self._preparations.pop(code)
             if error is None:
-                self._known = None  # the code it was may have made room
+                self._known = None  # it may have been evicted
                 self._runner.install(code, prepared)
                 self._go_on(preparation)
             elif isinstance(error, CodeError):
@@ -309,4 +308,4 @@ class FoldExecutor:
 
 
 def _nothing() -> None:
-    """What is left to do for code that became ready by itself."""
+    """The preparation of code that has become ready meanwhile."""

@@ -1,10 +1,10 @@
-"""The shell around `session.py`, shared by both kinds of worker: poll, feed the session, carry out what it says.
+"""The shell around session.py, shared by both kinds of worker: poll, feed the session, carry out its actions.
 
-Two threads. The main thread owns the socket, the signals and the session, and answers heartbeats however long a task
-takes; the executor thread gives the executor its jobs and steps it (executor.py). WASM and ONNX calls release the GIL.
-They hand over through queues and a byte that wakes the poller; nothing sleeps and polls.
+There are two threads. The main thread owns the socket, the signals and the session, and answers heartbeats however long
+a task takes; the executor thread gives the executor its jobs and steps it (executor.py). WASM and ONNX calls release
+the GIL. The threads communicate by queues and a byte that wakes the poller; nothing sleeps and polls.
 
-The process ends with the exit code that says why; an exception of the executor that is no outcome is a bug and ends it.
+The exit code of the process says why it ended; an exception raised by the executor is a bug and ends it.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ from rota.worker.session import WorkerIdentity as WorkerIdentity
 
 log = logging.getLogger(__name__)
 
-# The default of 5 ms is how long the main thread would wait for the GIL, for every message, while the executor runs
+# With the default of 5 ms the main thread would wait that long for the GIL, for every message, while the executor runs
 # Python code; a switch costs some microseconds.
 SWITCH_INTERVAL_SECONDS: Final = 0.0005
 
-_RECEIVE_MESSAGES_MAX: Final = 64  # of one wake, so that completions do not wait behind a flood
-_EXECUTOR_END_SECONDS: Final = 2.0  # for the executor thread at the end; what it does then is of no use to anybody
+_RECEIVE_MESSAGES_MAX: Final = 64  # per wake-up, so that completions do not wait behind a flood
+_EXECUTOR_END_SECONDS: Final = 2.0  # for the executor thread at the end; its results are no longer needed
 _EXIT_OF: Final[Mapping[str, Exit]] = {
     "drained": Exit.OK,
     "stopped": Exit.STOPPED,
@@ -78,7 +78,7 @@ MakeExecutor = Callable[[Outside], Executor]
 
 
 def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_executor: MakeExecutor) -> Exit:
-    """Run a worker until it is told to stop, and return how it ended.
+    """Run a worker until it is told to stop; return the exit code.
 
     `make_executor` is called in the executor's own thread, because engines and sessions belong to one thread.
     """
@@ -86,7 +86,7 @@ def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_exe
     worker = worker_name(pool, settings.worker)
     with StopSignals() as signals:
         lane = ExecutorThread(worker, make_executor)
-        code = Exit.BUG  # should what follows raise
+        code = Exit.BUG  # if the code below raises
         try:
             fingerprint = lane.wait_ready(signals)
             if fingerprint is None:
@@ -188,12 +188,12 @@ class _Loop:
         try:
             self._socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:
-            # The queue holds far more than a worker may have outstanding, so the broker is stuck or away. By its
-            # silence the session will notice and register again, and the broker hands the work out again.
+            # The queue holds far more than a worker may have outstanding, so the broker is stuck or away. The session
+            # will notice its silence and register again, and the broker will dispatch the work again.
             log.warning("the broker takes no messages: dropped a %s", type(message).__name__)
 
     def _connect(self) -> None:
-        endpoint = self._settings.endpoints().backend  # anew each time: a broker that starts again may have moved
+        endpoint = self._settings.endpoints().backend  # read each time: a restarted broker may have moved
         if self._socket is not None:
             log.info("no answer from a broker; trying again at %s", endpoint)
         self._close_socket(0)
@@ -236,7 +236,7 @@ class _QueuedJob:
 
 
 class _Failure(NamedTuple):
-    """What the executor raised although it is no outcome."""
+    """An exception raised by the executor."""
 
     error: BaseException
 
@@ -245,7 +245,7 @@ Heard = Finished | Overran | Prepares
 
 
 class ExecutorThread:
-    """Steps an executor through its jobs. Its methods are called by the main thread."""
+    """Runs an executor in its own thread. Its methods are called by the main thread."""
 
     def __init__(self, worker: str, make_executor: MakeExecutor) -> None:
         self._worker = worker
@@ -255,12 +255,12 @@ class ExecutorThread:
         self._reports: queue.SimpleQueue[Report | Mapping[str, Any] | _Failure] = queue.SimpleQueue()
         self._jobs: dict[int, _QueuedJob] = {}
         self._executor: Executor | None = None
-        # A daemon, because a task that cannot be interrupted must not keep the process alive after its end.
+        # A daemon, so that a task that cannot be interrupted does not keep the process alive.
         self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
-        """Return what becomes readable when something is reported."""
+        """Return the descriptor that becomes readable when something is reported."""
         return self._wake.fileno()
 
     def wait_ready(self, signals: StopSignals) -> Mapping[str, Any] | None:
@@ -280,12 +280,12 @@ class ExecutorThread:
         return None
 
     def put(self, number: int, order: Assign | Prepare) -> None:
-        """Give it a job."""
+        """Give the executor a job."""
         job = self._jobs[number] = _QueuedJob(number, order)
         self._waiting.put(job)
 
     def drop(self, number: int) -> None:
-        """Interrupt a job. It comes back as finished all the same."""
+        """Interrupt a job. It is still reported as finished."""
         job = self._jobs.get(number)
         if job is not None:
             job.dropped = True
@@ -293,7 +293,7 @@ class ExecutorThread:
                 self._executor.drop(number)
 
     def take_reports(self) -> list[Heard]:
-        """Return what was reported, in order, as the session takes it. Raises what the executor raised."""
+        """Return the reports, in order, as events of the session. Raises what the executor raised."""
         taken: list[Heard] = []
         self._wake.take()
         while not self._reports.empty():
@@ -303,18 +303,18 @@ class ExecutorThread:
         return taken
 
     def end(self, code: Exit) -> None:
-        """End the thread, interrupting the jobs that run; if that takes too long, end the process with `code`."""
+        """Interrupt the running jobs and end the thread; if that takes too long, end the process with `code`."""
         for number in list(self._jobs):
             self.drop(number)
         self._waiting.put("end")
         self._thread.join(_EXECUTOR_END_SECONDS)
         if self._thread.is_alive():
-            raised = sys.exc_info()[0] is not None  # nobody else will get to log it
+            raised = sys.exc_info()[0] is not None  # it must be logged here
             log.warning(
                 "the executor did not stop in %.0f s: ending without it", _EXECUTOR_END_SECONDS, exc_info=raised
             )
             logging.shutdown()
-            # Leaving in order would pull the interpreter from under native code that still runs.
+            # A normal exit would shut the interpreter down under running native code.
             os._exit(code)
         self._wake.close()
 
@@ -343,7 +343,7 @@ class ExecutorThread:
     def _overran(self, number: int, results: tuple[FoldResult, ...] | None, elapsed_us: int) -> Overran | None:
         job = self._jobs.get(number)
         if job is None:
-            return None  # it came out of it just now
+            return None  # it has just ended
         assert isinstance(job.order, Assign)
         log.warning("assignment %d was told to stop and does not: nothing else runs meanwhile", job.order.assignment)
         if results is None:
@@ -364,7 +364,7 @@ class ExecutorThread:
             self._report(_Failure(error))
 
     def _run(self, executor: Executor) -> None:
-        """Give the executor what came, and step it while something can go on."""
+        """Give the executor its jobs, and step it while there is work."""
         is_idle = True
         while True:
             while is_idle or not self._waiting.empty():
@@ -374,7 +374,7 @@ class ExecutorThread:
                 if isinstance(item, _QueuedJob):
                     executor.take(_job_of(item))
                     if item.dropped:
-                        executor.drop(item.number)  # it came too early to find it there
+                        executor.drop(item.number)  # the first call came before the executor had the job
                 is_idle = False
             reports = executor.step()
             for report in reports:
@@ -399,19 +399,19 @@ def _job_of(job: _QueuedJob) -> Work | Look:
 
 
 def _log_undone(order: Assign, results: tuple[FoldResult, ...]) -> None:
-    """Say what could not be done here: outcomes and digests do not, because it depends on the host."""
+    """Log what could not be done here. Outcomes do not say it, because it depends on the host."""
     for (_, address, _, _), result in zip(order.folds, results, strict=True):
         if result.stopped in ("faulted", "refused"):
             log.warning("%s: %s: %s", address, result.stopped, result.reason)
 
 
-# --- orders into folds, and back ------------------------------------------------------------------
+# --- assignments and completions ------------------------------------------------------------------
 
 
 def folds_of(order: Assign) -> list[Fold]:
-    """Return the folds of an assignment as an executor takes them.
+    """Return the folds of an assignment for an executor.
 
-    Raises `ProtocolError` if its parts do not fit each other.
+    Raises `ProtocolError` if its parts are inconsistent.
     """
     folds = []
     for code, address, state, segments in order.folds:
@@ -429,10 +429,10 @@ def folds_of(order: Assign) -> list[Fold]:
 
 
 def fit_message(message: Completed) -> Completed:
-    """Return the completion without the folds that make it too large for one message, the largest first.
+    """Return the completion without the largest folds, as many as needed to fit into one message.
 
-    They count as interrupted, so the broker hands them out again. Outcomes cannot be cut out of a fold: its state is
-    that after the last one. An executor keeps each fold small enough to travel alone.
+    They count as interrupted, so the broker dispatches them again. A fold cannot be cut, because its state is that
+    after the last outcome. An executor keeps each fold small enough for a message.
     """
     sizes = [len(wire.encode(message._replace(folds=(fold,)))) for fold in message.folds]
     assert max(sizes) <= MESSAGE_BYTES_MAX, f"one fold's outcomes come to {max(sizes)} bytes"

@@ -1,16 +1,16 @@
-"""A worker's half of the backend conversation: register, stay alive, take work, give it back. PURE.
+"""A worker's half of the backend conversation: register, send heartbeats, take work, return results. PURE.
 
-One door: `step(event, now_ms)` returns the actions to carry out, in order. Only here is it decided what is sent;
-sockets, clock and executor live in `loop.py`. Every `Run` is answered by one `Finished`, also after a `Drop`.
+The only entry, `step(event, now_ms)`, returns the actions to carry out, in order. It decides what is sent; sockets,
+clock and executor are in loop.py. Every `Run` is answered by one `Finished`, also after a `Drop`.
 
     Registering ──Registered──▶ Serving         both: broker silent for 3 heartbeats ──▶ Connect, Registering
     Serving ──HeartbeatAck of another boot, or not known──▶ Registering
-    both ──DrainAsked, and nothing held any more──▶ Left         both ──StopAsked, Refused──▶ Left
-    both ──an executor that does not come out of a job for STUCK_MS_MAX──▶ Left
+    both ──DrainAsked, and no work left──▶ Left                  both ──StopAsked, Refused──▶ Left
+    both ──an executor stuck in a job for STUCK_MS_MAX──▶ Left
 
-Work belongs to the boot of the broker that gave it. A broker that starts again may put other content under the same
-turns, so what was given by an older boot is dropped and never reported; the new one hands it out afresh. A change of
-the conversation changes messages.py and docs/PROTOCOL.md with this file.
+Work belongs to the boot of the broker that gave it. A restarted broker may have other content under the same turns, so
+work from an older boot is dropped and never reported; the new broker dispatches it again. With the conversation, change
+messages.py and docs/PROTOCOL.md.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from rota.common.messages import (
     WorkerOrder,
 )
 
-# An interrupt can come between two folds, when nothing runs and it is lost; so it is repeated until the work ends.
+# An interrupt is lost if it comes between two folds, so it is repeated until the job ends.
 INTERRUPT_AGAIN_MS: Final = 100
 
 
 class WorkerIdentity(NamedTuple):
-    """What a worker says of itself when it registers; see `Register`."""
+    """The worker's facts for `Register`."""
 
     worker: str
     pool: Literal["cpu", "gpu"]
@@ -58,7 +58,7 @@ class WorkerIdentity(NamedTuple):
 
 
 class Started(NamedTuple):
-    """The executor is there: look for a broker."""
+    """The executor is ready: look for a broker."""
 
 
 class Received(NamedTuple):
@@ -68,27 +68,27 @@ class Received(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The executor is through with a job. `report` is None if it was dropped before it began."""
+    """The executor has ended a job. `report` is None if it was dropped before it began."""
 
     job: int
     report: Completed | Prepared | None
 
 
 class Overran(NamedTuple):
-    """The executor does not come out of a job. `report`: what to answer before it does, if anything."""
+    """The executor is stuck in a job. `report`: the answer to send meanwhile, if any."""
 
     job: int
     report: Completed | None
 
 
 class Prepares(NamedTuple):
-    """What the executor compiles or loads now, all of it: jobs that wait for it, with an address that it is for."""
+    """Everything that the executor is compiling or loading: the waiting jobs, each with an address."""
 
     pending: tuple[tuple[int, str], ...]
 
 
 class DrainAsked(NamedTuple):
-    """The first signal: take no more, finish what is held, leave."""
+    """The first signal: accept no more work, finish what is held, leave."""
 
 
 class StopAsked(NamedTuple):
@@ -96,7 +96,7 @@ class StopAsked(NamedTuple):
 
 
 class Ticked(NamedTuple):
-    """Time has passed. Feed what the socket holds first: a worker that was slow must not blame the broker."""
+    """Time has passed. Feed all received messages first, so that a slow worker does not take the broker for silent."""
 
 
 Event = Started | Received | Finished | Overran | Prepares | DrainAsked | StopAsked | Ticked
@@ -105,7 +105,7 @@ Event = Started | Received | Finished | Overran | Prepares | DrainAsked | StopAs
 
 
 class Connect(NamedTuple):
-    """Close the socket, if there is one, with what is unsent in it, and open a new one."""
+    """Close the socket, if any, with its unsent messages, and open a new one."""
 
 
 class SendMessage(NamedTuple):
@@ -115,20 +115,20 @@ class SendMessage(NamedTuple):
 
 
 class StartJob(NamedTuple):
-    """Give this to the executor, after what was given before."""
+    """Give this to the executor, after earlier jobs."""
 
     job: int
     order: Assign | Prepare
 
 
 class Drop(NamedTuple):
-    """Forget the job if it has not begun; interrupt it if it runs. May come more than once for a job."""
+    """Remove the job if it has not begun, interrupt it if it runs. May be repeated for a job."""
 
     job: int
 
 
 class Announce(NamedTuple):
-    """The broker knows this worker: by its first registration, or again after a loss."""
+    """The worker is registered, for the first time or again after a loss."""
 
     boot: int
     again: bool
@@ -148,7 +148,7 @@ Action = Connect | SendMessage | StartJob | Drop | Announce | Leave
 
 
 class SessionPhase(Enum):
-    """Where the conversation stands."""
+    """The phase of the conversation."""
 
     REGISTERING = "registering"
     SERVING = "serving"
@@ -157,19 +157,19 @@ class SessionPhase(Enum):
 
 @dataclass(slots=True)
 class _HeldJob:
-    """An assignment or a preparation that the executor has, or whose report waits for the broker to know us again."""
+    """An assignment or preparation that the executor has, or whose report waits for the next registration."""
 
     order: Assign | Prepare
     boot: int
     begun_dropping_ms: int | None = None
-    report_anyway: bool = False  # revoked by the boot that gave it: what is done may still be told
+    report_anyway: bool = False  # revoked by the boot that gave it: what is done may still be reported
     report: Completed | Prepared | None = None
-    stuck_from_ms: int | None = None  # since when the executor does not come out of it
-    is_answered: bool = False  # the report went out before it did
+    stuck_from_ms: int | None = None  # since when the executor is stuck in it
+    is_answered: bool = False  # the report was sent before it ended
 
 
 class WorkerSession:
-    """The state of the conversation. Read `phase` and `boot`; change nothing but through `step`."""
+    """The state of the conversation. `phase` and `boot` may be read; only `step` changes it."""
 
     def __init__(self, identity: WorkerIdentity) -> None:
         self.phase = SessionPhase.REGISTERING
@@ -181,7 +181,7 @@ class WorkerSession:
         self._heard_ms = 0
         self._beat_ms = 0
         self._draining = False
-        self._preparing: dict[tuple[int, str], int] = {}  # job and address, and since when
+        self._preparing: dict[tuple[int, str], int] = {}  # (job, address) -> since when
 
     def step(self, event: Event, now_ms: int) -> list[Action]:
         """Take an event and return what to do, in order."""
@@ -221,7 +221,7 @@ class WorkerSession:
             ]
         )
 
-    # --- the broker speaks ---
+    # --- messages of the broker ---
 
     def _receive(self, message: WorkerOrder, now_ms: int) -> list[Action]:
         self._heard_ms = now_ms
@@ -232,7 +232,7 @@ class WorkerSession:
                 why: Why = "stuck" if code == WorkerStuck.code else "refused"
                 return [*self._drop_all(now_ms), *self._leave(why, f"{text} (code {code})")]
             case _ if self.phase is not SessionPhase.SERVING:
-                return []  # sent before the broker forgot us; it takes what we do not name as ours for lost
+                return []  # sent before the broker dropped us; what we do not list as held counts as lost
             case Assign() | Prepare():
                 return self._accept(message)
             case Revoke(assignment):
@@ -261,7 +261,7 @@ class WorkerSession:
         return actions + self._leave_if_drained()
 
     def _accept(self, order: Assign | Prepare) -> list[Action]:
-        # Also while draining: the broker gave it before it heard of that, and counts on it.
+        # Also while draining: the broker sent it before it knew, and relies on it.
         number = self._next_job
         self._next_job += 1
         self._jobs[number] = _HeldJob(order, self.boot)
@@ -272,7 +272,7 @@ class WorkerSession:
             if isinstance(job.order, Assign) and job.order.assignment == assignment:
                 job.report_anyway = True
                 return self._drop(number, job, now_ms)
-        return []  # its report and the revocation passed each other on the way
+        return []  # its report and the revocation crossed
 
     def _heartbeat_ack(self, boot: int, known: bool, now_ms: int) -> list[Action]:
         if known and boot == self.boot:
@@ -280,7 +280,7 @@ class WorkerSession:
         actions = self._drop_older_than(boot, now_ms)
         return actions + self._register()
 
-    # --- work ends ---
+    # --- ends of jobs ---
 
     def _finish(self, number: int, report: Completed | Prepared | None, now_ms: int) -> list[Action]:
         job = self._jobs[number]
@@ -316,7 +316,7 @@ class WorkerSession:
         return self._say_state(now_ms)
 
     def _say_state(self, now_ms: int) -> list[Action]:
-        """What holds this worker up has changed: say it at once."""
+        """Send a heartbeat at once, since what delays this worker has changed."""
         return [self._heartbeat(now_ms)] if self.phase is SessionPhase.SERVING else []
 
     def _heartbeat(self, now_ms: int) -> SendMessage:
@@ -330,11 +330,11 @@ class WorkerSession:
         return SendMessage(Heartbeat(self._identity.worker, self.boot, stuck, tuple(preparing)))
 
     def _drop(self, number: int, job: _HeldJob, now_ms: int) -> list[Action]:
-        if job.report is not None:  # the executor is through with it, only the report was kept
+        if job.report is not None:  # it has ended, only the report was kept
             del self._jobs[number]
             return []
         if job.begun_dropping_ms is not None:
-            return []  # `_tick` repeats it in its time
+            return []  # `_tick` repeats it later
         job.begun_dropping_ms = now_ms
         return [Drop(number)]
 
@@ -349,7 +349,7 @@ class WorkerSession:
     def _drop_all(self, now_ms: int) -> list[Action]:
         return self._drop_older_than(-1, now_ms)
 
-    # --- time passes ---
+    # --- time ----------
 
     def _tick(self, now_ms: int) -> list[Action]:
         actions: list[Action] = []
@@ -359,7 +359,7 @@ class WorkerSession:
                 actions.append(Drop(number))
         if now_ms >= self._heard_ms + self._silence_ms_max():
             if self._draining and all(job.report is not None or job.is_answered for job in self._jobs.values()):
-                return actions + self._leave("drained")  # what is not reported will be done by somebody else
+                return actions + self._leave("drained")  # unreported work will run elsewhere
             return actions + self._connect(now_ms)
         for job in self._jobs.values():
             if job.stuck_from_ms is not None and now_ms >= job.stuck_from_ms + STUCK_MS_MAX:
@@ -372,7 +372,7 @@ class WorkerSession:
     def _silence_ms_max(self) -> int:
         return self._heartbeat_ms * HEARTBEATS_MISSED_MAX
 
-    # --- coming and going ---
+    # --- joining and leaving ---
 
     def _connect(self, now_ms: int) -> list[Action]:
         self._heard_ms = now_ms
@@ -408,5 +408,5 @@ class WorkerSession:
 
 
 def _assignment(job: _HeldJob) -> int:
-    """The number that the broker knows a job by; 0 for a preparation that it asked for."""
+    """Return the broker's number of a job; 0 for a Prepare."""
     return job.order.assignment if isinstance(job.order, Assign) else 0
