@@ -1,1 +1,1 @@
-"""The sequencer: stamps, journals, issues, dispatches and retires the tasks of every lane."""
+"""The broker: stamps, journals, issues, dispatches and retires the tasks of every lane."""

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(settings: BrokerSettings) -> Exit:
-    """Recover the run file and sequence until told to stop."""
+    """Recover the run file and serve until told to stop."""
     folder = settings.folder().prepare()
     with contextlib.ExitStack() as open_now:
         open_now.enter_context(FolderLock(folder.root / "broker.lock"))
@@ -71,7 +71,7 @@ def _withdraw(settings: BrokerSettings, error: BaseException | None) -> None:
 
 
 def _calm_collector() -> None:
-    """Look for cycles seldom: tasks and results, of which there are many, are freed by their reference counts."""
+    """Make the cycle collector run rarely: tasks and results are many, and freed by reference counts."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     gc.enable()
@@ -79,7 +79,7 @@ def _calm_collector() -> None:
 
 def _recover(journal: Journal, settings: BrokerSettings, clock: Clock) -> World:
     started_ms = clock.mono_ms()
-    gc.disable()  # a fold only makes objects; looking for cycles among them took a quarter of its time
+    gc.disable()  # folding makes many objects without cycles; collecting took a quarter of its time
     kept = (settings.results_kept_max, settings.results_kept_bytes)
     world = recover(journal, *kept, lambda number: log.info("recovering: record %d", number))
     if journal.last_number:

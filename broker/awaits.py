@@ -1,8 +1,7 @@
-"""Outcomes on their way to producers: looked up, watched for, and sent part by part. PURE.
+"""Sends outcomes to producers: looks them up, watches for them, and sends them in parts. PURE.
 
-`pay` is the end of each step: it sends every connection that takes what it is sent one message of what it is owed
-(debts.py), within bounds for one connection and for the step. So neither a flood of Awaits nor a large one keeps the
-broker from anybody else for longer than a step.
+`pay` ends each step: it sends every connection that is not slow one message of what it is owed (debts.py), within
+bounds per connection and per step. So neither many Awaits nor a large one delay others by more than a step.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from rota.common.messages import ResultItem, Results
 
 RESULTS_PER_MESSAGE: Final = 4_096
 RESULT_BYTES_PER_MESSAGE: Final = 1 << 20
-LOOKS_PER_MESSAGE: Final = 4_096  # tasks that are looked at for one connection, whether there is a result or not
+LOOKS_PER_MESSAGE: Final = 4_096  # tasks looked up for one connection, with or without a result
 RESULTS_PER_STEP: Final = 16_384
 RESULT_BYTES_PER_STEP: Final = 8 << 20
 LOOKS_PER_STEP: Final = 32_768
@@ -28,7 +27,7 @@ _WATCHED_TOGETHER: Final = 512  # tasks of a run: whoever stops looking in betwe
 
 
 class Payment:
-    """What one connection is sent in this step."""
+    """What one connection gets in this step."""
 
     def __init__(self) -> None:
         self.items: list[ResultItem] = []
@@ -53,9 +52,9 @@ class Payment:
 
 
 def pay(broker: BrokerState) -> None:
-    """Send connections what they are owed, as much as fits into this step."""
+    """Send connections what they are owed, within the bounds of a step."""
     if broker.storage_full:
-        return  # nothing that waits for the disk may grow
+        return  # what waits for the disk must not grow
     results = size = looks = 0
     for identity, debt in broker.debts.turn():
         part = Payment()
@@ -71,14 +70,14 @@ def pay(broker: BrokerState) -> None:
 
 
 def watch_new(broker: BrokerState, identity: bytes, first_seq: int, last_seq: int) -> None:
-    """Have the outcomes of tasks sent that were stamped in this very step."""
+    """Send the outcomes of tasks stamped in this step, when they exist."""
     for _, task in _look(broker, identity, first_seq, last_seq):
         if task is not None:
             broker.send_result(identity, task)
 
 
 def _fill(broker: BrokerState, identity: bytes, debt: Debt, part: Payment) -> list[tuple[int, RotaError]]:
-    """Take from a debt what goes into a part; return what is refused with the number of the request."""
+    """Move what fits from a debt into a part; return refusals with the number of their request."""
     while debt.outcomes and not part.full:
         part.add(*debt.take_outcome())
     gone: list[int] = []
@@ -106,8 +105,8 @@ def _refusals(number: int, seqs: list[int]) -> list[tuple[int, RotaError]]:
 
 
 def _answer(broker: BrokerState, identity: bytes, asked: OpenAwait, part: Payment) -> bool:
-    """Answer an Await from where it stands; True if that is all of it."""
-    part.looks += 1  # also if there is nothing to look for
+    """Continue to answer an Await; return whether it is complete."""
+    part.looks += 1  # counts even if there is nothing to look up
     for seq, task in _look(broker, identity, asked.next_seq, asked.last_seq):
         asked.next_seq = seq + 1
         part.looks += 1
@@ -121,9 +120,9 @@ def _answer(broker: BrokerState, identity: bytes, asked: OpenAwait, part: Paymen
 
 
 def _look(broker: BrokerState, identity: bytes, first_seq: int, last_seq: int) -> Iterator[tuple[int, Task | None]]:
-    """Watch tasks, and yield each that may have its outcome, in order, with its outcome if that is known.
+    """Watch tasks, and yield each that may have an outcome, in order, with the outcome if known.
 
-    Of tasks that were stamped together and have no outcome yet only the last one is yielded, and none in between.
+    Of tasks that were stamped together and have no outcome, only the last one is yielded.
     """
     seq = first_seq
     while seq <= last_seq:
@@ -133,7 +132,7 @@ def _look(broker: BrokerState, identity: bytes, first_seq: int, last_seq: int) -
             seq += 1
             continue
         end = min(last_seq, run.first_seq + len(run.payloads) - 1)
-        if not run.finished and not run.verdicts:  # nothing to look for
+        if not run.finished and not run.verdicts:  # no outcomes to look up
             watch(run, identity, seq, end)
             yield end, None
             seq = end + 1
@@ -145,7 +144,7 @@ def _look(broker: BrokerState, identity: bytes, first_seq: int, last_seq: int) -
 
 
 def _outcome(broker: BrokerState, seq: int) -> Task | None:
-    """Return a task whose outcome is known and kept: one that is through, or that was caught while it waits."""
+    """Return a task whose outcome is known and kept: one that has finished, or was caught while it waits."""
     task = broker.world.results.find(seq)
     if task is not None:
         return task
@@ -158,7 +157,7 @@ def _outcome(broker: BrokerState, seq: int) -> Task | None:
 
 
 def _is_open(broker: BrokerState, seq: int) -> bool:
-    """Whether a task is stamped and has no outcome yet."""
+    """Return whether a task is stamped and has no outcome yet."""
     run: Run | None = broker.world.runs.find(seq)
     if run is None:
         return False

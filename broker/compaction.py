@@ -1,12 +1,11 @@
-"""Making a run folder smaller while no broker works in it: cut old records, remove what nobody refers to.
+"""Compacts a run folder without a broker: cuts old records, and removes unreferenced files.
 
-The cut is the last record that goes; a snapshot of the state after it takes its place (snapshot_store.py), named by a
-record that is appended. All kept records are read, checked and folded before anything changes. Then come steps of which
-each leaves a good run file: pins, snapshot, name, cut, removal, shrinking, files. Whoever is killed in between starts
-again.
+The cut is the last record to remove. A snapshot of the state after it replaces the records (snapshot_store.py), named
+by a record that is appended. All kept records are read, checked and folded before anything changes. Then each step
+leaves a valid run file: pins, snapshot, name, cut, removal, shrinking, files. After a kill in between, run it again.
 
-Modules stay that a kept record, a lane or a task names; tensors as well, or as long as their lease lasts. A live broker
-removes tensors earlier, as soon as no task or result names them (tensor_keeper.py).
+Modules named by a kept record, a lane or a task stay; so do such tensors, and those with a lease. A live broker removes
+tensors earlier, when no task or result names them (tensor_keeper.py).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Say = Callable[[str], None]
 
 
 class Place(NamedTuple):
-    """A place to pin: a record, or a turn of a lane; neither: the end of the journal."""
+    """A place to pin: a record or a turn of a lane; if neither, the end of the journal."""
 
     record: int | None = None
     lane: str = ""
@@ -48,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Wishes(NamedTuple):
-    """What must stay. A record goes only if every rule that is set lets it go; without a rule none goes."""
+    """What to keep. A record is cut only if every given rule allows it; without a rule none is."""
 
     records: int | None = None
     days: float | None = None
@@ -56,8 +55,8 @@ class Wishes(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was done; with a dry run what would be done. `first` to `last` are the records that are kept after it, that
-    of the new snapshot among them; `cut_first` to `cut_last` those that go, 0 for none.
+    """What was done, or with a dry run would be. `first` to `last` are the kept records, including the one that names
+    the new snapshot; `cut_first` to `cut_last` those that were cut, 0 for none.
     """
 
     first: int
@@ -86,8 +85,8 @@ def compact(
 ) -> Report:
     """Compact a run folder.
 
-    Raises `ConfigError` if there is no run or a broker works in it, `JournalError` if its run file cannot be used,
-    `LocalError` for a place or a pin that is not there, `StorageFull` if there is no room to do it.
+    Raises `ConfigError` if there is no run or a broker is running on it, `JournalError` if its run file cannot be used,
+    `LocalError` for an unknown place or pin, `StorageFull` if there is not enough room.
     """
     if not folder.journal.exists():
         raise ConfigError(f"{folder.root} has no {folder.journal.name}: name a run folder", dir=str(folder.root))
@@ -117,7 +116,7 @@ def compact(
 
 
 class _Compaction:
-    """One compaction: where to cut, the state there, what the kept records refer to."""
+    """One compaction: the cut, the state there, and what the kept records refer to."""
 
     def __init__(self, journal: Journal, say: Say) -> None:
         self.modules: dict[bytes, None] = {}
@@ -134,7 +133,7 @@ class _Compaction:
     # --- where to cut -------------------------------------------------------------------------------------------------
 
     def resolve(self, wanted: dict[str, Place], unpins: tuple[str, ...]) -> None:
-        """Turn places into records, and see that the pins to remove are there."""
+        """Turn places into record numbers, and check that the pins to remove exist."""
         for name in unpins:
             if self.pins.pop(name, None) is None:
                 raise LocalError(f"there is no pin {name!r}", pins=list(self.pins))
@@ -159,7 +158,7 @@ class _Compaction:
         raise LocalError(f"lane {place.lane!r} has no retired turn {place.turn} in the records that are kept")
 
     def plan(self, wishes: Wishes, now_ms: int) -> int:
-        """Return the last record that may go; 0 if none may."""
+        """Return the last record that may be cut; 0 if none may."""
         bounds = [number - 1 for number in self.pins.values()]
         if wishes.records is not None:
             bounds.append(self.last - wishes.records)
@@ -171,7 +170,7 @@ class _Compaction:
         return cut if cut >= self._first else 0
 
     def _before_bytes(self, size_bytes: int) -> int:
-        """Return the record before the newest ones that have at least so many bytes together."""
+        """Return the record before the newest ones that have at least `size_bytes` together."""
         number, kept = self.last, 0
         while number >= self._first and kept < size_bytes:
             kept += sum([len(entry.body) for entry in self._journal.log.entries(number, 1)])
@@ -179,7 +178,7 @@ class _Compaction:
         return number
 
     def _before_time(self, oldest_ms: int) -> int:
-        """Return the record before the first one that is as young as that."""
+        """Return the record before the first one at or after this time."""
         for first in range(self._first, self.last + 1, _RECORDS_PER_LOOK):
             for entry in self._journal.log.entries(first, _RECORDS_PER_LOOK):
                 if (broker_ms(decode(entry.body)) or 0) >= oldest_ms:
@@ -189,7 +188,7 @@ class _Compaction:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, cut: int) -> None:
-        """Fold all kept records, note the state at the cut, and what the records behind it refer to."""
+        """Fold all kept records; note the state at the cut and what the records behind it refer to."""
         self._say("reading the journal")
         world = load_world(self._journal)
         if not cut:
@@ -227,7 +226,7 @@ class _Compaction:
     # --- changing -----------------------------------------------------------------------------------------------------
 
     def carry_out(self, cut: int, unpins: tuple[str, ...]) -> None:
-        """Write pins, cut, and make the file small. Each step leaves a good file."""
+        """Write pins, cut, and shrink the file. Each step leaves a valid file."""
         self._say("writing pins")
         for name in unpins:
             self._store.unpin(name)
@@ -255,7 +254,7 @@ class _Compaction:
 
 
 def _is_open(world: World, place: Place) -> bool:
-    """Return whether a turn still waits or stands in the line."""
+    """Return whether a turn waits or is in the line."""
     lane = world.lanes[place.lane]
     return place.turn in lane.line_by_turn or any(
         run.first_turn + run.issued <= place.turn < run.first_turn + len(run.payloads) for run in lane.waiting_runs()

@@ -1,7 +1,7 @@
 """A lane's dead letters: failed tasks, kept with what is needed to run them again. PURE.
 
-Bounded by number and by bytes beside the budget of the lane; the oldest is dropped first, so which ones are there
-follows from the lane alone.
+Bounded by number, and by bytes on top of the lane's budget; the oldest is dropped first, so which are kept follows from
+the lane alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class DeadLetters(Mapping[int, DeadTask]):
     def __init__(self, lane_bytes_max: int) -> None:
         self.bytes_max = lane_bytes_max // DEAD_SHARE
         self.bytes = 0
-        self._by_seq: OrderedDict[int, DeadTask] = OrderedDict()  # drops its first in constant time; a dict does not
+        self._by_seq: OrderedDict[int, DeadTask] = OrderedDict()  # pops its first in constant time, unlike a dict
 
     def __getitem__(self, seq: int) -> DeadTask:
         return self._by_seq[seq]
@@ -33,20 +33,20 @@ class DeadLetters(Mapping[int, DeadTask]):
         return len(self._by_seq)
 
     def keep(self, dead: DeadTask) -> None:
-        """Keep one more; let the oldest go, itself if it is too large alone."""
+        """Keep one more and drop the oldest, or itself if it is too large alone."""
         self._by_seq[dead.seq] = dead
         self.bytes += _bytes(dead)
         while len(self._by_seq) > DEAD_TASKS_MAX or self.bytes > self.bytes_max:
             self.take(next(iter(self._by_seq)))
 
     def take(self, seq: int) -> DeadTask:
-        """Return one, which is not kept any longer."""
+        """Remove one and return it."""
         dead = self._by_seq.pop(seq)
         self.bytes -= _bytes(dead)
         return dead
 
     def drop(self, seqs: Iterable[int]) -> int:
-        """Forget those of them that are here; return how many there were."""
+        """Drop those that exist; return how many there were."""
         before = len(self._by_seq)
         for seq in seqs:
             if seq in self._by_seq:
@@ -54,7 +54,7 @@ class DeadLetters(Mapping[int, DeadTask]):
         return before - len(self._by_seq)
 
     def renumber(self) -> None:
-        """Let every one have its turn as its seq."""
+        """Give each its turn as its seq."""
         self._by_seq = OrderedDict((dead.turn, dead._replace(seq=dead.turn)) for dead in self._by_seq.values())
 
     def check_invariants(self) -> None:
@@ -63,11 +63,11 @@ class DeadLetters(Mapping[int, DeadTask]):
 
 
 def retry_bytes(dead: DeadTask) -> int:
-    """What the task of a dead letter counts when it is stamped again."""
+    """Return how many bytes the task of a dead letter counts when it is stamped again."""
     return TASK_BYTES + content_bytes(TELL, len(dead.payload), dead.tensors)
 
 
 def _bytes(dead: DeadTask) -> int:
-    """What a dead letter counts: its task, and what is kept to tell why it failed."""
+    """Return how many bytes a dead letter counts: its task, and what is kept about its failure."""
     said = len(dead.failure.message.encode()) + sum([len(line.encode()) for line in dead.failure.log])
     return retry_bytes(dead) + said

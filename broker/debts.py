@@ -1,9 +1,9 @@
-"""What connections are still to be told of outcomes, and whose turn it is. PURE.
+"""The outcomes still to be sent to each connection, and whose turn it is. PURE.
 
-Every connection has its debts: outcomes that just came, numbers of tasks whose outcomes are looked up when there is
-room, and Awaits that are answered part by part. A step pays each connection one message at most, so whoever asks for
-much waits behind nobody but himself. A connection that does not take what it is sent is left alone until it does; its
-debts are numbers by then, not outcomes. Volatile, like connections.
+Every connection has a debt: new outcomes, numbers of tasks whose outcomes are looked up when there is room, and Awaits
+that are answered in parts. A step sends each connection at most one message, so a large request delays only its own
+connection. A slow connection is skipped until it accepts messages again; its debt is then mostly numbers, not outcomes.
+Volatile, like connections.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final
 from rota.common.errors import Busy
 from rota.common.messages import ResultItem
 
-OUTCOMES_MAX: Final = 4_096  # that just came and wait as they are; what comes behind them waits by its number
+OUTCOMES_MAX: Final = 4_096  # new outcomes kept per connection; later ones are kept by number
 OUTCOME_BYTES_MAX: Final = 1 << 20
-RANGES_MAX: Final = 10_000  # of numbers that wait; whoever is owed more than that is forgotten, and asks again
-AWAITS_MAX: Final = 1_024  # of one connection that are not answered yet
+RANGES_MAX: Final = 10_000  # of waiting numbers; a connection with more is forgotten, and must ask again
+AWAITS_MAX: Final = 1_024  # unanswered ones of one connection
 _REFERENCE_BYTES: Final = 100  # digest, dtype and shape of a tensor
 
 
 class OpenAwait:
-    """An Await, and how far it is answered."""
+    """An Await, and how much of it is answered."""
 
     __slots__ = ("expired", "last_seq", "next_seq", "number")
 
@@ -34,12 +34,12 @@ class OpenAwait:
 
 
 class Debt:
-    """What one connection is owed, in the order in which it is paid."""
+    """What one connection is owed, in the order of sending."""
 
     __slots__ = ("awaits", "outcome_bytes", "outcomes", "ranges")
 
     def __init__(self) -> None:
-        self.outcomes: deque[tuple[ResultItem, int]] = deque()  # and how many bytes each takes
+        self.outcomes: deque[tuple[ResultItem, int]] = deque()  # with their sizes in bytes
         self.outcome_bytes = 0
         self.ranges: deque[list[int]] = deque()  # first and last seq
         self.awaits: deque[OpenAwait] = deque()
@@ -48,13 +48,13 @@ class Debt:
         return bool(self.outcomes or self.ranges or self.awaits)
 
     def take_outcome(self) -> tuple[ResultItem, int]:
-        """Return the first of the outcomes that just came, and how many bytes it takes."""
+        """Remove and return the first new outcome, and its size in bytes."""
         item, size = self.outcomes.popleft()
         self.outcome_bytes -= size
         return item, size
 
     def take_seq(self) -> int:
-        """Return the first number whose outcome is to be looked up."""
+        """Remove and return the first number whose outcome is to be looked up."""
         first, last = self.ranges[0]
         if first == last:
             self.ranges.popleft()
@@ -63,7 +63,7 @@ class Debt:
         return first
 
     def add(self, item: ResultItem) -> None:
-        """Owe an outcome: as it is while there are few, else by its number."""
+        """Add an outcome: itself while there are few, else its number."""
         if self.ranges or len(self.outcomes) >= OUTCOMES_MAX or self.outcome_bytes >= OUTCOME_BYTES_MAX:
             if self.ranges and self.ranges[-1][1] + 1 == item.seq:
                 self.ranges[-1][1] = item.seq
@@ -80,33 +80,33 @@ class Debts:
 
     def __init__(self) -> None:
         self._by_identity: dict[bytes, Debt] = {}
-        self._ready: OrderedDict[bytes, None] = OrderedDict()  # who can be paid, the longest unpaid first
+        self._ready: OrderedDict[bytes, None] = OrderedDict()  # connections that can be paid, the longest unpaid first
         self._slow: dict[bytes, None] = {}
 
     @property
     def due(self) -> bool:
-        """Whether somebody can be paid now."""
+        """Whether any connection can be paid now."""
         return bool(self._ready)
 
     def owe(self, identity: bytes, item: ResultItem) -> bool:
-        """Owe a connection an outcome. False: it is owed too many, and must be forgotten."""
+        """Owe a connection an outcome. Returns False if it is owed too many and must be forgotten."""
         debt = self._debt(identity)
         debt.add(item)
         return len(debt.ranges) <= RANGES_MAX
 
     def ask(self, identity: bytes, number: int, first_seq: int, last_seq: int) -> None:
-        """Owe a connection the answer to an Await. Raises `Busy` if too many of its are open."""
+        """Owe a connection the answer to an Await. Raises `Busy` if it has too many open ones."""
         debt = self._debt(identity)
         if len(debt.awaits) >= AWAITS_MAX:
             raise Busy(f"{AWAITS_MAX} Awaits of this connection are not answered yet: take their results first")
         debt.awaits.append(OpenAwait(number, first_seq, last_seq))
 
     def turn(self) -> list[tuple[bytes, Debt]]:
-        """Return who can be paid in this step, the longest unpaid first."""
+        """Return the connections to pay in this step, the longest unpaid first."""
         return [(identity, self._by_identity[identity]) for identity in self._ready]
 
     def paid(self, identity: bytes) -> None:
-        """A connection has had its part of this step; what is left waits for its next turn."""
+        """Note that a connection was paid in this step; the rest waits for its next turn."""
         del self._ready[identity]
         if self._by_identity[identity]:
             self._ready[identity] = None
@@ -114,7 +114,7 @@ class Debts:
             del self._by_identity[identity]
 
     def set_slow(self, identity: bytes, slow: bool) -> None:
-        """Leave a connection alone that does not take what it was sent, or pay it again."""
+        """Skip a connection that does not accept messages, or pay it again."""
         if slow:
             self._slow[identity] = None
             self._ready.pop(identity, None)
@@ -124,7 +124,7 @@ class Debts:
                 self._ready.setdefault(identity)
 
     def forget(self, identity: bytes) -> None:
-        """Owe a connection nothing any more."""
+        """Drop what a connection is owed."""
         self._by_identity.pop(identity, None)
         self._ready.pop(identity, None)
 
@@ -137,14 +137,14 @@ class Debts:
         return debt
 
     def check_invariants(self) -> None:
-        """Assert that whoever is owed something is ready or slow."""
+        """Assert that every connection with a debt is ready or slow."""
         assert all(debt for debt in self._by_identity.values())
         assert list(self._ready) == [identity for identity in self._ready if identity in self._by_identity]
         assert set(self._by_identity) - set(self._slow) == set(self._ready)
 
 
 def item_bytes(item: ResultItem) -> int:
-    """About how many bytes an outcome takes on the wire; text counts by its characters."""
+    """Return about how many bytes an outcome takes on the wire; text counts by characters."""
     result = 0 if item.result is None else len(item.result)
     if item.ok and not item.log and not item.tensors:
         return result

@@ -1,4 +1,4 @@
-"""Deploys: names bound to code, after a worker has looked at it if the producer wants that. PURE."""
+"""Deploys: bind names to code, after a worker has checked it if the producer wants that. PURE."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def deploy(
     broker: BrokerState, identity: bytes, request: messages.Deploy, origin: records.Origin
 ) -> messages.Answer | None:
-    """Bind a name, or have a worker look at the code first: then the answer comes later (None)."""
+    """Bind a name; or have a worker check the code first and return None, since the answer comes later."""
     lane = broker.lane(request.lane)
     check_deploy(lane, request.name, request.code)
     if not request.check:
         return _bind(broker, request, origin, {})
     pending = broker.deploys.find(origin)
-    if pending is not None:  # sent again: it is answered there
+    if pending is not None:  # sent again: it gets the answer of the first
         pending.identity = identity
         return None
     pending, oldest = broker.deploys.add(identity, request, origin)
@@ -41,7 +41,7 @@ def deploy(
 
 
 def check_deploy(lane: Lane, name: str, code: Code) -> None:
-    """Raise what stands against binding a name to code now."""
+    """Raise an error if a name cannot be bound to this code now."""
     if name.startswith(MODEL_PREFIX) != (kind_of(code).name_prefix == MODEL_PREFIX):
         raise errors.CodeError(
             f"{name!r} cannot be bound to code of kind {code.kind!r}: models are named model:NAME", name=name
@@ -51,14 +51,14 @@ def check_deploy(lane: Lane, name: str, code: Code) -> None:
 
 
 def tick(broker: BrokerState) -> None:
-    """Ask again where no worker was there, or the one that was asked has gone."""
+    """Ask another worker if there was none, or the one asked has gone."""
     for pending in broker.deploys:
         if pending.worker not in broker.dispatcher.workers:
             _ask(broker, pending)
 
 
 def registered(broker: BrokerState, worker: str) -> None:
-    """A worker came, or came again: what it was asked on another connection, or in another process, may be lost."""
+    """Ask a worker that registered again: the Prepare may be lost with its old connection or process."""
     for pending in broker.deploys:
         if pending.worker == worker:
             pending.worker = NOBODY
@@ -66,7 +66,7 @@ def registered(broker: BrokerState, worker: str) -> None:
 
 
 def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
-    """A worker has looked: let the deploy take effect, or refuse it with what the worker says."""
+    """Take a worker's answer: apply the deploy, or refuse it with the worker's reason."""
     pending = broker.deploys.take(prepared.number, prepared.worker)
     if pending is None:
         return
@@ -75,7 +75,7 @@ def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
             raise errors.CodeError(prepared.message, name=pending.request.name)
         if broker.storage_full:
             raise storage_full(broker)
-        answer = broker.world.producers.old_answer(pending.origin)  # it may have come again without `check`
+        answer = broker.world.producers.old_answer(pending.origin)  # it may have been sent again without `check`
         if answer is None:
             answer = _bind(broker, pending.request, pending.origin, prepared.info)
         broker.answer(pending.identity, answer)

@@ -1,14 +1,14 @@
-"""Dispatch: which worker runs which issued task, when, and what travels together. PURE.
+"""Dispatch: which worker runs which issued task, when, and with which others. PURE.
 
-Outside the model on purpose (execution model, part 3): it may read the clock and load figures, because nothing it
-decides can be seen in a lane. It keeps one rule, that the tasks of one agent run in line order: an agent's queue is
-handed out in one fold at a time.
+It is outside the model (execution model, part 3): it may use the clock and load figures, because a lane shows none of
+its decisions. One rule binds it: the tasks of one agent run in line order, so an agent's queue has at most one fold
+dispatched.
 
-Workers have credit, in tasks and in bytes; an assignment holds about ASSIGNMENT_TARGET_MS of work by the measured
-pace of its code, so that short tasks travel by the hundred and long ones alone. What a dead worker held goes back to
-the front of its queues; a task that was held by a dead worker is a suspect and travels alone from then on, so that
-the poison cap counts the right one. A task that a worker could not do travels alone as well, to a worker that has not
-failed on it while there is one; a task whose code a worker refused goes to the others first.
+Workers have credit, in tasks and in bytes. An assignment holds about ASSIGNMENT_TARGET_MS of work by the measured pace
+of its code, so short tasks are sent by the hundred and long ones alone. Tasks of a dead worker return to the front of
+their queues; each becomes a suspect and is dispatched alone from then on, so that the poison cap counts the right one.
+A task that a worker could not do is dispatched alone too, preferably to a worker that has not failed on it; a task
+whose code a worker refused goes to other workers first.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from rota.common.limits import (
 from rota.common.messages import Assign, FoldAssignment, Preparation, Register, Segment
 from rota.common.work import Code
 
-ORPHANS_KEPT: Final = 1_024  # assignments that are no longer wanted, kept to compare what may still come of them
+ORPHANS_KEPT: Final = 1_024  # assignments no longer wanted, kept to compare late answers
 EARLY_REPORTS_KEPT: Final = 4_096
 EARLY_REPORTS_PER_TASK: Final = 8
-FIRST_ASSIGNMENT_TASKS: Final = 4  # before anything is known of a code's pace
+FIRST_ASSIGNMENT_TASKS: Final = 4  # before a code's pace is known
 _PACE_WEIGHT: Final = 0.25
-_QUEUES_PASSED_OVER: Final = 16  # whose head waits for a worker that is busy, before the pool waits with them
+_QUEUES_PASSED_OVER: Final = 16  # whose head waits for a busy worker, before the whole pool waits
 
 
 class TaskQueue:
@@ -51,8 +51,8 @@ class TaskQueue:
         self.pool = pool
         self.stateless = stateless
         self.tasks: deque[Task] = deque()
-        self.busy = False  # a fold of it is out; never set for stateless ones
-        self.ready = False  # it stands in its pool's ready list
+        self.busy = False  # a fold of it is dispatched; never set for stateless ones
+        self.ready = False  # it is in its pool's ready list
 
 
 class Worker:
@@ -73,7 +73,7 @@ class Worker:
     )
 
     def __init__(self, number: int, identity: bytes, settings: Register, fingerprint: int, seen_ms: int) -> None:
-        self.number = number  # of those that joined; one that comes again under its name has another
+        self.number = number  # in order of joining; one that rejoins under its name gets a new one
         self.identity = identity
         self.settings = settings
         self.fingerprint = fingerprint  # the number of its record in the journal
@@ -82,8 +82,8 @@ class Worker:
         self.held_tasks = 0
         self.held_bytes = 0
         self.draining = False
-        self.stuck: tuple[int, ...] = ()  # assignments that it does not come out of
-        self.preparing: tuple[Preparation, ...] = ()  # code that it compiles or loads
+        self.stuck: tuple[int, ...] = ()  # assignments that it is stuck in
+        self.preparing: tuple[Preparation, ...] = ()  # code that it is compiling or loading
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class Worker:
 
 
 class Assignment:
-    """Folds that are out with one worker: for each queue the tasks taken from it, in order."""
+    """Folds dispatched to one worker: for each queue the tasks taken from it, in order."""
 
     __slots__ = (
         "alone",
@@ -122,25 +122,25 @@ class Assignment:
         self.number = number
         self.worker = worker
         self.lane = lane
-        self.alone = alone  # one suspect task, and nothing else on this worker
+        self.alone = alone  # a single suspect task, with nothing else on this worker
         self.folds: list[tuple[TaskQueue, list[Task]]] = []
         self.tasks = 0
         self.bytes = 0
-        self.limits_ms = 0  # what its tasks may take together
+        self.limits_ms = 0  # the sum of its tasks' timeouts
         self.deadline_ms = 0
         self.prepared_from_ms: int | None = None  # since when it waits for its code
 
 
 class EarlyReport(NamedTuple):
-    """What somebody made of a task that was taken from him and has no outcome yet: to be compared with that."""
+    """A worker's result for a task that was taken from it and has no outcome yet, to be compared with the outcome."""
 
     worker: str
     outcome: bytes  # its digest
-    before: tuple[Task, ...]  # what he ran before it: if one of these is caught, he went on from a state that never was
+    before: tuple[Task, ...]  # run before it: if one of these is caught, the result is based on a wrong state
 
 
 class _Pool:
-    """The workers of one kind and the queues that wait for them, lane by lane so that no lane starves another."""
+    """The workers of one kind and their ready queues, lane by lane, so that no lane starves another."""
 
     __slots__ = ("ready", "ready_tasks", "workers")
 
@@ -151,7 +151,7 @@ class _Pool:
 
 
 class Dispatcher:
-    """Hands issued tasks to workers. Its caller sends what it returns and tells it what came back."""
+    """Assigns issued tasks to workers. The caller sends the assignments and reports the answers."""
 
     def __init__(self, boot: int) -> None:
         self.workers: dict[str, Worker] = {}
@@ -160,15 +160,15 @@ class Dispatcher:
         self.early: OrderedDict[tuple[str, int], tuple[EarlyReport, ...]] = OrderedDict()  # by lane and turn
         self._pools = {"cpu": _Pool(), "gpu": _Pool()}
         self._queues: dict[tuple[str, str, bool], TaskQueue] = {}
-        self._pace_us: dict[bytes, float] = {}  # measured time per task of a code
+        self._pace_us: dict[bytes, float] = {}  # measured time per task, by code digest
         self._workers_joined = 0
-        # Numbers of different boots differ, so that an answer from before a restart cannot be taken for one of ours.
+        # Numbers differ between boots, so that an answer from before a restart is not mistaken for one of ours.
         self._next_number = (boot << 32) + 1
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 
     def add(self, lane: Lane, task: Task) -> None:
-        """Take an issued task."""
+        """Queue an issued task."""
         assert task.code is not None
         key = (lane.name, task.address, task.stateless)
         queue = self._queues.get(key)
@@ -180,7 +180,7 @@ class Dispatcher:
         self._make_ready(queue)
 
     def withdraw(self, task: Task) -> Assignment | None:
-        """Stop caring for a task that was caught. Returns the assignment that must be revoked, if it is out."""
+        """Drop a task that was caught. Returns the assignment to revoke, if it is dispatched."""
         if not task.assignment:
             return None  # it is skipped when its queue is read
         assignment = self.assignments[task.assignment]
@@ -188,7 +188,7 @@ class Dispatcher:
         return assignment
 
     def keep_early(self, queue: TaskQueue, task: Task, report: EarlyReport) -> None:
-        """Keep an outcome that came for a task which is to run again, unless there are many already."""
+        """Keep an outcome of a task that is to run again, unless there are many already."""
         key = (queue.lane.name, task.turn)
         reports = self.early.get(key, ())
         if len(reports) < EARLY_REPORTS_PER_TASK:
@@ -197,13 +197,13 @@ class Dispatcher:
             self.early.popitem(last=False)
 
     def queued_tasks(self) -> dict[str, int]:
-        """Tasks that wait for a worker, by pool."""
+        """Return how many tasks wait for a worker, by pool."""
         return {name: pool.ready_tasks for name, pool in self._pools.items()}
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
     def join(self, identity: bytes, settings: Register, fingerprint: int, now_ms: int) -> Worker:
-        """Take a worker that is not known, or no longer."""
+        """Add a worker that is new or was removed before."""
         assert settings.worker not in self.workers
         self._workers_joined += 1
         worker = Worker(self._workers_joined, identity, settings, fingerprint, now_ms)
@@ -212,11 +212,11 @@ class Dispatcher:
         return worker
 
     def idlest(self, pool: str) -> Worker | None:
-        """Return the worker of a pool that has the least to do, among those that take work; None if there is none."""
+        """Return the least loaded worker of a pool that accepts work; None if there is none."""
         return min(self._able(self._pools[pool]), key=lambda worker: worker.held_tasks, default=None)
 
     def leave(self, worker: Worker, *, died: bool) -> list[Task]:
-        """Forget a worker; what it held runs again elsewhere. Returns the tasks whose running alone killed it."""
+        """Remove a worker; what it held runs again elsewhere. Returns the tasks that killed it while running alone."""
         del self.workers[worker.name]
         self._pools[worker.settings.pool].workers.remove(worker)
         killers: list[Task] = []
@@ -233,7 +233,7 @@ class Dispatcher:
         return killers
 
     def overdue(self, now_ms: int) -> list[Worker]:
-        """Workers that hold an assignment far beyond the time limits of its tasks."""
+        """Return workers that hold an assignment far beyond the timeouts of its tasks."""
         return [
             worker
             for worker in self.workers.values()
@@ -241,7 +241,7 @@ class Dispatcher:
         ]
 
     def prepares(self, worker: Worker, preparing: tuple[Preparation, ...], now_ms: int) -> None:
-        """A worker says what it compiles or loads: the time of the tasks that wait for it does not run meanwhile."""
+        """Note what a worker is compiling or loading; the timeouts of tasks that wait for it are suspended."""
         worker.preparing = preparing
         for one in preparing:
             assignment = worker.held.get(one.assignment)
@@ -254,7 +254,7 @@ class Dispatcher:
                 assignment.deadline_ms = max(assignment.deadline_ms, deadline_ms)
 
     def sticks(self, worker: Worker, stuck: tuple[int, ...]) -> list[Assignment]:
-        """A worker says what it does not come out of; returns what it held beside that, to be revoked."""
+        """Note the assignments that a worker is stuck in; return its other ones, to be revoked."""
         worker.stuck = stuck
         beside = [held for number, held in worker.held.items() if number not in stuck] if stuck else []
         for assignment in beside:
@@ -264,7 +264,7 @@ class Dispatcher:
     # --- tasks that came back undone ---------------------------------------------------------------------------------
 
     def faulted(self, task: Task, worker: Worker, reason: str) -> int:
-        """A worker could not do this task; returns how often that was so."""
+        """Note that a worker could not do this task; return how often that has happened."""
         trouble = _trouble(task)
         trouble.reason = reason
         trouble.faults += 1
@@ -272,18 +272,18 @@ class Dispatcher:
         return trouble.faults
 
     def refused(self, tasks: list[Task], worker: Worker, reason: str) -> list[Task]:
-        """A worker cannot run the code of these tasks; returns those whose code no worker there can run."""
+        """Note that a worker cannot run the code of these tasks; return those whose code no current worker can run."""
         for task in tasks:
             trouble = _trouble(task)
             trouble.reason = reason
             trouble.refused_by += (worker.number,)
         able = self._able(self._pools[worker.settings.pool])
         if not able:
-            return []  # it refused on its way out; they wait for a worker, as if it had left before
+            return []  # it refused while leaving; the tasks wait, as if it had left before
         return [task for task in tasks if all(one.number in _trouble(task).refused_by for one in able)]
 
     def overran(self, assignment: Assignment) -> list[Task]:
-        """A worker that lives did not come back with this assignment; returns the task that is to blame, if one is."""
+        """Note that a live worker did not answer this assignment; return the task that is to blame, if there is one."""
         unfinished = [task for _, tasks in assignment.folds for task in tasks if task.outcome is None]
         for task in unfinished:
             _trouble(task).suspect = True
@@ -294,13 +294,13 @@ class Dispatcher:
         return unfinished
 
     def _able(self, pool: _Pool) -> list[Worker]:
-        """The workers of a pool that take work, now or when they have done some."""
+        """Return the workers of a pool that accept work, now or when they have finished some."""
         return [worker for worker in pool.workers if not worker.draining and not worker.stuck]
 
     # --- assignments -------------------------------------------------------------------------------------------------
 
     def assign(self, now_ms: int) -> list[tuple[Worker, Assign]]:
-        """Hand out what can be handed out now."""
+        """Return the assignments that can be made now."""
         orders: list[tuple[Worker, Assign]] = []
         for pool in self._pools.values():
             while pool.ready and (order := self._assign_one(pool, now_ms)) is not None:
@@ -308,7 +308,7 @@ class Dispatcher:
         return orders
 
     def settle(self, assignment: Assignment, elapsed_us: int) -> None:
-        """An assignment was answered and its outcomes are applied: what it left undone goes back to its queues."""
+        """End an answered assignment, after its outcomes were applied: undone tasks go back to their queues."""
         if assignment.tasks:
             pace = elapsed_us / assignment.tasks
             for digest in dict.fromkeys(
@@ -330,7 +330,7 @@ class Dispatcher:
         trouble = queues[0].tasks[0].trouble
         suspect = trouble is not None and trouble.suspect
         if suspect and worker.held:
-            return None  # the least loaded worker is not idle yet; a suspect waits for it, and its pool with it
+            return None  # a suspect waits for the least loaded worker to be idle, and its pool waits with it
         pool.ready.move_to_end(queues[0].lane.name)
         assignment = Assignment(self._next_number, worker, queues[0].lane, alone=suspect)
         self._next_number += 1
@@ -339,7 +339,7 @@ class Dispatcher:
         return worker, _order(assignment)
 
     def _next_pair(self, pool: _Pool, free: list[Worker]) -> tuple[Worker, deque[TaskQueue]] | None:
-        """Return the next queues and who takes their head; a head that waits for a busy worker is passed over."""
+        """Return the next queues and the worker for their head; a head that waits for a busy worker is skipped."""
         for _ in range(_QUEUES_PASSED_OVER):
             queues = self._next_lane(pool)
             if queues is None:
@@ -364,7 +364,7 @@ class Dispatcher:
         return self._has_head(queues)
 
     def _worker_for(self, task: Task, pool: _Pool, free: list[Worker]) -> Worker | None:
-        """Return the free worker that has the least to do; one that failed on this task only if all have."""
+        """Return the least loaded free worker; one that failed on this task only if all have."""
         trouble = task.trouble
         if trouble is not None:
             untried = [worker for worker in self._able(pool) if not trouble.is_to_avoid(worker.number)]
@@ -372,7 +372,7 @@ class Dispatcher:
         return min(free, key=lambda worker: worker.held_tasks, default=None)
 
     def _next_lane(self, pool: _Pool) -> deque[TaskQueue] | None:
-        """The ready queues of the lane whose turn it is; lanes with nothing to run are forgotten."""
+        """Return the ready queues of the lane whose turn it is; lanes with nothing to run are dropped."""
         while pool.ready:
             lane, queues = next(iter(pool.ready.items()))
             if self._has_head(queues):
@@ -401,7 +401,7 @@ class Dispatcher:
                 queue.busy = True
 
     def _take(self, assignment: Assignment, queue: TaskQueue, quota: int, bytes_max: int) -> list[Task]:
-        """Take the next tasks of a queue, at least one: all of one code, none that travels alone beside others."""
+        """Take the next tasks of a queue, at least one: all of one code, and none to be run alone with others."""
         tasks = queue.tasks
         code = tasks[0].code
         if not queue.stateless:
@@ -424,7 +424,7 @@ class Dispatcher:
         return taken
 
     def _quota(self, pool: _Pool, worker: Worker, task: Task) -> int:
-        """How many tasks the next assignment may hold: an even share of what waits, and not too much work at once."""
+        """Return how many tasks the next assignment may hold: an even share of those waiting, with bounded work."""
         assert task.code is not None
         share = -(-pool.ready_tasks // (len(pool.workers) * ASSIGNMENTS_PER_WORKER))
         pace_us = self._pace_us.get(task.code.digest)
@@ -456,7 +456,7 @@ class Dispatcher:
             for task in unfinished:
                 task.assignment = 0
             queue.busy = False
-            if unfinished:  # a stateless queue may have been forgotten, and begun anew, while this assignment was out
+            if unfinished:  # a stateless queue may have been dropped and replaced meanwhile
                 queue = self._queues.setdefault((queue.lane.name, queue.address, queue.stateless), queue)
             queue.tasks.extendleft(reversed(unfinished))
             self._pools[queue.pool].ready_tasks += len(unfinished)
@@ -480,7 +480,7 @@ class Dispatcher:
             queues.append(queue)
 
     def _has_head(self, queues: deque[TaskQueue]) -> bool:
-        """Whether the first ready queue has a task to run; tasks that were caught meanwhile are skipped here."""
+        """Return whether the first ready queue has a task to run, after skipping tasks that were caught."""
         while queues:
             queue = queues[0]
             while queue.tasks and queue.tasks[0].outcome is not None:
@@ -497,11 +497,11 @@ class Dispatcher:
         self._pools[queue.pool].ready_tasks -= 1
 
     def unfinished_queued(self) -> int:
-        """Queued tasks that still want running; those that were caught are skipped when their queue is read."""
+        """Return how many queued tasks must still run; caught ones are skipped when their queue is read."""
         return sum(task.outcome is None for queue in self._queues.values() for task in queue.tasks)
 
     def check_invariants(self) -> None:
-        """Assert that assignments, workers and queues tell the same story."""
+        """Assert that assignments, workers and queues are consistent."""
         for worker in self.workers.values():
             assert worker.held_tasks == sum(assignment.tasks for assignment in worker.held.values())
             assert all(self.assignments[number] is assignment for number, assignment in worker.held.items())
@@ -528,7 +528,7 @@ def _trouble(task: Task) -> Trouble:
 
 
 def _travel_together(first: Trouble | None, other: Trouble | None) -> bool:
-    """Whether tasks may share a fold: those that nothing happened to, or that the same workers refused."""
+    """Return whether tasks may share a fold: those without trouble, or refused by the same workers."""
     if first is None or other is None:
         return first is other
     return not first.alone and not other.alone and first.refused_by == other.refused_by
@@ -540,7 +540,7 @@ def _timeout_ms(task: Task) -> int:
 
 
 def _order(assignment: Assignment) -> Assign:
-    """The assignment as it travels: a table of codes, and per fold its tasks, those with the same header together."""
+    """Return the message of an assignment: a table of codes, and per fold its tasks, grouped by header."""
     codes: dict[Code, int] = {}
     folds: list[FoldAssignment] = []
     for queue, tasks in assignment.folds:

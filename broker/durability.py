@@ -1,8 +1,8 @@
-"""What may leave before, with and after the disk. PURE.
+"""Which messages may leave before and after records are durable. PURE.
 
-The duty is that of effects.py: orders to workers leave at once, records are written in one block, and everything that
-speaks of them waits until the block is on the disk. While the journal cannot be written, what waits for it is kept and
-the same records are tried again: inputs are refused, results wait, and nothing that was acknowledged is touched.
+It implements the order of effects.py: orders to workers leave at once, records are written in one block, and every
+message that depends on them waits until the block is on the disk. While the journal cannot be written, these messages
+are kept and the same records are retried: inputs are refused, results wait, and nothing acknowledged is affected.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rota.broker.records import Record
 from rota.common.errors import StorageFull
 from rota.common.messages import Accepted, Answer, Event, Refused, Results
 
-RESULTS_HELD_MAX: Final = 1_000  # messages with results that wait for the journal
-NEWS_HELD_MAX: Final = 10_000  # events that wait for the journal; watchers see a gap in their numbers
+RESULTS_HELD_MAX: Final = 1_000  # messages with results waiting for the journal
+NEWS_HELD_MAX: Final = 10_000  # events waiting for the journal; beyond this watchers see a gap
 STORAGE_RETRY_MS: Final = 200
 _SAME_NUMBER: Final = "free some space and send it again under the same number, which answers whether it did"
 
@@ -32,18 +32,18 @@ class Durability:
         self._next_try_ms = 0
 
     def take(self, effects: Effects) -> None:
-        """Keep what a step wants written, and what waits for it. Its `now` and `watches` wait for nothing."""
+        """Keep the records of a step, and what waits for them. Its `now` and `watches` do not wait."""
         self.unwritten = [*self.unwritten, *effects.records] if self.unwritten else effects.records
         self._sends += effects.after
         self._news += effects.news
         del self._news[:-NEWS_HELD_MAX]
 
     def may_try(self, mono_ms: int) -> bool:
-        """Whether to write now: always, but for a moment after a failure."""
+        """Return whether to write now: always, except shortly after a failure."""
         return not self.full or mono_ms >= self._next_try_ms
 
     def written(self, boot: int, now_ms: int) -> tuple[list[Send], list[Event]]:
-        """Everything so far is on the disk: return what may leave now."""
+        """Note that everything so far is durable; return what may leave now."""
         self.unwritten = ()
         self.full = False
         sends, self._sends = self._sends, []
@@ -51,19 +51,19 @@ class Durability:
         return sends, [Event(boot, number, now_ms, lane, what) for number, lane, what in news]
 
     def failed(self, reason: str, mono_ms: int) -> list[Send]:
-        """Writing failed: return what leaves all the same, and keep the rest for the next try."""
+        """Note that writing failed; return what may leave nevertheless, and keep the rest for the next try."""
         first = not self.full
         self.full = True
         self._next_try_ms = mono_ms + STORAGE_RETRY_MS
         return self.refuse(reason, first=first)
 
     def refuse(self, reason: str, *, first: bool = False) -> list[Send]:
-        """Refuse the inputs whose records are not durable, answer what depends on none, keep results.
+        """Refuse the inputs whose records are not durable, send answers that depend on none, keep results.
 
-        `first`: in the turn in which writing began to fail, answers to questions were made before the core knew, so a
-        crash could take back what they tell. A refused input did take effect in memory. Should its record be written
-        after all, the same request sent again gets its answer; should the broker end first, it never happened. Neither
-        contradicts what the producer was told.
+        `first`: in the turn in which writing began to fail, answers to queries were made before the core knew, so a
+        crash could contradict them. A refused input has taken effect in memory. If its record is written later, the
+        same request sent again gets its answer; if the broker ends first, it never happened. Both agree with what the
+        producer was told.
         """
         leaving: list[Send] = []
         kept: list[Send] = []
@@ -79,7 +79,7 @@ class Durability:
                 leaving.append(_refused(send, message.number, text, {"reason": reason}))
             else:
                 leaving.append(send)
-        # Results that are let go here are awaited again by their producers: nothing says that they were sent.
+        # Producers await dropped results again, since nothing says that they were sent.
         self._sends = kept[-RESULTS_HELD_MAX:]
         return leaving
 

@@ -1,13 +1,12 @@
-"""What happened, and what is to be done about it: the types on both sides of `Sequencer.step`. PURE.
+"""Events and effects: the types on both sides of `Sequencer.step`. PURE.
 
-The model is the `Ready` of etcd's raft: the core never does anything, it says what must be done and in which order.
-The shell's duty:
+As with `Ready` in etcd's raft, the core does no IO: it returns what to do and in which order. The shell must:
 
-1. send everything in `now`: nothing in it can be contradicted by a crash (work may start before its input is durable),
+1. send everything in `now`: a crash cannot contradict any of it (work may start before its input is durable),
 2. write `records` in one transaction and wait until they are on the disk,
 3. only then send everything in `after` and publish `news`.
 
-If step 2 fails, nothing of step 3 may happen until a later write of the same records succeeds.
+If step 2 fails, step 3 must wait until a later write of the same records succeeds.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ QUERY: Final = "query"
 
 
 class FromProducer(NamedTuple):
-    """A request came on the frontend. Modules are stored and checked by the shell.
+    """A request from the frontend socket. The shell has stored and checked its module.
 
-    `objection` is what the shell found against the request (a bad module, a missing tensor).
+    `objection` is the shell's reason to refuse the request (a bad module, a missing tensor).
     """
 
     identity: bytes
@@ -38,40 +37,40 @@ class FromProducer(NamedTuple):
 
 
 class FromQuery(NamedTuple):
-    """A question came on the query socket."""
+    """A query from the query socket."""
 
     identity: bytes
     message: Query
 
 
 class FromWorker(NamedTuple):
-    """A message came on the backend."""
+    """A message from the backend socket."""
 
     identity: bytes
     message: WorkerMessage
 
 
 class Subscribed(NamedTuple):
-    """Somebody watches: a subscription to what begins so is in force."""
+    """A subscription to topics with this prefix is active."""
 
     topic: str
 
 
 class WorkerDied(NamedTuple):
-    """A worker's process ended; on its own host that is seen in milliseconds."""
+    """A worker's process ended; noticed within milliseconds for workers on this host."""
 
     worker: str
 
 
 class Unreachable(NamedTuple):
-    """A send came back: nobody is behind this identity any more."""
+    """A send failed: this identity has no connection any more."""
 
     socket: str
     identity: bytes
 
 
 class Slow(NamedTuple):
-    """A producer's connection does not take what it is sent, or takes it again."""
+    """A producer's connection does not accept messages, or accepts them again."""
 
     identity: bytes
     slow: bool
@@ -85,13 +84,13 @@ class StorageChanged(NamedTuple):
 
 
 class SnapshotWritten(NamedTuple):
-    """The parts of a snapshot are on the disk; this record is to name them."""
+    """The parts of a snapshot are on the disk; this record shall name them."""
 
     record: Snapshotted
 
 
 class Tick(NamedTuple):
-    """Time passed: timers, heartbeats and time limits are looked at."""
+    """Time has passed: check timers, heartbeats and timeouts."""
 
 
 Event = (
@@ -134,7 +133,7 @@ class WatchProcess(NamedTuple):
 
 
 class Effects:
-    """What one step wants done, in the order given at the top of this file."""
+    """The effects of one step, to be carried out in the order given at the top of this file."""
 
     __slots__ = ("after", "news", "now", "records", "watches")
 

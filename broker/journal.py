@@ -1,10 +1,10 @@
 """The journal: records as entries of a log, chained by digest, read and written by one process at a time.
 
-Every entry carries H(chain before it, its body), so that a changed, missing or reordered record is found when the
-journal is read, and the place is named. The log (log.py) keeps the entries; who appends here waits until they are
-durable. A record that opens an epoch seals the log against every older writer.
+Every entry has H(chain before it, its body), so that reading detects and locates a changed, missing or reordered
+record. The log (log.py) stores the entries; `append` returns when they are durable. A record that opens an epoch seals
+the log against all older writers.
 
-What records mean is in records.py; how to change the format stands there and in docs/JOURNAL.md.
+records.py has the meaning of records; it and docs/JOURNAL.md say how to change the format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rota.common.errors import JournalError
 
 
 class Journal:
-    """A log with a place in it. Read all of it once; from then on only `append` is called."""
+    """A log with a position in it. Read it completely once, then `append`."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -32,7 +32,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Journal:
-        """Open a run file, or make a new one where there is none. Call `read` next.
+        """Open a run file, or make one if there is none. Call `read` next.
 
         Raises `JournalError` for a file that is not a run file of this format version.
         """
@@ -40,7 +40,7 @@ class Journal:
 
     @property
     def name(self) -> str:
-        """What users call it."""
+        """Its name for users."""
         return self.log.name
 
     @property
@@ -54,19 +54,19 @@ class Journal:
         return self._end.chain
 
     def extent(self) -> Extent:
-        """Return what the log holds. No record is read."""
+        """Return the extent of the log, without reading records."""
         return self.log.extent()
 
     def first_number(self) -> int:
-        """Return the number of the first record that counts: 1, or more where those before it were cut."""
+        """Return the number of the first kept record: 1, or more if earlier ones were cut."""
         return self.log.extent().first
 
     def read(self, after: records.Snapshotted | None = None) -> Iterator[records.Record]:
-        """Yield every record that is kept, or those behind a snapshot, and make the journal ready to append.
+        """Yield every kept record, or those behind a snapshot, and make the journal ready to append.
 
-        `last_number` is the number of the record that was yielded last. Where the first records were cut, the chain
-        begins with what the snapshot there says of it. Raises `JournalError` at the first record that is damaged,
-        missing or out of its place, and at the end if it is not where the log says.
+        `last_number` is the number of the record yielded last. If the first records were cut, the chain starts from the
+        digest in the snapshot's record. Raises `JournalError` at the first record that is damaged, missing or out of
+        order, and at the end if the log says that there are more.
         """
         self._is_read = False
         extent, entries = self.log.read(after.number + 1 if after else 0)
@@ -84,10 +84,10 @@ class Journal:
         self._is_read = True
 
     def append(self, batch: Sequence[records.Record]) -> None:
-        """Write records as one block and return when they are durable. One that opens an epoch fences older writers.
+        """Write records as one block; return when they are durable. One that opens an epoch fences older writers.
 
-        Raises `StorageFull` if they could not be written; then nothing of the batch is there and it can be tried
-        again. Raises `JournalLost` if this process does not hold the journal any more.
+        Raises `StorageFull` if they could not be written; then none of the batch was, and it can be retried. Raises
+        `JournalLost` if this process no longer holds the journal.
         """
         assert self._is_read, "read it first"
         if not batch:
@@ -107,12 +107,12 @@ class Journal:
         self.appended_bytes += sum([len(entry.body) for entry in block])
 
     def find_name(self, number: int) -> records.Snapshotted | None:
-        """Return the record that says chain, digest and size of the snapshot after record `number`."""
+        """Return the record with chain, digest and size of the snapshot after record `number`."""
         entry = self.log.find_name(number)
         try:
             found = records.decode(entry.body) if entry else None
         except JournalError:
-            return None  # whoever reads on from another snapshot meets it, and says which record is damaged
+            return None  # reading from another snapshot reaches the damaged record and reports it
         return found if isinstance(found, records.Snapshotted) and found.number == number else None
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Journal:
         self.log.close()
 
     def _beginning(self, first: int) -> Position:
-        """Return the place before the first record that is kept."""
+        """Return the position before the first kept record."""
         if first == 1:
             return BEGINNING
         named = self.find_name(first - 1)

@@ -1,12 +1,11 @@
-"""One lane: stamp, issue, retire. The deterministic heart of the system. PURE.
+"""One lane: stamp, issue, retire. The deterministic core of the system. PURE.
 
-Everything here is a function of the records applied so far (execution model, parts 2 to 4): no clock, no worker, no
-load figure. The live broker and recovery call the same methods with the same records. Dispatch, which may
-use any of these, lives in dispatch.py and only ever learns from `Notes` what there is to run.
+Everything here is a function of the records applied so far (execution model, parts 2 to 4), without clock, workers or
+load figures. The live broker and recovery call the same methods with the same records. Dispatch, which may use all of
+these, is in dispatch.py and learns only from `Notes` what there is to run.
 
-The order of one turn of the wheel is fixed: issue while there is room, then retire exactly one task, then issue
-again. Retiring several tasks before issuing would let a completion's timing decide which of two waiting tasks joins
-the line first.
+The order is fixed: issue while there is room, then retire exactly one task, then issue again. If several tasks retired
+before the next issue, the timing of completions could decide which of two waiting tasks joins the line first.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ RECORDED_POLICY: Final = "recorded"
 
 
 class Numbering:
-    """The global sequence: dense, from 1, over all lanes, never reused."""
+    """The global sequence numbers: dense, from 1, over all lanes, never reused."""
 
     __slots__ = ("next_seq",)
 
@@ -69,7 +68,7 @@ class Numbering:
 
 
 class Notes:
-    """What the last records did, for dispatch, results and events."""
+    """The effects of the last records, for dispatch, results and events."""
 
     __slots__ = ("caught", "finished", "issued", "retired", "stamped", "timers")
 
@@ -77,8 +76,8 @@ class Notes:
         self._clear()
 
     def take(self) -> Notes:
-        """Return what is noted here and start again with nothing."""
-        taken = Notes.__new__(Notes)  # copy.copy takes ten times as long, once a record
+        """Return the notes so far and clear them."""
+        taken = Notes.__new__(Notes)  # copy.copy would take ten times as long, for each record
         taken.stamped, taken.issued, taken.finished = self.stamped, self.issued, self.finished
         taken.retired, taken.timers, taken.caught = self.retired, self.timers, self.caught
         self._clear()
@@ -86,15 +85,15 @@ class Notes:
 
     def _clear(self) -> None:
         self.stamped: list[Run] = []
-        self.issued: list[Task] = []  # to be executed; those with an outcome already are not in it
+        self.issued: list[Task] = []  # to be executed, so without those that already have an outcome
         self.finished: list[Task] = []  # issued, and the outcome is final
-        self.caught: list[Task] = []  # the outcome is final before issue; they will be in `finished` once they join
+        self.caught: list[Task] = []  # the outcome is final before issue; in `finished` when they join the line
         self.retired: list[Task] = []
         self.timers: list[Timer] = []
 
 
 class LaneImage(NamedTuple):
-    """What a lane is between two records, its tasks, agents, timers and dead letters aside: what a snapshot keeps."""
+    """The state of a lane for a snapshot, without its tasks, agents, timers and dead letters."""
 
     name: str
     settings: LaneSettings
@@ -109,7 +108,7 @@ class LaneImage(NamedTuple):
 
 
 class Lane:
-    """A world of its own: line, window, agents, digest. Its methods apply one record each."""
+    """A lane: line, window, agents, digest. Its methods apply one record each."""
 
     def __init__(self, opened: Opened, numbering: Numbering, notes: Notes) -> None:
         assert opened.settings.seed is not None
@@ -134,16 +133,15 @@ class Lane:
         self._waiting: dict[int, deque[Run]] = {}
         self._levels: list[int] = []  # priorities with waiting runs, ascending
         self._passes: dict[int, int] = {}  # issues from higher levels since this level was served
-        # The one place where the policies differ: tasks enter the retire order when they are issued, or when they
-        # complete.
+        # The only difference between the policies: tasks enter the retire order at issue, or at completion.
         self._recorded = opened.settings.policy == RECORDED_POLICY
         self._retire_order: deque[Task] = deque()
-        self.reserved = 0  # emits that the tasks of the line may still make
+        self.reserved = 0  # emits that the tasks in the line may still make
         self.budget = LaneBudget(opened.settings.bytes_max)
 
     @property
     def load(self) -> int:
-        """Tasks stamped and not retired, waiting timers included: what the lane's bound counts."""
+        """How many tasks are stamped and not retired, waiting timers included, as counted against `tasks_max`."""
         return self.waiting_count + self.line_count + len(self.timers)
 
     @property
@@ -177,21 +175,19 @@ class Lane:
         self._advance()
 
     def deploy(self, name: str, code: Code) -> None:
-        """Bind a name to code, for the tasks that are issued from now on."""
+        """Bind a name to code, for tasks issued from now on."""
         self.deploys[name] = code
-        self._advance()  # code that may emit less needs less room
+        self._advance()  # the new code may need less room for emits
 
     def decide(self, run: Run, index: int, failure: Failed) -> None:
-        """Catch a task that has not completed: a cancel or a verdict. Its effects are none, its turn retires in
-        order.
-        """
+        """Catch a task that has not completed, by a cancel or verdict. It has no effects and retires in order."""
         task = self.line_by_turn.get(run.first_turn + index)
         if task is not None:
             self._complete(task, failure, None)
             self._advance()
             return
-        # Not issued yet: it keeps its place, so that runs need not be split, and completes when it is issued. Whoever
-        # waits for it is told now: a paused lane may never issue it.
+        # Not issued yet: it keeps its place, so that runs need not be split, and completes at issue. Its watchers are
+        # told now, since a paused lane may never issue it.
         if run.verdicts is None:
             run.verdicts = {}
         assert index not in run.verdicts
@@ -200,33 +196,33 @@ class Lane:
         self._notes.caught.append(caught_task(run, index, failure))
 
     def fire_timer(self, record: TimerFired) -> None:
-        """Stamp the message of a timer whose time has come."""
+        """Stamp the message of a timer that is due."""
         timer = self.timers.pop((record.turn, record.index_of_emit))
         self.budget.timer_bytes -= emit_bytes(timer.emit)
         self._stamp_one(timer.emit, timer.sender, record.now_ms, (timer.turn, timer.index_of_emit))
         self._advance()
 
     def set_window(self, window: int) -> None:
-        """Change the room of the line; a line that is longer already stays until tasks retire."""
+        """Change the window; a longer line shrinks as tasks retire."""
         self.window = window
         self._advance()
 
     def set_paused(self, paused: bool) -> None:
-        """Pause: issue nothing more; what is in the line goes on. Release: issue again."""
+        """Pause (issue no more; tasks in the line go on) or release (issue again)."""
         self.paused = paused
         self._advance()
 
     def set_seed(self, seed: bytes) -> None:
-        """Take the entropy of tasks that are executed from here on from another seed."""
+        """Change the seed for the entropy of tasks executed from here on."""
         self.seed = seed
         self.settings = self.settings._replace(seed=seed)
 
     def drop_dead(self, seqs: tuple[int, ...]) -> int:
-        """Forget dead letters, all of them if `seqs` is empty; return how many there were."""
+        """Drop dead letters, all if `seqs` is empty; return how many there were."""
         return self.dead.drop(dict.fromkeys(seqs or tuple(self.dead)))
 
     def can_catch(self, run: Run, index: int) -> bool:
-        """Return whether a cancel or a verdict can still catch a task: it has no outcome, and was not caught before."""
+        """Return whether a cancel or verdict can catch a task: it has no outcome and was not caught before."""
         if index >= run.issued:
             return run.verdicts is None or index not in run.verdicts
         task = self.line_by_turn.get(run.first_turn + index)
@@ -235,7 +231,7 @@ class Lane:
     # --- completions ------------------------------------------------------------------------------------------------
 
     def complete(self, fold: CompletedFold) -> None:
-        """Take the outcomes of consecutive tasks of one target and retire what can be retired."""
+        """Apply the outcomes of consecutive tasks of one target, and retire what can retire."""
         tasks = [self.line_by_turn[turn] for turn in fold.turns]
         for task, outcome in zip(tasks, fold.outcomes, strict=True):
             self._complete(task, outcome, fold.provenance)
@@ -252,9 +248,7 @@ class Lane:
         self._finish(task)
 
     def _leave_agent(self, task: Task, outcome: Outcome) -> None:
-        """Write what the task did to its agent. A verdict may catch a task before its turn has come; an execution
-        cannot.
-        """
+        """Update the task's agent. A verdict may end a task before earlier ones have completed; an execution cannot."""
         agent = self.agents[task.address]
         task.before = before = predecessor(task)
         if before is None and agent.newest is task:
@@ -273,10 +267,10 @@ class Lane:
         if self._recorded:
             self._retire_order.append(task)
 
-    # --- the wheel ----------------------------------------------------------------------------------------------------
+    # --- issue --------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Issue, retire one, issue again, until neither moves."""
+        """Issue, retire one, and repeat until neither is possible."""
         order = self._retire_order
         while True:
             self._issue()
@@ -285,9 +279,7 @@ class Lane:
             self._retire(order.popleft())
 
     def _issue(self) -> None:
-        """Move waiting tasks into the line: highest priority first, then lowest turn, unless a level has been passed
-        over too often.
-        """
+        """Move waiting tasks into the line: highest priority first, then lowest turn, unless a level starves."""
         while self.waiting_count and not self.paused and self.line_count < self.window:
             level = self._levels[-1] if len(self._levels) == 1 else self._next_level()
             runs = self._waiting[level]
@@ -311,7 +303,7 @@ class Lane:
             self._join_line(Task(run, index, code, *allowance))
 
     def _next_level(self) -> int:
-        """The level to serve: one that starved, the one whose head is oldest first, else the highest."""
+        """Return the level to serve: of the starved ones that with the oldest head, else the highest."""
         bound = self.settings.starvation_passes
         starved = [level for level in self._levels if self._passes.get(level, 0) >= bound]
         if starved:
@@ -326,12 +318,11 @@ class Lane:
             self._passes[level] = self._passes.get(level, 0) + 1
 
     def _allowance(self, emits: int, growth: int) -> tuple[int, int] | None:
-        """How many tasks the next task may emit, and by how many bytes it may grow the lane; None: it must wait until
-        the line has given room back.
+        """Return how many tasks the next task may emit, and by how many bytes it may grow the lane; None: it must wait
+        for room.
 
-        Room for all that the line may add is kept free, so that nothing can push the lane past its bounds, and
-        `overflow` is known when a task runs, not when it retires. Only with an empty line is less handed out than its
-        code wants.
+        Room for everything that the line may add is reserved, so the lane cannot exceed its bounds, and `overflow` is
+        known when a task runs, not when it retires. Only with an empty line a task gets less than its code wants.
         """
         if not emits and not growth:
             return 0, 0
@@ -353,7 +344,7 @@ class Lane:
         if verdict is None and not task.stateless and task.address not in self.agents:
             verdict = self._no_agent()
         if verdict is not None:
-            task.outcome = verdict  # it joins the line complete: nothing is executed and nobody waits for it
+            task.outcome = verdict  # it joins the line complete and is not executed
             self._finish(task)
             return
         if not task.stateless:
@@ -365,7 +356,7 @@ class Lane:
         self._notes.issued.append(task)
 
     def _no_agent(self) -> Failed | None:
-        """What a task for an address without an agent meets if the lane may have no more of them."""
+        """Return the outcome of a task for a new agent if the lane may have no more of them."""
         agents_max = self.settings.agents_max
         if len(self.agents) < agents_max:
             return None
@@ -374,7 +365,7 @@ class Lane:
     # --- retire -----------------------------------------------------------------------------------
 
     def _retire(self, task: Task) -> None:
-        """Make the effects of a completed task real: all of them, or none if it failed."""
+        """Apply the effects of a completed task: all of them, or none if it failed."""
         outcome = task.outcome
         assert outcome is not None
         del self.line_by_turn[task.turn]
@@ -400,7 +391,7 @@ class Lane:
         self._notes.retired.append(task)
 
     def _count_growth(self, task: Task, done: Done) -> int:
-        """Count the state that a task left; return by how many bytes it grew the lane, its emits included."""
+        """Count the state that a task left; return by how many bytes it grew the lane, including its emits."""
         if done.state_digest is None:
             return growth_of(done, 0)
         agent = self.agents[task.address]
@@ -419,7 +410,7 @@ class Lane:
             self._stamp_one(emit, task.address, task.run.now_ms, (task.turn, index))
 
     def _reply(self, task: Task, outcome: Outcome, left: int) -> None:
-        """Send the outcome of an asked task back to who asked, with the turn that it answers, in `left` bytes."""
+        """Send the outcome of an asked task to the asker, with the turn that it answers, in at most `left` bytes."""
         asked = task.run.parent
         assert asked is not None
         emits = len(outcome.emits) if type(outcome) is Done else 0
@@ -483,7 +474,7 @@ class Lane:
     # --- snapshots --------------------------------------------------------------------------------
 
     def image(self) -> LaneImage:
-        """Return what does not stand in its tasks, agents, timers and dead letters."""
+        """Return the lane's state without its tasks, agents, timers and dead letters."""
         deploys, passes = tuple(self.deploys.items()), tuple(sorted(self._passes.items()))
         return LaneImage(
             self.name, self.settings, self.window, self.paused, deploys, self.next_turn, self.retired, self.failed,
@@ -491,7 +482,7 @@ class Lane:
         )  # fmt: skip
 
     def restore(self, image: LaneImage) -> None:
-        """Become, as a lane that was just made, the one that `image` was taken of; `restore_tasks` comes next."""
+        """Restore a new lane from an image; call `restore_tasks` next."""
         self.window = image.window
         self.next_turn = image.next_turn
         self.retired = image.retired
@@ -500,7 +491,7 @@ class Lane:
         self._passes = dict(image.passes)
 
     def restore_tasks(self, waiting: list[Run], line: list[Task]) -> None:
-        """Take back the runs that wait, in the order of their turns, and the line in issue order."""
+        """Restore the waiting runs, in turn order, and the line, in issue order."""
         for run in waiting:
             if run.priority not in self._waiting:
                 self._waiting[run.priority] = deque()
@@ -515,7 +506,7 @@ class Lane:
                 self._retire_order.append(task)
 
     def recount(self) -> None:
-        """Count the budget from what was restored: the last step of a restore."""
+        """Count the budget anew; the last step of a restore."""
         self.budget = self._counted()
 
     def _counted(self) -> LaneBudget:
@@ -524,9 +515,7 @@ class Lane:
         )  # fmt: skip
 
     def move(self, numbering: Numbering, notes: Notes, unfinished: list[Run]) -> None:
-        """Belong to another world, in which every task has its turn as its sequence number. `unfinished`: the lane's
-        runs that are not through.
-        """
+        """Move to another world, in which seqs are turns. `unfinished`: the lane's unfinished runs."""
         self._numbering, self._notes = numbering, notes
         line = self.line()
         for run in (*unfinished, *self.waiting_runs(), *[task.run for task in line]):
@@ -538,15 +527,15 @@ class Lane:
     # --- invariants -------------------------------------------------------------------------------
 
     def waiting_runs(self) -> list[Run]:
-        """The runs with tasks that have not been issued, in the order of their turns."""
+        """Return the runs with tasks that are not issued, in turn order."""
         return list(self.waiting_in_order())
 
     def waiting_in_order(self) -> Iterator[Run]:
-        """The same, one after another: for whoever wants only some of very many."""
+        """Yield the same lazily, for callers that need only some of many."""
         return merge(*[self._waiting[level] for level in self._levels], key=lambda run: run.first_turn)
 
     def line(self) -> list[Task]:
-        """The issued, unretired tasks in issue order."""
+        """Return the issued, unretired tasks in issue order."""
         return list(self.line_by_turn.values())
 
     def check_invariants(self) -> None:
@@ -571,7 +560,7 @@ class Lane:
 
 
 def predecessor(task: Task) -> Task | None:
-    """The nearest earlier task of the same agent that has not completed; those that a verdict caught do not count."""
+    """Return the nearest earlier task of the same agent that has not completed, skipping those caught by a verdict."""
     before = task.before
     while before is not None and before.outcome is not None:
         before = before.before

@@ -1,8 +1,8 @@
-"""What a lane holds in bytes, counted as it changes, and what room is left. PURE.
+"""The bytes that a lane holds, counted as they change, and the room left. PURE.
 
-The numbers follow from the lane alone (budget.py says what a task counts), so whatever an agent meets because of them
-is the same in every replay. Producers may fill half of what states leave free; the other half is for what the tasks of
-the lane emit, keep and answer, so that a flood from outside does not end as `overflow` inside.
+The numbers follow from the lane alone (common/budget.py counts tasks), so an `overflow` is the same in every replay.
+Producers may fill half of what states leave free; the other half is for emits, states and replies of the lane's tasks,
+so that a flood from outside does not cause `overflow` inside.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from rota.common.work import ASK, FAILURE, Code, Emit
 
 @dataclass(slots=True)
 class LaneBudget:
-    """The counts of one lane; the lane writes them."""
+    """The counts of one lane, updated by the lane."""
 
     bytes_max: int
-    task_bytes: int = 0  # of tasks that wait or are in the line
+    task_bytes: int = 0  # of tasks that wait or are in the line, in bytes
     timer_bytes: int = 0
-    state_bytes: int = 0  # of agents, as their last retired task left them
+    state_bytes: int = 0  # of agents' states after their last retired tasks
     reserved_bytes: int = 0  # by which the tasks of the line may still grow the lane
     # Outcomes that wait until the tasks before theirs retire. How many do is a matter of timing, so it is counted for
     # dispatch only (dispatch.py) and is no part of what the lane holds or has room for.
@@ -32,26 +32,26 @@ class LaneBudget:
 
     @property
     def held_bytes(self) -> int:
-        """What is there now; dead letters have a bound of their own."""
+        """The bytes held now, without dead letters, which have their own bound."""
         return self.task_bytes + self.timer_bytes + self.state_bytes
 
     @property
     def room_bytes(self) -> int:
-        """What can still be promised; never below 0."""
+        """The bytes that can still be reserved, at least 0."""
         return self.bytes_max - self.task_bytes - self.timer_bytes - self.state_bytes - self.reserved_bytes
 
     @property
     def outside_bytes_max(self) -> int:
-        """Up to how much of tasks and timers producers may fill: half of what states leave free."""
+        """The bytes of tasks and timers that producers may fill: half of what states leave free."""
         return (self.bytes_max - self.state_bytes) // 2
 
     def fits(self, submitted_bytes: int) -> bool:
-        """Whether a submit finds room now."""
+        """Return whether there is room for a submit now."""
         waits = self.task_bytes + self.timer_bytes
         return waits + submitted_bytes <= self.outside_bytes_max and submitted_bytes <= self.room_bytes
 
     def allowance(self, emits: int, growth: int) -> tuple[int, int]:
-        """Return how much of what a task wants there is room for: emits, and bytes of content."""
+        """Return how many of the wanted emits and bytes of content there is room for."""
         room = self.room_bytes
         if emits * TASK_BYTES + growth <= room:
             return emits, growth
@@ -60,7 +60,7 @@ class LaneBudget:
 
 
 def wanted(code: Code | None, kind: str) -> tuple[int, int]:
-    """How many emits and how many bytes a task wants room for. Where nothing is emitted, bytes are for the reply."""
+    """Return how many emits and bytes a task wants room for. If it cannot emit, the bytes are for its reply."""
     if code is None:
         return 0, 0
     if kind_of(code).emits:
@@ -75,7 +75,7 @@ def count(
     timers: Iterable[Timer],
     agents: Iterable[Agent],
 ) -> LaneBudget:
-    """Count what a lane holds from nothing."""
+    """Count everything that a lane holds."""
     tasks = list(line)
     return LaneBudget(
         bytes_max=bytes_max,
@@ -88,24 +88,24 @@ def count(
 
 
 def run_bytes(run: Run | TaskRun, start: int = 0) -> int:
-    """What the tasks of a run count, from index `start` on."""
+    """Return how many bytes the tasks of a run count, from index `start` on."""
     lengths = run.payloads.lengths[start:]
-    if type(run) is Run and run.kind == FAILURE:  # always alone
+    if type(run) is Run and run.kind == FAILURE:  # always a single task
         return sum([TASK_BYTES + content_bytes(FAILURE, length, ()) for length in lengths])
     refs = sum([len(refs) for index, refs in run.tensors if index >= start])
     return TASK_BYTES * len(lengths) + sum(lengths) + REF_BYTES * refs
 
 
 def issued_bytes(task: Task) -> int:
-    """What one issued task counts."""
+    """Return how many bytes an issued task counts."""
     return TASK_BYTES + content_bytes(task.run.kind, task.payload_bytes, task.run.tensors_of(task.index))
 
 
 def reserved_bytes(task: Task) -> int:
-    """What is kept for what a task may still add."""
+    """Return how many bytes are reserved for what a task may still add."""
     return task.growth_bytes + TASK_BYTES * task.emits_max
 
 
 def emit_bytes(emit: Emit) -> int:
-    """What an emitted message counts, as a timer or as a task."""
+    """Return how many bytes an emitted message counts, as a timer or as a task."""
     return TASK_BYTES + content_bytes(emit.kind, len(emit.payload), emit.tensors)

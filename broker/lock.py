@@ -1,4 +1,4 @@
-"""One broker per run folder: a lock that the system releases when its holder ends, however it ends."""
+"""Ensures one broker per run folder: a lock that the system releases when its holder ends in any way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rota.host.files import private_opener
 
 
 class FolderLock:
-    """Held from `with` to its end. Raises `ConfigError` if another process holds it."""
+    """Held during a `with` block. Raises `ConfigError` if another process holds it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

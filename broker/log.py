@@ -1,9 +1,9 @@
-"""What a journal is kept in: entries of bytes in one order, and snapshots beside them. PURE.
+"""The interface of a journal's storage: ordered entries of bytes, and snapshots. PURE.
 
-`Journal` (journal.py) makes entries of records and checks them; a log keeps them and decides who may write. One log is
-the run file (run_file.py). The protocol is cut so that a replicated log fits as well: one writer, fenced by the epoch
-that it opened and by the entry that it writes behind; one block per turn of the broker's loop; snapshots in parts. No
-statement, row or path is known outside of a log.
+`Journal` (journal.py) makes entries of records and checks them; a log stores them and decides who may write. The run
+file (run_file.py) is a log. The interface also fits a replicated log: one writer, fenced by its epoch and by the entry
+that it appends after; one block per turn of the broker's loop; snapshots in parts. SQL statements, rows and paths stay
+inside a log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rota.common.errors import JournalError
 
 
 class Position(NamedTuple):
-    """A place in a log: behind the entry `number`, where the chain of digests is `chain`."""
+    """A position in a log: after the entry `number`, where the chain of digests is `chain`."""
 
     number: int
     chain: bytes
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """What a log holds: the first entry that counts, the newest (0: none) with its chain, and the newest epoch."""
+    """The extent of a log: the first kept entry, the newest (0: none) with its chain, and the newest epoch."""
 
     first: int
     last: int
@@ -44,69 +44,69 @@ class Extent(NamedTuple):
 
     @property
     def end(self) -> Position:
-        """Where the next entry goes."""
+        """The position of the next entry."""
         return Position(self.last, self.chain)
 
 
 class Log(Protocol):
-    """One log. All of it may raise `JournalError` if what is kept is damaged.
+    """One log. All methods may raise `JournalError` if the stored data is damaged.
 
-    What changes something returns when the change is durable, and raises `StorageFull` if that cannot be had; then
-    nothing has changed, and the same may be tried again. It raises `JournalLost` if this process does not hold the log
-    any more; then nothing that waits may be acknowledged.
+    A method that changes something returns when the change is durable. It raises `StorageFull` if that fails; then
+    nothing has changed and the call may be retried. It raises `JournalLost` if this process no longer holds the log;
+    then nothing more may be acknowledged.
     """
 
     @property
     def name(self) -> str:
-        """What users call it, for messages."""
+        """Its name in messages."""
         ...
 
     def refusal(self, why: str) -> JournalError:
-        """Make the error that says what is wrong with this log, and the remedy."""
+        """Return the error for a problem with this log, with the remedy."""
         ...
 
     # --- entries --------------------------------------------------------------------------------------------------
 
     def extent(self) -> Extent:
-        """Return what the log holds."""
+        """Return the extent of the log."""
         ...
 
     def read(self, first: int = 0) -> tuple[Extent, Iterator[Entry]]:
-        """Return what the log holds and its entries from a number on, both as of one moment. Chains are not checked."""
+        """Return the extent and the entries from a number on, as of one moment. Chains are not checked."""
         ...
 
     def entries(self, first: int, count: int) -> list[Entry]:
-        """Return up to `count` entries from a number on, as they are, also those that were cut and are still there."""
+        """Return up to `count` entries from a number on, unchecked, including cut ones that still exist."""
         ...
 
     def bytes_after(self, number: int) -> int:
-        """Return how many bytes the bodies of the entries after a number have."""
+        """Return the total size of the bodies of the entries after a number."""
         ...
 
     def seal(self, epoch: int, previous: Position, block: Sequence[Entry]) -> None:
-        """Take over writing: write a block behind `previous`, and refuse every later append of an older epoch.
+        """Take over writing: append a block after `previous`, and refuse every later append of an older epoch.
 
         Raises `JournalLost` unless the log ends with `previous` and all its epochs are older.
         """
         ...
 
     def append(self, epoch: int, previous: Position, block: Sequence[Entry]) -> None:
-        """Write a block behind `previous`, all of it or nothing.
+        """Append a block after `previous`, atomically.
 
         Raises `JournalLost` unless the log ends with `previous` and `epoch` is its newest one.
         """
         ...
 
     def check(self) -> None:
-        """Raise `JournalLost` if what was written here cannot be found by the next reader any more."""
+        """Raise `JournalLost` if the next reader would not find what was written here."""
         ...
 
     def free_bytes(self) -> int:
-        """Return how much room there is for more."""
+        """Return how many bytes are free for more."""
         ...
 
     def close(self) -> None:
-        """Leave the log in order. What was written is durable already."""
+        """Close the log cleanly. What was written is durable already."""
         ...
 
     # --- snapshots, cuts, pins ------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Log(Protocol):
         ...
 
     def put(self, snapshot: int, part: int, body: bytes) -> None:
-        """Keep one part of the snapshot after an entry; parts are dense, from 0."""
+        """Store one part of the snapshot after an entry; parts are dense, from 0."""
         ...
 
     def get(self, snapshot: int) -> Iterator[bytes]:
@@ -128,23 +128,23 @@ class Log(Protocol):
         ...
 
     def forget(self, snapshot: int, parts_max: int) -> bool:
-        """Remove up to so many parts of a snapshot, the last ones first, and its name; return whether all are gone."""
+        """Remove up to `parts_max` parts of a snapshot, from the end, and its name; return whether all are gone."""
         ...
 
     def cut(self, first: int) -> None:
-        """Let the entries before a number count no more; `drop_cut` removes them."""
+        """Mark the entries before a number as cut; `drop_cut` removes them."""
         ...
 
     def drop_cut(self, entries_max: int) -> bool:
-        """Remove up to so many of the entries that were cut; return whether all of them are gone."""
+        """Remove up to `entries_max` of the cut entries; return whether all are gone."""
         ...
 
     def pins(self) -> dict[str, int]:
-        """Return the pinned places: the first entry that must stay for each, by name."""
+        """Return the pins by name: for each the first entry that must be kept."""
         ...
 
     def pin(self, name: str, number: int) -> None:
-        """Keep this entry and all that follow it, whatever retention says."""
+        """Exempt this entry and all after it from retention."""
         ...
 
     def unpin(self, name: str) -> bool:

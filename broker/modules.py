@@ -1,8 +1,8 @@
-"""Where the broker keeps WASM modules: one file per digest.
+"""The broker's store of WASM modules: one file per digest.
 
-The shell stores and checks a module before the core hears of its deploy, so that a Deploy in the journal always names
-bytes that are there. Content-addressed and written once: storing the same bytes again changes nothing, and a deploy
-that is refused later leaves a file that nobody names, which is harmless.
+The shell stores and checks a module before the core gets its deploy, so that a deploy in the journal always names
+stored bytes. Files are content-addressed and written once: storing the same bytes again changes nothing, and a deploy
+refused later leaves an unreferenced file, which is harmless.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class ModuleStore:
         self._folder = folder
 
     def admit(self, request: Deploy) -> None:
-        """Check and keep the module that a deploy brings.
+        """Check and store the module of a deploy.
 
-        Raises `CodeError` if the module cannot be what the deploy says, `StorageFull` if it cannot be written.
+        Raises `CodeError` if the module does not fit the deploy, `StorageFull` if it cannot be written.
         """
         code = request.code
         if not kind_of(code).is_module:
-            return  # models are kept by the GPU workers' repository
+            return  # models are in the GPU workers' repository
         module = request.module if request.module is not None else self._read(code.digest)
         if digest(module) != code.digest:
             raise CodeError(f"{request.name}: the module's digest is not the one that was announced; send it again")
@@ -39,10 +39,10 @@ class ModuleStore:
         self._write(code.digest, module)
 
     def collect(self, referenced: dict[bytes, None], artefacts: Path) -> tuple[int, int]:
-        """Remove modules that nothing refers to; return how many, and their bytes. No broker may work in the folder.
+        """Remove unreferenced modules; return how many, and their bytes. No broker may be running on the folder.
 
-        Their compiled forms go with all others: names of artefacts tell nothing to who has no engine, and workers make
-        them again when they need them.
+        All compiled artefacts are removed: without an engine, their names do not tell whose they are, and workers
+        compile again on demand.
         """
         removed = freed = 0
         names = [code.hex() for code in referenced]

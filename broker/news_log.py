@@ -1,6 +1,6 @@
-"""Lines of the broker's log for what operators look for there: workers that come and go. PURE.
+"""Lines of the broker's log for events that concern operators: workers that join and leave. PURE.
 
-They are made of events, so a line says what watchers are told, and only once it is durable.
+They are made of events, so a line says what watchers are told, and only when it is durable.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class LogLine(NamedTuple):
 
 
 def line_of(event: Event) -> LogLine | None:
-    """Return the line for an event, None for those that are only for watchers."""
+    """Return the log line for an event; None for events that are only for watchers."""
     match event.what:
         case WorkerJoined(name, _, facts):
             return LogLine(f"worker {name} joined{_about(dict(facts))}")
-        case WorkerLeft(name, reason, None):  # who says goodbye holds nothing
+        case WorkerLeft(name, reason, None):  # a worker that says goodbye holds nothing
             return LogLine(f"worker {name} left: {reason}")
         case WorkerLeft(name, reason, held):
             again = f"; {held} tasks that it held run again" if held else ""
@@ -35,7 +35,7 @@ def line_of(event: Event) -> LogLine | None:
 
 
 def _about(facts: dict[str, str]) -> str:
-    """What of a fingerprint shows in results: where models run, and why not elsewhere."""
+    """Return the part of a fingerprint that affects results: where models run, and why not elsewhere."""
     if "provider" not in facts:
         return ""
     reason = facts.get("reason")

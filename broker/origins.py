@@ -1,8 +1,7 @@
-"""The digest of a request, and which requests an input can have come from. PURE.
+"""The digest of a request, and the check of an input against it. PURE.
 
-A producer's number stands for what it asked for: the same number with another digest is refused, and a record whose
-digest fits no request that can have made it was changed. How an answer travels is no part of it (docs/JOURNAL.md, "The
-digest of a request").
+The same number of a producer with another digest is refused, and a record that does not match the digest of its request
+was changed. Fields that only affect the answer are not covered (docs/JOURNAL.md, "The digest of a request").
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from rota.common.digests import digest_of, lane_seed
 
 
 def request_digest(request: messages.FrontendRequest) -> bytes:
-    """Return the digest of what is asked for."""
+    """Return the digest of a request."""
     match request:
         case messages.Submit():
             content: Any = (request.lane, request.runs, request.now_ms, request.retry_of)
@@ -28,9 +27,9 @@ def request_digest(request: messages.FrontendRequest) -> bytes:
 
 
 def fits_origin(record: Any, lanes: Iterable[str]) -> bool:
-    """Return whether a request with the digest that an input names can have made it.
+    """Return whether an input can have come from a request with the digest that it names.
 
-    `lanes`: the names of those that a new lane can have its deploys from.
+    `lanes`: the names of lanes that a new lane may take its deploys from.
     """
     return any(request_digest(request) == record.origin.request for request in _requests(record, lanes))
 

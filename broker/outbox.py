@@ -1,8 +1,8 @@
-"""What is on its way out of the broker: sends that never block, with what slow peers cannot take yet counted in bytes.
+"""The broker's outgoing messages: non-blocking sends, and queues for slow peers that are bounded in bytes.
 
-ZeroMQ's own queues are counted in messages, so little may lie in them: routers have short ones, and of frames of
-TRACKED_BYTES and more no more than CREDIT_BYTES are given to a connection before libzmq has let go of them. What else
-there is waits here, in order. Whoever takes nothing is given up, and so is the worst where all of it is too much.
+ZeroMQ bounds its queues in messages, not bytes, so they are kept short: routers have a low high-water mark, and of
+frames of TRACKED_BYTES and more, at most CREDIT_BYTES per connection are in libzmq at a time. The rest is queued here,
+in order. A peer that accepts nothing is dropped, as is the largest queue if all of them together are too large.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from rota.host.sockets import TRACKED_BYTES, Socket
 
 log = logging.getLogger(__name__)
 
-CREDIT_BYTES: Final = 1 << 20  # of large frames that libzmq may hold for a connection; one of any size alone
-IN_FLIGHT_BYTES_MAX: Final = 256 << 20  # of large frames that libzmq may hold for all of them
-WAIT_MS: Final = 1  # before the next try while a peer takes; doubles while none does
+CREDIT_BYTES: Final = 1 << 20  # of large frames in libzmq per connection; a single one may be larger
+IN_FLIGHT_BYTES_MAX: Final = 256 << 20  # of large frames in libzmq for all connections
+WAIT_MS: Final = 1  # before the next try while a peer accepts messages; doubles while none does
 WAIT_MS_MAX: Final = 64
 
 
@@ -35,18 +35,18 @@ class Peer(NamedTuple):
 
 
 class _Queue:
-    """What is on its way to one peer."""
+    """The queue of one peer."""
 
     __slots__ = ("given", "given_bytes", "waiting", "waiting_bytes")
 
     def __init__(self) -> None:
         self.waiting: deque[bytes] = deque()
         self.waiting_bytes = 0
-        self.given: deque[tuple[Any, int]] = deque()  # large frames that libzmq holds: tracker and size
+        self.given: deque[tuple[Any, int]] = deque()  # large frames in libzmq: tracker and size
         self.given_bytes = 0
 
     def settle(self) -> int:
-        """Forget large frames that libzmq has let go of; return their bytes."""
+        """Remove large frames that libzmq has released; return their bytes."""
         freed = 0
         while self.given and self.given[0][0].done:
             freed += self.given.popleft()[1]
@@ -55,7 +55,7 @@ class _Queue:
 
 
 class Outbox:
-    """Sends without ever blocking."""
+    """Sends without blocking."""
 
     def __init__(
         self,
@@ -65,19 +65,19 @@ class Outbox:
         bytes_max: int = UNSENT_BYTES_MAX,
         in_flight_bytes_max: int = IN_FLIGHT_BYTES_MAX,
     ) -> None:
-        self.waiting_bytes = 0  # all that waits here
-        self.in_flight_bytes = 0  # large frames that libzmq holds
+        self.waiting_bytes = 0  # of all queues
+        self.in_flight_bytes = 0  # of large frames in libzmq
         self._sockets = sockets
         self._peer_bytes_max = peer_bytes_max
         self._bytes_max = bytes_max
         self._in_flight_bytes_max = in_flight_bytes_max
         self._queues: dict[Peer, _Queue] = {}
-        self._slow: dict[Peer, bool] = {}  # changes that nobody has taken yet
+        self._slow: dict[Peer, bool] = {}  # changes not yet returned by `take_slow`
         self._lost: list[Peer] = []
         self._wait_ms = WAIT_MS
 
     def send(self, send: Send) -> None:
-        """Send now, or behind what waits for this peer already."""
+        """Send now, or queue behind what already waits for this peer."""
         peer = Peer(send.socket, send.identity)
         frame = wire.encode(send.message)
         queue = self._queues.get(peer)
@@ -91,7 +91,7 @@ class Outbox:
             self._keep(peer, queue, frame)
 
     def flush(self) -> None:
-        """Send on to peers that were slow."""
+        """Send queued messages to peers that accept them."""
         moved = False
         for peer, queue in list(self._queues.items()):
             freed = queue.settle()
@@ -99,7 +99,7 @@ class Outbox:
             moved |= freed > 0
             while queue.waiting and self._give(peer, queue, queue.waiting[0]):
                 moved = True
-                if not queue.waiting:  # nobody is there any more
+                if not queue.waiting:  # the peer is gone
                     break
                 size = len(queue.waiting.popleft())
                 queue.waiting_bytes -= size
@@ -111,21 +111,21 @@ class Outbox:
         self._wait_ms = WAIT_MS if moved else min(2 * self._wait_ms, WAIT_MS_MAX)
 
     def wait_ms(self) -> int | None:
-        """How long to wait before the next `flush`; None: nothing waits."""
+        """Return how long to wait before the next `flush`; None: nothing is queued."""
         return self._wait_ms if self.waiting_bytes else None
 
     def take_lost(self) -> list[Peer]:
-        """Return peers that are gone or were given up."""
+        """Return peers that are gone or were dropped."""
         lost, self._lost = self._lost, []
         return lost
 
     def take_slow(self) -> list[tuple[Peer, bool]]:
-        """Return peers that began to be slow (True) or take everything again (False)."""
+        """Return peers that have become slow (True) or accept messages again (False)."""
         slow, self._slow = self._slow, {}
         return list(slow.items())
 
     def _give(self, peer: Peer, queue: _Queue, frame: bytes) -> bool:
-        """Hand a frame to libzmq, unless it holds enough."""
+        """Pass a frame to libzmq, unless the peer's credit is used up."""
         size = len(frame)
         if size < TRACKED_BYTES:
             return self._give_small(peer, frame)
@@ -152,7 +152,7 @@ class Outbox:
         return True
 
     def _is_gone(self, peer: Peer, error: zmq.ZMQError) -> bool:
-        """Whether the frame need not be kept, because nobody is behind the identity any more."""
+        """Return whether the frame can be dropped because the peer is gone."""
         if error.errno == zmq.EAGAIN:
             return False
         if error.errno != zmq.EHOSTUNREACH:
@@ -178,7 +178,7 @@ class Outbox:
         self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
-        """Drop what waits for a peer. What libzmq holds for it counts until it is let go of."""
+        """Drop a peer's queue. Its frames in libzmq count until they are released."""
         queue = self._queues.get(peer)
         if queue is not None:
             self.waiting_bytes -= queue.waiting_bytes

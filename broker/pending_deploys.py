@@ -1,6 +1,6 @@
-"""Deploys that wait for a worker to compile or load what they name. PURE.
+"""Deploys that wait for a worker to compile or load their code. PURE.
 
-Volatile: a producer that hears nothing asks again. Who is asked and what is answered stands in deploys.py.
+Volatile: a producer without an answer asks again. deploys.py decides whom to ask and what to answer.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from rota.broker.records import Origin
 from rota.common.limits import PENDING_DEPLOYS_MAX
 from rota.common.messages import Deploy
 
-NOBODY: Final = ""  # while no worker of the pool is there
+NOBODY: Final = ""  # while the pool has no worker
 
 
 class PendingDeploy:
-    """A deploy that a worker looks at before it takes effect."""
+    """A deploy that a worker checks before it takes effect."""
 
     __slots__ = ("identity", "number", "origin", "request", "worker")
 
     def __init__(self, number: int, identity: bytes, request: Deploy, origin: Origin) -> None:
-        self.number = number  # of the Prepare that asks for it
-        self.identity = identity  # whom to answer
+        self.number = number  # of its Prepare
+        self.identity = identity  # the connection to answer
         self.request = request  # without the module's bytes, which are stored
         self.origin = origin
-        self.worker = NOBODY  # who was asked
+        self.worker = NOBODY  # the worker that was asked
 
 
 class PendingDeploys:
@@ -33,20 +33,20 @@ class PendingDeploys:
 
     def __init__(self, boot: int) -> None:
         self._by_number: dict[int, PendingDeploy] = {}
-        self._next_number = (boot << 32) + 1  # an answer to a broker before this one is no answer to us
+        self._next_number = (boot << 32) + 1  # an answer to an earlier broker must not match
 
     def __iter__(self) -> Iterator[PendingDeploy]:
         return iter(tuple(self._by_number.values()))
 
     def find(self, origin: Origin) -> PendingDeploy | None:
-        """Return the deploy that came with this request before; None if there is none, or nobody stands behind it."""
+        """Return the pending deploy of the same request; None if there is none, or the request has no producer."""
         if not origin.producer:
             return None
         return next((pending for pending in self._by_number.values() if pending.origin == origin), None)
 
     def add(self, identity: bytes, request: Deploy, origin: Origin) -> tuple[PendingDeploy, PendingDeploy | None]:
-        """Take a deploy. Returns it, and the oldest one if that had to go: its producer is the likeliest to have given
-        up, which a ROUTER does not tell.
+        """Add a deploy. Returns it, and the oldest one if that was evicted: its producer is the most likely to be gone,
+        which a ROUTER does not report.
         """
         oldest = None
         if len(self._by_number) >= PENDING_DEPLOYS_MAX:
@@ -57,7 +57,7 @@ class PendingDeploys:
         return pending, oldest
 
     def take(self, number: int, worker: str) -> PendingDeploy | None:
-        """Take out the deploy that this worker was asked about; None if it is gone or another one was asked."""
+        """Remove and return the deploy that this worker was asked about; None if it is gone or another was asked."""
         pending = self._by_number.get(number)
         if pending is None or pending.worker != worker:
             return None

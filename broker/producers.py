@@ -1,7 +1,7 @@
-"""Who asked for what: idempotent requests. PURE.
+"""Idempotent requests: the answers by producer and number. PURE.
 
-A producer names its requests by number; the journal keeps that name with the input, so a request that is sent again
-(a lost reply, a reconnect, a restarted broker) gets its old answer and has no second effect.
+A producer numbers its requests, and the journal keeps producer and number with the input. So a request sent again
+(after a lost reply, a reconnect, a restart of the broker) gets its old answer and has no second effect.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Producers:
         return len(self._answers)
 
     def old_answer(self, origin: Origin) -> Accepted | Answer | None:
-        """Return what this request was answered before; None if it is new.
+        """Return the earlier answer to this request; None if it is new.
 
         Raises `NumberReused` if the number came with another request, `StaleNumber` if its answer is no longer kept.
         """
@@ -58,14 +58,14 @@ class Producers:
         return answered.reply
 
     def image(self) -> list[tuple[str, int | None, list[tuple[bytes, Accepted | Answer]]]]:
-        """Return each producer, the longest silent first: name, highest forgotten number, requests with answers."""
+        """Return each producer, the longest silent first: name, highest dropped number, requests with answers."""
         return [
             (name, self._dropped.get(name), [(one.request, one.reply) for one in answers.values()])
             for name, answers in self._answers.items()
         ]
 
     def restore(self, name: str, dropped: int | None, answers: list[tuple[bytes, Accepted | Answer]]) -> None:
-        """Take back a row of an image; rows come in its order."""
+        """Restore a row of an image; call it in the order of the image."""
         self._answers[name] = OrderedDict((reply.number, _Answered(request, reply)) for request, reply in answers)
         if dropped is not None:
             self._dropped[name] = dropped

@@ -1,8 +1,7 @@
-"""Answers to read-only questions. PURE.
+"""Answers to read-only queries. PURE.
 
-One function per question of `messages.QUERIES`; each returns plain values that MessagePack can hold. Nothing here
-changes anything, and an answer is sent only when all that it speaks of is durable. docs/PROTOCOL.md lists arguments
-and fields.
+One function per query of `messages.QUERIES`; each returns plain values for MessagePack. Nothing here changes anything,
+and an answer is sent only when everything in it is durable. docs/PROTOCOL.md lists arguments and fields.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from rota.common.work import Code, Failed
 
 _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 10_000
-_LOG_LINES_SHOWN: Final = 20  # of a dead letter in a list; the task's result has them all
-_ABOUT_PROCESSES: Final = ("status", "workers")  # answered even while nothing can be made durable: they say so
+_LOG_LINES_SHOWN: Final = 20  # of a dead letter in a list; the task's result has all
+_ABOUT_PROCESSES: Final = ("status", "workers")  # answered even while the journal cannot be written: they report it
 TASK_STATES: Final = ("waiting", "ready", "running", "completed", "retired")
 
 
 def answer(broker: BrokerState, query: messages.Query) -> messages.Answer | messages.Refused:
-    """Answer a question or refuse it."""
+    """Answer a query or refuse it."""
     try:
         if broker.storage_full and query.what not in _ABOUT_PROCESSES:
             raise errors.StorageFull(
@@ -174,7 +173,7 @@ def _tasks(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any
 
 
 def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[dict[str, Any]]:
-    """Tasks of a lane, only looking where tasks of that state can be: a lane may have a million waiting."""
+    """Yield tasks of a lane, searching only where tasks of that state can be, since a million may be waiting."""
     if state not in ("waiting", "retired"):
         for task in lane.line_by_turn.values():
             if state is None or _state_of(task) == state:
@@ -192,7 +191,7 @@ def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[d
 
 
 def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
-    """A task that is not issued; one that was caught has its outcome all the same."""
+    """Return the facts of a task that is not issued; if it was caught, it has an outcome."""
     caught = (run.verdicts or {}).get(index)
     return {
         "seq": run.first_seq + index,
@@ -220,7 +219,7 @@ def _task_facts(task: Task) -> dict[str, Any]:
 
 
 def _state_of(task: Task) -> str:
-    """Where a task of a line is."""
+    """Return the state of a task in a line."""
     if task.outcome is not None:
         return "completed"
     return "running" if task.assignment else "ready"
@@ -251,7 +250,7 @@ def _task(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dead(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    """Dead letters, without their payloads; one with its payload if `seq` names it."""
+    """Return dead letters without payloads, or with `seq` a single one with its payload."""
     lane = _lane(broker, arguments)
     seq = arguments.get("seq")
     if seq is not None:

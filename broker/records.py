@@ -1,12 +1,12 @@
 """The records of the journal: what happened to the lanes, in the order in which it took effect. PURE.
 
-A record is a canonical MessagePack array `[kind, field, ...]`. Folding the records of a journal, from the first to the
-last, through the same functions that the live broker uses (`World.apply` in world.py) gives the state of the broker:
-inputs and completions are written down, everything else (stamps, issues, retires, digests) follows from them.
+A record is a canonical MessagePack array `[kind, field, ...]`. Folding all records of a journal with the functions of
+the live broker (`World.apply` in world.py) gives the state of the broker: inputs and completions are recorded,
+everything else (stamps, issues, retires, digests) follows from them.
 
-To change a record: add a new kind and keep the reader of the old one for as long as its FORMAT_VERSION is to be read;
-never change the fields of a kind that has been released; say it in docs/JOURNAL.md. Bump FORMAT_VERSION even for
-changes that were never released, so that a journal of a development version is refused and not misread.
+To change a record: add a new kind, and keep the reader of the old one as long as its FORMAT_VERSION must be readable;
+never change the fields of a released kind; update docs/JOURNAL.md. Increment FORMAT_VERSION even for unreleased
+changes, so that a journal of a development version is refused and not misread.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Kind(IntEnum):
 
 
 class Origin(NamedTuple):
-    """Which request an input came from: producer, its number, and the digest of what it asked for."""
+    """The request that an input came from: producer, number, and the digest of the request."""
 
     producer: Producer
     number: Count
@@ -80,7 +80,7 @@ class Origin(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """A broker started: its boot number and the versions and facts in force from here on."""
+    """A broker started: its boot number, and the versions and facts in force from here on."""
 
     boot: Count
     now_ms: Count
@@ -88,7 +88,7 @@ class Epoch(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A lane began. `seed` is explicit here, whatever the request said; `deploys` is what it starts with."""
+    """A lane was opened. `seed` is always explicit here; `deploys` are its initial bindings."""
 
     lane: Name
     now_ms: Count
@@ -122,7 +122,7 @@ class Deployed(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """A cancel caught a task. Cancels that came too late are not written."""
+    """A cancel caught a task. Cancels that came too late are not recorded."""
 
     lane: Name
     position: Count
@@ -132,7 +132,7 @@ class Cancelled(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The broker decided a task's outcome by the wall clock or by what happened to its workers."""
+    """The broker decided a task's outcome, by the wall clock or because of its workers."""
 
     lane: Name
     position: Count
@@ -143,7 +143,7 @@ class Verdict(NamedTuple):
 
 
 class TimerFired(NamedTuple):
-    """A timer's time came: the message that turn `turn` emitted as its emit `index` is stamped now."""
+    """A timer fired: the message that turn `turn` emitted as its emit `index` is stamped now."""
 
     lane: Name
     position: Count
@@ -169,7 +169,7 @@ class PauseSet(NamedTuple):
 
 
 class SeedSet(NamedTuple):
-    """The entropy of tasks that are executed from here on comes from another seed: how a fork begins."""
+    """The entropy of tasks executed from here on comes from another seed; used at the start of a fork."""
 
     lane: Name
     position: Count
@@ -179,7 +179,7 @@ class SeedSet(NamedTuple):
 
 
 class DeadDropped(NamedTuple):
-    """Dead letters were forgotten; an empty list stands for all."""
+    """Dead letters were dropped; an empty list means all."""
 
     lane: Name
     position: Count
@@ -189,9 +189,7 @@ class DeadDropped(NamedTuple):
 
 
 class CompletedFold(NamedTuple):
-    """Outcomes of consecutive tasks of one target, by turn, and the state that the last of them left (None:
-    unchanged).
-    """
+    """Outcomes of consecutive tasks of one target, by turn, and the state after the last (None: unchanged)."""
 
     address: str
     turns: tuple[int, ...]
@@ -201,7 +199,7 @@ class CompletedFold(NamedTuple):
 
 
 class FoldLeft(NamedTuple):
-    """What a completed fold left: how many outcomes are its own, and the other fields of it but the turns."""
+    """The rest of a completed fold: the number of its outcomes, and its fields other than turns and outcomes."""
 
     address: Target
     outcomes: Annotated[int, Meta(ge=1, le=limits.RUN_TASKS_MAX)]
@@ -210,7 +208,7 @@ class FoldLeft(NamedTuple):
 
 
 class CompletedFolds(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Completed folds: turns and outcomes of all of them as columns, and what each fold left."""
+    """Completed folds: turns and outcomes of all as columns, and the rest of each fold."""
 
     turns: Counts
     outcomes: Outcomes
@@ -236,7 +234,7 @@ class CompletedFolds(Column, frozen=True, array_like=True, forbid_unknown_fields
 
     @kept
     def rows(self) -> tuple[CompletedFold, ...]:
-        """The folds, one value each."""
+        """The folds as single values."""
         turns, outcomes, start = self.turns, self.outcomes.rows, 0
         rows: list[CompletedFold] = []
         for address, count, state, provenance in self.left:
@@ -258,8 +256,8 @@ class CompletedFolds(Column, frozen=True, array_like=True, forbid_unknown_fields
 class Completion(NamedTuple):
     """A worker's folds completed. `fingerprint` is the number of the worker's Fingerprint record.
 
-    `now_ms` (when the broker took it), `worker` and `elapsed_us` (as the worker said) are reports: nothing follows from
-    them.
+    `now_ms` (when the broker accepted it), `worker` and `elapsed_us` (from the worker) are for information; nothing
+    depends on them.
     """
 
     lane: Name
@@ -271,7 +269,7 @@ class Completion(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """A worker with these facts (versions, engine profile, device) joined; written once for each set of facts.
+    """A worker with these facts (versions, engine profile, device) joined; recorded once for each set of facts.
 
     Numbers are dense, from 1, over the whole journal.
     """
@@ -282,7 +280,7 @@ class Fingerprint(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """The lane digest at a turn, written now and then: whoever folds the journal must meet it."""
+    """The lane digest at a position, recorded periodically; folding the journal must give the same."""
 
     lane: Name
     retired: Count
@@ -290,7 +288,7 @@ class Mark(NamedTuple):
 
 
 class Diverged(NamedTuple):
-    """A task was executed twice and the second outcome was another. The first one stands; this is the report."""
+    """A task was executed twice with different outcomes. The first one stands; this is the report."""
 
     lane: Name
     turn: Positive
@@ -301,9 +299,10 @@ class Diverged(NamedTuple):
 
 
 class Snapshotted(NamedTuple):
-    """A snapshot of the state after record `number` lies in the file: `size_bytes` bytes with this digest.
+    """The log has a snapshot of the state after record `number`: `size_bytes` bytes with this digest.
 
-    `chain` is the chain digest after that record. Nothing follows from it; who holds the chain can check the snapshot.
+    `chain` is the chain digest after that record. It changes no state; being in the chain, it authenticates the
+    snapshot.
     """
 
     number: Count
@@ -354,7 +353,7 @@ _SHAPE_OF: Final[Mapping[type, Shape]] = {shape.cls: shape for shape in SCHEMA.v
 
 
 def named_tensors(record: Record) -> list[TensorRef]:
-    """Return every tensor that a record names."""
+    """Return all tensors that a record names."""
     if isinstance(record, Submitted):
         return [ref for run in record.runs for ref in run.named_tensors]
     if isinstance(record, Completion):
@@ -371,8 +370,8 @@ def encode(record: Record) -> bytes:
 def decode(body: bytes) -> Record:
     """Return the record in `body`.
 
-    Raises `JournalError` for anything that `encode` cannot have made: the chain digest proves that bytes are what was
-    written, not that a broker of this version wrote them.
+    Raises `JournalError` for anything that `encode` cannot have made: the chain proves that the bytes are unchanged,
+    not that a broker of this version wrote them.
     """
     try:
         shape = SCHEMA.get(body[1]) if len(body) > 1 else None

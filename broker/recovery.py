@@ -1,7 +1,7 @@
-"""From a run file to a broker that can go on: take the newest snapshot, fold what follows it, open an epoch.
+"""Recovery: load the newest snapshot, fold the records behind it, open an epoch.
 
-`recover` reads no more than it must, so that its time follows the distance between snapshots and not the length of
-the journal; `load_world` begins where the kept records begin, for whoever wants to read all of them.
+`recover` reads as little as possible, so that its time depends on the distance between snapshots, not on the length of
+the journal; `load_world` starts where the kept records begin, for callers that read all of them.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def recover(
 ) -> World:
     """Return the state after the last record: the newest good snapshot, and the records behind it.
 
-    A snapshot that cannot be used is passed over with a warning: an older one or the whole journal gives the same state
-    later. Raises `JournalError` if the records cannot be used, or if they were cut and no snapshot fits.
+    A snapshot that cannot be used is skipped with a warning: an older one, or the whole journal, gives the same state
+    more slowly. Raises `JournalError` if the records cannot be used, or if they were cut and no snapshot can be used.
     """
     store = SnapshotStore(journal)
     for number in store.numbers():
         named = journal.find_name(number)
         if named is None or number < journal.first_number() - 1:
-            continue  # it was never finished, or what followed it was cut
+            continue  # it was never finished, or its name was cut
         world = _load(store, named, results_max, results_bytes)
         if world is not None:
             fold(world, journal.read(named), progress, after=number)
@@ -54,7 +54,7 @@ def recover(
 
 
 def load_world(journal: Journal, results_max: int = RESULTS_KEPT_MAX, results_bytes: int = RESULTS_KEPT_BYTES) -> World:
-    """Return the state before the first record that is kept, on which what `journal.read()` yields can be folded.
+    """Return the state before the first kept record, to fold the records of `journal.read()` on.
 
     Raises `JournalError` if the first records were cut and the snapshot there cannot be used.
     """
@@ -83,9 +83,9 @@ def _load(store: SnapshotStore, named: records.Snapshotted, results_max: int, re
 def fold(
     world: World, found: Iterable[records.Record], progress: Callable[[int], None] | None = None, *, after: int = 0
 ) -> None:
-    """Apply records in their order, the first of which comes after the record `after`.
+    """Apply records in order, the first of which follows the record `after`.
 
-    Raises `JournalError`, with the number of the record, if one cannot follow from those before it.
+    Raises `JournalError` with the number of a record that does not follow from those before it.
     """
     for number, record in enumerate(found, start=after + 1):
         apply_numbered(world, number, record)
@@ -94,7 +94,7 @@ def fold(
 
 
 def open_epoch(world: World, journal: Journal, now_ms: int) -> None:
-    """Write that a broker starts here, with the versions in force, and open the default lane in a new run file."""
+    """Record that a broker starts, with the versions in force; in a new run file also open the default lane."""
     started: list[records.Record] = [records.Epoch(world.boot + 1, now_ms, facts())]
     if DEFAULT_LANE not in world.lanes:
         settings = LaneSettings(seed=lane_seed(DEFAULT_LANE))
@@ -104,7 +104,7 @@ def open_epoch(world: World, journal: Journal, now_ms: int) -> None:
 
 
 def facts() -> tuple[tuple[str, str], ...]:
-    """Return what the broker's own part of a run depends on. Workers' fingerprints come with their results."""
+    """Return the versions that the broker's part of a run depends on. Workers' fingerprints come with their results."""
     return (
         ("rota", version("rota")),
         ("format", str(records.FORMAT_VERSION)),

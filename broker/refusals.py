@@ -1,4 +1,4 @@
-"""How a request is refused. PURE."""
+"""Refusals of requests. PURE."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from rota.common.messages import Refused
 
 
 def refuse(broker: BrokerState, identity: bytes, number: int, error: errors.RotaError) -> None:
-    """Tell a producer that its request was not carried out, and why."""
+    """Refuse a request of a producer with an error."""
     broker.answer(identity, Refused(number, error.code, error.message, error.fields))
 
 
 def storage_full(broker: BrokerState) -> errors.StorageFull:
-    """What is said to inputs while the journal cannot be written."""
+    """Return the refusal of inputs while the journal cannot be written."""
     return errors.StorageFull(
         f"the journal cannot be written ({broker.storage_full}): nothing was accepted; free some space",
         reason=broker.storage_full,

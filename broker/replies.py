@@ -1,7 +1,7 @@
-"""What comes back to an agent that asked: the outcome of the asked task as a message. PURE.
+"""Replies to asks: the outcome of the asked task as a message to the asker. PURE.
 
-Part of the lane's meaning (docs/JOURNAL.md): the reply has to fit into the room that was kept for it, so that no answer
-can push the lane past its budget.
+The rules are part of the lane's meaning (docs/JOURNAL.md): the reply must fit into the reserved room, so that it cannot
+push the lane past its budget.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rota.common.budget import FAILURE_FREE_BYTES, content_bytes
 from rota.common.limits import PAYLOAD_BYTES_MAX
 from rota.common.work import FAILURE, REPLY, Done, Emit, Failed, Outcome
 
-_FAILURE_HEAD_BYTES: Final = 32  # of a failure's payload: its kind and the heads of both texts
+_FAILURE_HEAD_BYTES: Final = 32  # of a failure's payload: its kind and the headers of both texts
 
 _pack: Final = msgpack.Packer(autoreset=True).pack
 
 
 def reply(task: Task, outcome: Outcome, left: int) -> Emit:
-    """Return the message that answers an asked task, whose content may count up to `left` bytes."""
+    """Return the message that answers an asked task; its content may count at most `left` bytes."""
     asker, priority = task.run.sender, task.run.priority
     assert asker is not None
     if type(outcome) is Done:
@@ -36,7 +36,7 @@ def reply(task: Task, outcome: Outcome, left: int) -> Emit:
 
 
 def _no_reply(done: Done, left: int) -> Failed | None:
-    """Why a result cannot be a reply."""
+    """Return why a result cannot be a reply; None if it can."""
     result = done.result or b""
     if len(result) > PAYLOAD_BYTES_MAX:
         return Failed("bad_output", f"a result of over {PAYLOAD_BYTES_MAX} bytes cannot be a reply", (), 0)

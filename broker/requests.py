@@ -1,7 +1,7 @@
-"""What producers ask for: each request becomes an input, an answer, or a typed refusal. PURE.
+"""Handles requests of producers: each becomes an input, an answer, or a typed refusal. PURE.
 
-A request either takes effect as a whole, written down with its origin, or is refused and leaves nothing behind.
-Replies wait until what they speak of is durable. `take` is the only entry; one function per message below it.
+A request either takes effect completely, recorded with its origin, or is refused without any effect. Replies wait until
+their records are durable. `take` is the only entry; below it is one function per message.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def take(
     broker: BrokerState, identity: bytes, request: messages.FrontendRequest, objection: errors.RotaError | None
 ) -> None:
-    """Carry out a request or refuse it. `objection` is what the shell found against it; a repeat is answered anyway."""
+    """Carry out a request or refuse it. `objection`: the shell's reason to refuse it, unless it is a repeat."""
     try:
         if broker.producer(identity) is None and not isinstance(request, messages.Hello):
             raise errors.NotGreeted(
@@ -45,7 +45,7 @@ def take(
 def _take_input(
     broker: BrokerState, identity: bytes, request: messages.FrontendRequest, objection: errors.RotaError | None
 ) -> None:
-    """Answer an input that took effect before as it was answered then, whatever stands against it now; else let it."""
+    """Answer a repeated input as before, even if it would be refused now; else apply it."""
     origin = _origin(broker, identity, request)
     answer = broker.world.producers.old_answer(origin)
     is_new = answer is None
@@ -65,7 +65,7 @@ def _take_input(
 
 
 def _closed(broker: BrokerState, request: messages.FrontendRequest) -> errors.RotaError | None:
-    """What stands against any new input of this kind now."""
+    """Return why new inputs of this kind are refused now, or None."""
     if broker.storage_full:
         return storage_full(broker)
     if broker.draining and isinstance(request, messages.Submit):
@@ -112,7 +112,7 @@ def _submit(
 
 
 def check_submit(lane: Lane, request: messages.Submit) -> int:
-    """Return how many tasks a submit stamps. Raises what stands against it now."""
+    """Return how many tasks a submit stamps. Raises an error if it must be refused now."""
     count = sum(len(run.payloads) for run in request.runs)
     if request.retry_of is not None:
         if request.runs:
@@ -141,7 +141,7 @@ def check_submit(lane: Lane, request: messages.Submit) -> int:
 
 
 def _check_bytes(lane: Lane, request: messages.Submit) -> None:
-    """Raise if the lane has no room for the bytes of a submit."""
+    """Raise an error if the lane has no room for the bytes of a submit."""
     budget = lane.budget
     if request.retry_of is None:
         size = sum(map(run_bytes, request.runs))
@@ -231,7 +231,7 @@ def _cancel(broker: BrokerState, identity: bytes, request: messages.Cancel, orig
 
 
 def _catch(broker: BrokerState, run: Run, seq: int, origin: records.Origin) -> bool:
-    """Cancel a task unless it has completed or was caught before."""
+    """Cancel a task unless it has completed or was caught before; return whether it was cancelled."""
     index = seq - run.first_seq
     lane = broker.world.lanes[run.lane]
     if not lane.can_catch(run, index):
@@ -246,13 +246,13 @@ def _catch(broker: BrokerState, run: Run, seq: int, origin: records.Origin) -> b
 
 
 def _origin(broker: BrokerState, identity: bytes, request: messages.FrontendRequest) -> records.Origin:
-    """Who asks for what under which number."""
+    """Return producer, number and digest of a request."""
     producer = broker.producer(identity)
     assert producer is not None, "take() lets nobody in who has not said Hello"
     return records.Origin(producer, request.number, request_digest(request))
 
 
-# What each request is: a word between two sides, or an input, whose handler returns its answer (None: it comes later).
+# The handlers: conversation messages; and inputs, whose handlers return the answer (None: it comes later).
 _CONVERSATIONS: Final[dict[type, Callable[[Any, bytes, Any], None]]] = {
     messages.Hello: _hello,
     messages.Await: _await,

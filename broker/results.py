@@ -1,7 +1,7 @@
-"""Results that are kept, tasks by their number, and who waits for what. PURE.
+"""Kept results, the index of tasks by seq, and watchers of results. PURE.
 
-None of this is part of a lane: how long results are kept and who asks for them cannot be seen by any agent. Recovery
-rebuilds it by folding the journal, connections excepted.
+None of this is part of a lane: agents cannot see how long results are kept or who asks for them. Folding the journal
+restores it, except connections.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rota.common.budget import REF_BYTES, outcome_bytes
 from rota.common.messages import ResultItem
 from rota.common.work import Done, Failed
 
-_RESULT_OVERHEAD_BYTES: Final = 200  # what a kept result costs beside its payload, roughly
+_RESULT_OVERHEAD_BYTES: Final = 200  # roughly, of a kept result besides its payload
 
 
 class RunIndex:
-    """Finds the run of a sequence number among those that still have tasks without an outcome."""
+    """Finds the run of a seq among the runs with unfinished tasks."""
 
     def __init__(self) -> None:
         self._first_seqs: list[int] = []
@@ -28,12 +28,12 @@ class RunIndex:
         self._done = 0
 
     def add(self, run: Run) -> None:
-        """Add a run; runs come in the order of their numbers."""
+        """Add a run; runs must be added in seq order."""
         self._first_seqs.append(run.first_seq)
         self._runs.append(run)
 
     def find(self, seq: int) -> Run | None:
-        """Return the run that holds `seq`, if some task of it is unfinished."""
+        """Return the run that contains `seq`, if it has an unfinished task."""
         place = bisect_right(self._first_seqs, seq) - 1
         if place < 0:
             return None
@@ -41,7 +41,7 @@ class RunIndex:
         return run if seq < run.first_seq + len(run.payloads) and run.finished < len(run.payloads) else None
 
     def between(self, first_seq: int, last_seq: int) -> list[Run]:
-        """Return the unfinished runs that hold any of these numbers."""
+        """Return the unfinished runs that contain any of these seqs."""
         start = max(bisect_right(self._first_seqs, first_seq) - 1, 0)
         end = bisect_right(self._first_seqs, last_seq)
         return [
@@ -51,7 +51,7 @@ class RunIndex:
         ]
 
     def finish(self, task: Task) -> None:
-        """Count a task's outcome; forget runs that are through, half of the list at a time."""
+        """Count a task's outcome; remove finished runs when they are half of the list."""
         run = task.run
         run.finished += 1
         if run.finished == len(run.payloads):
@@ -63,7 +63,7 @@ class RunIndex:
 
 
 class KeptResults:
-    """Outcomes that are kept for a later ask: the newest ones, bounded by number and bytes."""
+    """Outcomes kept for a later Await: the newest ones, bounded by number and bytes."""
 
     def __init__(self, results_max: int, bytes_max: int) -> None:
         self._results_max = results_max
@@ -77,17 +77,17 @@ class KeptResults:
 
     @property
     def bytes(self) -> int:
-        """What the kept results count."""
+        """The size of the kept results in bytes."""
         return self._bytes
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """How many results are kept, and how many bytes of them."""
+        """The bounds: how many results, and how many bytes."""
         return self._results_max, self._bytes_max
 
     def keep(self, task: Task) -> None:
-        """Keep a finished task; let the oldest go."""
-        if self._results_max == 0:  # a run that is only played again
+        """Keep a finished task; drop the oldest beyond the bounds."""
+        if self._results_max == 0:  # in a replay
             return
         size = _size(task)
         self._by_seq[task.seq] = task
@@ -112,7 +112,7 @@ class KeptResults:
 
 
 def _size(task: Task) -> int:
-    """What keeping a task costs: its payload, and its outcome."""
+    """Return the size of a kept task: its payload and its outcome."""
     run = task.run
     assert task.outcome is not None
     size = _RESULT_OVERHEAD_BYTES + run.payloads.lengths[task.index] + outcome_bytes(task.outcome)
@@ -122,8 +122,8 @@ def _size(task: Task) -> int:
 def watch(run: Run, identity: bytes, first_seq: int, last_seq: int) -> None:
     """Have the results of a run's tasks sent to a connection.
 
-    Each connection has one range per run, which grows to hold all that it asks for: whoever awaits the tasks of a large
-    run one by one gets some results early.
+    A connection has one range per run, which grows to cover all that it asks for. So one that awaits single tasks of a
+    large run may also get results in between.
     """
     if run.watchers is None:
         run.watchers = {}
@@ -132,7 +132,7 @@ def watch(run: Run, identity: bytes, first_seq: int, last_seq: int) -> None:
 
 
 def result_item(task: Task) -> ResultItem:
-    """Return a finished task's outcome as a producer gets it."""
+    """Return a finished task's outcome for its producer."""
     run, outcome = task.run, task.outcome
     head = (task.seq, run.lane, task.turn, task.attempts)
     if type(outcome) is Done:

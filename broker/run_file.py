@@ -1,10 +1,9 @@
 """The run file: a log (log.py) in one SQLite file, entries and snapshots in tables.
 
-The one row of `head` says which entries there should be: a page of the file that points past its newest entries would
-hide them from a reader, and nothing else would tell. It also holds the epoch, so that a second writer, whatever became
-of the lock of the folder, is fenced by the file itself. Every change is one transaction, so a crash leaves the state
-before or after it; `cut` is a single row, and what it leaves behind is removed in pieces, by whoever comes next if need
-be.
+The single row of `head` says which entries must exist: a damaged page could hide the newest ones, which SQLite would
+not notice. It also has the epoch, so that the file itself fences a second writer, even if the folder's lock fails.
+Every change is one transaction, so a crash leaves the state before or after it. `cut` changes a single row; the cut
+entries are removed in pieces, if need be by the next process.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ _EMPTY_HEAD: Final = ("INSERT INTO head VALUES (1, 1, 0, zeroblob(32), 0, 0)",)
 
 
 class RunFile:
-    """An open run file. What each method does stands in `Log`."""
+    """An open run file. `Log` documents the methods."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
@@ -68,9 +67,9 @@ class RunFile:
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> RunFile:
-        """Open a run file, or make a new one where there is none.
+        """Open a run file, or make one if there is none.
 
-        Raises `JournalError` for a file that is not a run file of this format version, or that is not all there.
+        Raises `JournalError` for a file that is not a run file of this format version, or that is incomplete.
         """
         prepare(path, read_only=read_only)
         has_wal = beside(path, "-wal").exists()
@@ -94,7 +93,7 @@ class RunFile:
 
     def extent(self) -> Extent:
         self._file.check_schema()
-        noted = noted_end(self.path)  # before the head: a broker may write at this moment
+        noted = noted_end(self.path)  # before the head, since a broker may be writing
         rows = self._file.rows("SELECT first, last, chain, epoch FROM head")
         if len(rows) != 1:
             raise self.refusal("it has no head")
@@ -141,7 +140,7 @@ class RunFile:
             (block[-1].number, block[-1].chain, epoch, epoch, *previous),
             block,
         )
-        if not self._is_marked:  # the mark must be in the file itself, or it goes with the WAL that it speaks of
+        if not self._is_marked:  # the mark must be in the file itself, or it would be lost with the WAL
             self._file.checkpoint()
             self._is_marked = True
 
@@ -153,7 +152,7 @@ class RunFile:
         )
 
     def _write(self, take: str, values: tuple[object, ...], block: Sequence[Entry]) -> None:
-        """Write a block if `take` finds the head as the writer knows it."""
+        """Write a block if `take` finds the head as the writer left it."""
         with self._changing() as write:
             if write.execute(take, values).rowcount != 1:
                 raise JournalLost(
@@ -178,12 +177,12 @@ class RunFile:
         return shutil.disk_usage(self.path.parent).free
 
     def reserve(self) -> None:
-        """Give the WAL its full size now, so that the first commits need not."""
+        """Allocate the WAL's full size now, which makes commits faster."""
         self._begin()
         self._file.reserve()
 
     def shrink(self) -> None:
-        """Give back the room of what was removed. Raises `StorageFull`."""
+        """Release the space of removed entries. Raises `StorageFull`."""
         self._begin()
         self._file.shrink()
 
@@ -192,7 +191,7 @@ class RunFile:
             self._file.close()
             return
         is_in_order = False
-        with contextlib.suppress(JournalLost, StorageFull):  # the mark stays then, and the WAL and the note with it
+        with contextlib.suppress(JournalLost, StorageFull):  # then the mark stays, with the WAL and the note
             self._identity.check()
             with self._file.transaction() as write:
                 write.execute("UPDATE head SET open = 0 WHERE open = 1")
@@ -256,10 +255,10 @@ class RunFile:
             removed: int = write.execute("DELETE FROM pins WHERE name = ?", (name,)).rowcount
         return removed > 0
 
-    # --- all there ------------------------------------------------------------------------------------------------
+    # --- checks ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> FileIdentity:
-        """Note what is opened for writing, before the first change."""
+        """Note the identity of the files opened for writing, before the first change."""
         if self._identity is None:
             self._file.begin_writing()
             self._identity, self._note = FileIdentity(self.path), EndNote(self.path)
@@ -267,27 +266,27 @@ class RunFile:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
-        """Change the file in one transaction, and see that it is still the one that will be found."""
+        """Change the file in one transaction, and check that the files were not replaced."""
         identity = self._begin()
         try:
             with self._file.transaction() as write:
                 yield write
         except StorageFull:
-            identity.check()  # a file that was removed cannot be written either
+            identity.check()  # writing to a removed file may fail too
             raise
         identity.check()
 
     def check_closed(self) -> None:
-        """Refuse a file without a WAL that was not closed in order, unless a note says that all its records are there.
+        """Refuse a file without WAL that was not closed cleanly, unless a note says that it is complete.
 
-        Raises `JournalError`. To be called before anything else is done with the file, which may make a WAL.
+        Raises `JournalError`. Call it before any other access, which may make a WAL.
         """
         self._file.check_schema()
         if noted_end(self.path) is None and self._file.rows("SELECT 1 FROM head WHERE open = 1"):
             raise missing_wal(self.path)
 
     def _check_noted(self, last: int, noted: Position) -> None:
-        """Refuse a file without the records that were acknowledged."""
+        """Refuse a file that lacks acknowledged records."""
         if noted.number > last or any(entry.chain != noted.chain for entry in self._at(noted.number)):
             raise missing_records(self.path, last, noted)
 
@@ -296,7 +295,7 @@ class RunFile:
 
 
 def prepare(path: Path, *, read_only: bool) -> None:
-    """Make an empty run file where there is none, unless it is only to be read."""
+    """Make an empty run file if there is none, unless it is only to be read."""
     if path.exists() or read_only:
         return
     try:
@@ -306,6 +305,6 @@ def prepare(path: Path, *, read_only: bool) -> None:
 
 
 def entries_beside_a_writer(path: Path, first: int, count: int) -> list[Entry]:
-    """Return up to `count` entries from a number on, of a run file that a broker may write to, and touch nothing."""
+    """Return up to `count` entries from a number on, of a run file that a broker may be writing, without changes."""
     query = "SELECT number, body, chain FROM records WHERE number >= ? ORDER BY number LIMIT ?"
     return [Entry(*row) for row in rows_beside_a_writer(path, query, first, count)]

@@ -1,9 +1,9 @@
-"""A copy of a run file that a broker may write to: one sealed file with all records that are durable.
+"""Copies a run file that a broker may be writing, into one file with all durable records.
 
-Why a copy beside a live broker is whole: SQLite changes the run file only by moving frames of the WAL into it, and
-begins a new WAL only when all are moved (https://www.sqlite.org/wal.html). So a copy of the file with a WAL copied
-after it is a state of the journal, provided that no new WAL began in between: its header would differ. Then, or when
-the WAL was caught in the middle of a write, the copy is made again, a bounded number of times.
+Why the copy is consistent: SQLite changes the run file only by moving frames of the WAL into it, and starts a new WAL
+only when all are moved (https://www.sqlite.org/wal.html). So a copy of the file, with the WAL copied after it, is a
+state of the journal, unless a new WAL was started in between, which shows in its header. In that case, or if the WAL
+was copied in the middle of a write, the copy is retried, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from rota.broker.sqlite_file import beside
 from rota.common.errors import JournalError
 
 _LOOKS_MAX: Final = 10
-_LOOK_AGAIN_SECONDS: Final = 0.02  # a broker begins a new WAL within far less
+_LOOK_AGAIN_SECONDS: Final = 0.02  # a broker starts a new WAL within far less
 _WAL_HEAD_BYTES: Final = 32
 
 
 def copy_run_file(source: Path, copy: Path) -> None:
-    """Make `copy` one file with all records that are durable in a run file and its WAL, closed in order.
+    """Copy all durable records of a run file and its WAL into the file `copy`, closed cleanly.
 
-    Nothing is changed beside the source. Raises `JournalError` if it cannot be used, `OSError` if it cannot be copied.
+    The source is not changed. Raises `JournalError` if it cannot be used, `OSError` if it cannot be copied.
     """
     _copy_whole(source, copy)
     _close_in_order(copy)
 
 
 def _copy_whole(source: Path, copy: Path) -> None:
-    """Copy a run file and its WAL until the two fit each other and the journal can be opened."""
+    """Copy a run file and its WAL until the two are consistent and the journal can be opened."""
     wal_copy = beside(copy, "-wal")
     for look in range(1, _LOOKS_MAX + 1):
         before = _state_of(source)
-        _copy_if_there(source, copy, NOTE_SUFFIX)  # before the records of which it speaks
+        _copy_if_there(source, copy, NOTE_SUFFIX)  # before the records that it counts
         shutil.copyfile(source, copy)
         _copy_if_there(source, copy, "-wal")
         if _state_of(source) == before:
@@ -56,12 +56,12 @@ def _copy_whole(source: Path, copy: Path) -> None:
 
 def _copy_if_there(source: Path, copy: Path, suffix: str) -> None:
     beside(copy, suffix).unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError):  # closed in order: all records are in the file
+    with contextlib.suppress(FileNotFoundError):  # closed cleanly: all records are in the file
         shutil.copyfile(beside(source, suffix), beside(copy, suffix))
 
 
 def _state_of(source: Path) -> tuple[object, ...]:
-    """Return what stays the same as long as no new WAL began."""
+    """Return values that stay the same until a new WAL is started."""
     try:
         with beside(source, "-wal").open("rb") as file:
             head = file.read(_WAL_HEAD_BYTES)
@@ -74,7 +74,7 @@ def _state_of(source: Path) -> tuple[object, ...]:
 
 
 def _close_in_order(copy: Path) -> None:
-    """Move the records of a private copy's WAL into the file, and let it stand for itself."""
+    """Move the records of a private copy's WAL into the file, and mark it as cleanly closed."""
     beside(copy, NOTE_SUFFIX).unlink(missing_ok=True)
     try:
         with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as connection:

@@ -1,10 +1,9 @@
-"""Whether a run file is all there: the files that were opened, its WAL, and the newest record that was acknowledged.
+"""Checks that a run file is complete: the files that were opened, its WAL, and the newest acknowledged record.
 
-Two things can go wrong that SQLite does not notice. Somebody removes or replaces the files of a live broker: it writes
-on into files that nobody will find. And a WAL is lost after a kill: the file without it is a good one that ends
-earlier. `Identity` finds the first. For the second, a file that is written to is marked in its head until it is closed
-in order, and after each commit a small file beside it notes how far the records go. Nothing waits for that note to
-reach the disk: it may lag after a power cut, never lead.
+SQLite does not notice two faults. If the files of a live broker are removed or replaced, it goes on writing into
+unlinked files. If a WAL is lost after a kill, the file without it is valid but ends earlier. `Identity` detects the
+first. For the second, a file being written is marked in its head until it is closed cleanly, and after each commit a
+small file beside it notes the last record. That note is not synced: after a power cut it may lag, but never lead.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ _NOTE_BYTES: Final = 86
 
 
 class FileIdentity:
-    """The files of a run as they were when they were opened for writing."""
+    """The identity of a run's files when they were opened for writing."""
 
     def __init__(self, path: Path) -> None:
         self._opened = [(name, _identity_of(name)) for name in (str(path), str(beside(path, "-wal")))]
 
     def check(self) -> None:
-        """Raise `JournalLost` if what lies at the paths is not what is written to."""
+        """Raise `JournalLost` if the files at the paths are not those being written."""
         for name, opened in self._opened:
             found = _identity_of(name)
             if found != opened:
@@ -53,24 +52,24 @@ def _identity_of(path: str) -> tuple[int, int] | None:
 
 
 class EndNote:
-    """The file beside a run file that says how far its records go, kept open by who writes them."""
+    """The file beside a run file that notes its last record, kept open by the writer."""
 
     def __init__(self, path: Path) -> None:
         self._path = beside(path, NOTE_SUFFIX)
         self._descriptor: int | None = None
-        with contextlib.suppress(OSError):  # no room: the note is missed, not needed
+        with contextlib.suppress(OSError):  # without room there is no note; it is not essential
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
             self._descriptor = os.open(self._path, flags, PRIVATE_FILE_MODE)
             make_private(self._path)
 
     def write(self, end: Position) -> None:
-        """Note that the records up to here are on the disk."""
+        """Note that the records up to here are durable."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 _write_at_start(self._descriptor, b"%020d %s\n" % (end.number, end.chain.hex().encode()))
 
     def close(self, *, remove: bool) -> None:
-        """Close the note; with `remove` it goes, because the run file stands for itself again."""
+        """Close the note; with `remove` also delete it, because the run file was closed cleanly."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -87,7 +86,7 @@ def _write_at_start(descriptor: int, line: bytes) -> None:
 
 
 def noted_end(path: Path) -> Position | None:
-    """Return what the note beside a run file says; None if there is none, or none that can be read."""
+    """Return the position in the note beside a run file; None if there is none that can be read."""
     try:
         with beside(path, NOTE_SUFFIX).open("rb") as file:
             match = _NOTE.fullmatch(file.read(_NOTE_BYTES + 1))
@@ -97,7 +96,7 @@ def noted_end(path: Path) -> Position | None:
 
 
 def missing_wal(path: Path) -> JournalError:
-    """Make the refusal of a file that was not closed in order and has no WAL beside it."""
+    """Return the error for a file that was not closed cleanly and has no WAL."""
     wal = beside(path, "-wal").name
     return refusal(
         path,
@@ -107,7 +106,7 @@ def missing_wal(path: Path) -> JournalError:
 
 
 def missing_records(path: Path, end: int, noted: Position) -> JournalError:
-    """Make the refusal of a file whose records do not go as far as was noted."""
+    """Return the error for a file whose records end before the noted one."""
     note = beside(path, NOTE_SUFFIX).name
     return refusal(
         path,

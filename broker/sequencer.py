@@ -1,8 +1,8 @@
-"""The core's one door: `step(events) -> effects`. PURE.
+"""The core's only entry: `step(events) -> effects`. PURE.
 
-Events are what happened (messages, deaths, time); effects are what is to be done (records, sends). What the broker
-knows is a `BrokerState` (state.py); `requests.py` answers producers, `workers.py` answers workers, `queries.py` answers
-questions, each a row of functions over it.
+Events are what happened (messages, deaths, time); effects are what to do (records, sends). The broker's state is a
+`BrokerState` (state.py). Functions over it handle producers (requests.py), workers (workers.py) and queries
+(queries.py).
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from rota.broker.queries import answer
 from rota.broker.state import BrokerState
 from rota.common.events import LaneMoved, Watching
 
-LANE_NEWS_EVERY_MS: Final = 100  # how far lanes are is told so often: an event a step would cost as much as its results
+LANE_NEWS_EVERY_MS: Final = 100  # between two events on progress: one per step would cost as much as its results
 MARK_EVERY_TASKS: Final = 4_096  # retired tasks of a lane between two marks in the journal
-TIMERS_PER_STEP: Final = 4_096  # about 40 ms of work; agents that set theirs together wake together
+TIMERS_PER_STEP: Final = 4_096  # about 40 ms of work, since many timers may be due together
 
 
 class Sequencer:
-    """The broker without sockets, clock and disk."""
+    """The broker's core, without sockets, clock and disk."""
 
     def __init__(self, broker: BrokerState) -> None:
         self.broker = broker
         self._marked: dict[str, int] = {name: lane.retired for name, lane in broker.world.lanes.items()}
-        self._moved: dict[str, None] = {}  # lanes in which tasks retired since watchers were told
+        self._moved: dict[str, None] = {}  # lanes in which tasks retired since the last event
         self._told_ms = 0
 
     def step(self, events: Iterable[Event], now_ms: int, mono_ms: int) -> Effects:
-        """Take what happened and return what is to be done. `now_ms` is wall time, `mono_ms` time that never jumps."""
+        """Take events and return effects. `now_ms` is wall-clock time, `mono_ms` monotonic time."""
         self.broker.begin(now_ms, mono_ms)
         for event in events:
             self._take(event)
@@ -58,11 +58,11 @@ class Sequencer:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a step would have something to send although nothing new has happened."""
+        """Return whether a step without new events would have something to send."""
         return self.broker.debts.due and not self.broker.storage_full
 
     def next_timer_ms(self) -> int | None:
-        """Wall time of the next timer, so that the shell need not wake up for nothing."""
+        """Return the wall-clock time of the next timer, for the shell's poll timeout."""
         return self.broker.next_timer_ms()
 
     def _take(self, event: Event) -> None:
@@ -94,19 +94,19 @@ class Sequencer:
     # --- the end of a step -------------------------------------------------------------------------------------------
 
     def _fire_timers(self) -> None:
-        """Fire what is due. What is left over is due at once: `next_timer_ms` has passed already."""
+        """Fire due timers, up to a bound. The rest follows at once, since `next_timer_ms` has passed already."""
         for _ in range(TIMERS_PER_STEP):
             if not self.broker.fire_timer():
                 return
 
     def _hand_out(self) -> None:
         if self.broker.storage_full:
-            return  # what cannot be written down must not grow
+            return  # records that cannot be written must not pile up
         for worker, order in self.broker.dispatcher.assign(self.broker.mono_ms):
             self.broker.order(worker.identity, order)
 
     def _mark(self) -> None:
-        """Write a lane's digest now and then, and tell watchers how far each lane is."""
+        """Record lane digests periodically, and publish the lanes' progress."""
         broker = self.broker
         for lane in broker.take_moved():
             self._moved[lane.name] = None

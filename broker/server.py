@@ -1,8 +1,8 @@
 """The broker's shell: sockets, clock and disk around the core. Poll, decode, step, send, journal, send.
 
-The order inside `carry_out` is the durability contract (effects.py): orders to workers leave before their input is
-durable, so that the first fsync and the execution overlap; acknowledgements and results leave after it. What waits, and
-what becomes of it when the journal cannot be written, is decided in durability.py.
+The order in `carry_out` is the durability contract (effects.py): orders to workers leave before their input is durable,
+so that the first fsync and the execution overlap; acknowledgements and results leave after it. durability.py decides
+what waits, and what happens to it when the journal cannot be written.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ from rota.host.sockets import LINGER_LAST_MS, Socket, publisher, router
 
 log = logging.getLogger(__name__)
 
-MESSAGES_PER_WAKE: Final = 256  # of one socket before the others get their turn
-WEIGHT_PER_WAKE: Final = 4 << 20  # of one socket, about in bytes: some tens of milliseconds of work
-_TASK_WEIGHT: Final = 64  # of a submitted task beside its bytes
+MESSAGES_PER_WAKE: Final = 256  # of one socket before the others are served
+WEIGHT_PER_WAKE: Final = 4 << 20  # of one socket, roughly in bytes: some tens of milliseconds of work
+_TASK_WEIGHT: Final = 64  # of a submitted task besides its bytes
 _ROW_WEIGHT: Final = 1 << 10  # of a row of an answer
 TICK_MS: Final = 100
 
 
 class ServerSockets(NamedTuple):
-    """The broker's four: three ROUTERs and one PUB."""
+    """The broker's four sockets: three ROUTERs and one PUB."""
 
     frontend: Socket
     backend: Socket
@@ -70,7 +70,7 @@ class ServerSockets(NamedTuple):
 
     @classmethod
     def bind(cls, context: zmq.Context[Socket], endpoints: Endpoints) -> ServerSockets:
-        """Make the sockets and bind them."""
+        """Make and bind the sockets."""
         return cls(
             router(context, endpoints.frontend),
             router(context, endpoints.backend),
@@ -79,13 +79,13 @@ class ServerSockets(NamedTuple):
         )
 
     def close(self) -> None:
-        """Close them; what was sent last may leave for a moment."""
+        """Close the sockets; the last messages have a moment to leave."""
         for socket in self:
             socket.close(linger=LINGER_LAST_MS)
 
 
 class Server:
-    """Owns the sockets. One thread; `serve` returns when it was told to stop."""
+    """Runs the core on the sockets, in one thread. `serve` returns when told to stop."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Server:
         snapshots: Snapshotter | None = None,
         door: Door | None = None,
     ) -> None:
-        """Everything is handed in and stays its giver's, to be closed by him."""
+        """All arguments belong to the caller, who closes them."""
         self._sequencer = sequencer
         self._journal = journal
         self._modules = modules
@@ -115,7 +115,7 @@ class Server:
         self._next_tick_ms = 0
 
     def serve(self, stop: StopSignals) -> None:
-        """Work until told to stop. Whoever wants workers to finish first stops them first, as `rota up` does."""
+        """Serve until told to stop. To let workers finish, stop them first, as `rota up` does."""
         poller = zmq.Poller()
         for socket in self._sockets:
             poller.register(socket, zmq.POLLIN)
@@ -130,16 +130,16 @@ class Server:
             self.turn(ready)
 
     def turn(self, ready: Mapping[object, int]) -> None:
-        """Take what came, have it stepped, carry out what that asks for. `ready`: sockets and descriptors to read."""
+        """Collect events, step the core, carry out the effects. `ready`: sockets and descriptors to read."""
         now_ms, mono_ms = self._clock.wall_ms(), self._clock.mono_ms()
         if self._door is not None:
-            self._door.look(mono_ms)  # in every turn: libzmq waits for it when many come in at once
+            self._door.look(mono_ms)  # in every turn, since libzmq waits for it when many connect at once
         events = self._collect(ready, mono_ms)
         if self._snapshots is not None and not self._waiting.unwritten:
             record = self._snapshots.work(now_ms, mono_ms)
             events += [] if record is None else [SnapshotWritten(record)]
         self.carry_out(self._sequencer.step(events, now_ms, mono_ms), now_ms, mono_ms)
-        self._outbox.flush()  # also while the journal cannot be written: what waits here is durable
+        self._outbox.flush()  # also while the journal cannot be written, since what is queued here is durable
 
     # --- in ---------------------------------------------------------------------------------------------------------
 
@@ -147,28 +147,28 @@ class Server:
         level = stop.read()
         if level is StopLevel.NONE:
             return False
-        # Nothing is lost by leaving now: what workers still hold is in the journal as issued and runs again.
+        # Leaving now loses nothing: what workers still hold is issued by the journal and runs again.
         held = len(self._sequencer.broker.dispatcher.assignments)
         log.info("stopping: %d assignments are left to the next start", held)
         self._take_last_snapshot()
         return True
 
     def _take_last_snapshot(self) -> None:
-        """Leave a short way to the next start."""
+        """Take a snapshot, so that the next start is fast."""
         if self._snapshots is None or self._waiting.unwritten:
             return
         record = self._snapshots.last(self._clock.wall_ms(), self._clock.mono_ms)
         if record is not None:
-            with contextlib.suppress(StorageFull):  # then no record names it, and it is not used
+            with contextlib.suppress(StorageFull):  # no record names it then, so it is not used
                 self._journal.append([record])
 
     @property
     def unwritten(self) -> Sequence[Record]:
-        """Records that took effect and are not on the disk yet, because the last write failed."""
+        """Records that took effect but are not durable yet, because the last write failed."""
         return self._waiting.unwritten
 
     def timeout_ms(self) -> int:
-        """Return how long to wait for news before the next turn."""
+        """Return the poll timeout before the next turn."""
         if self._snapshots is not None and self._snapshots.busy and not self._waiting.full:
             return 0
         if self._sequencer.is_behind:
@@ -183,7 +183,7 @@ class Server:
         return wait_ms
 
     def _collect(self, ready: Mapping[object, int], mono_ms: int) -> list[Event]:
-        """Everything that has happened since the last turn: messages first, so that nobody is declared dead unheard."""
+        """Return the events since the last turn, messages first, so that a worker's message counts before its death."""
         events: list[Event] = []
         for name, socket in self._routers.items():
             if socket in ready:
@@ -196,7 +196,7 @@ class Server:
             events.extend(WorkerDied(worker) for worker in self._watch.gone())
         if mono_ms >= self._next_tick_ms:
             self._next_tick_ms = mono_ms + TICK_MS
-            self._journal.log.check()  # also while nothing is written: whoever is told something must find it again
+            self._journal.log.check()  # even if nothing is written: answers must still be true for the next reader
             self._tensors.collect(mono_ms)
             events.append(Tick())
         return events
@@ -223,7 +223,7 @@ class Server:
                 )
 
     def _subscriptions(self) -> list[Subscribed]:
-        """Who watches from now on; whatever else watchers send means nothing."""
+        """Return new subscriptions; other messages of watchers are ignored."""
         found = []
         for _ in range(MESSAGES_PER_WAKE):
             try:
@@ -256,7 +256,7 @@ class Server:
     # --- out ----------------------------------------------------------------------------------------------------------
 
     def carry_out(self, effects: Effects, now_ms: int, mono_ms: int) -> None:
-        """Do what a step asks for, in the order that durability demands."""
+        """Carry out the effects of a step, in the order that durability requires."""
         waiting = self._waiting
         self._take(effects)
         if not waiting.may_try(mono_ms):
@@ -283,7 +283,7 @@ class Server:
             self._change_storage(False, "", now_ms, mono_ms)
 
     def _take(self, effects: Effects) -> None:
-        """Do what need not wait for the disk, and keep the rest."""
+        """Carry out what need not wait for the disk, and keep the rest."""
         self._send_all(effects.now)
         for worker, pid in effects.watches:
             if pid:
@@ -297,12 +297,12 @@ class Server:
             self._outbox.send(send)
 
     def _change_storage(self, full: bool, reason: str, now_ms: int, mono_ms: int) -> None:
-        """Let the core know that writing begins to fail, or works again."""
+        """Tell the core that writing has begun to fail, or works again."""
         self._take(self._sequencer.step([StorageChanged(full, reason)], now_ms, mono_ms))
 
 
 def weight_of(event: Event) -> int:
-    """Return what an event costs the broker beside the bytes that it came in, told in bytes."""
+    """Return what an event costs the broker besides the bytes of its message, expressed in bytes."""
     if isinstance(event, FromProducer) and isinstance(event.message, messages.Submit):
         return _TASK_WEIGHT * sum(len(run.payloads) for run in event.message.runs)
     if isinstance(event, FromQuery):

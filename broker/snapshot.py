@@ -1,13 +1,13 @@
-"""The whole world as bytes, and back: what a snapshot holds. PURE.
+"""Encodes and loads the whole world as a snapshot. PURE.
 
-`take` notes what may still change, in one go between two records; `encode` turns that into bytes part by part, so that
-a broker can go on in between; `load` makes a world of the bytes, in which the records that follow have the effects that
-they have in the first one. The bytes are a function of the records folded so far and of how many results are kept.
+`take` copies what may still change, at once between two records; `encode` makes bytes of that part by part, so that a
+broker can go on in between; `load` makes a world in which the following records have the same effects. The bytes are a
+function of the records folded so far and of the bounds on kept results.
 
-Not in it: connections, who awaits what, and what dispatch knows of tasks (attempts, deaths). Of a kept result only what
-answers a question is in it. The bytes are a row of MessagePack byte strings, each of which holds one item: a canonical
-array `[tag, field, ...]` (snapshot_rows.py; docs/JOURNAL.md lists them). Whoever changes what the world holds changes
-the rows, this file, `LAYOUT` and that page.
+Connections, Awaits, and what dispatch knows about tasks (attempts, deaths) are not included; of a kept result only what
+answers a query is. The bytes are a series of MessagePack byte strings with one item each: a canonical array `[tag,
+field, ...]` (snapshot_rows.py; docs/JOURNAL.md lists them). With the world's content, change the rows, this file,
+`LAYOUT` and that page.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ PART_BYTES: Final = 1 << 20
 
 
 class Picture(NamedTuple):
-    """A world between two records, in values that nobody changes any more."""
+    """A world between two records, in immutable values."""
 
     head: rows.Head
     fingerprints: list[rows.FingerprintRow]
     producers: list[tuple[str, int | None, list[tuple[bytes, Accepted | Answer]]]]
     codes: list[Code]
     lanes: list[rows.LaneRow]
-    # Those that a waiting task or one of a line belongs to, with finished, issued and the decisions on what waits.
+    # Runs with a task that waits or is in a line, with finished, issued and the decisions on waiting tasks.
     runs: list[tuple[Run, int, int, tuple[tuple[int, Failed], ...]]]
     line: list[rows.LineRow]
     agents: list[rows.AgentRow]
     timers: list[tuple[int, Timer]]
     dead: list[tuple[int, DeadTask]]
     results: list[Task]
-    unretired: dict[int, None]  # the seqs of the results whose tasks still stand in a line
+    unretired: dict[int, None]  # the seqs of kept results whose tasks are still in a line
 
 
 # --- take ---------------------------------------------------------------------------------------------------------
 
 
 def take(world: World) -> Picture:
-    """Note the state of a world. Call it between two records; the world may go on at once."""
+    """Copy the state of a world. Call it between two records; the world may change afterwards."""
     codes: dict[Code, int] = {}
     lanes = list(enumerate(world.lanes.values()))
     lines = [(place, task) for place, lane in lanes for task in lane.line()]
@@ -76,9 +76,7 @@ def take(world: World) -> Picture:
 
 
 def _open_runs(world: World) -> list[Run]:
-    """The runs that a waiting task or a task of a line belongs to, in the order of their numbers. All others are
-    through, so they do not change any more.
-    """
+    """Return the runs with a task that waits or is in a line, in seq order. All others never change any more."""
     runs: dict[int, Run] = {}
     for lane in world.lanes.values():
         runs.update([(task.run.first_seq, task.run) for task in lane.line()])
@@ -108,7 +106,7 @@ def _line_row(place: int, task: Task, codes: dict[Code, int]) -> rows.LineRow:
 
 
 def _agent_row(place: int, agent: Agent) -> rows.AgentRow:
-    """`newest` may be a task that was caught and has even retired; what counts is the one before it that still runs."""
+    """Return an agent's row. `newest` may be caught, even retired; then the one before it that still runs counts."""
     newest = agent.newest
     if newest is not None and newest.outcome is not None:
         newest = predecessor(newest)
@@ -143,7 +141,7 @@ def _items(picture: Picture) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
 
 
 def _content(picture: Picture) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
-    """Every item but the last. The order is part of the format: what an item names has come before it."""
+    """Yield every item except the last. The order is part of the format: an item refers only to earlier ones."""
     yield RowTag.HEAD, picture.head
     yield from [(RowTag.FINGERPRINT, row) for row in picture.fingerprints]
     for name, dropped, answers in picture.producers:
@@ -159,13 +157,13 @@ def _content(picture: Picture) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
     for place, timer in picture.timers:
         yield RowTag.TIMER, rows.TimerRow(place, timer)
     for place, dead in picture.dead:
-        # How often it was handed out is not in the journal either.
+        # The number of attempts is not in the journal either.
         yield RowTag.DEAD, rows.DeadRow(place, dead._replace(attempts=0))
     yield from _results(picture, names)
 
 
 def _results(picture: Picture, names: dict[str, int]) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
-    """The kept results, oldest first, each behind its run; a run of one and its result are one item."""
+    """Yield the kept results, oldest first, each after its run; a run of one and its result are one item."""
     met = {run.first_seq: None for run, *_ in picture.runs}
     for task in picture.results:
         run = task.run
@@ -200,8 +198,8 @@ def load(
 ) -> World:
     """Return the world that a snapshot was taken of.
 
-    Raises `JournalError` for anything that `encode` cannot have made. A digest proves that bytes are what was written,
-    not that this version of rota wrote them.
+    Raises `JournalError` for anything that `encode` cannot have made. A digest proves that the bytes are unchanged, not
+    that this version of rota wrote them.
     """
     loader = _Loader(World(results_max, results_bytes))
     try:
@@ -222,12 +220,12 @@ def load(
 
 
 def clone(world: World) -> World:
-    """Return a world of its own in which the same records have the same effects."""
+    """Return an independent copy in which the same records have the same effects."""
     return load(encode(take(world)), *world.results.bounds)
 
 
 class _Loader:
-    """Takes items in their order and makes a world of them."""
+    """Makes a world of items, taken in order."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -240,7 +238,7 @@ class _Loader:
         self._tag = -1
 
     def take(self, item: bytes) -> None:
-        """Take one item; raises one of many kinds of error if it cannot be one."""
+        """Take one item; raises errors of several types for a bad one."""
         tag = item[1]
         last = min(self._tag, RowTag.OLD_RUN) if self._tag != RowTag.END else self._tag
         _want(last <= tag, f"an item {tag} after one {self._tag}")
@@ -252,7 +250,7 @@ class _Loader:
         self._TAKE[tag](self, SCHEMA[tag].decode(item))
 
     def finish(self) -> None:
-        """See that nothing is missing and that all of it fits together."""
+        """Check that nothing is missing and that everything is consistent."""
         _want(self._tag == RowTag.END, "it has no end")
         for lane in self._lanes:
             lane.recount()
@@ -324,7 +322,7 @@ class _Loader:
         self._line_by_seq[task.seq] = task
 
     def _place_tasks(self) -> None:
-        """Runs and lines are complete: give each lane what waits in it and what was issued."""
+        """Give each lane its waiting runs and its line, when runs and lines are complete."""
         waiting: dict[str, list[Run]] = {lane.name: [] for lane in self._lanes}
         for run in self._runs.values():
             if run.issued < len(run.payloads):
@@ -392,7 +390,7 @@ def _want(condition: bool, otherwise: str) -> None:
 
 
 def _retired(run: Run, index: int, ending: Ending, provenance: Provenance | None) -> Task:
-    """A task of which nothing but its result is kept."""
+    """Return a task of which only the result is kept."""
     _want(index < run.issued, "a result of a task that was not issued")
     task = Task(run, index, None, 0, 0)
     task.outcome, task.provenance = ending.outcome(), provenance

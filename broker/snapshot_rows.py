@@ -1,7 +1,7 @@
-"""The items of a snapshot, one class each, with the bounds that hold when one is read. PURE.
+"""The items of a snapshot, one class each, with the bounds checked on reading. PURE.
 
-An item is an array `[tag, field, ...]`; docs/JOURNAL.md has the table. `place` is the number of a lane among those of
-the snapshot, `code` that of a code among its codes.
+An item is an array `[tag, field, ...]`; docs/JOURNAL.md has the table. `place` is the index of a lane in the snapshot,
+`code` the index of a code.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ LAYOUT: Final = 2
 
 
 class RowTag(IntEnum):
-    """The first element of every item, in the order in which they come."""
+    """The first element of every item, in their order."""
 
     HEAD = 0
     FINGERPRINT = 1
@@ -69,7 +69,7 @@ class RowTag(IntEnum):
     AGENT = 7
     TIMER = 8
     DEAD = 9
-    OLD_RUN = 10  # from here on to the end in any order
+    OLD_RUN = 10  # from here to the end, in any order
     SINGLE = 11
     RESULT = 12
     END = 13
@@ -89,7 +89,7 @@ class FingerprintRow(NamedTuple):
 
 
 class AnswerRow(NamedTuple):
-    """What a request was answered: `value` of an Answer by its keys in their order, else an Accepted."""
+    """The answer to a request: `value` of an Answer sorted by key, else an Accepted."""
 
     number: Count
     request: Digest
@@ -123,7 +123,7 @@ class CodeRow(NamedTuple):
 
 
 class LaneRow(NamedTuple):
-    """A lane without its tasks: the fields of a `LaneImage`, codes by their places."""
+    """A lane without its tasks: the fields of a `LaneImage`, with codes as indexes."""
 
     name: Name
     settings: LaneSettings
@@ -138,7 +138,7 @@ class LaneRow(NamedTuple):
 
 
 class StampedRun(NamedTuple):
-    """Tasks that were stamped together."""
+    """Tasks stamped together."""
 
     place: Count
     first_seq: Positive
@@ -155,7 +155,7 @@ class StampedRun(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """A run with a task that waits or stands in a line. `verdicts` are decisions on tasks that were not issued yet."""
+    """A run with a task that waits or is in a line. `verdicts` are decisions on tasks not yet issued."""
 
     run: StampedRun
     finished: Count
@@ -164,7 +164,7 @@ class RunRow(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """One outcome. `failure` is its kind and message, and then the fields of success are empty."""
+    """One outcome. `failure` is its kind and message; the fields of success are then empty."""
 
     failure: tuple[FailureKind, FailureText] | None
     result: Blob | None
@@ -231,7 +231,7 @@ class DeadRow(NamedTuple):
 
 
 class OldRunRow(NamedTuple):
-    """A run whose tasks have all retired, of which results are kept."""
+    """A run with kept results whose tasks have all retired."""
 
     run: StampedRun
 
@@ -245,7 +245,7 @@ class SingleRow(NamedTuple):
 
 
 class ResultRow(NamedTuple):
-    """A kept result; without an ending, that of a task which still stands in a line."""
+    """A kept result; without an ending, that of a task still in a line."""
 
     first_seq: Positive
     index_in_run: Index

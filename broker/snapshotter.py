@@ -1,12 +1,12 @@
-"""When the broker takes a snapshot, and how it does so without standing still: a slice between two turns of its loop.
+"""Decides when the broker takes a snapshot, and takes it in slices between turns of the broker's loop.
 
-`work` is called while all records are on the disk. It notes the state in one go, encodes and writes it part by part,
-one part a call, and then hands out the record that names the snapshot; when that is on the disk too, it removes what
-the new snapshot makes superfluous, again in pieces. A crash or a full disk in between leaves parts that no record
-names; they are not used, and go with the next snapshot.
+`work` is called when all records are durable. It copies the state at once, encodes and writes it one part per call, and
+then returns the record that names the snapshot. When that is durable too, it removes what the new snapshot makes
+superfluous, again in pieces. A crash or a full disk in between leaves parts that no record names; they are not used,
+and are removed with the next snapshot.
 
-A snapshot is due when so many records or bytes were written since the last one, but not before half as many bytes as
-the last one had: what snapshots write stays within twice of what is written anyway.
+A snapshot is due after a number of records or bytes, but not before half as many bytes as the last one had, so
+snapshots write at most twice as much as records.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from rota.common.errors import StorageFull
 
 log = logging.getLogger(__name__)
 
-AMORTISATION: Final = 2  # bytes of a snapshot per byte of records since the last one, at most
-KEPT: Final = 2  # the newest snapshots: should one be damaged, the other one serves
-PARTS_PER_SLICE: Final = 4  # that are removed in one go: 4 MiB
+AMORTISATION: Final = 2  # maximum bytes of a snapshot per byte of records since the last one
+KEPT: Final = 2  # the newest snapshots: if one is damaged, the other is used
+PARTS_PER_SLICE: Final = 4  # removed at a time: 4 MiB
 RECORDS_PER_SLICE: Final = 2_000
-RETRY_MS: Final = 60_000  # after a disk that was full
-STOP_MS_MAX: Final = 1_000  # what a snapshot may take when the broker stops
+RETRY_MS: Final = 60_000  # after the disk was full
+STOP_MS_MAX: Final = 1_000  # of a snapshot when the broker stops
 STOP_RECORDS_MIN: Final = 1_000
 DAY_MS: Final = 24 * 3600 * 1000
-_ROOM_BYTES: Final = 64 << 20  # that a snapshot leaves free on the disk, its own size twice aside
+_ROOM_BYTES: Final = 64 << 20  # to leave free on the disk, besides twice the snapshot's size
 
 
 class SnapshotPolicy(NamedTuple):
-    """When snapshots are taken, and what is kept of the records before them. 0: never, or no bound."""
+    """When to take snapshots, and which records before them to keep. 0: never, or no bound."""
 
     every_records: int
     every_bytes: int
@@ -45,7 +45,7 @@ class SnapshotPolicy(NamedTuple):
 
 
 class Snapshotter:
-    """Takes snapshots of a world whose journal was read to its end."""
+    """Takes snapshots of a world, whose journal was read to its end."""
 
     def __init__(self, journal: Journal, world: World, policy: SnapshotPolicy) -> None:
         self._journal = journal
@@ -56,14 +56,14 @@ class Snapshotter:
         self._next_ms = 0
         named = self._store.named()
         self._number, self._size_bytes = (named[0].number, named[0].size_bytes) if named else (0, 0)
-        # Bytes are counted from the last snapshot on, so what was there at the start is counted now.
+        # Bytes are counted from the last snapshot on, so count those before the start now.
         self._bytes_before = self._journal.log.bytes_after(self._number) - self._journal.appended_bytes
         self.busy = False
 
     def work(self, now_ms: int, mono_ms: int) -> Snapshotted | None:
-        """Do one slice, if there is something to do; return the record that is to be written next, if it is time.
+        """Do one slice of work, if any; return a record to write next, if there is one.
 
-        Call it when every record that has taken effect is on the disk.
+        Call it when every record that has taken effect is durable.
         """
         if not self.busy:
             if not self._is_due(mono_ms):
@@ -81,7 +81,7 @@ class Snapshotter:
         return None
 
     def last(self, now_ms: int, clock_ms: Callable[[], int]) -> Snapshotted | None:
-        """Take a snapshot in one go, for a broker that stops, if it is worth it and takes no longer than a second."""
+        """Take a snapshot at once, for a stopping broker, if it is worth it and takes at most STOP_MS_MAX."""
         since, size = self._since()
         if not self._is_wanted() or since < STOP_RECORDS_MIN or size < self._size_bytes:
             return None
@@ -120,7 +120,7 @@ class Snapshotter:
     # --- one snapshot -------------------------------------------------------------------------------------------------
 
     def _run(self, now_ms: int) -> Iterator[Snapshotted | None]:
-        """Take a snapshot; each step is a slice of work, and the one that yields a record wants it written."""
+        """Take a snapshot, one slice of work per iteration; a yielded record must be written."""
         number, chain = self._journal.last_number, self._journal.chain
         named = yield from self._store.write_slices(number, snapshot.encode(snapshot.take(self._world)), chain)
         self._number, self._size_bytes = number, named.size_bytes
@@ -131,7 +131,7 @@ class Snapshotter:
         yield from self._forget_others()
 
     def _retain(self, now_ms: int) -> Iterator[None]:
-        """Cut the records before the newest snapshot that retention allows to cut at, if it is set."""
+        """Cut the records before the newest snapshot that retention allows, if it is set."""
         policy = self._policy
         if policy.retain_records or policy.retain_days:
             last = self._journal.last_number - policy.retain_records
@@ -144,7 +144,7 @@ class Snapshotter:
             yield None
 
     def _forget_others(self) -> Iterator[None]:
-        """Remove all snapshots but those that a start may need, and the next one to cut at."""
+        """Remove all snapshots except those that a start may need, and the one for the next cut."""
         cuts = bool(self._policy.retain_records or self._policy.retain_days)
         kept = self._store.needed(KEPT, next_cut=cuts)
         for number in self._store.numbers():

@@ -1,8 +1,8 @@
-"""An SQLite file of ours: made, opened, looked into and changed in transactions that are on the disk when they end.
+"""Our SQLite files: make, open, read, and change in durable transactions.
 
-A file that is not ours, of another format version, or damaged is refused and never written to: it is opened for writing
-at the first change only, when its reader is through with it, because SQLite moves a WAL into its file even when it only
-closes it. WAL and synchronous=FULL: one fsync per transaction.
+A file that is foreign, damaged, or of another format version is refused and never written to. So a file is opened for
+writing only at the first change, after it was read, because SQLite moves a WAL into its file even on close. WAL and
+synchronous=FULL: one fsync per transaction.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rota.host.files import make_private, private_opener, sync_folder
 
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _HEAD_BYTES: Final = 100  # of the file; user version at 60, application id at 68, big-endian
-_LOCK_SECONDS: Final = 1.0  # for another program that writes to the file; workers wait longer for a sign of life
-_CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two fsyncs more, and its copying
-_CHECKED_WHOLE_BYTES: Final = 64 << 20  # a file up to this size is checked page by page at each start
+_LOCK_SECONDS: Final = 1.0  # to wait for another writer; less than workers wait for a heartbeat
+_CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two more fsyncs and copying
+_CHECKED_WHOLE_BYTES: Final = 64 << 20  # files up to this size are checked page by page at each start
 _WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (24 + 4_096)  # header and frames: https://www.sqlite.org/fileformat2.html
 
 
 class SqliteFile:
-    """An open file. Reading until the first change, or until it was opened with `read_only`."""
+    """An open file. It is opened for reading, and with the first change for writing, unless `read_only`."""
 
     def __init__(self, path: Path, schema: tuple[str, ...], *, read_only: bool = False) -> None:
         """Raises `JournalError` unless the file was made with `create_file` and the same schema."""
@@ -45,20 +45,20 @@ class SqliteFile:
             raise not_usable(path, error) from error
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Look something up. Raises `JournalError` if the file is damaged there."""
+        """Run a query. Raises `JournalError` if the file is damaged there."""
         try:
             return self._connection.execute(statement, values).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a damaged name stands in the message
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter if the message has a damaged name
             raise not_usable(self.path, error) from error
 
     def begin_reading(self) -> None:
-        """Let what follows be of one moment, until `end_reading`."""
+        """Begin a read transaction, until `end_reading`."""
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")  # of a reader that did not come to the end
+            self._connection.execute("ROLLBACK")  # of a reader that did not finish
         self._connection.execute("BEGIN")
 
     def cursor(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Look something up, row by row. It raises what SQLite raises."""
+        """Run a query and yield its rows. Raises what SQLite raises."""
         return self._connection.execute(statement, values)
 
     def end_reading(self) -> None:
@@ -67,7 +67,7 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection for changes that are on the disk, all of them, when the `with` block has ended.
+        """Yield the connection for changes, which are atomic, and durable at the end of the `with` block.
 
         Raises `StorageFull` if they could not be written; then nothing has changed.
         """
@@ -83,14 +83,14 @@ class SqliteFile:
             raise
 
     def checkpoint(self) -> None:
-        """Move into the file what lies in the WAL, as far as there is room and nobody reads it."""
+        """Checkpoint: move the WAL's content into the file, as far as room and readers allow."""
         with contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def shrink(self) -> None:
-        """Write the file anew without its unused pages, in place: a crash leaves it as it was or as it will be.
+        """Rewrite the file in place without its unused pages; atomic even in a crash.
 
-        Raises `StorageFull` if there is no room for both.
+        Raises `StorageFull` if there is no room for both versions.
         """
         self.begin_writing()
         try:
@@ -100,25 +100,25 @@ class SqliteFile:
             raise StorageFull(f"{self.path} cannot be made smaller: {error}", reason=str(error)) from error
 
     def reserve(self) -> None:
-        """Give the WAL its full size now, as zeros: an fsync that need not record growth takes half the time.
+        """Allocate the WAL's full size now, as zeros: an fsync without a change of size takes half the time.
 
-        Frames are valid only with the right salts and checksums, so zeros behind the last one are as good as the stale
-        frames that SQLite itself leaves there. Without room for it the WAL grows as it is used.
+        Frames are valid only with the right salts and checksums, so zeros after the last one are as harmless as the
+        stale frames that SQLite leaves there. Without room the WAL grows as it is used.
         """
         self.begin_writing()
         with beside(self.path, "-wal").open("r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             missing = max(0, _WAL_BYTES - size)
             try:
-                has_room = file.write(bytes(missing)) == missing  # with some room but not enough it writes less
+                has_room = file.write(bytes(missing)) == missing  # without enough room it writes less
                 os.fsync(file.fileno())
             except OSError:
                 has_room = False
-            if not has_room:  # leave what there is to those who need it
+            if not has_room:  # do not use up the last free space
                 file.truncate(size)
 
     def check_pages(self) -> None:
-        """Have SQLite look at every page of a file that is not too large for that; docs/decisions/0008."""
+        """Have SQLite check every page, unless the file is too large for that; docs/decisions/0008."""
         ((pages,),), ((page_bytes,),) = self.rows("PRAGMA page_count"), self.rows("PRAGMA page_size")
         if pages * page_bytes <= _CHECKED_WHOLE_BYTES:
             ((verdict,),) = self.rows("PRAGMA quick_check(1)")
@@ -126,17 +126,17 @@ class SqliteFile:
                 raise refusal(self.path, str(verdict))
 
     def check_schema(self) -> None:
-        """Refuse tables, views and triggers that are not ours: reading them may run somebody's code, without end."""
+        """Refuse foreign tables, views and triggers: reading them could run foreign SQL, even an endless loop."""
         for name, statement in self.rows("SELECT name, sql FROM sqlite_schema"):
             if statement not in self._schema:
                 raise refusal(self.path, f"it holds {name!r}, which is not as this version of rota makes it")
 
     def close(self) -> None:
-        """Close the file. SQLite moves the WAL into it, unless it was only read."""
+        """Close the file. Unless it was only read, SQLite moves the WAL into it."""
         self._connection.close()
 
     def begin_writing(self) -> None:
-        """Open the file for writing, if that was not done. Raises `JournalError` or `StorageFull`."""
+        """Open the file for writing, unless it is already. Raises `JournalError` or `StorageFull`."""
         if self._can_write:
             return
         assert not self._read_only, "it was opened to be read"
@@ -149,15 +149,15 @@ class SqliteFile:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            # What a crash left of its last commit must not stay behind the frames that are written from now on: with
-            # that of the next crash it would look like commits that were lost (wal.py).
+            # Remains of a crash's last commit must not stay behind the frames written from now on: together with those
+            # of the next crash they would look like lost commits (wal.py).
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             raise not_usable(self.path, error) from error
         self._can_write = True
 
     def _abandon(self) -> None:
-        """Leave the transaction; SQLite may have rolled back by itself, and on a full disk even that can fail."""
+        """Roll back; SQLite may have done so by itself, and on a full disk even that can fail."""
         if self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
@@ -166,7 +166,7 @@ class SqliteFile:
 
 
 def create_file(path: Path, schema: tuple[str, ...], first_rows: tuple[str, ...]) -> None:
-    """Make a file aside and move it to its place, so that what is there is never half made."""
+    """Make a file under a temporary name and rename it, so that a half-made one is never seen."""
     wal = beside(path, "-wal")
     if wal.exists() and wal.stat().st_size:
         raise refusal(path, f"it is not there, but its {path.name}-wal is; the two belong together")
@@ -174,7 +174,7 @@ def create_file(path: Path, schema: tuple[str, ...], first_rows: tuple[str, ...]
     for leftover in (draft, *(beside(draft, suffix) for suffix in ("-journal", "-wal", "-shm"))):
         leftover.unlink(missing_ok=True)
     with open(draft, "xb", opener=private_opener):
-        pass  # SQLite takes an empty file for a new one, and gives -wal and -shm the mode of their file
+        pass  # SQLite treats an empty file as new, and gives -wal and -shm the mode of their file
     with contextlib.closing(_connect(draft, "rw")) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for statement in (*schema, *first_rows):
@@ -186,13 +186,13 @@ def create_file(path: Path, schema: tuple[str, ...], first_rows: tuple[str, ...]
 
 
 def rows_beside_a_writer(path: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    """Look something up in a file that another process may write to, and leave nothing beside it.
+    """Run a query on a file that another process may be writing, and leave no files beside it.
 
-    The connection is open for this query only, so that it never keeps the writer from moving its WAL. Raises
+    The connection is open only for this query, so that it does not block the writer's checkpoints. Raises
     `JournalError`.
     """
     if beside(path, "-wal").exists() and not beside(path, "-shm").exists():
-        return []  # a writer begins or ends just now, or the pair was copied here: nobody writes
+        return []  # a writer is just starting or ending, or the pair is a copy without a writer
     try:
         with contextlib.closing(_connect(path, _reading_mode(path))) as connection:
             return connection.execute(statement, values).fetchall()
@@ -201,20 +201,20 @@ def rows_beside_a_writer(path: Path, statement: str, *values: Any) -> list[tuple
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """Return the path of a file that belongs to another one."""
+    """Return the path of a file with this suffix."""
     return path.with_name(path.name + suffix)
 
 
 def not_usable(path: Path, error: Exception, where: str = "") -> RotaError:
-    """Tell a file that is damaged from one that there is no room for: even reading takes some, for the -shm file."""
-    name = getattr(error, "sqlite_errorname", "")  # errors of Python's own module have none
+    """Return the error for a damaged file or a full disk; even reading needs room, for the -shm file."""
+    name = getattr(error, "sqlite_errorname", "")  # errors raised by Python's module itself have none
     if name in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
         return StorageFull(f"{path} cannot be written: {error}; free some space and start again", reason=str(error))
     return refusal(path, f"{where}{error}")
 
 
 def refusal(path: Path, why: str, remedy: str = "") -> JournalError:
-    """Make the error that says what is wrong with a file."""
+    """Return the error for a bad file, with the remedy."""
     usual = "move it away together with its -wal file, restore both from a copy, or start in another folder with --dir"
     return JournalError(
         f"{path} is not a run file that can be used: {why}. Nothing was written to it; {remedy or usual}",
@@ -223,7 +223,7 @@ def refusal(path: Path, why: str, remedy: str = "") -> JournalError:
 
 
 def _reading_mode(path: Path) -> str:
-    """A file without a WAL has no writer: read as one that cannot change, or SQLite would leave files beside it."""
+    """Return the URI mode. A file without WAL has no writer: it is opened as immutable, or SQLite would leave files."""
     return "ro" if beside(path, "-wal").exists() else "ro&immutable=1"
 
 
@@ -233,7 +233,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _check_head(path: Path, schema: tuple[str, ...]) -> None:
-    """Look at the first bytes without SQLite, which would write to an empty file and to a foreign one with a WAL."""
+    """Check the first bytes without SQLite, which would write to an empty file and to a foreign one with a WAL."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head[:16] != _SQLITE_MAGIC or len(head) < _HEAD_BYTES:

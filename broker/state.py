@@ -1,9 +1,9 @@
-"""What the broker knows beside its lanes, and the verbs that change it. PURE.
+"""The broker's state: the lanes and everything volatile, with the methods that change it. PURE.
 
-Everything that changes a lane goes through `commit`, which writes a record and applies it with the same function that
-recovery uses. The rest here (connections, workers, pending deploys, what one step wants sent) is volatile: it can be
-lost at any moment without being missed. `requests.py`, `deploys.py`, `workers.py` and `queries.py` read what they need
-and write through the verbs; `sequencer.py` calls them.
+Every change of a lane goes through `commit`, which records it and applies the record with the function that recovery
+uses. The rest (connections, workers, pending deploys, the effects of a step) is volatile and may be lost at any moment.
+requests.py, deploys.py, workers.py and queries.py read the fields and change them only by the methods; sequencer.py
+calls them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rota.common.work import Failed
 
 
 class BrokerState:
-    """The world and all that is volatile. Fields are for reading; what changes them is below."""
+    """The world and everything volatile. Fields are read-only for others; the methods change them."""
 
     def __init__(
         self, world: World, *, version: str, host: str = "", heartbeat_ms: int = HEARTBEAT_MS,
@@ -39,12 +39,12 @@ class BrokerState:
         self.version = version
         self.host = host
         self.heartbeat_ms = heartbeat_ms
-        self.lanes_bytes = lanes_bytes  # what the budgets of all lanes may come to
+        self.lanes_bytes = lanes_bytes  # the maximum sum of the budgets of all lanes
         self.dispatcher = Dispatcher(world.boot)
         self.deploys = PendingDeploys(world.boot)
         self.debts = Debts()
         self.draining = False
-        self.storage_full = ""  # why the journal cannot be written at present
+        self.storage_full = ""  # why the journal cannot be written now; "" if it can
         self.late_completions = 0
         self.now_ms = 0
         self.mono_ms = 0
@@ -57,7 +57,7 @@ class BrokerState:
         self._take_up()
 
     def begin(self, now_ms: int, mono_ms: int) -> None:
-        """Begin a step at this time, with nothing to do yet."""
+        """Begin a step at this time, without effects so far."""
         self.effects = Effects()
         self.now_ms = now_ms
         self.mono_ms = mono_ms
@@ -73,35 +73,35 @@ class BrokerState:
         return lane
 
     def commit(self, record: records.Record) -> None:
-        """Write a record and let it take effect."""
+        """Record and apply a change."""
         self.effects.records.append(record)
         self._absorb(self.world.apply(record))
 
     def decide(self, task: Task, kind: str, message: str) -> None:
-        """Pass a verdict on a task that has not completed; what it travels with is revoked."""
+        """Give a verdict to a task that has not completed; its assignment is revoked."""
         lane = self.world.lanes[task.run.lane]
         self.withdraw(task)
         self.commit(records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, kind, message))
 
     def withdraw(self, task: Task) -> None:
-        """Take an issued task out of dispatch; the assignment that it travels in is revoked as a whole."""
+        """Remove an issued task from dispatch; its whole assignment is revoked."""
         revoked = self.dispatcher.withdraw(task)
         if revoked is not None:
             self.order(revoked.worker.identity, Revoke(revoked.number))
 
     def take_moved(self) -> list[Lane]:
-        """Return the lanes in which tasks retired since this was last asked."""
+        """Return the lanes in which tasks retired since the last call."""
         moved, self._moved = self._moved, {}
         return [self.world.lanes[name] for name in moved]
 
     # --- timers -----------------------------------------------------------------------------------------------------
 
     def next_timer_ms(self) -> int | None:
-        """Return the wall time of the next timer; None if there is none, or none that could be written down."""
+        """Return the wall-clock time of the next timer; None if there is none, or the journal cannot be written."""
         return self._timers[0][0] if self._timers and not self.storage_full else None
 
     def fire_timer(self) -> bool:
-        """Fire one timer that is due; False if none is."""
+        """Fire one due timer; return False if there is none."""
         due_ms = self.next_timer_ms()
         if due_ms is None or due_ms > self.now_ms:
             return False
@@ -118,7 +118,7 @@ class BrokerState:
         return len(self._producers)
 
     def producer(self, identity: bytes) -> str | None:
-        """Return which producer a connection belongs to; None before it said Hello, or when it was forgotten."""
+        """Return the producer of a connection; None before its Hello, or after it was forgotten."""
         return self._producers.get(identity)
 
     def greet(self, identity: bytes, producer: str) -> None:
@@ -129,54 +129,54 @@ class BrokerState:
             self.forget(next(iter(self._producers)))
 
     def forget(self, identity: bytes) -> None:
-        """Forget a connection behind which nobody is any more."""
+        """Forget a connection that is gone."""
         self._producers.pop(identity, None)
         self.debts.forget(identity)
 
-    # --- what is to be done -----------------------------------------------------------------------------------------
+    # --- effects ----------------------------------------------------------------------------------------------------
 
     def order(self, identity: bytes, message: WorkerOrder) -> None:
-        """Send to a worker at once: nothing that a worker does can be seen before its completion is durable."""
+        """Send to a worker at once: its work cannot be seen before its completion is durable."""
         self.effects.now.append(Send(BACKEND, identity, message))
 
     def answer(self, identity: bytes, message: FrontendReply, *, socket: str = FRONTEND) -> None:
-        """Answer once everything so far is durable. What answers a question says which events it takes account of."""
+        """Answer when everything so far is durable. An answer to a query names the last event that it includes."""
         if socket == QUERY and type(message) is Answer:
             message = message._replace(boot=self.world.boot, event=self._told)
         self.effects.after.append(Send(socket, identity, message))
 
     def tell(self, lane: str, what: Happened) -> None:
-        """Publish an event once everything so far is durable. It gets its number here, also if nobody will see it."""
+        """Publish an event when everything so far is durable. It is numbered here, even if it is never sent."""
         self._told += 1
         self.effects.news.append(News(self._told, lane, what))
 
     def watch(self, worker: str, pid: int) -> None:
-        """Have the shell watch a local process (0: stop it)."""
+        """Have the shell watch a local process (pid 0: stop watching)."""
         self.effects.watches.append(WatchProcess(worker, pid))
 
     def send_result(self, identity: bytes, task: Task) -> None:
-        """Owe a connection a task's outcome; it travels with others at the end of a step."""
+        """Owe a connection a task's outcome; it is sent with others at the end of a step."""
         self._owe(identity, result_item(task))
 
     # --- the broker itself ------------------------------------------------------------------------------------------
 
     def drain(self, draining: bool) -> None:
-        """Take no more submits, or take them again."""
+        """Accept no more submits, or accept them again."""
         self.draining = draining
 
     def set_storage(self, full: bool, reason: str) -> None:
-        """Know that the journal cannot be written, or can again."""
+        """Note that the journal cannot be written, or can again."""
         self.storage_full = reason if full else ""
         self.tell("", events.JournalChanged(full, reason))
 
     def tick(self) -> int:
-        """Note a tick; return by how many milliseconds it came later than a heartbeat after the one before."""
+        """Note a tick; return by how many milliseconds it is later than one heartbeat after the last one."""
         late_ms = max(0, self.mono_ms - self._tick_ms - self.heartbeat_ms) if self._tick_ms else 0
         self._tick_ms = self.mono_ms
         return late_ms
 
     def count_late_completion(self) -> None:
-        """Count a completion of work that was taken away before it came."""
+        """Count a completion of work that had been revoked."""
         self.late_completions += 1
 
     def check_invariants(self) -> None:
@@ -189,10 +189,10 @@ class BrokerState:
         out = sum(assignment.tasks for assignment in self.dispatcher.assignments.values())
         assert len(running) == queued + out, f"{len(running)} to run, {queued} queued, {out} out"
 
-    # --- what a record did ------------------------------------------------------------------------------------------
+    # --- effects of records -----------------------------------------------------------------------------------------
 
     def _take_up(self) -> None:
-        """Take up what a journal left: tasks to run and timers to wait for."""
+        """Queue the unfinished tasks and waiting timers of a recovered world."""
         for task in self.world.unfinished():
             self.dispatcher.add(self.world.lanes[task.run.lane], task)
         for lane in self.world.lanes.values():
@@ -200,13 +200,13 @@ class BrokerState:
                 heapq.heappush(self._timers, (timer.due_ms, lane.name, timer.turn, timer.index_of_emit))
 
     def _absorb(self, notes: Notes) -> None:
-        """Pass on what a record did: tasks to dispatch, results to send, timers to wait for, failures to tell."""
+        """Process the notes of a record: tasks to dispatch, results to send, timers, failures to publish."""
         for task in notes.issued:
             self.dispatcher.add(self.world.lanes[task.run.lane], task)
         for task in notes.caught:
             self._tell_outcome(task)
         for task in notes.finished:
-            if not task.run.verdicts or task.index not in task.run.verdicts:  # else it was told when it was caught
+            if not task.run.verdicts or task.index not in task.run.verdicts:  # else it was sent when it was caught
                 self._tell_outcome(task)
         if not notes.retired:
             return
@@ -228,7 +228,7 @@ class BrokerState:
                 self._owe(identity, item)
 
     def _owe(self, identity: bytes, item: ResultItem) -> None:
-        """Nothing for who is gone, or forgotten: whoever comes back awaits again."""
+        """Owe a connection an outcome, unless it is gone; a returning producer sends Await again."""
         if identity in self._producers and not self.debts.owe(identity, item):
             self.forget(identity)
 

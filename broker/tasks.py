@@ -1,9 +1,8 @@
-"""What the broker holds of tasks, agents and lanes' contents. PURE.
+"""The broker's objects for tasks and agents. PURE.
 
-A `Run` is a row of tasks that were stamped together; it keeps their header once and their payloads in one blob, from
-submit to the last completion. A `Task` is made when the task is issued and forgotten when its result is stored. Plain
-classes with slots, because these are the objects that exist by the hundred thousand; who may write which attribute is
-said beside it.
+A `Run` holds tasks that were stamped together, with one header and the payloads in one blob, from submit to the last
+completion. A `Task` is made at issue and dropped when its result is no longer kept. They are plain classes with slots,
+because there may be hundreds of thousands. Comments say which module writes which attribute.
 """
 
 from __future__ import annotations
@@ -69,14 +68,14 @@ class Run:
         self.kind = kind
         self.sender = sender
         self.now_ms = now_ms
-        self.parent = parent  # the turn that emitted it, and its place there; None: it came from outside
+        self.parent = parent  # the turn that emitted it, and its index there; None: it came from outside
         self.reply_to = reply_to
         self.payloads = payloads
         self.tensors = tensors
-        self.issued = 0  # how many of its tasks have joined the line; written by the lane
-        self.finished = 0  # how many have their outcome; written by the sequencer's index
-        self.verdicts: dict[int, Failed] | None = None  # outcomes decided before issue, by index; kept after it
-        self.watchers: dict[bytes, tuple[int, int]] | None = None  # who wants which results; written by results.py
+        self.issued = 0  # how many of its tasks have been issued; written by the lane
+        self.finished = 0  # how many have an outcome; written by `RunIndex`
+        self.verdicts: dict[int, Failed] | None = None  # outcomes decided before issue, by index; kept afterwards
+        self.watchers: dict[bytes, tuple[int, int]] | None = None  # wanted results by connection; for results.py
 
     def target(self, index: int) -> str:
         return self.targets if type(self.targets) is str else self.targets[index]
@@ -87,7 +86,7 @@ class Run:
 
 
 class Task:
-    """One issued task. The lane writes it up to `outcome`; the dispatcher writes what is below."""
+    """One issued task. The lane writes the first attributes, the dispatcher the last ones."""
 
     __slots__ = (
         "address",
@@ -116,19 +115,19 @@ class Task:
         self.seq = run.first_seq + index
         self.turn = run.first_turn + index
         self.address = run.target(index)
-        self.code = code  # bound at issue; None: its name was not deployed then
-        # Functions and models keep no state, so their order cannot be seen and they run side by side.
+        self.code = code  # bound at issue; None: its name was not deployed
+        # Functions and models keep no state, so their order cannot be seen and they run in parallel.
         self.stateless = code is not None and not KINDS[code.kind].keeps_state
         self.emits_max = emits_max  # how many tasks it may emit, bound at issue
         self.growth_bytes = growth_bytes  # by how many bytes it may grow the lane, bound at issue (budget.py)
         self.issued_at: int | None = None  # how many tasks the lane had retired when it joined the line
         self.outcome: Outcome | None = None
-        self.state_digest: bytes | None = None  # of its agent, after it
+        self.state_digest: bytes | None = None  # of its agent's state after it
         self.turn_digest: bytes | None = None  # the lane's, after its retire
         self.provenance: Provenance | None = None
         self.before: Task | None = None  # the task of the same agent that must complete first
-        self.assignment = 0  # the dispatcher's: the assignment it travels in, 0 if none
-        self.attempts = 0  # the dispatcher's: how often it was handed out
+        self.assignment = 0  # the dispatcher's: its assignment, 0 if none
+        self.attempts = 0  # the dispatcher's: how often it was dispatched
         self.trouble: Trouble | None = None  # the dispatcher's: what went wrong with it
 
     @property
@@ -141,34 +140,34 @@ class Task:
 
     @property
     def growth_max(self) -> int:
-        """By how many bytes it may grow its lane in all."""
+        """By how many bytes it may grow its lane, in total."""
         return growth_max(self.growth_bytes, self.run.kind, self.payload_bytes, self.run.tensors_of(self.index))
 
 
 def caught_task(run: Run, index: int, failure: Failed) -> Task:
-    """A task that was caught while it waited, as those are told who wait for its outcome."""
+    """Return a task that was caught while it waited, to tell its watchers the outcome."""
     task = Task(run, index, None, 0, 0)
     task.outcome = failure
     return task
 
 
 class Trouble:
-    """What went wrong while workers had a task; few tasks have one. Workers go by their numbers (dispatch.py)."""
+    """What went wrong while workers had a task; few tasks have one. Workers are given by number (dispatch.py)."""
 
     __slots__ = ("deaths", "faulted_on", "faults", "overruns", "reason", "refused_by", "suspect")
 
     def __init__(self) -> None:
-        self.suspect = False  # a worker died holding it, or did not come back: it gets an idle worker for itself
+        self.suspect = False  # a worker died or did not answer while holding it: it needs an idle worker for itself
         self.deaths = 0  # how many workers died running it alone
-        self.overruns = 0  # how many alive ones had it alone and did not come back
+        self.overruns = 0  # how many live ones had it alone and did not answer
         self.faults = 0  # how often it could not be done
         self.faulted_on: tuple[int, ...] = ()
         self.refused_by: tuple[int, ...] = ()
-        self.reason = ""  # what the last of those said; it depends on the host, so it is in no outcome
+        self.reason = ""  # the last worker's reason; it depends on the host, so no outcome has it
 
     @property
     def alone(self) -> bool:
-        """Whether it travels with no other task, so that what happens next is its own doing."""
+        """Whether it must run alone, so that the next fault is known to be its own."""
         return self.suspect or self.faults > 0
 
     def is_to_avoid(self, worker: int) -> bool:
@@ -177,7 +176,7 @@ class Trouble:
 
 
 class Agent:
-    """An agent's private state as its last completed task left it."""
+    """An agent's private state after its last completed task."""
 
     __slots__ = ("address", "completed", "counted_bytes", "newest", "state", "state_digest")
 
@@ -187,11 +186,11 @@ class Agent:
         self.state_digest: bytes | None = None
         self.newest: Task | None = None  # its last issued task that has not completed
         self.completed = 0
-        self.counted_bytes = 0  # the size of the state that its last retired task left: what the lane's budget counts
+        self.counted_bytes = 0  # the size of the state after its last retired task, as counted in the lane's budget
 
 
 class Timer(NamedTuple):
-    """An emitted message that waits for its time. Named by the turn that emitted it and its place among the emits."""
+    """An emitted message that waits until it is due. Identified by the turn that emitted it and its index there."""
 
     turn: Positive
     index_of_emit: Index

@@ -1,7 +1,7 @@
-"""The broker's part in the life of tensors: a submit must name tensors that are there; what nobody names is removed.
+"""Checks that the tensors of a submit exist, and removes unreferenced ones.
 
-A tensor lives by its lease until a task names it, then as long as a task, a timer, a dead letter or a kept result does,
-and after that by its lease again (docs/TENSORS.md). The lease covers the time between sealing a file and submitting it.
+A tensor is kept while its lease lasts, or a task, timer, dead letter or kept result names it (docs/TENSORS.md). The
+lease covers the time between sealing a file and submitting it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _COLLECTIONS_PER_LEASE: Final = 4
 
 
 def collect_tensors(folder: Path, referenced: dict[bytes, None], lease_ms: int, now_ms: int) -> tuple[int, int]:
-    """Remove tensors that nothing refers to and whose lease is over; return how many, and their bytes. For compaction,
-    to which every kept record counts: it asks for less than a live broker, which may have removed more already.
+    """Remove unreferenced tensors whose lease has expired; return how many, and their bytes. For compaction, which also
+    keeps tensors named by any kept record, unlike a live broker.
     """
     if not folder.is_dir():
         return 0, 0
@@ -31,7 +31,7 @@ def collect_tensors(folder: Path, referenced: dict[bytes, None], lease_ms: int, 
 
 
 class TensorKeeper:
-    """Checks references as they come in, and collects now and then."""
+    """Checks the references of submits, and collects periodically."""
 
     def __init__(self, store: TensorStore, world: World, lease_ms: int, clock: Clock) -> None:
         self._store = store
@@ -41,13 +41,13 @@ class TensorKeeper:
         self._next_ms = 0
 
     def admit(self, request: Submit) -> None:
-        """Renew the lease of every tensor that a submit names; raises `TensorError` for one that is not there."""
+        """Renew the lease of every tensor that a submit names. Raises `TensorError` for a missing one."""
         named = [ref for run in request.runs for ref in run.named_tensors]
         for ref in dict.fromkeys(named):
             self._store.touch(ref)
 
     def collect(self, mono_ms: int) -> None:
-        """Remove what nobody names and whose lease is over, if it is time to look."""
+        """Remove unreferenced tensors whose lease has expired, if a collection is due."""
         if mono_ms < self._next_ms:
             return
         self._next_ms = mono_ms + max(self._lease_ms // _COLLECTIONS_PER_LEASE, 1_000)

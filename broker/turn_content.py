@@ -1,7 +1,7 @@
 """What the digest of a turn covers, as one value: execution model, part 8. PURE.
 
-The lane makes it and chains its digest; whoever compares two runs compares these, field by field. The fields and their
-order are the format of the lane digest (docs/JOURNAL.md): a change here is a new format version.
+The lane makes it and chains its digest; comparisons of runs compare it field by field. The fields and their order are
+the format of the lane digest (docs/JOURNAL.md): a change is a new format version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rota.common.work import Outcome, ReplyTo, TensorRef, effect_of
 
 
 class TurnContent(NamedTuple):
-    """A retired task: what it was given, what it ran, what came of it."""
+    """A retired task: its input, its code, its outcome."""
 
     turn: int
     target: str
@@ -33,7 +33,7 @@ class TurnContent(NamedTuple):
 
 
 def turn_content(task: Task, outcome: Outcome) -> TurnContent:
-    """Return what the digest of a task's turn covers once this is its outcome."""
+    """Return what the digest of a task's turn covers, with this outcome."""
     run = task.run
     content: TurnContent = new_tuple(
         TurnContent,
@@ -55,5 +55,5 @@ def turn_content(task: Task, outcome: Outcome) -> TurnContent:
 
 
 def turn_digest(before: bytes, content: TurnContent) -> bytes:
-    """Return the digest of a lane after a turn: of the digest before it and what it covers."""
+    """Return the digest of a lane after a turn: over the digest before it and the turn's content."""
     return blake3(pack((before, *content))).digest()

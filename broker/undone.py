@@ -1,11 +1,11 @@
-"""What becomes of tasks that a worker brought back without an outcome. PURE.
+"""Handles tasks that a worker returned without an outcome. PURE.
 
-Four cases are kept apart. The task ran out of time: it gets its verdict. It could not be done there: it alone runs
-again, and gets a verdict after TRIES_MAX tries. The worker cannot run its code: every task of that code goes to other
-workers, and gets a verdict when none there can run it. The worker did not come back although it lives: it is sent
-away, and the task, if it was alone, counts an overrun. What was merely interrupted runs again and is not seen here.
+There are four cases. The task timed out: it gets a verdict. It could not be done there: it is retried alone, and gets a
+verdict after TRIES_MAX tries. The worker cannot run its code: every task of that code goes to other workers, and gets a
+verdict if none can run it. The worker is alive but did not answer: it is removed, and the task, if it was alone, counts
+an overrun. Tasks that were only interrupted run again and are not handled here.
 
-So no outcome depends on which tasks shared a fold. What workers say of the reason goes into events, never into a lane.
+So no outcome depends on which tasks shared a fold. Workers' reasons go into events, never into a lane.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rota.common.work import FoldResult
 
 
 def settle(broker: BrokerState, worker: Worker, tasks: list[Task], result: FoldResult) -> None:
-    """Take a fold that ended early. Its tasks are back in their queue already."""
+    """Handle a fold that ended early. Its tasks are already back in their queue."""
     left = tasks[len(result.outcomes) :]
     if result.stopped == "timeout":
         judge(broker, left[0], TIMEOUT)
@@ -35,7 +35,7 @@ def settle(broker: BrokerState, worker: Worker, tasks: list[Task], result: FoldR
 
 
 def overran(broker: BrokerState, assignment: Assignment) -> None:
-    """A worker that lives did not come back with an assignment; call it before the worker is sent away."""
+    """Handle an assignment that a live worker did not answer; call it before the worker is removed."""
     for task in broker.dispatcher.overran(assignment):
         assert task.trouble is not None
         if task.trouble.overruns >= TRIES_MAX:
@@ -43,7 +43,7 @@ def overran(broker: BrokerState, assignment: Assignment) -> None:
 
 
 def judge(broker: BrokerState, task: Task, kind: str) -> None:
-    """Pass a verdict on a task that has not completed."""
+    """Give a verdict to a task that has not completed."""
     assert task.code is not None
     broker.decide(task, kind, verdict_text(kind, task.code))
 

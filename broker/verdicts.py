@@ -1,8 +1,7 @@
-"""Outcomes that no worker computed, in words that are the same on every host. PURE.
+"""Outcomes that no worker computed, with texts that are the same on every host. PURE.
 
-Verdicts of a broker, cancels, and what follows from a name that is not bound. Kind and text are part of the lane
-digest, so they say neither who tried nor what he said: that goes into events and logs. Whoever makes such an outcome
-takes the text from here.
+They are verdicts of a broker, cancels, and outcomes for names that are not bound. Kind and text enter the lane digest,
+so they name neither workers nor their reasons, which go into events and logs. All such texts are here.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ VERDICTS: Final = (TIMEOUT, LOST, REFUSED, FAULTED)
 
 
 def verdict_text(kind: str, code: Code) -> str:
-    """Return the text of a verdict on a task that is bound to this code."""
+    """Return the text of a verdict on a task bound to this code."""
     assert kind in VERDICTS, kind
     if kind == TIMEOUT:
         return f"it ran longer than {code.limits.timeout_ms} ms"
@@ -36,6 +35,6 @@ CANCELLED: Final = Failed("cancelled", "cancelled on request", (), 0)
 
 
 def unknown(address: str) -> Failed:
-    """Return the outcome of a task whose name was not bound when it was issued."""
+    """Return the outcome of a task whose name was not bound at issue."""
     kind = "unknown_model" if address.startswith(MODEL_PREFIX) else "unknown_agent"
     return Failed(kind, f"{code_name(address)!r} was not deployed in this lane", (), 0)

@@ -1,9 +1,9 @@
-"""Tells a damaged WAL from a torn one. SQLite takes both for a torn one and drops what follows, silently.
+"""Tells a damaged WAL from a torn one. SQLite treats both as torn and silently drops the rest.
 
-A WAL that a crash has torn ends in one transaction that never was durable; every one before it was, because a commit
-waits for its fsync before the next begins. So frames that do not check, with more than one later commit behind them,
-are damage to records that were acknowledged. Format and checksum: https://www.sqlite.org/fileformat2.html#walformat,
-"WAL Frame Header" and "Checksum Algorithm". Reading only; the file is looked at before SQLite opens it for writing.
+A WAL torn by a crash ends in one transaction that was not durable; all before it were, because a commit waits for its
+fsync before the next one begins. So bad frames with more than one later commit behind them are damage to acknowledged
+records. Format and checksum: https://www.sqlite.org/fileformat2.html#walformat, "WAL Frame Header" and "Checksum
+Algorithm". This only reads, before SQLite opens the file for writing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOST_COMMITS_MIN: Final = 2  # one may be the torn transaction's own
 
 
 def find_damage(wal: Path) -> str:
-    """Say where a WAL is damaged; empty if it is whole, torn at its end, or not there."""
+    """Return where a WAL is damaged; empty if it is intact, torn at its end, or missing."""
     try:
         data = wal.read_bytes()
     except FileNotFoundError:
@@ -36,14 +36,14 @@ def find_damage(wal: Path) -> str:
 
 
 def _scan_frames(data: bytes, order: str, page_bytes: int, salts: tuple[int, int], sums: tuple[int, int]) -> str:
-    """Follow the chain of checksums to its end and count the commits of this WAL's own salts behind it."""
+    """Follow the chain of checksums to its end; count the commits behind it that have this WAL's salts."""
     frame_bytes = _FRAME_HEADER_BYTES + page_bytes
     damaged = lost = 0
     for number, at in enumerate(range(_HEADER_BYTES, len(data) - frame_bytes + 1, frame_bytes), start=1):
         _, database_pages, *rest = struct.unpack(">6I", data[at : at + _FRAME_HEADER_BYTES])
         if (rest[0], rest[1]) != salts:
             if not damaged and any(data[at : at + _FRAME_HEADER_BYTES]):
-                damaged = number  # the salts of a frame from before the last reset, or damaged ones
+                damaged = number  # salts from before the last reset, or damaged
             continue
         if not damaged:
             sums = _checksum(order, data[at : at + 8], *sums)

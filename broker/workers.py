@@ -1,8 +1,8 @@
-"""What workers say: registration, heartbeats, completions, death. PURE.
+"""Handles workers: registration, heartbeats, completions, death. PURE.
 
-A worker is believed only about work that it was given and still holds: everything else is late and is compared, not
-applied. An answer that is not possible (a wrong count, a state that does not match its digest, more emits than
-allowed) expels the worker; its tasks run again elsewhere.
+Only answers for work that a worker still holds are applied; others are late and are only compared. An invalid answer (a
+wrong count, a state that does not match its digest, more emits than allowed) expels the worker; its tasks run again
+elsewhere.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
 from rota.common.outcomes import FoldResults, Outcomes
 from rota.common.work import Done, Failed, FoldResult, Outcome, tagged, was_decided
 
-FACTS_MAX: Final = 512  # of a fingerprint; ours have about fifty
+FACTS_MAX: Final = 512  # of a fingerprint; ours have about 50
 FACT_CHARS_MAX: Final = 512
 
 
 def take(broker: BrokerState, identity: bytes, message: messages.WorkerMessage) -> None:
-    """Take a worker's message."""
+    """Handle a worker's message."""
     worker = broker.dispatcher.workers.get(message.worker)
     if isinstance(message, messages.Register):
         _register(broker, identity, message, worker)
@@ -53,7 +53,7 @@ def take(broker: BrokerState, identity: bytes, message: messages.WorkerMessage) 
 
 
 def died(broker: BrokerState, name: str, reason: str) -> None:
-    """A worker is gone: run what it held elsewhere, and stop a task that has killed too many."""
+    """Remove a worker: run what it held elsewhere, and give a verdict to a task that has killed too many."""
     worker = broker.dispatcher.workers.get(name)
     if worker is None:
         return
@@ -66,8 +66,8 @@ def died(broker: BrokerState, name: str, reason: str) -> None:
 
 
 def tick(broker: BrokerState) -> None:
-    """Look for workers that fell silent, or live and do not come back with what they hold; first the time that the
-    broker itself was late is taken off.
+    """Remove silent workers, and live ones whose assignments are overdue, not counting time for which the broker itself
+    was late.
     """
     late_ms = broker.tick()
     for worker in list(broker.dispatcher.workers.values()):
@@ -81,7 +81,7 @@ def tick(broker: BrokerState) -> None:
         _send_away(broker, worker, WorkerStuck("an assignment is over the time limits of its tasks: it has to go"))
 
 
-# --- coming and going -----------------------------------------------------------------------------------
+# --- joining and leaving -----------------------------------------------------------------------------------
 
 
 def _register(broker: BrokerState, identity: bytes, message: messages.Register, worker: Worker | None) -> None:
@@ -115,9 +115,9 @@ def _register(broker: BrokerState, identity: bytes, message: messages.Register, 
 
 
 def _odd_profile(broker: BrokerState, message: messages.Register) -> str:
-    """Say how a worker's engine differs from that of the workers of its pool; empty if it may work beside them.
+    """Return how a worker's engine differs from its pool's; empty if it may join.
 
-    Derived results must not depend on who computes them. GPU workers may differ: each of their results names its own.
+    Derived results must not depend on the worker. GPU workers may differ: each of their results names a fingerprint.
     """
     profile = message.fingerprint.get("profile")
     for worker in broker.dispatcher.workers.values():
@@ -131,7 +131,7 @@ def _odd_profile(broker: BrokerState, message: messages.Register) -> str:
 
 
 def flat_facts(fingerprint: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
-    """Return a fingerprint as pairs of text in the order of their keys, nested maps with dotted keys."""
+    """Return a fingerprint as pairs of text sorted by key, with dotted keys for nested maps."""
     pairs: list[tuple[str, str]] = []
     for key in sorted(fingerprint):
         value = fingerprint[key]
@@ -160,7 +160,7 @@ def _expel(broker: BrokerState, worker: Worker, error: ProtocolError) -> None:
 
 
 def _send_away(broker: BrokerState, worker: Worker, error: RotaError) -> None:
-    """End the conversation with a worker that does not work. No death: nothing that it holds is suspected for it."""
+    """Remove a live worker that does not work. It is not a death, so its tasks do not become suspects."""
     broker.tell("", events.WorkerLeft(worker.name, error.message, worker.held_tasks))
     broker.order(worker.identity, messages.Refused(0, error.code, error.message, {}))
     broker.dispatcher.leave(worker, died=False)
@@ -168,7 +168,7 @@ def _send_away(broker: BrokerState, worker: Worker, error: RotaError) -> None:
 
 
 def _heartbeat(broker: BrokerState, worker: Worker, message: messages.Heartbeat) -> None:
-    """Take what a worker says of itself."""
+    """Handle a heartbeat."""
     if message.stuck != worker.stuck:
         broker.tell("", events.WorkerHeldUp(worker.name, message.stuck))
         for assignment in broker.dispatcher.sticks(worker, message.stuck):
@@ -210,7 +210,7 @@ def _completed(broker: BrokerState, worker: Worker | None, message: messages.Com
 def _completed_folds(
     pairs: list[tuple[tuple[TaskQueue, list[Task]], FoldResult]], outcomes: Outcomes
 ) -> records.CompletedFolds:
-    """Return what is written of folds: the worker's columns as they are, with turns and addresses for them."""
+    """Return the folds for the record: the worker's columns unchanged, with turns and addresses."""
     turns: list[int] = []
     left: list[records.FoldLeft] = []
     for (queue, tasks), result in pairs:
@@ -222,7 +222,7 @@ def _completed_folds(
 
 
 def _check(assignment: Assignment, results: FoldResults) -> None:
-    """Raise ProtocolError unless these can be the outcomes of this assignment."""
+    """Raise ProtocolError unless these are valid outcomes for this assignment."""
     if len(results) != len(assignment.folds):
         raise ProtocolError(f"{len(results)} folds answered, {len(assignment.folds)} assigned")
     for (queue, tasks), result in zip(assignment.folds, results, strict=True):
@@ -261,7 +261,7 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
 
 
 def _compare_late(broker: BrokerState, message: messages.Completed) -> None:
-    """Compare what a worker did on work that was taken from it with what stands: the first completion wins, always."""
+    """Compare late outcomes of revoked work with those that stand: the first completion always wins."""
     broker.count_late_completion()
     assignment = broker.dispatcher.orphans.pop(message.assignment, None)
     if assignment is None:
@@ -271,7 +271,7 @@ def _compare_late(broker: BrokerState, message: messages.Completed) -> None:
             continue  # it may differ
         for place, (task, outcome) in enumerate(zip(tasks, result.outcomes, strict=False)):
             if was_decided(task.outcome) and not queue.stateless:
-                break  # the worker went on from a state that never became real
+                break  # the worker continued from a state that never took effect
             if task.outcome is None:
                 before = () if queue.stateless else tuple(tasks[:place])
                 broker.dispatcher.keep_early(queue, task, EarlyReport(message.worker, _digest(outcome), before))
@@ -280,7 +280,7 @@ def _compare_late(broker: BrokerState, message: messages.Completed) -> None:
 
 
 def _compare_early(broker: BrokerState, queue: TaskQueue, task: Task) -> None:
-    """Compare a task that has completed with what came of it before, when nobody wanted that any more."""
+    """Compare a completed task with outcomes that came for it earlier, after it was revoked."""
     if task.outcome is None:
         return
     for report in broker.dispatcher.early.pop((queue.lane.name, task.turn), ()):
@@ -290,7 +290,7 @@ def _compare_early(broker: BrokerState, queue: TaskQueue, task: Task) -> None:
 
 
 def _note_divergence(broker: BrokerState, queue: TaskQueue, task: Task, other: bytes, worker: str) -> None:
-    """Write down that a task had two outcomes. The one that it has stands."""
+    """Record that a task had two outcomes. The first one stands."""
     assert task.outcome is not None
     lane = queue.lane.name
     broker.commit(records.Diverged(lane, task.turn, queue.address, _digest(task.outcome), other, worker))

@@ -1,7 +1,7 @@
-"""All lanes, and the one function that changes them: `apply(record)`. PURE.
+"""All lanes, and the only function that changes them: `apply(record)`. PURE.
 
-The live broker builds a record from what happened and applies it; recovery and verify read records and apply them.
-There is no other way to change a lane, so what is recovered cannot differ from what ran.
+The live broker makes records and applies them; recovery and verify read records and apply them. Nothing else changes a
+lane, so a recovered state cannot differ from the live one.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rota.common.messages import Accepted, Answer
 from rota.common.shown import shown, told
 from rota.common.work import Done, Failed, TensorRef
 
-# What applying a record raises that does not follow from those before it: a turn or lane that is not there, a second
-# completion. What a record must be by itself is its schema's matter (records.py).
+# Raised when a record does not follow from those before it: an unknown turn or lane, a second completion. The schema
+# (records.py) checks each record by itself.
 _MISFITS: Final = (AssertionError, LookupError)
 
 
 class World:
-    """What the records so far amount to."""
+    """The state after the records so far."""
 
     def __init__(self, results_max: int = RESULTS_KEPT_MAX, results_bytes: int = RESULTS_KEPT_BYTES) -> None:
         self.lanes: dict[str, Lane] = {}
@@ -46,9 +46,9 @@ class World:
         return self._numbering.next_seq
 
     def apply(self, record: records.Record) -> Notes:
-        """Let a record take effect and return what it did.
+        """Apply a record and return its effects.
 
-        Raises `JournalError` if it does not fit what came before: a record is missing, or was made by other rules.
+        Raises `JournalError` if it does not follow from those before: one is missing, or was made by other rules.
         """
         self._APPLY[type(record)](self, record)
         notes = self._notes.take()
@@ -60,11 +60,11 @@ class World:
         return notes
 
     def unfinished(self) -> list[Task]:
-        """Every issued task without an outcome, lane by lane in line order: what must be dispatched after a restart."""
+        """Return every issued task without an outcome, by lane in line order: what to dispatch after a restart."""
         return [task for lane in self.lanes.values() for task in lane.line() if task.outcome is None]
 
     def tensors_in_use(self) -> dict[bytes, None]:
-        """The digests of all tensors that a task, a timer, a dead letter or a kept result names."""
+        """Return the digests of all tensors named by a task, timer, dead letter or kept result."""
         refs: list[TensorRef] = []
         for lane in self.lanes.values():
             for run in lane.waiting_runs():
@@ -80,13 +80,13 @@ class World:
         return dict.fromkeys([ref.digest for ref in refs])
 
     def restore(self, boot: int, next_seq: int, divergences: int) -> None:
-        """Take up the counts of a snapshot; lanes follow with `restore_lane`, all else by its own part."""
+        """Restore the counts of a snapshot; call `restore_lane` for the lanes next, and restore the other parts."""
         self.boot = boot
         self._numbering.next_seq = next_seq
         self.divergences = divergences
 
     def restore_lane(self, image: LaneImage) -> Lane:
-        """Make a lane as it was when the image was taken, still without tasks."""
+        """Restore a lane from an image, without its tasks."""
         origin = records.Origin("", 0, ZERO_DIGEST)
         opened = records.Opened(image.name, 0, origin, image.settings, image.paused, image.deploys)
         lane = self.lanes[image.name] = Lane(opened, self._numbering, self._notes)
@@ -94,8 +94,9 @@ class World:
         return lane
 
     def split(self) -> dict[str, World]:
-        """Return a world for each lane, in which it is as if it had always been alone: its turns are its sequence
-        numbers, and nobody has asked for anything. The lanes move there, so this world is used up.
+        """Return a world for each lane, as if it had always been alone: seqs are turns, and there are no producers.
+
+        The lanes move there, so this world cannot be used afterwards.
         """
         unfinished: dict[str, list[Run]] = {name: [] for name in self.lanes}
         for run in self.runs.between(1, self.next_seq):
@@ -113,7 +114,7 @@ class World:
         return world
 
     def check_invariants(self) -> None:
-        """Assert that every lane is consistent, and the numbering with them."""
+        """Assert that every lane and the numbering are consistent."""
         for lane in self.lanes.values():
             lane.check_invariants()
         assert self.next_seq - 1 == sum(lane.next_turn - 1 for lane in self.lanes.values())
@@ -195,7 +196,7 @@ class World:
         self.divergences += 1
 
     def _note_snapshot(self, record: records.Snapshotted) -> None:
-        """Nothing follows from it: it says what the state was before, and who folds comes to the same."""
+        """Do nothing: the record describes the state before it and changes nothing."""
 
     def _decide(self, record: records.Cancelled | records.Verdict, failure: Failed) -> None:
         lane = self._lane_at(record)
@@ -205,7 +206,7 @@ class World:
         lane.decide(run, record.seq - run.first_seq, failure)
 
     def _lane_at(self, record: Any) -> Lane:
-        """Return the record's lane, if it stands at the position where the record took effect."""
+        """Return the record's lane, after checking that it is at the record's position."""
         lane = self.lanes.get(record.lane)
         if lane is None:
             raise JournalError(f"a record names lane {shown(record.lane)}, which was never opened")
@@ -237,9 +238,9 @@ class World:
 
 
 def apply_numbered(world: World, number: int, record: records.Record) -> Notes:
-    """Let a record of a journal take effect and return what it did.
+    """Apply a record of a journal and return its effects.
 
-    Raises `JournalError`, with the number, if it cannot follow from those before it.
+    Raises `JournalError`, with the number, if it does not follow from those before it.
     """
     try:
         return world.apply(record)
@@ -252,7 +253,7 @@ def apply_numbered(world: World, number: int, record: records.Record) -> Notes:
 
 
 def _tensors_of(task: Task) -> list[TensorRef]:
-    """What a task was given, and what its outcome holds."""
+    """Return the tensors of a task's input and outcome."""
     refs = list(task.run.tensors_of(task.index))
     if type(task.outcome) is Done:
         refs += task.outcome.named_tensors

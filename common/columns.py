@@ -22,7 +22,7 @@ S = TypeVar("S", bound=Struct)
 T = TypeVar("T")
 
 _FEW: Final = 8
-new_tuple: Final[Any] = cast(Any, tuple).__new__  # faster than a NamedTuple's own constructor, which takes twice as long
+new_tuple: Final[Any] = cast(Any, tuple).__new__  # a NamedTuple's own constructor takes twice as long
 
 Sparse = Annotated[tuple[tuple[Index, T], ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 """A sparse column: (index, value) for the tasks that have a value."""

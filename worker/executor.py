@@ -101,7 +101,7 @@ class Executor(Protocol):
         ...
 
     def drop(self, job: int) -> None:
-        """Interrupt a job soon; it still reports its end. Callable from any thread, repeatedly, for unknown jobs too."""
+        """Interrupt a job soon; it still reports its end. From any thread, repeatedly, and for unknown jobs too."""
         ...
 
     def close(self) -> None:
