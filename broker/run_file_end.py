@@ -1,7 +1,7 @@
 """Checks that a run file is complete: the files that were opened, its WAL, and the newest acknowledged record.
 
 SQLite does not notice two faults. If the files of a live broker are removed or replaced, it goes on writing into
-unlinked files. If a WAL is lost after a kill, the file without it is valid but ends earlier. `Identity` detects the
+unlinked files. If a WAL is lost after a kill, the file without it is valid but ends earlier. `FileIdentity` detects the
 first. For the second, a file being written is marked in its head until it is closed cleanly, and after each commit a
 small file beside it notes the last record. That note is not synced: after a power cut it may lag, but never lead.
 """

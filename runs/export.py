@@ -2,7 +2,7 @@
 
 Which modules, models and tensors to pack is read from the records, not from the folders: an archive holds what the run
 needs and nothing else. The journal is folded completely before packing and after unpacking, and both must give the
-same facts (`run_facts`), so an import proves that the journal is the one that was exported.
+same facts (`read_needs`), so an import proves that the journal is the one that was exported.
 """
 
 from __future__ import annotations

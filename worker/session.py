@@ -1,7 +1,7 @@
 """A worker's half of the backend conversation: register, send heartbeats, take work, return results. PURE.
 
 The only entry, `step(event, now_ms)`, returns the actions to carry out, in order. It decides what is sent; sockets,
-clock and executor are in loop.py. Every `Run` is answered by one `Finished`, also after a `Drop`.
+clock and executor are in loop.py. Every `StartJob` is answered by one `Finished`, also after a `Drop`.
 
     Registering ──Registered──▶ Serving         both: broker silent for 3 heartbeats ──▶ Connect, Registering
     Serving ──HeartbeatAck of another boot, or not known──▶ Registering
