@@ -1,7 +1,7 @@
-"""What every test gets: a short run folder, and a watch over processes that are left behind.
+"""For every test: a short run folder, and a check for processes left behind.
 
-This file is the first of ours that pytest loads, so it enables faulthandler: enabled after the first wasmtime Engine it
-turns every memory trap into a crash, and pytest's own plugin comes only after the conftest files (test_environment.py).
+pytest loads this file first, so it enables faulthandler: if enabled after the first wasmtime Engine, it turns every
+memory trap into a crash, and pytest's own plugin is loaded after the conftest files (test_environment.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import pytest
 
 faulthandler.enable()
 
-# A shell starts what runs in the background with SIGINT ignored, and every process that a test starts would inherit
-# that: one that is to be interrupted would not notice.
+# Shells start background jobs with SIGINT ignored. Processes started by tests would inherit that and could not be
+# interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The path of a unix socket may have 107 bytes on Linux and 103 on macOS; names below a run folder need some of them.
+# The path of a unix socket may have 107 bytes on Linux, 103 on macOS, including the names below a run folder.
 RUN_DIR_CHARS_MAX = 60
 LEFTOVER_SECONDS_MAX = 5.0
 _SESSION_VARIABLE = "TEST_SESSION_OF_ROTA"
@@ -35,7 +35,7 @@ _SESSION_VARIABLE = "TEST_SESSION_OF_ROTA"
 
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
-    """A new folder for a broker's files and sockets. `tmp_path` is too long for the path of a socket."""
+    """A new folder for a broker's files and sockets. `tmp_path` would make socket paths too long."""
     parent = tempfile.gettempdir()
     if len(parent) > RUN_DIR_CHARS_MAX - 20:  # macOS: /var/folders/...
         parent = "/tmp"
@@ -47,10 +47,10 @@ def run_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left_behind() -> Iterator[None]:
-    """Fail at the end of the session if a process that a test started, at any depth, still runs; and end it.
+    """Fail at the end of the session if a process started by a test, at any depth, still runs; and end it.
 
-    Descendants are known by a variable in their environment, so that orphans are found too: a worker whose parent was
-    killed is nobody's child any more. Needs /proc, so it watches on Linux only.
+    Descendants are recognized by a variable in their environment, so orphans of killed parents are found too. Needs
+    /proc, so it works on Linux only.
     """
     if not sys.platform.startswith("linux"):
         yield
@@ -70,7 +70,7 @@ def no_process_is_left_behind() -> Iterator[None]:
 
 
 def _processes_of(token: str) -> dict[int, str]:
-    """Return the live processes that carry the token: their id, with their command and the test that started them."""
+    """Return the live processes with the token: id, with their command and the test that started them."""
     mark = f"{_SESSION_VARIABLE}={token}".encode()
     found: dict[int, str] = {}
     for folder in sorted(Path("/proc").iterdir()):

@@ -1,4 +1,4 @@
-"""The core in a test: `make_broker` and `broker`; every broker that a test made is checked when the test is over."""
+"""The fixtures `make_broker` and `broker`: the core in a test. Every broker is checked at the end of its test."""
 
 from __future__ import annotations
 

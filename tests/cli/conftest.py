@@ -1,4 +1,4 @@
-"""What tests of the command line share: calling it in this process."""
+"""Runs the command line in this process, for its tests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Tiny guests in WebAssembly text, and the folder, executor and folds to run them with.
 
-Compiled code is kept for the whole test run (each compile starts a process); everything else is made anew for each
-test.
+Compiled code is kept for the whole test run, since each compile starts a process; everything else is made per test.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ COUNTER = f"""(module (memory (export "memory") 1) {ALLOC} {PACK}
     (i32.store8 (i32.const 8) (local.get $count))
     (call $pack (i32.const 0) (i32.const 9))))"""
 
-# A function that does what the first byte of its payload says. It also counts its calls at address 0.
+# A function whose first payload byte selects what it does. It also counts its calls at address 0.
 MISCHIEF = f"""(module (memory (export "memory") 1) {ALLOC} {PACK}
   (type $plain (func)) (table 1 funcref)
   (func $deeper (param i64) (result i64) (i64.add (i64.const 1) (call $deeper (i64.add (local.get 0) (i64.const 1)))))

@@ -1,7 +1,7 @@
 """A small driver for the example agents, on the public wasmtime API.
 
-It is a third reading of the agent ABI (docs/AGENTS.md), beside rota.h and rota.cpu_worker, and shares no code with
-either, so a slip in one of them shows. Needs no broker and no worker.
+It is a third implementation of the agent ABI (docs/AGENTS.md) and shares no code with rota.h or rota.cpu_worker, so a
+mistake in one of them shows. It needs no broker and no worker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Emit(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one message did. With `error` set the other fields are empty, but for the log."""
+    """The outcome of one message. If `error` is set, the other fields except the log are empty."""
 
     state: bytes | None
     result: bytes | None
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
 
 class Modules:
-    """The compiled agents. Closed at the end: wasmtime's finalizers may not run while the interpreter is going down."""
+    """The compiled agents. Closed at the end, since wasmtime's finalizers must not run at interpreter shutdown."""
 
     def __init__(self) -> None:
         self.engine = wasmtime.Engine()
@@ -72,7 +72,7 @@ class Guest:
         return len(part)
 
     def call(self, export: str, data: bytes) -> bytes:
-        """Hand `data` over and return what `export` answers."""
+        """Pass `data` to `export` and return its answer."""
         memory = self._exports["memory"]
         pointer = self._exports["rota_alloc"](self._store, len(data)) & 0xFFFFFFFF
         memory.write(self._store, data, pointer)
@@ -86,7 +86,7 @@ class Guest:
 
 
 class Agent:
-    """An agent with its state. Every message gets a fresh instance, as a worker does it by default."""
+    """An agent with its state. Every message gets a fresh instance, as by default in a worker."""
 
     def __init__(self, modules: Modules, name: str) -> None:
         self._modules = modules

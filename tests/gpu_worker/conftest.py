@@ -1,4 +1,4 @@
-"""Tiny ONNX models, built here with the `onnx` package, and what it takes to run one."""
+"""Tiny ONNX models, built here with the `onnx` package, and an executor to run them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rota.tensors.store import TensorStore
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = ROOT / "scripts" / "fetch_magika.py"
-NOT_FETCHED = 3  # the exit status of the script where the registry cannot be reached
+NOT_FETCHED = 3  # the exit status of the script if the package index cannot be reached
 
 ELEMENT_TYPES = {
     "float32": TensorProto.FLOAT,
@@ -133,7 +133,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.fixture(scope="session")
 def magika_folder() -> Path:
-    """The real magika model, fetched into the cache of the checkout. Skips where no package registry can be reached."""
+    """The real magika model, fetched into the cache of the checkout. Skips if the package index cannot be reached."""
     done = subprocess.run([sys.executable, str(FETCH)], capture_output=True, text=True, check=False)
     if done.returncode == NOT_FETCHED:
         pytest.skip(done.stderr.strip())

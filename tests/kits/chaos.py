@@ -1,8 +1,8 @@
-"""Random work and random trouble for the core, all from one seed.
+"""Random work and random faults for the core, all from one seed.
 
-`Chaos` turns the handles of a `Broker` (core_kit.py) in random order: workers compute, die, vanish, reconnect; answers
-arrive late, twice or never; the disk lags; the broker is killed. With `inputs` producers take part as well: they
-submit, cancel, deploy, pause, and programs may hang or kill their worker. `settle` then lets everything come to rest.
+`Chaos` drives a `Broker` (core_kit.py) in random order: workers compute, die, vanish, reconnect; answers arrive late,
+twice or never; the disk lags; the broker is killed. With `inputs` producers act too: they submit, cancel, deploy,
+pause, and programs may hang or kill their worker. `settle` then ends the faults and completes all work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AGENTS = ("counter/a", "counter/b", "counter", "other/x", "function", "model:net
 
 
 def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> list[Any]:
-    """Return a program that comes to an end: what it emits is smaller than itself."""
+    """Return a program that terminates: what it emits is smaller than itself."""
     steps: list[Any] = []
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         target = rng.choice(AGENTS)
@@ -57,7 +57,7 @@ def random_runs(rng: random.Random, deadly: bool = False) -> list[TaskRun]:
 
 
 def deploy_all(producer: Producer, lane: str, timeout_ms: int = 50) -> None:
-    """Bind every name that programs use, but `ghost`."""
+    """Bind every name that programs use, except `ghost`."""
     limits = Limits(emits_max=6, timeout_ms=timeout_ms, growth_bytes=400)
     for name, code in (
         ("counter", scripted.COUNTER),
@@ -70,7 +70,7 @@ def deploy_all(producer: Producer, lane: str, timeout_ms: int = 50) -> None:
 
 
 class Chaos:
-    """One seed's trouble for one broker."""
+    """The random actions of one seed on one broker."""
 
     def __init__(self, broker: Broker, seed: int, workers: int, *, inputs: bool = False) -> None:
         self.broker = broker
@@ -91,13 +91,13 @@ class Chaos:
         self._staff()
 
     def run(self, actions: int) -> None:
-        """Do so many random things."""
+        """Do a number of random actions."""
         for _ in range(actions):
             self.random.choice(self._actions)()
             self._staff()
 
     def settle(self) -> None:
-        """Bring everything to rest: no more trouble, lanes released, timers due, all tasks retired."""
+        """Complete all work: no more faults, lanes released, timers due, all tasks retired."""
         self._sync()
         while self.network:
             self._arrive()
@@ -109,13 +109,13 @@ class Chaos:
         assert not any(lane.load for lane in self.broker.core.world.lanes.values())
 
     def _rest(self) -> bool:
-        """Let workers work until nothing is out; True if a timer still waits."""
+        """Let workers work until nothing is dispatched; return whether a timer still waits."""
         world = self.broker.core.world
         while any(lane.line_count for lane in world.lanes.values()):
             self._staff()
             if not self._finish_one_each():
                 for worker in list(self.broker.workers.values()):
-                    worker.heartbeat()  # one that was given up as stuck learns of it and registers again
+                    worker.heartbeat()  # a worker removed as stuck learns of it and registers again
                 assert self._finish_one_each(), "tasks wait, and no worker is given one"
         return any(lane.timers for lane in world.lanes.values())
 
@@ -177,7 +177,7 @@ class Chaos:
                 self.broker.advance(500, wall=False)
 
     def _may_die(self, worker: SimWorker) -> bool:
-        """Without inputs no verdict may be caused: nobody dies over a task that two workers have died of."""
+        """Return whether a worker may die: without `inputs` not by a third death in a task, which causes a verdict."""
         held = [self.broker.core.dispatcher.assignments.get(order.assignment) for order in worker.orders]
         tasks = [task for assignment in held if assignment is not None for _, row in assignment.folds for task in row]
         known = self.broker.core.dispatcher.workers.get(worker.name)

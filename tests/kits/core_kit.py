@@ -1,9 +1,9 @@
 """The real core without sockets: named producers, simulated workers, and a disk that can be slow, full or torn away.
 
-`Broker` keeps the shell's duty (effects.py): what is in `now` is delivered at once, what is in `after` only when the
-records of the same step are on the disk. Every message passes through the wire in both directions, every record
-through its encoding. `check()` asserts the invariants and folds the journal again into the same world; the fixture
-`make_broker` calls it for every broker of a test.
+`Broker` keeps the order required of a shell (effects.py): `now` is delivered at once, `after` only when the records of
+the same step are on the disk. Every message is encoded and decoded in both directions, every record too. `check()`
+asserts the invariants and that the journal folds to the same world; the fixture `make_broker` calls it for every broker
+of a test.
 """
 
 from __future__ import annotations
@@ -58,19 +58,19 @@ _NOBODY = records.Origin("", 0, ZERO_DIGEST)
 
 
 class Broker:
-    """A core with everything around it that a test can turn."""
+    """A core with simulated surroundings that a test controls."""
 
     def __init__(self, *, heartbeat_ms: int = 1_000, **world_settings: int) -> None:
         self.heartbeat_ms = heartbeat_ms
         self.world_settings = world_settings
         self.now_ms = START_MS
         self.mono_ms = 5_000
-        self.journal: list[bytes] = []  # what is on the disk
+        self.journal: list[bytes] = []  # the records on the disk
         self.unwritten: list[bytes] = []
         self.held: list[Send] = []  # waits until `unwritten` is written
         self.held_news: list[News] = []
         self.disk_works = True
-        self.keeps_up = True  # steps follow at once while there is something to send, as in the shell
+        self.keeps_up = True  # further steps follow while there is something to send, as in the shell
         self.news: list[News] = []
         self.watched: dict[str, int] = {}
         self.producers: dict[bytes, Producer] = {}
@@ -93,7 +93,7 @@ class Broker:
     # --- time, disk and power ------------------------------------------------------------------------------------
 
     def step(self, *events: Event) -> None:
-        """Feed events and carry out what the core wants done, in the order that it demands."""
+        """Feed events and carry out the effects in the required order."""
         effects = self.sequencer.step(events, self.now_ms, self.mono_ms)
         for send in effects.now:
             self._deliver(send)
@@ -108,7 +108,7 @@ class Broker:
             self.step()
 
     def sync(self) -> None:
-        """The disk is through: everything that waited for it goes out."""
+        """Let the disk finish: everything that waited for it is sent."""
         self.journal += self.unwritten
         held, self.unwritten, self.held = self.held, [], []
         for send in held:
@@ -117,12 +117,12 @@ class Broker:
         self.held_news = []
 
     def storage(self, *, full: bool) -> None:
-        """Journal writes begin to fail, or work again."""
+        """Make journal writes fail, or work again."""
         self.disk_works = not full
         self.step(StorageChanged(full, "no space left on device" if full else ""))
 
     def restart(self) -> None:
-        """Kill the broker and start another one on what its disk holds. Producers say Hello, workers register."""
+        """Kill the broker and start another one from its disk. Producers say Hello, workers register."""
         self.unwritten, self.held, self.held_news = [], [], []
         self.watched = {}
         self.disk_works = True
@@ -134,13 +134,13 @@ class Broker:
             worker.register()
 
     def advance(self, ms: int, *, wall: bool = True) -> None:
-        """Let time pass, then tick. Without `wall` the calendar stands still, so that no timer comes due."""
+        """Advance the time, then tick. Without `wall` the wall clock stands still, so that no timer is due."""
         self.now_ms += ms if wall else 0
         self.mono_ms += ms
         self.step(Tick())
 
     def live(self, ms: int, step_ms: int = 500) -> None:
-        """Let time pass while all workers send their heartbeats."""
+        """Advance the time while all workers send their heartbeats."""
         for _ in range(0, ms, step_ms):
             for worker in self.workers.values():
                 worker.heartbeat()
@@ -175,7 +175,7 @@ class Broker:
         return reply.value if isinstance(reply, Answer) else reply
 
     def run(self) -> None:
-        """Let the workers finish everything that is handed out, in the order in which they registered."""
+        """Let the workers finish everything that is dispatched, in the order in which they registered."""
         busy = True
         while busy:
             busy = False
@@ -183,7 +183,7 @@ class Broker:
                 busy = worker.finish() or busy
 
     def told(self, kind: type, **fields: Any) -> list[Any]:
-        """What was published of a kind with these fields."""
+        """The published events of a kind with these fields."""
         found = [news.what for news in self.news if isinstance(news.what, kind)]
         return [what for what in found if all(getattr(what, key) == value for key, value in fields.items())]
 
@@ -296,13 +296,13 @@ class Producer:
         return self.send(messages.Drain(self.next_number(), draining))
 
     def vanish(self) -> None:
-        """The connection is gone: a send to it came back."""
+        """Lose the connection: a send to it failed."""
         del self.broker.producers[self.identity]
         self.broker.step(Unreachable(FRONTEND, self.identity))
 
 
 class SimWorker:
-    """A worker as the broker sees it. It holds orders until the test lets it finish, lie, or die."""
+    """A worker as seen by the broker. It holds orders until the test makes it finish, lie, or die."""
 
     def __init__(
         self,
@@ -354,7 +354,7 @@ class SimWorker:
         self.say(self.settings._replace(boot=self.boot, holds=holds)._replace(**changes))
 
     def heartbeat(self, **changes: Any) -> None:
-        """Say that it lives, and what holds it up: fields of Heartbeat that stay until they are said anew."""
+        """Send a heartbeat; its fields are kept for later ones until they are given again."""
         self.beat = self.beat._replace(boot=self.boot, **changes)
         self.say(self.beat)
 
@@ -377,7 +377,7 @@ class SimWorker:
         return True
 
     def answer(self, order: Assign) -> None:
-        """Send what comes of an order, whether or not it is still held."""
+        """Send the answer to an order, whether or not it is still held."""
         completed = self.compute(order)
         self.forget(order.assignment)
         self.say(completed)
@@ -393,7 +393,7 @@ class SimWorker:
         self.say(completed._replace(folds=(first, *completed.folds[1:])))
 
     def die(self) -> None:
-        """The process ends, and the broker's host sees it."""
+        """End the process, noticed by the broker's host."""
         self.leave_silently()
         self.broker.step(WorkerDied(self.name))
 
@@ -435,7 +435,7 @@ def fold_journal(journal: list[bytes], **world_settings: int) -> World:
 
 
 def picture(world: World) -> dict[str, Any]:
-    """Everything about a world that recovery must bring back."""
+    """Everything of a world that recovery must restore."""
     return {
         "next_seq": world.next_seq,
         "boot": world.boot,
@@ -468,7 +468,7 @@ def _picture_lane(lane: Lane) -> dict[str, Any]:
             name: (agent.state, agent.state_digest, agent.completed, agent.counted_bytes)
             for name, agent in sorted(lane.agents.items())
         },
-        # How often a task was handed out is known to the broker that did it, not to its journal.
+        # The number of attempts is known only to the live broker, not from the journal.
         "dead": [dead._replace(attempts=0) for dead in lane.dead.values()],
     }
 

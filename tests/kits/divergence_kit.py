@@ -1,7 +1,7 @@
-"""Real runs for the tests of the divergence report, and a forger who changes them.
+"""Real runs for the tests of the divergence report, and ways to forge them.
 
-The core of tests/broker drives a run, its workers execute real modules, each with an engine of its own. What comes of
-it is a run folder, whose records a test changes: `forge` makes the chain of digests anew, `flip` does not.
+A `Broker` of core_kit.py drives a run whose workers execute real modules, each with its own engine. The result is a run
+folder whose records a test changes: `forge` recomputes the chain of digests, `flip` does not.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def code(name: str, *, reuse: bool = False, **limits: int) -> Code:
 
 
 def output(result: bytes, *, state: bytes | None = None, log: tuple[str, ...] = ()) -> bytes:
-    """A payload that makes `mirror` come to this."""
+    """A payload with which `mirror` gives this outcome."""
     packed: bytes = msgpack.packb([1, 0, state, result, [], list(log), []])
     return packed
 
@@ -140,7 +140,7 @@ class Bench:
             self.broker.run()
 
     def mark(self, lane: str = "main") -> None:
-        """Write down the lane's digest, as a broker does now and then."""
+        """Record the lane's digest, as a broker does periodically."""
         found = self.broker.lane(lane)
         self.broker.journal.append(records.encode(records.Mark(lane, found.retired, found.digest)))
 
@@ -159,7 +159,7 @@ class Bench:
             return list(journal.read())
 
     def forge(self, change: Callable[[list[Any]], list[Any]]) -> None:
-        """Change the records and make the chain anew."""
+        """Change the records and recompute the chain."""
         bodies = [records.encode(record) for record in change(self.records())]
         with closing(sqlite3.connect(self.folder.journal)) as connection, connection:
             ((first, chain),) = connection.execute("SELECT number, chain FROM records ORDER BY number LIMIT 1")
@@ -194,7 +194,7 @@ class Bench:
             return report, explain(source, report, runner, live_models=bool(options and options.live_models))
 
     def notes(self, report: RunReport) -> list[Note]:
-        """What is told of an equal report."""
+        """The notes for an equal report."""
         with open_run(self.path) as source, Executors(source.folders(), device="cpu") as runner:
             return other_engines(report, runner)
 
@@ -208,7 +208,7 @@ def number_of(found: list[Any], kind: type, place: int = 0) -> int:
 
 
 def with_record(kind: type, place: int, change: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
-    """A forgery that changes the n-th record of a kind; None takes it away."""
+    """A forgery that changes the n-th record of a kind, or removes it (None)."""
 
     def forgery(found: list[Any]) -> list[Any]:
         index = number_of(found, kind, place)

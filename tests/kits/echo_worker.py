@@ -1,8 +1,8 @@
 """A worker process with a tiny executor, for test_worker_loop.py: `echo_worker.py DIR`.
 
-The payload of a task says what it does: `slow` runs until it is interrupted, `stuck` runs past its time and does not
-stop before a file `free` is there, `big` gives a large result, `bug` raises what is no outcome, anything else comes
-back as the result. Code with `reuse` is not ready before a file `compiled` is there.
+The payload selects what a task does: `slow` runs until it is interrupted, `stuck` runs past its timeout and does not
+stop until a file `free` exists, `big` gives a large result, `bug` raises an exception, anything else is returned as the
+result. Code with `reuse` is not ready until a file `compiled` exists.
 """
 
 from __future__ import annotations

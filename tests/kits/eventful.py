@@ -1,8 +1,8 @@
-"""One small run with something of everything that inspection speaks of, and a worker that executes real modules.
+"""One small run with everything that inspection shows, and a worker that executes real modules.
 
-The run is driven step by step through the core of tests/broker, so numbers in it are known: tests say "task 6" and mean
-the timer's parent. What happens is told in the docstring of `eventful`; change both, and the golden texts of
-tests/cli/test_inspect.py with them.
+The run is driven step by step through a `Broker` of core_kit.py, so its numbers are fixed: "task 6" in tests is the
+timer's parent. The docstring of `eventful` describes the run; change both, and the golden texts of
+tests/cli/test_inspect.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Broker", "MemoryRun", "RealWorker", "eventful", "program", "records_
 
 
 class MemoryRun:
-    """A run's records without a file, as proof/ reads them. Those up to `cut_after` are compacted away."""
+    """A run's records without a file, as runs/ and proof/ read them. Those up to `cut_after` are compacted away."""
 
     def __init__(self, broker: Broker, name: str = "the run", cut_after: int = 0) -> None:
         self.name = name

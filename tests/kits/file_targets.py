@@ -1,7 +1,7 @@
 """Fuzz targets: records, run files and their WALs, model repositories, model.toml, endpoints.json, WebAssembly modules.
 
-Whatever lies on a disk may be damaged, foreign, or made by somebody who means harm: each reader has one error for that
-(`JournalError`, `CodeError`, `ConfigError`), comes to an end, and writes nothing to what it refused.
+Files on a disk may be damaged, foreign, or malicious: each reader raises one error for that (`JournalError`,
+`CodeError`, `ConfigError`), terminates, and writes nothing to a file that it refuses.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from rota.host.endpoints import Endpoints
 
 @cache
 def journal_of(seed: int) -> tuple[bytes, ...]:
-    """The bodies of a random run's journal, with nearly every kind of record."""
+    """The bodies of a random run's journal, with almost every kind of record."""
     broker = Broker()
     chaos = Chaos(broker, seed, 2, inputs=True)
     deploy_all(chaos.producer, "main")
@@ -57,7 +57,7 @@ BODIES = st.builds(lambda seed, at: journal_of(seed)[at % len(journal_of(seed))]
 
 
 def check_record(body: bytes) -> bool:
-    """A body is a record, and then the only encoding of it, or a `JournalError`."""
+    """A body is the canonical encoding of a record, or gives a `JournalError`."""
     try:
         record = records.decode(body)
     except JournalError as error:
@@ -68,7 +68,7 @@ def check_record(body: bytes) -> bool:
 
 
 def mutate_journal(rng: Random, bodies: tuple[bytes, ...], other: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Damage one record, or leave one out, or put one elsewhere, or take one of another run."""
+    """Damage, omit or move one record, or insert one of another run."""
     out = list(bodies)
     at = rng.randrange(len(out))
     match rng.randrange(5):
@@ -98,8 +98,8 @@ def check_fold(bodies: tuple[bytes, ...]) -> bool:
 
 
 class RunFile(NamedTuple):
-    """A run file, its WAL; its records are those of `journal_of(seed)`. `forged`: its chain was made
-    anew after the damage, as whoever means harm would do.
+    """A run file and its WAL, with the records of `journal_of(seed)`. `forged`: the chain was recomputed after the
+    damage, as an attacker would do.
     """
 
     seed: int
@@ -131,7 +131,7 @@ _SCHEMAS = (
     "CREATE TABLE records (number, body, chain)",
     "CREATE TABLE records (number INTEGER PRIMARY KEY, body TEXT, chain TEXT)",
     "CREATE VIEW records AS SELECT number, body, chain FROM kept ORDER BY number DESC",
-    # Never comes to a row, nor to an end.
+    # A query that never returns a row and never ends.
     "CREATE VIEW records AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) "
     "SELECT n AS number, x'' AS body, x'' AS chain FROM c WHERE n < 0",
     "CREATE TABLE records (number INTEGER PRIMARY KEY, body BLOB NOT NULL, chain BLOB NOT NULL, more) STRICT",
@@ -241,7 +241,7 @@ def start_run_file(folder: Path) -> Check:
             assert not file.wal or wal_path.read_bytes() == file.wal, "a WAL that was refused was written to"
             return False
         if not file.forged:
-            bodies = tuple(map(records.encode, found))  # a WAL that holds every page may be another run's as a whole
+            bodies = tuple(map(records.encode, found))  # a WAL with every page may be another run's
             assert any(bodies == journal_of(seed)[: len(found)] for seed in range(6)), "records were changed, and taken"
         return True
 
@@ -249,7 +249,7 @@ def start_run_file(folder: Path) -> Check:
 
 
 def mutate_wal(rng: Random, data: bytes, other: bytes) -> bytes:
-    """Damage a WAL, and sometimes make the checksum of its head anew."""
+    """Damage a WAL, and sometimes recompute the checksum of its header."""
     out = bytearray(_damaged(rng, data, other, 4_120))
     if rng.random() < 0.5 and len(out) > 32:
         out[8:12] = rng.choice((0, 1, 4, 8, 512, 4_096, 65_536, (1 << 32) - 1)).to_bytes(4, "big")
@@ -328,7 +328,7 @@ def _repository(folder: Path) -> Repository:
 
 
 def start_repository(folder: Path) -> Check:
-    """A repository with one model whose manifest was changed, or whose files were."""
+    """A repository with one model whose manifest or files were changed."""
     repository = _repository(folder)
     path = repository.show("m").folder / MANIFEST_FILE
 
@@ -397,7 +397,7 @@ def module(at: int) -> bytes:
 
 
 def mutate_module(rng: Random, data: bytes, other: bytes) -> bytes:
-    """Damage bytes, or whole sections with their sizes made right again."""
+    """Damage bytes, or whole sections with corrected sizes."""
     if rng.random() < 0.5:
         return mutate_bytes(rng, data, other)
     sections = _sections(data)

@@ -1,10 +1,10 @@
-"""A run with one right answer: trees of messages in one lane, and what the sequential reference makes of them.
+"""A run with one correct result: trees of messages in one lane, and the outcome by the sequential reference.
 
-Everything about the run is pinned (execution model, part 2): the lane is opened paused, all roots come in one atomic
-batch with a fixed time, then it is released. So there is one digest, however many workers there are, whoever dies and
-however often. The lane is the first one with tasks in its run folder: a task's seq is its turn.
+The run is pinned (execution model, part 2): the lane is opened paused, all roots come in one atomic batch with a fixed
+time, then it is released. So there is one digest, whatever the number of workers, deaths and restarts. The lane is the
+only one with tasks in its run folder, so a task's seq is its turn.
 
-The reference is that of tests/broker, with the real modules in place of the scripted ones.
+The reference is reference.py, with the real modules in place of the scripted ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOW_MS = 1_700_000_000_000
 WINDOW = 300  # smaller than the batch, so that the order of issue counts
 _PRIORITIES = (0, 3, -2)
 _ASK_RESULTS = 100
-_QUIET_SECONDS = 2.0  # without any event, before the lane itself is asked
+_QUIET_SECONDS = 2.0  # without events, before the lane is queried
 _NOBODY = records.Origin("", 0, bytes(32))
 
 
@@ -47,7 +47,7 @@ class Forest:
 
     @property
     def tasks(self) -> int:
-        """How many tasks there are in all."""
+        """The total number of tasks."""
         return self.roots * sum(self.fanout**level for level in range(self.depth + 1))
 
     def runs(self) -> tuple[TaskRun, ...]:
@@ -69,7 +69,7 @@ class Forest:
 
 @dataclass
 class Expected:
-    """What a run must come to: its digest, and by seq what each task came to."""
+    """The expected digest of a run, and the expected outcomes by seq."""
 
     digest: bytes
     results: dict[int, tuple[bool, bytes | None]]
@@ -140,7 +140,7 @@ def digest_of(client: Client, lane: str = LANE) -> tuple[int, bytes]:
 
 
 class Seen:
-    """Every result that a client is given from now on, each compared with what the same task came to before."""
+    """Every result that a client receives, each compared with earlier ones of the same task."""
 
     def __init__(self) -> None:
         self.by_seq: dict[int, Result] = {}
@@ -159,12 +159,12 @@ class Seen:
                     wanted = max(1, wanted // 2)
 
     def take(self, result: Result) -> None:
-        """Take note of a result. Only how often the task was begun may differ."""
+        """Note a result. Only the number of attempts may differ from an earlier one."""
         known = self.by_seq.setdefault(result.seq, result)
         assert _essence(known) == _essence(result)
 
     def check(self, expected: Expected) -> None:
-        """Assert that what was seen is what the reference says, for every task."""
+        """Assert that every task has been seen with the outcome of the reference."""
         assert {seq: (one.ok, one.payload) for seq, one in self.by_seq.items()} == expected.results
 
 
@@ -173,9 +173,9 @@ def _essence(result: Result) -> tuple[object, ...]:
 
 
 def at_moments(run_dir: Path, moments: Sequence[int], *, new_broker: bool = False) -> Iterator[int]:
-    """Yield each of the moments, given as counts of retired tasks in rising order, as soon as it has passed.
+    """Yield each of the moments, given as ascending counts of retired tasks, as soon as it has passed.
 
-    With `new_broker` the caller kills the broker at each, and what the old one said before its end no longer counts.
+    With `new_broker` the caller kills the broker at each, and events of the old one no longer count.
     """
     left = list(moments)
     with Client(run_dir) as client:
@@ -189,7 +189,7 @@ def at_moments(run_dir: Path, moments: Sequence[int], *, new_broker: bool = Fals
                     stale = new_broker
                 if not left:
                     return
-            if client.digest(LANE)["retired"] >= left[0]:  # it went by while nobody looked
+            if client.digest(LANE)["retired"] >= left[0]:  # it passed between two polls
                 yield left.pop(0)
 
 

@@ -1,4 +1,4 @@
-"""Every fuzz target, by name. A decoder that meets bytes from outside has its target in one of these files."""
+"""Every fuzz target, by name. Each decoder of bytes from outside has its target in one of these files."""
 
 from __future__ import annotations
 

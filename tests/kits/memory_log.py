@@ -1,6 +1,6 @@
-"""A second log (rota/broker/log.py), in memory: what the journal asks of one, without a file.
+"""A second implementation of `Log` (rota/broker/log.py), in memory.
 
-`Shelf` is what is kept, `MemoryLog` one process's hold on it, so two of them are two brokers with one log.
+`Shelf` is the stored data, `MemoryLog` one process's access to it, so two of them are two brokers with one log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rota.common.errors import JournalError, JournalLost
 
 
 class Shelf:
-    """What a log keeps."""
+    """The data of a log."""
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
@@ -24,7 +24,7 @@ class Shelf:
 
 
 class MemoryLog:
-    """One writer's view of a shelf."""
+    """One process's access to a shelf."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf

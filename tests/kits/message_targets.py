@@ -1,7 +1,7 @@
-"""Fuzz targets: frames of every socket, and what the core and both sessions do with messages that decode.
+"""Fuzz targets: frames of every socket, and the core and both sessions with any valid messages.
 
-A frame is a message or a `ProtocolError`; the refusal that the broker sends for it must itself be a message. A message
-that decodes can still be nonsense: the core and the sessions take any of them, in any order, and stay consistent.
+A frame is a message or a `ProtocolError`; the broker's refusal must itself be a message. A valid message can still make
+no sense: the core and the sessions accept them in any order and stay consistent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SOCKETS = {
     "query-in": wire.QUERIES,
     "events-out": frozenset({messages.Event}),
 }
-REFUSAL_BYTES_MAX = 4_096  # of what a wrong frame is answered with, however large it was
+REFUSAL_BYTES_MAX = 4_096  # of the refusal of a bad frame, however large that was
 
 
 def frames_of(classes: frozenset[type]) -> st.SearchStrategy[bytes]:
@@ -44,7 +44,7 @@ def frames_of(classes: frozenset[type]) -> st.SearchStrategy[bytes]:
 
 
 def check_frame(allowed: frozenset[type], frame: bytes) -> bool:
-    """Decode as the owner of a socket does; what is taken goes out again as one frame, and comes back the same."""
+    """Decode as the owner of a socket does; an accepted message, encoded and decoded again, is the same."""
     number = wire.request_number(frame)
     assert 0 <= number <= limits.NOW_MS_MAX
     try:
@@ -144,7 +144,7 @@ ACTIONS: st.SearchStrategy[list[Action]] = st.lists(
 
 
 def mutate_actions(rng: Random, actions: list[Action], other: list[Action]) -> list[Action]:
-    """Damage one frame, or the order of what happens."""
+    """Damage one frame, or the order of events."""
     out = list(actions)
     at = rng.randrange(len(out))
     name, value = out[at]
@@ -199,7 +199,7 @@ def _act(broker: Broker, name: str, value: Any, late: list[messages.Completed]) 
 
 
 def _answer(broker: Broker, name: str, value: int, late: list[messages.Completed]) -> bool:
-    """Let a worker answer: as it should, with damage, or with what it has answered before."""
+    """Let a worker answer: correctly, with damage, or with an earlier answer."""
     if name == "late" and late:
         broker.step(FromWorker(b"w-w1", late[value % len(late)]))
         return True
@@ -247,7 +247,7 @@ def mutate_frames(rng: Random, frames: list[bytes], other: list[bytes]) -> list[
 
 
 def check_client(frames: list[bytes]) -> bool:
-    """A client takes what a broker says; whatever is not our protocol ends the conversation with an error."""
+    """A client accepts a broker's messages; anything else ends the conversation with an error."""
     session = Session("p", 1)
     session.request(Submit(session.take_number(), "main", (TaskRun.of("a/b", 0, (b"",), None),), True, None, None), 0)
     session.want(5, 3, 0)
@@ -262,7 +262,7 @@ def check_client(frames: list[bytes]) -> bool:
 
 
 def check_worker(frames: list[bytes]) -> bool:
-    """A worker takes orders; those that do not decode end its process with an error, the others are carried out."""
+    """A worker carries out orders; those that do not decode end its process with an error."""
     session = WorkerSession(WorkerIdentity("w1", "cpu", 8, 1 << 20, "here", 7, {}))
     session.step(Started(), 0)
     session.step(Received(messages.Registered(1, 1_000, ())), 0)

@@ -1,4 +1,4 @@
-"""Fuzz target of the graphs of models, which `rota model add` reads. The onnx package says what is in them."""
+"""Fuzz target: the graphs of models, which `rota model add` reads, compared with the onnx package."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mutate_model(rng: Random, data: bytes, other: bytes) -> bytes:
 
 
 def check_model(data: bytes) -> bool:
-    """What is taken has the inputs and outputs that onnx sees, and no data outside of the file that onnx sees."""
+    """An accepted graph has the inputs, outputs and external data that the onnx package finds."""
     try:
         graph = read_graph(memoryview(data))
         check_graph(graph, {"w.bin": None})
@@ -64,7 +64,7 @@ def check_model(data: bytes) -> bool:
 
 
 def _external(message: Any) -> Iterator[str]:
-    """The locations of all tensors, at any depth, that onnx takes for external ones."""
+    """The locations of all tensors, at any depth, that are external to the onnx package."""
     if isinstance(message, TensorProto) and message.data_location == TensorProto.EXTERNAL:
         yield next((one.value for one in reversed(message.external_data) if one.key == "location"), "")
     for _, value in message.ListFields():

@@ -1,7 +1,7 @@
 """Fuzz targets: snapshots of the world, and the archives that `rota export` makes.
 
-Both may come from somebody else. A digest proves that bytes are what was written, so damage is also tried with the
-digest made right again: what is then taken must be something that we could have written, and lie where it belongs.
+Both may come from others. A digest only detects changes, so damage is also tried with recomputed digests: what is then
+accepted must be something that we could have written, in its right place.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def snapshot_of(seed: int, part: int) -> bytes:
 
 
 def mutate_items(rng: Random, data: bytes, other: bytes) -> bytes:
-    """Damage one item of a snapshot, or leave it out, or put it elsewhere, or take one of another snapshot."""
+    """Damage, omit or move one item of a snapshot, or insert one of another snapshot."""
     items, donors = _items(data), _items(other)
     at = rng.randrange(len(items))
     match rng.randrange(6):
@@ -61,7 +61,7 @@ def _items(data: bytes) -> list[bytes]:
 
 
 def check_snapshot(data: bytes) -> bool:
-    """A snapshot is a consistent world, whose own snapshot is a world again, byte for byte; or a `JournalError`."""
+    """A snapshot loads as a consistent world with the same snapshot, byte for byte, or gives a `JournalError`."""
     parts = [data[at : at + 1_000] for at in range(0, len(data), 1_000)]
     try:
         world = snapshot.load(parts)
@@ -100,7 +100,7 @@ _NAMES = ("../out", "/out", "models/../../out", "models/m/1/x", "a\\b", "x" * 30
 
 
 def mutate_archive(rng: Random, data: bytes, other: bytes) -> bytes:
-    """Damage bytes, or what the archive says of itself, and mostly seal it anew."""
+    """Damage bytes or the manifest, and usually recompute the seal."""
     if rng.random() < 0.5:
         damaged = _with_other_manifest(rng, data, other)
     else:
@@ -124,7 +124,7 @@ def _with_other_manifest(rng: Random, data: bytes, other: bytes) -> bytes:
                 elif rng.random() < 0.1:
                     info.filename = rng.choice(_NAMES)
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # a name that comes twice
+                    warnings.simplefilter("ignore")  # for duplicate names
                     made.writestr(info, content)
         target.seek(0)
         return target.read()[:-64]

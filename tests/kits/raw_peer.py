@@ -1,6 +1,6 @@
-"""A peer without manners: a bare DEALER that sends any frames, and a generator of frames that are no messages.
+"""A misbehaving peer: a bare DEALER that sends any frames, and a generator of frames that are not messages.
 
-It speaks through common/wire.py where it wants to be understood, so a test can play a worker that lies.
+It can also send messages of common/wire.py, so a test can act as a worker that lies.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RawPeer:
         return wire.decode(self._socket.recv(), wire.TO_PRODUCERS | wire.TO_WORKERS)
 
     def is_quiet(self, milliseconds: int) -> bool:
-        """Say whether nothing comes for so long."""
+        """Return whether nothing arrives for so long."""
         return not self._socket.poll(milliseconds)
 
     def __enter__(self) -> RawPeer:
@@ -67,7 +67,7 @@ class RawPeer:
 
 
 def malformed(random: Random, socket: str, count: int) -> Iterator[tuple[bytes, ...]]:
-    """Yield so many messages, in frames, that this socket must refuse."""
+    """Yield a number of messages, in frames, that this socket must refuse."""
     examples = [wire.encode(message) for message in _examples()]
     makers = (_noise, _cut, _flipped, _wrong_field, _wrong_count, _nested, _no_array, _other_version, _several)
     made = 0
@@ -140,7 +140,7 @@ def _nested(random: Random, example: bytes) -> tuple[bytes, ...]:
 
 
 def _no_array(random: Random, example: bytes) -> tuple[bytes, ...]:
-    # The last ones promise four thousand million elements or bytes and bring none.
+    # The last ones announce four thousand million elements or bytes and have none.
     values = (msgpack.packb({"version": 1}), b"\xc0", b"\x07", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff",
               b"\xc6\xff\xff\xff\xff", b"\x94\x01\x02\xdd\xff\xff\xff\xff")  # fmt: skip
     return (random.choice(values),)

@@ -1,8 +1,8 @@
-"""What a lane means, done one task at a time: the execution model, parts 2 to 4 and 8, with nothing in it to be fast.
+"""The sequential reference of a lane: the execution model, parts 2 to 4 and 8, one task at a time, unoptimized.
 
-The reference takes a lane's inputs at the positions where they took effect and runs everything else itself, task after
-task in line order. It knows nothing of workers, dispatch, folds, completions or restarts. What it shares with the core
-are words (records, outcomes) and the agent language, no code that decides anything. It is for derived lanes.
+The reference applies a lane's inputs at their positions and runs everything else itself, task after task in line order.
+It has no workers, dispatch, folds, completions or restarts. It shares types (records, outcomes) and the agent language
+with the core, but no code that decides anything. It is for derived lanes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from blake3 import blake3
 from rota.broker import records
 from rota.common.work import Code, Done, Emit, Failed, Outcome, ReplyTo, TaskInput
 
-TASK_BYTES, FAILURE_FREE = 256, 288  # what a task counts beside its payload, and what of a failure is free
+TASK_BYTES, FAILURE_FREE = 256, 288  # what a task counts besides its payload, and how much of a failure is free
 UNPLACED = (records.Epoch, records.Completion, records.Mark, records.Diverged)
 
 
@@ -32,7 +32,7 @@ class Stamped:
     kind: str
     sender: str | None
     now_ms: int
-    asked_by: tuple[int, int] | None  # the turn that emitted it, and its place among the emits there
+    asked_by: tuple[int, int] | None  # the turn that emitted it, and its index among the emits there
     reply_to: ReplyTo | None
     caught: Failed | None = None
     code: Code | None = None  # this and the next two: bound at issue
@@ -42,7 +42,7 @@ class Stamped:
 
 
 def weight(payload: bytes, kind: str) -> int:
-    """What the content of a message counts against its lane's budget."""
+    """How many bytes the content of a message counts against its lane's budget."""
     return len(payload) if kind != "failure" else max(0, len(payload) - FAILURE_FREE)
 
 
@@ -76,12 +76,12 @@ class Reference:
         self.deploys = dict(self.opened.deploys)
 
     def run_to(self, position: int) -> None:
-        """Execute and retire the head of the line until so many tasks are retired."""
+        """Execute and retire the head of the line until `retired` tasks have retired."""
         while self.retired < position:
             self._execute_head()
 
     def take(self, record: Any) -> None:
-        """Let an input take effect where it did."""
+        """Apply an input at its position."""
         self.run_to(record.position)
         match record:
             case records.Submitted():
@@ -138,7 +138,7 @@ class Reference:
             self._meet_agent(task)
 
     def _next(self) -> Stamped:
-        """The lowest turn of the highest level; before it, of all levels that starve, the one with the lowest turn."""
+        """The next task: of all starved levels the lowest turn, else the lowest turn of the highest level."""
         heads: dict[int, Stamped] = {}
         for task in self.waiting:  # by turn, so the first of a level is its head
             heads.setdefault(task.priority, task)
@@ -282,7 +282,7 @@ class Reference:
 def run_reference(
     journal: list[Any], turn_of: dict[int, int], retired: dict[str, int], kind: type[Reference] = Reference
 ) -> dict[str, Reference]:
-    """Run the inputs of a journal, lane by lane, each up to `retired` tasks. Completions are not looked at."""
+    """Run the inputs of a journal, lane by lane, each up to `retired` tasks. Completions are ignored."""
     lanes: dict[str, Reference] = {}
     for record in journal:
         if isinstance(record, records.Opened):

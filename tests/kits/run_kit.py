@@ -1,7 +1,7 @@
-"""Small real runs for tests of `proof/`: the core of tests/broker drives them, their journals become run folders.
+"""Small real runs for tests of runs/ and proof/, made by a `Broker` of core_kit.py and written to run folders.
 
-Modules are the bytes whose digest the small agent language deploys (`scripted.code("counter")`), so that files exist
-for every digest that a journal names; nothing here executes them.
+The modules are bytes with the digest that the agent language deploys (`scripted.code("counter")`), so that files exist
+for every digest in a journal; nothing here executes them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def write_run(folder: Path, found: Iterable[Any], *, cut_after: int = 0, snapsho
 
 
 def _write_snapshot(journal: Journal, first: list[Any], *, cut: bool) -> None:
-    """Write a snapshot of what all records so far amount to; with `cut` they go."""
+    """Write a snapshot of the state after all records so far; with `cut` these are removed."""
     world = World()
     fold(world, first)
     store = SnapshotStore(journal)
@@ -56,12 +56,12 @@ def _write_snapshot(journal: Journal, first: list[Any], *, cut: bool) -> None:
 
 
 def records_of(broker: Broker) -> list[Any]:
-    """The journal of a broker of tests/broker as records."""
+    """The records in the journal of a `Broker` of core_kit.py."""
     return [records.decode(body) for body in broker.journal]
 
 
 def counting(tasks: int = 12, agents: int = 3, change: dict[int, bytes] | None = None) -> Broker:
-    """A broker that ran tasks which count, log and tell another agent. `change` replaces payloads, by their place."""
+    """A broker that ran tasks which count, log and tell another agent. `change` replaces payloads, by index."""
     broker = Broker()
     producer = broker.producer()
     broker.worker()

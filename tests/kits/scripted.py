@@ -1,4 +1,4 @@
-"""A small agent language: what a task does is written in its payload, and is a function of state and task alone.
+"""A small agent language: the payload of a task is a program, whose outcome is a function of state and task alone.
 
 A program is a JSON list of steps, run in order:
 
@@ -9,10 +9,10 @@ A program is a JSON list of steps, run in order:
     ["flood", n, size]                     emit n messages of `size` bytes, each to a new key, that do the same again
     ["fail", text] ["trap"]                fail
     ["log", text] ["size", n] ["grow", n]  write a log line, make the result or the state n bytes longer
-    ["hang"] ["die"] ["fault"]             no outcome: run past the time limit, kill the worker, be more than it can do
+    ["hang"] ["die"] ["fault"]             no outcome: run past the timeout, kill the worker, or fault
 
-The result holds everything that a task can see of its world, so whatever should not be visible shows in the digest.
-No worker can run `UNRUNNABLE`. The simulated workers and the sequential reference run the same function.
+The result holds everything that a task can see, so anything that should not be visible would show in the digest. No
+worker can run `UNRUNNABLE`. The simulated workers and the sequential reference run the same function.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from rota.common.work import (
 
 
 class NoOutcome(Exception):
-    """The task does not come to an end: `why` is hang, die or fault."""
+    """The task has no outcome: `why` is hang, die or fault."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -58,7 +58,7 @@ def program(*steps: Any) -> bytes:
 
 
 def code(name: str, kind: str = AGENT, **limits: int) -> Code:
-    """Return code of the small language; names only tell digests apart."""
+    """Return code of the language; names only make digests different."""
     return Code(digest(name.encode()), kind, limits=Limits(**limits))
 
 
@@ -114,7 +114,7 @@ def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks:
 
 
 class _State:
-    """The counter and how many bytes stand behind it."""
+    """The counter, and how many bytes follow it."""
 
     def __init__(self, packed: bytes | None) -> None:
         self.counter = 0 if packed is None else int(packed.split(b" ", 1)[0])
@@ -125,7 +125,7 @@ class _State:
 
 
 class _Run:
-    """What a task has done so far."""
+    """The effects of a task so far."""
 
     def __init__(self, address: str, turn: int, state: _State) -> None:
         self.address = address

@@ -1,7 +1,7 @@
-"""Fuzz targets: what people and scripts type: addresses, settings from the environment, and the lines of --jsonl.
+"""Fuzz targets: text typed by people and scripts: addresses, settings from the environment, lines of --jsonl.
 
-Typed text may hold any character, and bytes that are no UTF-8, which Python keeps as half surrogates and no message can
-carry. Whatever is taken here can travel.
+Typed text may have any character, and bytes that are not UTF-8, which Python keeps as surrogates and no message can
+hold. Everything accepted here can be sent.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from rota.host.config import BrokerSettings, CpuWorkerSettings, GpuWorkerSetting
 
 
 def mutate_text(rng: Random, text: str, other: str) -> str:
-    """Damage the bytes of a text; those that are no UTF-8 stay in it as the operating system hands them over."""
+    """Damage the bytes of a text; bytes that are not UTF-8 become surrogates, as from the operating system."""
     return mutate_bytes(rng, text.encode(), other.encode()).decode("utf-8", "surrogateescape")
 
 
 def check_address(text: str) -> bool:
-    """An address is taken and travels, or is refused; the two ways to ask agree."""
+    """An address is accepted and can be sent, or is refused; both checks agree."""
     try:
         assert check_target(text) == text
     except BadTarget as error:
@@ -87,7 +87,7 @@ def mutate_environment(rng: Random, case: Environment, other: Environment) -> En
 
 
 def check_environment(case: Environment) -> bool:
-    """A process takes its settings from the environment, or says which one is wrong."""
+    """A process accepts its settings from the environment, or names the bad one."""
     kind, values = case
     before = {variable: os.environ.get(variable) for variable in values}
     os.environ.update({variable: os.fsdecode(value) for variable, value in values.items()})
@@ -134,7 +134,7 @@ def mutate_lines(rng: Random, case: Any, other: Any) -> Any:
 
 
 def check_lines(case: tuple[str | None, bytes]) -> bool:
-    """Every line is a task that can be sent, or the first that is none is named."""
+    """Every line is a task that can be sent, or the error names the first bad one."""
     target, data = case
     try:
         for address, payload in _lines(io.BytesIO(data), target):

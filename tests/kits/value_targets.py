@@ -1,8 +1,8 @@
 """Fuzz targets: payloads, model calls, tensor files, and what a guest returns.
 
-Payloads are a producer's bytes that a worker meets, so whatever is wrong with them is `BadPayload` or `TensorError` and
-nothing else: an executor that raises ends its worker. What a guest returns becomes an outcome that the broker takes, or
-the broker would expel an honest worker for it.
+Payloads are a producer's bytes in a worker, so a bad one must raise `BadPayload` or `TensorError` and nothing else:
+another exception ends the worker. What a guest returns must become an outcome that the broker accepts, or the broker
+would expel the worker.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ VALUES = st.recursive(
 
 
 def check_value(payload: bytes) -> bool:
-    """Unpack; what comes out is packed as canonical bytes, which come back as themselves."""
+    """Unpack; the value, packed again, gives canonical bytes, which round-trip."""
     try:
         value = unpack_value(payload, REFS, None)
     except (BadPayload, TensorError) as error:
@@ -63,7 +63,7 @@ def check_value(payload: bytes) -> bool:
     try:
         once = pack_value([value], None)
     except BadPayload:
-        return False  # too deep, too large, or a float as a key: taken from others, never made
+        return False  # too deep, too large, or a float as a key: accepted but never made
     assert pack_value(unpack_value(*once, None), None) == once
     return True
 
@@ -92,7 +92,7 @@ _WANTED = st.lists(st.text(min_size=1, max_size=6), max_size=3, unique=True)
 
 
 def check_call(payload: bytes) -> bool:
-    """Decode a model task; what it holds is encoded again and means the same."""
+    """Decode a model task; its content, encoded again, means the same."""
     try:
         call = decode_call(payload, REFS)
     except BadPayload as error:
@@ -120,7 +120,7 @@ def _canonical(call: Call) -> tuple[Any, ...]:
 
 
 def check_tensor_words(fields: bytes) -> bool:
-    """Ask for tensors by dtype and shape as a peer may name them, right or not."""
+    """Ask for tensors with any dtype and shape, valid or not."""
     try:
         value = msgpack.unpackb(fields, strict_map_key=False)
         dtype, shape = value
@@ -196,7 +196,7 @@ OUTPUTS = st.one_of(
 
 
 def check_output(data: bytes) -> bool:
-    """Whatever a guest returns is an outcome, the same each time, and the broker's side of the wire takes it."""
+    """Anything a guest returns is an outcome, always the same, and the broker's decoder accepts it."""
     outcome, state = abi.decode_output(data, address="counter/alice", state=b"12", task=_TASK, limits=_LIMITS, fuel=9)
     again = abi.decode_output(data, address="counter/alice", state=b"12", task=_TASK, limits=_LIMITS, fuel=9)
     assert again == (outcome, state)
@@ -221,7 +221,7 @@ _ODD = st.sampled_from(
 
 
 def check_pack(case: tuple[str, Any]) -> bool:
-    """A client packs any value for any target, or says what cannot be sent."""
+    """A client packs any value for any target, or raises an error that says what cannot be sent."""
     target, value = case
     try:
         payload, refs = Payloads(None).pack(target, value)
@@ -234,7 +234,7 @@ def check_pack(case: tuple[str, Any]) -> bool:
 
 
 def mutate_pack(rng: Any, case: Any, other: Any) -> Any:
-    """Nest the value, or put another one beside it."""
+    """Nest the value, or add another one beside it."""
     target, value = case
     for _ in range(rng.choice((1, 1, 3, 70, 1_500))):
         value = rng.choice(([value], {"k": value}, (value, other[1])))

@@ -1,5 +1,5 @@
-"""Strategies for everything that travels: one per class of message, built from one per part. Used by test_wire.py and
-by tests/fuzz, which damages what they give.
+"""Hypothesis strategies for all messages: one per class, built from one per part. Used by test_wire.py and by
+tests/fuzz, which mutates what they generate.
 
 A new message gets its row in MESSAGES; test_wire.py compares the rows with the table of the wire.
 """

@@ -1,4 +1,4 @@
-"""A peer that speaks ZMTP 3.1 by hand over a plain socket, as far as a test wants: it can be silent at any point.
+"""A hand-written ZMTP 3.1 peer over a plain socket, which can stop responding at any point.
 
 Frames and greeting: rfc.zeromq.org/spec/23.
 """

@@ -1,4 +1,4 @@
-"""The modules and helpers that tests of rota.local share. Lanes come from the pytest plugin, as users have them."""
+"""Modules and helpers shared by tests of rota.local. Lanes come from the pytest plugin, as for users."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Real processes for tests: started, waited for by what they print, and ended, whatever the test does.
+"""Real processes for tests: started, awaited by their output, and always ended.
 
-Nothing here sleeps: a wait is for a line or for the end of a process, with a deadline that fails the test and shows
-what the process said.
+Nothing here sleeps: a wait is for a line or for the end of a process, with a deadline that fails the test and shows the
+process's output.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Process:
 
 
 class Up(Process):
-    """`rota up`: the supervisor, and by its words the processes below it."""
+    """`rota up`: the supervisor, and by its output its child processes."""
 
     def __init__(self, run_dir: Path, cpu_workers: int, gpu_workers: int, variables: dict[str, str]) -> None:
         self.run_dir = run_dir
@@ -129,11 +129,11 @@ class Up(Process):
         return pid
 
     def wait_child_ready(self, name: str, count: int) -> None:
-        """Wait until the child of this name has said for the `count`-th time that it is ready."""
+        """Wait until the child of this name has been ready for the `count`-th time."""
         self.wait_for(rf"^{re.escape(name)} *\| ready ", count)
 
     def wait_children_gone(self) -> None:
-        """Wait until nothing runs any more of what the supervisor started, which must have ended itself."""
+        """Wait until no process started by the supervisor runs; the supervisor must have ended."""
         self.wait()
         watch = ProcessWatch()
         poller = zmq.Poller()
@@ -152,14 +152,14 @@ class Up(Process):
         watch.close()
 
     def close(self) -> None:
-        """Kill the supervisor. What it started ends by itself then, and has ended when this returns."""
+        """Kill the supervisor, and wait until its children have ended by themselves."""
         super().close()
         self.wait_children_gone()
 
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Threads of the test, which have ended after it."""
+    """Threads of the test, joined after it."""
     with ThreadPoolExecutor() as pool:
         yield pool
 
@@ -181,7 +181,7 @@ def start_process() -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def rota_up() -> Iterator[Callable[..., Up]]:
-    """Start `rota up` and wait until all of it is ready; it is ended after the test, with all that it started."""
+    """Start `rota up` and wait until it is ready; it is ended after the test, with all its children."""
     started: list[Up] = []
 
     def start(run_dir: Path, *, cpu_workers: int = 1, gpu_workers: int = 0, **variables: str) -> Up:

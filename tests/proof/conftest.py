@@ -1,4 +1,4 @@
-"""The bench of the tests of the divergence report, see divergence_kit.py; compiled code is kept for all of them."""
+"""Fixtures for the tests of the divergence report, see divergence_kit.py; compiled code is shared by all of them."""
 
 from __future__ import annotations
 

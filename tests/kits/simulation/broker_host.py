@@ -1,8 +1,8 @@
 """The broker process: the real shell, core, recovery and journal, on simulated sockets, clock and process table.
 
-`Server` is the one that runs in production, from `turn` down: reading, decoding, the order of effects, what is held
-back while the disk is full. What it is handed is simulated: sockets, clock, the watch over processes, and the stores of
-modules and tensors (the agents here are a language of the tests).
+`Server` is the production code from `turn` down: reading, decoding, the order of effects, what is held back while the
+disk is full. Its arguments are simulated: sockets, clock, the watch over processes, and the stores of modules and
+tensors (agents are programs of scripted.py).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SimHostClock:
 
 
 class SimProcessWatch:
-    """The end of processes on the broker's host, as `ProcessWatch` tells it."""
+    """The end of processes on the broker's host, in place of `ProcessWatch`."""
 
     def __init__(self, host: BrokerHost) -> None:
         self._host = host
@@ -82,7 +82,7 @@ class SimProcessWatch:
 
 
 class _AnyModule:
-    """Takes every module as given."""
+    """Accepts every module."""
 
     def admit(self, _request: Any) -> None:
         pass
@@ -94,7 +94,7 @@ class _AnyTensor(_AnyModule):
 
 
 class BrokerHost(SimProcess):
-    """The broker through all of its lives."""
+    """The broker, through all of its restarts."""
 
     def __init__(self, simulation: Simulation, folder: Path) -> None:
         super().__init__(simulation, NAME)
@@ -136,7 +136,7 @@ class BrokerHost(SimProcess):
         self._plan_next(server)
 
     def process_ended(self) -> None:
-        """Some process of this host is gone."""
+        """Note that a process of this host has ended."""
         if self.up and self.process_watch is not None and self.process_watch.has_news():
             self.wake()
 

@@ -1,8 +1,8 @@
-"""A seed's runs and their verdict; how a failure is repeated, and made smaller.
+"""A seed's runs and their verdict; repeating and shrinking failures.
 
 A case is one plan, or the same pinned plan for several numbers of workers, whose lane digests must be equal. Shrinking
 leaves out faults, errands and knobs in ever smaller groups, then takes fewer workers, clients and lanes, and keeps what
-still fails in the same way. It draws nothing by chance: the same case shrinks to the same case.
+still fails in the same way. It is deterministic: the same case shrinks to the same case.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Case = tuple[Plan, ...]
 
 
 class Verdict(NamedTuple):
-    """What came of a case."""
+    """The result of a case."""
 
     case: Case
-    failure: str  # empty: everything held
+    failure: str  # empty: everything passed
     reports: tuple[Report, ...]
 
     @property
@@ -36,19 +36,19 @@ class Verdict(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The failure without its numbers, to tell one kind of failure from another."""
+        """The failure without its numbers, to compare kinds of failures."""
         return re.sub(r"\d+|b'[^']*'", "#", self.failure)[:60]
 
 
 class Shrunk(NamedTuple):
-    """The smallest case found that fails as the first one did."""
+    """The smallest case found that fails in the same way."""
 
     verdict: Verdict
     runs: int
 
 
 def cases_of(seed: int) -> list[Case]:
-    """What is run for a seed: a free run, and now and then a pinned one for 1, 2 and 8 workers."""
+    """The plans of a seed: a free one, and for some seeds a pinned one for 1, 2 and 8 workers."""
     found: list[Case] = [(make_plan(seed),)]
     if seed % PINNED_EVERY == 0:
         found.append(pinned_case(seed))
@@ -105,7 +105,7 @@ def _frozen(value: Any) -> Any:
 
 
 def shrink(verdict: Verdict, say: Callable[[str], None] = lambda _: None) -> Shrunk:
-    """Make a failing case smaller while it fails in the same way."""
+    """Shrink a failing case while it fails in the same way."""
     assert verdict.failure
     best, runs = [verdict], 0
     moved = True
@@ -124,7 +124,7 @@ def shrink(verdict: Verdict, say: Callable[[str], None] = lambda _: None) -> Shr
 
 
 def _smaller(case: Callable[[], Case]) -> Iterator[Case]:
-    """Yield cases with less in them than the present one, which changes while they are tried."""
+    """Yield smaller cases than the current one, which changes while they are tried."""
     for field in ("faults", "errands", "knobs"):
         size = len(getattr(case()[0], field))
         while size:

@@ -1,8 +1,8 @@
-"""What must hold, asked while a simulation runs and when it is over.
+"""The checks during and after a simulation.
 
-Everything that anybody was told (answers, results, questions, events, refusals) is kept and held against the run file
-at the end: nothing that left the broker may be contradicted, by a crash or by anything else. What the tasks of a
-derived lane come to is computed again by the sequential reference of tests/kits/reference.py.
+Everything that left the broker (answers, results, answers to queries, events, refusals) is kept and compared with the
+run file at the end: neither a crash nor anything else may contradict it. The outcomes of derived lanes are computed
+again by the sequential reference, tests/kits/reference.py.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from simulation.broker_host import BrokerHost
     from simulation.world import Simulation
 
-FOLDED_RECORDS_MAX = 300  # a fold of all records costs; the one at the end is always done
+FOLDED_RECORDS_MAX = 300  # folding all records is slow; at the end it is always done
 
 
 def check_core(core: BrokerState) -> None:
-    """What must hold between two steps."""
+    """An invariant between two steps failed."""
     core.check_invariants()
 
 
 class Checker:
-    """What everybody was told, and the verdict."""
+    """Everything that left the broker, and the verdict."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -47,18 +47,18 @@ class Checker:
         self.tasks = 0
         self.boots = 0
         self.lane_digests: list[tuple[str, str]] = []
-        self.seen: Counter[str] = Counter()  # what happened that is worth counting
-        self.written: list[bytes] = []  # what the run file must hold, record by record
+        self.seen: Counter[str] = Counter()  # counts of notable events
+        self.written: list[bytes] = []  # the records that the run file must hold
         self._requests: dict[tuple[str, int], Any] = {}
         self._answers: dict[tuple[str, int], Accepted | Answer] = {}
         self._refusals: dict[tuple[str, int], str] = {}
         self._reused: dict[tuple[str, int], None] = {}
         self._results: dict[int, tuple[Any, ...]] = {}
         self._digests: dict[tuple[str, int], bytes] = {}
-        self._failures: dict[int, tuple[str, str]] = {}  # as events told them
+        self._failures: dict[int, tuple[str, str]] = {}  # from events
         self._divergences_told: dict[tuple[str, int], None] = {}
         self._events = (0, 0)  # boot and number of the last one
-        # How far each lane of a boot was, by the number of an event: as events told it, and as answers did.
+        # The progress of each lane of a boot, by event number: from events, and from answers.
         self._moves: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._answered: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._lies: dict[tuple[bytes, int], None] = {}  # seed of the lane, turn
@@ -68,8 +68,8 @@ class Checker:
     # --- what happens to the broker --------------------------------------------------------------------------------
 
     def recovered(self, host: BrokerHost, journal: Journal, world: World) -> None:
-        """A broker has read its run file: all that was durable is there, and at most one commit more, in full; and
-        snapshot and tail give what all records give.
+        """Check a run file that a broker has read: it has everything durable, and at most one more whole commit; and
+        snapshot and tail give the same state as all records.
         """
         disk = host.disk
         attempts = [[records.encode(record) for record in attempt] for attempt in disk.attempts]
@@ -91,11 +91,11 @@ class Checker:
         self.compare_with_fold(world, self.written)
 
     def _kept(self, journal: Journal) -> list[bytes]:
-        """The records of a run file that count."""
+        """The kept records of a run file."""
         return [entry.body for entry in journal.log.entries(journal.first_number(), 1 << 32)]
 
     def committed(self, batch: list[records.Record]) -> None:
-        """The journal said that this is durable."""
+        """Note what the journal reported as durable."""
         self.written += [records.encode(record) for record in batch]
 
     def started(self, host: BrokerHost) -> None:
@@ -104,11 +104,11 @@ class Checker:
         host.core.check_invariants()
 
     def broker_crashed(self, host: BrokerHost) -> None:
-        """What was in memory is gone."""
+        """Forget what was in memory."""
         self._late = []
 
     def turned(self, host: BrokerHost) -> None:
-        """The broker is through with a turn: what is in memory must follow from the records."""
+        """Check after a turn that the state in memory follows from the records."""
         assert host.core is not None
         assert host.server is not None
         if len(self.written) < FOLDED_RECORDS_MAX:
@@ -127,7 +127,7 @@ class Checker:
         self.simulation.transcript.note("lie", worker, folded.address, folded.tasks[place].turn)
 
     def probes(self) -> list[tuple[Any, str, Any]]:
-        """Look at late completions on their way into the core."""
+        """Note late completions that enter the core."""
         real = workers_module._compare_late
 
         def probe(core: BrokerState, message: Completed) -> None:
@@ -150,7 +150,7 @@ class Checker:
         assert known == request or key in self._reused, f"{key} asks for two things: the simulation is wrong"
 
     def reuses(self, producer: str, number: int) -> None:
-        """This number will come with other content, on purpose."""
+        """Note that this number will be reused with other content, on purpose."""
         self._reused[(producer, number)] = None
 
     def answered(self, producer: str, request: Any, reply: Accepted | Answer) -> None:
@@ -170,19 +170,19 @@ class Checker:
         self.simulation.transcript.note("refused", producer, request.number, error.code)
 
     def told(self, client: str, item: ResultItem) -> None:
-        """A client got a result, or an answer with one."""
+        """Note a result that a client got."""
         key = (item.lane, item.turn, item.ok, item.result, item.kind, item.message, tuple(item.log))
         known = self._results.setdefault(item.seq, key)
         assert known == key, f"task {item.seq} had the outcome {known}, {client} was told {key}"
         self.highest_seq = max(self.highest_seq, item.seq)
 
     def no_result(self, client: str, seq: int, error: RotaError) -> None:
-        """A client was refused a result."""
+        """Note a refusal of a result."""
         small = self.simulation.plan.world_settings.get("results_max", 1 << 30) < 1_000
         assert small or error.code != "expired", f"the result of task {seq} is gone: {error}"
 
     def read(self, what: str, answer: Answer) -> None:
-        """A question was answered: what it says of a lane is what the events up to its number told, or newer."""
+        """Check an answer to a query: what it says of a lane agrees with the events up to its number, or is newer."""
         if what != "digest":
             return
         key, retired = (answer.boot, answer.value["lane"]), answer.value["retired"]
@@ -198,7 +198,7 @@ class Checker:
         assert known == digest, f"lane {lane} had another digest at {retired} before"
 
     def heard(self, event: Event) -> None:
-        """An event was published: it may not be taken back either."""
+        """Note a published event, which must not be contradicted either."""
         boot, number = self._events
         if event.boot == boot:
             assert event.event > number, "events are numbered upwards"
@@ -218,7 +218,7 @@ class Checker:
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def final(self) -> None:
-        """Everything is at rest: hold what was told against the run file, and the run file against the reference."""
+        """At the end compare all messages with the run file, and the run file with the reference."""
         core = self.simulation.broker.core
         assert core is not None
         journal = self.simulation.broker.disk.journal
@@ -254,7 +254,7 @@ class Checker:
         assert not unfinished, f"tasks without an outcome at rest: {unfinished[:9]}"
 
     def _check_requests(self, history: History) -> None:
-        """Each answer is in the run file, each number once, and nothing that was refused for good."""
+        """Check that each answer is in the run file, each number once, and nothing that was refused permanently."""
         for key, reply in self._answers.items():
             request = self._requests[key]
             record = history.inputs.get(key)
@@ -274,7 +274,7 @@ class Checker:
                 assert key not in history.inputs, f"{key} was refused ({code}) and took effect"
 
     def _lied_turns(self, history: History) -> dict[tuple[str, int], None]:
-        """Lies that came first and stand."""
+        """Return the lies that were the first completion and stand."""
         found = {}
         seeds = {lane.seed: name for name, lane in history.world.lanes.items()}
         for seq, task in history.finished.items():
@@ -287,7 +287,7 @@ class Checker:
         return found
 
     def _check_lies(self, history: History) -> None:
-        """Two outcomes of one task are a divergence, and nothing else is."""
+        """Check that divergences are exactly the tasks with two different outcomes."""
         lanes = {name: lane.seed for name, lane in history.world.lanes.items()}
         for lane, turn in history.diverged:
             assert (lanes[lane], turn) in self._lies, f"turn {turn} of {lane} is said to diverge, and nobody lied"
@@ -301,7 +301,7 @@ class Checker:
 
 
 def _is_of(record: Any, request: Any) -> bool:
-    """Whether an input is what a request asked for."""
+    """Return whether an input is what a request asked for."""
     if type(request) is Submit:
         return bool((record.lane, record.runs, record.retry_of) == (request.lane, request.runs, request.retry_of))
     return all(getattr(record, name, value) == value for name, value in request._asdict().items() if name != "number")

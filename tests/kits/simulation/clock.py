@@ -1,9 +1,9 @@
-"""Simulated time, the queue of everything that will happen, chance by name, and the transcript of what happened.
+"""Simulated time, the event queue, named random streams, and the transcript.
 
-All of a run hangs on these: actions run one at a time in the order of their moments, ties in the order in which they
-were planned; every decision draws from a stream that follows from the seed and its own name, so that leaving one
-thing out while shrinking does not reshuffle the others. The transcript is a digest over everything that was
-delivered: two runs of a seed did the same exactly when it is equal.
+A run is determined by these: actions run one at a time in time order, ties in the order of planning; every decision
+draws from a stream derived from the seed and its own name, so that leaving one thing out while shrinking does not
+change the others. The transcript is a digest over everything that was delivered: two runs of a seed did the same
+exactly when it is equal.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ LINES_KEPT = 400
 
 
 class Clock:
-    """Steady time in microseconds from 0, and a calendar that faults can move."""
+    """Monotonic time in microseconds from 0, and a wall clock that faults can move."""
 
     def __init__(self) -> None:
         self.now_us = 0
-        self.calendar_ms = WALL_START_MS  # what a wall clock shows at time 0; a jump changes it
-        self.frozen_ms: int | None = None  # the wall clock stands still, so that no timer comes due by itself
+        self.calendar_ms = WALL_START_MS  # the wall clock at time 0; a jump changes it
+        self.frozen_ms: int | None = None  # the wall clock stands still, so that no timer is due by itself
         self.actions = 0
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
 
@@ -52,7 +52,7 @@ class Clock:
         heapq.heappush(self._queue, (moment_us, self.actions, action))
 
     def run(self, until_us: int, done: Callable[[], bool] | None = None) -> bool:
-        """Let everything happen up to a moment; True if `done` said so before."""
+        """Run everything up to a moment; return True if `done` became true before."""
         while self._queue and self._queue[0][0] <= until_us:
             moment_us, _, action = heapq.heappop(self._queue)
             self.now_us = max(self.now_us, moment_us)
@@ -64,32 +64,32 @@ class Clock:
 
 
 class Chances:
-    """Streams of chance, by name."""
+    """Random streams, by name."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def stream(self, name: str) -> random.Random:
-        return random.Random(f"{self._seed}/{name}")  # a text seeds by its bytes, whatever PYTHONHASHSEED says
+        return random.Random(f"{self._seed}/{name}")  # a text seeds by its bytes, whatever PYTHONHASHSEED is
 
 
 class Transcript:
-    """What happened: a digest of all of it, and the last lines for a report."""
+    """A digest of everything that happened, and the last lines for a report."""
 
     def __init__(self, clock: Clock, folder: str) -> None:
         self._clock = clock
-        self._folder = folder.encode()  # errors name it; another run has another one
+        self._folder = folder.encode()  # errors name it, and it differs between runs
         self._hash = blake3()
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
 
     def frame(self, way: str, identity: bytes, frame: bytes) -> None:
-        """A frame arrived."""
+        """Note a frame that arrived."""
         self._hash.update(b"%d %s " % (self._clock.now_us, way.encode()))
         self._hash.update(identity)
         self._hash.update(frame.replace(self._folder, b""))
 
     def note(self, what: str, *details: Any) -> None:
-        """Something else that is worth a line."""
+        """Note anything else."""
         line = f"{self._clock.now_us / 1e6:10.6f} {what}" + "".join(f" {detail}" for detail in details)
         self._hash.update(line.encode())
         self.lines.append(line)

@@ -1,8 +1,8 @@
-"""The broker's disk: a real folder with a real run file, and what is left of it after a crash.
+"""The broker's disk: a real folder with a real run file, and its content after a crash.
 
-A killed process leaves what it has written. A power cut leaves what was synced, and of the bytes written since any
-part: whole sectors, a prefix, garbage, a file that is longer or shorter than it should be. SQLite syncs in a known
-order (https://www.sqlite.org/wal.html, and `walWriteFrames` of its sources), and only what that order allows is made:
+A killed process leaves what it has written. A power cut leaves what was synced, and any part of the bytes written
+since: whole sectors, a prefix, garbage, a file that is too long or too short. SQLite syncs in a known order
+(https://www.sqlite.org/wal.html, and `walWriteFrames` of its sources), and only what that order allows is simulated:
 
     a commit           frames are written, then synced; before the sync any of their sectors may be missing
     a WAL begun anew   its header is written and synced before the first frame; the file it was copied into was synced
@@ -43,7 +43,7 @@ class Image(NamedTuple):
 
 
 class SimJournal(Journal):
-    """The real journal, which tells the checkers what it wrote."""
+    """The real journal, which reports to the checkers what it wrote."""
 
     disk: Disk
 
@@ -57,7 +57,7 @@ class SimJournal(Journal):
 
 
 class SimFile(SqliteFile):
-    """The real file, with points around each commit."""
+    """The real file, with crash points around each commit."""
 
     disk: Disk
 
@@ -83,7 +83,7 @@ class SimFile(SqliteFile):
 
     @contextlib.contextmanager
     def _interrupted(self) -> Iterator[None]:
-        """An error between two steps of a statement; not in the last one, which would have been carried out."""
+        """Raise an error between two steps of a statement, except in the last one, which would have taken effect."""
         steps = self.disk.chance.choice((0, 1, 2, 4))
 
         def give_up() -> int:
@@ -105,7 +105,7 @@ class SimFile(SqliteFile):
 
     @contextlib.contextmanager
     def _without_room(self) -> Iterator[None]:
-        """The file may not grow beyond a few bytes more: a real short write."""
+        """Allow the file to grow by only a few bytes: a real short write."""
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         room = len(self.disk.read().wal) + self.disk.chance.choice((0, 1, 30, 700, 4_200, 9_000))
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
@@ -116,21 +116,21 @@ class SimFile(SqliteFile):
 
 
 class Disk:
-    """The folder of the run file, from one life of the broker to the next."""
+    """The folder of the run file, across restarts of the broker."""
 
     def __init__(self, root: Path, process: SimProcess, chance: Random) -> None:
         self.process = process
         self.chance = chance
         self.durable = 0  # records that must be there after any crash
-        # Commits that were begun and not confirmed since the last one that was. Any of them may be found after a crash,
-        # even an older one: a sector that a later attempt wrote alike can complete it.
+        # Unconfirmed commits since the last confirmed one. Any of them may be found after a crash, even an older one:
+        # an equal sector written by a later attempt can complete it.
         self.attempts: list[list[records.Record]] = []
-        self.is_examined = False  # what is written now is not written by the broker
+        self.is_examined = False  # current writes are not the broker's
         self.full_until_us = 0
         self.slow_until_us = 0
         self.left: Image | None = None
         self.power_cuts = True
-        self.commits_left: int | None = None  # until the power goes, None: it does not
+        self.commits_left: int | None = None  # until the power cut; None: no cut
         self.commits = 0
         self._root = root
         self._generation = 0
@@ -143,7 +143,7 @@ class Disk:
         return self._root / str(self._generation) / RUN_FILE
 
     def open(self) -> Journal:
-        """Open the run file as a broker does at its start."""
+        """Open the run file as a starting broker does."""
         prepare(self.path, read_only=False)
         file = SimFile(self.path, SCHEMA)
         self._run_file = RunFile(file)
@@ -157,7 +157,7 @@ class Disk:
         self._run_file.reserve()
 
     def crash(self) -> None:
-        """Leave what the crash left; the files of the dead broker are never looked at again."""
+        """Make the state after the crash; the dead broker's files are not used any more."""
         if self.journal is None:
             return
         note = Path(f"{self.path}-end")
@@ -174,7 +174,7 @@ class Disk:
         shutil.rmtree(old)
 
     def read(self) -> Image:
-        """What the files hold now, for whoever reads them with SQLite's locks out of the way."""
+        """The current content of the files, read without SQLite's locks."""
         wal = self._wal()
         return Image(self.path.read_bytes(), wal.read_bytes() if wal.exists() else b"")
 
@@ -189,7 +189,7 @@ class Disk:
         return self.full_until_us > self.process.clock.now_us
 
     def is_cut_now(self) -> bool:
-        """Count a commit; True if the power goes in the middle of it."""
+        """Count a commit; return whether the power is cut in the middle of it."""
         if self.commits_left is None:
             return False
         self.commits_left -= 1
@@ -213,9 +213,7 @@ class Disk:
         self.commits_left = None
 
     def _as_it_is(self) -> Image:
-        """A kill between two commits. What could not be written may be there all the same: a failed fsync tells
-        nothing about the bytes.
-        """
+        """A kill between two commits. What failed to be written may still exist: a failed fsync proves nothing."""
         if self.attempts and self.journal is not None and self.chance.random() < 0.5:
             self.is_examined = True
             before = self.read()
@@ -229,7 +227,7 @@ class Disk:
 
 
 def torn(before: Image, after: Image, chance: Random) -> Image:
-    """What a power cut leaves between two states of the files."""
+    """Return the files after a power cut between two states."""
     if after.file != before.file and chance.random() < 0.5:
         return Image(_tear(before.file, after.file, chance, garbage=False), after.wal)  # in the middle of a checkpoint
     wal = before.wal
@@ -241,7 +239,7 @@ def torn(before: Image, after: Image, chance: Random) -> Image:
 
 
 def _tear(before: bytes, after: bytes, chance: Random, *, garbage: bool) -> bytes:
-    """Part of the way from one content to the other, sector by sector."""
+    """Return a mixture of two contents, sector by sector."""
     how = chance.choice(("nothing", "all", "prefix", "prefix", "scattered", "scattered"))
     if how == "nothing":
         return before

@@ -1,8 +1,8 @@
-"""What producers do in a simulation, one function per kind of errand, and the two that frame a run.
+"""The errands of producers in a simulation, one function per kind, and the two at the start and end of a run.
 
-Programs and batches come from tests/kits/chaos.py. Each errand has its own stream of chance and its own numbers, so
-that it asks for the same under the same numbers when its process is started again. What it aims at (a task to cancel,
-a dead letter) is chosen once and kept.
+Programs and batches come from tests/kits/chaos.py. Each errand has its own random stream and its own numbers, so that
+it repeats its requests under the same numbers when its process is restarted. Its target (a task to cancel, a dead
+letter) is chosen once and kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     pass
 
 NUMBERS_PER_ERRAND = 16
-SETUP = 1_000_000  # numbers of the errands that frame a run
+SETUP = 1_000_000  # numbers of the errands at the start and end of a run
 CLOSING = 1_000_001
 
 
@@ -48,7 +48,7 @@ def settings_of(plan: Plan, number: int) -> LaneSettings:
 
 
 def deploys(timeout_ms: int) -> list[tuple[str, Any]]:
-    """The names that programs use, but `ghost`."""
+    """The names that programs use, except `ghost`."""
     limits = Limits(emits_max=6, timeout_ms=timeout_ms, growth_bytes=400)
     return [
         ("counter", scripted.COUNTER._replace(limits=limits)),
@@ -60,7 +60,7 @@ def deploys(timeout_ms: int) -> list[tuple[str, Any]]:
 
 
 class Numbers:
-    """The numbers of one errand, counted from its first again in every life of its process."""
+    """The numbers of one errand, counted from its first again after every restart of its process."""
 
     def __init__(self, errand: int) -> None:
         self._next = errand * NUMBERS_PER_ERRAND
@@ -91,7 +91,7 @@ def set_up(plan: Plan) -> Errand:
 
 
 def pinned_work(plan: Plan) -> Errand:
-    """Open a paused lane, put everything into it, release it: all inputs have their positions by then."""
+    """Open a paused lane, submit everything, release it: by then all inputs have their positions."""
 
     def steps(client: Client) -> Steps:
         chance = Random(f"{plan.seed}/pinned")
@@ -115,11 +115,11 @@ def pinned_work(plan: Plan) -> Errand:
 
 
 def close_down(_plan: Plan) -> Errand:
-    """See to it that work is taken; lanes are released by those who paused them."""
+    """End draining. Paused lanes are released by the errands that paused them."""
 
     def steps(client: Client) -> Steps:
         others = client.simulation.clients
-        while True:  # an earlier one may still be on its way, and say the opposite
+        while True:  # an earlier, opposite one may still be in flight
             yield from client.pair(lambda number: messages.Drain(number, False))
             if not any(number != CLOSING for other in others for number in other.errands):
                 return
@@ -137,7 +137,7 @@ def make_errand(plan: Plan, number: int) -> tuple[int, int, Errand]:
     state = chance.getstate()
 
     def steps(host: Client) -> Steps:
-        chance.setstate(state)  # another life of the process does the same
+        chance.setstate(state)  # a restarted process does the same
         return _KINDS[kind](host, plan, chance, number)
 
     return client, at_us, steps
@@ -166,7 +166,7 @@ def _bulk(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 
 def _twice(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
-    """The same number with the same content: the same answer, also much later."""
+    """The same number with the same content gets the same answer, even much later."""
     run = TaskRun.of("counter/a", 0, (scripted.program(["add", 1]),), None)
     request = messages.Submit(Numbers(number).take(), _lane(plan, chance), (run,), False, None, None)
     first = yield from client.ask_for(request)
@@ -183,7 +183,7 @@ def _reuse(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     first = yield from client.ask_for(messages.SetWindow(taken, lane, 5))
     if isinstance(first, Accepted):
         client.simulation.checker.reuses(client.name, taken)
-        # What comes back may be the answer to a copy of the first: which one took effect, the run file says.
+        # The answer may be to a copy of the first request; the run file says which one took effect.
         yield from client.ask_for(messages.SetWindow(taken, lane, 6))
 
 
@@ -225,7 +225,7 @@ def _window(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 
 def _dead(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
-    """Run a dead letter again, or let it go."""
+    """Retry a dead letter, or drop it."""
     numbers, lane = Numbers(number), _lane(plan, chance)
     letters = (yield from client.question("dead", lane=lane)) or []
     taken, place, retries = numbers.take(), chance.random(), chance.random() < 0.6
@@ -239,7 +239,7 @@ def _dead(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 
 def _ask(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
-    """Look at digests and tasks: what a question was answered must be true ever after."""
+    """Query digests and tasks; the answers must stay true."""
     checker = client.simulation.checker
     for _ in range(chance.randint(1, 6)):
         lane = _lane(plan, chance)
@@ -255,7 +255,7 @@ def _ask(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 
 def _look_back(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
-    """Ask for results of old tasks, one's own or not."""
+    """Ask for results of old tasks, its own or others."""
     back = chance.randrange(40)
     first_seq = max(1, client.simulation.checker.highest_seq - back)
     yield from client.take_results(first_seq, min(back + 1, chance.randint(1, 20)))
@@ -268,7 +268,7 @@ def _drain(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 
 
 def _open(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
-    """Open a lane in the middle of everything and use it."""
+    """Open a lane during the run and use it."""
     numbers, lane = Numbers(number), f"new{number}"
     settings = settings_of(plan, 100 + number)
     paused, source = chance.random() < 0.3, _lane(plan, chance)

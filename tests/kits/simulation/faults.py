@@ -1,4 +1,4 @@
-"""What each kind of fault does to a simulation. When they strike is in the plan; nothing strikes after its duration."""
+"""The kinds of faults of a simulation. The plan says when they strike; none strikes after its duration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECOND_US = 1_000_000
 
 
 def strike(simulation: Simulation, fault: Fault) -> None:
-    """Let a fault happen now."""
+    """Inject a fault now."""
     chance = simulation.chances.stream(f"fault {fault.number} strikes")
     simulation.transcript.note("fault", fault.number, fault.kind)
     simulation.struck[fault.kind] = simulation.struck.get(fault.kind, 0) + 1
@@ -25,7 +25,7 @@ def strike(simulation: Simulation, fault: Fault) -> None:
 
 
 def heal(simulation: Simulation) -> None:
-    """From now on everything works."""
+    """End all faults."""
     simulation.network.heal()
     simulation.broker.disk.heal()
     for process in simulation.processes():
@@ -43,7 +43,7 @@ def _until(simulation: Simulation, chance: Random, *seconds: float) -> int:
 
 
 def _some_worker(simulation: Simulation, chance: Random) -> WorkerHost:
-    """A worker, one that is at work if there is one."""
+    """Return a worker, a busy one if there is one."""
     return chance.choice([worker for worker in simulation.workers if worker.is_busy] or simulation.workers)
 
 
@@ -52,7 +52,7 @@ def _break(simulation: Simulation, chance: Random) -> None:
 
 
 def _storm(simulation: Simulation, chance: Random) -> None:
-    """Everybody loses the connection, several times in a row."""
+    """Break all connections, several times in a row."""
     for place in range(chance.randint(1, 4)):
         simulation.clock.after(place * chance.choice((1_000, 60_000)), lambda: _note_storm(simulation, chance))
 
@@ -87,7 +87,7 @@ def _kill_broker(simulation: Simulation, chance: Random) -> None:
 
 
 def _power_cut(simulation: Simulation, chance: Random) -> None:
-    """End the broker in the middle of one of its next commits, and its disk with it."""
+    """Cut the power in the middle of one of the broker's next commits."""
     simulation.broker.disk.commits_left = chance.choice((0, 0, 1, 2, 8))
 
 
@@ -120,7 +120,7 @@ def _stuck_worker(simulation: Simulation, chance: Random) -> None:
 
 
 def _liar(simulation: Simulation, chance: Random) -> None:
-    """A worker changes results from now on, of some tasks after others have done them (see WorkerHost)."""
+    """Make a worker lie: from now on it changes results of some tasks, after others have done them (see WorkerHost)."""
     worker = chance.choice([worker for worker in simulation.workers if worker.pool == "cpu"])
     worker.lies = chance.choice((1, 3, 10))
 

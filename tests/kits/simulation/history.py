@@ -1,4 +1,4 @@
-"""A run file read from its first record to its last: what became of every task, and whether the reference agrees."""
+"""Reads a whole run file: the outcome of every task, and the comparison with the reference."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rota.common.work import Code, Done, Failed, Outcome
 
 
 class History(NamedTuple):
-    """What a run file says."""
+    """The content of a run file."""
 
     world: World
     turn_of: dict[int, int]
     finished: dict[int, Task]
-    digests: dict[str, dict[int, bytes]]  # by lane: the digest after so many retired tasks
+    digests: dict[str, dict[int, bytes]]  # by lane: the digest by number of retired tasks
     inputs: dict[tuple[str, int], Any]  # by producer and number
     stamped_by: dict[tuple[str, int], int]  # how many tasks a submit stamped
     diverged: dict[tuple[str, int], None]
 
 
 def read_history(found: list[records.Record], world_settings: dict[str, int]) -> History:
-    """Fold records one by one and watch. Raises AssertionError where a task has two outcomes, or agents lose order."""
+    """Fold records one by one. Raises AssertionError if a task has two outcomes, or agents' tasks lose their order."""
     world = World(**world_settings)
     history = History(world, {}, {}, {}, {}, {}, {})
     issued: dict[tuple[str, str], list[int]] = {}
@@ -66,7 +66,7 @@ def read_history(found: list[records.Record], world_settings: dict[str, int]) ->
 
 
 def outcome_key(task: Task) -> tuple[Any, ...]:
-    """An outcome as clients see it."""
+    """Return an outcome as clients see it."""
     outcome = task.outcome
     if type(outcome) is Done:
         return (task.run.lane, task.turn, True, outcome.result, "", "", tuple(outcome.log))
@@ -81,7 +81,7 @@ def check_reference(found: list[records.Record], history: History, lied: dict[tu
     kept = [record for record in found if getattr(record, "lane", None) in derived]
 
     class Deceived(Reference):
-        """The reference, told which lies stand."""
+        """The reference, with the lies that stand."""
 
         def _execute(self, task: Stamped, code: Code) -> Outcome:
             outcome = super()._execute(task, code)

@@ -1,10 +1,9 @@
-"""ZeroMQ as its users see it, without wires: what a test may put in the place of a `zmq.Context`.
+"""A simulated ZeroMQ, in place of a `zmq.Context`.
 
-Within one connection frames arrive once and in order, late. A connection can break: what was on its way arrives up to
-some frame, the rest is lost, or is sent again on the next connection, which the dealer makes by itself under a new
-identity and without telling anybody; so frames of the old connection can come after those of the new one, twice, or
-never. A router knows peers for a while after they have gone. Partitions hold frames back. docs of what is imitated:
-zmq_socket(7).
+Within one connection frames arrive once and in order, with delay. When a connection breaks, frames in flight arrive up
+to some frame; the rest is lost, or sent again on the next connection, which the dealer makes by itself under a new
+identity and without notice. So frames of the old connection can arrive after those of the new one, twice, or never. A
+router knows peers for a while after they are gone. Partitions hold frames back. The behaviour is that of zmq_socket(7).
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ from simulation.clock import Clock, Transcript
 UNSENT_MAX = 1_000  # as in host/sockets.py
 RECONNECT_US = 50_000
 RECONNECT_US_MAX = 2_000_000
-SLOW_READER_FRAMES = 3  # on the way to a peer that does not read, before a router's send would block
+SLOW_READER_FRAMES = 3  # in flight to a peer that does not read, before a router's send would block
 
 
 class Process(Protocol):
-    """Who owns a socket."""
+    """The owner of a socket."""
 
     name: str
-    elapsed_us: int  # how far it is in what it is doing at this moment
+    elapsed_us: int  # elapsed in its current turn
 
     def wake(self) -> None:
-        """There is something to read."""
+        """Note that there is something to read."""
 
     def point(self, what: str) -> None:
-        """An effect is about to happen; the process may end here."""
+        """Pass a crash point before an effect; the process may end here."""
 
 
 class Network:
-    """All connections, and the trouble with them."""
+    """All connections, and their faults."""
 
     def __init__(self, clock: Clock, chance: Random, transcript: Transcript) -> None:
         self.clock = clock
@@ -46,7 +45,7 @@ class Network:
         self.connections: dict[bytes, Connection] = {}
         self.dealers: dict[str, list[Dealer]] = {}  # by process
         self.latency_us = (20, 400)
-        self.cut_off: dict[str, int] = {}  # process -> moment until which nothing gets through
+        self.cut_off: dict[str, int] = {}  # process -> end of its partition
         self.slow_readers: dict[str, int] = {}
         self._next_identity = 1
 
@@ -73,7 +72,7 @@ class Network:
         return len(chosen)
 
     def end_process(self, name: str) -> None:
-        """A process is gone: its sockets with it."""
+        """Remove the sockets of a process that is gone."""
         for dealer in self.dealers.pop(name, []):
             dealer.closed = True
         for endpoint, router in list(self.bound.items()):
@@ -86,14 +85,14 @@ class Network:
                 connection.break_()
 
     def heal(self) -> None:
-        """From now on nothing is wrong with the network."""
+        """End all faults of the network."""
         self.cut_off.clear()
         self.slow_readers.clear()
         self.latency_us = (20, 400)
 
 
 class Left(NamedTuple):
-    """A `zmq.MessageTracker` of a frame that has left at once."""
+    """A `zmq.MessageTracker` of a frame that was sent at once."""
 
     done: bool = True
 
@@ -128,7 +127,7 @@ class Way:
         self.sink.take(self.connection.identity, self.frames.popleft())
 
     def lose(self, chance: Random, sink_is_gone: bool) -> list[bytes]:
-        """The connection broke: keep some first frames on their way, and return what did not get through."""
+        """Break the connection: deliver some first frames, and return the others."""
         count = len(self.frames)
         kept = 0 if sink_is_gone else chance.choice((0, count, chance.randint(0, count)))
         lost = list(self.frames)[kept:]
@@ -144,7 +143,7 @@ class Connection:
         self.dealer = dealer
         self.router = router
         self.identity = network.identity()
-        self.lingers = False  # its process is gone, and what was sent still leaves
+        self.lingers = False  # its process is gone, but what was sent still leaves
         self.to_router = Way(network, router, self)
         self.to_dealer = Way(network, dealer, self)
         network.connections[self.identity] = self
@@ -166,14 +165,14 @@ class Connection:
         notice_us = chance.choice((0, 1_000, 200_000))
         network.clock.after(notice_us, lambda: self.router.forget(self.identity))
         if not self.dealer.closed:
-            # What the transport had not been told of is sent again: some of it may have arrived all the same.
+            # Frames without confirmed delivery are sent again, though some may have arrived.
             again = chance.choice(([], [], lost, arriving[-1:] + lost))
             self.dealer.unsent.extendleft(reversed(again))
             self.dealer.connect_later()
 
 
 class _Socket:
-    """What every socket can do."""
+    """Base of all sockets."""
 
     def __init__(self, network: Network, process: Process) -> None:
         self.network = network
@@ -181,7 +180,7 @@ class _Socket:
         self.closed = False
 
     def set(self, _option: int, _value: Any) -> None:
-        """Options change nothing here."""
+        """Ignore options."""
 
 
 class Dealer(_Socket):
@@ -251,7 +250,7 @@ class Dealer(_Socket):
 
 
 class Router(_Socket):
-    """The binding side. Mandatory: a peer that is not there is an error."""
+    """The binding side. As with ROUTER_MANDATORY, an unknown peer is an error."""
 
     def __init__(self, network: Network, process: Process) -> None:
         super().__init__(network, process)
@@ -274,7 +273,7 @@ class Router(_Socket):
         if connection is None:
             raise zmq.ZMQError(zmq.EHOSTUNREACH)
         if identity not in self.network.connections:
-            return Left()  # it broke, and this side has not noticed
+            return Left()  # it is broken, but this side has not noticed
         way = connection.to_dealer
         if self.network.is_slow(connection.dealer.process.name) and len(way.frames) >= SLOW_READER_FRAMES:
             raise zmq.Again
@@ -295,7 +294,7 @@ class Router(_Socket):
 
 
 class Publisher(_Socket):
-    """The PUB socket: one watcher who misses nothing."""
+    """The PUB socket: one watcher that misses nothing."""
 
     def __init__(self, network: Network, process: Process) -> None:
         super().__init__(network, process)
@@ -314,7 +313,7 @@ class Publisher(_Socket):
 
 
 class Context:
-    """What a process uses as its `zmq.Context`."""
+    """A process's `zmq.Context`."""
 
     _KINDS: ClassVar = {zmq.DEALER: Dealer, zmq.ROUTER: Router, zmq.XPUB: Publisher}
 

@@ -1,8 +1,8 @@
-"""Producers: processes with the real client session, flows, questions and links, who have errands to do.
+"""Producers: processes with the real client session, flows, queries and links, which run errands.
 
-An errand is a generator over the client's flows. It survives the process it runs in: whoever is started again does
-what was open once more under the same numbers, as a producer does that keeps its own list. Everything that a client
-is told goes to the checker at once, whether or not anybody waits for it any more.
+An errand is a generator over the client's flows. It survives its process: a restarted producer repeats what was open
+under the same numbers, like one that keeps a list of its work. Everything that a client receives goes to the checker at
+once, whether or not a flow still waits for it.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ AGAIN: Final = (
 
 
 class _Running:
-    """An errand on its way."""
+    """A running errand."""
 
     def __init__(self, name: int, steps: Steps) -> None:
         self.name = name
         self.steps = steps
-        self.turn: Pause | None = None  # what it waits for; None: it can go on
+        self.turn: Pause | None = None  # what it waits for; None: it can continue
 
 
 class Client(SimProcess):
-    """One producer, through all of its lives."""
+    """One producer, through all of its restarts."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         super().__init__(simulation, name)
@@ -63,7 +63,7 @@ class Client(SimProcess):
         self.questions = Questions()
         self.context: Any = Context(self.simulation.network, self)
         self.links: dict[str, Link] = {}
-        decoder: Any = None  # nobody looks into a result here
+        decoder: Any = None  # results are not decoded here
         self.flows = Flows(
             self.session, self.questions, decoder, limits=Timeouts(ANSWER_MS, 10 * ANSWER_MS), now_ms=self.now_ms,
             chance=self.chance.random, not_reachable=NotReachable,
@@ -86,7 +86,7 @@ class Client(SimProcess):
         return (self.clock.now_us + self.mono_offset_us) // 1_000
 
     def turn(self) -> None:
-        """Pump the links and go on with every errand that has got what it waited for."""
+        """Pump the links and continue every errand whose wait is over."""
         news = self._pump()
         while self._resume(news):
             news = self._pump()
@@ -111,7 +111,7 @@ class Client(SimProcess):
         return self.session.take_news() + self.questions.take_news()
 
     def _resume(self, news: list[Key]) -> bool:
-        """Go on where news came or time is up; False if nobody could."""
+        """Continue errands whose key arrived or time is up; return False if there was none."""
         moved = False
         for errand in list(self.running):
             turn = errand.turn
@@ -138,7 +138,7 @@ class Client(SimProcess):
             except AGAIN as error:
                 if isinstance(error, RotaError):
                     self.simulation.checker.refused(self.name, request, error)
-                # Give way to what the session sent again meanwhile: its answer would be taken for that of the next try.
+                # Let answers to what the session sent again arrive: they could be mistaken for that of the next try.
                 yield from self.flows.pause(self.now_ms() + self.chance.choice((10, 300, 2_000)))
                 continue
             except RotaError as error:
@@ -149,7 +149,7 @@ class Client(SimProcess):
         return None
 
     def pair(self, make: Callable[[int], Any]) -> Generator[Pause, None, Any]:
-        """Send a request that is no input; return its answer's value, or None if none came."""
+        """Send a request that is not an input; return its answer's value, or None without an answer."""
         request = make(self.session.take_pair_number())
         try:
             reply = yield from self.flows.request(request, self.now_ms() + ANSWER_MS)
@@ -158,11 +158,11 @@ class Client(SimProcess):
         return reply.value
 
     def aim(self, number: int, choose: Callable[[], int]) -> int:
-        """Choose a target for the request of this number once; every life of this process takes the same."""
+        """Choose a target for the request of this number once; after restarts it is the same."""
         return self._aims.setdefault(number, choose())
 
     def take_results(self, first_seq: int, tasks: int) -> Steps:
-        """Wait for outcomes, and tell the checker each."""
+        """Wait for outcomes, and report each to the checker."""
         for seq in range(first_seq, first_seq + tasks):
             try:
                 result: Result = yield from self.flows.outcome(seq, Patience(None, None))
@@ -183,5 +183,5 @@ class Client(SimProcess):
 
 
 def inputs_of(errand_number: int, count: int = 16) -> list[int]:
-    """The numbers that an errand's requests have, the same in every life."""
+    """The numbers of an errand's requests, the same after restarts."""
     return [errand_number * count + place + 1 for place in range(count)]

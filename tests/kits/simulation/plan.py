@@ -1,7 +1,7 @@
-"""What a seed decides before its run begins: how many of everything, which bounds are small, which faults come when.
+"""What a seed decides before its run begins: all numbers, which bounds are small, which faults strike when.
 
-A plan is a value: shrinking makes smaller ones, and the same plan gives the same run. Errands and faults are dealt in
-full from the seed and then chosen by their numbers, so that leaving one out leaves the others as they are.
+A plan is a value: shrinking makes smaller ones, and the same plan gives the same run. All errands and faults are
+generated from the seed and then selected by their numbers, so that leaving one out does not change the others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FAULTS: Final = (
     "kill worker", "freeze worker", "slow worker", "stuck worker", "liar", "drain worker",
     "kill client", "freeze client", "clock forwards", "clock back",
 )  # fmt: skip
-# What may decide a task's outcome by the wall clock, so that it has no place where positions are pinned.
+# Faults that may decide a task's outcome by the wall clock, so they are not used in pinned runs.
 UNPINNED_FAULTS: Final = ("clock forwards", "clock back", "liar")
 
 _DEALT: Final = (
@@ -39,7 +39,7 @@ ERRANDS: Final = ("submit",) * 6 + (
     "drain", "open", "bulk",
 )  # fmt: skip
 
-# A WAL is begun anew after so many pages. Of the real 2,048 a run would see none; and reading a long one costs.
+# Pages before a WAL is restarted. A run would never reach the real 2,048, and reading a long WAL is slow.
 _CHECKPOINTS: Final = ("rota.broker.sqlite_file", "_CHECKPOINT_PAGES", (4, 16, 60, 200))
 
 # Bounds of ours that a seed may make small: module, name, values to choose from.
@@ -71,20 +71,20 @@ class Plan(NamedTuple):
     """One run."""
 
     seed: int
-    pinned: bool  # all inputs at fixed positions, so that the digest is the same however many workers there are
+    pinned: bool  # all inputs at fixed positions, so that the digest is the same for any number of workers
     workers: int
     gpu_workers: int
     clients: int
     lanes: int
-    dealt: int  # how many errands the seed deals
-    errands: tuple[int, ...]  # the numbers of those that are done
-    faults: tuple[int, ...]  # the numbers of those that strike
-    duration_ms: int  # after so long nothing goes wrong any more
+    dealt: int  # how many errands the seed generates
+    errands: tuple[int, ...]  # the numbers of the selected errands
+    faults: tuple[int, ...]  # the numbers of the selected faults
+    duration_ms: int  # no faults after so long
     deadly: bool  # tasks may kill their workers
     knobs: tuple[tuple[str, str, Any], ...]
     world: tuple[tuple[str, int], ...]  # settings of World
     snapshots: tuple[int, int, int, int] = (0, 0, 0, 0)  # settings of SnapshotPolicy
-    pace: int = 1  # how slow all workers are, so that there is mostly somebody at work
+    pace: int = 1  # how slow all workers are, so that usually one is busy
     heartbeat_ms: int = 1_000
     reserves_wal: bool = False
 
@@ -93,7 +93,7 @@ class Plan(NamedTuple):
         return dict(self.world)
 
     def size(self) -> str:
-        """How large it is, in words."""
+        """Its size, in words."""
         return (
             f"{self.workers}+{self.gpu_workers} workers, {self.clients} clients, {self.lanes} lanes, "
             f"{len(self.errands)} errands, {len(self.faults)} faults, {len(self.knobs)} knobs, "
@@ -102,7 +102,7 @@ class Plan(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something goes wrong at a moment."""
+    """A fault at a moment."""
 
     number: int
     at_us: int
@@ -110,7 +110,7 @@ class Fault(NamedTuple):
 
 
 def make_plan(seed: int, *, pinned: bool = False, workers: int | None = None) -> Plan:
-    """Return what a seed stands for."""
+    """Return the plan of a seed."""
     chance = Chances(seed).stream("plan")
     staff = chance.choice((1, 2, 2, 3, 4, 8))
     duration_ms = chance.choice((2_000, 5_000, 10_000, 30_000, 90_000))
@@ -139,7 +139,7 @@ def make_plan(seed: int, *, pinned: bool = False, workers: int | None = None) ->
 
 
 def faults_of(plan: Plan) -> list[Fault]:
-    """The faults of a plan, all of them dealt, those chosen returned."""
+    """Generate all faults of a plan and return the selected ones."""
     found = []
     for number in plan.faults:
         chance = Chances(plan.seed).stream(f"fault {number}")
@@ -149,7 +149,7 @@ def faults_of(plan: Plan) -> list[Fault]:
 
 
 def _moment_us(plan: Plan, chance: Random) -> int:
-    """When a fault strikes: at any time, or while an errand is on its way, when there is more to hit."""
+    """When a fault strikes: at any time, or while an errand runs, when it has more effect."""
     any_us = int(chance.random() * plan.duration_ms * 1_000)
     errand, later_us = (
         chance.randrange(max(1, plan.dealt)),
@@ -160,15 +160,15 @@ def _moment_us(plan: Plan, chance: Random) -> int:
 
 
 def errand_of(plan: Plan, number: int) -> tuple[str, int, int, Random]:
-    """What an errand is: its kind, its client, its moment, and its stream of chance."""
+    """An errand: its kind, its client, its moment, and its random stream."""
     chance = Chances(plan.seed).stream(f"errand {number}")
     kind = chance.choice(ERRANDS)
-    client = chance.randrange(_SHARES) % plan.clients  # drawn alike however many there are
+    client = chance.randrange(_SHARES) % plan.clients  # the same draw for any number of clients
     return kind, client, int(chance.random() ** 1.5 * plan.duration_ms * 800), chance
 
 
 def lane_of(plan: Plan, chance: Random) -> int:
-    """Choose one of the lanes that are there from the start."""
+    """Choose one of the lanes that exist from the start."""
     return chance.randrange(_SHARES) % plan.lanes
 
 

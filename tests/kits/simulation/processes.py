@@ -1,9 +1,9 @@
-"""What all simulated processes have in common: a name, a life, effects at which they can end, and being stopped.
+"""The base of all simulated processes: a name, restarts, crash points, and suspension.
 
-A process does something only when it is woken, in one go that takes no time except what it says (`elapsed_us`:
-waiting for the disk). Before each of its effects (a send, a write, an event) it passes a *point*; a fault sets after
-how many points it ends, so that a crash can come between any two effects of one list. Nothing of a dead process acts
-again: whatever was planned for it carries the number of its life.
+A process acts only when it is woken, in one turn that takes no time except `elapsed_us` (waiting for the disk). Before
+each effect (a send, a write, an event) it passes a *point*; a fault sets after how many points it ends, so that a crash
+can come between any two effects of one list. Nothing of a dead process acts again: planned actions have the number of
+its life.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from simulation.world import Simulation
 
-TURN_US = 20  # from a wake to the turn, so that what arrives together is read together
+TURN_US = 20  # from a wake-up to the turn, so that frames that arrive together are read together
 
 
 class Crashed(BaseException):
-    """The process ends here. No handler of the code under test may catch it."""
+    """The process ends here. A BaseException, so that the code under test does not catch it."""
 
     def __init__(self, where: str) -> None:
         super().__init__(where)
@@ -26,7 +26,7 @@ class Crashed(BaseException):
 
 
 class SimProcess:
-    """One process. Subclasses say what a turn does, and what is left when it ends."""
+    """One process. Subclasses define a turn, and what happens at its end."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         self.simulation = simulation
@@ -35,13 +35,13 @@ class SimProcess:
         self.up = False
         self.life = 0
         self.elapsed_us = 0
-        self.points_left: int | None = None  # the next crash, None: none is planned
+        self.points_left: int | None = None  # until the next crash; None: none is planned
         self.frozen_until_us = 0
         self._free_us = 0
         self._planned_us: int | None = None
 
     def begin(self) -> None:
-        """The process is there."""
+        """Start a life."""
         assert not self.up
         self.up = True
         self.life += 1
@@ -53,7 +53,7 @@ class SimProcess:
         self.wake_at(self.clock.now_us + TURN_US)
 
     def wake_at(self, moment_us: int) -> None:
-        """See to it that a turn comes at this moment, or earlier."""
+        """Plan a turn at this moment, unless one comes earlier."""
         if not self.up:
             return
         moment_us = max(moment_us, self._free_us, self.frozen_until_us)
@@ -62,7 +62,7 @@ class SimProcess:
             self.at(moment_us, lambda: self._wake_up(moment_us))
 
     def at(self, moment_us: int, action: Callable[[], None]) -> None:
-        """Plan something for this life."""
+        """Plan an action for this life."""
         life = self.life
 
         def act() -> None:
@@ -72,7 +72,7 @@ class SimProcess:
         self.clock.at(moment_us, act)
 
     def freeze(self, us: int) -> None:
-        """Stop the process for a while, as SIGSTOP does."""
+        """Suspend the process for a while, as SIGSTOP does."""
         self.frozen_until_us = self.clock.now_us + us
         self.wake_at(self.frozen_until_us)
 
@@ -86,7 +86,7 @@ class SimProcess:
                 raise Crashed(what)
 
     def guard(self, action: Callable[[], None]) -> bool:
-        """Do something that may end the process; False if it did."""
+        """Run an action that may end the process; return False if it did."""
         self.elapsed_us = 0
         try:
             action()
@@ -99,7 +99,7 @@ class SimProcess:
         return True
 
     def die(self, where: str) -> None:
-        """The process ends, however that comes."""
+        """End the process."""
         if not self.up:
             return
         self.up = False
@@ -108,19 +108,19 @@ class SimProcess:
         self.ended()
 
     def start(self) -> None:
-        """Begin a life, unless one goes on."""
+        """Start a life, unless the process runs."""
         raise NotImplementedError
 
     def turn(self) -> None:
-        """Do what there is to do."""
+        """Do one turn."""
         raise NotImplementedError
 
     def ended(self) -> None:
-        """What is to be done when the process is gone."""
+        """Clean up after the process has ended."""
 
     def _wake_up(self, moment_us: int) -> None:
         if self._planned_us != moment_us:
-            return  # an earlier one was planned since, and came
+            return  # an earlier turn was planned since, and has run
         self._planned_us = None
         if self.clock.now_us < max(self.frozen_until_us, self._free_us):
             self.wake_at(max(self.frozen_until_us, self._free_us))

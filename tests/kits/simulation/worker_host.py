@@ -1,10 +1,9 @@
 """A worker process: the real session, and an executor that takes simulated time.
 
-What tasks do is the agent language of tests/kits/scripted.py. The executor runs jobs in their order, can be
-interrupted between two tasks, can be slow, and can be stuck, when nothing interrupts it; it says so after a while. Code
-that is new to a life is compiled first, beside other work, for longer than tasks may run. A liar changes the result of
-a task, and only that: the checker knows each lie. Tasks may kill their worker (`die`), run past their time (`hang`),
-or be more than any worker can do (`fault`).
+Tasks are programs of tests/kits/scripted.py. The executor runs jobs in order, can be interrupted between two tasks, can
+be slow, and can be stuck, when it ignores interrupts and reports that after a while. Code that is new to a process is
+compiled first, in parallel to other work, for longer than tasks may run. A liar changes only the result of a task, and
+the checker knows each lie. Tasks may kill their worker (`die`), run past their timeout (`hang`), or fault (`fault`).
 """
 
 from __future__ import annotations
@@ -47,13 +46,13 @@ if TYPE_CHECKING:
     from simulation.world import Simulation
 
 _PREPARE_US: Final = 3_000
-_HANG_MS_MAX: Final = 2_000  # nobody can tell how long it ran
+_HANG_MS_MAX: Final = 2_000  # a hanging task runs for at most so long
 _COMPILE_US: Final = (0, 0, 0, 200_000, 20_000_000)
 _MESSAGES_PER_TURN: Final = 64
 
 
 class _Planned(NamedTuple):
-    """What will come of a fold: how long each task takes, and the outcome of all."""
+    """The planned result of a fold: how long each task takes, and all outcomes."""
 
     fold: Fold
     task_us: tuple[int, ...]
@@ -67,7 +66,7 @@ class _Job(NamedTuple):
 
 
 class WorkerHost(SimProcess):
-    """One place for a worker; each life is a process of its own."""
+    """One worker slot; each life is another process."""
 
     def __init__(self, simulation: Simulation, name: str, pool: str) -> None:
         super().__init__(simulation, name)
@@ -79,7 +78,7 @@ class WorkerHost(SimProcess):
         self.pid = 0
         self.slow = 1
         self.stuck_until_us = 0
-        self.lies = 0  # how many more lies it will tell
+        self.lies = 0  # how many more lies to tell
 
     @property
     def is_busy(self) -> bool:
@@ -99,7 +98,7 @@ class WorkerHost(SimProcess):
         self.context: Any = Context(self.simulation.network, self)
         self.jobs: deque[_Job] = deque()
         self.dropped: dict[int, None] = {}
-        self.running: tuple[_Job, list[_Planned], int] | None = None  # with the moment it began
+        self.running: tuple[_Job, list[_Planned], int] | None = None  # with its start time
         self.compiled: dict[bytes, None] = {}
         self.compiling: dict[int, _Job] = {}  # jobs that wait for their code
         self.finished: deque[Finished | Overran | Prepares] = deque()
@@ -187,7 +186,7 @@ class WorkerHost(SimProcess):
             self._finish_at(job, self.clock.now_us + took_us * self.slow + self._hide_us())
 
     def _compiles(self, job: _Job) -> bool:
-        """Set a job aside whose code is new to this life, until it is compiled."""
+        """Set a job aside until its code is compiled, if that is new to this life."""
         codes = () if isinstance(job.order, Prepare) else [code.digest for code in job.order.codes]
         unknown = [digest for digest in codes if digest not in self.compiled]
         takes_us = sum(self.chance.choice(_COMPILE_US) for _ in unknown)
@@ -215,20 +214,20 @@ class WorkerHost(SimProcess):
         self.wake()
 
     def _says_it_is_stuck(self, job: _Job) -> None:
-        """The executor does not come out of a job that is unwanted or should be through."""
+        """Report that the executor is stuck in a job that was dropped or is overdue."""
         if self.running is None or self.running[0] is not job:
             return
         self._say(Overran(job.number, None if job.number in self.dropped else self._overrun_of(job)))
 
     def _overrun_of(self, job: _Job) -> Completed | None:
-        """What to answer for a job whose task ran out of time: half of its first fold is done, the next task hangs."""
+        """Return the answer for a job whose task timed out: half of its first fold is done, the next task hangs."""
         assert self.running is not None
         _, plans, _ = self.running
         assert isinstance(job.order, Assign)
         first = plans[0]
         count = len(first.fold.tasks) // 2
         if self.simulation.plan.pinned or self.lies or count > len(first.task_us) or first.deadly:
-            return None  # a verdict of the clock has no place where positions are pinned
+            return None  # pinned runs have no verdicts by the clock
         done = self._part(first, count)
         if len(done.outcomes) != count or done.stopped != "interrupted":
             return None
@@ -237,7 +236,7 @@ class WorkerHost(SimProcess):
         return Completed(self.name, job.order.assignment, results, self.clock.now_us)
 
     def _hide_us(self) -> int:
-        """A liar vanishes for as long as it takes to be given up, and reports when others have done its work."""
+        """Make a liar vanish until it is given up, and report after others have done its work."""
         if not self.lies or self.chance.random() < 0.3:
             return 0
         heartbeat_us = self.simulation.plan.heartbeat_ms * 1_000
@@ -267,7 +266,7 @@ class WorkerHost(SimProcess):
             ok = self.chance.random() < 0.9
             self._finish(job, Prepared(self.name, job.order.number, ok, {"size": 1} if ok else {}, "" if ok else "odd"))
         elif self.lies and job.number in self.dropped and self.socket is not None:
-            # A liar takes no orders: it reports what nobody wants any more, past its session.
+            # A liar bypasses its session, to report work that was revoked.
             results = tuple(self._outcomes(plans, None))
             self._send(wire.encode(Completed(self.name, job.order.assignment, results, 1)))
             self._finish(job, None)
@@ -282,7 +281,7 @@ class WorkerHost(SimProcess):
         self._say(Finished(job.number, report))
 
     def _drop(self, number: int) -> None:
-        """Forget a job that has not begun, interrupt one that runs."""
+        """Remove a job that has not begun, interrupt a running one."""
         self.dropped[number] = None
         if self.running is not None and self.running[0].number == number and not self.lies:
             self._finish_at(self.running[0], self.clock.now_us + 50)
@@ -296,7 +295,7 @@ class WorkerHost(SimProcess):
     def _plan(self, fold: Fold) -> _Planned:
         pace_us = self.chance.choice((5, 40, 300, 4_000)) * self.simulation.plan.pace
         tasks = list(fold.tasks)
-        for count in range(len(tasks), -1, -1):  # as many as do not kill us
+        for count in range(len(tasks), -1, -1):  # as many as do not kill the worker
             try:
                 result = scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, tasks[:count])
             except scripted.NoOutcome:
@@ -309,7 +308,7 @@ class WorkerHost(SimProcess):
         return _Planned(fold, tuple(task_us), deadly, None if deadly else result)
 
     def _outcomes(self, plans: list[_Planned], stop_us: int | None) -> list[FoldResult]:
-        """What has come of the folds, all of them or those that were through when the job was interrupted."""
+        """Return the results of the folds, of all or of those that had ended when the job was interrupted."""
         found = []
         left_us = stop_us
         for plan in plans:

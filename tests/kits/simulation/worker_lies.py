@@ -1,4 +1,4 @@
-"""The mark of a lie, known to the worker that tells it and to those who check."""
+"""The mark of a lie, shared by the lying worker and the checkers."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""One simulation: everything put together, run by a plan, brought to rest, and checked.
+"""One simulation: all processes, run by a plan, settled, and checked.
 
 set up the broker is started, then workers and producers; lanes are opened and names bound live errands begin and
 faults strike at the moments of the plan settle nothing goes wrong any more; all errands, tasks and timers must come
@@ -27,15 +27,15 @@ from simulation.plan import Plan, faults_of
 from simulation.processes import SimProcess
 from simulation.worker_host import WorkerHost
 
-SETTLE_US_MAX = 900_000_000  # a client that lost its subscription unseen asks again after a minute
+SETTLE_US_MAX = 900_000_000  # a client that lost its subscription unnoticed asks again after a minute
 RESTART_US = (5_000, 1_500_000)
 
 
 class Report(NamedTuple):
-    """What came of a run."""
+    """The result of a run."""
 
     plan: Plan
-    failure: str  # empty: everything held
+    failure: str  # empty: everything passed
     story: tuple[str, ...]  # the last lines of the transcript, and where it failed
     transcript: str  # the digest of everything that happened
     simulated_s: float
@@ -43,11 +43,11 @@ class Report(NamedTuple):
     boots: int
     lane_digests: tuple[tuple[str, str], ...]
     struck: tuple[tuple[str, int], ...]  # faults by their kind
-    seen: tuple[tuple[str, int], ...]  # what they led to
+    seen: tuple[tuple[str, int], ...]  # their effects
 
 
 class Simulation:
-    """All processes of a run and what is between them."""
+    """All processes of a run and their network."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -70,7 +70,7 @@ class Simulation:
         return [self.broker, *self.workers, *self.clients]
 
     def run(self) -> None:
-        """Live, settle, check. Raises AssertionError where something does not hold."""
+        """Live, settle, check. Raises AssertionError if a check fails."""
         for delay_us, process in enumerate(self.processes()):
             self.clock.after(delay_us * 100, process.start)
         if self.plan.pinned:
@@ -93,7 +93,7 @@ class Simulation:
         return self._next_pid
 
     def worker_ended(self, worker: WorkerHost, pid: int) -> None:
-        """Tell the broker's host, and start another one in its place."""
+        """Tell the broker's host, and start a replacement."""
         self.pids.pop(pid, None)
         self.clock.after(500, self.broker.process_ended)
         low, high = RESTART_US
@@ -122,14 +122,14 @@ class Simulation:
         if any(lane.waiting_count or lane.line_count for lane in lanes):
             return False
         if core.next_timer_ms() is None and any(lane.timers for lane in lanes):
-            return False  # nobody waits for them any more
+            return False  # no errand waits for them any more
         if core.next_timer_ms() is not None:
             self._pass_time(core.next_timer_ms() or 0)
             return False
         return not any(client.errands for client in self.clients) and not self.broker.disk.attempts
 
     def _pass_time(self, due_ms: int) -> None:
-        """With nothing to do but wait for timers, move the calendar to the next one."""
+        """If only timers are left, move the wall clock to the next one."""
         if self.clock.frozen_ms is not None:
             self.clock.frozen_ms = max(self.clock.frozen_ms, due_ms)
         else:
@@ -138,14 +138,14 @@ class Simulation:
 
 
 def simulate(plan: Plan) -> Report:
-    """Run a plan from beginning to end, whatever comes of it."""
+    """Run a plan from beginning to end."""
     root = Path(tempfile.mkdtemp(prefix="rota-sim-", dir=_quick_folder()))
     simulation = Simulation(plan, root)
     failure, story = "", []
     try:
         with patched([*simulation.checker.probes(), *_knobs(plan)]):
             simulation.run()
-    except Exception as error:  # whatever it is, it is a finding
+    except Exception as error:  # any exception is a finding
         failure = f"{type(error).__name__}: {error}"
         story = [*simulation.transcript.lines, *traceback.format_exception(error)]
     finally:
@@ -161,7 +161,7 @@ def simulate(plan: Plan) -> Report:
 
 @contextlib.contextmanager
 def patched(changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Replace names of modules for a while."""
+    """Replace values in modules for the block."""
     saved = [(module, name, getattr(module, name)) for module, name, _ in changes]
     try:
         for module, name, value in changes:
@@ -174,11 +174,11 @@ def patched(changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
 
 def _knobs(plan: Plan) -> list[tuple[Any, str, Any]]:
     found = [(importlib.import_module(module), name, value) for module, name, value in plan.knobs]
-    if plan.pinned:  # deaths are to be no input here: no verdict, however many workers die
+    if plan.pinned:  # no verdicts by deaths, however many workers die
         found.append((importlib.import_module("rota.broker.workers"), "POISON_DEATHS_MAX", 1 << 30))
     return found
 
 
 def _quick_folder() -> str | None:
-    """Memory, where the system has a folder in it: fsync is real, and costs nothing."""
+    """A folder in memory if the system has one: fsync is real but free there."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
