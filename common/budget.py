@@ -14,7 +14,7 @@ from rota.common.work import FAILURE, Done, Failed, Outcome, TensorRef
 
 TASK_BYTES: Final = 256  # of a task besides its content: header, address, table entries
 REF_BYTES: Final = 256  # one tensor reference
-LINE_BYTES: Final = 60  # of a log line beside its text
+LINE_BYTES: Final = 60  # of a log line besides its text
 FAILURE_FREE_BYTES: Final = 288  # of a failure message to an asker, so that there is always room for it
 
 
