@@ -1,15 +1,14 @@
-"""Sort files by type: agents on CPU workers ask a model on GPU workers, and the digest is always the same.
+"""Sort real files by type: agents on CPU workers ask a model on GPU workers, and the digest is always the same.
 
-    python3 scripts/demo.py                                    300 files that are made up, the same on every machine
+    python3 scripts/demo.py                                    a few hundred files of this Python's library
     python3 scripts/demo.py --cpu-workers 4 --kill-workers     the same digest
-    python3 scripts/demo.py ~/Downloads                        files of a folder
+    python3 scripts/demo.py ~/Downloads                        other files
 
 The tasks: file -> features/<n> -> model:magika -> features/<n> -> tally/<type> -> reporter/main, see examples/agents/.
 The lane is opened paused, every file is submitted, then the lane is released: so each task's position is pinned, and
-the digest is a function of the files, the agents and the model's results. Those are recorded, not derived: the scores'
-last bits can be others on another kind of processor or with another ONNX Runtime, and so can the digest. At the end
-everything is executed again from the journal and compared, as by `rota verify`. The first run makes `.venv` and fetches
-the model. Exit code 0: every task succeeded, the table has every file, and the repetition is equal.
+the digest is a function of the files, the agents and the model. At the end everything is executed again from the
+journal and compared, as by `rota verify`. The first run makes `.venv` and fetches the model. Exit code 0: every task
+succeeded, the table has every file, and the repetition is equal.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import contextlib
 import os
 import signal
 import sys
+import sysconfig
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from _demo_files import Sample, Samples, read_samples
-from _demo_samples import made_samples
 from _demo_screen import Step, bar, size_text
 from _environment import REPOSITORY, ensure_environment
 from fetch_magika import FetchError, fetch
@@ -93,7 +92,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("folder", metavar="FOLDER", nargs="?", type=_folder, help="whose files to sort; else made-up files")
+    add("folder", metavar="FOLDER", nargs="?", type=_folder, help="whose files to sort; else this Python's library")
     add("--cpu-workers", type=_count(1, 64), default=2, metavar="N", help="processes that run agents (default: 2)")
     add("--gpu-workers", type=_count(1, 64), default=1, metavar="M", help="processes that run the model (default: 1)")
     add("--files", type=_count(1, FILES_MAX), default=300, metavar="N", help="how many files (default: 300)")
@@ -122,19 +121,19 @@ def _demo(options: argparse.Namespace) -> int:
 
     from rota.common.errors import RotaError
 
+    folder = options.folder or Path(sysconfig.get_path("stdlib"))
     with Step("model") as step:
         step.remark("taking magika out of its wheel, the first time from the package index")
         magika = fetch(REPOSITORY / ".cache" / "magika")
         step.show("magika, out of its wheel in .cache/magika")
     with Step("files") as step:
-        chosen = read_samples(options.folder, options.files) if options.folder else made_samples(options.files)
+        chosen = read_samples(folder, options.files)
         read = sum(len(sample.head) + len(sample.tail or b"") for sample in chosen.samples)
-        source = f"of {chosen.found} in {options.folder}, {size_text(read)} read" if options.folder else "made up"
-        step.show(f"{len(chosen.samples)} {source}")
+        step.show(f"{len(chosen.samples)} of {chosen.found} in {folder}, {size_text(read)} read")
         for line in chosen.skipped[:FAILURES_SHOWN]:
             step.remark(f"not read: {line}")
     if not chosen.samples:
-        print(f"demo: {options.folder} has no files that can be read", file=sys.stderr)
+        print(f"demo: {folder} has no files that can be read", file=sys.stderr)
         return 1
     try:
         with _started(options) as (up, run_folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import os
 import re
@@ -12,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import _demo_samples
 import _environment
 import pytest
 
@@ -20,7 +18,6 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 # `_environment.py` and the like are read by scripts; they are not scripts.
 PROGRAMS = sorted(path for path in SCRIPTS.glob("*.py") if not path.name.startswith("_"))
 HELP_SECONDS_MAX = 20
-DEMO_FILES = "000e57860da5128935078bc8e35ff4d56f572db45157d634b7440ca4bf1a9616"
 
 
 @pytest.mark.processes
@@ -85,12 +82,3 @@ def _load(name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_the_demo_s_files_are_the_same_everywhere() -> None:
-    """Goal: the demo's input is a function of its number of files. Method: the digest of all 300, and fewer of them."""
-    made = _demo_samples.made_samples(300)
-    assert hashlib.sha256(repr([tuple(sample) for sample in made.samples]).encode()).hexdigest() == DEMO_FILES
-    assert _demo_samples.made_samples(40).samples == made.samples[:40]
-    assert {sample.tail is None for sample in made.samples} == {True, False}
-    assert {sample.asks_the_model for sample in made.samples} == {True, False}
