@@ -23,7 +23,7 @@ LOOKS_PER_MESSAGE: Final = 4_096  # tasks looked up for one connection, with or 
 RESULTS_PER_STEP: Final = 16_384
 RESULT_BYTES_PER_STEP: Final = 8 << 20
 LOOKS_PER_STEP: Final = 32_768
-_WATCHED_TOGETHER: Final = 512  # tasks of a run: whoever stops looking in between hears of some of them twice
+_WATCHED_TOGETHER: Final = 512  # tasks of a run: if a lookup stops within them, some results are sent twice
 
 
 class Payment:

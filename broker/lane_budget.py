@@ -27,7 +27,7 @@ class LaneBudget:
     state_bytes: int = 0  # of agents' states after their last retired tasks
     reserved_bytes: int = 0  # by which the tasks of the line may still grow the lane
     # Outcomes that wait until the tasks before theirs retire. How many do is a matter of timing, so it is counted for
-    # dispatch only (dispatch.py) and is no part of what the lane holds or has room for.
+    # dispatch only (dispatch.py) and not part of what the lane holds or has room for.
     unretired_bytes: int = 0
 
     @property

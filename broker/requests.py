@@ -248,7 +248,7 @@ def _catch(broker: BrokerState, run: Run, seq: int, origin: records.Origin) -> b
 def _origin(broker: BrokerState, identity: bytes, request: messages.FrontendRequest) -> records.Origin:
     """Return producer, number and digest of a request."""
     producer = broker.producer(identity)
-    assert producer is not None, "take() lets nobody in who has not said Hello"
+    assert producer is not None, "take() refuses connections without a Hello"
     return records.Origin(producer, request.number, request_digest(request))
 
 

@@ -156,8 +156,8 @@ class RunFile:
         with self._changing() as write:
             if write.execute(take, values).rowcount != 1:
                 raise JournalLost(
-                    f"{self.path} was written to by somebody else, who has taken it over. Nothing more is acknowledged "
-                    "here; use the other broker, or stop it and start again",
+                    f"{self.path} was written to by another process, which has taken it over. Nothing more is "
+                    "acknowledged here; use the other broker, or stop it and start again",
                     path=self.name,
                 )
             write.executemany(

@@ -54,4 +54,4 @@ class TensorKeeper:
         in_use = self._world.tensors_in_use().keys()
         report = self._store.collect(in_use, self._clock.wall_ms() / 1_000, self._lease_ms / 1_000)
         if report.removed:
-            log.info("removed %d tensors that nobody names: %d bytes", report.removed, report.bytes)
+            log.info("removed %d unreferenced tensors: %d bytes", report.removed, report.bytes)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rota.proof.continuation import Change
     from rota.runs.open import RunSource
 
-NEVER_RAN: Final = ": nothing is known of it; a later deploy of the name may have taken over, or nobody called it"
+NEVER_RAN: Final = ": so nothing is known about it; a later deploy may have replaced it, or the name was never called"
 _run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 

@@ -190,7 +190,7 @@ def _live_file(path: Path) -> Path:
     journal = RunFolder(path).journal if path.is_dir() else path.absolute()
     with journal.open("rb") as file:
         if file.read(len(ARCHIVE_MAGIC)) == ARCHIVE_MAGIC:
-            raise ConfigError(f"{path} is a packed run, which nobody writes to: leave --follow away", path=str(path))
+            raise ConfigError(f"{path} is a packed run, which no broker writes to: leave --follow out", path=str(path))
     return journal
 
 

@@ -29,7 +29,7 @@ class EventFilter:
         self._topics = tuple(topics) or TOPICS
         for topic in self._topics:
             if topic not in TOPICS:
-                raise BadTarget(f"{topic!r} is no topic of events; there are {', '.join(TOPICS)}", topic=topic)
+                raise BadTarget(f"{topic!r} is not a topic of events; there are {', '.join(TOPICS)}", topic=topic)
         self.is_live = False
         self._boot = 0
         self._last = 0

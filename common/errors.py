@@ -17,7 +17,7 @@
     │   ├── NumberReused      the same submit number came with other content
     │   └── StaleNumber       a submit number so old that its answer is no longer kept
     ├── TaskFailed            a task's outcome is a failure; kind and message say which
-    ├── ProtocolError         bytes that are no message of this protocol
+    ├── ProtocolError         bytes that are not a message of this protocol
     │   ├── NotGreeted        a request on a connection that has not said Hello
     │   └── VersionMismatch   the peer speaks another protocol version
     ├── JournalError          a run file that is torn, corrupt or foreign

@@ -134,7 +134,7 @@ class Executors:
     def _executor(self, pool: str) -> _Stepped:
         made = self._made.get(pool)
         if self._closed:
-            raise ConfigError("what would run this is closed: use it before closing it, or open it again")
+            raise ConfigError("the executor of this lane or run is closed: open it again")
         if made is None:
             make = self._make_cpu if pool == "cpu" else self._make_gpu
             made = self._made[pool] = _shared_thread().submit(_Stepped, make).result()

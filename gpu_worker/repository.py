@@ -284,7 +284,7 @@ def _read_manifest(folder: Path, name: str, version: int) -> ModelEntry:
         entry = _entry_of(json.loads(_read_text(path)), folder)
         digest = _digest_of_files(entry.files)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise CodeError(f"{path} is no manifest of this version of Rota ({repr(error)[:200]}); {_REMEDY}") from None
+        raise CodeError(f"{path} is not a manifest of this version of Rota ({repr(error)[:200]}); {_REMEDY}") from None
     if (entry.name, entry.version, entry.digest) != (name, version, digest):
         raise CodeError(f"{path} does not belong to {name} version {version}, or was changed; {_REMEDY}")
     return entry
@@ -300,7 +300,7 @@ def _entry_of(manifest: Any, folder: Path) -> ModelEntry:
 def _digest(text: str) -> bytes:
     digest = bytes.fromhex(text)
     if len(digest) != DIGEST_BYTES:
-        raise ValueError(f"{text!r} is no digest")
+        raise ValueError(f"{text!r} is not a digest")
     return digest
 
 

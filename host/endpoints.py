@@ -194,7 +194,7 @@ def _check_loopback(address: str) -> tuple[str, int]:
     match = _TCP.fullmatch(address)
     if match is None:
         raise ConfigError(
-            f"{shown(address)} is no address: use tcp://127.0.0.1:PORT (--bind, ROTA_BIND)",
+            f"{shown(address)} is not an address: use tcp://127.0.0.1:PORT (--bind, ROTA_BIND)",
             address=address[:_SHOWN_CHARS],
         )
     host, port = match[1], int(match[2])
@@ -241,5 +241,5 @@ def _read(path: Path) -> Endpoints:
         raise ConfigError(f"{path} is damaged: remove it and restart the broker", path=str(path))
     for address in addresses:
         if not 0 < _check_loopback(address)[1] < 1 << 16:
-            raise ConfigError(f"{path} names {address}, which is no port: remove it and restart the broker")
+            raise ConfigError(f"{path} names {address}, which is not a port: remove it and restart the broker")
     return endpoints

@@ -179,7 +179,7 @@ def _note_signal(_number: int, _frame: FrameType | None) -> None:
 
 def _parent_fd(text: str) -> int:
     if not text.isdecimal():
-        raise ConfigError(f"{PARENT_FD_VARIABLE}={text!r} is no descriptor number; only `rota up` sets it: unset it")
+        raise ConfigError(f"{PARENT_FD_VARIABLE}={text!r} is not a descriptor number; only `rota up` sets it: unset it")
     return int(text)
 
 

@@ -174,7 +174,7 @@ class Continuation:
                     return f"turn {record.seq} has completed, is caught already or is not there"
                 return ""
             case records.Submitted(retry_of=int() as turn) if turn not in lane.dead:
-                return f"turn {turn} is no dead letter"
+                return f"turn {turn} is not a dead letter"
             case records.TimerFired() if (record.turn, record.index_of_emit) not in lane.timers:
                 return f"turn {record.turn} has set no timer with its emit {record.index_of_emit}"
             case _:
@@ -203,7 +203,8 @@ def _check(change: Change, known: Mapping[int, Input]) -> None:
     for number in (*change.dropped, *[number for number, _, _ in change.edited]):
         if number not in known:
             raise BadChange(
-                f"record {number} is no input of the lane after the turn: `rota log` shows their numbers", number=number
+                f"record {number} is not an input of the lane after the turn: `rota log` shows their numbers",
+                number=number,
             )
     for number, index, _ in change.edited:
         record = known[number]

@@ -78,7 +78,7 @@ def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[recor
         return said, message
     follows = link(before[1] if before else bytes(32), row[0])
     if follows == row[1]:
-        return said, f"record {number} follows in the chain, but its body is none of this version: {body or message}"
+        return said, f"record {number} follows in the chain, but its body is not of this version: {body or message}"
     if after is not None and link(row[1], after[0]) == after[1]:
         what = "its body was changed after it was written: the chain has the digest of another one"
     elif after is not None and link(follows, after[0]) == after[1]:

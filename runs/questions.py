@@ -71,7 +71,7 @@ def family(
         raise _no_task(kept, walk, seq)
     if lane is not None and found.lane != lane:
         lane_of(walk.world, lane)
-        raise UnknownTask(f"task {seq} is in lane {found.lane!r}, not in {lane!r}: leave --lane away")
+        raise UnknownTask(f"task {seq} is in lane {found.lane!r}, not in {lane!r}: leave --lane out")
     below = {trace.turn: trace for trace in tracer.traces.values()}
     return Family(
         found, below, tracer.left_out, root, _origin(kept, root), _worker(walk, found), max(walk.first - 1, 0)

@@ -1,8 +1,7 @@
 """The faults that scripts/mutate.py plants: each breaks one promise in one place, and names the tests that must see it.
 
-`text` stands exactly once in its file; tests/test_mutations.py checks that, so that a change of the code cannot leave
-the list behind unseen. A new promise of the core gets its fault here.
-If one survives, the suite lacks a test: write it.
+`text` occurs exactly once in its file; tests/test_mutations.py checks that, so that the list follows changes of the
+code. A new promise of the core gets its fault here. If one survives, the suite lacks a test: write it.
 """
 
 from __future__ import annotations

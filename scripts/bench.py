@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= 1_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""The bench runs, and what it prints can be read. How fast anything is, is not tested: docs/BENCHMARKS.md says it."""
+"""The bench runs, and its output can be read. Speed is not tested; see docs/BENCHMARKS.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The documents name everything that a user can meet: commands, options, settings, messages, errors, failure kinds.
+"""The documents name everything that users see: commands, options, settings, messages, errors, failure kinds.
 
-What exists is read from the code (the command tree, the tables of common/), so nothing can be added without a word
-about it. A test here that fails is mended in docs/, not here. Names must stand as words of their own.
+What exists is read from the code (the command tree, the tables of common/), so nothing can be added undocumented. If a
+test here fails, fix docs/. Names must be separate words.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The examples in docs/PROTOCOL.md and docs/JOURNAL.md are what the code does, byte by byte.
 
-Somebody who writes a producer, a worker or a verifier in another language compares with these bytes, so they are made
-again here from the code and from nothing but MessagePack and BLAKE3. When one fails, the protocol or the format has
-changed: see "Changing the format" in docs/JOURNAL.md before changing the example.
+Authors of producers, workers or verifiers in other languages compare with these bytes, so they are made again here, by
+the code and by MessagePack and BLAKE3 alone. If one fails, the protocol or the format has changed: see "Changing the
+format" in docs/JOURNAL.md before changing the example.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tests' own environment: what pytest and its plugins do to the process must not change what is tested."""
+"""The tests' own environment: pytest and its plugins must not change what is tested."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The tables of fields in PROTOCOL.md and JOURNAL.md say what the definitions say: fields, order, types, bounds.
+"""The tables of fields in PROTOCOL.md and JOURNAL.md equal the definitions: fields, order, types, bounds.
 
-A type that the pages put in words of their own (an array of a few named elements) is compared as far as its bounds go.
+Types that the pages describe in words (an array of a few named elements) are compared by their bounds only.
 """
 
 from __future__ import annotations

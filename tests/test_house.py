@@ -1,7 +1,7 @@
-"""The rules of the house, checked over the sources: who imports whom, what PURE means, sizes, heads, markers.
+"""The rules of the house, checked on the sources: imports, what PURE means, sizes, heads, markers.
 
-Everything is read with `ast`, nothing is imported. Which files are ours and which are PURE comes from
-scripts/_sources.py. When a rule changes here, docs/ARCHITECTURE.md changes with it.
+Everything is read with `ast`, nothing is imported. scripts/_sources.py lists our files and the PURE ones. With a rule
+here, change docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "examples": ("client", "local"),
 }
 
-# A head that loses its PURE would free the file from every rule below, so the core is named here as well.
+# A head that loses its PURE would exempt the file from the rules below, so the core is listed here too.
 ALWAYS_PURE = (
     "broker/dispatch.py",
     "broker/lane.py",
@@ -84,15 +84,15 @@ ALWAYS_PURE = (
     "common/outcomes.py",
 )
 
-# What a PURE file may import from outside: values, types and encodings; nothing with a clock, a file or chance in it.
-# `sys` for the byte order and `numpy` for dtypes; both are only asked what they are.
+# What a PURE file may import from outside: values, types and encodings; nothing with a clock, files or randomness.
+# `sys` is for the byte order, `numpy` for dtypes.
 PURE_MAY_IMPORT = (
     "__future__", "array", "base64", "bisect", "blake3", "collections", "collections.abc", "dataclasses", "difflib",
     "enum", "functools", "heapq", "html", "itertools", "json", "math", "ml_dtypes", "msgpack", "msgspec", "numpy",
     "numpy.typing", "operator", "re", "struct", "sys", "tomllib", "types", "typing",
 )  # fmt: skip
 IMPURE_CALLS = ("hash", "id", "open", "input", "print")
-# What a loop over a set gives to these does not depend on the order of the loop.
+# Functions whose result does not depend on the order of their iterable.
 ORDER_FREE_CALLS = ("all", "any", "frozenset", "len", "set", "sorted", "sum")
 
 LINE_CHARS_MAX = 120
@@ -184,7 +184,7 @@ def _set_names(tree: ast.Module) -> frozenset[str]:
 
 
 def set_loops(tree: ast.Module) -> list[str]:
-    """Return the places where the order of a set gets out: loops, comprehensions, `list(...)`, `join`, `pop`."""
+    """Return the places that depend on the order of a set: loops, comprehensions, `list(...)`, `join`, `pop`."""
     names = _set_names(tree)
     free: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -209,7 +209,7 @@ def set_loops(tree: ast.Module) -> list[str]:
 
 
 def purity_breaches(tree: ast.Module, pure_modules: frozenset[str]) -> list[str]:
-    """Return what a PURE file must not do and does."""
+    """Return the violations of a PURE file."""
     found = set_loops(tree)
     for line, module in imports(tree):
         if module.split(".")[0] == "rota":
@@ -271,7 +271,7 @@ def test_order_free_uses_of_sets_are_allowed() -> None:
 
 
 def _body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Count a function's lines, its docstring apart: text explains, it is not what must fit in the head."""
+    """Count a function's lines without its docstring."""
     assert function.end_lineno is not None
     lines = function.end_lineno - function.lineno + 1
     first = function.body[0]

@@ -1,4 +1,4 @@
-"""The list of faults that scripts/mutate.py plants keeps up with the code. The script itself runs them."""
+"""The faults that scripts/mutate.py plants fit the code. The script itself runs them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Packaging: the folders, the list in pyproject.toml, the wheel and the loaded modules say the same.
+"""Packaging: the folders, the list in pyproject.toml, the wheel and the loaded modules agree.
 
-A package that is missing from the list works in an editable install and is missing from the wheel; a module that is
-loaded under two names has two of every class. Both go unseen until a user meets them.
+A package missing from the list works in an editable install but is not in the wheel; a module loaded under two names
+has two of every class. Both would otherwise be noticed only by users.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = sorted(path.parent.name for path in REPOSITORY.glob("[!.]*/__init__.py"))
 
-# The base install goes on hosts that only produce: it must not grow unseen.
+# The base install is for hosts that only produce; it must not grow unnoticed.
 BASE_DEPENDENCIES = ("blake3", "click", "msgpack", "msgspec", "numpy", "pyzmq")
 HEAVY_MODULES = ("wasmtime", "onnxruntime", "ml_dtypes", "onnx")
 

@@ -1,4 +1,4 @@
-"""Every script says how it is used, before anything is installed."""
+"""Every script prints its usage before anything is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes on their way: bounded work per step and per connection, and nothing owed that is not paid.
+"""Sending outcomes: bounded work per step and per connection, and everything owed is sent.
 
 `broker.keeps_up = False` stops the kit after one step, where the shell would take the next one at once.
 """

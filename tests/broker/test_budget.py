@@ -1,4 +1,4 @@
-"""Memory by bytes: what a lane may hold, what agents, producers and operators meet at its bounds.
+"""Memory by bytes: what a lane may hold, and what agents, producers and operators see at its bounds.
 
 Each test ends with `make_broker`'s check: the invariants (no lane is past its budget), and the journal folded again.
 """

@@ -1,4 +1,4 @@
-"""Compaction of a run folder: what goes, what stays, and that a crash at any step leaves a good file.
+"""Compaction of a run folder: what is removed, what stays, and that a crash at any step leaves a valid file.
 
 Run folders with the records of a random run, modules and tensors; no process is started.
 """
@@ -139,7 +139,7 @@ def test_every_rule_keeps(folder: RunFolder) -> None:
     assert cut(records=30) == len(RUN) - 30
     assert cut(records=30, size_bytes=3_000) == min(len(RUN) - 30, by_size)
     assert cut(records=10**9) == cut(size_bytes=10**12) == cut(days=36_500) == 0
-    assert cut(days=1) == len(RUN)  # the clock of the run stands in 1970
+    assert cut(days=1) == len(RUN)  # the run's clock is in 1970
     assert cut(days=1, records=7) == len(RUN) - 7
 
 

@@ -1,4 +1,4 @@
-"""Dispatch: what travels together, to whom, and that nothing is forgotten. None of it can be seen in a lane."""
+"""Dispatch: which tasks share an assignment, which worker gets it, and that no task is lost."""
 
 from __future__ import annotations
 

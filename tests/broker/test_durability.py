@@ -1,4 +1,4 @@
-"""broker/durability.py: what leaves before, with and after the disk, and what becomes of it when writing fails."""
+"""broker/durability.py: which messages leave before and after the disk, and what happens when writing fails."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The run file: real SQLite files that are torn, flipped, foreign, emptied, reordered, or on a full disk.
 
-A crash is a copy of the files while the journal is open: SQLite has then not yet moved the WAL into the file.
+A crash is a copy of the files while the journal is open, before SQLite has moved the WAL into the file.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def read(path: Path) -> list[Any]:
 
 
 def bytes_of(path: Path) -> list[bytes]:
-    """The file and its WAL: what a refusal must leave as it was. SQLite leaves an empty WAL where it found none."""
+    """The file and its WAL, which a refusal must not change. SQLite leaves an empty WAL if there was none."""
     files = (path, Path(f"{path}-wal"), Path(f"{path}-journal"))
     return [content for content in (file.read_bytes() for file in files if file.exists()) if content]
 
 
 def refusal(path: Path) -> str:
-    """Read a file that must be refused, see that nothing was written to it, and return the message."""
+    """Read a file that must be refused, check that it was not changed, and return the message."""
     before = bytes_of(path)
     with pytest.raises(JournalError) as caught:
         read(path)

@@ -1,4 +1,4 @@
-"""What a journal cannot say: records that decode, stand in a valid chain, and do not follow from those before them."""
+"""Invalid journals: records that decode and are in a valid chain, but do not follow from those before them."""
 
 from __future__ import annotations
 

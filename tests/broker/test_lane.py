@@ -1,4 +1,4 @@
-"""Lanes: stamp, issue, retire, and what tasks see, through the whole core."""
+"""Lanes, through the whole core: stamp, issue, retire, and what tasks see."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What every log keeps to: one writer by epoch and place, whole blocks, snapshots in parts, cuts. And that the journal
-needs no more: recovery, snapshots and cuts run on a log in memory as well.
+"""What every log must do: one writer by epoch and position, atomic blocks, snapshots in parts, cuts. And that the
+journal needs no more: recovery, snapshots and cuts work on a log in memory too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def mark(retired: int) -> records.Record:
 
 @pytest.fixture(params=["run file", "memory"])
 def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenLog]:
-    """Open one and the same log, each time as another process would."""
+    """Open the same log, each time as another process would."""
     shelf = Shelf()
     with ExitStack() as end:
 

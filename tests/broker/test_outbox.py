@@ -1,4 +1,4 @@
-"""What is on its way out: with real sockets, and peers that do not read."""
+"""The outbox, with real sockets and peers that do not read."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_little_lies_in_zeromq_and_the_rest_is_counted(sockets: Sockets) -> None
         assert outbox.waiting_bytes <= 5_100_000
         assert sent < 200
     assert given_up == [peer]
-    assert 50 <= sent <= 50 + 2 * CREDIT_BYTES // 100_000 + 20  # the kernel's buffers hold some as well
+    assert 50 <= sent <= 50 + 2 * CREDIT_BYTES // 100_000 + 20  # the kernel's buffers hold some too
     assert outbox.waiting_bytes == 0
 
 

@@ -1,4 +1,4 @@
-"""Questions: what they tell, and that no question can hurt."""
+"""Queries: their answers, and that no query can do harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records: what is encoded decodes to the same, anything else is a `JournalError`, and a journal is its state."""
+"""Records: encoding and decoding round-trip, other bytes are a `JournalError`, and a journal gives its state."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def decode_or_refuse(body: bytes) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"\x94\x01\xcd\x00\x01\x00\x90",  # a number longer than it need be
+        b"\x94\x01\xcd\x00\x01\x00\x90",  # a number with a longer encoding than needed
         b"\xdc\x00\x04\x01\x01\x00\x90",  # an array
         b"\x94\x01\x01\x00\x91\x92\xd9\x01a\xa1b",  # a text
         b"\x94\xcb?\xf0\x00\x00\x00\x00\x00\x00\x01\x00\x90",  # a float that equals its kind

@@ -1,4 +1,4 @@
-"""The core against the sequential reference (reference.py), under random work and random trouble (chaos.py).
+"""The core against the sequential reference (reference.py), under random work and random faults (chaos.py).
 
 Every run is named by its seed: `pytest 'tests/broker/test_reference.py::test_...[7]'` repeats it.
 """
@@ -36,7 +36,7 @@ def refer(broker: Broker) -> dict[str, Reference]:
 
 
 def assert_same(broker: Broker, references: dict[str, Reference]) -> None:
-    """Compare outcomes first, because they say more than a digest does."""
+    """Compare outcomes first, because they say more than a digest."""
     for name, reference in references.items():
         lane = broker.lane(name)
         for task in broker.core.world.results.kept():
@@ -61,7 +61,7 @@ def settings_of(seed: int) -> dict[str, Any]:
 
 
 def pinned_run(broker: Broker, seed: int, workers: int) -> bytes:
-    """Run a seed's work with all its inputs at fixed positions; only workers, network, disk and broker make trouble."""
+    """Run a seed's work with all inputs at fixed positions; faults are only in workers, network, disk and broker."""
     chaos = Chaos(broker, seed, workers)
     producer, work = chaos.producer, random.Random(seed)
     producer.open_lane("pinned", paused=True, **settings_of(seed))
@@ -72,7 +72,7 @@ def pinned_run(broker: Broker, seed: int, workers: int) -> bytes:
         producer.submit_runs(*random_runs(work), lane="pinned", now_ms=77)
     for seq in work.sample(range(first, broker.core.world.next_seq), 2):
         assert producer.cancel(seq) is True
-    broker.now_ms = 77  # timers come due when the lane has come to rest, so their positions are fixed as well
+    broker.now_ms = 77  # timers are due when the lane is idle, so their positions are fixed too
     producer.release("pinned")
     chaos.run(150)
     chaos.settle()

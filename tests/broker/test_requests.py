@@ -1,4 +1,4 @@
-"""What producers ask for: inputs, answers, refusals, and that nothing happens twice."""
+"""Requests of producers: inputs, answers, refusals, and idempotency."""
 
 from __future__ import annotations
 

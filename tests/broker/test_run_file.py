@@ -1,4 +1,4 @@
-"""A run file is all there or refused: a lost WAL, files that go while a broker works, a copy of one file of two."""
+"""A run file is complete or refused: a lost WAL, files removed under a live broker, a copy of one file of two."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Snapshots: at every record of random runs, a world that was written and read again is the same world.
 
-A journal is folded twice: one world is never touched, the other goes through a snapshot at every record. The bytes of a
-snapshot hold all that the records so far amount to, so equal bytes at every record are the strongest equality there
-is; `picture` is compared as well, in case that something is missing in the bytes.
+A journal is folded twice: into one world directly, into the other through a snapshot at every record. A snapshot has
+the whole state, so equal bytes at every record are the strongest equality; `picture` is compared too, in case something
+is missing in the bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Snapshots in a run file: which one a start uses, what happens to damaged ones, and how records before one are cut.
 
-Real run files with the records of a random run. `picture` of what is recovered is compared with a fold of all records.
+Real run files with the records of a random run. The recovered `picture` is compared with a fold of all records.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def damage(path: Path, *statements: str) -> None:
 
 
 def recovered(path: Path) -> tuple[World, int]:
-    """The world that a start comes to, and how many records it read."""
+    """The recovered world, and how many records were read for it."""
     with closing(Journal.open(path)) as journal:
         read: list[int] = []
         whole = journal.read

@@ -1,6 +1,6 @@
-"""Snapshots of a broker that goes on: slice by slice, with a crash at any of them, on a full disk, at a stop.
+"""Snapshots of a running broker: in slices, with a crash at any of them, on a full disk, at a stop.
 
-A `Host` does what the server does: it appends the records of a random run a few at a time and calls `work` in between.
+A `Host` acts like the server: it appends the records of a random run a few at a time and calls `work` in between.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
 
 
 def packed(one: Host) -> bytes:
-    """All of its world, in bytes that do not change with it."""
+    """Its whole world as bytes, independent of later changes."""
     return b"".join(snapshotter.snapshot.encode(snapshotter.snapshot.take(one.world)))
 
 

@@ -1,8 +1,8 @@
 """Golden dialogues with the core: transcripts/*.txt.
 
-A transcript begins with its story. Each line that starts with `>` is a command; below it stands what the broker did:
-messages in the order in which they left, records when they were on the disk, news. `pytest tests/broker --rewrite`
-records them anew; commit a changed transcript only if you can explain the change.
+A transcript begins with a description. Each line that starts with `>` is a command; below it are the broker's effects:
+messages in the order of sending, records when they were durable, events. `pytest tests/broker --rewrite` records them
+again; commit a changed transcript only if you can explain the change.
 
     producer NAME                        worker NAME [slots=N] [pool=gpu]
     deploy NAME TARGET [timeout_ms=N]    open NAME LANE [window=N] [tasks_max=N] [paused]
@@ -51,7 +51,7 @@ def test_there_are_transcripts() -> None:
 
 
 class Stage:
-    """A broker and the people around it, by name."""
+    """A broker, and its producers and workers by name."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
@@ -60,7 +60,7 @@ class Stage:
         self._written = len(broker.journal)
 
     def play(self, text: str) -> str:
-        """Return the text with the output of its commands made anew; comments and blank lines stay."""
+        """Return the text with new output of its commands; comments and blank lines stay."""
         lines = []
         for line in text.splitlines():
             if line.startswith("#") or not line.strip():
@@ -70,7 +70,7 @@ class Stage:
         return "\n".join(lines) + "\n"
 
     def command(self, words: list[str]) -> list[str]:
-        """Carry out a command; return what came of it."""
+        """Carry out a command; return its output."""
         verb, *rest = words
         options = dict(word.split("=", 1) for word in rest if "=" in word and not word.startswith("["))
         plain = [word for word in rest if "=" not in word or word.startswith("[")]

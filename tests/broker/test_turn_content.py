@@ -1,4 +1,4 @@
-"""turn_content.py and origins.py: what a digest covers is told field by field; requests are known by their digests."""
+"""turn_content.py and origins.py: what a turn digest covers, field by field, and the digests of requests."""
 
 from __future__ import annotations
 

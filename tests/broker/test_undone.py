@@ -1,4 +1,4 @@
-"""Tasks that come back without an outcome, and workers that live and do not work (broker/undone.py)."""
+"""Tasks returned without an outcome, and live workers that do not work (broker/undone.py)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_refusal_of_the_last_worker_to_leave_waits_for_another(broker: Broker)
 
 
 def overrun(broker: Broker, worker: SimWorker) -> None:
-    """Let a worker live on without an answer until the broker has sent it away."""
+    """Keep a worker alive without an answer until the broker has removed it."""
     for _ in range(20):
         broker.live(500)
         if worker.name not in broker.core.dispatcher.workers:

@@ -1,4 +1,4 @@
-"""Workers as the broker sees them: joining, silence, death, lies, and answers that come too late."""
+"""Workers in the broker: joining, silence, death, lies, and late answers."""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def test_nobody_answers_for_another(broker: Broker) -> None:
 
 
 def given_up(broker: Broker, *payloads: bytes, target: str = "counter/a") -> Completed:
-    """A worker is given up with its order in hand, another one does the work; returns what the first one found."""
+    """A worker is removed while holding an order, and another does the work; returns the first one's answer."""
     alice = broker.producer()
     slow = broker.worker("slow", slots=8)
     alice.submit(target, *payloads)

@@ -1,4 +1,4 @@
-"""`rota export` and `rota import`: what they print, how they end."""
+"""`rota export` and `rota import`: their output and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line without a broker: what it says, what it loads, how it ends."""
+"""The command line without a broker: its output, imports and exit codes."""
 
 from __future__ import annotations
 

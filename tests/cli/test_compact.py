@@ -1,4 +1,4 @@
-"""`rota compact`: its options and what it prints. What it does is tested in tests/broker/test_compaction.py."""
+"""`rota compact`: its options and output. tests/broker/test_compaction.py tests what it does."""
 
 from __future__ import annotations
 

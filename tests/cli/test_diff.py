@@ -1,4 +1,4 @@
-"""`rota diff`: what it prints for people and for programs, and how it ends."""
+"""`rota diff`: its output for people and for programs, and its exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[Path, Path]:
-    """Two runs that part at position 11, by a payload with control characters."""
+    """Two runs that differ from position 11 on, by a payload with control characters."""
     one = write_run(tmp_path / "one", records_of(counting()))
     changed = program(["add", 99], ["log", "\x1b[2J"])
     other = write_run(tmp_path / "other", records_of(counting(change={5: changed})))

@@ -1,4 +1,4 @@
-"""`rota doctor`: findings on this machine, and that bad news are found where they are."""
+"""`rota doctor`: findings on this machine, and that problems are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rota fork`, `rota check-upgrade`, `rota bisect`: what they print for people and for programs, and how they end."""
+"""`rota fork`, `rota check-upgrade`, `rota bisect`: their output for people and for programs, and their exit codes."""
 
 from __future__ import annotations
 

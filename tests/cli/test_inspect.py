@@ -1,6 +1,6 @@
-"""`rota log`, `show`, `story`, `state`, `tree`: what they print of one eventful run, as text, as JSON, and as errors.
+"""`rota log`, `show`, `story`, `state`, `tree`: their output for one eventful run, as text, JSON, and errors.
 
-The golden texts are of the run in tests/kits/eventful.py. If they change, look whether a person would want the change.
+The golden texts are of the run in tests/kits/eventful.py. If they change, check that the change is an improvement.
 """
 
 from __future__ import annotations

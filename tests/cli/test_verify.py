@@ -1,4 +1,4 @@
-"""`rota verify` as a user sees it: verdicts, exit codes, JSON, what is missing, and Ctrl-C."""
+"""`rota verify` for its user: verdicts, exit codes, JSON, missing files, and Ctrl-C."""
 
 from __future__ import annotations
 

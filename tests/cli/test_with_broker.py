@@ -1,4 +1,4 @@
-"""The command line with a broker and no workers: what is said of things that are not there, or not yet."""
+"""The command line with a broker and no workers: messages about things that do not exist, or not yet."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every method of both clients with values that it cannot take: a typed error that names the argument, and nothing
-leaves. No broker is there; whatever is not refused ends as NotReachable, which is no `LocalError`.
+"""Every method of both clients with invalid values: a typed error names the argument, and nothing is sent. There is no
+broker, so a value that is not refused ends in NotReachable, which is not a `LocalError`.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ CALLS = _calls_of_tasks() + _calls_of_code_and_lanes()
 
 
 def _judge(call: Call, error: BaseException | None) -> list[str]:
-    """Nothing if a call was refused as it should be, else what came instead."""
+    """Empty if a call was refused correctly, else what happened instead."""
     if isinstance(error, call[3]) and isinstance(error, LocalError):
         return []
     return [f"{call[0]}{call[1]!r}{call[2]!r}: {type(error).__name__} {error}"]

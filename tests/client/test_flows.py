@@ -1,4 +1,4 @@
-"""How long a flow waits, with a clock that the test turns."""
+"""How long a flow waits, with a simulated clock."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Faults of the client that the simulator found (tests/simulation/), each in the fewest steps that show it.
+"""Faults of the client found by the simulator (tests/simulation/), each in the fewest steps that show it.
 
-The seed under which a fault was found is named, but its run changes with the simulator: the steps here stay.
+The seed of each is named, but its run changes with the simulator; the steps here do not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an earlier ask was refused must not stick to tasks that came later, and numbers that cannot be are refused."""
+"""A refusal of an earlier request must not affect later tasks, and impossible numbers are refused."""
 
 from __future__ import annotations
 

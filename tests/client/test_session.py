@@ -28,7 +28,7 @@ def session() -> Session:
 
 
 def sent(machine: Session) -> list[messages.Message]:
-    """Return what goes out now, as the broker reads it."""
+    """Return the frames sent now, decoded as by the broker."""
     return [decode(frame, FROM_PRODUCERS) for frame in machine.output().frames]
 
 

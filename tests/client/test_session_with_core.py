@@ -1,4 +1,4 @@
-"""Client session and broker core, face to face without sockets: every fault that a link can have, in any order.
+"""Client session and broker core, connected without sockets: every fault of a link, in any order.
 
 Tasks go to a name that is not deployed, so each has its outcome (`unknown_agent`) without a worker.
 """
@@ -34,7 +34,7 @@ class Pair:
         self.start_broker()
 
     def start_broker(self) -> None:
-        """End the broker, if there is one, and start the next from the journal. What was on its way is lost."""
+        """End the broker, if there is one, and start the next from the journal. Frames in flight are lost."""
         world = World()
         fold(world, self.journal)
         started: list[records.Record] = [records.Epoch(world.boot + 1, self.now_ms, ())]
@@ -49,7 +49,7 @@ class Pair:
         self.cut()
 
     def cut(self) -> None:
-        """Break the connection; it heals by itself under a new name, and the session does not notice."""
+        """Break the connection; it reconnects by itself under a new identity, and the session does not notice."""
         if self.connection:
             self.sequencer.step([Unreachable(FRONTEND, self.identity)], self.now_ms, self.now_ms)
         self.connection += 1
@@ -72,7 +72,7 @@ class Pair:
         self.to_broker += output.frames
 
     def deliver(self) -> None:
-        """Bring what is on its way to the broker there, and its replies back, until nothing moves."""
+        """Deliver frames in both directions until none are left."""
         while self.to_broker or self.to_session:
             events = [FromProducer(self.identity, decode(frame, FROM_PRODUCERS)) for frame in self.to_broker]
             self.to_broker.clear()

@@ -1,4 +1,4 @@
-"""Events in order, with the gaps named."""
+"""Events in order, with gaps reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""columns.py and what is made of it: sequences that keep what was put in, and columns that cannot be made wrongly."""
+"""columns.py and its users: sequences that keep their content, and columns that refuse inconsistent content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events: the table of docs/PROTOCOL.md is that of the code, and each kind has a topic and a number of its own."""
+"""Events: the table of docs/PROTOCOL.md equals the code, and each kind has its own topic and number."""
 
 from __future__ import annotations
 

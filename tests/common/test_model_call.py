@@ -1,4 +1,4 @@
-"""The payload of a model task: what is encoded comes back, everything else is `BadPayload` with a reason."""
+"""The payload of a model task: encoding and decoding round-trip, other bytes are `BadPayload` with a reason."""
 
 from __future__ import annotations
 

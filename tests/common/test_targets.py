@@ -1,4 +1,4 @@
-"""Addresses: what is one, and that asking keeps nothing that is too long to be one."""
+"""Addresses: which are valid, and that the cache holds none that is too long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""common/wasm_module.py and wasm_binary.py: real modules, made from text by wasmtime, and what damage does to them."""
+"""common/wasm_module.py and wasm_binary.py: real modules, made from text by wasmtime, and damaged ones."""
 
 from __future__ import annotations
 

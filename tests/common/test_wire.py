@@ -1,4 +1,4 @@
-"""The wire: every message comes back as it was sent, every other sequence of bytes is a `ProtocolError`."""
+"""The wire: every message round-trips, all other bytes are a `ProtocolError`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_damaged_message_decodes_or_raises(message: Any, data: st.DataObject) 
 
 
 def decode_or_refuse(frame: bytes) -> None:
-    """Decode; what comes out goes in again as it is."""
+    """Decode, and check that the message encodes to the same bytes."""
     number = wire.request_number(frame)
     assert 0 <= number <= limits.NOW_MS_MAX
     try:

@@ -1,4 +1,4 @@
-"""What an agent may return, field by field, and what each breach is called. Pure: no sandbox runs here."""
+"""The output of an agent, field by field, and the message for each violation. Pure: no sandbox runs here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The raw call path and its twin on the public API: the same guests, told the same things, compared in everything."""
+"""The raw call path and the one on the public API: the same guests with the same inputs must agree in everything."""
 
 from __future__ import annotations
 

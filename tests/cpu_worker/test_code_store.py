@@ -1,4 +1,4 @@
-"""What a module must offer, and what is said to whoever brings one that does not."""
+"""What a module must export, and the errors for modules that do not."""
 
 from __future__ import annotations
 

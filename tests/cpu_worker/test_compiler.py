@@ -1,4 +1,4 @@
-"""Artefacts: made once, shared, and worthless to whoever changes, renames or brings one from elsewhere."""
+"""Artefacts: made once, shared, and not used if changed, renamed or foreign."""
 
 from __future__ import annotations
 

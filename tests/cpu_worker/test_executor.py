@@ -1,4 +1,4 @@
-"""Folds through the whole executor, on both call paths: what comes out for every way that a guest can behave."""
+"""Folds through the whole executor, on both call paths: the outcome of everything that a guest can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that the host refuses is never part of a result: guests under real limits, each in a process of its own."""
+"""Memory refused by the host is never visible in a result: guests under real limits, each in its own process."""
 
 from __future__ import annotations
 

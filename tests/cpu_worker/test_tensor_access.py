@@ -1,4 +1,4 @@
-"""`rota.tensor_read`: what a guest gets of its task's tensors, what it is told otherwise, and what it costs."""
+"""`rota.tensor_read`: reading the task's tensors, error numbers, and fuel."""
 
 from __future__ import annotations
 

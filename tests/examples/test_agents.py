@@ -1,4 +1,4 @@
-"""The example agents, one message at a time, and what rota.h makes of any input. The driver is in conftest.py."""
+"""The example agents, one message at a time, and rota.h with any input. The driver is in conftest.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Make = Callable[..., Any]  # the fixtures `agent` and `guest`: a name makes one
 
 
 def only(result: bytes) -> tuple[Any, ...]:
-    """Return the step that gives a result and does nothing else."""
+    """Return the step that only gives a result."""
     return (None, result, [], [], [], "", "")
 
 

@@ -1,4 +1,4 @@
-"""The committed .wasm files of the example agents are what their sources make, wherever they are built."""
+"""The committed .wasm files of the example agents equal builds of their sources, on any machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every decoder of outside bytes against damaged inputs, bounded, with a fresh seed each time.
+"""Every decoder of bytes from outside, with mutated inputs, for a bounded time, with a new seed each time.
 
 Longer: `python3 scripts/fuzz.py`. A failure names the smallest input found and the command that repeats the search; add
-the input to the target's `finds`, and a named test beside the code that is mended.
+the input to the target's `finds`, and a named test for the fixed code.
 """
 
 from __future__ import annotations

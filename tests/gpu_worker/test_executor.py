@@ -1,4 +1,4 @@
-"""The ONNX executor on real models: results, bad calls, the tensor store, stops, and what it says about itself."""
+"""The ONNX executor on real models: results, bad calls, the tensor store, interrupts, and descriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fingerprints: equal where nothing differs, other where anything does."""
+"""Fingerprints: equal if nothing differs, different if anything does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a model's graph when it is added, and what is refused there, by name."""
+"""What is read from a model's graph when it is added, and what is refused, by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rota.tensors.arrays import decode_arrays, encode_arrays
 
 
 def identity(path: Path, names: list[str], extent: int = 1) -> Path:
-    """A model that gives back each of its inputs, under the name with an x before it."""
+    """A model that returns each of its inputs, with an x before the name."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [extent]) for name in names]
     outputs = [helper.make_tensor_value_info("x" + name, TensorProto.FLOAT, [extent]) for name in names]
     nodes = [helper.make_node("Identity", [name], ["x" + name]) for name in names]

@@ -1,4 +1,4 @@
-"""The model repository: versions by content, what is refused, and what a damaged file leads to."""
+"""The model repository: versions by content, refusals, and damaged files."""
 
 from __future__ import annotations
 

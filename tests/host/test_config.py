@@ -1,4 +1,4 @@
-"""Settings: where they come from, what they may be, and what is said when they are wrong."""
+"""Settings: their sources, bounds, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a broker is to be found: socket files, long paths, ports of the loopback."""
+"""The addresses of a broker: socket files, long paths, loopback ports."""
 
 from __future__ import annotations
 

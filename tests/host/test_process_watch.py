@@ -1,4 +1,4 @@
-"""The end of real processes, seen at once."""
+"""The end of real processes is noticed at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our sockets, with their options in force, over real addresses."""
+"""Our sockets and the effects of their options, over real addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, the end of the process, and forgotten lanes: nothing half done, nothing left behind."""
+"""Ctrl-C, the end of the process, and lanes that were not closed: nothing is inconsistent or left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one can do with a lane: deploy, submit, step, look, stop, and be refused in plain words."""
+"""A lane in this process: deploy, submit, step, inspect, close, and clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pytest plugin in a pytest of its own: fixtures, marker, report, and what it costs who does not use it."""
+"""The pytest plugin in another pytest process: fixtures, marker, report, and its cost when unused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lane writes is a run: readable by what reads a broker's, the same each time, and complete."""
+"""A lane's run file: readable like a broker's, the same each time, and complete."""
 
 from __future__ import annotations
 

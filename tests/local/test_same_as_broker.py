@@ -1,4 +1,4 @@
-"""A lane in one process comes to what the broker's core comes to: same digest, same results, for the same inputs.
+"""A lane in one process equals the broker's core: same digest and results for the same inputs.
 
 The broker is the real core (tests/kits/core_kit.py) with workers that run the real modules. Inputs have the same
 positions on both sides because they come while nothing runs.

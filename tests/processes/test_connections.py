@@ -1,4 +1,4 @@
-"""More connections than a broker may have files open: it lets nobody in for a while, and whoever is there goes on."""
+"""More connections than a broker may open files: new ones wait for a while, existing ones go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo as a user runs it: a process of its own, which starts the broker and its workers and cleans up after itself.
+"""The demo as a user runs it: a process that starts the broker and its workers and cleans up after itself.
 
 The files are small ones made here; the model is the real one. Without the package index, and without the model from an
 earlier fetch, these tests are skipped.

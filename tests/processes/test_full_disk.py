@@ -1,4 +1,4 @@
-"""The disk fills up: producers are told, nothing that was acknowledged is touched, and work goes on once there is room.
+"""A full disk: producers get an error, acknowledged work is not affected, and work goes on when there is room.
 
 Two kinds of full: a limit on the size of a file (EFBIG, which SQLite reports as an I/O error), and a small file system
 (ENOSPC, which it reports as full). Both can be lifted while the broker runs.
@@ -129,7 +129,7 @@ def _submit_until_full(client: Client) -> list[Batch]:
 
 
 def _check_that_all_is_closed(client: Client) -> None:
-    """Everything that would have to be written is refused; questions are answered."""
+    """Everything that would have to be written is refused; queries are answered."""
     for change in (
         lambda: client.open_lane("late"),
         client.pause,

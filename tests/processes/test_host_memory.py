@@ -1,4 +1,4 @@
-"""Hosts with less memory than a task may have: real workers under RLIMIT_DATA, beside one that has no limit."""
+"""Hosts with less memory than a task may have: real workers under RLIMIT_DATA, and one without a limit."""
 
 from __future__ import annotations
 

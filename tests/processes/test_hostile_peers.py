@@ -1,4 +1,4 @@
-"""Peers that speak nonsense, lie, or fall silent, while others work: they are refused, and nobody else notices."""
+"""Peers that send garbage, lie, or fall silent are refused, and others are not affected."""
 
 from __future__ import annotations
 

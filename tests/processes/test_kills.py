@@ -1,7 +1,7 @@
-"""kill -9 at random moments: of workers, of the broker, of producers, of everything. The run must come to the same.
+"""kill -9 at random moments: of workers, the broker, producers, everything. The result of the run must be the same.
 
-The seeds are fixed, so each test kills at the same counts of retired tasks every time; scripts/campaign.py tries many
-seeds for as long as one likes.
+The seeds are fixed, so each test always kills at the same counts of retired tasks; scripts/campaign.py tries many
+seeds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run that is packed while it lives, and goes on elsewhere: export beside a broker, import, and a broker on that."""
+"""A run that is exported under a live broker, imported elsewhere, and continued by another broker."""
 
 from __future__ import annotations
 

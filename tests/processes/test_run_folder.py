@@ -1,4 +1,4 @@
-"""A broker and its run folder: a damaged run file is refused and left alone, and a folder has one broker."""
+"""A broker and its run folder: a damaged run file is refused and not changed, and a folder has one broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promise, with real processes: one digest for any number of workers, and the one that the reference computes."""
+"""The promise, with real processes: for any number of workers the digest is that of the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots and cuts under kill -9: what clients saw stands, and a start does not read what a snapshot holds.
+"""Snapshots and cuts under kill -9: what clients saw stays true, and a start does not read what a snapshot holds.
 
 As in test_kills.py, with a broker that takes a snapshot every few records and cuts what is before them.
 """

@@ -1,4 +1,4 @@
-"""Work that comes back undone, on real workers: what one task asks too much, what does not stop, what is compiled.
+"""Work returned undone by real workers: tasks that need too much, tasks that do not stop, code being compiled.
 
 How tasks share folds depends on the number of workers and their pace; outcomes and digests must not.
 """

@@ -1,4 +1,4 @@
-"""`rota up` and the single processes, as a user runs them: start, work, loss of each kind of process, end."""
+"""`rota up` and the single processes, as a user runs them: start, work, loss of each kind of process, stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of real processes with something of everything, verified beside its broker, elsewhere, and by dying workers."""
+"""A run of real processes with all features, verified beside its broker, elsewhere, and with dying workers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_run_with_everything_verifies_everywhere(rota_up: Callable[..., Any], 
 
 
 def _check_parts(copy: Path, whole: LaneReport) -> None:
-    """A part of a lane comes to the same digests; what was not asked for is believed or not looked at."""
+    """A part of a lane gives the same digests; the rest is believed or skipped."""
     end = _prove(copy, (0,), VerifyOptions("main", first_turn=50))
     (lane,) = end.last.lanes
     assert end.verdict == "equal"
@@ -114,7 +114,7 @@ def _deploy(client: Client, run_dir: Path, folder: Path) -> None:
 
 
 def _work(client: Client, lane: str) -> None:
-    """Have a lane do something of everything, and wait until it has nothing left to do."""
+    """Use all features in a lane, and wait until it is idle."""
     client.pause(lane)
     for priority in (0, 5, -3):
         client.submit_many("relay/0", [b"2 3 5"] * 2, lane=lane, priority=priority, wait=False)

@@ -1,4 +1,4 @@
-"""Workers that die, are drained, or get tasks that do not end: what the broker does, how soon, and what it costs."""
+"""Workers that die, are drained, or get tasks that do not end: what the broker does, and how soon."""
 
 from __future__ import annotations
 

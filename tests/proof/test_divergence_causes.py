@@ -33,7 +33,7 @@ Run = Callable[[Bench], None]
 
 
 def one_instruction_less(wasm: bytes) -> bytes:
-    """The counter with the `i64.const 1` that it adds made a 2."""
+    """The counter with `i64.const 1` changed to 2, so that it adds 2."""
     for at in range(len(wasm) - 2):
         if wasm[at : at + 3] == b"\x42\x01\x7c":
             return wasm[: at + 1] + b"\x02" + wasm[at + 2 :]

@@ -1,4 +1,4 @@
-"""What the divergence report says of models: on another device, with another runtime."""
+"""The divergence report for models: on another device, with another runtime."""
 
 from __future__ import annotations
 

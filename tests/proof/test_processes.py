@@ -1,4 +1,4 @@
-"""Worker processes of `rota verify`: the same results as in this process, whoever dies; and nobody is left behind."""
+"""Worker processes of `rota verify`: the same results as in this process, even if some die; none is left behind."""
 
 from __future__ import annotations
 

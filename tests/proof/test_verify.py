@@ -1,6 +1,6 @@
-"""Verify where a run is not the common one: lanes beside each other, recorded order, missing files, cut records.
+"""Verify for unusual runs: several lanes, recorded order, missing files, cut records.
 
-Real runs of tests/broker's core with real modules (divergence_kit.py); what each must come to is said in the test.
+Real runs by a `Broker` of core_kit.py with real modules (divergence_kit.py); each test says what must come out.
 """
 
 from __future__ import annotations

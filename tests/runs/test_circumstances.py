@@ -1,4 +1,4 @@
-"""What a journal tells of one turn: who asked, who computed it, what happened around it."""
+"""What a journal says about one turn: who asked, who computed it, what happened around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a journal breaks off: the record, what is wrong with it, and what nothing after it proves."""
+"""Where a journal breaks off: the record, what is wrong with it, and which turns remain unproved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rota.runs.walk import Walk
 
 
 def damage_of(path: Path) -> Damage:
-    """What is found in a run that does not walk to its end."""
+    """The damage found in a run whose journal breaks off."""
     with open_run(path) as source, pytest.raises(JournalError) as stopped:
         for _ in Walk(source).steps():
             pass

@@ -1,4 +1,4 @@
-"""Export and import: what goes in comes out, to the byte; what is not whole, or not ours, is refused by name."""
+"""Export and import: a byte-exact round trip; incomplete or foreign files are refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line for every kind of record, bounded whatever the record holds, and filters that find what they should."""
+"""A bounded line for every kind of record, and filters that select the right ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a run to read it: folders and files, closed, crashed, beside a live broker; and that nothing is touched."""
+"""Opening a run to read it: folders and files, closed, crashed, beside a live broker; nothing is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes for people: the form is guessed in a fixed order and named; nothing is longer than asked, nothing is obeyed."""
+"""Readable bytes: the form is guessed in a fixed order and named; the length is bounded, control characters removed."""
 
 from __future__ import annotations
 

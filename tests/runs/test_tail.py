@@ -1,4 +1,4 @@
-"""Following a journal: new records arrive once and in order, nothing is left beside the file, another one is seen."""
+"""Following a journal: new records arrive once and in order, no file is left behind, and a replaced one is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces and ancestors: what is told of a task is what happened to it, in whatever order the journal tells it."""
+"""Traces and ancestors: they say what happened to a task, whatever the order of records."""
 
 from __future__ import annotations
 

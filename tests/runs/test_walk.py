@@ -1,4 +1,4 @@
-"""The one walk: what a step says of a record, of its lane alone, and of what a completion found."""
+"""The one walk: what a step says about a record, its lane alone, and the states before a completion."""
 
 from __future__ import annotations
 

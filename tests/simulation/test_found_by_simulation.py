@@ -1,4 +1,4 @@
-"""Faults of the broker's shell that the simulator found, in the fewest steps that show them."""
+"""Faults of the broker's shell found by the simulator, in the fewest steps that show them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The simulator as a test: fixed seeds, fresh ones, the same run again, and faults planted to see that it finds them.
+"""The simulator as a test: fixed seeds, new ones, repeated runs, and planted faults that it must find.
 
-Fresh seeds follow from a base that is printed when one fails; ROTA_SIMULATION_SEED pins it. scripts/simulate.py runs
-more of them, repeats one and shrinks it.
+New seeds follow from a base that is printed if one fails; ROTA_SIMULATION_SEED pins it. scripts/simulate.py runs more
+of them, repeats one and shrinks it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values to payloads, and payloads to messages that are never too large."""
+"""Values to payloads, and payloads to messages within their bounds."""
 
 from __future__ import annotations
 

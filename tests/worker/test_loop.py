@@ -1,6 +1,6 @@
-"""The worker's shell as a real process, against a real ROUTER socket that plays the broker.
+"""The worker's shell as a real process, against a real ROUTER socket in place of the broker.
 
-The executor is a tiny one of its own (echo_worker.py); what the loop does with it is the same for WASM and ONNX.
+The executor is a tiny one (echo_worker.py); the loop does the same with those for WASM and ONNX.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ WAIT_MS = 20_000
 
 
 class FakeBroker:
-    """The other end of the worker's socket: says what a test tells it to say."""
+    """The other end of the worker's socket, controlled by a test."""
 
     def __init__(self, endpoint: str) -> None:
         self._context = context()

@@ -317,7 +317,7 @@ def test_what_is_prepared_is_said_when_it_changes_and_with_every_heartbeat() -> 
 
 
 class Conversation(RuleBasedStateMachine):
-    """A broker that restarts, forgets and falls silent as it likes, and the rules that must hold all the time."""
+    """A broker that restarts, forgets and falls silent at random, and the invariants."""
 
     def __init__(self) -> None:
         super().__init__()
