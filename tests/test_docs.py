@@ -205,7 +205,7 @@ def test_every_decision_is_in_the_index() -> None:
 
 
 def test_the_picture_is_what_the_imports_are() -> None:
-    """Goal: nobody is shown an older house. Method: draw docs/imports.svg again and compare."""
+    """Goal: the picture of the imports is current. Method: draw docs/imports.svg again and compare."""
     assert _text("docs/imports.svg") == draw_imports.draw(), "run `python3 scripts/draw_imports.py`"
     assert "(imports.svg)" in _text("docs/ARCHITECTURE.md")
 

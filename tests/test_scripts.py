@@ -61,7 +61,7 @@ def test_the_set_up_is_not_silent_where_nobody_watches(capsys: pytest.CaptureFix
 
 
 def test_the_suite_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Goal: nobody wonders whether it hangs. Method: before the first run, after one, and with a damaged note."""
+    """Goal: the expected time is printed. Method: before the first run, after one, and with a damaged note."""
     script = _load("test.py")
     taken = tmp_path / "cache" / "taken.json"
     script.say_how_long("all", taken)

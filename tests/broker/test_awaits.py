@@ -128,7 +128,7 @@ def test_results_that_went_meanwhile_are_refused_by_number(make_broker: Any) -> 
 
 def test_who_is_owed_in_too_many_places_is_forgotten(monkeypatch: pytest.MonkeyPatch, broker: Broker) -> None:
     """Goal: numbers are bounded as well. Method: every second task of very many is awaited, with room for few ranges;
-    whoever says Hello again may ask again.
+    after another Hello it may ask again.
     """
     monkeypatch.setattr(debts, "RANGES_MAX", 3)
     monkeypatch.setattr(debts, "OUTCOMES_MAX", 1)

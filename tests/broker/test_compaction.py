@@ -262,7 +262,7 @@ def test_a_damaged_record_is_found_before_anything_changes(folder: RunFolder) ->
 
 
 def test_a_kill_at_any_step_leaves_a_good_file(folder: RunFolder, tmp_path: Path) -> None:
-    """Goal: whoever is killed starts again. Method: an image of the folder's run file at every step; each recovers to
+    """Goal: after a kill it can be run again. Method: an image of the folder's run file at every step; each recovers to
     the same state, and compacting it brings it to the same end.
     """
     images: list[RunFolder] = []

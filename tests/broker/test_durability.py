@@ -40,7 +40,7 @@ def test_what_waits_leaves_once_it_is_written() -> None:
 
 
 def test_inputs_are_refused_and_results_wait_while_nothing_can_be_written() -> None:
-    """Goal: nobody hears of what a crash could take back. Method: one send of each kind, and a write that fails."""
+    """Goal: nothing leaves that a crash could contradict. Method: one send of each kind, and a write that fails."""
     waiting = Durability()
     sends = [
         to_producer(Accepted(1, 1, 1)), to_producer(Answer(2, {"caught": True})), to_producer(Results.of(())),

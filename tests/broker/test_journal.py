@@ -284,7 +284,7 @@ def make_foreign_with_wal(path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_ours_is_refused(make: Callable[[Path], Any], told: str, tmp_path: Path) -> None:
-    """Goal: nobody's file is taken for an empty journal. Method: files of other kinds; bytes stay as they were."""
+    """Goal: a foreign file is not taken for an empty journal. Method: files of other kinds; bytes stay as they were."""
     path = tmp_path / "run.db"
     make(path)
     assert told in refusal(path)

@@ -231,7 +231,7 @@ def test_ask_reply_and_failure(broker: Broker) -> None:
 
 
 def test_asking_what_is_not_there_is_answered(broker: Broker) -> None:
-    """Goal: nobody waits for ever for an ask. Method: ask an agent that is not deployed, and cancel another ask."""
+    """Goal: every ask is answered. Method: ask an agent that is not deployed, and cancel another ask."""
     alice = broker.producer()
     worker = broker.worker(slots=1)
     alice.submit("counter/a", program(["ask", "ghost", []], ["ask", "counter/slow", []]))
@@ -425,7 +425,7 @@ def test_the_seed_of_a_lane_reaches_its_tasks(broker: Broker) -> None:
 
 
 def test_a_recorded_lane_retires_as_completed(broker: Broker) -> None:
-    """Goal: in a recorded lane a slow head blocks nobody. Method: the second agent completes first and retires."""
+    """Goal: in a recorded lane a slow head blocks no other. Method: the second agent completes first and retires."""
     alice = broker.producer()
     alice.open_lane("l", policy="recorded", deploys_from="main")
     first, second = broker.worker("w1", slots=1), broker.worker("w2", slots=1)

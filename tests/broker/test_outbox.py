@@ -143,7 +143,7 @@ def test_a_reader_gets_everything_in_order_and_is_told_slow_and_not(sockets: Soc
 
 
 def test_who_is_gone_is_told_once_and_costs_nothing(sockets: Sockets) -> None:
-    """Goal: nothing is kept for nobody. Method: a name that was never there."""
+    """Goal: nothing is queued for an unknown peer. Method: an identity that never connected."""
     outbox = sockets.outbox()
     outbox.send(Send(FRONTEND, b"nobody", SMALL))
     outbox.send(large(Peer(FRONTEND, b"nobody"), 100_000))

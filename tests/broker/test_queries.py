@@ -109,7 +109,7 @@ def test_no_question_can_hurt(busy: Broker, what: str, arguments: dict[str, Any]
 
 
 def test_an_answer_says_at_which_event_it_is_true() -> None:
-    """Goal: whoever reads and then follows misses nothing and sees nothing twice. Method: ask before, between and after
+    """Goal: a query followed by events has no gap and no repetition. Method: ask before, between and after
     things that are told, all in one step as well; what the answer shows is what the events up to its number told.
     """
     broker = Broker()

@@ -37,7 +37,7 @@ def test_hello_is_answered_with_the_boot(broker: Broker) -> None:
 
 
 def test_requests_need_a_hello(broker: Broker) -> None:
-    """Goal: nothing takes effect for a connection that nobody knows. Method: every request before Hello."""
+    """Goal: nothing takes effect for an unknown connection. Method: every request before Hello."""
     alice = broker.producer()
     alice.vanish()
     broker.producers[alice.identity] = alice
@@ -144,7 +144,7 @@ def test_acknowledgements_wait_for_the_disk(broker: Broker) -> None:
 
 @pytest.mark.parametrize("closed_by", ["drain", "full disk"])
 def test_a_repeat_is_answered_while_new_inputs_are_refused(closed_by: str, broker: Broker) -> None:
-    """Goal: nobody hears that a request was not accepted which was, and sends it again under a new number. Method:
+    """Goal: an accepted request is never refused on repeat, which would make the producer use a new number. Method:
     submit before the broker closes, where the disk failed before the record was written; repeat it.
     """
     alice = broker.producer()
@@ -299,7 +299,7 @@ def test_an_issued_task_is_cancelled_before_a_worker_has_it(broker: Broker) -> N
 
 
 def test_a_dispatched_task_is_revoked_and_its_companions_run_again(broker: Broker) -> None:
-    """Goal: a cancel catches a task that runs, and nobody else. Method: cancel the middle one of a fold of three."""
+    """Goal: a cancel catches a running task, and no other. Method: cancel the middle one of a fold of three."""
     alice, worker = broker.producer(), broker.worker()
     alice.submit("counter/a", *[ADD] * 6)
     order = worker.orders[0]
@@ -330,7 +330,7 @@ def test_a_completed_task_cannot_be_caught(broker: Broker) -> None:
 
 
 def test_results_come_to_who_asked(broker: Broker) -> None:
-    """Goal: `wait` sends results unasked, Await later, nobody else gets them. Method: two producers."""
+    """Goal: `wait` sends results unasked, Await later, others do not get them. Method: two producers."""
     alice, bob = broker.producer("alice"), broker.producer("bob")
     alice.submit("counter/a", ADD, wait=True)
     bob.submit("counter/b", ADD, wait=False)

@@ -150,7 +150,7 @@ REMOVALS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be removed there")
 @pytest.mark.parametrize("removal", REMOVALS)
 def test_nothing_is_acknowledged_once_the_files_are_gone(tmp_path: Path, removal: str) -> None:
-    """Goal: no acknowledgement for what nobody will find. Method: remove files of a live journal in every way; looking
+    """Goal: no acknowledgement for unlinked files. Method: remove files of a live journal in every way; looking
     and appending say so, and closing does not hurt what lies there now.
     """
     folder = tmp_path / "run"

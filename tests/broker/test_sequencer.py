@@ -72,7 +72,7 @@ def test_results_travel_in_frames_of_bounded_size(broker: Broker) -> None:
 
 
 def test_results_for_a_connection_that_is_gone_are_not_sent(broker: Broker) -> None:
-    """Goal: nothing piles up for nobody. Method: vanish between submit and completion; come back and ask."""
+    """Goal: nothing piles up for a gone peer. Method: vanish between submit and completion; come back and ask."""
     alice = broker.producer()
     alice.submit("counter/a", ADD)
     alice.vanish()
@@ -157,7 +157,7 @@ def test_nothing_new_begins_while_the_disk_is_full(broker: Broker) -> None:
 
 
 def test_the_shell_can_tick_at_any_time(broker: Broker) -> None:
-    """Goal: clocks that stand or go back hurt nobody. Method: ticks with the same, an earlier and a later time."""
+    """Goal: clocks that stand still or go back do no harm. Method: ticks with the same, an earlier and a later time."""
     broker.worker()
     for now_ms, mono_ms in ((1, 1), (1, 1), (0, 2), (10, 3)):
         assert not broker.sequencer.step([Tick()], now_ms, mono_ms).records

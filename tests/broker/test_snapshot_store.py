@@ -151,7 +151,7 @@ def test_a_damaged_record_behind_a_snapshot_is_refused(path: Path) -> None:
 
 
 def test_damage_before_a_snapshot_is_found_by_a_full_read(path: Path) -> None:
-    """Goal: a bounded start does not look at it, whoever reads the whole run does. Method: change an old record."""
+    """Goal: a bounded start does not read it, reading the whole run does. Method: change an old record."""
     damage(path, "UPDATE records SET body = x'c0' WHERE number = 7")
     assert picture(recovered(path)[0]) == WHOLE
     with closing(Journal.open(path, read_only=True)) as journal, pytest.raises(JournalError, match="record 7 is damag"):

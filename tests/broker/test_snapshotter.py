@@ -282,7 +282,7 @@ def state_is_whole(one: Host) -> bool:
 
 
 def test_pinned_records_stay(host: Callable[..., Host]) -> None:
-    """Goal: what somebody pinned is not cut. Method: a pin before the first snapshot that could be cut at."""
+    """Goal: a pinned record is not cut. Method: a pin before the first snapshot that could be cut at."""
     one = host(records=25, retain=1)
     SnapshotStore(one.journal).pin("bug", 20)
     one.go(len(RUN) * 2 // 3)

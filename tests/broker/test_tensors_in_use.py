@@ -71,7 +71,7 @@ def test_of_a_dead_letter() -> None:
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_of_nothing_any_more(kept: int) -> None:
-    """Goal: a tensor that nobody can read is given up. Method: everything retired; the newest result is kept or not."""
+    """Goal: an unreadable tensor is not kept. Method: everything retired; the newest result is kept or not."""
     found = world_of(completed(1), completed(2), results_max=kept).tensors_in_use()
     assert found == ({REF.digest: None} if kept else {})
 

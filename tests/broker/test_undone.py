@@ -114,7 +114,7 @@ def test_code_that_one_worker_refuses_runs_on_another(broker: Broker) -> None:
 
 
 def test_a_refusal_of_the_last_worker_to_leave_waits_for_another(broker: Broker) -> None:
-    """Goal: nobody there is not the same as nobody can. Method: the only worker refuses while it drains."""
+    """Goal: no worker present differs from no worker able. Method: the only worker refuses while it drains."""
     alice, worker = broker.producer(), broker.worker("w1")
     alice.submit("counter/a", ADD)
     worker.goodbye(draining=True)
@@ -138,7 +138,7 @@ def overrun(broker: Broker, worker: SimWorker) -> None:
 
 
 def test_a_worker_that_does_not_come_back_is_sent_away(broker: Broker) -> None:
-    """Goal: heartbeats alone do not keep work for ever, and nobody counts as dead for it. Method: a worker that lives
+    """Goal: heartbeats alone do not keep work for ever, and this counts as no death. Method: a worker that lives
     and never answers; its task runs on another one.
     """
     alice = broker.producer()
@@ -154,7 +154,7 @@ def test_a_worker_that_does_not_come_back_is_sent_away(broker: Broker) -> None:
 
 
 def test_the_task_that_nobody_comes_back_from_is_a_timeout(broker: Broker) -> None:
-    """Goal: nobody died, so nothing is `lost`: a task that holds up each worker that has it alone ends as `timeout`,
+    """Goal: without a death nothing is `lost`: a task that holds up each worker that has it alone ends as `timeout`,
     and what stood beside it is done. Method: workers that live and never answer while they hold it.
     """
     alice = broker.producer()

@@ -108,7 +108,7 @@ def test_a_command_loads_only_what_it_needs(arguments: list[str], modules: tuple
     ],
 )  # fmt: skip
 def test_without_a_broker_a_command_says_what_to_do(run: Run, arguments: tuple[str, ...]) -> None:
-    """Goal: the most common mistake has a remedy and a code of its own. Method: each kind of command, nobody there."""
+    """Goal: the most common mistake has a remedy and a code of its own. Method: each kind of command, no broker."""
     code, out, err = run(*arguments, "--timeout", "0.01")
     assert code == ExitCode.NOT_REACHABLE
     assert out == ""
@@ -229,7 +229,7 @@ def test_version_names_what_a_bug_report_needs(run: Run) -> None:
 
 
 def test_version_is_an_option_as_well(run: Run) -> None:
-    """Goal: what everybody tries first works. Method: `rota --version`."""
+    """Goal: the first thing that users try works. Method: `rota --version`."""
     code, out, _ = run("--version")
     assert (code, out.split()[0], len(out.split())) == (ExitCode.OK, "rota", 2)
 

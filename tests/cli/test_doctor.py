@@ -63,7 +63,7 @@ def test_risky_variables_are_named(monkeypatch: pytest.MonkeyPatch, run_dir: Pat
 
 
 def test_a_folder_that_cannot_be_entered_privately_is_an_error(run_dir: Path) -> None:
-    """Goal: sockets that others can reach are found. Method: a socket folder that everybody may enter."""
+    """Goal: sockets that others can reach are found. Method: a socket folder that others may enter."""
     sockets = run_dir / "sockets"
     sockets.mkdir(mode=0o755)
     sockets.chmod(0o755)

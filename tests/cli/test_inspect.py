@@ -399,7 +399,7 @@ def test_a_damaged_journal_is_refused(call: Call, tmp_path: Path) -> None:
 
 
 def test_a_compacted_run_says_so(call: Call, tmp_path: Path) -> None:
-    """Goal: nobody takes a cut journal for a whole one. Method: each command on a file whose first records are gone."""
+    """Goal: a cut journal is not taken for a whole one. Method: each command on a file whose first records are gone."""
     found = records_of(eventful())
     folder = tmp_path / "cut"
     with closing(Journal.open(RunFolder(folder).prepare().journal)) as journal:

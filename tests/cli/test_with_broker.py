@@ -39,7 +39,7 @@ def broker(run_dir: Path) -> Iterator[Path]:
 
 
 def test_what_is_not_there_is_named(broker: Path) -> None:
-    """Goal: nothing done is not success. Method: drop and retry a task that is not dead, ask for a name nobody has."""
+    """Goal: nothing done is not success. Method: drop and retry a task that is not dead, ask for an unknown name."""
     for action in ("drop", "retry"):
         code, err = ended(broker, "dead", action, "9999")
         assert (code, err) == (ExitCode.REFUSED, "error: lane 'main' has no dead task 9999\n")
@@ -47,7 +47,7 @@ def test_what_is_not_there_is_named(broker: Path) -> None:
 
 
 def test_a_deploy_without_a_worker_says_so_at_once(broker: Path) -> None:
-    """Goal: nobody waits without knowing for what. Method: a deploy and a model, waited for and not."""
+    """Goal: a user is told what a command waits for. Method: a deploy and a model, waited for and not."""
     code, err = ended(broker, "deploy", "echo", str(ECHO), "--no-wait")
     assert code == ExitCode.TRY_LATER, err
     assert "no cpu worker is there to look at echo: start one with `rota cpu-worker`" in err

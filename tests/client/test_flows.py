@@ -20,7 +20,7 @@ class Clock:
         self.now_ms = 0
         self.session = Session("p", 1)
         self.session.receive(encode(Welcome(0, 1, "test")), 0)
-        decoder: Any = None  # nobody looks into a result here
+        decoder: Any = None  # results are not decoded here
         self.flows = Flows(
             self.session, Questions(), decoder, limits=Timeouts(1_000, 1_000), now_ms=lambda: self.now_ms,
             chance=lambda: 0.5, not_reachable=NotReachable,
@@ -73,7 +73,7 @@ def test_patience_for_all_ends_when_its_time_has_come() -> None:
 
 
 def test_a_silent_broker_is_named_when_patience_ends() -> None:
-    """Goal: not "ask again later" where nobody is. Method: a broker that is heard once and never again."""
+    """Goal: not "ask again later" without a broker. Method: a broker that is heard once and never again."""
     clock = Clock()
     with pytest.raises(NotReachable, match="no sign of the broker"):
         clock.run(clock.flows.outcome(1, Patience(SILENCE_MS, None)), lambda: None)

@@ -218,7 +218,7 @@ def test_a_refusal_is_the_answer() -> None:
 
 @pytest.mark.parametrize("by_submit", [False, True])
 def test_results_that_are_not_kept_become_errors(by_submit: bool) -> None:
-    """Goal: nobody waits for what will not come. Method: Expired for two of three, to an Await and to an old submit."""
+    """Goal: no wait for what will not come. Method: Expired for two of three, to an Await and to an old submit."""
     machine = session()
     if by_submit:
         machine.request(submit(FIRST, b"", b"", b""), 0)

@@ -302,7 +302,7 @@ def test_usual_names_of_a_function() -> None:
     ],
 )
 def test_agent_refused(old: str, new: str, message: str) -> None:
-    """Goal: whoever deploys learns which import or export is wrong and what to do. Method: one fault at a time."""
+    """Goal: the error of a deploy names the wrong import or export and the remedy. Method: one fault at a time."""
     assert old in AGENT_TEXT
     interface = inspect_module(module(AGENT_TEXT.replace(old, new)))
     with pytest.raises(CodeError, match=message):

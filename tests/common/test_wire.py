@@ -165,7 +165,7 @@ def test_the_number_of_what_cannot_be_read_is_known() -> None:
 
 
 def test_deep_values_are_refused() -> None:
-    """Goal: nobody who prints or packs a value later runs out of stack. Method: a map of 200 levels."""
+    """Goal: printing or packing a value later does not run out of stack. Method: a map of 200 levels."""
     value: Any = {}
     for _ in range(200):
         value = {"a": value}

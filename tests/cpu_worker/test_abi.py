@@ -143,7 +143,7 @@ def test_output_that_breaks_a_rule(value: Any, message: str) -> None:
     ],
 )
 def test_text_that_is_not_utf_8_is_named(fields: Any, named: str) -> None:
-    """Goal: whoever wrote a Latin-1 line in the log finds it. Method: such bytes in each field that may hold text."""
+    """Goal: a Latin-1 line in the log is easily found. Method: such bytes in each field that may hold text."""
     data = msgpack.packb(fields, unicode_errors="surrogateescape")
     outcome, _ = abi.decode_output(data, address="a", state=None, task=TASK, limits=Limits(), fuel=0)
     assert isinstance(outcome, Failed)
@@ -222,7 +222,7 @@ def test_log_is_cut() -> None:
 
 
 def test_log_of_a_bad_output_is_kept() -> None:
-    """Goal: whoever looks for the mistake sees the lines. Method: a bad result with a good log."""
+    """Goal: the log lines are there for debugging. Method: a bad result with a good log."""
     outcome, _ = decode([1, 0, None, "text", [], ["clue"]])
     assert (outcome.kind, outcome.log) == ("bad_output", ("clue",))  # type: ignore[union-attr]
 

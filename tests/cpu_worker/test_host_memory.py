@@ -104,7 +104,7 @@ def test_a_growth_that_the_host_refuses_is_no_result(world: Any, child: Child, w
 
 
 def test_a_growth_takes_no_address_space(world: Any, child: Child, run: Any) -> None:
-    """Goal: whoever had room to begin has room to grow. Method: address space for one guest only, less than twice."""
+    """Goal: a guest with room to begin has room to grow. Method: address space for one guest only, less than twice."""
     code, room = world.function(GROWER, memory_bytes=1 << 30), 6 << 30
     here = run(world.executor(), code, b"\1")
     ((outcomes, stopped, _),) = child.run([code], [b"\1"], RLIMIT_AS=[room, room])

@@ -27,7 +27,7 @@ def test_everybody_finds_the_same_socket_files(run_dir: Path) -> None:
 
 @posix_only
 def test_prepare_makes_folders_that_only_the_owner_enters(run_dir: Path) -> None:
-    """Goal: nobody else reads modules or poses as the broker. Method: the modes of all folders."""
+    """Goal: other users cannot read modules or pose as the broker. Method: the modes of all folders."""
     folder = RunFolder(run_dir / "new").prepare()
     made = [folder.root, folder.modules, folder.artefacts, folder.models, folder.tensors, folder.logs, folder.sockets]
     assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
@@ -43,7 +43,7 @@ def test_prepare_makes_folders_that_only_the_owner_enters(run_dir: Path) -> None
 def test_long_path_moves_the_sockets_to_a_short_folder(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Goal: a deep run folder works. Method: one past the limit; its addresses fit, and nobody else has them."""
+    """Goal: a deep run folder works. Method: one past the limit; its addresses fit, and are its own."""
     monkeypatch.setattr("tempfile.tempdir", str(run_dir))
     deep = [tmp_path / ("d" * 100) / name for name in ("one", "two")]
     for path in deep:
@@ -53,7 +53,7 @@ def test_long_path_moves_the_sockets_to_a_short_folder(
     assert first == Endpoints.of(deep[0])
     assert not set(first) & set(second)
     folder = Path(first.query.removeprefix("ipc://")).parent
-    assert not folder.exists(), "whoever only asks where the broker is leaves nothing behind"
+    assert not folder.exists(), "asking for the addresses leaves nothing behind"
     assert Endpoints.publish(deep[0]) == first
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     Path(first.query.removeprefix("ipc://")).touch()
@@ -63,7 +63,7 @@ def test_long_path_moves_the_sockets_to_a_short_folder(
 
 @posix_only
 def test_folder_that_others_can_enter_is_refused(run_dir: Path) -> None:
-    """Goal: whoever could put a socket there is not trusted. Method: open the folder to all."""
+    """Goal: a folder where others could put a socket is not trusted. Method: open the folder to all."""
     folder = RunFolder(run_dir).prepare()
     folder.sockets.chmod(0o777)
     with pytest.raises(ConfigError, match="chmod 700"):

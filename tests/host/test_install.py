@@ -13,7 +13,7 @@ from rota.host.install import install_command
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])
 def test_the_extra_is_of_the_folder_that_rota_came_from(extra: str) -> None:
-    """Goal: nobody is sent to a package of that name that is not ours. Method: read the project that is named."""
+    """Goal: the remedy does not name a foreign package. Method: read the project that is named."""
     named = re.fullmatch(r"pip install '(/.*)\[(\w+)\]'", install_command(extra))
     assert named is not None
     project = tomllib.loads((Path(named[1]) / "pyproject.toml").read_text(encoding="utf-8"))["project"]

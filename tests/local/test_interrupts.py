@@ -57,7 +57,7 @@ def test_ctrl_c_comes_between_two_turns(rota_lane: local.LocalLane, agents: Path
 
 
 def test_ctrl_c_twice_comes_at_once(rota_lane: local.LocalLane) -> None:
-    """Goal: nobody has to wait for what hangs. Method: two signals inside an operation; then the lane says why it does
+    """Goal: no need to wait for what hangs. Method: two signals inside an operation; then the lane says why it does
     nothing more.
     """
     lane = rota_lane
@@ -88,7 +88,7 @@ def _interrupt_at(lane: local.LocalLane, retired: int) -> None:
 
 
 def test_an_exception_while_a_fold_runs_ends_it(rota_lane: local.LocalLane, spin: bytes) -> None:
-    """Goal: a handler of somebody else, such as that of a test's timeout, does not leave a guest running. Method: a
+    """Goal: a foreign handler, such as that of a test's timeout, does not leave a guest running. Method: a
     handler that raises; the loop ends at once, and the next task runs.
     """
 

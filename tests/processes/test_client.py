@@ -326,7 +326,7 @@ def test_models_are_added_and_used(rota_up: Start, run_dir: Path, tmp_path: Path
 
 
 def test_a_closed_client_says_so(run_dir: Path) -> None:
-    """Goal: a use after the end is an error, and nobody waits for ever. Method: close both kinds."""
+    """Goal: a use after the end is an error, and does not wait for ever. Method: close both kinds."""
     client = Client(run_dir)
     client.close()
     with pytest.raises(LocalError, match="closed"):

@@ -65,11 +65,11 @@ def test_more_connections_than_files(start_process: StartProcess, run_dir: Path)
 
 
 def _connect_all(path: str, strangers: ExitStack) -> int:
-    """Connect until nobody is let in; return how many there are then."""
+    """Connect until connections are refused; return how many there are then."""
     for made in range(LIMIT_WANTED + 500):
         stranger = strangers.enter_context(socket.socket(socket.AF_UNIX))
         try:
             stranger.connect(path)
         except FileNotFoundError:
             return made
-    pytest.fail("everybody is let in")
+    pytest.fail("all connections are let in")

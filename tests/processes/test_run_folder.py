@@ -113,7 +113,7 @@ def test_nobody_else_reads_a_run_whatever_the_umask(start_process: StartProcess,
 
 
 def test_a_broker_whose_folder_is_removed_says_so_and_ends(start_process: StartProcess, run_dir: Path) -> None:
-    """Goal: nothing is acknowledged into files that nobody will find. Method: remove the folder of a broker that has
+    """Goal: nothing is acknowledged into unlinked files. Method: remove the folder of a broker that has
     nothing to do, without a message to it; it ends by itself with STORAGE and names the file.
     """
     folder = run_dir / "run"
@@ -131,7 +131,7 @@ def test_a_broker_whose_folder_is_removed_says_so_and_ends(start_process: StartP
 
 
 def test_a_second_broker_takes_over_and_the_first_ends(start_process: StartProcess, run_dir: Path) -> None:
-    """Goal: a lock that somebody removed does not let two brokers write. Method: remove the lock file of a live broker
+    """Goal: a removed lock file does not let two brokers write. Method: remove the lock file of a live broker
     and start another one; the first ends with STORAGE at its next record, and the second serves.
     """
     first = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))

@@ -88,7 +88,7 @@ def test_one_call_too_large_fails_one_call(rota_up: RotaUp, run_dir: Path, tmp_p
 
 
 def test_a_kernel_that_does_not_stop_costs_its_task_only(rota_up: RotaUp, run_dir: Path, tmp_path: Path) -> None:
-    """Goal: nobody counts as dead, and the next task waits for the worker to be free. Method: one multiplication of
+    """Goal: no worker counts as dead, and the next task waits for the worker to be free. Method: one multiplication of
     large matrices with 200 ms, which the library cannot stop, and a small one behind it.
     """
     up = rota_up(run_dir, cpu_workers=0, gpu_workers=1, ROTA_REQUIRE="cpu")

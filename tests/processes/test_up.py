@@ -75,7 +75,7 @@ def test_children_do_not_outlive_the_supervisor(rota_up: RotaUp, run_dir: Path) 
 
 
 def test_second_signal_stops_at_once(rota_up: RotaUp, run_dir: Path) -> None:
-    """Goal: nobody has to wait. Method: stop a worker so that it cannot drain, then signal twice."""
+    """Goal: a second signal ends the wait. Method: stop a worker so that it cannot drain, then signal twice."""
     up = rota_up(run_dir)
     os.kill(up.pids()["cpu-1"], signal.SIGSTOP)
     up.send(signal.SIGTERM)
@@ -149,7 +149,7 @@ def test_gpu_worker_runs_without_a_gpu(rota_up: RotaUp, run_dir: Path) -> None:
 
 
 def test_status_is_for_people_and_tells_where_models_run(rota_up: RotaUp, run_dir: Path) -> None:
-    """Goal: a fall back to the CPU is seen by whoever looks, and times can be read. Method: a GPU worker that takes
+    """Goal: a fall back to the CPU is visible, and times can be read. Method: a GPU worker that takes
     what there is; the two commands that list workers, and the broker's log.
     """
     pytest.importorskip("onnxruntime")
@@ -174,7 +174,7 @@ def test_status_is_for_people_and_tells_where_models_run(rota_up: RotaUp, run_di
 
 
 def test_processes_by_themselves_in_any_order(start_process: StartProcess, run_dir: Path) -> None:
-    """Goal: the Procfile's lines work, whoever comes first. Method: a worker before its broker, then TERM to each."""
+    """Goal: the Procfile's lines work in any order. Method: a worker before its broker, then TERM to each."""
     lines = dict(line.split(": ", 1) for line in (REPOSITORY / "Procfile").read_text(encoding="utf-8").splitlines())
     assert lines["cpu_worker"].split()[0] == lines["broker"].split()[0] == "python"
     worker = start_process(*lines["cpu_worker"].split()[1:], ROTA_DIR=str(run_dir))
@@ -188,7 +188,7 @@ def test_processes_by_themselves_in_any_order(start_process: StartProcess, run_d
 
 
 def test_broker_on_ports_is_found_through_the_run_folder(rota_up: RotaUp, run_dir: Path) -> None:
-    """Goal: with --bind nobody needs to be told the ports. Method: a client that knows only the folder."""
+    """Goal: with --bind the ports are found by themselves. Method: a client that knows only the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = min(free.getsockname()[1], 65_000)

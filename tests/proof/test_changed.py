@@ -333,7 +333,7 @@ def test_code_that_does_the_same_is_accepted(source: RunSource) -> None:
 
 
 def test_only_turns_of_the_upgraded_name_count(source: RunSource) -> None:
-    """Goal: a name that nobody called has proved nothing. Method: code for it that other names of the run ran."""
+    """Goal: a name that was never called has proved nothing. Method: code for it that other names of the run ran."""
     (unused,) = check_upgrade(source, "asker", bytes_of("counter"), turn=order_of(source)[-1][0])
     assert (unused.same, unused.ran_new_code) == (True, 0)
     (again,) = check_upgrade(source, "counter", bytes_of("counter"))

@@ -124,7 +124,7 @@ def test_folds_and_results_survive_the_frames(here: Executors) -> None:
     assert decode_results(encode_results(results)) == results
 
 
-# --- the same, whoever dies -----------------------------------------------------------------------
+# --- the same despite deaths ----------------------------------------------------------------------
 
 
 def test_the_same_as_in_this_process_with_and_without_kills(folders: Folders, here: Executors) -> None:
@@ -144,7 +144,7 @@ def test_the_same_as_in_this_process_with_and_without_kills(folders: Folders, he
 
 
 def test_a_lone_fold_is_killed_once_at_least(folders: Folders, here: Executors) -> None:
-    """Goal: --kill means that somebody is killed. Method: the smallest work there is."""
+    """Goal: --kill kills at least one process. Method: the smallest work there is."""
     folds = mixed_folds(3, 1)
     kills = Kills(5)
     with Processes(folders, 2, device="cpu", kills=kills) as processes:
@@ -171,7 +171,7 @@ def test_what_dies_by_itself_is_replaced(folders: Folders, here: Executors) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL to send")
 def test_a_fold_that_kills_three_processes_is_named(folders: Folders) -> None:
-    """Goal: no endless loop of deaths. Method: whoever runs a task without an end is killed from outside."""
+    """Goal: no endless loop of deaths. Method: every process that runs an endless task is killed from outside."""
     fold = Fold(bytes(32), endless(folders), "endless", None, tasks(17, [b"y", b"z"]))
     with Processes(folders, 1, device="cpu") as processes:
         killer = threading.Thread(target=kill_busy, args=(processes, 3))

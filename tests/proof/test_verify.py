@@ -90,7 +90,7 @@ def test_a_recorded_lane_without_its_module_is_blocked(bench: Bench) -> None:
 
 
 def test_a_last_turn_in_a_lane_without_kept_records_is_refused(bench: Bench) -> None:
-    """Goal: no EQUAL for a turn that nobody compared. Method: cut all records of a lane, ask for a turn of it."""
+    """Goal: no EQUAL for a turn that was not compared. Method: cut all records of a lane, ask for a turn of it."""
     bench.producer.open_lane("two", deploys_from="main")
     bench.submit("counter/z", b"", lane="two")
     cut = len(bench.broker.journal)

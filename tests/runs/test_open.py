@@ -78,7 +78,7 @@ def test_parts_of_a_file_below_its_run_folder(tmp_path: Path) -> None:
 
 
 def test_compiled_code_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: whoever wants it has compiled code kept. Method: name a cache; it outlives the source."""
+    """Goal: compiled code is kept if wanted. Method: name a cache; it outlives the source."""
     path = write(tmp_path / "run", EPOCHS[:1])
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     with open_run(path) as source:

@@ -58,7 +58,7 @@ def test_a_real_agent_is_executed_again_inside_a_fold(executors: Executors) -> N
 
 
 def test_states_follow_the_turns() -> None:
-    """Goal: the state just after a turn, whoever had that turn. Method: the eventful run, turn by turn."""
+    """Goal: the state just after a turn, of any agent. Method: the eventful run, turn by turn."""
     run = MemoryRun(eventful())
     states = [state_at(run, "counter/b", "main", turn, execute_scripted).state for turn in range(1, 11)]
     assert states == [None, b"5", b"5", b"5", b"6", b"8", b"8", b"8", b"15", b"15"]

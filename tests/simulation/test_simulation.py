@@ -167,7 +167,7 @@ def _silent_divergence(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forgotten_timers(patch: pytest.MonkeyPatch) -> None:
-    """After a restart nobody waits for the timers that were set before."""
+    """After a restart the timers set before are forgotten."""
     real: Callable[..., None] = state.BrokerState._take_up
 
     def take_up(self: state.BrokerState) -> None:

@@ -393,7 +393,7 @@ def _seal_the_same(root: str) -> TensorRef:
 
 @pytest.mark.processes
 def test_processes_that_seal_the_same_content(store: TensorStore) -> None:
-    """Goal: same content, one file, whoever comes first. Method: three processes seal the same twenty tensors."""
+    """Goal: same content, one file, in any order. Method: three processes seal the same twenty tensors."""
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         refs = pool.map(_seal_the_same, [str(store.root)] * 3, chunksize=1)
         pool.close()
@@ -403,7 +403,7 @@ def test_processes_that_seal_the_same_content(store: TensorStore) -> None:
 
 
 def test_collect_keeps_what_is_referenced_or_leased(store: TensorStore) -> None:
-    """Goal: only what nobody refers to and nobody touched goes. Method: one tensor per case, ages set by hand."""
+    """Goal: only unreferenced tensors without a lease are removed. Method: one tensor per case, ages set by hand."""
     refs = [store.put(numpy.full(10, index)) for index in range(4)]
     referenced, leased, touched, forgotten = refs
     for ref in (referenced, touched, forgotten):
@@ -422,7 +422,7 @@ def test_collect_keeps_what_is_referenced_or_leased(store: TensorStore) -> None:
 
 
 def test_put_and_seal_renew_the_lease(store: TensorStore) -> None:
-    """Goal: whoever stores a tensor that is here already can rely on it. Method: an old file, stored again."""
+    """Goal: storing an existing tensor renews its lease. Method: an old file, stored again."""
     ref = store.put(ROWS)
     set_age(path_of(store, ref), 1000)
     store.put(ROWS)

@@ -256,7 +256,7 @@ def test_other_work_is_done_while_code_is_prepared(run_dir: Path, broker: FakeBr
 
 
 def test_second_signal_stops_at_once(run_dir: Path, broker: FakeBroker) -> None:
-    """Goal: nobody has to wait for a task. Method: INT, then INT again while a task runs that does not end."""
+    """Goal: no need to wait for a task. Method: INT, then INT again while a task runs that does not end."""
     with echo_worker(run_dir) as process:
         broker.accept()
         say_line(process)

@@ -150,7 +150,7 @@ def test_unknown_to_the_same_boot_registers_again_and_keeps_its_work() -> None:
 
 
 def test_orders_that_the_broker_sent_before_it_forgot_us_are_ignored() -> None:
-    """Goal: what is not in `holds` is nobody's. Method: an assignment between registration and its answer."""
+    """Goal: what is not in `holds` is dropped. Method: an assignment between registration and its answer."""
     session = serving()
     session.step(Received(HeartbeatAck(1, known=False)), 20)
     assert session.step(Received(assign(5)), 21) == []
