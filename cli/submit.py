@@ -201,7 +201,7 @@ def _own_payload(value: dict[str, Any], number: int) -> bytes:
         if encoded is not None:
             return base64.b64decode(encoded, validate=True)
     except (ValueError, TypeError) as error:
-        raise BadPayload(f"--jsonl, line {number}: the payload is not base64: {error}") from error
+        raise BadPayload(f"--jsonl, line {number}: the payload is no base64: {error}") from error
     try:
         text = payload if isinstance(payload, str) else json_module.dumps(payload, ensure_ascii=False, allow_nan=False)
         return text.encode()

@@ -73,7 +73,7 @@ def check_graph(graph: Graph, files: dict[str, None]) -> None:
         parts = [part for part in location.split("/") if part != "."]
         if "/".join(parts) not in files:  # a path with `..` or a leading slash never is
             raise CodeError(
-                f"the data of its tensor {tensor[:60]!r} are in {location[:200]!r}, which is not a file of the model: "
+                f"the data of its tensor {tensor[:60]!r} are in {location[:200]!r}, which is no file of the model: "
                 "put it into the model's folder and add the folder"
             )
 

@@ -203,7 +203,7 @@ def _check(change: Change, known: Mapping[int, Input]) -> None:
     for number in (*change.dropped, *[number for number, _, _ in change.edited]):
         if number not in known:
             raise BadChange(
-                f"record {number} is not an input of the lane after the turn: `rota log` shows their numbers",
+                f"record {number} is no input of the lane after the turn: `rota log` shows their numbers",
                 number=number,
             )
     for number, index, _ in change.edited:
