@@ -133,7 +133,7 @@ class Server:
         """Collect events, step the core, carry out the effects. `ready`: sockets and descriptors to read."""
         now_ms, mono_ms = self._clock.wall_ms(), self._clock.mono_ms()
         if self._door is not None:
-            self._door.look(mono_ms)  # in every turn, since libzmq waits for it when many connect at once
+            self._door.look(ready, mono_ms)  # in every turn, since libzmq waits for it when many connect at once
         events = self._collect(ready, mono_ms)
         if self._snapshots is not None and not self._waiting.unwritten:
             record = self._snapshots.work(now_ms, mono_ms)

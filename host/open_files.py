@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -69,7 +69,7 @@ else:
 class Door:
     """Shuts the socket files of a process while too many descriptors are in use.
 
-    Put `monitors` in the poller and call `look` when one is readable, and periodically.
+    Put `monitors` in the poller, and call `look` in every turn with what is readable.
     """
 
     def __init__(self, listeners: Sequence[Socket], endpoints: Sequence[str], limit: int) -> None:
@@ -82,9 +82,9 @@ class Door:
         self._used_max = self._shut_at  # an upper bound of those in use; counted when it comes near the limit
         self.monitors = [_monitor(listener) for listener in listeners] if files else []
 
-    def look(self, mono_ms: int) -> None:
+    def look(self, ready: Container[object], mono_ms: int) -> None:
         """Shut or open the door as the number of open files demands."""
-        self._used_max += sum([_accepted(monitor) for monitor in self.monitors])
+        self._used_max += sum([_accepted(monitor) for monitor in self.monitors if monitor in ready])
         if not self._files or self._used_max < self._shut_at or mono_ms < self._next_ms:
             return
         used = _open_files()
