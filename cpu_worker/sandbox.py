@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from wasmtime import Engine, Linker
 
 from rota.common.work import Code, TensorRef
-from rota.cpu_worker.float_environment import FloatEnvironment
 from rota.cpu_worker.guest import Guest, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.host_limits import REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
@@ -21,6 +20,7 @@ from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
 from rota.cpu_worker.tensor_access import TensorAccess, TensorReader
 from rota.cpu_worker.watchdog import EpochWatchdog
+from rota.host.float_environment import FloatEnvironment
 
 
 class Sandbox:

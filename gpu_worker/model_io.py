@@ -18,6 +18,7 @@ import numpy as np
 
 from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES, Call
+from rota.host.float_environment import FloatEnvironment
 from rota.tensors.arrays import Array, aligned_empty
 from rota.tensors.format import numpy_dtype
 
@@ -119,6 +120,7 @@ class BoundCall:
         places: Mapping[str, Array],
     ) -> None:
         self._session = session
+        self._floats = FloatEnvironment()
         self._binding = session.io_binding()
         self._bytes_of: dict[str, memoryview] = {}
         self._arrays: dict[str, Array] = {}
@@ -139,7 +141,8 @@ class BoundCall:
         """Run the session and return its outputs: views of the buffers, valid until the next run."""
         for name in self._unsized:
             self._binding.bind_output(name, "cpu")  # else the memory of the last run would be reused for another shape
-        self._session.run_with_iobinding(self._binding, run_options)
+        with self._floats:
+            self._session.run_with_iobinding(self._binding, run_options)
         if not self._unsized:
             return self._arrays
         values = dict(zip((port.name for port in self._outputs), self._binding.get_outputs(), strict=True))

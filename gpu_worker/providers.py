@@ -27,6 +27,7 @@ from rota.common.errors import CodeError
 from rota.gpu_worker.hardware import gpu_facts
 from rota.gpu_worker.packages import package_conflict
 from rota.gpu_worker.settings import ModelSettings
+from rota.host.float_environment import FloatEnvironment
 
 Require = Literal["auto", "cuda", "cpu"]
 Session = Any  # onnxruntime ships no types
@@ -56,7 +57,10 @@ CUDA_OPTIONS: Final = {
     "arena_extend_strategy": "kSameAsRequested",
 }
 # Prepacking stays on: without it, batch 1 and 8 differ. session.dynamic_block_base stays unset: with it, runs differ.
-SESSION_ENTRIES: Final = {"session.record_ep_graph_assignment_info": "1"}
+SESSION_ENTRIES: Final = {
+    "session.record_ep_graph_assignment_info": "1",
+    "session.set_denormal_as_zero": "0",
+}
 STRICT_ENTRY: Final = "session.disable_cpu_ep_fallback"
 
 _GRAPH_LEVELS: Final = {
@@ -199,7 +203,8 @@ def _build(model: str | bytes, options: Any, providers: list[tuple[str, dict[str
     """Create a session; return it and what the library wrote to stderr."""
     with _captured_stderr() as said:
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=providers)
+            with FloatEnvironment():  # constants are folded here, and the session's threads start with these settings
+                session = onnxruntime.InferenceSession(model, options, providers=providers)
         except RUNTIME_ERRORS as error:
             raise _NotBuilt(error_text(error), said()) from error
         # Otherwise the library moves a session to the CPU after some device failures, and only prints that.

@@ -1,13 +1,14 @@
-"""Sets the floating-point environment to the IEEE 754 defaults during a fold.
+"""Sets the floating-point environment to the IEEE 754 defaults while code of users is computed.
 
 Rounding mode and flush-to-zero are per-thread settings of the processor. Loading a library compiled with -ffast-math
-can change them, and a guest would then give other results on this host. So a fold runs with the defaults, and the
-thread's settings are restored afterwards.
+can change them, and a guest or a model would then give other results on this host. So both run with the defaults, and
+the thread's settings are restored afterwards. On Linux a new thread starts with those of its maker.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ _DEFAULT: Final = ctypes.c_void_p(-1)  # FE_DFL_ENV of the C libraries on Linux
 
 
 class FloatEnvironment:
-    """Belongs to one thread. Does nothing except on Linux."""
+    """Belongs to one thread; also a context manager. Does nothing except on Linux."""
 
     def __init__(self) -> None:
         self._saved = ctypes.create_string_buffer(_ENVIRONMENT_BYTES)
@@ -32,7 +33,14 @@ class FloatEnvironment:
         """Restore the settings from before `begin`."""
         self._set(self._address)
 
+    def __enter__(self) -> None:
+        self.begin()
 
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+@functools.cache
 def _calls() -> tuple[Any, Any]:
     """Return `fegetenv` and `fesetenv`, from libm or libc."""
     if sys.platform != "linux":
