@@ -150,7 +150,7 @@ def _goodbye(broker: BrokerState, worker: Worker, draining: bool) -> None:
         return
     broker.dispatcher.leave(worker, died=False)
     broker.watch(worker.name, 0)
-    broker.tell("", events.WorkerLeft(worker.name, "it said goodbye", None))
+    broker.tell("", events.WorkerLeft(worker.name, "it ended in order", None))
 
 
 def _expel(broker: BrokerState, worker: Worker, error: ProtocolError) -> None:

@@ -234,7 +234,7 @@ def check_sockets(connection: Connection) -> Iterator[Finding]:
         return
     folder = RunFolder(connection.folder).sockets
     if shut_path(Path(endpoints.frontend.removeprefix("ipc://"))).exists():
-        message = "the broker lets nobody in: as many files and connections are open as its limit allows"
+        message = "the broker accepts no connections now: as many files and connections are open as its limit allows"
         yield Finding("sockets", "error", message, "end programs that are connected, or raise its limit (ulimit -Hn)")
     elif endpoints.frontend.startswith("ipc://") and str(folder) not in endpoints.frontend:
         message = (
@@ -250,7 +250,7 @@ def check_open_files(_: Connection) -> Iterator[Finding]:
     from rota.host.open_files import LIMIT_WANTED, hard_limit, let_in
 
     limit = hard_limit()
-    message = f"a broker may open {limit} files, and lets nobody in while it has {let_in(limit)} and more"
+    message = f"a broker may open {limit} files, and accepts no connections while {let_in(limit)} or more are open"
     if limit < LIMIT_WANTED:
         remedy = f"ulimit -Hn {LIMIT_WANTED} or more before it starts (LimitNOFILE=, --ulimit nofile=)"
         yield Finding("open files", "warning", f"{message}: a burst of them may still be too many", remedy)

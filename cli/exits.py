@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1  # the task failed, was not cancelled, or the doctor found an error
     USAGE = 2  # the command line or what it names is wrong (click's own number)
+    UNTESTED = 3  # check-upgrade: no turn ran the new code
     NOT_REACHABLE = 69  # EX_UNAVAILABLE: no broker answered
     BUG = 70  # EX_SOFTWARE: an error in Rota, with a traceback
     STORAGE = 74  # EX_IOERR: a run file that is torn, corrupt or foreign

@@ -10,7 +10,7 @@ import click
 from rota.cli.common_options import json_option, lane_option, option, progress_option
 from rota.cli.exits import ExitCode
 from rota.cli.lanes import seed_of
-from rota.cli.output import Progress, cell, print_facts, print_json
+from rota.cli.output import Progress, cell, counted, print_facts, print_json
 
 if TYPE_CHECKING:
     from rota.engine.executors import Executors
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rota.proof.continuation import Change
     from rota.runs.open import RunSource
 
-NEVER_RAN: Final = ": so nothing is known about it; a later deploy may have replaced it, or the name was never called"
+_VERDICTS: Final = {"accept": ExitCode.OK, "reject": ExitCode.FAILED, "untested": ExitCode.UNTESTED}
 _run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -92,7 +92,7 @@ def check_upgrade(
 ) -> None:
     """Execute RUN with new code for a name: accept it, or report the first changed turn and how many follow.
 
-    Exit code 0 if nothing changes, 1 if something does.
+    Exit code 0 (accept) if nothing changes, 1 (reject) if something does, 3 (untested) if no turn ran the new code.
 
     \b
     rota check-upgrade .rota counter=counter2.wasm
@@ -103,14 +103,19 @@ def check_upgrade(
     name, file = _named_file(upgrade, "NAME=FILE")
     with _opened(run) as source, Progress(progress, "turns") as shown:
         came = check(source, name, file.read_bytes(), lane=lane, turn=turn, compare_state=state, progress=shown)
-    accepted = all(one.same for one in came)
+        first_record = source.extent()[0]
+    verdict = verdict_of(came)
     if json:
-        print_json({"name": name, "file": str(file), "accepted": accepted, "lanes": [_facts(one) for one in came]})
+        facts = {"name": name, "file": str(file), "verdict": verdict, "first_record": first_record}
+        print_json({**facts, "lanes": [_facts(one) for one in came]})
     else:
         for one in came:
             _print(one, brings_code=True)
-        click.echo(f"{'accept' if accepted else 'this changes the run'}: {name} = {file}")
-    raise SystemExit(ExitCode.OK if accepted else ExitCode.FAILED)
+        click.echo(f"{verdict}: {name} = {file}")
+        if verdict == "untested":
+            cut = f"; records 1 to {first_record - 1} were cut by a compaction" if first_record > 1 else ""
+            click.echo(f"no turn ran {name} with the new code{cut}", err=True)
+    raise SystemExit(_VERDICTS[verdict])
 
 
 @click.command()
@@ -138,6 +143,7 @@ def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: b
         found = find_first(source, lane, predicate, executors, shown)
     task = found.task
     facts: dict[str, Any] = {"lane": lane, "bad": expression, "found": task is not None, "retired": found.position}
+    facts |= {"tried": found.tried}
     if task is not None:
         outcome = task.outcome
         facts |= {"turn": task.turn, "target": task.address, "payload": task.payload, "outcome": outcome}
@@ -145,9 +151,9 @@ def bisect(run: Path, expression: str, lane: str, progress: bool | None, json: b
     if json:
         print_json(facts)
     elif task is None:
-        click.echo(f"never: {found.position} turns retired, and it holds after none of them", err=True)
+        click.echo(f"never: {_tried(found.position, found.tried)}", err=True)
     else:
-        print_facts({name: value for name, value in facts.items() if name not in ("found", "bad")})
+        print_facts({name: value for name, value in facts.items() if name not in ("found", "bad", "tried")})
     raise SystemExit(ExitCode.OK if task is not None else ExitCode.FAILED)
 
 
@@ -214,6 +220,21 @@ def _edit(given: str) -> tuple[int, int, bytes]:
 # --- output ---------------------------------------------------------------------------------------
 
 
+def verdict_of(came: list[Consequences]) -> str:
+    """Return whether new code can replace the old: `accept`, `reject`, or `untested` if no turn ran it."""
+    if not all(one.same for one in came):
+        return "reject"
+    return "accept" if any(one.ran_new_code for one in came) else "untested"
+
+
+def _tried(retired: int, tried: int) -> str:
+    """Return which turns a predicate was tried after, if it held after none."""
+    if tried == retired:
+        return f"tried after each of {counted(tried, 'turn')}"
+    kept = f"tried after each of the last {counted(tried, 'turn')}" if tried else "no turn is kept"
+    return f"{kept}; the {retired - tried} before were cut by a compaction"
+
+
 def _facts(came: Consequences) -> dict[str, Any]:
     """Return the consequences for JSON."""
     facts = came._asdict()
@@ -250,11 +271,11 @@ def _print(came: Consequences, *, brings_code: bool) -> None:
     if came.models_read_back or came.models_executed:
         click.echo(f"model calls: {came.models_read_back} read back, {came.models_executed} computed")
     if brings_code:
-        click.echo(f"new code: {came.ran_new_code} turns ran it" + NEVER_RAN * (came.ran_new_code == 0))
+        click.echo(f"new code: {counted(came.ran_new_code, 'turn')} ran it")
     if came.stopped_at_bound:
         click.echo("stopped: it did not come to rest; --turns-max lets it go on")
     if came.first is None:
-        click.echo("no turn is another one")
+        click.echo("every turn is the same")
         return
     _print_first(came, came.first)
 
@@ -271,4 +292,4 @@ def _print_first(came: Consequences, first: Any) -> None:
         one, other = describe(before), describe(after)
         for name in first.fields:
             click.echo(f"  {name}: {cell(one[name], name)} -> {cell(other[name], name)}")
-    click.echo(f"{came.changed - 1} later turns are others as well")
+    click.echo(f"{counted(came.changed - 1, 'later turn')} also changed")

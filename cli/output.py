@@ -81,6 +81,11 @@ def cell(value: Any, key: str = "", *, full: bool = False) -> str:
     return shown if full or len(shown) <= _CELL_CHARS_MAX else shown[: _CELL_CHARS_MAX - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def counted(count: int, what: str) -> str:
+    """Return a count and what is counted, as a person says it."""
+    return f"{count} {what}" + "s" * (count != 1)
+
+
 def write_bytes(data: bytes) -> None:
     """Write a payload to stdout unchanged; on a terminal, add a line break after text."""
     stream = sys.stdout.buffer

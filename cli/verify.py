@@ -155,7 +155,7 @@ def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> d
         "digest": lane.digest.hex(),
         "compared": f"{lane.compared:,} turn digests, {'all equal' if lane.equal else 'equal up to there'}",
         "computed": f"{counts.executed:,} outcomes of agents and functions, bit for bit",
-        "read back": f"{counts.inputs:,} inputs with their times, {counts.decisions:,} of them verdicts and cancels",
+        "read back": f"{counts.inputs:,} inputs with their times; {counts.decisions:,} of them verdicts or cancels",
     }
     if counts.models_read_back:
         lines["read back"] += f"; {counts.models_read_back:,} results of models (class `recorded`)"

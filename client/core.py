@@ -133,7 +133,7 @@ class Core:
     def _not_reachable(self, what: str) -> NotReachable:
         endpoint = self.endpoints().frontend
         if shut_path(Path(endpoint.removeprefix("ipc://"))).exists():
-            why = "it lets nobody in, because too many connections are open: `rota doctor` says more; try again later"
+            why = "it accepts no connections now, because too many are open: `rota doctor` says more; try again later"
             return NotReachable(f"{what} at {endpoint}: {why}", endpoint=endpoint)
         start = "" if isinstance(self._where, Endpoints) else self._start_command()
         return NotReachable(f"{what} at {endpoint}: is the broker running?{start}", endpoint=endpoint)

@@ -99,7 +99,7 @@ class WorkerDraining(Happening, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class WorkerLeft(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=22):
-    """A worker is gone; its work runs elsewhere. `held` nil: it said goodbye."""
+    """A worker is gone; its work runs elsewhere. `held` nil: it ended in order."""
 
     worker: WorkerName
     reason: Text

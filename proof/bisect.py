@@ -64,11 +64,12 @@ class Predicate:
 
 
 class Found(NamedTuple):
-    """The first turn after which the predicate holds (None: it never does), and after how many it was evaluated."""
+    """The first turn after which the predicate holds; None if it never does."""
 
     task: Task | None
     position: int
     digest: bytes
+    tried: int  # after how many turns it was evaluated; less than `position` where the run was compacted
 
 
 def find_first(
@@ -83,15 +84,17 @@ def find_first(
     Raises `UnknownLane`; `BadChange` if the predicate never gave a value; `JournalError` where the execution differs
     from the journal (verify first).
     """
-    follower, walk = Follower(lane, runner, batch_tasks=1), Walk(source)
+    follower, walk, tried = Follower(lane, runner, batch_tasks=1), Walk(source), 0
 
     def asked(tasks: Any) -> Found | None:
+        nonlocal tried
         for task in tasks:
+            tried += 1
             at = _lane(follower)
             if progress is not None:
                 progress(at.retired)
             if predicate.holds(task, at):
-                return Found(task, at.retired, task.turn_digest or at.digest)
+                return Found(task, at.retired, task.turn_digest or at.digest, tried)
         return None
 
     for step in walk.steps():
@@ -105,7 +108,7 @@ def find_first(
         return found
     if predicate.failure and not predicate.evaluated:
         raise BadChange(f"--bad {predicate.expression!r} never came to a value: {predicate.failure}")
-    return Found(None, _lane(follower).retired, _lane(follower).digest)
+    return Found(None, _lane(follower).retired, _lane(follower).digest, tried)
 
 
 def _lane(follower: Follower) -> Lane:

@@ -340,9 +340,10 @@ def _tell_meaning(options: argparse.Namespace, run: Run) -> None:
     more = 4 if options.cpu_workers != 4 else 1
     place = "" if options.folder is None else f" {options.folder}"
     count = "" if options.files == 300 else f" --files {options.files}"
+    workers = options.cpu_workers + options.gpu_workers
     print(
-        f"{options.cpu_workers + options.gpu_workers} worker processes shared this work in whatever order they came to "
-        f"it{killed}.\nEvery task retired in the order of its number, and the digest covers each one's content, code, "
+        f"{workers} worker processes did this work, in an order that differs from run to "
+        f"run{killed}.\nEvery task retired in the order of its number, and the digest covers each one's content, code, "
         "result, new\nstate and emitted tasks: equal digests mean that the same happened, bit for bit. Try to change "
         "it:\n\n"
         f"    python3 scripts/demo.py --cpu-workers {more}{count}{place}\n"

@@ -124,7 +124,7 @@ def test_workers_that_come_and_go_are_in_the_log(shell: Shell, caplog: pytest.Lo
         WorkerJoined("c1", "cpu", ()),
         WorkerLeft("c1", "its process ended", 3),
         WorkerDraining("g1"),
-        WorkerLeft("g1", "it said goodbye", None),
+        WorkerLeft("g1", "it ended in order", None),
         LaneMoved(1, bytes(32), 0),
     ]
     with caplog.at_level(logging.INFO):
@@ -134,7 +134,7 @@ def test_workers_that_come_and_go_are_in_the_log(shell: Shell, caplog: pytest.Lo
         ("INFO", "worker c1 joined"),
         ("WARNING", "worker c1 is lost: its process ended; 3 tasks that it held run again"),
         ("INFO", "worker g1 takes no more and leaves when it is done"),
-        ("INFO", "worker g1 left: it said goodbye"),
+        ("INFO", "worker g1 left: it ended in order"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lane.deploy("relay", AGENTS / "relay.wasm")
         lane.deploy("counter", AGENTS / "counter.wasm")
         lane.submit_many("counter/a", [b"", b"", b""])
+        lane.run()
         lane.submit("relay/0", b"1 2 4")
         lane.run()
     return folder
@@ -32,6 +34,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def records_of(call: Call, run: Path, kind: str) -> list[int]:
     _, out, _ = call("log", run, "--kind", kind, "--json")
     return [json.loads(line)["number"] for line in out.splitlines()]
+
+
+def records_in(call: Call, run: Path) -> int:
+    _, out, _ = call("log", run, "--json")
+    return len(out.splitlines())
 
 
 def test_fork_says_what_followed(run: Path, tmp_path: Path, call: Call) -> None:
@@ -88,9 +95,44 @@ def test_check_upgrade(run: Path, tmp_path: Path, call: Call) -> None:
     code, out, _ = call("check-upgrade", run, f"counter={AGENTS / 'echo.wasm'}")
     assert code == ExitCode.FAILED
     assert "first change: turn 1 of counter/a, retired as number 1" in out
-    assert "2 later turns are others as well" in out
+    assert "2 later turns also changed" in out
     code, out, _ = call("check-upgrade", run, f"counter={AGENTS / 'echo.wasm'}", "--json")
-    assert (code, json.loads(out)["accepted"], json.loads(out)["lanes"][0]["changed"]) == (ExitCode.FAILED, False, 3)
+    assert (code, json.loads(out)["verdict"], json.loads(out)["lanes"][0]["changed"]) == (ExitCode.FAILED, "reject", 3)
+
+
+@pytest.fixture
+def cut_run(run: Path, tmp_path: Path, call: Call) -> Path:
+    """The run without the records of the first three turns, the only ones of the counter."""
+    cut = tmp_path / "cut"
+    shutil.copytree(run, cut)
+    *_, last = records_of(call, run, "submitted")
+    _, out, _ = call("compact", cut, "--keep-records", records_in(call, run) - last + 1, "--json")
+    assert json.loads(out)["cut_last"] == last - 1
+    return cut
+
+
+def test_an_upgrade_that_no_turn_ran_is_untested(run: Path, cut_run: Path, call: Call) -> None:
+    """Goal: an upgrade about which the run says nothing is not accepted. Method: the turns of a name are cut off, so
+    even other code for it changes nothing.
+    """
+    upgrade = f"counter={AGENTS / 'echo.wasm'}"
+    assert call("check-upgrade", run, upgrade)[0] == ExitCode.FAILED
+    code, out, err = call("check-upgrade", cut_run, upgrade)
+    assert (code, out.splitlines()[-1]) == (ExitCode.UNTESTED, f"untested: {upgrade.replace('=', ' = ')}")
+    assert "no turn ran counter with the new code; records 1 to" in err
+    code, out, _ = call("check-upgrade", cut_run, upgrade, "--json")
+    assert (code, json.loads(out)["verdict"]) == (ExitCode.UNTESTED, "untested")
+
+
+def test_bisect_says_which_turns_it_tried(run: Path, cut_run: Path, call: Call) -> None:
+    """Goal: "never" claims no more than was tried. Method: the whole run, and one that was cut after three turns."""
+    _, _, err = call("bisect", run, "--bad", "False")
+    assert err.startswith("never: tried after each of ")
+    assert "cut" not in err
+    code, _, err = call("bisect", cut_run, "--bad", "False")
+    assert (code, err.endswith("; the 3 before were cut by a compaction\n")) == (ExitCode.FAILED, True)
+    _, out, _ = call("bisect", cut_run, "--bad", "False", "--json")
+    assert json.loads(out)["tried"] == json.loads(out)["retired"] - 3
 
 
 def test_bisect(run: Path, call: Call) -> None:

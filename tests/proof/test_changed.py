@@ -329,7 +329,7 @@ def test_code_that_does_the_same_is_accepted(source: RunSource) -> None:
     assert came.ran_new_code == 7
     assert came.digest != came.was_digest, "the lane digest has the code in it"
     (unused,) = check_upgrade(source, "counter", with_note(bytes_of("counter")), turn=order_of(source)[-1][0])
-    assert (unused.same, unused.ran_new_code) == (True, 0), "nothing is known of it"
+    assert (unused.same, unused.ran_new_code) == (True, 0), "no turn ran it"
 
 
 def test_only_turns_of_the_upgraded_name_count(source: RunSource) -> None:
