@@ -70,7 +70,7 @@ def _closed(broker: BrokerState, request: messages.FrontendRequest) -> errors.Ro
         return storage_full(broker)
     if broker.draining and isinstance(request, messages.Submit):
         return errors.Draining(
-            "the broker is draining and takes no more tasks: send to another one, or end it with drain --off"
+            "the broker is draining and takes no more tasks: send to another one, or end it with `rota drain --off`"
         )
     return None
 

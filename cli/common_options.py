@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -49,7 +50,30 @@ class Connection:
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     """Add an option whose help names its variable and its default."""
     settings.setdefault("show_default", settings.get("default") not in (None, False))
-    return click.option(*names, show_envvar=True, **settings)
+    return click.option(*names, cls=_NamedOption, show_envvar=True, **settings)
+
+
+class _NamedOption(click.Option):
+    """An option whose variable has its long name; click would take the name of the parameter."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        with self._variable(ctx):
+            return super().resolve_envvar_value(ctx)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        with self._variable(ctx):
+            return super().get_help_record(ctx)
+
+    @contextlib.contextmanager
+    def _variable(self, ctx: click.Context) -> Iterator[None]:
+        given = self.envvar
+        if given is None and ctx.auto_envvar_prefix:
+            long = next(name for name in self.opts if name.startswith("--"))
+            self.envvar = f"{ctx.auto_envvar_prefix}_{long[2:].replace('-', '_').upper()}"
+        try:
+            yield
+        finally:
+            self.envvar = given
 
 
 def dir_option(command: Command) -> Command:

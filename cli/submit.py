@@ -81,7 +81,7 @@ def submit(
     Prints the seq of each task when it is durable, or with --wait each result. PAYLOAD is sent as typed.
 
     \b
-    rota submit counter/alice 5 --wait
+    rota submit counter/alice hello --wait
     rota submit reader --file a.txt --file b.txt
     cat lines.jsonl | rota submit counter/bob --jsonl - --wait --json
     rota submit echo hi --producer nightly --number 7

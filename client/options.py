@@ -174,7 +174,7 @@ class DeployOptions(_Options):
         if self.exports is not None and not isinstance(self.exports, Mapping):
             raise CodeError(f"exports={shown(self.exports)}: give a map of `alloc` or `call` to the module's own name")
         if self.code_limits is not None and not isinstance(self.code_limits, Limits):
-            raise CodeError(f"code_limits={shown(self.code_limits)}: give a Limits")
+            raise CodeError(f"code_limits={shown(self.code_limits)}: give a Limits (from rota.client import Limits)")
         _check_request(self.number, self.timeout_s)
 
 

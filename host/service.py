@@ -85,12 +85,12 @@ def check_interpreter() -> None:
 
 
 def start_logging(name: str, level: str) -> None:
-    """Send log lines to stderr, one per event, each with time, process and level."""
+    """Send log lines to stderr, one per event, each with date, time, process and level."""
     if level not in LOG_LEVELS:
         raise ConfigError(f"log level {level!r}: use one of {', '.join(LOG_LEVELS)} (--log-level, ROTA_LOG_LEVEL)")
     handler = logging.StreamHandler(sys.stderr)
     line = f"%(asctime)s.%(msecs)03d {name} %(levelname)-7s %(message)s"
-    handler.setFormatter(logging.Formatter(line, datefmt="%H:%M:%S"))
+    handler.setFormatter(logging.Formatter(line, datefmt="%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -4,8 +4,8 @@
     python3 scripts/test.py --fast                 no type checkers, no tests that start processes
     python3 scripts/test.py tests/broker -k lane   other arguments go to pytest
 
-The last line is pytest's summary. Exit code 0 means that all checks and all tests passed; docs/TESTING.md says how to
-read and repeat a failure.
+pytest's summary comes last; if a check failed, one more line names it. Exit code 0 means that all checks and all tests
+passed; docs/TESTING.md says how to read and repeat a failure.
 """
 
 from __future__ import annotations

@@ -70,6 +70,24 @@ def test_every_option_has_a_variable() -> None:
         assert all((one.metavar or one.is_flag or one.type) for one in options)
 
 
+@pytest.mark.parametrize(
+    ("variable", "arguments", "option"),
+    [
+        ("ROTA_EVENTS_FOR", ("events",), "--for"),
+        ("ROTA_STORY_FROM", ("story", "counter/a"), "--from"),
+        ("ROTA_LANE_WAIT_WAIT_TIMEOUT", ("lane", "wait", "main"), "--wait-timeout"),
+    ],
+)
+def test_a_variable_has_the_name_of_its_option(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, arguments: tuple[str, ...], option: str
+) -> None:
+    """Goal: the manual's rule for variables holds. Method: options whose parameter has another name, a wrong value."""
+    monkeypatch.setenv(variable, "x")
+    code, _, err = run(*arguments)
+    assert code == ExitCode.USAGE
+    assert f"Invalid value for '{option}': 'x'" in err
+
+
 def test_variables_are_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: ROTA_COMMAND_OPTION sets an option. Method: a value that the option refuses."""
     monkeypatch.setenv("ROTA_SUBMIT_PRIORITY", "99")
