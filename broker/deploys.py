@@ -9,8 +9,8 @@ from rota.broker.pending_deploys import NOBODY, PendingDeploy
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.state import BrokerState
 from rota.common import errors, events, messages
-from rota.common.code_kinds import kind_of, pool_of
-from rota.common.limits import DEPLOYS_MAX, PENDING_DEPLOYS_MAX
+from rota.common.code_kinds import kind_of
+from rota.common.limits import DEPLOYS_MAX, PENDING_DEPLOYS_MAX, POISON_DEATHS_MAX
 from rota.common.targets import MODEL_PREFIX
 from rota.common.work import Code
 
@@ -51,7 +51,7 @@ def check_deploy(lane: Lane, name: str, code: Code) -> None:
 
 
 def tick(broker: BrokerState) -> None:
-    """Ask another worker if there was none, or the one asked has gone."""
+    """Ask another worker if there was none, or the one asked has gone, or another suspect was being checked."""
     for pending in broker.deploys:
         if pending.worker not in broker.dispatcher.workers:
             _ask(broker, pending)
@@ -63,6 +63,17 @@ def registered(broker: BrokerState, worker: str) -> None:
         if pending.worker == worker:
             pending.worker = NOBODY
     tick(broker)
+
+
+def died(broker: BrokerState, worker: str) -> None:
+    """Refuse the deploys whose check has now ended with the death of the worker too often; others are asked again."""
+    for pending in broker.deploys.died(worker):
+        name = pending.request.name
+        error = errors.CodeError(
+            f"{POISON_DEATHS_MAX} workers died while they checked {name!r}: their logs say how",
+            name=name,
+        )
+        refuse(broker, pending.identity, pending.request.number, error)
 
 
 def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
@@ -84,8 +95,7 @@ def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
 
 
 def _ask(broker: BrokerState, pending: PendingDeploy) -> None:
-    pool = pool_of(pending.request.code)
-    worker = broker.dispatcher.idlest(pool)
+    worker = None if broker.deploys.must_wait(pending) else broker.dispatcher.idlest(pending.pool)
     pending.worker = NOBODY if worker is None else worker.name
     if worker is not None:
         broker.order(worker.identity, messages.Prepare(pending.number, pending.request.name, pending.request.code))

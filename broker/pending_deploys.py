@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from rota.broker.records import Origin
-from rota.common.limits import PENDING_DEPLOYS_MAX
+from rota.common.code_kinds import pool_of
+from rota.common.limits import PENDING_DEPLOYS_MAX, POISON_DEATHS_MAX
 from rota.common.messages import Deploy
 
 NOBODY: Final = ""  # while the pool has no worker
@@ -18,7 +19,7 @@ NOBODY: Final = ""  # while the pool has no worker
 class PendingDeploy:
     """A deploy that a worker checks before it takes effect."""
 
-    __slots__ = ("identity", "number", "origin", "request", "worker")
+    __slots__ = ("deaths", "identity", "number", "origin", "request", "worker")
 
     def __init__(self, number: int, identity: bytes, request: Deploy, origin: Origin) -> None:
         self.number = number  # of its Prepare
@@ -26,6 +27,11 @@ class PendingDeploy:
         self.request = request  # without the module's bytes, which are stored
         self.origin = origin
         self.worker = NOBODY  # the worker that was asked
+        self.deaths = 0  # of workers that were asked
+
+    @property
+    def pool(self) -> str:
+        return pool_of(self.request.code)
 
 
 class PendingDeploys:
@@ -55,6 +61,26 @@ class PendingDeploys:
         self._next_number += 1
         self._by_number[pending.number] = pending
         return pending, oldest
+
+    def died(self, worker: str) -> list[PendingDeploy]:
+        """Count the death of a worker. Returns the deploys that it was asked about for the last time: they are gone."""
+        poison = []
+        for pending in self:
+            if pending.worker == worker:
+                pending.worker = NOBODY
+                pending.deaths += 1
+                if pending.deaths >= POISON_DEATHS_MAX:
+                    poison.append(self._by_number.pop(pending.number))
+        return poison
+
+    def must_wait(self, pending: PendingDeploy) -> bool:
+        """Return whether another suspect is being checked: suspects go one at a time, so that the cap counts the right
+        one.
+        """
+        if not pending.deaths:
+            return False
+        asked = (one for one in self if one is not pending and one.deaths and one.worker != NOBODY)
+        return any(one.pool == pending.pool for one in asked)
 
     def take(self, number: int, worker: str) -> PendingDeploy | None:
         """Remove and return the deploy that this worker was asked about; None if it is gone or another was asked."""

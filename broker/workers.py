@@ -59,6 +59,7 @@ def died(broker: BrokerState, name: str, reason: str) -> None:
         return
     broker.tell("", events.WorkerLeft(name, reason, worker.held_tasks))
     broker.watch(name, 0)
+    deploys.died(broker, name)
     for task in broker.dispatcher.leave(worker, died=True):
         assert task.trouble is not None
         if task.trouble.deaths >= POISON_DEATHS_MAX:

@@ -8,6 +8,7 @@ still served, and its description says so.
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import closing
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rota.common.errors import CodeError
-from rota.common.model_call import Call, Tensor
+from rota.common.model_call import DTYPE_BYTES, Call, Tensor
 from rota.gpu_worker.fingerprint import digest_of_facts, probe_digest, probe_input, session_facts
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port, named_extents, ports_of
 from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, Require, error_text, open_session
@@ -26,6 +27,7 @@ from rota.tensors.arrays import Array
 
 SESSIONS_MAX: Final = 8  # a session holds its weights in memory once or twice
 PROBE_MS_MAX: Final = 60_000
+PROBE_BYTES_MAX: Final = 64 << 20  # of all inputs; they are made up, and exist twice
 _KEPT_CALLS_MAX: Final = 16  # signatures per session whose buffers are cached
 
 Signature = tuple[Any, ...]
@@ -151,7 +153,11 @@ class Sessions:
 
     def load(self, digest: bytes) -> LoadedModel:
         """Load a model and return it. Callable in any thread; raises as `get` does."""
-        return self._load(self._repository.find(digest))
+        entry = self._repository.find(digest)
+        try:
+            return self._load(entry)
+        except MemoryError as error:
+            raise CodeError(f"this worker has not enough memory to load model {entry.name}: {error}") from error
 
     def keep(self, digest: bytes, model: LoadedModel) -> None:
         """Add a model to the cache, evicting the least recently used one if it is full."""
@@ -196,25 +202,29 @@ class Sessions:
 
     def _probe(self, model: LoadedModel, given: Mapping[str, tuple[int, ...]]) -> str:
         """Run the fixed inputs through the session; return the digest of the output, or why there is none."""
-        tensors, data = {}, {}
-        for name, port in model.inputs.items():
-            shape = given.get(name) or _smallest(port)
-            data[name] = probe_input(name, port.dtype, shape).tobytes()
-            tensors[name] = Tensor(port.dtype, shape, data[name])
-        call = Call(tensors, tuple(model.outputs))
+        shapes = {name: given.get(name) or _smallest(port) for name, port in model.inputs.items()}
+        inputs = {name: Tensor(port.dtype, shapes[name], b"") for name, port in model.inputs.items()}
+        call = Call(inputs, tuple(model.outputs))
         if misfit := model.misfit(call):
             raise CodeError(f"{model.entry.folder / SETTINGS_FILE}: probe_shapes: {misfit}")
-        bound = model.bind(call, dict.fromkeys(model.outputs.values()), {})
-        for name, bytes_of_input in data.items():
-            bound.fill(name, bytes_of_input)
+        size_bytes = sum(_size_bytes(tensor) for tensor in inputs.values())
+        if size_bytes > PROBE_BYTES_MAX:
+            model.warm_up = f"its inputs have {size_bytes} bytes, at most {PROBE_BYTES_MAX} are made up"
+            return "none: inputs too large"
         with closing(RunWatchdog()) as watchdog:
             self._probing[model.entry.digest] = watchdog
             try:
-                return self._run_probe(model, bound, watchdog)
+                return self._run_probe(model, call, watchdog)
+            except MemoryError as error:
+                model.warm_up = f"not enough memory: {error}"
+                return "none: MemoryError"
             finally:
                 del self._probing[model.entry.digest]
 
-    def _run_probe(self, model: LoadedModel, bound: BoundCall, watchdog: RunWatchdog) -> str:
+    def _run_probe(self, model: LoadedModel, call: Call, watchdog: RunWatchdog) -> str:
+        bound = model.bind(call, dict.fromkeys(model.outputs.values()), {})
+        for name, (dtype, shape, _) in call.inputs.items():
+            bound.fill(name, probe_input(name, dtype, shape).tobytes())
         watchdog.begin_fold()
         if self._stopping:
             watchdog.interrupt()
@@ -238,6 +248,11 @@ def _signature(call: Call) -> Signature:
 
 def _smallest(port: Port) -> tuple[int, ...]:
     return tuple(extent if isinstance(extent, int) else 1 for extent in port.extents)
+
+
+def _size_bytes(tensor: Tensor) -> int:
+    """Return the size of an input of the probe. A zero counts as one, since numpy takes no shape that is too large."""
+    return math.prod(max(1, extent) for extent in tensor.shape) * DTYPE_BYTES[tensor.dtype]
 
 
 def _names(ports: Mapping[str, Port]) -> str:

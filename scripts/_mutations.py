@@ -373,6 +373,14 @@ MUTATIONS: Final = (
         "task.trouble.deaths >= POISON_DEATHS_MAX", "task.trouble.deaths > POISON_DEATHS_MAX", _WORKERS,
     ),
     Mutation(
+        "deploy-kills-for-ever", "a deploy whose check killed three workers is refused", "broker/pending_deploys.py",
+        "pending.deaths >= POISON_DEATHS_MAX", "pending.deaths < 0", _REQUESTS,
+    ),
+    Mutation(
+        "deploys-suspected-together", "suspected deploys are checked one at a time", "broker/pending_deploys.py",
+        "        return any(one.pool == pending.pool for one in asked)\n", "        return False\n", _REQUESTS,
+    ),
+    Mutation(
         "suspects-travel-together", "a suspect runs alone, so that the cap counts the right one", "broker/dispatch.py",
         "queues[0].lane, alone=suspect)", "queues[0].lane, alone=False)", _WORKERS,
     ),

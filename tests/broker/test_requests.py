@@ -457,6 +457,45 @@ def test_a_checked_deploy_outlives_the_connection_it_was_asked_on(broker: Broker
     assert "other" in broker.lane().deploys
 
 
+def test_a_deploy_whose_check_kills_every_worker_is_refused(broker: Broker) -> None:
+    """Goal: bad code does not kill workers for ever. Method: every worker dies that is asked; one that says goodbye
+    does not count. The producer hears why, and the next worker is not asked.
+    """
+    alice = broker.producer()
+    alice.deploy("other", COUNTER, check=True)
+    polite = broker.worker("polite")
+    polite.goodbye(draining=False)
+    polite.leave_silently()
+    for attempt in range(limits.POISON_DEATHS_MAX):
+        worker = broker.worker(f"w{attempt}")
+        broker.live(500)
+        assert len(worker.prepares) == 1
+        assert not [reply for reply in alice.inbox if isinstance(reply, Refused)]
+        worker.die()
+    assert refused(alice.inbox[-1]) == "bad_code"
+    assert "died while they checked 'other'" in alice.inbox[-1].message
+    assert not broker.worker("next").prepares
+    assert "other" not in broker.lane().deploys
+
+
+def test_a_deploy_beside_one_that_kills_workers_is_not_refused_with_it(broker: Broker) -> None:
+    """Goal: the cap counts the deploy that kills. Method: two are asked at the same worker, which dies of the first;
+    from then on they are asked one at a time, and a deploy of another pool does not wait for them.
+    """
+    alice = broker.producer()
+    for name in ("killer", "neighbour"):
+        alice.deploy(name, COUNTER, check=True)
+    for attempt in range(limits.POISON_DEATHS_MAX):
+        worker = broker.worker(f"w{attempt}")
+        broker.live(500)
+        asked = [prepare.address for prepare in worker.prepares]
+        assert asked == (["killer"] if attempt else ["killer", "neighbour"])
+        worker.die()
+    last = broker.worker("last")
+    last.say(Prepared("last", last.prepares[-1].number, True, {}, ""))
+    assert sorted(broker.lane().deploys) == ["counter", "neighbour"]
+
+
 def test_a_deploy_that_comes_again_without_check_takes_effect_once(broker: Broker) -> None:
     """Goal: one number has one effect. Method: the worker answers after the repeat has bound the name."""
     alice, worker = broker.producer(), broker.worker()

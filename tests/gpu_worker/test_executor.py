@@ -286,6 +286,42 @@ def test_a_model_that_is_missing_damaged_or_no_model_is_refused(bench: Any, kit:
         assert words in result.reason
 
 
+def test_a_model_with_huge_inputs_is_served_without_a_probe(bench: Any, kit: Any) -> None:
+    """Goal: no declared shape ends a worker. Method: inputs of terabytes, one of which is empty; then a small model."""
+    huge = 1 << 40
+
+    def add(path: Path) -> Path:
+        nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
+        return kit.build(path, nodes, [("x", "float32", [huge])], [("y", "float32", [huge])])
+
+    def empty(path: Path) -> Path:
+        shape = [0, huge, huge]
+        nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
+        return kit.build(path, nodes, [("x", "float32", shape)], [("y", "float32", shape)])
+
+    for name, make in (("add", add), ("empty", empty)):
+        assert "at most 67108864" in bench.executor.prepare(bench.add(make, name), "model:m")["warm_up"]
+    assert not bench.executor.prepare(bench.add(kit.multilayer, "small"), "model:m")["warm_up"]
+
+
+def test_a_load_without_memory_is_refused(bench: Any, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a load that the host has no memory for ends no worker. Method: memory runs out in the probe, which is only
+    noted, and as the session is opened.
+    """
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rota.gpu_worker.sessions.probe_input", no_memory)
+        code = bench.add(kit.multilayer, "probe")
+        assert bench.executor.prepare(code, "model:m")["warm_up"] == "not enough memory: no more"
+    code = bench.add(lambda path: kit.multilayer(path, seed=1), "session")
+    monkeypatch.setattr("rota.gpu_worker.sessions.open_session", lambda *_, **__: no_memory())
+    with pytest.raises(CodeError, match="not enough memory to load"):
+        bench.executor.prepare(code, "model:m")
+
+
 def test_sessions_are_kept_for_the_models_used_last(bench: Any, kit: Any) -> None:
     """Goal: the number of sessions is bounded. Method: room for two, three models in turn, then the first again."""
     small = kit.Bench(bench.folder, sessions_max=2)
