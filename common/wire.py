@@ -89,6 +89,10 @@ SCHEMA: Final[Mapping[int, Shape]] = {
     int(tag): Shape(cls, limits.PROTOCOL_VERSION, int(tag)) for tag, cls in _CLASSES.items()
 }
 _SHAPE_OF: Final[Mapping[type, Shape]] = {shape.cls: shape for shape in SCHEMA.values()}
+# Of messages with a field of any shape: what is nested in it takes many times its bytes, and seconds to decode.
+_BYTES_MAX: Final[Mapping[type, int]] = {
+    messages.Query: 64 << 10, messages.Register: 256 << 10, messages.Prepared: 256 << 10,
+}  # fmt: skip
 _HEAD_BYTES: Final = 32  # an array's header and three integers in their longest form
 _items: Final = msgspec.msgpack.Decoder(tuple[msgspec.Raw, ...])
 _integer: Final = msgspec.msgpack.Decoder(int)
@@ -117,6 +121,9 @@ def decode(frame: bytes, allowed: frozenset[type] | None = None) -> messages.Mes
         raise ProtocolError(f"tag {tag} names no message of protocol version {limits.PROTOCOL_VERSION}")
     if allowed is not None and row.cls not in allowed:
         raise ProtocolError(f"{row.cls.__name__} does not belong on this socket")
+    bytes_max = _BYTES_MAX.get(row.cls)
+    if bytes_max is not None and len(frame) > bytes_max:
+        raise ProtocolError(f"{row.cls.__name__}: {len(frame)} bytes, at most {bytes_max}")
     try:
         message: messages.Message = row.decode(frame)
         if type(message) is messages.Query:

@@ -21,8 +21,7 @@ LINGER_LAST_MS: Final = 1_000  # how long a last message (Goodbye, a refusal) ma
 
 TRACKED_BYTES: Final = 4 << 10  # a frame of so many bytes is not copied, and its sender learns when it has left
 _ROUTER_QUEUE_MESSAGES: Final = 256  # so a megabyte of smaller frames per connection
-_HEARTBEAT_MS: Final = 10_000  # between two pings of a router to a silent peer
-_HEARTBEATS_MISSED_MAX: Final = 3
+_ROUTER_RECEIVED_MESSAGES: Final = 16  # per connection, each up to MESSAGE_BYTES_MAX, that wait to be read
 _QUEUE_MESSAGES: Final = 1_000  # libzmq's default, per connection; messages are batches
 _EVENTS_QUEUE_MESSAGES: Final = 10_000  # events are small; a watcher that lags more sees a gap in their numbers
 _MESSAGE_SLACK_BYTES: Final = 1 << 10  # a message a little too large gets an answer, not a cut connection
@@ -42,24 +41,20 @@ def context() -> zmq.Context[Socket]:
     return made
 
 
-def router(
-    context: zmq.Context[Socket], endpoint: str, *, heartbeat_ms: int = _HEARTBEAT_MS, handshake_ms: int = _HANDSHAKE_MS
-) -> Socket:
+def router(context: zmq.Context[Socket], endpoint: str, *, handshake_ms: int = _HANDSHAKE_MS) -> Socket:
     """Bind a ROUTER: the broker's side for producers, workers and queries.
 
-    A connection is closed if its handshake takes longer than `handshake_ms`, or if the peer leaves
-    `_HEARTBEATS_MISSED_MAX` pings unanswered; its queue is freed. libzmq answers pings itself, however busy the process
-    is.
+    A connection is closed if its handshake takes longer than `handshake_ms`. There are no ZMTP pings: libzmq 4.3 aborts
+    the process if a peer dies while its messages wait to be read and a ping is due (zeromq/libzmq issue 4364).
     """
     made = _socket(context, zmq.ROUTER)
     made.set(zmq.SNDHWM, _ROUTER_QUEUE_MESSAGES)
+    made.set(zmq.RCVHWM, _ROUTER_RECEIVED_MESSAGES)
     made.copy_threshold = TRACKED_BYTES
     made.set(zmq.HANDSHAKE_IVL, handshake_ms)
     # libzmq treats a peer that does not begin as ZMTP 3 as an old one, whose handshake ends with its first byte. With a
     # ZAP domain it accepts no old peers. There is no ZAP handler here, so the domain has no other effect.
     made.set(zmq.ZAP_DOMAIN, b"rota")
-    made.set(zmq.HEARTBEAT_IVL, heartbeat_ms)
-    made.set(zmq.HEARTBEAT_TIMEOUT, heartbeat_ms * _HEARTBEATS_MISSED_MAX)
     made.set(zmq.ROUTER_MANDATORY, 1)  # a message to a peer that is gone raises an error
     made.set(zmq.ROUTER_HANDOVER, 0)  # a new connection cannot take the identity of a live one
     _bind(made, endpoint)

@@ -143,6 +143,7 @@ FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [
         (packed(wire.Tag.ANSWER, 1, msgpack.ExtType(5, b""), 0, 0), "field value: wants a value without extension"),
         (packed(wire.Tag.ANSWER, 1, [msgpack.Timestamp(1)], 0, 0), "field value: wants a value without extension"),
         (packed(wire.Tag.QUERY, 1, "everything", {}), "Query: field what"),
+        (packed(wire.Tag.QUERY, 1, "status", {"a": [{}] * 70_000}), "bytes, at most 65536"),
         (packed(wire.Tag.PREPARED, "w", 1, True, {"a": [{b"b": 1}]}, ""), "field info: wants a map with text"),
         (packed(wire.Tag.REGISTER, "w", "cpu", 1, 1, "h", 1 << 31, {}, 0, []), "Register: field pid"),
     ],
