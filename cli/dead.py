@@ -8,8 +8,9 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
 from rota.cli.exits import ExitCode
-from rota.cli.output import cell, print_facts, print_json, print_table
+from rota.cli.output import Progress, cell, print_facts, print_json, print_table
 from rota.cli.submit import print_outcome
+from rota.cli.waiting import noticed
 from rota.common.errors import UnknownTask
 
 
@@ -87,7 +88,9 @@ def retry(connection: Connection, seqs: tuple[int, ...], lane: str, wait: bool, 
         handles = [(seq, client.retry(seq, lane=lane, wait=wait)) for seq in seqs]
         for seq, handle in handles:
             if wait:
-                failed += not print_outcome(handle.outcome(math.inf), json, in_lines=len(seqs) > 1)
+                with noticed(connection, lane, Progress(False, "")):
+                    outcome = handle.outcome(math.inf)
+                failed += not print_outcome(outcome, json, in_lines=len(seqs) > 1)
             elif json:
                 print_json({"retry_of": seq, "seq": handle.seq})
             else:

@@ -6,6 +6,7 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
 from rota.cli.output import Progress, cell, print_json, print_table
+from rota.cli.waiting import noticed
 from rota.common import limits
 from rota.runs.readable import size_text
 
@@ -141,7 +142,7 @@ def wait_(connection: Connection, name: str, wait_timeout: float | None, progres
     \b
     rota lane wait import --progress
     """
-    with connection.open() as client, Progress(progress, "retired") as bar:
+    with connection.open() as client, Progress(progress, "retired") as bar, noticed(connection, name, bar):
         numbers = client.wait_idle(
             name, timeout_s=wait_timeout, progress=lambda facts: bar(facts["retired"], facts["stamped"])
         )

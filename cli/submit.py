@@ -20,12 +20,14 @@ import click
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, cell, print_json, write_bytes
-from rota.common.errors import BadPayload, BadTarget
+from rota.cli.waiting import not_there_yet, noticed
+from rota.common.errors import BadPayload, BadTarget, NotReachable
 from rota.common.shown import shown
 from rota.common.targets import check_target
 
 if TYPE_CHECKING:
     from rota.client.client import Batch, Client
+    from rota.client.flows import Ranges
     from rota.common.results import Result
 
 _LINE_KEYS: Final = ("target", "payload")
@@ -54,7 +56,7 @@ _LINE_KEYS: Final = ("target", "payload")
     "--wait-timeout",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="With --wait: stop waiting after so long. The tasks go on.",
+    help="With --wait: stop waiting after so long, and print the seqs that are still to come. The tasks stay.",
 )
 @option("--block", is_flag=True, help="While the lane is full, wait instead of failing.")
 @option(
@@ -98,9 +100,9 @@ def submit(
                 sent=lambda tasks: bar(tasks, len(payloads)),
             )  # fmt: skip
         if not wait:
-            _print_seqs(batch, json)
+            _print_seqs(batch.ranges, json)
             return ExitCode.OK
-        return _print_results(client, batch, wait_timeout, progress, json)
+        return _print_results(client, connection, lane, batch, wait_timeout, progress, json)
 
 
 def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> bool:
@@ -211,34 +213,46 @@ def _own_payload(value: dict[str, Any], number: int) -> bytes:
         raise BadPayload(f"--jsonl, line {number}: the payload cannot be sent: {error}") from error
 
 
-def _print_seqs(batch: Batch, as_json: bool) -> None:
+def _print_seqs(ranges: Ranges, as_json: bool) -> None:
     if as_json:
-        print_json({"seqs": [[first_seq, tasks] for first_seq, tasks in batch.ranges], "tasks": len(batch)})
+        print_json({"seqs": [list(one) for one in ranges], "tasks": sum(tasks for _, tasks in ranges)})
         return
-    for seq in batch.seqs:
-        click.echo(cell(seq))
+    for first_seq, tasks in ranges:
+        for seq in range(first_seq, first_seq + tasks):
+            click.echo(cell(seq))
 
 
-def _print_results(client: Client, batch: Batch, timeout_s: float | None, progress: bool | None, as_json: bool) -> int:
+def _print_results(
+    client: Client, connection: Connection, lane: str, batch: Batch, timeout_s: float | None, progress: bool | None,
+    as_json: bool,
+) -> int:  # fmt: skip
     failed = 0
     done = 0
     try:
-        with Progress(progress, "done") as bar:
+        with Progress(progress, "done") as bar, noticed(connection, lane, bar):
             for first_seq, tasks in batch.ranges:
                 for result in client.results(first_seq, tasks, math.inf if timeout_s is None else timeout_s):
                     bar.clear()
                     failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
                     done += 1
                     bar(done, len(batch))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NotReachable):
         if done < len(batch):
-            click.echo(go_on_line(batch.seqs[done:]), err=True)
+            click.echo(not_there_yet(batch.seqs[done:]), err=True)
         raise
+    except TimeoutError:
+        if as_json:
+            _print_seqs(_rest(batch.ranges, done), as_json)
+        raise TimeoutError(not_there_yet(batch.seqs[done:])) from None
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def go_on_line(seqs: Sequence[int]) -> str:
-    """Return how to get the results of tasks that are no longer waited for."""
-    if len(seqs) == 1:
-        return f"task {seqs[0]} goes on: rota result {seqs[0]} --wait 0"
-    return f"{len(seqs)} tasks go on, from {seqs[0]} to {seqs[-1]}: rota result SEQ --wait 0"
+def _rest(ranges: Ranges, done: int) -> Ranges:
+    """Return the ranges without their first `done` tasks."""
+    rest = []
+    for first_seq, tasks in ranges:
+        gone = min(done, tasks)
+        done -= gone
+        if gone < tasks:
+            rest.append((first_seq + gone, tasks - gone))
+    return tuple(rest)

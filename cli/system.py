@@ -20,6 +20,7 @@ from rota.cli.common_options import (
     progress_option,
 )
 from rota.cli.output import Progress, cell, clock_text, duration_text, print_facts, print_json, print_table
+from rota.cli.waiting import noticed
 from rota.common.errors import ConfigError
 from rota.common.events import TOPICS
 from rota.common.limits import PROTOCOL_VERSION
@@ -119,7 +120,9 @@ def drain(connection: Connection, off: bool, wait: bool, progress: bool | None, 
         if wait:
             with Progress(progress, "retired") as bar:
                 for lane in client.query("lanes"):
-                    if not lane["paused"]:
+                    if lane["paused"]:
+                        continue
+                    with noticed(connection, lane["lane"], bar):
                         client.wait_idle(lane["lane"], progress=lambda facts: bar(facts["retired"], facts["stamped"]))
     if json:
         print_json({"draining": not off})

@@ -8,8 +8,9 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
 from rota.cli.exits import ExitCode
-from rota.cli.output import print_json, print_table
+from rota.cli.output import Progress, print_json, print_table
 from rota.cli.submit import print_outcome
+from rota.cli.waiting import not_there_yet, noticed
 
 TASK_STATES = ("waiting", "ready", "running", "completed", "retired")
 
@@ -37,11 +38,14 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
     rota result 17 --wait 60 --json
     """
     with connection.open() as client:
-        if wait is None:
-            state = client.query("task", seq=seq)["state"]
-            if state not in ("completed", "retired"):
-                raise TimeoutError(f"task {seq} is {state}: no outcome yet; --wait waits for it")
-        outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or math.inf)
+        facts = client.query("task", seq=seq)
+        if wait is None and facts["state"] not in ("completed", "retired"):
+            raise TimeoutError(f"task {seq} is {facts['state']}: no outcome yet; --wait waits for it")
+        try:
+            with noticed(connection, facts["lane"], Progress(False, "")):
+                outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or math.inf)
+        except TimeoutError:
+            raise TimeoutError(not_there_yet([seq])) from None
     return ExitCode.OK if print_outcome(outcome, json) else ExitCode.FAILED
 
 

@@ -1,20 +1,27 @@
-"""Tells a user whose deploy waits for a worker that there is none, and how to start one."""
+"""Tells a user whose command waits what it waits for: a worker, the release of a lane, or the broker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from rota.cli.common_options import Connection, option
+from rota.cli.output import Progress
 from rota.common import limits
+from rota.common.errors import NotReachable, RotaError
 
 if TYPE_CHECKING:
     from rota.client.client import Client
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_NOTICE_SECONDS: Final = 2.0  # between two looks at what a wait waits for
+_ANSWER_SECONDS: Final = 1.0  # for a look; also the longest delay of the end of a wait
 
 
 def wait_option(command: Command) -> Command:
@@ -36,3 +43,59 @@ def tell_if_no_worker(client: Client, connection: Connection, pool: str, name: s
         raise TimeoutError(f"no {pool} worker is there to look at {name}: {remedy}")
     wait_s = connection.timeout_s + limits.COMPILE_MS_MAX / 1_000
     click.echo(f"no {pool} worker is there: waiting up to {wait_s:.0f} s for one to look at {name}; {remedy}", err=True)
+
+
+@contextlib.contextmanager
+def noticed(connection: Connection, lane: str, bar: Progress) -> Iterator[None]:
+    """Say on stderr what the wait in this block waits for, if that is known: after some seconds, and when it changes.
+
+    A thread looks with a client of its own, because the caller's is busy waiting.
+    """
+    ended = threading.Event()
+    looking = threading.Thread(target=_notice, args=(connection, lane, bar, ended), daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looking.join()
+
+
+def _notice(connection: Connection, lane: str, bar: Progress, ended: threading.Event) -> None:
+    said = ""
+    with Connection(connection.folder, connection.bind, _ANSWER_SECONDS).open() as client:
+        while not ended.wait(_NOTICE_SECONDS):
+            why = _obstacle(client, lane)
+            if why and why != said and not ended.is_set():
+                bar.clear()
+                click.echo(f"waiting: {why}", err=True)
+            said = why
+
+
+def _obstacle(client: Client, lane: str) -> str:
+    """Return what keeps the tasks of a lane from going on, or an empty text."""
+    try:
+        facts = client.status()
+    except (NotReachable, TimeoutError):
+        return "the broker does not answer; still trying"
+    except RotaError:
+        return ""  # the waiting command meets it too, and ends with it
+    numbers = next((one for one in facts["lanes"] if one["lane"] == lane), None)
+    if numbers is None:
+        return ""
+    if numbers["paused"] and numbers["waiting"]:
+        return f"lane {lane} is paused: `rota release {lane}` lets it go on"
+    there = {worker["pool"] for worker in facts["workers"] if not worker["draining"]}
+    for pool, tasks in facts["queued"].items():
+        if tasks and numbers["line"] and pool not in there:
+            return f"no {pool} worker is there: start one with `rota {pool}-worker`"
+    return ""
+
+
+def not_there_yet(seqs: Sequence[int]) -> str:
+    """Return how to get the outcomes of tasks that are no longer waited for."""
+    if len(seqs) == 1:
+        return f"task {seqs[0]} has no outcome yet: `rota result {seqs[0]} --wait 0` waits for it"
+    return (
+        f"{len(seqs)} tasks from {seqs[0]} to {seqs[-1]} have no outcome yet: `rota result SEQ --wait 0` waits for one"
+    )

@@ -278,7 +278,7 @@ class Flows:
             if self._session.is_silent(now_ms):
                 raise self._not_reachable(f"task {seq} has no outcome yet, and there is no sign of the broker")
             raise TimeoutError(
-                f"task {seq} has no outcome yet; it goes on: ask again later, or give a longer timeout_s "
+                f"task {seq} has no outcome yet: ask again later, or give a longer timeout_s "
                 "(math.inf waits as long as it takes)"
             )
 

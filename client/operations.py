@@ -203,7 +203,7 @@ class Operations:
             if is_idle(numbers):
                 return numbers
             if deadline_ms is not None and now_ms() >= deadline_ms:
-                raise TimeoutError(f"lane {lane} still has work to do; it goes on, ask again later")
+                raise TimeoutError(_still_busy(numbers))
             yield from self._flows.pause(now_ms() + pause_ms)
             pause_ms = min(2 * pause_ms, IDLE_POLL_MS_MAX)
 
@@ -273,6 +273,13 @@ def lane_numbers(lanes: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 def is_idle(numbers: Mapping[str, Any]) -> bool:
     """Return whether a lane has nothing to do now. Waiting timers do not count."""
     return not numbers["waiting"] and not numbers["line"]
+
+
+def _still_busy(numbers: Mapping[str, Any]) -> str:
+    name = numbers["lane"]
+    if numbers["paused"] and not numbers["line"]:
+        return f"lane {name} is paused, and {numbers['waiting']} tasks wait in it: `rota release {name}` lets it go on"
+    return f"lane {name} still has work to do: ask again later"
 
 
 def _ranges_of(tasks: Any) -> Ranges:

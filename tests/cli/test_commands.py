@@ -14,7 +14,8 @@ import pytest
 
 from rota.cli.__main__ import rota
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
-from rota.cli.submit import _tasks, go_on_line, submit
+from rota.cli.submit import _rest, _tasks, submit
+from rota.cli.waiting import not_there_yet
 from rota.common import errors
 
 Run = Callable[..., tuple[int, str, str]]
@@ -254,8 +255,13 @@ def test_version_is_an_option_as_well(run: Run) -> None:
 
 def test_an_interrupted_wait_says_what_goes_on() -> None:
     """Goal: one can come back for the results. Method: the lines for one task and for several."""
-    assert go_on_line([7]) == "task 7 goes on: rota result 7 --wait 0"
-    assert go_on_line([7, 8, 12]) == "3 tasks go on, from 7 to 12: rota result SEQ --wait 0"
+    assert not_there_yet([7]) == "task 7 has no outcome yet: `rota result 7 --wait 0` waits for it"
+    assert not_there_yet([7, 8, 12]) == (
+        "3 tasks from 7 to 12 have no outcome yet: `rota result SEQ --wait 0` waits for one"
+    )
+    assert _rest(((1, 3), (9, 2)), 1) == ((2, 2), (9, 2))
+    assert _rest(((1, 3), (9, 2)), 4) == ((10, 1),)
+    assert _rest(((1, 3),), 3) == ()
 
 
 def test_completion_knows_the_shells(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -93,4 +94,71 @@ def test_an_interrupted_wait_names_its_task(broker: Path) -> None:
             process.kill()
     assert process.returncode == ExitCode.INTERRUPTED
     # The first one may not have been counted yet when the signal came.
-    assert "task 2 goes on: rota result 2 --wait 0" in err or "2 tasks go on, from 1 to 2" in err
+    assert "`rota result 2 --wait 0` waits for it" in err or "2 tasks from 1 to 2 have no outcome yet" in err
+
+
+def test_a_wait_that_ends_leaves_its_tasks_to_be_asked_for(broker: Path) -> None:
+    """Goal: the time was up, and the tasks are still there. Method: nothing runs them; as text, as JSON, by seq."""
+    with Client(broker) as client:
+        client.deploy("echo", ECHO, check=False)
+    code, err = ended(broker, "submit", "echo", "x", "--wait", "--wait-timeout", "0.1")
+    assert (code, err) == (
+        ExitCode.TRY_LATER, "error: task 1 has no outcome yet: `rota result 1 --wait 0` waits for it\n",
+    )  # fmt: skip
+    command = rota(broker, "submit", "echo", "x", "--wait", "--wait-timeout", "0.1", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, json.loads(done.stdout)) == (ExitCode.TRY_LATER, {"seqs": [[2, 1]], "tasks": 1})
+    code, err = ended(broker, "result", "1", "--wait", "0.1")
+    assert (code, err) == (
+        ExitCode.TRY_LATER, "error: task 1 has no outcome yet: `rota result 1 --wait 0` waits for it\n",
+    )  # fmt: skip
+
+
+def first_line(command: list[str]) -> str:
+    """Run a command until its first line on stderr, and return that."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            return process.stderr.readline()
+        finally:
+            process.kill()
+
+
+def test_what_waits_says_for_what(broker: Path) -> None:
+    """Goal: no wait is silent for ever. Method: wait without a worker, and in a paused lane, with each command."""
+    with Client(broker) as client:
+        client.deploy("echo", ECHO, check=False)
+        client.open_lane("exp", paused=True)
+        client.submit("echo", b"", lane="exp", wait=False)
+    no_worker = "waiting: no cpu worker is there: start one with `rota cpu-worker`\n"
+    paused = "waiting: lane exp is paused: `rota release exp` lets it go on\n"
+    assert first_line(rota(broker, "submit", "echo", "x", "--wait")) == no_worker
+    assert first_line(rota(broker, "result", "2", "--wait", "0")) == no_worker
+    assert first_line(rota(broker, "lane", "wait", "main")) == no_worker
+    assert first_line(rota(broker, "lane", "wait", "exp")) == paused
+    assert first_line(rota(broker, "submit", "echo", "--lane", "exp", "--wait")) == paused
+    assert ended(broker, "lane", "wait", "exp", "--wait-timeout", "0.1") == (
+        ExitCode.TRY_LATER,
+        "error: lane exp is paused, and 2 tasks wait in it: `rota release exp` lets it go on\n",
+    )
+    assert first_line(rota(broker, "drain", "--wait")) == no_worker
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be stopped there")
+def test_a_wait_without_a_broker_says_so(run_dir: Path) -> None:
+    """Goal: a broker that has gone is named. Method: a wait, whose broker ends once the task is in its lane."""
+    with subprocess.Popen(rota(run_dir, "broker"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as broker:
+        try:
+            with Client(run_dir, contact_s=30) as client:
+                client.open_lane("exp", paused=True)
+                command = rota(run_dir, "submit", "echo", "x", "--lane", "exp", "--wait")
+                with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as waiting:
+                    try:
+                        assert waiting.stderr is not None
+                        assert "exp is paused" in waiting.stderr.readline()
+                        broker.kill()
+                        assert waiting.stderr.readline() == "waiting: the broker does not answer; still trying\n"
+                    finally:
+                        waiting.kill()
+        finally:
+            broker.kill()
