@@ -7,7 +7,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rota.broker import deploys, records, undone
@@ -21,7 +21,8 @@ from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
 from rota.common.outcomes import FoldResults, Outcomes
-from rota.common.work import Done, Failed, FoldResult, Outcome, tagged, was_decided
+from rota.common.targets import MODEL_PREFIX
+from rota.common.work import TIMER, Done, Emit, Failed, FoldResult, Outcome, tagged, was_decided
 
 FACTS_MAX: Final = 512  # of a fingerprint; ours have about 50
 FACT_CHARS_MAX: Final = 512
@@ -248,17 +249,30 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
         growth = growth_of(outcome, held) if outcome.emits or outcome.state_digest is not None else 0
         if outcome.state_digest is not None:
             left, held = outcome.state_digest, outcome.state_bytes
-        if len(outcome.emits) > task.emits_max:
-            raise ProtocolError(f"{queue.address}: {len(outcome.emits)} emits, {task.emits_max} allowed")
+        if outcome.emits:
+            _check_emits(queue, task, outcome.emits)
         # growth_bytes is part of growth_max and costs less to look at; most tasks grow by less.
         if growth > task.growth_bytes and growth > task.growth_max:
             raise ProtocolError(f"{queue.address}: it grows its lane by {growth} bytes, {task.growth_max} allowed")
+    if result.provenance is not None and not queue.address.startswith(MODEL_PREFIX):
+        raise ProtocolError(f"{queue.address}: a provenance of what is no model")
     if queue.stateless and left is not None:
         raise ProtocolError(f"{queue.address}: state from a target that keeps none")
     if (None if result.state is None else digest(result.state)) != left:
         raise ProtocolError(f"{queue.address}: the state does not match the digest of its last change")
     if result.state is not None and len(result.state) != held:
         raise ProtocolError(f"{queue.address}: a state of {len(result.state)} bytes that is said to have {held}")
+
+
+def _check_emits(queue: TaskQueue, task: Task, emits: Sequence[Emit]) -> None:
+    if len(emits) > task.emits_max:
+        raise ProtocolError(f"{queue.address}: {len(emits)} emits, {task.emits_max} allowed")
+    for emit in emits:
+        if emit.kind == TIMER:
+            if emit.target != queue.address:
+                raise ProtocolError(f"{queue.address}: a timer for {emit.target}")
+        elif emit.delay_ms:
+            raise ProtocolError(f"{queue.address}: a {emit.kind} that is delayed by {emit.delay_ms} ms")
 
 
 def _compare_late(broker: BrokerState, message: messages.Completed) -> None:

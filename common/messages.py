@@ -39,6 +39,7 @@ from rota.common.fields import (
     Count,
     Digest,
     EmitsMax,
+    FailureText,
     GrowthBytes,
     Module,
     Name,
@@ -467,7 +468,7 @@ class Prepared(NamedTuple):
     number: Count
     ok: bool
     info: PlainMap
-    message: Text
+    message: FailureText
 
 
 class Goodbye(NamedTuple):

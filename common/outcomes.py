@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from rota.common import limits
 from rota.common.columns import Column, Sparse, Values, check_sparse, kept, new_tuple, sparse
-from rota.common.fields import Blob, FailureText, Fuel, StateBytes, Text
+from rota.common.fields import Blob, FailureText, Fuel, StateBytes
 from rota.common.work import (
     Done,
     Emits,
@@ -116,7 +116,7 @@ class FoldEnd(NamedTuple):
     outcomes: Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX)]
     state: Blob | None
     stopped: Stopped | None
-    reason: Text
+    reason: FailureText
     provenance: Provenance | None
 
 
@@ -131,9 +131,10 @@ class FoldResults(Column, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
     @classmethod
     def of(cls, results: Sequence[FoldResult] | FoldResults) -> FoldResults:
-        """Return results as columns."""
+        """Return results as columns, with long reasons cut."""
         if isinstance(results, FoldResults):
             return results
+        results = [one if len(one.reason) <= limits.MESSAGE_CHARS_MAX else _cut(one) for one in results]
         outcomes = Outcomes.of([outcome for result in results for outcome in result.outcomes])
         made = cls(outcomes, tuple([FoldEnd(len(result.outcomes), *result[1:]) for result in results]))
         vars(made)["rows"] = tuple(results)
@@ -157,6 +158,10 @@ class FoldResults(Column, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
     def __iter__(self) -> Iterator[FoldResult]:
         return iter(self.rows)
+
+
+def _cut(result: FoldResult) -> FoldResult:
+    return result._replace(reason=result.reason[: limits.MESSAGE_CHARS_MAX])
 
 
 def check_counts(outcomes: Outcomes, counts: list[int]) -> None:

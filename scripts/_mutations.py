@@ -366,7 +366,11 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "emits-unchecked", "a worker cannot hand in more emits than allowed", "broker/workers.py",
-        "        if len(outcome.emits) > task.emits_max:\n", "        if len(outcome.emits) > 1 << 20:\n", _WORKERS,
+        "    if len(emits) > task.emits_max:\n", "    if len(emits) > 1 << 20:\n", _WORKERS,
+    ),
+    Mutation(
+        "timers-of-others", "a worker cannot hand in a timer for another target", "broker/workers.py",
+        "            if emit.target != queue.address:\n", "            if not emit.target:\n", _WORKERS,
     ),
     Mutation(
         "poison-cap-off-by-one", "a task that killed its workers three times is lost", "broker/workers.py",

@@ -22,7 +22,7 @@ import zmq
 
 from rota.common import wire
 from rota.common.errors import ProtocolError
-from rota.common.limits import MESSAGE_BYTES_MAX
+from rota.common.limits import MESSAGE_BYTES_MAX, MESSAGE_CHARS_MAX
 from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
 from rota.common.work import NO_OUTCOMES, Fold, FoldResult, TaskInput
 from rota.host.config import WorkerSettings, worker_name
@@ -330,7 +330,8 @@ class ExecutorThread:
             case Looked(number, info, message):
                 job = self._jobs.pop(number)
                 assert isinstance(job.order, Prepare)
-                answer = Prepared(self._worker, job.order.number, info is not None, dict(info or {}), message)
+                text = message[:MESSAGE_CHARS_MAX]
+                answer = Prepared(self._worker, job.order.number, info is not None, dict(info or {}), text)
                 return Finished(number, answer)
             case Stuck(number, results, elapsed_us):
                 return self._overran(number, results, elapsed_us)

@@ -316,6 +316,14 @@ LIES: dict[str, dict[str, Any]] = {
     "more growth than allowed": {"outcomes": (done(emits=(TELL._replace(payload=bytes(1 << 20)),)),), "state": b"1"},
     "a state without a digest": {"outcomes": (done(state_digest=None),), "state": b"1"},
     "more emits than allowed": {"outcomes": (done(emits=(TELL,) * 65),), "state": b"1"},
+    "a timer for another": {"outcomes": (done(emits=(TELL._replace(kind="timer"),)),), "state": b"1"},
+    "a delayed tell": {"outcomes": (done(emits=(TELL._replace(delay_ms=5),)),), "state": b"1"},
+    "a delayed ask": {"outcomes": (done(emits=(TELL._replace(kind="ask", delay_ms=5),)),), "state": b"1"},
+    "a provenance of an agent": {
+        "outcomes": (done(),),
+        "state": b"1",
+        "provenance": Provenance("recorded", "cpu", bytes(32)),
+    },
     "a verdict": {"outcomes": (Failed("lost", "", (), 0),), "state": None},
     "a failure with a state": {"outcomes": (Failed("error", "", (), 0),), "state": b"1"},
 }

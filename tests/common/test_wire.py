@@ -12,6 +12,7 @@ from wire_strategies import FLAG, MAP, MESSAGES, PLAIN
 
 from rota.common import limits, messages, wire
 from rota.common.errors import ProtocolError, VersionMismatch
+from rota.common.work import FoldResult
 
 
 def test_every_message_has_a_strategy() -> None:
@@ -172,3 +173,23 @@ def test_deep_values_are_refused() -> None:
         value = {"a": value}
     with pytest.raises(ProtocolError, match="levels"):
         wire.decode(packed(wire.Tag.REFUSED, 1, "busy", "", value))
+
+
+@pytest.mark.parametrize("size", [limits.MESSAGE_CHARS_MAX, limits.MESSAGE_CHARS_MAX + 1])
+def test_texts_of_workers_are_bounded(size: int) -> None:
+    """Goal: no worker fills a log. Method: the reason of a fold and why code cannot be used, at the bound and over it;
+    our own workers cut what is longer.
+    """
+    bound, text = limits.MESSAGE_CHARS_MAX, "x" * size
+    folds = (FoldResult((), None, "faulted", text),)
+    sent = wire.decode(wire.encode(messages.Completed("w", 1, folds, 1)), wire.FROM_WORKERS)
+    assert isinstance(sent, messages.Completed)
+    assert sent.folds[0].reason == text[:bound]
+    values = msgpack.unpackb(wire.encode(messages.Completed("w", 1, folds, 1)))
+    values[4][1][0][3] = text
+    for frame in (msgpack.packb(values), wire.encode(messages.Prepared("w", 1, False, {}, text))):
+        if size <= bound:
+            wire.decode(frame, wire.FROM_WORKERS)
+        else:
+            with pytest.raises(ProtocolError):
+                wire.decode(frame, wire.FROM_WORKERS)
