@@ -34,6 +34,7 @@ from rota.broker.effects import (
     WorkerDied,
 )
 from rota.broker.journal import Journal
+from rota.broker.log_limit import LogLimit
 from rota.broker.modules import ModuleStore
 from rota.broker.news_log import line_of
 from rota.broker.outbox import Outbox
@@ -112,6 +113,7 @@ class Server:
         self._routers = {FRONTEND: sockets.frontend, BACKEND: sockets.backend, QUERY: sockets.query}
         self._outbox = Outbox(self._routers)
         self._waiting = Durability()
+        self._refusals = LogLimit()
         self._next_tick_ms = 0
 
     def serve(self, stop: StopSignals) -> None:
@@ -149,6 +151,7 @@ class Server:
             return False
         # Leaving now loses nothing: what workers still hold is issued by the journal and runs again.
         held = len(self._sequencer.broker.dispatcher.assignments)
+        self._tell_left_out(self._refusals.take_left_out(self._clock.mono_ms(), last=True))
         log.info("stopping: %d assignments are left to the next start", held)
         self._take_last_snapshot()
         return True
@@ -187,7 +190,7 @@ class Server:
         events: list[Event] = []
         for name, socket in self._routers.items():
             if socket in ready:
-                self._receive(name, socket, events)
+                self._receive(name, socket, events, mono_ms)
         if self._sockets.events in ready:
             events += self._subscriptions()
         events.extend(Slow(peer.identity, slow) for peer, slow in self._outbox.take_slow() if peer.socket == FRONTEND)
@@ -198,10 +201,11 @@ class Server:
             self._next_tick_ms = mono_ms + TICK_MS
             self._journal.log.check()  # even if nothing is written: answers must still be true for the next reader
             self._tensors.collect(mono_ms)
+            self._tell_left_out(self._refusals.take_left_out(mono_ms))
             events.append(Tick())
         return events
 
-    def _receive(self, name: str, socket: Socket, events: list[Event]) -> None:
+    def _receive(self, name: str, socket: Socket, events: list[Event], mono_ms: int) -> None:
         weight = 0
         for _ in range(MESSAGES_PER_WAKE):
             if weight >= WEIGHT_PER_WAKE:
@@ -217,10 +221,15 @@ class Server:
                 events.append(event)
             except RotaError as error:
                 number = wire.request_number(frames[-1])
-                log.warning("refused a message on %s: %s", name, error.message)
+                if self._refusals.allows(mono_ms):
+                    log.warning("refused a message on %s: %s", name, error.message)
                 self._outbox.send(
                     Send(name, frames[0], messages.Refused(number, error.code, error.message, error.fields))
                 )
+
+    def _tell_left_out(self, count: int) -> None:
+        if count:
+            log.warning("refused %d more messages within about a second", count)
 
     def _subscriptions(self) -> list[Subscribed]:
         """Return new subscriptions; other messages of watchers are ignored."""

@@ -19,6 +19,7 @@ from rota.broker import records
 from rota.broker.durability import STORAGE_RETRY_MS
 from rota.broker.effects import FRONTEND, Effects, News, Send
 from rota.broker.journal import Journal
+from rota.broker.log_limit import LINES_MAX
 from rota.broker.modules import ModuleStore
 from rota.broker.recovery import fold, open_epoch
 from rota.broker.sequencer import Sequencer
@@ -172,3 +173,20 @@ def test_a_turn_takes_in_so_much_and_no_more(shell: Shell) -> None:
         shell.server.turn({shell.frontend: zmq.POLLIN})
         stamped.append((shell.world.next_seq - 1) // RUN_TASKS_MAX)
     assert stamped == [1, 2, 3, 3]
+
+
+def test_a_flood_of_bad_messages_costs_a_few_lines(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """Goal: no peer fills the disk with log lines, and each of its messages is answered and counted. Method: 200 bad
+    messages, and the end of the window.
+    """
+    peer = shell.connect(zmq.DEALER, ENDPOINTS.frontend, IDENTITY=b"p")
+    for _ in range(200):
+        peer.send(b"junk")
+    with caplog.at_level(logging.WARNING):
+        shell.server.turn({shell.frontend: zmq.POLLIN})
+        told = [record.getMessage() for record in caplog.records]
+        shell.server._tell_left_out(shell.server._refusals.take_left_out(0, last=True))
+    assert len(frames_of(peer)) == 200
+    assert len(told) == LINES_MAX
+    assert all(line.startswith("refused a message on frontend: ") for line in told)
+    assert caplog.records[-1].getMessage() == f"refused {200 - LINES_MAX} more messages within about a second"
