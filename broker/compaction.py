@@ -23,6 +23,7 @@ from rota.broker.records import Deployed, Opened, Record, decode, named_tensors
 from rota.broker.recovery import fold, load_world
 from rota.broker.run_file import RunFile
 from rota.broker.snapshot_store import SnapshotStore, broker_ms
+from rota.broker.snapshotter import STOP_RECORDS_MIN
 from rota.broker.tensor_keeper import collect_tensors
 from rota.broker.world import World
 from rota.common.code_kinds import kind_of
@@ -65,7 +66,7 @@ class Report(NamedTuple):
     cut_last: int
     pins: dict[str, int]
     file_bytes_before: int
-    file_bytes_after: int
+    file_bytes_after: int | None  # None: a dry run
     modules_removed: int
     modules_bytes: int
     tensors_removed: int
@@ -104,7 +105,8 @@ def compact(
                 say("making the file smaller")
                 run_file.shrink()
         kept, gone = ((cut + 1, work.last + 1), (first, cut)) if cut else ((first, work.last), (0, 0))
-        report = Report(*kept, *gone, work.pins, before, _file_bytes(folder.journal), 0, 0, 0, 0)
+        after = None if dry_run else _file_bytes(folder.journal)
+        report = Report(*kept, *gone, work.pins, before, after, 0, 0, 0, 0)
         if dry_run:
             return report
         say("removing modules and tensors")
@@ -237,9 +239,11 @@ class _Compaction:
         self._say("removing cut records")
         while not self._store.drop_cut(_RECORDS_PER_STEP):
             self._say("removing cut records")
-        first = self._journal.first_number()
+        # A start reads from the newest snapshot, and needs one only if there is much to read.
+        kept = self._journal.last_number - self._journal.first_number() + 1
+        needed = self._store.needed(int(kept >= STOP_RECORDS_MIN))
         for number in self._store.numbers():
-            if number < first - 1 or self._journal.find_name(number) is None:
+            if number not in needed:
                 self._store.forget(number, 1 << 62)
                 self._say("removing old snapshots")
 

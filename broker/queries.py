@@ -15,7 +15,7 @@ from rota.broker.results import result_item
 from rota.broker.state import BrokerState
 from rota.broker.tasks import DeadTask, Run, Task, caught_task
 from rota.common import errors, messages
-from rota.common.targets import DEFAULT_LANE
+from rota.common.targets import DEFAULT_LANE, code_name
 from rota.common.work import Code, Failed
 
 _LIMIT_DEFAULT: Final = 100
@@ -58,7 +58,7 @@ def _status(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
         "results_kept": len(world.results),
         "results_kept_bytes": world.results.bytes,
         "producers": len(world.producers),
-        "connections": broker.connected,
+        "connections_known": broker.connected,
         "late_completions": broker.late_completions,
         "divergences": world.divergences,
     }
@@ -126,7 +126,7 @@ def _worker_facts(broker: BrokerState, name: str) -> dict[str, Any]:
 def _agents(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     lane = _lane(broker, arguments)
     name = arguments.get("name")
-    chosen = (agent for agent in lane.agents.values() if name is None or agent.address.split("/", 1)[0] == name)
+    chosen = (agent for agent in lane.agents.values() if name in (None, agent.address, code_name(agent.address)))
     return [
         {
             "address": agent.address,

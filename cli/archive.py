@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rota.cli.common_options import json_option, option, progress_option
-from rota.cli.output import Progress, cell, print_facts, print_json
+from rota.cli.output import Progress, cell, counted, print_facts, print_json
 
 if TYPE_CHECKING:
     from rota.runs.archive import Packed
@@ -40,7 +40,7 @@ def export(run: Path, file: Path, models: bool, tensors: bool, progress: bool | 
         packed = export_run(run, file, models=models, tensors=tensors, progress=steps)
     _print(file, packed, json)
     for what in _NEEDED:
-        _say_missing(packed, what)
+        _say_missing(packed, what, f"--{what} packs them")
 
 
 @click.command("import")
@@ -63,7 +63,7 @@ def import_(file: Path, folder: Path, progress: bool | None, json: bool) -> None
         packed = import_run(file, folder, progress=steps)
     _print(folder, packed, json)
     for what in _NEEDED:
-        _say_missing(packed, what)
+        _say_missing(packed, what, f"export it again with --{what}, or copy them into the folder")
 
 
 class _Steps(contextlib.ExitStack):
@@ -105,11 +105,11 @@ def _held(packed: Packed, what: str) -> int:
     return len(packed.manifest.run[what]) - sum(one["kind"] == what[:-1] for one in packed.manifest.missing)
 
 
-def _say_missing(packed: Packed, what: str) -> None:
+def _say_missing(packed: Packed, what: str, remedy: str) -> None:
     """Print what is missing to run this again."""
     missing = [one for one in packed.manifest.missing if one["kind"] == what[:-1]]
     gone = sum(one["why"] == "not there" for one in missing)
     if gone:
-        click.echo(f"{gone} {what} that the run names are not there (--json lists them)", err=True)
+        click.echo(f"not there: {counted(gone, what[:-1])} that the run names (--json lists them)", err=True)
     if len(missing) > gone:
-        click.echo(f"{len(missing) - gone} {what} are named and not packed: --{what} packs them", err=True)
+        click.echo(f"not packed: {counted(len(missing) - gone, what[:-1])} that the run names; {remedy}", err=True)

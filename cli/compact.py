@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from rota.common.limits import NOW_MS_MAX, TENSOR_LEASE_MS
 if TYPE_CHECKING:
     from rota.broker.compaction import Place
 
+# What a dry run cannot foretell.
+_DONE = ("file_bytes_after", "modules_removed", "modules_bytes", "tensors_removed", "tensors_bytes")
 _COUNT = click.IntRange(0, NOW_MS_MAX)
 
 
@@ -45,7 +48,7 @@ def compact(
     progress: bool | None,
     folder: Path,
 ) -> None:
-    """Make a run folder smaller; no broker may be running on it.
+    """Make a run folder smaller; no broker may be running on it, except with --dry-run.
 
     A record is cut only if every given --keep option allows it, and never behind a pinned place. Without a --keep
     option no record is cut. A snapshot replaces the records that were cut, and the chain of digests continues.
@@ -60,13 +63,16 @@ def compact(
     from rota.broker.compaction import compact as carry_out
     from rota.host.clock import HostClock
     from rota.host.endpoints import RunFolder
+    from rota.runs.open import open_run
 
     named = run or folder
     root = named.parent if named.is_file() and named.name == RunFolder(named.parent).journal.name else named
     places = dict([_pin(text) for text in pins])
-    with Progress(progress, "") as shown:
+    with Progress(progress, "") as shown, contextlib.ExitStack() as copies:
+        # A dry run looks at a copy, so that a broker may be running.
+        looked_at = copies.enter_context(open_run(root)).journal_path.parent if dry_run else root
         report = carry_out(
-            RunFolder(root),
+            RunFolder(looked_at),
             Wishes(keep_records, keep_days, keep_bytes),
             pins=places,
             unpins=unpins,
@@ -75,10 +81,10 @@ def compact(
             dry_run=dry_run,
             say=shown.show,
         )
+    facts = {name: value for name, value in report._asdict().items() if not (dry_run and name in _DONE)}
     if json:
-        print_json({**report._asdict(), "dry_run": dry_run})
+        print_json({**facts, "dry_run": dry_run})
         return
-    facts = report._asdict()
     cut_first, cut_last, kept = facts.pop("cut_first"), facts.pop("cut_last"), facts.pop("pins")
     would = "would be cut" if dry_run else "were cut"
     click.echo(f"records {cut_first} to {cut_last} {would}" if cut_last else "no record is cut")

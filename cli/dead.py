@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
 
@@ -44,9 +45,7 @@ def ls(connection: Connection, lane: str, limit: int, json: bool) -> None:
         print_json(rows)
     else:
         columns = ("seq", "turn", "target", "kind", "message", "attempts", "priority")
-        # 0: this broker has not dispatched it. An earlier one may have; its count is not kept.
-        shown = [{**row, "attempts": row["attempts"] or None} for row in rows]
-        print_table(shown, columns, f"no dead tasks in lane {lane}")
+        print_table([_readable(row) for row in rows], columns, f"no dead tasks in lane {lane}")
 
 
 @dead.command()
@@ -66,7 +65,7 @@ def show(connection: Connection, seq: int, lane: str, json: bool) -> None:
         print_json(row)
         return
     log = row.pop("log")
-    print_facts(row)
+    print_facts(_readable(row))
     for line in log:
         click.echo(f"log: {cell(line, full=True)}")
 
@@ -121,3 +120,8 @@ def drop(connection: Connection, seqs: tuple[int, ...], every: bool, lane: str, 
         print_json({"dropped": dropped})
     else:
         click.echo(f"dropped {dropped}")
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a dead task for people. 0 attempts: an earlier broker dispatched it; its count is not kept."""
+    return {**row, "attempts": row["attempts"] or None}

@@ -68,7 +68,7 @@ def lane() -> None:
 )
 @option(
     "--bytes-max",
-    type=click.IntRange(1, limits.LANE_BYTES_MAX),
+    type=click.IntRange(limits.LANE_BYTES_MIN, limits.LANE_BYTES_MAX),
     default=limits.LANE_BYTES_DEFAULT,
     help="Its budget in bytes for tasks, timers and states.",
 )

@@ -25,7 +25,18 @@ from rota.common.errors import ConfigError
 from rota.common.events import TOPICS
 from rota.common.limits import PROTOCOL_VERSION
 
-PACKAGES = ("pyzmq", "msgpack", "numpy", "click", "blake3", "wasmtime", "onnxruntime", "onnxruntime-gpu", "ml_dtypes")
+PACKAGES = (
+    "pyzmq",
+    "msgpack",
+    "msgspec",
+    "numpy",
+    "click",
+    "blake3",
+    "wasmtime",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "ml_dtypes",
+)
 
 
 @click.command()
@@ -54,7 +65,7 @@ def status(connection: Connection, json: bool) -> None:
 
 @click.command()
 @lane_option
-@option("--name", help="Only agents of this name.")
+@option("--name", metavar="NAME|ADDRESS", help="Only agents of this name, or the one with this address.")
 @option("--deploys", is_flag=True, help="List the deployed names and their code instead.")
 @limit_option
 @json_option

@@ -45,6 +45,7 @@ WINDOW_TASKS_DEFAULT: Final = 1_024
 WINDOW_TASKS_MAX: Final = 65_536
 LANE_TASKS_DEFAULT: Final = 1_000_000  # stamped and unretired tasks: the bound behind Busy and `overflow`
 LANE_BYTES_DEFAULT: Final = 256 << 20  # of tasks, timers and states; a full window may grow by half of it
+LANE_BYTES_MIN: Final = 1 << 10  # with less, a lane might never take a task
 LANE_BYTES_MAX: Final = 1 << 40
 LANES_BYTES_DEFAULT: Final = 16 << 30  # the sum of the budgets of all lanes of a broker
 LANE_AGENTS_DEFAULT: Final = 100_000  # agents are never removed

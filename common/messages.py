@@ -138,7 +138,7 @@ class LaneSettings(NamedTuple):
     tasks_max: Annotated[int, Meta(ge=1, le=1 << 32)] = limits.LANE_TASKS_DEFAULT
     starvation_passes: Annotated[int, Meta(ge=1, le=1 << 32)] = limits.STARVATION_PASSES_DEFAULT
     seed: Digest | None = None  # None: the digest of the lane's name
-    bytes_max: Annotated[int, Meta(ge=1, le=limits.LANE_BYTES_MAX)] = (
+    bytes_max: Annotated[int, Meta(ge=limits.LANE_BYTES_MIN, le=limits.LANE_BYTES_MAX)] = (
         limits.LANE_BYTES_DEFAULT
     )  # of tasks, timers, states
     agents_max: Annotated[int, Meta(ge=1, le=limits.LANE_AGENTS_MAX)] = limits.LANE_AGENTS_DEFAULT

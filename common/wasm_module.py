@@ -218,7 +218,11 @@ def _read_preamble(reader: Reader) -> None:
     head = reader.data[:8]
     if head[:4] != b"\0asm":
         if head.lstrip()[:1] in (b"(", b";"):
-            raise CodeError("this is WebAssembly text, not a module: translate it with `wat2wasm` first", offset=0)
+            raise CodeError(
+                "this is WebAssembly text, not a module: translate it first, with `wat2wasm`, or in Python with "
+                "wasmtime.wat2wasm(text) (wasmtime is installed where CPU workers run)",
+                offset=0,
+            )
         raise CodeError("this is no WebAssembly module: it does not start with \\0asm", offset=0)
     if len(head) < 8:
         raise CodeError(f"the module ends at offset {len(head)}, within its version", offset=len(head))

@@ -163,7 +163,10 @@ def _done(
         done = Done(result, digest(state), emits, log, fuel, tensors, len(state))
     growth, most = growth_of(done, held), growth_max(task.growth_bytes, task.kind, len(task.payload), task.tensors)
     if growth > most:
-        raise _Overflow(f"emits and state: {growth} bytes more than before, at most {most} (growth_bytes)")
+        raise _Overflow(
+            f"emits and state: {growth} bytes more than before, at most {most}: growth_bytes = {task.growth_bytes} and "
+            f"{most - task.growth_bytes} of its own content; deploy with more (--growth) or emit less"
+        )
     return done
 
 

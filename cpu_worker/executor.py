@@ -19,7 +19,7 @@ from rota.common.work import FUNCTION, NO_OUTCOMES, Code, Done, Failed, Fold, Fo
 from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
-from rota.cpu_worker.guest import GuestFault, GuestStopped
+from rota.cpu_worker.guest import GuestFault, GuestStopped, check_fits
 from rota.cpu_worker.guest_memory import guest_memories
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
 from rota.cpu_worker.profile import fingerprint, new_engine
@@ -61,6 +61,10 @@ class WasmExecutor:
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
         """Compile, check and link the code of `address`. Raises `CodeError`."""
         prepared = self._codes.get(code)
+        try:
+            check_fits(prepared, code.limits.memory_bytes)
+        except GuestFault as fault:
+            raise CodeError(f"{fault.message}: no task could run; deploy it with more (--memory)") from None
         if code.reuse:
             check_reuse(self._sandbox, prepared, code, address)
         return {

@@ -21,6 +21,7 @@ from rota.broker.compaction import Place, Report, Wishes, compact
 from rota.broker.journal import Journal, link
 from rota.broker.lock import FolderLock
 from rota.broker.recovery import fold, load_world, recover
+from rota.broker.snapshot import encode, take
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.digests import digest
@@ -124,6 +125,23 @@ def test_the_file_becomes_smaller(folder: RunFolder) -> None:
     assert report.file_bytes_after < report.file_bytes_before - 1_500_000
     assert folder.journal.stat().st_size == report.file_bytes_after
     assert [file.name for file in folder.root.glob("run.rota*")] == ["run.rota"]
+
+
+def test_a_short_run_keeps_only_the_snapshot_where_it_begins(folder: RunFolder) -> None:
+    """Goal: old snapshots do not keep the file large. Method: three later snapshots of the broker, then a cut before
+    all of them; the state is still that of the whole run.
+    """
+    with closing(Journal.open(folder.journal)) as journal:
+        world, store = recover(journal), SnapshotStore(journal)
+        for _ in range(3):
+            named = store.write(journal.last_number, encode(take(world)), journal.chain)
+            world.apply(named)
+            journal.append([named])
+        assert len(store.numbers()) == 3
+    report = compacted(folder, Wishes(records=20))
+    with closing(Journal.open(folder.journal, read_only=True)) as journal:
+        assert SnapshotStore(journal).numbers() == [report.first - 1]
+    assert state(folder) == WHOLE
 
 
 def test_every_rule_keeps(folder: RunFolder) -> None:

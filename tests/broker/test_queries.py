@@ -39,7 +39,7 @@ def test_status(busy: Broker) -> None:
     """Goal: the broker in numbers. Method: compare with what was done."""
     status = busy.ask("status")
     assert (status["boot"], status["next_seq"], status["draining"], status["storage_full"]) == (1, 7, False, "")
-    assert status["assignments"] == 1
+    assert (status["assignments"], status["connections_known"]) == (1, 2)
     (lane,) = status["lanes"]
     facts = {
         key: lane[key] for key in ("window", "stamped", "waiting", "line", "completed", "retired", "failed", "dead")
@@ -49,6 +49,13 @@ def test_status(busy: Broker) -> None:
     }  # fmt: skip
     assert busy.ask("lanes") == status["lanes"]
     assert busy.ask("workers") == status["workers"]
+
+
+def test_agents_by_name_and_address(busy: Broker) -> None:
+    """Goal: an address names its agent. Method: all of a name, one address, an address without an agent."""
+    assert [
+        [agent["address"] for agent in busy.ask("agents", name=name)] for name in ("counter", "counter/a", "counter/z")
+    ] == [["counter/a", "counter/b", "counter/c"], ["counter/a"], []]
 
 
 def test_tasks_by_state(busy: Broker) -> None:

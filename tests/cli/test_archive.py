@@ -48,9 +48,10 @@ def test_export_and_import_say_what_they_did(run: Path, tmp_path: Path, call: Ca
         "made": str(file), "records": "2", "modules": "1 of 2", "models": "0 of 1", "tensors": "0 of 0",
     }  # fmt: skip
     assert f"lane main: 0 retired, digest {'00' * 32}" in out
-    assert "1 modules that the run names are not there" in err
-    assert "1 models are named and not packed: --models packs them" in err
-    code, out, _ = call("import", file, folder, "--json")
+    assert "not there: 1 module that the run names" in err
+    assert "not packed: 1 model that the run names; --models packs them" in err
+    code, out, err = call("import", file, folder, "--json")
+    assert "not packed: 1 model that the run names; export it again with --models" in err
     told = json.loads(out)
     assert code == ExitCode.OK
     assert told["made"] == str(folder)

@@ -244,7 +244,7 @@ def test_version_names_what_a_bug_report_needs(run: Run) -> None:
     facts = json.loads(out)
     assert code == ExitCode.OK
     assert facts["rota"]
-    assert {"protocol", "python", "pyzmq", "wasmtime", "onnxruntime", "platform"} <= set(facts)
+    assert {"protocol", "python", "pyzmq", "msgspec", "wasmtime", "onnxruntime", "platform"} <= set(facts)
 
 
 def test_version_is_an_option_as_well(run: Run) -> None:

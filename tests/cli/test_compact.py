@@ -76,6 +76,15 @@ def test_a_pin_that_means_nothing_is_refused(pin: str, run: Path, capfd: pytest.
     assert "--pin" in printed
 
 
+def test_a_dry_run_beside_a_broker_foretells_no_sizes(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Goal: one can look while a broker works, and is told only what is known. Method: hold a broker's lock."""
+    with FolderLock(run / "broker.lock"):
+        looked = as_json(capfd, run, "--keep-records", 1, "--dry-run")
+    assert (looked["cut_last"], looked["dry_run"]) == (5, True)
+    assert "file_bytes_before" in looked
+    assert not [name for name in looked if name.endswith(("_after", "_removed"))]
+
+
 def test_refusals_have_their_codes(run: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Goal: scripts can tell why. Method: a broker in the folder, no run, a place that is not there, a broken file."""
     with FolderLock(run / "broker.lock"):

@@ -45,6 +45,8 @@ def test_what_is_not_there_is_named(broker: Path) -> None:
         code, err = ended(broker, "dead", action, "9999")
         assert (code, err) == (ExitCode.REFUSED, "error: lane 'main' has no dead task 9999\n")
     assert ended(broker, "agents", "--name", "nobody") == (ExitCode.OK, "no agents named nobody in lane main\n")
+    code, err = ended(broker, "lane", "open", "tiny", "--bytes-max", "10")
+    assert (code, "1024<=x" in err) == (ExitCode.USAGE, True), err
 
 
 def test_a_deploy_without_a_worker_says_so_at_once(broker: Path) -> None:

@@ -384,6 +384,14 @@ def test_code_that_cannot_be_used_is_refused(world: Any, guests: Any, run: Any, 
         executor.prepare(Code(bytes(32), MODEL), "model:a")
 
 
+def test_code_that_starts_with_too_much_memory_is_refused(world: Any, guests: Any, executor: WasmExecutor) -> None:
+    """Goal: a deploy that no task could run under is refused. Method: two pages at the start, allowed one, then two."""
+    small, enough = [world.agent(guests["mirror"], memory_bytes=pages << 16) for pages in (1, 2)]
+    with pytest.raises(CodeError, match="starts with 131072 bytes of memory, over memory_bytes = 65536: no task could"):
+        executor.prepare(small, "mirror/a")
+    executor.prepare(enough, "mirror/a")
+
+
 def test_two_executors_agree(world: Any, guests: Any, run: Any, task: Any, tmp_path: Any) -> None:
     """Goal: outcome and fuel are the same in another engine with code that was compiled by itself.
 
