@@ -113,6 +113,10 @@ def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> b
         print_json(outcome_facts(result))
     elif result.ok:
         write_bytes((result.payload or b"") + (b"\n" if in_lines else b""))
+        for ref in result.tensors:
+            name = ref.digest.hex()
+            shape = ", ".join(str(length) for length in ref.shape)
+            click.echo(f"tensor: {ref.dtype} [{shape}] tensors/{name[:2]}/{name[2:4]}/{name}.npy", err=True)
     else:
         click.echo(f"error: task {result.seq} failed with {result.kind}: {result.message}", err=True)
         for line in result.log:

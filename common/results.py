@@ -20,6 +20,8 @@ class Decoder(Protocol):
 
     def arrays(self, payload: bytes, tensors: tuple[TensorRef, ...]) -> Mapping[str, Any]: ...
 
+    def tensor_arrays(self, tensors: tuple[TensorRef, ...]) -> tuple[Any, ...]: ...
+
 
 class Result:
     """The outcome of one task. `ok` is False for a failure, which `kind`, `message` and `log` then explain.
@@ -95,6 +97,14 @@ class Result:
         """The outputs of a model by name; those in the tensor store are mapped, not copied. Raises like `value`."""
         self.raise_if_failed()
         return self._decoder.arrays(self.payload or b"", self.tensors)
+
+    @property
+    def tensor_arrays(self) -> tuple[Any, ...]:
+        """The arrays that `tensors` name, read-only and mapped from the tensor store.
+
+        Raises `TensorError` if the client has no store, or the store has not (or no longer) the tensor.
+        """
+        return self._decoder.tensor_arrays(self.tensors)
 
     def raise_if_failed(self) -> Result:
         """Return the result itself if the task succeeded; else raise `TaskFailed` with the details."""

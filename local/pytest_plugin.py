@@ -9,6 +9,7 @@ pytest loads this file in every run where Rota is installed, so it imports nothi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,12 +30,17 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def rota_lane_factory(request: pytest.FixtureRequest) -> Iterator[Callable[..., LocalLane]]:
     """Open a lane with these options (see `rota.local.Lane`); each is closed after the test."""
+    from rota.common.errors import ConfigError
     from rota.local.lane import LocalLane
 
+    known = list(inspect.signature(LocalLane).parameters)
     lanes: list[LocalLane] = []
     request.node.stash[_LANES] = lanes
 
     def open_lane(name: str = "main", **options: Any) -> LocalLane:
+        for option in options:
+            if option not in known:
+                raise ConfigError(f"a lane has no option {option!r}: use {', '.join(known)}")
         lane = LocalLane(name, **options)
         lanes.append(lane)
         return lane

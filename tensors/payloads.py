@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rota.common import limits
 from rota.common.columns import Addresses
-from rota.common.errors import BadPayload, BadTarget
+from rota.common.errors import BadPayload, BadTarget, TensorError
 from rota.common.messages import TaskRun
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
@@ -91,6 +91,15 @@ class Payloads:
         from rota.tensors.arrays import decode_arrays
 
         return decode_arrays(payload, tensors, self.store())
+
+    def tensor_arrays(self, tensors: tuple[TensorRef, ...]) -> tuple[Array, ...]:
+        """Return the arrays of these references. Raises `TensorError`."""
+        if not tensors:
+            return ()
+        store = self.store()
+        if store is None:
+            raise TensorError("this client has no tensor store: name its folder with `tensors`")
+        return tuple([store.open(ref) for ref in tensors])
 
     def store(self) -> TensorStore | None:
         """Return the tensor store, opened on first use."""

@@ -119,6 +119,7 @@ class _Loop:
         self._poller.register(signals.fileno(), zmq.POLLIN)
         self._poller.register(lane.fileno(), zmq.POLLIN)
         self._exit: Exit | None = None
+        self._is_known = False  # to a broker
 
     def run(self) -> Exit:
         """Poll, feed, act, until the session leaves."""
@@ -195,7 +196,12 @@ class _Loop:
     def _connect(self) -> None:
         endpoint = self._settings.endpoints().backend  # read each time: a restarted broker may have moved
         if self._socket is not None:
-            log.info("no answer from a broker; trying again at %s", endpoint)
+            if self._is_known:
+                log.info("no answer from the broker; trying again at %s", endpoint)
+            else:  # perhaps the folder or the address is wrong
+                log.warning(
+                    "waiting for a broker at %s: `rota broker` with the same --dir or --bind starts one", endpoint
+                )
         self._close_socket(0)
         self._socket = dealer(self._context, endpoint)
         self._poller.register(self._socket, zmq.POLLIN)
@@ -207,6 +213,7 @@ class _Loop:
             self._socket = None
 
     def _announce(self, boot: int, again: bool) -> None:
+        self._is_known = True
         if again:
             log.info("registered again, with boot %d of the broker", boot)
             return

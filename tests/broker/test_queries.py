@@ -75,6 +75,8 @@ def test_agents_deploys_dead_and_digest(busy: Broker) -> None:
     assert busy.ask("agent", address="counter/a")["state"] == b"1"
     assert [agent["address"] for agent in busy.ask("agents", name="counter")] == ["counter/a", "counter/b", "counter/c"]
     assert busy.ask("agents", name="other") == []
+    assert [agent["address"] for agent in busy.ask("agents", name="counter/b")] == ["counter/b"]
+    assert busy.ask("agents", name="counter/other") == []
     assert [row["name"] for row in busy.ask("deploys")] == ["counter"]
     assert busy.ask("deploys")[0]["digest"] == COUNTER.digest
     (dead,) = busy.ask("dead")

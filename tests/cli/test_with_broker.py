@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -144,6 +145,13 @@ def test_what_waits_says_for_what(broker: Path) -> None:
         "error: lane exp is paused, and 2 tasks wait in it: `rota release exp` lets it go on\n",
     )
     assert first_line(rota(broker, "drain", "--wait")) == no_worker
+
+
+def test_a_worker_without_a_broker_says_what_it_waits_for(run_dir: Path) -> None:
+    """Goal: a mistyped --dir shows. Method: a worker in a folder in which no broker works."""
+    line = first_line(rota(run_dir, "cpu-worker"))
+    assert " WARNING waiting for a broker at " in line
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} cpu-worker", line), "the log has the date"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be stopped there")

@@ -277,6 +277,7 @@ def test_wrong_calls_are_refused_in_words(rota_lane_factory: Factory, agents: Pa
         (local.UnknownTask, "no turn 99", lambda: lane.result(99)),
         (local.UnknownTask, "no dead task 1", lambda: lane.retry(1)),
         (local.LocalError, "wants an integer", lambda: lane.set_window(0)),
+        (local.ConfigError, "no option 'wndow': use name, seed", lambda: rota_lane_factory(wndow=3)),
         (local.ConfigError, "history=0", lambda: rota_lane_factory(history=0)),
         (local.LocalError, "goes forward", lambda: rota_lane_factory(now_ms=-1)),
         (local.ConfigError, "seed -1", lambda: rota_lane_factory(seed=-1)),

@@ -9,9 +9,10 @@ import pytest
 
 from rota.common import limits
 from rota.common.columns import Addresses
-from rota.common.errors import BadPayload, BadTarget
-from rota.common.messages import Submit
+from rota.common.errors import BadPayload, BadTarget, TensorError
+from rota.common.messages import ResultItem, Submit
 from rota.common.model_call import decode_call
+from rota.common.results import result_of
 from rota.common.wire import decode, encode
 from rota.tensors.payloads import RUN_BYTES_MAX, Payloads, check_message, check_targets, run_of
 
@@ -28,6 +29,22 @@ def test_bytes_stay_and_values_are_packed(tmp_path: Path) -> None:
     back = payloads.value(packed, tensors)
     assert back["n"] == [1, 2.5, None]
     assert numpy.array_equal(back["large"], value["large"])
+
+
+def test_tensors_of_a_result_are_arrays(tmp_path: Path) -> None:
+    """Goal: a producer reads the tensors that a result names. Method: one in the store, one not; no store."""
+    payloads = Payloads(tmp_path)
+    value = numpy.arange(100_000)
+    _, tensors = payloads.pack("echo", value)
+    item = ResultItem(1, "main", 1, 1, True, b"sum", tensors, "", "", (), None)
+    (array,) = result_of(item, payloads).tensor_arrays
+    assert numpy.array_equal(array, value)
+    assert not array.flags.writeable
+    with pytest.raises(TensorError, match="not in the store"):
+        payloads.tensor_arrays((tensors[0]._replace(digest=bytes(32)),))
+    assert Payloads(None).tensor_arrays(()) == ()
+    with pytest.raises(TensorError, match="name its folder"):
+        Payloads(None).tensor_arrays(tensors)
 
 
 def test_nothing_touches_the_disk_before_it_must(tmp_path: Path) -> None:
