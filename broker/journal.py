@@ -70,14 +70,17 @@ class Journal:
         """
         self._is_read = False
         extent, entries = self.log.read(after.number + 1 if after else 0)
-        self._end = Position(after.number, after.chain) if after else self._beginning(extent.first)
+        begin = self._end = Position(after.number, after.chain) if after else self._beginning(extent.first)
         for number, body, chain, _ in entries:
             if number != self._end.number + 1:
                 raise self.log.refusal(f"record {self._end.number + 1} is missing before record {number}")
             if chain != link(self._end.chain, body):
                 raise self.log.refusal(f"record {number} is damaged: its digest does not follow from the one before")
             self._end = Position(number, chain)
-            yield records.decode(body)
+            record = records.decode(body)
+            if type(record) is records.Snapshotted:
+                self._check_name(number, record, begin)
+            yield record
         if self._end != extent.end:
             raise self.log.refusal(f"its records end with {self._end.number}, its head says with {extent.last}")
         self._epoch = extent.epoch
@@ -118,6 +121,21 @@ class Journal:
     def close(self) -> None:
         """Close the log; what was appended is durable already."""
         self.log.close()
+
+    def _check_name(self, number: int, named: records.Snapshotted, begin: Position) -> None:
+        """Refuse a record that names a snapshot with another chain digest than there is; one of cut records is not
+        compared.
+        """
+        if named.number >= number:
+            raise self.log.refusal(f"record {number} names a snapshot of record {named.number}, which is not before it")
+        if named.number < begin.number:
+            return
+        chains = [begin.chain] if named.number == begin.number else []
+        chains += [entry.chain for entry in self.log.entries(named.number, 1) if not chains]
+        if chains != [named.chain]:
+            raise self.log.refusal(
+                f"record {number} names the snapshot of record {named.number} with another chain digest than that has"
+            )
 
     def _beginning(self, first: int) -> Position:
         """Return the position before the first kept record."""

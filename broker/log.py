@@ -116,7 +116,7 @@ class Log(Protocol):
         ...
 
     def find_name(self, snapshot: int) -> Entry | None:
-        """Return the entry that names a snapshot."""
+        """Return the entry that names a snapshot, if it is not cut."""
         ...
 
     def put(self, snapshot: int, part: int, body: bytes) -> None:

@@ -206,7 +206,10 @@ class RunFile:
         return [number for (number,) in self._file.rows("SELECT DISTINCT number FROM snapshots ORDER BY number DESC")]
 
     def find_name(self, snapshot: int) -> Entry | None:
-        query = "SELECT number, body, chain FROM records WHERE number = (SELECT record FROM named WHERE number = ?)"
+        query = (
+            "SELECT number, body, chain FROM records WHERE number = (SELECT record FROM named WHERE number = ?) "
+            "AND number >= (SELECT first FROM head)"  # a cut record is in no chain
+        )
         found = self._file.rows(query, snapshot)
         return Entry(*found[0])._replace(names=snapshot) if found else None
 

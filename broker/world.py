@@ -19,10 +19,10 @@ from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
-from rota.common.shown import shown, told
+from rota.common.shown import shown
 from rota.common.work import Done, Failed, TensorRef
 
-# Raised when a record does not follow from those before it: an unknown turn or lane, a second completion. The schema
+# Raised by a lane when a record does not follow from those before it, such as a second completion. The schema
 # (records.py) checks each record by itself.
 _MISFITS: Final = (AssertionError, LookupError)
 
@@ -136,6 +136,8 @@ class World:
         lane = self._lane_at(record)
         if record.first_seq != self.next_seq:
             raise JournalError(f"a submit is stamped {record.first_seq}, the next number is {self.next_seq}")
+        if record.retry_of is not None and record.retry_of not in lane.dead:
+            raise JournalError(f"task {record.retry_of} is retried, which is no dead letter of lane {shown(lane.name)}")
         lane.submit(record)
         count = sum(len(run.payloads) for run in record.runs) + (record.retry_of is not None)
         self.producers.remember(record.origin, Accepted(record.origin.number, record.first_seq, count))
@@ -152,7 +154,11 @@ class World:
         self._decide(record, Failed(record.failure, record.message, (), 0))
 
     def _fire_timer(self, record: records.TimerFired) -> None:
-        self._lane_at(record).fire_timer(record)
+        lane = self._lane_at(record)
+        if (record.turn, record.index_of_emit) not in lane.timers:
+            which = f"a timer of turn {record.turn} (emit {record.index_of_emit})"
+            raise JournalError(f"{which} fires, which lane {shown(lane.name)} does not have")
+        lane.fire_timer(record)
 
     def _set_window(self, record: records.WindowSet) -> None:
         self._lane_at(record).set_window(record.window)
@@ -172,12 +178,14 @@ class World:
     def _complete(self, record: records.Completion) -> None:
         if not 1 <= record.fingerprint <= len(self.fingerprints):
             raise JournalError(f"a completion names fingerprint {record.fingerprint} of {len(self.fingerprints)}")
-        lane = self.lanes[record.lane]
+        lane = self._lane(record.lane)
         for fold in record.folds:
+            _check_turns(fold, lane)
+            _check_sizes(fold)
             lane.complete(fold)
 
     def _meet_mark(self, record: records.Mark) -> None:
-        lane = self.lanes[record.lane]
+        lane = self._lane(record.lane)
         if (lane.retired, lane.digest) != (record.retired, record.digest):
             raise JournalError(
                 f"lane {shown(record.lane)} comes to another digest than its journal says, at {lane.retired} "
@@ -191,8 +199,7 @@ class World:
         self.fingerprints[(record.pool, record.facts)] = record.number
 
     def _note_divergence(self, record: records.Diverged) -> None:
-        if record.lane not in self.lanes:
-            raise JournalError(f"a divergence is noted in lane {shown(record.lane)}, which was never opened")
+        self._lane(record.lane)
         self.divergences += 1
 
     def _note_snapshot(self, record: records.Snapshotted) -> None:
@@ -205,11 +212,15 @@ class World:
             raise JournalError(f"a decision catches task {record.seq}, which is not there to be caught")
         lane.decide(run, record.seq - run.first_seq, failure)
 
+    def _lane(self, name: str) -> Lane:
+        lane = self.lanes.get(name)
+        if lane is None:
+            raise JournalError(f"a record names lane {shown(name)}, which was never opened")
+        return lane
+
     def _lane_at(self, record: Any) -> Lane:
         """Return the record's lane, after checking that it is at the record's position."""
-        lane = self.lanes.get(record.lane)
-        if lane is None:
-            raise JournalError(f"a record names lane {shown(record.lane)}, which was never opened")
+        lane = self._lane(record.lane)
         if lane.retired != record.position:
             raise JournalError(
                 f"lane {shown(record.lane)}: an input took effect at position {record.position}, "
@@ -248,8 +259,34 @@ def apply_numbered(world: World, number: int, record: records.Record) -> Notes:
         what = f"record {number}: {error.message}"
         raise JournalError(what, **{**error.fields, "number": number}) from error
     except _MISFITS as error:
-        what = f"record {number} does not follow from those before it ({told(error)})"
+        what = f"record {number} does not follow from those before it: {_misfit(error)}"
         raise JournalError(what, number=number) from error
+
+
+def _misfit(error: Exception) -> str:
+    """Return in words why a lane cannot apply a record."""
+    said = isinstance(error, AssertionError) and bool(error.args)
+    return str(error.args[0]) if said else "it names something that is not there, or that cannot change so"
+
+
+def _check_turns(fold: records.CompletedFold, lane: Lane) -> None:
+    """Raise `JournalError` unless a fold's turns are in the lane's line."""
+    for turn in fold.turns:
+        if turn not in lane.line_by_turn:
+            what = "has retired or was not issued" if turn < lane.next_turn else "was never stamped"
+            raise JournalError(f"turn {turn} of lane {shown(lane.name)} completes, but it {what}")
+
+
+def _check_sizes(fold: records.CompletedFold) -> None:
+    """Raise `JournalError` unless the sizes of states, which count against the lane's budget, are those of the fold."""
+    changed = [outcome for outcome in fold.outcomes if type(outcome) is Done and outcome.state_digest is not None]
+    if fold.state is not None and changed and changed[-1].state_bytes != len(fold.state):
+        raise JournalError(
+            f"the state of {shown(fold.address)} has {len(fold.state)} bytes, its outcome says "
+            f"{changed[-1].state_bytes}"
+        )
+    if any(type(one) is Done and one.state_digest is None and one.state_bytes for one in fold.outcomes):
+        raise JournalError(f"an outcome of {shown(fold.address)} has the size of a state without its digest")
 
 
 def _tensors_of(task: Task) -> list[TensorRef]:

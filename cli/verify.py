@@ -192,6 +192,8 @@ def _verdict_line(proof: Proof) -> str:
         return f"EQUAL: {compared:,} turn digests in {len(report.lanes)} lanes"
     if proof.verdict == "diverged":
         return f"DIVERGED: lane {lanes}"
+    if proof.verdict == "damaged" and report.damage is not None and "snapshot" in report.damage.fields:
+        return "DAMAGED: all records are equal, but a snapshot is not what they give"
     if proof.verdict == "damaged":
         return "DAMAGED: equal up to where the journal breaks off"
     return f"INCOMPLETE: nothing differs, but not all of lane {lanes} could be computed again"

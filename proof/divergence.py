@@ -25,7 +25,7 @@ from rota.proof.trials import Trials, effect_of, trials_at
 from rota.proof.verify import LaneReport, Mismatch, RunReport
 from rota.runs.circumstances import Circumstances, RecordedBy, circumstances
 from rota.runs.damage import Damage, find_damage
-from rota.runs.differing import ByteDifference, Part, part, turn_parts
+from rota.runs.differing import ByteDifference, Part, part, state_bytes, turn_parts
 from rota.runs.open import RunSource
 from rota.runs.readable import cut, readable
 from rota.runs.record_checks import Fault
@@ -310,6 +310,9 @@ def _parts(expected: Task | None, actual: Task | None, states: tuple[_State, _St
     parts = turn_parts(expected, actual)
     if states[0].data is not None and states[1].data is not None:
         found = part("state", states[0].data, states[1].data)
+        parts += [] if found is None else [found]
+    if not parts:  # what verify compares besides
+        found = part("state bytes", state_bytes(expected), state_bytes(actual))
         parts += [] if found is None else [found]
     return parts
 

@@ -42,7 +42,9 @@ def _where(found: Divergence) -> str:
 
 
 def _journal(found: Divergence) -> Iterator[str]:
-    if found.last_good is not None:
+    if found.last_good is not None and found.record is not None and found.last_good >= found.record:
+        yield f"  journal     all records follow, up to record {found.last_good}"
+    elif found.last_good is not None:
         yield f"  journal     breaks off at record {found.record}; the last good one is record {found.last_good}"
     elif found.record is not None:
         yield f"  record      {found.record}"

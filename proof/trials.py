@@ -119,14 +119,16 @@ def trials_at(
 
 
 def effects_of(result: FoldResult) -> list[Effect]:
-    """Return the effects of a fold's outcomes, as far as the lane digest covers them."""
+    """Return the effects of a fold's outcomes, as far as a verification compares them."""
     return [effect_of(outcome) for outcome in result.outcomes]
 
 
 def effect_of(outcome: Outcome | None) -> Effect:
-    """Return the effect of an outcome, as far as the lane digest covers it."""
+    """Return the effect of an outcome as far as a verification compares it: what the lane digest covers, and the size
+    of the state.
+    """
     if type(outcome) is Done:
-        return (outcome.result, outcome.tensors, outcome.emits, outcome.state_digest)
+        return (outcome.result, outcome.tensors, outcome.emits, outcome.state_digest, outcome.state_bytes)
     return () if outcome is None else tuple(outcome[:2])
 
 

@@ -23,9 +23,10 @@ from rota.engine.engine import Runner
 from rota.proof.seek import Follower
 from rota.proof.unretired import execute_unretired
 from rota.runs.code_files import changed_code
-from rota.runs.differing import content_of
+from rota.runs.differing import content_of, state_bytes
 from rota.runs.open import RunSource
 from rota.runs.record_checks import Fault, check_completed, check_input
+from rota.runs.snapshot_check import SnapshotCheck
 from rota.runs.walk import Step, Walk, lane_of, retire_order
 
 COMPARE_EVERY_TASKS: Final = 4_096  # how far the walk may be ahead of the execution
@@ -146,7 +147,7 @@ class _Verification:
         self, source: RunSource, runner: Runner, options: VerifyOptions, progress: Callable[[int, int], None] | None
     ) -> None:
         self._source = source
-        self._walk = Walk(source)
+        self._walk = Walk(source, SnapshotCheck(source))
         self._runner = runner
         self._options = options
         self._progress = progress
@@ -292,7 +293,7 @@ class _LaneCheck:
         if self.is_done or replay is None:
             return
         for expected, actual in execute_unretired(replay, self._walk.world.lanes[self.lane]):
-            if content_of(expected) != content_of(actual):
+            if content_of(expected) != content_of(actual) or state_bytes(expected) != state_bytes(actual):
                 self._blocked = self._blocked_by(expected, actual)
                 self._part(None if self._blocked else Mismatch(self.lane, self._walk.number, expected, actual))
                 return
@@ -323,7 +324,7 @@ class _LaneCheck:
     def _compare(self, retired: Iterable[Task]) -> None:
         for task in retired:
             expected = self._expected.popleft() if self._expected else None
-            if expected is None or (expected.turn, expected.turn_digest) != (task.turn, task.turn_digest):
+            if expected is None or not _is_equal(expected, task):
                 self._blocked = self._blocked_by(expected, task)
                 self._part(None if self._blocked else Mismatch(self.lane, self._walk.number, expected, task))
                 return
@@ -351,6 +352,12 @@ class _LaneCheck:
     def _part(self, mismatch: Mismatch | None) -> None:
         self._mismatch = mismatch
         self.is_done = True
+
+
+def _is_equal(expected: Task, actual: Task) -> bool:
+    """Compare two retired tasks. The size of a state counts against the lane's budget and is in no digest."""
+    told = [(task.turn, task.turn_digest, state_bytes(task)) for task in (expected, actual)]
+    return told[0] == told[1]
 
 
 def _aside(expected: Task, actual: Task) -> Aside | None:

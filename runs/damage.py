@@ -38,7 +38,10 @@ class Damage(NamedTuple):
 
 
 def find_damage(source: RunSource, error: JournalError) -> Damage:
-    """Return where and why reading or folding a run's journal ended with this error."""
+    """Return where and why reading or folding a run's journal ended with this error, or which snapshot is wrong."""
+    if "snapshot" in error.fields:  # all records follow
+        number = source.extent()[1]
+        return Damage(error.fields["snapshot"], number, None, None, CORRUPT_RECORD, error.message, (), True)
     walk = Walk(source)
     last_good = max(source.extent()[0], 1) - 1
     with contextlib.suppress(JournalError):
@@ -78,7 +81,8 @@ def _look_at_row(source: RunSource, last_good: int, message: str) -> tuple[recor
         return said, message
     follows = link(before[1] if before else bytes(32), row[0])
     if follows == row[1]:
-        return said, f"record {number} follows in the chain, but its body is not of this version: {body or message}"
+        unknown = f"record {number} follows in the chain, but its body is not of this version: {body}"
+        return said, unknown if body else message
     if after is not None and link(row[1], after[0]) == after[1]:
         what = "its body was changed after it was written: the chain has the digest of another one"
     elif after is not None and link(follows, after[0]) == after[1]:
@@ -126,12 +130,12 @@ def _unfit(source: RunSource, number: int, message: str) -> Damage:
         return Damage(number, number - 1, name, turn, ORDER, why, unproved, False)
     if lane is None:
         return Damage(number, number - 1, None, None, CORRUPT_RECORD, message, unproved, False)
-    turn, why = next_turn(lane), message
+    turn = next_turn(lane)
     if isinstance(record, records.Completion):
         done = [one for fold in record.folds for one in fold.turns if not _awaits(lane, one)]
         if done:
-            turn, why = done[0], f"{message}; turn {done[0]} has an outcome already, or was not issued"
-    return Damage(number, number - 1, name, turn, CORRUPT_RECORD, why, unproved, False)
+            turn = done[0]
+    return Damage(number, number - 1, name, turn, CORRUPT_RECORD, message, unproved, False)
 
 
 def _right_order(source: RunSource, number: int, rows: Sequence[records.Record], world: World) -> int | None:

@@ -62,6 +62,11 @@ def content_of(task: Task) -> TurnContent:
     return turn_content(task, task.outcome)
 
 
+def state_bytes(task: Task) -> int:
+    """Return the size that a task's outcome says of its new state; 0 if it has none. No digest covers it."""
+    return task.outcome.state_bytes if type(task.outcome) is Done else 0
+
+
 def turn_parts(one: Task, other: Task) -> list[Part]:
     """Return the fields covered by the digest in which two retired tasks differ, in the digest's order."""
     found: list[Part | None] = []

@@ -24,6 +24,7 @@ from rota.host.files import sync_folder
 from rota.host.new_folder import new_folder
 from rota.runs.archive import JOURNAL, Packed, module_path, pack, tensor_path, unpack
 from rota.runs.open import RunSource, open_run
+from rota.runs.snapshot_check import SnapshotCheck
 from rota.runs.walk import Walk
 
 Progress = Callable[[str, int, int | None], None]  # activity, how much is done, of how much
@@ -68,8 +69,8 @@ def import_run(file: Path, folder: Path, *, progress: Progress | None = None) ->
 
 
 def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Needs, dict[str, Any]]:
-    """Fold a run; return the digests that it names, and the facts that identify it."""
-    walk = Walk(source)
+    """Fold a run and compare its snapshots; return the digests that it names, and the facts that identify it."""
+    walk = Walk(source, SnapshotCheck(source))
     collected = _Collected(walk.world)
     first, last, chain = source.extent()
     try:

@@ -75,8 +75,20 @@ class RunSource:
 
     def snapshot(self, named: Snapshotted) -> World:
         """Return a new world from a snapshot of this run."""
+        return load(self.parts(named))
+
+    def snapshots(self) -> list[Snapshotted]:
+        """Return the records that name the snapshots in the file, the newest first, without the one at which a cut
+        journal begins. They are not checked.
+        """
         with self._journal() as journal:
-            return load(SnapshotStore(journal).parts(named.number))
+            store, first = SnapshotStore(journal), journal.first_number()
+            return [named for named in store.named() if named.number >= first]
+
+    def parts(self, named: Snapshotted) -> Iterator[bytes]:
+        """Yield the bytes of a snapshot."""
+        with self._journal() as journal:
+            yield from SnapshotStore(journal).parts(named.number)
 
     def near(self, number: int) -> Kept:
         """Return the run from the newest good snapshot before a record on, or the whole run if there is none.

@@ -2,7 +2,7 @@
 
 Everything that reads a run uses it: log, traces, states, tree, diff, damage, and all of proof/. Records are applied
 with `World.apply`, as the broker does: outcomes are taken as written, digests computed from them. A compacted journal
-begins with the world of its snapshot.
+begins with the world of its snapshot. With a `SnapshotCheck` the snapshots in the file are compared on the way.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError, UnknownLane, UnknownTask
 from rota.common.work import Done
 from rota.runs.lane_record import INPUTS, Input, lane_input, named_target
+from rota.runs.snapshot_check import SnapshotCheck
 
 PROGRESS_EVERY_RECORDS: Final = 2_000
 NAMES_SHOWN: Final = 8
@@ -64,11 +65,12 @@ class Step(NamedTuple):
 class Walk:
     """A walk over a run's journal; `world` is the world after the step that `steps` yielded last."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: Kept, snapshots: SnapshotCheck | None = None) -> None:
         self.world = kept.begin()
         self.first = 0  # the number of the first record
         self.number = 0  # of the newest record, even if it could not be applied
         self._kept = kept
+        self._snapshots = snapshots
         self._begins = {name: (lane.retired, lane.digest) for name, lane in self.world.lanes.items()}
         self._lane_worlds: dict[str, World] = {}
         self._workers: list[tuple[str, tuple[tuple[str, str], ...]]] = []
@@ -76,10 +78,12 @@ class Walk:
     def steps(self, numbered: Numbered | None = None, progress: Progress | None = None) -> Iterator[Step]:
         """Apply these records, by default those of the run, and yield a step for each.
 
-        Raises `JournalError` with the number of the record at which the journal breaks off.
+        Raises `JournalError` with the number of the record at which the journal breaks off, and after the last record
+        for the first snapshot that is not the state of the records before it.
         """
-        world = self.world
-        world.results = KeptResults(0, 0)  # results are not needed here
+        world, snapshots = self.world, self._snapshots
+        # Results are not needed here, except where a snapshot has them.
+        world.results = KeptResults(0, 0) if snapshots is None else snapshots.results_of(world)
         for number, record in self._kept.records() if numbered is None else numbered:
             self.first = self.first or number
             self.number = number
@@ -94,16 +98,19 @@ class Walk:
             elif isinstance(record, INPUTS):
                 moved, named = lane_input(record, world), named_target(record, world)
             notes = apply_numbered(world, number, record)
+            if snapshots is not None:
+                snapshots.see(number, world, whole=self.first == 1)
             at = lane if lane is not None or name is None else world.lanes.get(name)
             yield Step(number, record, at, position, notes, moved, named, found)
             if progress is not None and number % PROGRESS_EVERY_RECORDS == 0:
                 progress(number)
+        if snapshots is not None:
+            snapshots.finish()
 
     def run_to(self, number: int) -> World:
-        """Apply the records of the run up to a number and return the world."""
-        for step in self.steps():
-            if step.number >= number:
-                break
+        """Apply the records of the run up to a number, none if it is before the first, and return the world."""
+        for _ in self.steps(_up_to(self._kept.records(), number)):
+            pass
         return self.world
 
     def begin_of(self, lane: str) -> tuple[int, bytes]:
@@ -183,6 +190,16 @@ def some_of(names: list[str], shown: int = NAMES_SHOWN) -> str:
     """Return the first few names in one line, and how many more there are."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def _up_to(numbered: Numbered, last: int) -> Numbered:
+    """Yield the records up to a number; the one behind them, which may be damaged, is not read."""
+    for number, record in numbered:
+        if number > last:
+            return
+        yield number, record
+        if number == last:
+            return
 
 
 def _found(lane: Lane, record: records.Completion) -> tuple[FoundState, ...]:

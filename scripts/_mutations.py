@@ -491,7 +491,26 @@ MUTATIONS: Final = (
         "task.issued_at, task.state_digest, task.provenance = row.issued_at, row.state_digest, row.provenance",
         "task.issued_at, task.provenance = row.issued_at, row.provenance", _SNAPSHOT,
     ),
+    Mutation(
+        "snapshot-not-compared", "a snapshot in a run is what its records give", "runs/snapshot_check.py",
+        "if _digest_of(snapshot.encode(picture)) != said:", "if _digest_of(snapshot.encode(picture))[0] != said[0]:",
+        ("tests/runs/test_snapshot_check.py",),
+    ),
+    Mutation(
+        "snapshot-chain-not-compared", "a name of a snapshot has the chain that is there", "broker/journal.py",
+        "if chains != [named.chain]:", "if not chains:", ("tests/runs/test_snapshot_check.py",),
+    ),
     # --- the proof ------------------------------------------------------------------------------------------------
+    Mutation(
+        "state-size-believed", "the size of a state is that of its bytes", "broker/world.py",
+        "changed[-1].state_bytes != len(fold.state):", "changed[-1].state_bytes < 0:",
+        ("tests/broker/test_journal_rules.py", "tests/proof/test_divergence.py"),
+    ),
+    Mutation(
+        "inner-state-size-believed", "verify compares the sizes of states", "proof/verify.py",
+        "told = [(task.turn, task.turn_digest, state_bytes(task)) for", "told = [(task.turn, task.turn_digest) for",
+        ("tests/proof/test_divergence.py",),
+    ),
     Mutation(
         "replay-skips-a-position", "a replay lets inputs take effect where they did", "proof/replay.py",
         "        yield from self.run_to(record.position)\n", "        yield from self.run_to(record.position - 1)\n",
@@ -504,7 +523,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "verify-compares-turns-only", "verify compares every digest", "proof/verify.py",
-        "(expected.turn, expected.turn_digest) != (task.turn, task.turn_digest):", "expected.turn != task.turn:",
+        "told = [(task.turn, task.turn_digest, state_bytes(task)) for", "told = [(task.turn,) for",
         ("tests/proof/test_divergence.py",),
     ),
     Mutation(

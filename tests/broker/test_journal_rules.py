@@ -40,19 +40,31 @@ def timer_set(turn: int) -> records.Completion:
     return records.Completion("main", 0, "w1", 0, 1, (records.CompletedFold("a", (turn,), (outcome,), None, None),))
 
 
+def left(turn: int, state: bytes | None, said_bytes: int) -> records.Completion:
+    """A completion that leaves a state and says that it has this size."""
+    outcome = Done(b"", None if state is None else digest(state), (), (), 0, (), state_bytes=said_bytes)
+    return records.Completion("main", 0, "w1", 0, 1, (records.CompletedFold("a", (turn,), (outcome,), state, None),))
+
+
 CASES: dict[str, tuple[list[Any], str]] = {
     "a position that was not reached": ([submitted(1, 1)], "position 1, but 0 tasks"),
     "a position that has passed": ([submitted(0, 1), completed(1), submitted(0, 3)], "position 0, but 1 tasks"),
     "a number again": ([submitted(0, 1), submitted(0, 1)], "stamped 1, the next number is 3"),
     "a number that is left out": ([submitted(0, 2)], "stamped 2, the next number is 1"),
     "a second completion in the line": ([submitted(0, 1), completed(2, result=b"1")], "overtakes"),
-    "a second completion": ([submitted(0, 1), completed(1), completed(1, result=b"2")], "does not follow"),
+    "a second completion": ([submitted(0, 1), completed(1), completed(1, result=b"2")], "but it has retired"),
     "a completion twice in one record": ([submitted(0, 1), completed(1, 1)], "completes twice"),
-    "a completion of nothing": ([completed(1)], "does not follow"),
+    "a completion of nothing": ([completed(1)], "turn 1 of lane 'main' completes, but it was never stamped"),
+    "a completion in no lane": ([completed(1)._replace(lane="x")], "names lane 'x', which was never opened"),
+    "a retry of nothing": (
+        [records.Submitted("main", 0, 0, ORIGIN, 1, (), 7)], "task 7 is retried, which is no dead letter of lane",
+    ),
+    "a state of another size": ([submitted(0, 1), left(1, b"state", 6)], "of 'a' has 5 bytes, its outcome says 6"),
+    "a size without a state": ([submitted(0, 1), left(1, None, 6)], "'a' has the size of a state without its digest"),
     "a worker that never came": ([submitted(0, 1), completed(1, fingerprint=2)], "fingerprint 2 of 1"),
-    "a timer that is not there": ([records.TimerFired("main", 0, 0, 1, 0)], "does not follow"),
+    "a timer that is not there": ([records.TimerFired("main", 0, 0, 1, 0)], r"a timer of turn 1 \(emit 0\) fires"),
     "a timer again": (
-        [submitted(0, 1), timer_set(1), *[records.TimerFired("main", 1, 9, 1, 0)] * 2], "record 7 does not follow",
+        [submitted(0, 1), timer_set(1), *[records.TimerFired("main", 1, 9, 1, 0)] * 2], "record 7: a timer of turn 1 ",
     ),
     "an epoch again": ([records.Epoch(1, 0, ())], "epoch 1 follows epoch 1"),
     "a lane again": ([BEGIN[1]], "opened twice"),
@@ -69,8 +81,9 @@ CASES: dict[str, tuple[list[Any], str]] = {
 def test_what_does_not_follow_is_refused(case: str) -> None:
     """Goal: a journal of other rules, or with a hole, is not gone on with. Method: one wrong record each at its end."""
     wrong, told = CASES[case]
-    with pytest.raises(JournalError, match=told):
+    with pytest.raises(JournalError, match=told) as refused:
         fold(World(), [*BEGIN, *wrong])
+    assert "Error" not in refused.value.message, "no class of Python's, but words"
 
 
 def test_the_right_ones_are_taken() -> None:

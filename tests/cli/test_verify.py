@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from run_kit import counting, forge_snapshot, rechain, records_of, write_run
 
+from rota.broker import records, snapshot
+from rota.broker.journal import Journal
+from rota.broker.recovery import fold
+from rota.broker.snapshot_rows import RowTag
+from rota.broker.snapshot_store import SnapshotStore
+from rota.broker.world import World
 from rota.cli.exits import ExitCode
 from rota.cli.verify import verify
 from rota.common.digests import digest
@@ -166,6 +173,47 @@ def test_a_damaged_journal_is_no_success(run: Path) -> None:
     assert (code, told["verdict"]) == (ExitCode.STORAGE, "damaged")
     assert told["damage"]["record"] == number
     assert told["divergences"][-1]["cause"] == "corrupt record"
+
+
+def test_a_damaged_first_record_is_told_as_any_other(tmp_path: Path) -> None:
+    """Goal: programs get JSON for each kind of damage. Method: another boot in record 1, with its chain."""
+    run = write_run(tmp_path / "run", records_of(counting()))
+    with closing(sqlite3.connect(run / "run.rota")) as connection, connection:
+        ((body,),) = connection.execute("SELECT body FROM records WHERE number = 1")
+        rechain(connection, {1: records.decode(body)._replace(boot=7)})
+    code, told = facts(run)
+    assert (code, told["verdict"], told["damage"]["record"]) == (ExitCode.STORAGE, "damaged", 1)
+    (found,) = told["divergences"]
+    assert (found["cause"], found["record"], found["last_good"]) == ("corrupt record", 1, 0)
+    assert "epoch 7 follows epoch 0" in found["why"]
+
+
+def test_a_forged_snapshot_is_no_success(run: Path) -> None:
+    """Goal: a state that a broker would start from is part of the verdict. Method: add a snapshot to a run, then forge
+    the lane's digest in it; all turns are still compared.
+    """
+    with closing(Journal.open(run / "run.rota")) as journal:
+        world = World()
+        fold(world, journal.read())
+        named = SnapshotStore(journal).write(journal.last_number, snapshot.encode(snapshot.take(world)), journal.chain)
+        journal.append([named])
+    code, told = facts(run)
+    assert (code, told["verdict"]) == (ExitCode.OK, "equal")
+    turns = told["lanes"][0]["compared"]
+
+    def change(items: list[list[Any]]) -> None:
+        next(one for one in items if one[0] == RowTag.LANE)[9] = bytes(32)
+
+    number = forge_snapshot(run, change)
+    code, told = facts(run, "--workers", "1")
+    assert (code, told["verdict"], told["lanes"][0]["compared"]) == (ExitCode.STORAGE, "damaged", turns)
+    assert told["damage"]["record"] == number
+    assert f"the snapshot of record {number} is not the state" in told["damage"]["message"]
+    (found,) = told["divergences"]
+    assert (found["cause"], found["record"], found["lane"]) == ("corrupt record", number, None)
+    code, text = said(run)
+    assert f"  journal     all records follow, up to record {number + 1}" in text
+    assert text.splitlines()[-1] == "DAMAGED: all records are equal, but a snapshot is not what they give"
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path, relayed: Path) -> None:

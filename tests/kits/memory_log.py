@@ -79,7 +79,8 @@ class MemoryLog:
         return sorted({number for number, _ in self._shelf.parts}, reverse=True)
 
     def find_name(self, snapshot: int) -> Entry | None:
-        return self._shelf.entries.get(self._shelf.names.get(snapshot, 0))
+        entry = self._shelf.entries.get(self._shelf.names.get(snapshot, 0))
+        return entry if entry is not None and entry.number >= self._shelf.extent.first else None
 
     def put(self, snapshot: int, part: int, body: bytes) -> None:
         self._shelf.parts[snapshot, part] = body

@@ -119,6 +119,33 @@ def test_a_state_that_does_not_have_its_digest(bench: Bench) -> None:
     assert found.bytes_differ[0].actual_hex.startswith("02")
 
 
+def test_a_size_of_a_state_that_is_not_its_size(bench: Bench) -> None:
+    """Goal: the size that counts against the budget cannot be forged, though no digest covers it. Method: of the last
+    state of a fold, which the record has, another size: the journal breaks off there, for a broker too. Of an inner
+    one, which only an execution gives: the turn diverges.
+    """
+    bench.worker()
+    bench.deploy("counter")
+    bench.submit("counter/a", *[b"add"] * 12)
+    bench.save()
+    assert bench.verify().equal
+    turns = next(one.folds[0].turns for one in bench.records() if isinstance(one, records.Completion))
+    inner, last = turns[0], turns[-1]
+    assert inner < last, "or no outcome is inside of a fold"
+    bench.forge(with_outcome(inner, state_bytes=100))
+    report, (found,) = bench.judge()
+    assert report.damage is None
+    assert told(found) == ("main", inner, "corrupt record")
+    assert found.differs == ("state bytes",)
+    bench.forge(with_outcome(inner, state_bytes=8))
+    assert bench.verify().equal
+    bench.forge(with_outcome(last, state_bytes=100))
+    report, (found,) = bench.judge()
+    assert report.damage is not None
+    assert "the state of 'counter/a' has 8 bytes, its outcome says 100" in report.damage.message
+    assert told(found) == ("main", inner, "corrupt record")
+
+
 def test_a_flipped_byte_in_a_record(bench: Bench) -> None:
     """Goal: damage is found at the record, and the first turn without proof is named. Method: change a byte, and
     leave the chain as it is.

@@ -65,6 +65,7 @@ def test_a_record_in_the_wrong_place_finds_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "change"), [
     (records.Completion, lambda one: one._replace(fingerprint=9)),
+    (records.Epoch, lambda one: one._replace(boot=7)),
     (records.Submitted, lambda one: one._replace(first_seq=900)),
 ])  # fmt: skip
 def test_a_record_that_fits_nowhere_is_corrupt(kind: type, change: Callable[[Any], Any], tmp_path: Path) -> None:
@@ -73,4 +74,5 @@ def test_a_record_that_fits_nowhere_is_corrupt(kind: type, change: Callable[[Any
     place = next(place for place, one in enumerate(found) if type(one) is kind)
     found[place] = change(found[place])
     damage = damage_of(write_run(tmp_path / "r", found))
-    assert (damage.record, damage.lane, damage.cause) == (place + 1, "main", CORRUPT_RECORD)
+    lane = None if kind is records.Epoch else "main"  # the first record, before any lane
+    assert (damage.record, damage.last_good, damage.lane, damage.cause) == (place + 1, place, lane, CORRUPT_RECORD)

@@ -94,7 +94,7 @@ def test_two_folds_of_an_agent_in_one_record_follow_each_other() -> None:
     alice.submit("counter/a", b"", b"")
     folds = []
     for turn, state in ((1, b"1"), (2, b"2")):
-        outcome = Done(None, digest(state), (), (), 1, ())
+        outcome = Done(None, digest(state), (), (), 1, (), state_bytes=len(state))
         folds.append(records.CompletedFold("counter/a", (turn,), (outcome,), state, None))
     before = records_of(broker)
     written = [records.Fingerprint(1, "cpu", ()), records.Completion("main", 1, "w1", 1, 1, tuple(folds))]
