@@ -17,7 +17,7 @@ from typing import Final
 
 from rota.broker.log import Entry, Extent, Position
 from rota.broker.records import FORMAT_VERSION
-from rota.broker.run_file_end import EndNote, FileIdentity, missing_records, missing_wal, noted_end
+from rota.broker.run_file_end import EndNote, FileIdentity, check_regular, missing_records, missing_wal, noted_end
 from rota.broker.sqlite_file import SqliteFile, beside, create_file, not_usable, refusal, rows_beside_a_writer
 from rota.common.errors import JournalError, JournalLost, StorageFull
 
@@ -71,6 +71,7 @@ class RunFile:
 
         Raises `JournalError` for a file that is not a run file of this format version, or that is incomplete.
         """
+        check_regular(path)
         prepare(path, read_only=read_only)
         has_wal = beside(path, "-wal").exists()
         run_file = cls(SqliteFile(path, SCHEMA, read_only=read_only))

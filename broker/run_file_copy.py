@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from rota.broker.run_file import RunFile
-from rota.broker.run_file_end import NOTE_SUFFIX
+from rota.broker.run_file_end import NOTE_SUFFIX, check_regular
 from rota.broker.sqlite_file import beside
 from rota.common.errors import JournalError
 
@@ -30,6 +30,7 @@ def copy_run_file(source: Path, copy: Path) -> None:
 
     The source is not changed. Raises `JournalError` if it cannot be used, `OSError` if it cannot be copied.
     """
+    check_regular(source)
     _copy_whole(source, copy)
     _close_in_order(copy)
 

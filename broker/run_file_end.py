@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -93,6 +94,19 @@ def noted_end(path: Path) -> Position | None:
     except OSError:
         return None
     return None if match is None else Position(int(match[1]), bytes.fromhex(match[2].decode()))
+
+
+def check_regular(path: Path) -> None:
+    """Raise `JournalError` if a folder, pipe or device has the name of one of a run's files: to open a pipe blocks."""
+    for suffix in ("", "-wal", "-shm", NOTE_SUFFIX):
+        name = beside(path, suffix)
+        try:
+            mode = name.stat().st_mode
+        except OSError:
+            continue  # missing, or the error of whoever opens it says more
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+            raise refusal(path, f"{name.name} is {what}, not a file", f"move {name} away")
 
 
 def missing_wal(path: Path) -> JournalError:

@@ -41,7 +41,7 @@ class SqliteFile:
             if damage:
                 raise refusal(path, f"its {path.name}-wal is damaged: {damage}")
             self._connection = _connect(path, _reading_mode(path))
-        except (sqlite3.Error, FileNotFoundError) as error:
+        except (sqlite3.Error, OSError) as error:
             raise not_usable(path, error) from error
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -65,7 +65,7 @@ class Endpoints(NamedTuple):
         """
         folder = RunFolder(run_dir)
         if not bind and sys.platform != "win32":
-            folder.endpoints_file.unlink(missing_ok=True)  # of an earlier start with other addresses
+            _remove(folder.endpoints_file)  # of an earlier start with other addresses
             _socket_folder(folder).mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
             endpoints = _ipc_endpoints(folder)
             for endpoint in endpoints:  # a broker was killed while its door was shut
@@ -126,11 +126,20 @@ class RunFolder:
                 if part != self.sockets:  # if others can enter it, connecting fails: see _check_private
                     make_private(part)
         except OSError as error:
+            in_the_way = isinstance(error, FileExistsError)
+            why = f"{error.filename} is there and is no folder" if in_the_way else f"{error.filename}: {error.strerror}"
+            remedy = "remove it, or name another folder" if in_the_way else "name another"
             raise ConfigError(
-                f"the run folder {self.root} cannot be made: {error.strerror}; name another with --dir or ROTA_DIR",
-                dir=str(self.root),
+                f"the run folder {self.root} cannot be made: {why}; {remedy} with --dir or ROTA_DIR", dir=str(self.root)
             ) from error
         return self
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be removed: {error.strerror}; remove it", path=str(path)) from error
 
 
 # --- socket files ---------------------------------------------------------------------------------
@@ -229,6 +238,8 @@ def _free_addresses() -> list[str]:
 
 
 def _read(path: Path) -> Endpoints:
+    if not path.is_file():  # to open a pipe blocks
+        raise ConfigError(f"{path} is no file: remove it and restart the broker", path=str(path))
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
         endpoints = Endpoints(**value)

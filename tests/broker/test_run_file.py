@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from rota.broker import records
 from rota.broker.journal import Journal
+from rota.broker.run_file_copy import copy_run_file
 from rota.common.errors import JournalError, JournalLost
 from rota.runs.open import open_run
 
@@ -168,3 +170,23 @@ def test_nothing_is_acknowledged_once_the_files_are_gone(tmp_path: Path, removal
         assert set(FOUND) <= set(read(folder / "run.rota")), "closing has put what it held into the file"
     with contextlib.suppress(FileNotFoundError):
         assert not (folder / "run.rota-end").exists() or removal != "folder removed"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes")
+@pytest.mark.parametrize("kind", ["mkfifo", "mkdir"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-end"])
+def test_what_is_no_file_is_refused(suffix: str, kind: str, tmp_path: Path) -> None:
+    """Goal: a pipe or folder in place of a file is named; nothing blocks. Method: each of them, for a writer, a reader
+    and a copy.
+    """
+    path = tmp_path / "run.rota"
+    with closing(opened(path)) as journal:
+        journal.append(FOUND[:1])
+    beside(path, suffix).unlink(missing_ok=True)
+    getattr(os, kind)(beside(path, suffix))
+    words = f"{beside(path, suffix).name} is a (pipe, socket or device|folder), not a file"
+    for read_only in (False, True):
+        with pytest.raises(JournalError, match=words):
+            Journal.open(path, read_only=read_only)
+    with pytest.raises(JournalError, match=words):
+        copy_run_file(path, tmp_path / "copy.rota")

@@ -130,3 +130,30 @@ def test_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="--dir or ROTA_DIR"):
         RunFolder(tmp_path / "file" / "run").prepare()
+
+
+@posix_only
+def test_what_is_in_the_way_is_named(run_dir: Path) -> None:
+    """Goal: the user learns what to remove. Method: a dangling link, and a file, in place of a part of the folder."""
+    run_dir.mkdir(exist_ok=True)
+    modules = run_dir / "modules"
+    modules.symlink_to(run_dir / "gone")
+    with pytest.raises(ConfigError, match=f"{modules} is there and is no folder; remove it"):
+        RunFolder(run_dir).prepare()
+    modules.unlink()
+    modules.write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{modules} is there and is no folder; remove it"):
+        RunFolder(run_dir).prepare()
+
+
+@posix_only
+@pytest.mark.parametrize("make", ["mkfifo", "mkdir"])
+def test_endpoints_that_are_no_file_block_nobody(make: str, run_dir: Path) -> None:
+    """Goal: no client waits for a pipe. Method: a pipe and a folder in place of the endpoints."""
+    path = RunFolder(run_dir).prepare().endpoints_file
+    getattr(os, make)(path)
+    with pytest.raises(ConfigError, match="is no file"):
+        Endpoints.of(run_dir)
+    if path.is_dir():
+        with pytest.raises(ConfigError, match="cannot be removed"):
+            Endpoints.publish(run_dir)
