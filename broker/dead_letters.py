@@ -46,11 +46,10 @@ class DeadLetters(Mapping[int, DeadTask]):
         return dead
 
     def drop(self, seqs: Iterable[int]) -> int:
-        """Drop those that exist; return how many there were."""
+        """Drop these; return how many there were."""
         before = len(self._by_seq)
         for seq in seqs:
-            if seq in self._by_seq:
-                self.take(seq)
+            self.take(seq)
         return before - len(self._by_seq)
 
     def renumber(self) -> None:

@@ -32,6 +32,7 @@ from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
 from rota.broker.turn_content import turn_content, turn_digest
 from rota.broker.verdicts import unknown
 from rota.common.budget import growth_of, outcome_bytes
+from rota.common.code_kinds import KINDS
 from rota.common.columns import Blobs
 from rota.common.digests import ZERO_DIGEST
 from rota.common.messages import LaneSettings
@@ -234,6 +235,11 @@ class Lane:
         """Apply the outcomes of consecutive tasks of one target, and retire what can retire."""
         tasks = [self.line_by_turn[turn] for turn in fold.turns]
         for task, outcome in zip(tasks, fold.outcomes, strict=True):
+            if type(outcome) is Failed:
+                assert task.code is not None
+                assert outcome.kind in KINDS[task.code.kind].failures, (
+                    f"turn {task.turn}: {task.code.kind} code cannot end as {outcome.kind!r}"
+                )
             self._complete(task, outcome, fold.provenance)
         if fold.state is not None:
             self.agents[fold.address].state = fold.state

@@ -7,10 +7,11 @@ A producer numbers its requests, and the journal keeps producer and number with 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from rota.broker.records import Origin
-from rota.common.errors import NumberReused, StaleNumber
+from rota.common.errors import JournalError, NumberReused, StaleNumber
 from rota.common.limits import NUMBERS_KEPT_MAX, PRODUCERS_MAX
 from rota.common.messages import Accepted, Answer
 
@@ -23,7 +24,9 @@ class _Answered(NamedTuple):
 class Producers:
     """Remembers the answers to the newest requests of each producer."""
 
-    def __init__(self) -> None:
+    def __init__(self, producers_max: int = PRODUCERS_MAX) -> None:
+        """0: remember nobody."""
+        self._max = producers_max
         self._answers: OrderedDict[str, OrderedDict[int, _Answered]] = OrderedDict()
         self._dropped: dict[str, int] = {}  # the highest number whose answer is no longer kept
 
@@ -57,6 +60,13 @@ class Producers:
             )
         return answered.reply
 
+    def is_new(self, origin: Origin) -> bool:
+        """Return whether the number was not used before, as far as that is known; nobody's always is."""
+        if not origin.producer:
+            return True
+        answers: Mapping[int, _Answered] = self._answers.get(origin.producer, {})
+        return origin.number not in answers and origin.number > self._dropped.get(origin.producer, -1)
+
     def image(self) -> list[tuple[str, int | None, list[tuple[bytes, Accepted | Answer]]]]:
         """Return each producer, the longest silent first: name, highest dropped number, requests with answers."""
         return [
@@ -71,15 +81,17 @@ class Producers:
             self._dropped[name] = dropped
 
     def remember(self, origin: Origin, reply: Accepted | Answer) -> None:
-        """Keep the answer to a request that took effect."""
-        if not origin.producer:
+        """Keep the answer to a request that took effect. Raises `JournalError` if its number was used before."""
+        if not origin.producer or not self._max:
             return
+        if not self.is_new(origin):
+            raise JournalError(f"request {origin.number} of producer {origin.producer!r} takes effect twice")
         answers = self._answers.setdefault(origin.producer, OrderedDict())
         self._answers.move_to_end(origin.producer)
         answers[origin.number] = _Answered(origin.request, reply)
         if len(answers) > NUMBERS_KEPT_MAX:
             number, _ = answers.popitem(last=False)
             self._dropped[origin.producer] = max(number, self._dropped.get(origin.producer, -1))
-        if len(self._answers) > PRODUCERS_MAX:
+        if len(self._answers) > self._max:
             silent, _ = self._answers.popitem(last=False)
             self._dropped.pop(silent, None)

@@ -21,6 +21,7 @@ from msgspec import Meta
 from rota.broker.verdicts import VERDICTS
 from rota.common import limits
 from rota.common.columns import Column, InColumns, kept
+from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import JournalError
 from rota.common.fields import (
     Blob,
@@ -77,6 +78,9 @@ class Origin(NamedTuple):
     producer: Producer
     number: Count
     request: Digest
+
+
+NOBODY: Final = Origin("", 0, ZERO_DIGEST)  # of an input that nobody asked for: only such a one has no digest
 
 
 class Epoch(NamedTuple):
@@ -380,6 +384,16 @@ def decode(body: bytes) -> Record:
         record: Record = shape.decode(body)
         if encode(record) != body:
             raise ValueError("it is not the canonical encoding")
+        _check(record)
     except (msgspec.DecodeError, ValueError) as error:
         raise JournalError(f"a record that no rota of this version wrote: {error}") from None
     return record
+
+
+def _check(record: Record) -> None:
+    """Raise ValueError if fields of a record contradict each other."""
+    origin: Origin | None = getattr(record, "origin", None)
+    if origin is not None and origin.producer and origin.request == ZERO_DIGEST:
+        raise ValueError(f"request {origin.number} of producer {origin.producer!r} has no digest")
+    if isinstance(record, Submitted) and bool(record.runs) == (record.retry_of is not None):
+        raise ValueError("a Submitted has either runs or the dead task that it runs again")

@@ -16,7 +16,7 @@ from rota.broker import records, snapshot
 from rota.broker.journal import Journal
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World, apply_numbered
-from rota.common.digests import ZERO_DIGEST, lane_seed
+from rota.common.digests import lane_seed
 from rota.common.errors import JournalError
 from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import LaneSettings
@@ -24,7 +24,6 @@ from rota.common.targets import DEFAULT_LANE
 
 log = logging.getLogger(__name__)
 
-_NOBODY = records.Origin("", 0, ZERO_DIGEST)
 _PROGRESS_EVERY_RECORDS = 20_000
 
 
@@ -98,7 +97,7 @@ def open_epoch(world: World, journal: Journal, now_ms: int) -> None:
     started: list[records.Record] = [records.Epoch(world.boot + 1, now_ms, facts())]
     if DEFAULT_LANE not in world.lanes:
         settings = LaneSettings(seed=lane_seed(DEFAULT_LANE))
-        started.append(records.Opened(DEFAULT_LANE, now_ms, _NOBODY, settings, False, ()))
+        started.append(records.Opened(DEFAULT_LANE, now_ms, records.NOBODY, settings, False, ()))
     journal.append(started)
     fold(world, started)
 

@@ -117,8 +117,7 @@ def check_submit(lane: Lane, request: messages.Submit) -> int:
     if request.retry_of is not None:
         if request.runs:
             raise errors.BadPayload("a retry names a dead task and brings no tasks of its own")
-        if request.retry_of not in lane.dead:
-            raise errors.UnknownTask(f"lane {lane.name!r} has no dead task {request.retry_of}", seq=request.retry_of)
+        check_dead(lane, request.retry_of)
         count = 1
     if not 0 < count <= RUN_TASKS_MAX:
         raise errors.BadPayload(f"a submit holds 1 to {RUN_TASKS_MAX} tasks, got {count}: split it", tasks=count)
@@ -138,6 +137,13 @@ def check_submit(lane: Lane, request: messages.Submit) -> int:
         )
     _check_bytes(lane, request)
     return count
+
+
+def check_dead(lane: Lane, *seqs: int) -> None:
+    """Raise UnknownTask unless these are dead letters of the lane."""
+    for seq in seqs:
+        if seq not in lane.dead:
+            raise errors.UnknownTask(f"lane {lane.name!r} has no dead task {seq}", seq=seq)
 
 
 def _check_bytes(lane: Lane, request: messages.Submit) -> None:
@@ -217,6 +223,7 @@ def _dead_drop(
     broker: BrokerState, identity: bytes, request: messages.DeadDrop, origin: records.Origin
 ) -> messages.Answer:
     lane = broker.lane(request.lane)
+    check_dead(lane, *request.seqs)
     before = len(lane.dead)
     broker.commit(records.DeadDropped(lane.name, lane.retired, broker.now_ms, origin, request.seqs))
     return messages.Answer(request.number, {"dropped": before - len(lane.dead)})

@@ -17,6 +17,7 @@ from rota.broker.tasks import Task
 from rota.broker.verdicts import LOST
 from rota.common import events, messages
 from rota.common.budget import growth_of
+from rota.common.code_kinds import kind_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
@@ -240,8 +241,9 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
     held = 0 if state is None else len(state)
     for task, outcome in zip(tasks, result.outcomes, strict=False):
         if type(outcome) is Failed:
-            if was_decided(outcome):
-                raise ProtocolError(f"{queue.address}: a worker cannot decide {outcome.kind!r}")
+            assert task.code is not None
+            if outcome.kind not in kind_of(task.code).failures:
+                raise ProtocolError(f"{queue.address}: a worker cannot end {task.code.kind} code as {outcome.kind!r}")
             continue
         assert type(outcome) is Done
         if outcome.state_digest is None and outcome.state_bytes:

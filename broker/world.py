@@ -14,10 +14,9 @@ from rota.broker.lane import Lane, LaneImage, Notes, Numbering
 from rota.broker.producers import Producers
 from rota.broker.results import KeptResults, RunIndex
 from rota.broker.tasks import Run, Task
-from rota.broker.verdicts import CANCELLED
-from rota.common.digests import ZERO_DIGEST
+from rota.broker.verdicts import CANCELLED, verdict_text
 from rota.common.errors import JournalError
-from rota.common.limits import RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
+from rota.common.limits import PRODUCERS_MAX, RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
 from rota.common.shown import shown
 from rota.common.work import Done, Failed, TensorRef
@@ -30,16 +29,24 @@ _MISFITS: Final = (AssertionError, LookupError)
 class World:
     """The state after the records so far."""
 
-    def __init__(self, results_max: int = RESULTS_KEPT_MAX, results_bytes: int = RESULTS_KEPT_BYTES) -> None:
+    def __init__(
+        self, results_max: int = RESULTS_KEPT_MAX, results_bytes: int = RESULTS_KEPT_BYTES,
+        producers_max: int = PRODUCERS_MAX,
+    ) -> None:  # fmt: skip
         self.lanes: dict[str, Lane] = {}
         self.boot = 0
-        self.producers = Producers()
+        self.producers = Producers(producers_max)
         self.results = KeptResults(results_max, results_bytes)
         self.runs = RunIndex()
         self.divergences = 0
         self.fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._numbering = Numbering()
         self._notes = Notes()
+
+    @classmethod
+    def alone(cls) -> World:
+        """Return a world for one lane by itself: it remembers neither results nor producers."""
+        return cls(0, 0, 0)
 
     @property
     def next_seq(self) -> int:
@@ -87,8 +94,7 @@ class World:
 
     def restore_lane(self, image: LaneImage) -> Lane:
         """Restore a lane from an image, without its tasks."""
-        origin = records.Origin("", 0, ZERO_DIGEST)
-        opened = records.Opened(image.name, 0, origin, image.settings, image.paused, image.deploys)
+        opened = records.Opened(image.name, 0, records.NOBODY, image.settings, image.paused, image.deploys)
         lane = self.lanes[image.name] = Lane(opened, self._numbering, self._notes)
         lane.restore(image)
         return lane
@@ -104,7 +110,7 @@ class World:
         return {name: self._with_lane(lane, unfinished[name]) for name, lane in self.lanes.items()}
 
     def _with_lane(self, lane: Lane, unfinished: list[Run]) -> World:
-        world = World(0, 0)
+        world = World.alone()
         world.restore(self.boot, lane.next_turn, self.divergences)
         world.fingerprints = dict(self.fingerprints)
         world.lanes[lane.name] = lane
@@ -147,11 +153,19 @@ class World:
         self.producers.remember(record.origin, Answer(record.origin.number, {}))
 
     def _cancel(self, record: records.Cancelled) -> None:
-        self._decide(record, CANCELLED)
+        lane, run = self._to_catch(record)
+        lane.decide(run, record.seq - run.first_seq, CANCELLED)
         self.producers.remember(record.origin, Answer(record.origin.number, {"caught": True}))
 
     def _judge(self, record: records.Verdict) -> None:
-        self._decide(record, Failed(record.failure, record.message, (), 0))
+        lane, run = self._to_catch(record)
+        index = record.seq - run.first_seq
+        task = lane.line_by_turn.get(run.first_turn + index)
+        if task is None or task.code is None or record.message != verdict_text(record.failure, task.code):
+            raise JournalError(
+                f"a verdict says {shown(record.message)} of task {record.seq}: no broker gives that verdict on it"
+            )
+        lane.decide(run, index, Failed(record.failure, record.message, (), 0))
 
     def _fire_timer(self, record: records.TimerFired) -> None:
         lane = self._lane_at(record)
@@ -172,7 +186,11 @@ class World:
         self._lane_at(record).set_seed(record.seed)
 
     def _drop_dead(self, record: records.DeadDropped) -> None:
-        dropped = self._lane_at(record).drop_dead(record.seqs)
+        lane = self._lane_at(record)
+        for seq in record.seqs:
+            if seq not in lane.dead:
+                raise JournalError(f"a drop names task {seq}, which is no dead letter of lane {shown(record.lane)}")
+        dropped = lane.drop_dead(record.seqs)
         self.producers.remember(record.origin, Answer(record.origin.number, {"dropped": dropped}))
 
     def _complete(self, record: records.Completion) -> None:
@@ -205,12 +223,13 @@ class World:
     def _note_snapshot(self, record: records.Snapshotted) -> None:
         """Do nothing: the record describes the state before it and changes nothing."""
 
-    def _decide(self, record: records.Cancelled | records.Verdict, failure: Failed) -> None:
+    def _to_catch(self, record: records.Cancelled | records.Verdict) -> tuple[Lane, Run]:
+        """Return lane and run of the task that a decision names."""
         lane = self._lane_at(record)
         run = self.runs.find(record.seq)
         if run is None or run.lane != record.lane:
             raise JournalError(f"a decision catches task {record.seq}, which is not there to be caught")
-        lane.decide(run, record.seq - run.first_seq, failure)
+        return lane, run
 
     def _lane(self, name: str) -> Lane:
         lane = self.lanes.get(name)

@@ -25,22 +25,24 @@ class KindFacts(NamedTuple):
     is_recorded: bool  # its results have a provenance and are read back in a replay, not computed again
     roles: tuple[tuple[str, str], ...]  # of the needed exports, with their default names
     names_exports: bool  # a deploy may name the exports for the roles
+    failures: tuple[str, ...]  # the kinds of failure that its execution can end in
 
 
 _ALLOC: Final = ("alloc", "rota_alloc")
+_MODULE_FAILURES: Final = ("trap", "fuel", "memory", "bad_output")
 
 _ROWS: Final = (
     KindFacts(
         AGENT, "cpu", "", keeps_state=True, emits=True, is_module=True, is_recorded=False,
-        roles=(_ALLOC, ("step", "rota_step")), names_exports=False,
+        roles=(_ALLOC, ("step", "rota_step")), names_exports=False, failures=("error", *_MODULE_FAILURES, "overflow"),
     ),
     KindFacts(
         FUNCTION, "cpu", "", keeps_state=False, emits=False, is_module=True, is_recorded=False,
-        roles=(_ALLOC, ("call", "rota_call")), names_exports=True,
+        roles=(_ALLOC, ("call", "rota_call")), names_exports=True, failures=_MODULE_FAILURES,
     ),
     KindFacts(
         MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, is_module=False, is_recorded=True,
-        roles=(), names_exports=False,
+        roles=(), names_exports=False, failures=("bad_input", "bad_output"),
     ),
 )  # fmt: skip
 KINDS: Final[Mapping[str, KindFacts]] = {row.name: row for row in _ROWS}

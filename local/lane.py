@@ -25,7 +25,7 @@ from rota.broker.lane import RECORDED_POLICY
 from rota.broker.modules import ModuleStore
 from rota.broker.origins import request_digest
 from rota.broker.recovery import facts
-from rota.broker.requests import check_submit
+from rota.broker.requests import check_dead, check_submit
 from rota.broker.results import result_item
 from rota.broker.tasks import caught_task
 from rota.broker.world import World
@@ -238,8 +238,9 @@ class LocalLane(View):
 
     @_operation
     def drop_dead(self, *turns: int | LocalHandle) -> int:
-        """Drop these dead letters, or all of them; return how many there were."""
+        """Drop these dead letters, or all of them; return how many there were. Raises `UnknownTask`."""
         request = messages.DeadDrop(self._next_number, self.name, tuple(map(number_of, turns)))
+        check_dead(self._lane, *request.seqs)
         before = len(self._lane.dead)
         self._apply(records.DeadDropped(*self._head(), self._origin(request), request.seqs))
         return before - len(self._lane.dead)

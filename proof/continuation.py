@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 from rota.broker import records
 from rota.broker.lane import Lane, predecessor
 from rota.broker.tasks import Task
+from rota.broker.verdicts import verdict_text
 from rota.common.columns import Blobs
-from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import BadChange
 from rota.common.work import Code
 from rota.engine.folds import fold_of
@@ -26,7 +26,6 @@ from rota.proof.replay import LaneReplay
 from rota.runs.lane_record import Input, named_target
 
 BATCH_TASKS: Final = 1_024
-_NOBODY: Final = records.Origin("", 0, ZERO_DIGEST)
 
 
 class Change(NamedTuple):
@@ -106,11 +105,11 @@ class Continuation:
     def _begin(self, now_ms: int) -> Iterator[Task]:
         lane = self.lane
         if self._change.seed is not None:
-            record = records.SeedSet(self._name, lane.retired, now_ms, _NOBODY, self._change.seed)
+            record = records.SeedSet(self._name, lane.retired, now_ms, records.NOBODY, self._change.seed)
             yield from self._engine.apply(record).retired
         bound = [(name, lane.deploys[name]) for name, _ in self._change.instead if name in lane.deploys]
         for name, code in (*self._change.deploys, *[(name, self._instead(name, code)) for name, code in bound]):
-            deployed = records.Deployed(self._name, lane.retired, now_ms, _NOBODY, name, code)
+            deployed = records.Deployed(self._name, lane.retired, now_ms, records.NOBODY, name, code)
             yield from self._engine.apply(deployed).retired
 
     def _complete(self, turns: tuple[int, ...]) -> Iterator[Task]:
@@ -151,16 +150,26 @@ class Continuation:
 
     def _fit(self, number: int, record: Input, named: str | None) -> Input | None:
         """Return an input as it can take effect here; if it cannot, note why and return None."""
-        record = record._replace(position=self.lane.retired)
+        lane = self.lane
+        record = record._replace(position=lane.retired)
         why = self._why_not(record) or self._why_another(record, named)
         if why:
             self.left_out.append(LeftOut(number, type(record).__name__, why))
             return None
-        if isinstance(record, records.Submitted):
-            return self._edit(number, record)._replace(first_seq=self.lane.next_turn)
-        if isinstance(record, records.Deployed):
-            return record._replace(code=self._instead(record.name, record.code))
-        return record
+        match record:
+            case records.Submitted():
+                return self._edit(number, record)._replace(first_seq=lane.next_turn)
+            case records.Deployed():
+                return record._replace(code=self._instead(record.name, record.code))
+            case records.Verdict():
+                code = lane.line_by_turn[record.seq].code
+                assert code is not None
+                return record._replace(message=verdict_text(record.failure, code))  # of its code here
+            case records.DeadDropped() if not all(turn in lane.dead for turn in record.seqs):
+                there = tuple([turn for turn in record.seqs if turn in lane.dead])
+                return record._replace(seqs=there, origin=records.NOBODY)
+            case _:
+                return record
 
     def _instead(self, name: str, code: Code) -> Code:
         return code._replace(digest=dict(self._change.instead).get(name, code.digest))
@@ -172,7 +181,11 @@ class Continuation:
                 run = self._engine.world.runs.find(record.seq)
                 if run is None or not lane.can_catch(run, record.seq - run.first_turn):
                     return f"turn {record.seq} has completed, is caught already or is not there"
+                if isinstance(record, records.Verdict) and record.seq not in lane.line_by_turn:
+                    return f"turn {record.seq} is not issued"
                 return ""
+            case records.DeadDropped() if record.seqs and not any(turn in lane.dead for turn in record.seqs):
+                return f"turn {record.seqs[0]} is not a dead letter"
             case records.Submitted(retry_of=int() as turn) if turn not in lane.dead:
                 return f"turn {turn} is not a dead letter"
             case records.TimerFired() if (record.turn, record.index_of_emit) not in lane.timers:
@@ -195,7 +208,7 @@ class Continuation:
             runs.append(run._replace(payloads=payloads))
         if not is_edited:
             return record
-        return record._replace(runs=tuple(runs), origin=record.origin._replace(request=ZERO_DIGEST))
+        return record._replace(runs=tuple(runs), origin=records.NOBODY)
 
 
 def _check(change: Change, known: Mapping[int, Input]) -> None:

@@ -12,15 +12,16 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from rota.broker import records, snapshot
 from rota.broker.journal import Journal
 from rota.broker.modules import ModuleStore
+from rota.broker.producers import Producers
 from rota.broker.recovery import facts
 from rota.broker.snapshot_store import SnapshotStore
 from rota.common.digests import digest
-from rota.common.messages import Deploy
+from rota.common.messages import Accepted, Deploy
 from rota.common.work import Code
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
@@ -57,9 +58,9 @@ def fork(
         with contextlib.closing(Journal.open(run.journal)) as journal, Executors(folders, device=device) as executors:
             for _ in journal.read():
                 raise AssertionError("a new run file is empty")
-            writer = _Writer(journal)
             now_ms = time.time_ns() // 1_000_000
-            boot = _begin_cut(journal, Walk(source), plan.lane, now_ms)
+            boot, producers = _begin_cut(journal, Walk(source), plan.lane, now_ms)
+            writer = _Writer(journal, producers)
             origin = (("forked_from", source.name), ("forked_at", f"lane {plan.lane}, turn {plan.turn}"))
             told = tuple([(name, text[:_FACT_CHARS_MAX]) for name, text in (*origin, ("change", what))])
             writer.take(records.Epoch(boot, now_ms, facts() + told))
@@ -77,13 +78,15 @@ def add_modules(folder: Path, modules: list[tuple[str, Code, bytes]]) -> None:
         store.admit(Deploy(0, "", name, code, module, False))
 
 
-def _begin_cut(journal: Journal, walk: Walk, lane: str, now_ms: int) -> int:
-    """Return the next boot number. If the lane was open before the first kept record, start the journal with a snapshot
-    in place of the first records, like a compacted one.
+def _begin_cut(journal: Journal, walk: Walk, lane: str, now_ms: int) -> tuple[int, Producers]:
+    """Return the next boot number, and the producers known so far.
+
+    If the lane was open before the first kept record, start the journal with a snapshot in place of the first records,
+    like a compacted one.
     """
     begin = walk.lane_world(lane)
     if begin is None:
-        return 1
+        return 1, Producers()
     begin.producers = walk.world.producers  # a request sent again gets its old answer
     opened = records.Epoch(begin.boot + 1, now_ms, facts())
     begin.apply(opened)
@@ -94,20 +97,33 @@ def _begin_cut(journal: Journal, walk: Walk, lane: str, now_ms: int) -> int:
     store.cut(named)
     while not store.drop_cut(_BATCH_RECORDS):
         pass
-    return opened.boot + 1
+    return opened.boot + 1, begin.producers
 
 
 class _Writer:
     """Writes records to a journal, many at a time."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, producers: Producers) -> None:
         self._journal = journal
+        self._producers = producers
         self._waiting: list[records.Record] = []
 
     def take(self, record: records.Record) -> None:
-        self._waiting.append(record)
+        self._waiting.append(self._asked_once(record))
         if len(self._waiting) >= _BATCH_RECORDS:
             self.flush()
+
+    def _asked_once(self, record: Any) -> records.Record:
+        """Return a record without its request if its number was used: producers are forgotten later than in the run
+        that is forked, which has other lanes.
+        """
+        origin: records.Origin | None = getattr(record, "origin", None)
+        if origin is None:
+            return cast(records.Record, record)
+        if not self._producers.is_new(origin):
+            return cast(records.Record, record._replace(origin=records.NOBODY))
+        self._producers.remember(origin, Accepted(origin.number, 0, 0))
+        return cast(records.Record, record)
 
     def flush(self) -> None:
         self._journal.append(self._waiting)

@@ -39,7 +39,7 @@ class LaneReplay:
         keep: Callable[[records.Record], None] | None = None,
         batch_tasks: int = BATCH_TASKS,
     ) -> None:
-        self.engine = Engine(World(0, 0) if isinstance(begin, records.Opened) else begin, runner, keep)
+        self.engine = Engine(World.alone() if isinstance(begin, records.Opened) else begin, runner, keep)
         self.until: int | None = None  # a recorded lane retires up to here
         if isinstance(begin, records.Opened):
             self.engine.apply(begin)

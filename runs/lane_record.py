@@ -4,7 +4,7 @@ Seqs count the tasks of all lanes and so depend on the timing of other lanes; tu
 its world, where seq and turn are equal, so inputs that name tasks by seq get their turns instead. Call these functions
 before the record is applied, since applying it may remove what it names.
 
-A changed input is no longer what its producer asked for, so it carries no request digest; otherwise a fork, which
+A changed input is no longer what its producer asked for, so it names nobody (`records.NOBODY`); otherwise a fork, which
 journals such inputs, would contradict itself.
 """
 
@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from rota.broker import records
 from rota.broker.world import World
-from rota.common.digests import ZERO_DIGEST
 from rota.runs.record_checks import check_input
 
 Input = (
@@ -53,7 +52,7 @@ def lane_input(record: Input, world: World) -> Input | None:
 
 
 def lane_opening(record: records.Opened, world: World) -> records.Opened:
-    """Return the opening of a lane, without its request digest if that names a lane to take deploys from."""
+    """Return the opening of a lane, without its request if that names a lane to take deploys from."""
     is_alone = check_input(0, record, 1) is None or check_input(0, record, 1, world.lanes) is not None
     return record if is_alone else _unasked(record)
 
@@ -82,7 +81,7 @@ def _dropped(record: records.DeadDropped, world: World) -> records.DeadDropped |
 
 
 def _unasked(record: Any) -> Any:
-    return record._replace(origin=record.origin._replace(request=ZERO_DIGEST))
+    return record._replace(origin=records.NOBODY)
 
 
 def named_target(record: Input, world: World) -> str | None:

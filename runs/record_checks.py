@@ -13,7 +13,7 @@ from rota.broker import records
 from rota.broker.lane import Notes
 from rota.broker.origins import fits_origin
 from rota.common.digests import ZERO_DIGEST, digest
-from rota.common.work import Done, Failed, was_decided
+from rota.common.work import Done
 
 # The classes of causes of a divergence.
 INPUT: Final = "input"  # a request, a seed or a time was changed
@@ -44,9 +44,6 @@ def check_completed(number: int, record: records.Completion, notes: Notes) -> Fa
             if tasks[turn].address != fold.address:
                 text = f"an outcome of {fold.address} is written for a task of {tasks[turn].address}"
                 return Fault(number, record.lane, turn, ORDER, text)
-            if type(outcome) is Failed and was_decided(outcome):
-                text = f"a worker's outcome of {fold.address} is {outcome.kind!r}, which only a decision can be"
-                return Fault(number, record.lane, turn, CORRUPT_RECORD, text)
             if type(outcome) is Done and outcome.state_digest is not None:
                 left, left_by = outcome.state_digest, turn
         found = None if fold.state is None else digest(fold.state)

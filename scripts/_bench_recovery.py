@@ -25,7 +25,7 @@ from rota.broker.run_file import RunFile
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.snapshotter import SnapshotPolicy, Snapshotter
 from rota.broker.world import World
-from rota.common.digests import ZERO_DIGEST, digest
+from rota.common.digests import digest
 from rota.common.limits import SNAPSHOT_BYTES, SNAPSHOT_RECORDS
 from rota.common.messages import TaskRun
 from rota.common.work import AGENT, Code, Done
@@ -38,7 +38,6 @@ BATCH_TASKS = 250  # in one transaction: with their completions 500 records
 PAYLOAD = np.random.default_rng(2).bytes(100)
 CASE = "start by length of journal"
 NOW_MS = 1_700_000_000_000
-_NOBODY = records.Origin("", 0, ZERO_DIGEST)
 
 
 class Made(NamedTuple):
@@ -101,7 +100,11 @@ def _make(place: Place, count: int) -> Made:
         open_epoch(world, journal, NOW_MS)
         run_file.reserve()
         snapshots = Snapshotter(journal, world, SnapshotPolicy(SNAPSHOT_RECORDS, SNAPSHOT_BYTES))
-        _write(world, journal, [records.Deployed("main", 0, NOW_MS, _NOBODY, "agent", Code(digest(b"agent"), AGENT))])
+        _write(
+            world,
+            journal,
+            [records.Deployed("main", 0, NOW_MS, records.NOBODY, "agent", Code(digest(b"agent"), AGENT))],
+        )
         _write(world, journal, [records.Fingerprint(1, "cpu", (("wasmtime", "bench"),))])
         while journal.last_number < count:
             _write_tasks(world, journal, BATCH_TASKS)
@@ -134,7 +137,7 @@ def _write_tasks(world: World, journal: Journal, count: int) -> None:
     for turn in range(lane.next_turn, lane.next_turn + count):
         address = f"agent/{turn % AGENTS}"
         run = TaskRun.of(address, 0, (PAYLOAD,), None)
-        batch.append(records.Submitted("main", lane.retired, NOW_MS, _NOBODY, world.next_seq, (run,), None))
+        batch.append(records.Submitted("main", lane.retired, NOW_MS, records.NOBODY, world.next_seq, (run,), None))
         world.apply(batch[-1])
         state = b"%d" % turn
         done = Done(PAYLOAD, digest(state), (), (), 1, (), len(state))

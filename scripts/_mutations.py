@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from _mutations_records import FAULTS
+
 _LANE: Final = ("tests/broker/test_lane.py",)
 _CORE: Final = ("tests/broker/test_lane.py", "tests/broker/test_requests.py", "tests/broker/test_reference.py")
 _WORKERS: Final = ("tests/broker/test_workers.py",)
@@ -74,6 +76,7 @@ MUTATIONS: Final = (
         "given-back-reversed", "tasks of a dead worker run again in their order", "broker/dispatch.py",
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
+    *[Mutation(*fault) for fault in FAULTS],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane.py",

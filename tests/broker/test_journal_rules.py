@@ -11,12 +11,15 @@ from scripted import program
 from rota.broker import records
 from rota.broker.recovery import fold
 from rota.broker.world import World
-from rota.common.digests import ZERO_DIGEST, digest
+from rota.common.digests import digest
 from rota.common.errors import JournalError
 from rota.common.messages import LaneSettings, TaskRun
-from rota.common.work import AGENT, TIMER, Code, Done, Emit
+from rota.common.work import AGENT, MODEL, TIMER, Code, Done, Emit, Failed
 
-ORIGIN = records.Origin("p", 1, ZERO_DIGEST)
+ORIGIN = records.NOBODY
+ALICE = records.Origin("alice", 1, bytes([1]) * 32)
+PAUSED = records.PauseSet("main", 0, 0, ORIGIN, True)
+MODEL_BOUND = records.Deployed("main", 0, 0, ORIGIN, "model:m", Code(bytes(32), MODEL))
 BEGIN = [
     records.Epoch(1, 0, ()),
     records.Opened("main", 0, ORIGIN, LaneSettings(seed=bytes(32)), False, (("a", Code(bytes(32), AGENT)),)),
@@ -24,8 +27,8 @@ BEGIN = [
 ]
 
 
-def submitted(position: int, first_seq: int) -> records.Submitted:
-    return records.Submitted("main", position, 0, ORIGIN, first_seq, (TaskRun.of("a", 0, (b"", b""), None),), None)
+def submitted(position: int, first_seq: int, target: str = "a") -> records.Submitted:
+    return records.Submitted("main", position, 0, ORIGIN, first_seq, (TaskRun.of(target, 0, (b"", b""), None),), None)
 
 
 def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records.Completion:
@@ -33,6 +36,15 @@ def completed(*turns: int, result: bytes = b"", fingerprint: int = 1) -> records
     return records.Completion(
         "main", 0, "w1", 0, fingerprint, (records.CompletedFold("a", turns, outcomes, None, None),)
     )
+
+
+def failed(kind: str, target: str = "a") -> records.Completion:
+    fold_of_one = records.CompletedFold(target, (1,), (Failed(kind, "", (), 0),), None, None)
+    return records.Completion("main", 0, "w1", 0, 1, (fold_of_one,))
+
+
+def dropped(seq: int, position: int = 0) -> records.DeadDropped:
+    return records.DeadDropped("main", position, 0, ORIGIN, (seq,))
 
 
 def timer_set(turn: int) -> records.Completion:
@@ -71,6 +83,23 @@ CASES: dict[str, tuple[list[Any], str]] = {
     "a verdict on what has completed": (
         [submitted(0, 1), completed(1), records.Verdict("main", 1, 0, 1, "timeout", "")], "record 6",
     ),
+    "a verdict in other words": (
+        [submitted(0, 1), records.Verdict("main", 0, 0, 1, "timeout", "late")], "no broker gives",
+    ),
+    "a verdict on what waits": (
+        [PAUSED, submitted(0, 1), records.Verdict("main", 0, 0, 1, "timeout", "it ran longer than 10000 ms")],
+        "no broker gives",
+    ),
+    "a failure that agents do not have": ([submitted(0, 1), failed("bad_input")], "cannot end as 'bad_input'"),
+    "a decision from a worker": ([submitted(0, 1), failed("lost")], "cannot end as 'lost'"),
+    "a failure that models do not have": (
+        [MODEL_BOUND, submitted(0, 1, "model:m"), failed("trap", "model:m")], "cannot end as 'trap'",
+    ),
+    "a drop of what is not dead": ([submitted(0, 1), dropped(1)], "no dead letter"),
+    "a drop of what was dropped": ([submitted(0, 1), failed("trap"), dropped(1, 1), dropped(1, 1)], "no dead letter"),
+    "a request again": (
+        [submitted(0, 1)._replace(origin=ALICE), records.PauseSet("main", 0, 0, ALICE, True)], "takes effect twice",
+    ),
     "a cancel on what has completed": (
         [submitted(0, 1), completed(1), records.Cancelled("main", 1, 0, ORIGIN, 1)], "record 6",
     ),
@@ -90,8 +119,12 @@ def test_the_right_ones_are_taken() -> None:
     """Goal: the cases above are refused for what they name. Method: the same records, right."""
     world = World()
     fold(world, [*BEGIN, submitted(0, 1), completed(1), submitted(1, 3), completed(2, 3)])
+    bound = [MODEL_BOUND._replace(position=3, origin=ALICE), submitted(3, 5)]
+    judged = records.Verdict("main", 4, 0, 5, "timeout", "it ran longer than 10000 ms")
+    again = submitted(5, 7)._replace(runs=(), retry_of=5, origin=ALICE._replace(number=2))
+    fold(world, [*bound, completed(4), judged, again, completed(6), dropped(5, 6)._replace(seqs=())])
     world.check_invariants()
-    assert (world.next_seq, world.lanes["main"].retired) == (5, 3)
+    assert (world.next_seq, world.lanes["main"].retired) == (8, 6)
     assert world.lanes["main"].digest != digest(b"")
 
 

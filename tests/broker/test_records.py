@@ -15,6 +15,7 @@ from rota.broker import records
 from rota.broker.recovery import fold
 from rota.broker.world import World
 from rota.common.errors import JournalError
+from rota.common.messages import TaskRun
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=40) | st.text(max_size=20),
@@ -167,3 +168,26 @@ def test_the_number_of_the_record_is_named() -> None:
     with pytest.raises(JournalError, match="record 3: epoch 7 follows epoch 1") as caught:
         fold(World(), [*map(records.decode, JOURNAL[:2]), records.Epoch(7, 0, ())])
     assert caught.value.fields["number"] == 3
+
+
+RUN = TaskRun.of("a", 0, (b"",), None)
+ALICE = records.Origin("alice", 1, bytes([1]) * 32)
+
+
+@pytest.mark.parametrize(
+    ("origin", "runs", "retry_of", "told"),
+    [
+        (ALICE._replace(request=bytes(32)), (RUN,), None, "request 1 of producer 'alice' has no digest"),
+        (ALICE, (RUN,), 3, "either runs or the dead task"),
+        (ALICE, (), None, "either runs or the dead task"),
+    ],
+)
+def test_records_that_contradict_themselves_are_refused(
+    origin: records.Origin, runs: tuple[TaskRun, ...], retry_of: int | None, told: str
+) -> None:
+    """Goal: every reader refuses what no broker writes. Method: one such record each, beside the right ones."""
+    right = records.Submitted("main", 0, 0, ALICE, 1, (RUN,), None)
+    for taken in (right, right._replace(origin=records.NOBODY), right._replace(runs=(), retry_of=1)):
+        assert records.decode(records.encode(taken)) == taken
+    with pytest.raises(JournalError, match=told):
+        records.decode(records.encode(right._replace(origin=origin, runs=runs, retry_of=retry_of)))

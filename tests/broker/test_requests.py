@@ -550,7 +550,11 @@ def test_dead_letters_are_kept_retried_and_dropped(broker: Broker) -> None:
     broker.run()
     assert sorted(dead) == [1, 3, 4]
     assert dead[4].priority == 4
-    assert alice.drop_dead(3, 99) == Answer(alice.number, {"dropped": 1})
+    count = len(broker.journal)
+    assert refused(alice.drop_dead(3, 99)) == "unknown_task"
+    assert len(broker.journal) == count
+    assert sorted(dead) == [1, 3, 4]
+    assert alice.drop_dead(3) == Answer(alice.number, {"dropped": 1})
     assert alice.drop_dead() == Answer(alice.number, {"dropped": 2})
     assert dead == {}
 

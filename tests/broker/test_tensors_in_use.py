@@ -10,13 +10,12 @@ from core_kit import Broker
 from rota.broker import records
 from rota.broker.recovery import fold
 from rota.broker.world import World
-from rota.common.digests import ZERO_DIGEST
 from rota.common.messages import LaneSettings, TaskRun
 from rota.common.work import AGENT, TIMER, Code, Done, Emit, TensorRef
 
 REF = TensorRef(b"\1" * 32, "int8", (3,))
 OTHER = TensorRef(b"\2" * 32, "int8", (3,))
-ORIGIN = records.Origin("p", 1, ZERO_DIGEST)
+ORIGIN = records.NOBODY
 BEGIN = [
     records.Epoch(1, 0, ()),
     records.Opened("main", 0, ORIGIN, LaneSettings(window=1, seed=bytes(32)), False, (("a", Code(bytes(32), AGENT)),)),
@@ -62,7 +61,7 @@ def test_of_a_timer() -> None:
 
 def test_of_a_dead_letter() -> None:
     """Goal: a dead task can be retried with its tensors. Method: it is judged; no result is kept."""
-    judged = records.Verdict("main", 1, 0, 2, "timeout", "late")
+    judged = records.Verdict("main", 1, 0, 2, "timeout", "it ran longer than 10000 ms")
     world = world_of(completed(1), judged, results_max=0)
     assert world.tensors_in_use() == {REF.digest: None}
     fold(world, [records.DeadDropped("main", 2, 0, ORIGIN._replace(number=3), ())])

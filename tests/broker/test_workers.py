@@ -325,6 +325,7 @@ LIES: dict[str, dict[str, Any]] = {
         "provenance": Provenance("recorded", "cpu", bytes(32)),
     },
     "a verdict": {"outcomes": (Failed("lost", "", (), 0),), "state": None},
+    "a failure of other code": {"outcomes": (Failed("bad_input", "", (), 0),), "state": None},
     "a failure with a state": {"outcomes": (Failed("error", "", (), 0),), "state": b"1"},
 }
 
@@ -362,6 +363,16 @@ def test_state_of_a_function_is_a_lie(broker: Broker) -> None:
     alice.submit("model:net", ADD)
     liar.lie(outcomes=(done(),), state=b"1")
     assert broker.told(WorkerExpelled, worker="liar")
+
+
+def test_a_model_that_traps_is_a_lie(broker: Broker) -> None:
+    """Goal: code fails only in the ways that its kind has. Method: a trap of a model, which has no sandbox."""
+    alice, liar = broker.producer(), broker.worker("liar", pool="gpu")
+    alice.deploy("model:net", MODEL_CODE)
+    alice.submit("model:net", ADD)
+    liar.lie(outcomes=(Failed("trap", "", (), 0),), state=None)
+    assert broker.told(WorkerExpelled, worker="liar")
+    assert broker.lane().retired == 0
 
 
 def test_nobody_answers_for_another(broker: Broker) -> None:

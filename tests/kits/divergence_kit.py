@@ -272,13 +272,10 @@ def submitted(place: int, payload: bytes) -> Callable[[list[Any]], list[Any]]:
 
 
 def unsigned(kind: type) -> Callable[[list[Any]], list[Any]]:
-    """A forgery that takes the digests of requests from all records of a kind."""
+    """A forgery that takes the requests from all records of a kind."""
 
     def forgery(found: list[Any]) -> list[Any]:
-        return [
-            record._replace(origin=record.origin._replace(request=bytes(32))) if isinstance(record, kind) else record
-            for record in found
-        ]
+        return [record._replace(origin=records.NOBODY) if isinstance(record, kind) else record for record in found]
 
     return forgery
 

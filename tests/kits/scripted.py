@@ -23,6 +23,7 @@ from typing import Any
 import msgpack
 
 from rota.common.budget import growth_max, growth_of
+from rota.common.code_kinds import KINDS
 from rota.common.digests import digest, entropy
 from rota.common.work import (
     AGENT,
@@ -68,16 +69,16 @@ def run_task(
     """Run one task and return its outcome and the state after it."""
     steps = _steps(task)
     if steps is None:
-        return Failed("bad_input", "not a program", (), 0), state
+        return _failed(bound, "error", "not a program", (), 0), state
     before = _State(state)
     run = _Run(address, task.turn, _State(state))
     for step in steps:
         failure = run.take(step)
         if failure is not None:
-            return Failed(*failure, tuple(run.log), len(steps)), state
+            return _failed(bound, *failure, tuple(run.log), len(steps)), state
     if len(run.emits) > task.emits_max:
         text = f"{len(run.emits)} emits, {task.emits_max} allowed"
-        return Failed("overflow", text, tuple(run.log), len(steps)), state
+        return _failed(bound, "overflow", text, tuple(run.log), len(steps)), state
     after = run.state
     seen = [after.counter, task.turn, task.kind, task.sender, task.reply_to, task.now_ms, bound.digest.hex()[:4]]
     result = json.dumps([*seen, entropy(seed, task.turn).hex()[:8]]).encode() + b" " * run.padding
@@ -89,8 +90,14 @@ def run_task(
     most = growth_max(task.growth_bytes, task.kind, len(task.payload), task.tensors)
     growth = growth_of(done, len(state or b""))
     if growth > most:
-        return Failed("overflow", f"grows by {growth} bytes, {most} allowed", tuple(run.log), len(steps)), state
+        return _failed(bound, "overflow", f"grows by {growth} bytes, {most} allowed", tuple(run.log), len(steps)), state
     return done, packed
+
+
+def _failed(bound: Code, kind: str, message: str, log: tuple[str, ...], fuel: int) -> Failed:
+    """Return a failure of a kind that this kind of code can have."""
+    known = KINDS[bound.kind].failures
+    return Failed(kind if kind in known else known[0], message, log, fuel)
 
 
 def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks: list[TaskInput]) -> FoldResult:
@@ -165,7 +172,7 @@ class _Run:
             case ["hang" | "die" | "fault" as why]:
                 raise NoOutcome(why)
             case _:
-                return "bad_input", f"no such step: {step}"
+                return "error", f"no such step: {step}"
         return None
 
     def _emit(self, target: str, steps: list[Any], priority: int, kind: str) -> None:

@@ -1,0 +1,69 @@
+"""Faults of the rules that refuse records that no broker writes, for _mutations.py: the fields of its `Mutation`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_RULES: Final = ("tests/broker/test_journal_rules.py",)
+_JOURNAL: Final = ("tests/broker/test_records.py", "tests/broker/test_journal.py")
+_REQUESTS: Final = ("tests/broker/test_requests.py",)
+_WORKERS: Final = ("tests/broker/test_workers.py",)
+
+FAULTS: Final = (
+    (
+        "failure-of-other-code",
+        "code fails only in the ways of its kind",
+        "broker/lane.py",
+        "assert outcome.kind in KINDS[task.code.kind].failures, (",
+        "assert outcome.kind, (",
+        _RULES,
+    ),
+    (
+        "failure-of-other-code-taken",
+        "a worker that reports a failure its code cannot have is expelled",
+        "broker/workers.py",
+        "if outcome.kind not in kind_of(task.code).failures:",
+        "if was_decided(outcome):",
+        _WORKERS,
+    ),
+    (
+        "verdict-in-other-words",
+        "a verdict is one of those that a broker gives",
+        "broker/world.py",
+        " or record.message != verdict_text(record.failure, task.code):",
+        ":",
+        _RULES,
+    ),
+    (
+        "drop-of-the-living",
+        "a drop names dead letters",
+        "broker/requests.py",
+        "    check_dead(lane, *request.seqs)\n",
+        "",
+        _REQUESTS,
+    ),
+    (
+        "request-twice",
+        "a request takes effect once",
+        "broker/producers.py",
+        "        if not self.is_new(origin):\n",
+        "        if False:\n",
+        _RULES,
+    ),
+    (
+        "request-without-digest",
+        "an input of a producer has the digest of its request",
+        "broker/records.py",
+        "if origin is not None and origin.producer and",
+        "if origin is None and",
+        _JOURNAL,
+    ),
+    (
+        "retry-with-runs",
+        "a retry brings no tasks of its own",
+        "broker/records.py",
+        "bool(record.runs) == (record.retry_of is not None)",
+        "not record.runs and record.retry_of is None",
+        _JOURNAL,
+    ),
+)
