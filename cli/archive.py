@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rota.cli.common_options import json_option, option, progress_option
+from rota.cli.common_options import RunPath, json_option, option, progress_option, run_argument
 from rota.cli.output import Progress, cell, counted, print_facts, print_json
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ _NEEDED = ("modules", "models", "tensors")
 
 
 @click.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("file", type=click.Path(path_type=Path))
+@run_argument
+@click.argument("file", type=RunPath("give the run and the new file: rota export RUN FILE"))
 @option("--models", is_flag=True, help="Pack the models that the run names, not only their digests.")
 @option("--tensors", is_flag=True, help="Pack the tensors that the run names, not only their digests.")
 @progress_option

@@ -18,12 +18,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from rota.common.code_kinds import MODULE_KINDS
 from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
 from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder, shut_path
 from rota.host.install import install_command
 
 if TYPE_CHECKING:
     from rota.cli.common_options import Connection
+    from rota.client.client import Client
 
 PYTHON_MIN: Final = (3, 11)
 FREE_BYTES_ERROR: Final = 64 << 20  # a few commits from full
@@ -159,6 +161,9 @@ def check_run_folder(connection: Connection) -> Iterator[Finding]:
                       "use a disk: --dir or ROTA_DIR")  # fmt: skip
     else:
         yield Finding("run folder", "ok", f"{root}" + (f" on {kind}" if kind else ""))
+    if root.is_dir() and root.stat().st_mode & 0o077:
+        message = f"other users can enter {root}: they may read the payloads and use the sockets"
+        yield Finding("run folder", "warning", message, f"chmod 700 {root}")
     free = shutil.disk_usage(existing).free
     shown = f"{free / (1 << 30):.1f} GiB free"
     if free < FREE_BYTES_WARNING:
@@ -263,10 +268,14 @@ def check_broker(connection: Connection) -> Iterator[Finding]:
     try:
         with connection.open() as client:
             status = client.status()
+            gone = [one for lane in status["lanes"] for one in _gone_modules(client, connection, lane["lane"])]
     except (RotaError, TimeoutError) as error:
         yield Finding("broker", "note", f"none answers ({error})", f"`rota up --dir {connection.folder}` starts one")
         return
     yield Finding("broker", "ok", f"boot {status['boot']}, version {status['version']}")
+    for name, lane, file in gone:
+        message = f"{name} in lane {lane} is bound to {file}, which is not there: its tasks are refused"
+        yield Finding("modules", "error", message, f"deploy it again: `rota deploy {name} FILE --lane {lane}`")
     if status["storage_full"]:
         yield Finding("journal", "error", f"cannot be written: {status['storage_full']}", "free some space on its disk")
     if status["divergences"]:
@@ -280,6 +289,14 @@ def check_broker(connection: Connection) -> Iterator[Finding]:
         yield Finding("workers", "warning", "none: tasks wait", "start some: `rota cpu-worker`, `rota gpu-worker`")
     else:
         yield Finding("workers", "ok", str(len(status["workers"])))
+
+
+def _gone_modules(client: Client, connection: Connection, lane: str) -> Iterator[tuple[str, str, Path]]:
+    """Yield each name that is bound to a module without a file, its lane and that file."""
+    for code in client.query("deploys", lane=lane):
+        file = connection.run_folder().modules / f"{code['digest'].hex()}.wasm"
+        if code["kind"] in MODULE_KINDS and not file.exists():
+            yield code["name"], lane, file
 
 
 CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (

@@ -47,6 +47,23 @@ class Connection:
         return RunFolder(self.folder)
 
 
+class RunPath(click.Path):
+    """A path to a run, or what stands beside one. `missing` says what to give if it was left out."""
+
+    def __init__(self, missing: str, path_type: type[Any] = Path) -> None:
+        super().__init__(path_type=path_type)
+        self._missing = missing
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self._missing
+
+
+def run_argument(command: Command) -> Command:
+    """Add RUN, the run to read."""
+    missing = "give a run folder, a run file or a file made by `rota export`, or set ROTA_DIR"
+    return click.argument("run", type=RunPath(missing), envvar="ROTA_DIR")(command)
+
+
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     """Add an option whose help names its variable and its default."""
     settings.setdefault("show_default", settings.get("default") not in (None, False))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rota.cli.common_options import json_option, lane_option, progress_option
+from rota.cli.common_options import RunPath, json_option, lane_option, progress_option
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, print_json
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from rota.runs.diff import Diff, First, Side
     from rota.runs.differing import Part
 
+_TWO_RUNS = "give both runs: rota diff RUN1 RUN2"
+
 
 @click.command()
-@click.argument("run_1", metavar="RUN1", type=click.Path(path_type=Path))
-@click.argument("run_2", metavar="RUN2", type=click.Path(path_type=Path))
+@click.argument("run_1", metavar="RUN1", type=RunPath(_TWO_RUNS))
+@click.argument("run_2", metavar="RUN2", type=RunPath(_TWO_RUNS))
 @lane_option
 @progress_option
 @json_option
@@ -61,6 +63,7 @@ def diff_facts(found: Diff) -> dict[str, Any]:
         "first": None if found.first is None else _first_facts(found.first),
         "later": None if found.later is None else found.later._asdict(),
         "agents": found.agents._asdict(),
+        "lanes_not_compared": found.other_lanes,
     }
 
 

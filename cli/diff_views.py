@@ -26,6 +26,12 @@ _GAP: Final = "  "
 
 def diff_lines(diff: Diff) -> Iterator[str]:
     """Yield all findings."""
+    yield from _finding_lines(diff)
+    if diff.other_lanes:
+        yield f"not compared: {', '.join(diff.other_lanes)} (--lane names another lane)"
+
+
+def _finding_lines(diff: Diff) -> Iterator[str]:
     for number, (name, end) in enumerate(zip(diff.names, diff.ends, strict=True), 1):
         yield f"run {number}  {_end(end)}  {name}"
     yield ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from rota.cli.common_options import json_option, lane_option, option, progress_option
+from rota.cli.common_options import RunPath, json_option, lane_option, option, progress_option, run_argument
 from rota.cli.exits import ExitCode
 from rota.cli.lanes import seed_of
 from rota.cli.output import Progress, cell, counted, print_facts, print_json
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from rota.runs.open import RunSource
 
 _VERDICTS: Final = {"accept": ExitCode.OK, "reject": ExitCode.FAILED, "untested": ExitCode.UNTESTED}
-_run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 @click.command()
-@_run_argument
+@run_argument
 @option("--at", "turn", type=click.IntRange(0), required=True, help="The last turn that both share; 0: none.")
 @option("--to", "folder", type=click.Path(path_type=Path), required=True, help="The new run folder.")
 @lane_option
@@ -80,8 +79,10 @@ def fork(
 
 
 @click.command("check-upgrade")
-@_run_argument
-@click.argument("upgrade", metavar="NAME=FILE")
+@run_argument
+@click.argument(
+    "upgrade", metavar="NAME=FILE", type=RunPath("give the run and the new code: rota check-upgrade RUN NAME=FILE", str)
+)
 @option("--lane", help="Only this lane; default: every lane where the name is bound.")
 @option("--from", "turn", metavar="TURN", type=click.IntRange(0), default=0, help="The old code up to there.")
 @option("--state/--ignore-state", default=True, help="Whether a different state counts as a change.")
@@ -119,7 +120,7 @@ def check_upgrade(
 
 
 @click.command()
-@_run_argument
+@run_argument
 @option("--bad", "expression", metavar="EXPR", required=True, help="A Python expression; see above.")
 @lane_option
 @progress_option

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from rota.cli.common_options import json_option, option, progress_option
+from rota.cli.common_options import json_option, option, progress_option, run_argument
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, print_facts, print_json
 
@@ -51,7 +51,7 @@ class _Counts(click.ParamType[tuple[int, ...]]):
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @option("--workers", type=_Counts(), help="Verify once with each of these numbers of worker processes; default: none.")
 @option("--kill", is_flag=True, help="Kill worker processes meanwhile, at random moments.")
 @option("--lane", help="Only this lane.")

@@ -97,8 +97,10 @@ def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
         fields = msgpack.unpackb(payload, object_pairs_hook=_unique)
     except ValueError:  # of any kind; msgpack's texts may change, and a failure's text enters the digest
         raise BadPayload("the payload is not one MessagePack value") from None
-    if not isinstance(fields, dict) or needed not in fields:
-        raise BadPayload(f'the payload must be a map with "{needed}", got {shown(fields)}')
+    if not isinstance(fields, dict):
+        raise BadPayload(f'the payload must be a MessagePack map with "{needed}"; its bytes mean {shown(fields)}')
+    if needed not in fields:
+        raise BadPayload(f'the payload must be a MessagePack map with "{needed}", got {shown(fields)}')
     for name in fields:
         if name not in (needed, optional):
             raise BadPayload(f"the payload has an unknown field {shown(name)}")

@@ -139,8 +139,19 @@ def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int,
     try:
         session, _ = _build(model, options, [(CPU, {})])
     except _NotBuilt as error:
-        raise CodeError(f"{title} cannot be loaded: {error}") from error
+        raise CodeError(f"{title} cannot be loaded: {_remedy(str(error))}") from error
     return OpenSession(session, "cpu", reason, _settings_of(settings, threads, {}, strict=False))
+
+
+def _remedy(text: str) -> str:
+    """Return the library's reason, with a remedy if the model is too new."""
+    found = re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text)
+    if found is None:
+        return text
+    return (
+        f"it was saved with IR version {found[1]}, and ONNX Runtime {onnxruntime.__version__} reads up to {found[2]}: "
+        f"set model.ir_version = {found[2]} and save it again"
+    )
 
 
 def _why(error: _NoCuda) -> str:

@@ -100,6 +100,7 @@ class Diff(NamedTuple):
     first: First | None
     later: TurnsAfter | None
     agents: Agents
+    other_lanes: tuple[str, ...]  # of either run: not compared
 
 
 def compare(one: Kept, other: Kept, lane: str, progress: Progress | None = None) -> Diff:
@@ -125,7 +126,8 @@ def compare(one: Kept, other: Kept, lane: str, progress: Progress | None = None)
         later = _later(*rest)
         first = _first(shared + 1, parted, (one, other), lanes, _only_order(parted, rest))
     ends = _end(lanes[0]), _end(lanes[1])
-    return Diff(lane, (one.name, other.name), ends, shared, first, later, _agents(*lanes))
+    others = tuple([name for name in {**walks[0].world.lanes, **walks[1].world.lanes} if name != lane])
+    return Diff(lane, (one.name, other.name), ends, shared, first, later, _agents(*lanes), others)
 
 
 # --- both at once ---------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from run_kit import counting, program, records_of, write_run
 
+from rota.broker import records
 from rota.cli.exits import ExitCode
+from rota.common.digests import lane_seed
+from rota.common.messages import LaneSettings
 from rota.runs.export import export_run
 
 Call = Callable[..., tuple[int, str, str]]
@@ -38,6 +41,20 @@ def test_the_verdict_in_words(runs: tuple[Path, Path], call: Call) -> None:
     assert any("Submitted by alice, its number 7) > turn 11; its code by record" in line for line in lines)
     assert any(line.startswith("  tasks only in run 1: 2 (turn 11 counter/a2, turn 12 counter/sum1)") for line in lines)
     assert "\x1b" not in out
+
+
+def test_lanes_that_are_not_compared_are_named(tmp_path: Path, call: Call) -> None:
+    """Goal: "the same" claims no more than was compared. Method: equal runs of one lane, and of two."""
+    made = records_of(counting())
+    side = records.Opened("side", 1, records.Origin("", 0, bytes(32)), LaneSettings(seed=lane_seed("side")), False, ())
+    for name, run in (("one", made), ("two", [*made, side])):
+        write_run(tmp_path / name, run)
+    code, out, _ = call("diff", tmp_path / "one", tmp_path / "one")
+    assert (code, "not compared" in out) == (ExitCode.OK, False)
+    code, out, _ = call("diff", tmp_path / "one", tmp_path / "two")
+    assert (code, out.splitlines()[-1]) == (ExitCode.OK, "not compared: side (--lane names another lane)")
+    _, out, _ = call("diff", tmp_path / "two", tmp_path / "one", "--json")
+    assert json.loads(out)["lanes_not_compared"] == ["side"]
 
 
 def test_the_verdict_for_programs(runs: tuple[Path, Path], call: Call) -> None:

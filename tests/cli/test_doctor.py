@@ -55,6 +55,16 @@ def test_limits_that_agents_would_meet_are_found(run_dir: Path, limits: str, lev
     assert ("unlimited" in found["remedy"]) == (level != "ok")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions as POSIX has them")
+def test_a_folder_that_others_can_enter_is_found(tmp_path: Path) -> None:
+    """Goal: one learns that the run is not private. Method: a folder of its owner alone, then one for all."""
+    for mode, expected in ((0o700, []), (0o755, [f"chmod 700 {tmp_path / 'run'}"])):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run").chmod(mode)
+        findings = checks.check_run_folder(Connection(tmp_path / "run", None, 1))
+        assert [one.remedy for one in findings if "other users" in one.message] == expected
+
+
 def test_risky_variables_are_named(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
     """Goal: what breaks workers quietly is said. Method: set one such variable."""
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")

@@ -135,6 +135,21 @@ def test_bisect_says_which_turns_it_tried(run: Path, cut_run: Path, call: Call) 
     assert json.loads(out)["tried"] == json.loads(out)["retired"] - 3
 
 
+def test_a_run_that_is_left_out(run: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a missing RUN is told, or taken from ROTA_DIR. Method: each command with too few arguments."""
+    for command, said in [
+        (("bisect", "--bad", "False"), "or set ROTA_DIR"),
+        (("verify",), "or set ROTA_DIR"),
+        (("check-upgrade", "counter=x.wasm"), "rota check-upgrade RUN NAME=FILE"),
+        (("export", "x.zip"), "rota export RUN FILE"),
+        (("diff", run), "rota diff RUN1 RUN2"),
+    ]:
+        code, _, err = call(*command)
+        assert (code, said in err) == (ExitCode.USAGE, True), err
+    monkeypatch.setenv("ROTA_DIR", str(run))
+    assert call("bisect", "--bad", "True")[0] == ExitCode.OK
+
+
 def test_bisect(run: Path, call: Call) -> None:
     """Goal: the first turn, or exit code 1. Method: a count that is reached, one that is not, no expression."""
     code, out, _ = call("bisect", run, "--bad", 'target == "counter/a" and number(result) == 2')

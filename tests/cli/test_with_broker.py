@@ -64,6 +64,19 @@ def test_a_deploy_without_a_worker_says_so_at_once(broker: Path) -> None:
     assert ended(broker, "deploy", "echo", str(ECHO), "--no-check") == (ExitCode.OK, "")
 
 
+def test_the_doctor_misses_a_bound_module(broker: Path) -> None:
+    """Goal: a lost file is found before its tasks fail. Method: deploy, remove the module, ask the doctor."""
+    assert ended(broker, "deploy", "echo", str(ECHO), "--no-check") == (ExitCode.OK, "")
+    command = rota(broker, "doctor", "--json")
+    for present in (True, False):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        found = [one for one in json.loads(done.stdout) if one["check"] == "modules"]
+        assert [one["level"] for one in found] == ([] if present else ["error"])
+        for file in (broker / "modules").glob("*.wasm"):
+            file.unlink()
+    assert "rota deploy echo FILE --lane main" in found[0]["remedy"]
+
+
 def test_a_task_cancelled_in_a_paused_lane_has_its_result(broker: Path) -> None:
     """Goal: the commands see the outcome that the client sees. Method: pause, submit, cancel; ask for it, list it."""
     with Client(broker) as client:

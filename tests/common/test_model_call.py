@@ -77,8 +77,8 @@ def test_any_value_decodes_or_is_bad(value: Any) -> None:
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
-        (None, 'must be a map with "inputs", got None'),
-        ({}, 'must be a map with "inputs"'),
+        (120, 'must be a MessagePack map with "inputs"; its bytes mean 120'),
+        ({}, 'must be a MessagePack map with "inputs", got a map of 0'),
         ({"inputs": {}, "more": 1}, "unknown field 'more'"),
         ({"inputs": []}, '"inputs" must be a map'),
         ({"inputs": {"": GOOD}}, "input names are text of 1 to 200 characters"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -278,7 +279,13 @@ def test_a_model_that_is_missing_damaged_or_no_model_is_refused(bench: Any, kit:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    for code, words in ((absent, "rota model add"), (text, "cannot be loaded"), (damaged, "is damaged")):
+    newer = bench.add(lambda path: _too_new(kit.multilayer(path)), "newer")
+    for code, words in (
+        (absent, "rota model add"),
+        (newer, "saved with IR version 99, and ONNX Runtime"),
+        (text, "cannot be loaded"),
+        (damaged, "is damaged"),
+    ):
         with pytest.raises(CodeError, match=words):
             bench.executor.prepare(code, "model:m")
         result = bench.run(code, kit.call(x=np.ones((1, 16), np.float32)))
@@ -385,6 +392,14 @@ def test_cuda_runs_strictly_and_repeats_its_bits(bench: Any, kit: Any) -> None:
     assert result.outcomes[0] == result.outcomes[1]
     expected = outputs_of(bench, bench.run(code, x))["y"]
     np.testing.assert_allclose(outputs_of(bench, result)["y"], expected, rtol=1e-5, atol=1e-6)
+
+
+def _too_new(path: Path) -> Path:
+    """Mark a model as saved by a later ONNX."""
+    model = onnx.load(path)
+    model.ir_version = 99
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 def _write(path: Path, data: bytes) -> Path:
