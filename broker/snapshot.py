@@ -215,7 +215,9 @@ def load(
         loader.finish()
         _want(end == size, "bytes follow the last item")
     except Exception as error:  # msgpack's and msgspec's errors, ValueError, LookupError, AssertionError
-        raise JournalError(f"a snapshot that no rota of this version wrote: {told(error)}") from None
+        contradicts = isinstance(error, AssertionError | LookupError)
+        why = "its parts contradict each other" if contradicts else told(error).partition(": ")[2]
+        raise JournalError(f"a snapshot that no rota of this version wrote: {why}") from None
     return loader.world
 
 

@@ -108,6 +108,7 @@ def test_a_forged_snapshot_is_named(name: str, tmp_path: Path) -> None:
     assert number == 30
     assert error.fields["number"] == error.fields["snapshot"] == number
     assert f"the snapshot of record {number} " in error.message
+    assert "Error" not in error.message, "no class of Python's, but words"
     with open_run(run) as source:
         damage = find_damage(source, error)
         last = source.extent()[1]
