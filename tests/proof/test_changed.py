@@ -17,11 +17,13 @@ from run_kit import write_run
 from rota import local
 from rota.broker import records
 from rota.broker.journal import Journal
+from rota.broker.origins import request_digest
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.errors import BadChange, CodeError, ConfigError, UnknownLane, UnknownTask
-from rota.common.messages import LaneSettings, TaskRun
+from rota.common.limits import PRODUCERS_MAX
+from rota.common.messages import LaneSettings, SetPaused, TaskRun
 from rota.common.work import Code, Failed
 from rota.engine.engine import Engine
 from rota.engine.executors import Executors, Folders
@@ -154,6 +156,52 @@ def test_a_fork_is_a_run_that_verifies(source: RunSource, tmp_path: Path) -> Non
         assert (len(fork_order), fork_order[-1][1]) == (came.retired, came.digest)
         with Executors(made.folders(), device="cpu") as executors:
             assert verify(made, executors, VerifyOptions()).equal
+
+
+def test_a_drop_finds_only_what_is_dead_in_the_changed_lane(tmp_path: Path) -> None:
+    """Goal: a fork writes what a broker could have. Method: two dead letters are dropped; change one of the two tasks
+    so that it succeeds, then both.
+    """
+    with local.open_lane(keep=tmp_path / "run") as lane:
+        lane.deploy("relay", AGENTS / "relay.wasm")
+        lane.submit_many("relay/0", [b"nonsense", b"nonsense"])
+        lane.run()
+        assert lane.drop_dead(1, 2) == 2
+    with open_run(tmp_path / "run") as source:
+        (number,) = input_numbers(source, "Submitted")
+        for place, (edited, left) in enumerate([([0], []), ([0, 1], ["DeadDropped"])]):
+            folder = tmp_path / f"fork{place}"
+            came = forked(source, folder, 0, Change(edited=tuple((number, index, b"0 0") for index in edited)))
+            assert [one.what for one in came.left_out] == left
+            with open_run(folder) as made, Executors(made.folders(), device="cpu") as executors:
+                drops = [step.record for step in Walk(made).steps() if isinstance(step.record, records.DeadDropped)]
+                assert [(drop.seqs, drop.origin) for drop in drops] == [((2,), records.NOBODY)][: 1 - place]
+                assert verify(made, executors, VerifyOptions()).equal
+
+
+def test_a_fork_names_each_request_once(tmp_path: Path) -> None:
+    """Goal: a lane alone, and a fork of it, have fewer producers than the run, and remember them for longer. Method: a
+    producer that the run has forgotten uses its number again.
+    """
+    settings = LaneSettings(seed=bytes(32))
+
+    def pause(lane: str, producer: str, paused: bool) -> records.PauseSet:
+        request = request_digest(SetPaused(1, lane, paused))
+        return records.PauseSet(lane, 0, 0, records.Origin(producer, 1, request), paused)
+
+    found: list[records.Record] = [records.Epoch(1, 0, ())]
+    found += [records.Opened(lane, 0, records.NOBODY, settings, False, ()) for lane in ("main", "side")]
+    found.append(pause("main", "alice", True))
+    found += [pause("side", f"p{index}", True) for index in range(PRODUCERS_MAX)]
+    found.append(pause("main", "alice", False))
+    with open_run(write_run(tmp_path / "run", found)) as source:
+        forked(source, tmp_path / "fork", 0, Change())
+        for folder in ("run", "fork"):
+            with open_run(tmp_path / folder) as made, Executors(made.folders(), device="cpu") as executors:
+                assert verify(made, executors, VerifyOptions()).equal
+    with open_run(tmp_path / "fork") as made:
+        pauses = [step.record for step in Walk(made).steps() if isinstance(step.record, records.PauseSet)]
+    assert [(one.paused, one.origin.producer) for one in pauses] == [(True, "alice"), (False, "")]
 
 
 def test_a_fork_says_where_it_comes_from(source: RunSource, tmp_path: Path) -> None:
