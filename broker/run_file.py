@@ -179,13 +179,17 @@ class RunFile:
 
     def reserve(self) -> None:
         """Allocate the WAL's full size now, which makes commits faster."""
-        self._begin()
+        self._begin().check()
         self._file.reserve()
+        self._identify()
 
     def shrink(self) -> None:
         """Release the space of removed entries. Raises `StorageFull`."""
-        self._begin()
-        self._file.shrink()
+        self._begin().check()
+        try:
+            self._file.shrink()
+        finally:
+            self._identify()
 
     def close(self) -> None:
         if self._identity is None or self._note is None:
@@ -265,7 +269,12 @@ class RunFile:
         """Note the identity of the files opened for writing, before the first change."""
         if self._identity is None:
             self._file.begin_writing()
-            self._identity, self._note = FileIdentity(self.path), EndNote(self.path)
+            self._note = EndNote(self.path)
+            return self._identify()
+        return self._identity
+
+    def _identify(self) -> FileIdentity:
+        self._identity = FileIdentity(self.path, self._file.size_bytes())
         return self._identity
 
     @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """Checks that a run file is complete: the files that were opened, its WAL, and the newest acknowledged record.
 
-SQLite does not notice two faults. If the files of a live broker are removed or replaced, it goes on writing into
-unlinked files. If a WAL is lost after a kill, the file without it is valid but ends earlier. `FileIdentity` detects the
-first. For the second, a file being written is marked in its head until it is closed cleanly, and after each commit a
-small file beside it notes the last record. That note is not synced: after a power cut it may lag, but never lead.
+SQLite does not notice two faults. If the files of a live broker are removed, replaced or cut, it goes on writing. If a
+WAL is lost after a kill, the file without it is valid but ends earlier. `FileIdentity` detects the first.
+For the second, a file being written is marked in its head until it is closed cleanly, and after each commit a small
+file beside it notes the last record. That note is not synced: after a power cut it may lag, but never lead.
 """
 
 from __future__ import annotations
@@ -26,15 +26,26 @@ _NOTE_BYTES: Final = 86
 
 
 class FileIdentity:
-    """The identity of a run's files when they were opened for writing."""
+    """The identity of a run's files when they were opened for writing, and the sizes below which they do not get."""
 
-    def __init__(self, path: Path) -> None:
-        self._opened = [(name, _identity_of(name)) for name in (str(path), str(beside(path, "-wal")))]
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        """`size_bytes` is that of all pages: at the next checkpoint SQLite may cut the file, but not below it. The WAL
+        is not cut while it is open.
+        """
+        file, wal = str(path), str(beside(path, "-wal"))
+        identity, now_bytes = _identity_of(file)
+        self._opened = [(file, identity, min(now_bytes, size_bytes)), (wal, *_identity_of(wal))]
 
     def check(self) -> None:
-        """Raise `JournalLost` if the files at the paths are not those being written."""
-        for name, opened in self._opened:
-            found = _identity_of(name)
+        """Raise `JournalLost` if the files at the paths are not those being written, or were cut."""
+        for name, opened, least_bytes in self._opened:
+            found, size = _identity_of(name)
+            if found == opened and size < least_bytes:
+                raise JournalLost(
+                    f"{name} was cut to {size} bytes while this process wrote to it. Nothing more is acknowledged; put "
+                    "the run folder back from a copy and start again, or start in another one",
+                    path=name,
+                )
             if found != opened:
                 what = "is not there any more" if found is None else "is another file now"
                 raise JournalLost(
@@ -44,12 +55,13 @@ class FileIdentity:
                 )
 
 
-def _identity_of(path: str) -> tuple[int, int] | None:
+def _identity_of(path: str) -> tuple[tuple[int, int] | None, int]:
+    """Return the identity of a file and its size; None and 0 if there is none."""
     try:
         status = os.stat(path)
     except OSError:
-        return None
-    return (status.st_dev, status.st_ino)
+        return None, 0
+    return (status.st_dev, status.st_ino), status.st_size
 
 
 class EndNote:

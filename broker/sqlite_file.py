@@ -117,10 +117,16 @@ class SqliteFile:
             if not has_room:  # do not use up the last free space
                 file.truncate(size)
 
+    def size_bytes(self) -> int:
+        """Return the size of all pages, wherever they are. Only `shrink` makes it smaller."""
+        pages: int
+        page_bytes: int
+        ((pages,),), ((page_bytes,),) = self.rows("PRAGMA page_count"), self.rows("PRAGMA page_size")
+        return pages * page_bytes
+
     def check_pages(self) -> None:
         """Have SQLite check every page, unless the file is too large for that; docs/decisions/0008."""
-        ((pages,),), ((page_bytes,),) = self.rows("PRAGMA page_count"), self.rows("PRAGMA page_size")
-        if pages * page_bytes <= _CHECKED_WHOLE_BYTES:
+        if self.size_bytes() <= _CHECKED_WHOLE_BYTES:
             ((verdict,),) = self.rows("PRAGMA quick_check(1)")
             if verdict != "ok":
                 raise refusal(self.path, str(verdict))
@@ -149,6 +155,7 @@ class SqliteFile:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+            self._connection.execute("PRAGMA journal_size_limit = -1")  # else SQLite may cut the WAL that is reserved
             # Remains of a crash's last commit must not stay behind the frames written from now on: together with those
             # of the next crash they would look like lost commits (wal.py).
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -172,6 +172,47 @@ def test_nothing_is_acknowledged_once_the_files_are_gone(tmp_path: Path, removal
         assert not (folder / "run.rota-end").exists() or removal != "folder removed"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="open files cannot be cut there")
+@pytest.mark.parametrize(("suffix", "size"), [("", 4_096), ("-wal", 5_000), ("-wal", 0)])
+def test_nothing_is_acknowledged_once_a_file_is_cut(suffix: str, size: int, tmp_path: Path) -> None:
+    """Goal: no acknowledgement for records that no reader finds. Method: cut the file or the WAL of a live journal."""
+    path = tmp_path / "run.rota"
+    with closing(opened(path)) as journal:
+        journal.log.reserve()
+        journal.append(FOUND)
+        journal.log.check()
+        os.truncate(beside(path, suffix), size)
+        with pytest.raises(JournalLost, match=f"was cut to {size} bytes"):
+            journal.log.check()
+        with pytest.raises(JournalLost, match="start again"):
+            journal.append([MORE])
+
+
+def test_what_sqlite_and_compaction_do_is_no_cut(tmp_path: Path) -> None:
+    """Goal: no false alarm. Method: checkpoints beside a reader, a WAL that begins anew, and a file made smaller."""
+    path = tmp_path / "run.rota"
+    with closing(opened(path)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        journal.log.reserve()
+        big = records.Fingerprint(1, "cpu", (("k", "x" * 200_000),))
+        for number in range(60):
+            journal.append([big])
+            if number == 20:
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM records").fetchone()
+            if number == 40:
+                reader.execute("COMMIT")
+        journal.log.cut(50)
+        while not journal.log.drop_cut(10):
+            pass
+        before = path.stat().st_size
+        journal.log.shrink()
+        journal.log.check()
+        assert path.stat().st_size < before
+        for _ in range(20):
+            journal.append([big])
+        journal.log.check()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes")
 @pytest.mark.parametrize("kind", ["mkfifo", "mkdir"])
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-end"])
