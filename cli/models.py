@@ -13,6 +13,7 @@ from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common.errors import RotaError
 
 if TYPE_CHECKING:
+    from rota.gpu_worker.graph import Graph
     from rota.gpu_worker.repository import ModelEntry, Repository
 
 _MODELS_HELP = "The model folder; else that of the run folder."
@@ -105,7 +106,7 @@ def ls(folder: Path, models: Path | None, json: bool) -> None:
 @json_option
 @dir_option
 def show(folder: Path, models: Path | None, name: str, version: int | None, json: bool) -> None:
-    """Show one model with its files.
+    """Show one model with its inputs, outputs and files.
 
     \b
     rota model show digits --version 1
@@ -114,10 +115,16 @@ def show(folder: Path, models: Path | None, name: str, version: int | None, json
     files = [
         {"path": file.path, "size_bytes": file.size_bytes, "digest": file.digest} for file in entry.files
     ]  # fmt: skip
+    graph = entry.graph()
+    ports = {"inputs": _ports(graph, graph.called), "outputs": _ports(graph, graph.outputs)}
     if json:
-        print_json({**_facts(entry), "files": files})
+        print_json({**_facts(entry), **ports, "files": files})
     else:
         print_facts(_facts(entry))
+        for role, rows in ports.items():
+            click.echo()
+            shown = [{**row, "shape": _shape_text(row["shape"]), role[:-1]: row["name"]} for row in rows]
+            print_table(shown, (role[:-1], "dtype", "shape"), f"no {role}")
         click.echo()
         print_table(files, ("path", "size_bytes", "digest"), "no files")
 
@@ -134,3 +141,15 @@ def _facts(entry: ModelEntry) -> dict[str, Any]:
         "name": entry.name, "version": entry.version, "digest": entry.digest, "files": len(entry.files),
         "size_bytes": entry.size_bytes, "folder": str(entry.folder),
     }  # fmt: skip
+
+
+def _ports(graph: Graph, names: list[str]) -> list[dict[str, Any]]:
+    """Return inputs or outputs with their types."""
+    return [{"name": name, **graph.declared[name]._asdict()} for name in names]
+
+
+def _shape_text(shape: tuple[int | str | None, ...] | None) -> str:
+    """Return a shape as text, with `?` for a free extent without a name."""
+    if shape is None:
+        return "any"
+    return f"[{', '.join('?' if extent is None else str(extent) for extent in shape)}]"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from rota.common.errors import CodeError
 from rota.common.limits import TENSORS_PER_TASK_MAX
@@ -30,7 +30,24 @@ _DATA_LOCATION: Final = 14
 _EXTERNAL: Final = 1
 _NAME_OF_VALUE: Final = 1
 
+_TYPE_OF_VALUE: Final = 2
+
+# TensorProto.DataType: the number of each dtype that can travel.
+ELEMENT_NUMBERS: Final = {
+    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
+    "float64": 11, "uint32": 12, "uint64": 13, "bfloat16": 16, "float8_e4m3fn": 17, "float8_e4m3fnuz": 18,
+    "float8_e5m2": 19, "float8_e5m2fnuz": 20,
+}  # fmt: skip
+_DTYPES: Final = {number: dtype for dtype, number in ELEMENT_NUMBERS.items()}
+
 _FIELDS_MAX: Final = 5_000_000  # a graph of a million nodes has fewer
+
+
+class Declared(NamedTuple):
+    """The type of an input or output. An extent is a number, a name, or None if free; `shape` is None if any fits."""
+
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
 
 
 @dataclass(slots=True)
@@ -41,6 +58,7 @@ class Graph:
     outputs: list[str] = field(default_factory=list)
     initializers: dict[str, None] = field(default_factory=dict)
     external: dict[str, str] = field(default_factory=dict)
+    declared: dict[str, Declared] = field(default_factory=dict)
 
     @property
     def called(self) -> list[str]:
@@ -96,7 +114,9 @@ def _read(data: memoryview, found: Graph) -> None:
                 continue
             if part in ("input", "output"):
                 if is_main:
-                    (found.inputs if part == "input" else found.outputs).append(_text(data, start, end, _NAME_OF_VALUE))
+                    name = _text(data, start, end, _NAME_OF_VALUE)
+                    (found.inputs if part == "input" else found.outputs).append(name)
+                    found.declared[name] = _declared(data, start, end)
             elif part in ("tensor", "initializer"):
                 name = _tensor(data, start, end, found)
                 if is_main and part == "initializer":
@@ -117,6 +137,32 @@ def _tensor(data: memoryview, begin: int, stop: int, found: Graph) -> str:
     if is_external:
         found.external[location] = name
     return name
+
+
+def _declared(data: memoryview, begin: int, stop: int) -> Declared:
+    """Return the type in a ValueInfoProto."""
+    dtype, shape = "unknown", None
+    for tensor in [part for kind in _parts(data, (begin, stop), _TYPE_OF_VALUE) for part in _parts(data, kind, 1)]:
+        for number, start, end in _fields(data, *tensor):
+            if number == 1 and end < 0:
+                dtype = _DTYPES.get(start, "unknown")
+            elif number == 2 and end >= 0:
+                shape = tuple([_extent(data, *part) for part in _parts(data, (start, end), 1)])
+    return Declared(dtype, shape)
+
+
+def _extent(data: memoryview, begin: int, stop: int) -> int | str | None:
+    for number, start, end in _fields(data, begin, stop):
+        if number == 1 and end < 0:
+            return start if start < 1 << 63 else None  # some exporters write a free extent as a negative one
+        if number == 2 and end >= 0:
+            return _decoded(data, start, end) or None
+    return None
+
+
+def _parts(data: memoryview, span: tuple[int, int], wanted: int) -> list[tuple[int, int]]:
+    """Return where the messages in a field of a message are."""
+    return [(start, end) for number, start, end in _fields(data, *span) if number == wanted and end >= 0]
 
 
 def _text(data: memoryview, begin: int, stop: int, wanted: int) -> str:

@@ -18,19 +18,17 @@ import numpy as np
 
 from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES, Call
+from rota.gpu_worker.graph import ELEMENT_NUMBERS
 from rota.host.float_environment import FloatEnvironment
 from rota.tensors.arrays import Array, aligned_empty
 from rota.tensors.format import numpy_dtype
 
 Extent = int | str | None  # fixed, named by the model, or free
 
-# TensorProto.DataType, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
-_ELEMENT_TYPES: Final = {
-    "float": ("float32", 1), "uint8": ("uint8", 2), "int8": ("int8", 3), "uint16": ("uint16", 4), "int16": ("int16", 5),
-    "int32": ("int32", 6), "int64": ("int64", 7), "bool": ("bool", 9), "float16": ("float16", 10),
-    "double": ("float64", 11), "uint32": ("uint32", 12), "uint64": ("uint64", 13), "bfloat16": ("bfloat16", 16),
-    "float8e4m3fn": ("float8_e4m3fn", 17), "float8e4m3fnuz": ("float8_e4m3fnuz", 18),
-    "float8e5m2": ("float8_e5m2", 19), "float8e5m2fnuz": ("float8_e5m2fnuz", 20),
+# The library's names of element types that differ from the dtypes'.
+_DTYPE_OF: Final = {
+    "float": "float32", "double": "float64", "float8e4m3fn": "float8_e4m3fn", "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2", "float8e5m2fnuz": "float8_e5m2fnuz",
 }  # fmt: skip
 
 
@@ -78,12 +76,12 @@ def ports_of(nodes: Sequence[Any], role: str) -> dict[str, Port]:
     ports = {}
     for node in nodes:
         element = node.type.removeprefix("tensor(").removesuffix(")")
-        if not node.type.startswith("tensor(") or element not in _ELEMENT_TYPES:
+        dtype = _DTYPE_OF.get(element, element)
+        if not node.type.startswith("tensor(") or dtype not in ELEMENT_NUMBERS:
             raise CodeError(f'{role} "{node.name}" of the model is a {node.type}; only tensors of numbers can travel')
-        dtype, element_type = _ELEMENT_TYPES[element]
         # Some exporters write a free extent as a negative one.
         extents = tuple(None if isinstance(n, int) and n < 0 else n for n in node.shape)
-        ports[node.name] = Port(node.name, dtype, element_type, extents)
+        ports[node.name] = Port(node.name, dtype, ELEMENT_NUMBERS[dtype], extents)
     return ports
 
 

@@ -25,7 +25,7 @@ from blake3 import blake3
 from rota.common.digests import DIGEST_BYTES, digest_of
 from rota.common.errors import CodeError
 from rota.common.targets import is_name
-from rota.gpu_worker.graph import check_graph, read_graph
+from rota.gpu_worker.graph import Graph, check_graph, read_graph
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings, parse_settings
 from rota.host.files import sync_folder
@@ -65,6 +65,15 @@ class ModelEntry:
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
+
+    def graph(self) -> Graph:
+        """Return the inputs and outputs of the model. Raises `CodeError` if its file cannot be read."""
+        try:
+            return _graph_of(self.model_path)
+        except OSError as error:
+            raise CodeError(
+                f"{self._title()}: {self.model_path} cannot be read ({error.strerror}); {_REMEDY}"
+            ) from None
 
     def settings(self) -> ModelSettings:
         """Return the settings in the model's `model.toml`, or the defaults without one."""
@@ -218,14 +227,18 @@ def _own_file(child: Path, root: Path) -> Path:
 
 def _check_graph(path: Path, files: Iterable[str]) -> None:
     """Raise `CodeError` for a graph whose tasks could not be sent, or that needs files which the model lacks."""
+    try:
+        check_graph(_graph_of(path), dict.fromkeys(files))
+    except CodeError as error:
+        raise CodeError(f"{MODEL_FILE} cannot be used: {error.message}") from None
+
+
+def _graph_of(path: Path) -> Graph:
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            raise CodeError(f"{MODEL_FILE} cannot be used: it is empty")
+            raise CodeError("it is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            try:
-                check_graph(read_graph(data), dict.fromkeys(files))
-            except CodeError as error:
-                raise CodeError(f"{MODEL_FILE} cannot be used: {error.message}") from None
+            return read_graph(data)
 
 
 def _copy(source: Path, folder: Path, relative: str) -> ModelFile:

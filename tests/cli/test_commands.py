@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from onnx import TensorProto, helper
 
 from rota.cli.__main__ import rota
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
@@ -284,3 +285,17 @@ def test_models_live_without_a_broker(run: Run, tmp_path: Path) -> None:
     assert json.loads(out)[0]["digest"] == added["digest"]
     _, out, _ = run("model", "show", "tiny", "--json")
     assert json.loads(out)["files"][0]["path"] == "model.onnx"
+
+
+def test_a_model_is_shown_with_what_it_takes(run: Run, tmp_path: Path) -> None:
+    """Goal: `rota model show` tells how to call a model. Method: one input and output; text and JSON."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert run("model", "add", "m", str(tmp_path / "m.onnx"), "--no-deploy")[0] == ExitCode.OK
+    _, out, _ = run("model", "show", "m")
+    assert [line.split() for line in out.splitlines() if "float32" in line] == [
+        ["x", "float32", "[n,", "4]"], ["y", "float32", "[n,", "4]"],
+    ]  # fmt: skip
+    _, out, _ = run("model", "show", "m", "--json")
+    assert json.loads(out)["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["n", 4]}]

@@ -55,6 +55,22 @@ def weighted(path: Path, tensor: Any, *, in_branch: bool = False) -> Path:
     return save(path, helper.make_graph([node], "g", [yes, x], [y]))
 
 
+def test_inputs_and_outputs_have_their_types(tmp_path: Path) -> None:
+    """Goal: one sees what a model takes. Method: fixed, named and free extents, a scalar, no shape, two dtypes."""
+    value = helper.make_tensor_value_info
+    inputs = [value("x", TensorProto.FLOAT, [2, "n", None]), value("s", TensorProto.INT64, [])]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [name], [name * 2]) for name in "xs"],
+        "g",
+        inputs,
+        [value("xx", TensorProto.FLOAT, None), value("ss", TensorProto.INT64, [])],
+    )
+    entry = Repository(tmp_path / "models").add(save(tmp_path / "m.onnx", graph), "m")
+    assert entry.graph().declared == {
+        "x": ("float32", (2, "n", None)), "s": ("int64", ()), "xx": ("float32", None), "ss": ("int64", ()),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("in_branch", [False, True])
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "missing.bin", "sub/../../secret", ""])
 def test_data_outside_the_folder_are_refused_by_name(tmp_path: Path, location: str, in_branch: bool) -> None:
