@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option
+from rota.cli.common_options import ByteCount, Connection, Whole, broker_options, json_option, lane_option, option
 from rota.cli.output import print_facts, print_json
 from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common import limits
@@ -37,32 +37,32 @@ _DEFAULTS = Limits()
 )
 @option(
     "--fuel",
-    type=click.IntRange(1, limits.FUEL_MAX),
+    type=Whole(1, limits.FUEL_MAX),
     default=_DEFAULTS.fuel,
     help="How many units of fuel a task may burn.",
 )
 @option(
     "--memory",
-    type=click.IntRange(1 << 16, limits.MEMORY_BYTES_MAX),
+    type=ByteCount(1 << 16, limits.MEMORY_BYTES_MAX),
     default=_DEFAULTS.memory_bytes,
     metavar="BYTES",
     help="How much memory an instance may have.",
 )
 @option(
     "--timeout-ms",
-    type=click.IntRange(1, limits.TIMEOUT_MS_MAX),
+    type=Whole(1, limits.TIMEOUT_MS_MAX),
     default=_DEFAULTS.timeout_ms,
     help="How long a task may run.",
 )
 @option(
     "--emits",
-    type=click.IntRange(0, limits.EMITS_MAX),
+    type=Whole(0, limits.EMITS_MAX),
     default=_DEFAULTS.emits_max,
     help="How many tasks a task may emit.",
 )
 @option(
     "--growth",
-    type=click.IntRange(0, limits.GROWTH_BYTES_MAX),
+    type=ByteCount(0, limits.GROWTH_BYTES_MAX),
     default=_DEFAULTS.growth_bytes,
     metavar="BYTES",
     help="By how much a task may grow its lane with emits and state, beyond what it brought.",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -62,6 +63,30 @@ def run_argument(command: Command) -> Command:
     """Add RUN, the run to read."""
     missing = "give a run folder, a run file or a file made by `rota export`, or set ROTA_DIR"
     return click.argument("run", type=RunPath(missing), envvar="ROTA_DIR")(command)
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A number within bounds, with a fraction or without."""
+
+    name = "number"
+
+
+class ByteCount(Whole):
+    """A number of bytes within bounds: 65536, 64KiB, 16MiB, 2GiB."""
+
+    name = "number of bytes, such as 65536, 64KiB, 16MiB or 2GiB"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        sized = re.fullmatch(r"(\d{1,19}) ?([KMGT])iB", value) if isinstance(value, str) else None
+        if sized is not None:
+            value = int(sized[1]) << (10 * (" KMGT".index(sized[2])))
+        return super().convert(value, param, ctx)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rota.cli.common_options import dir_option, json_option, option, progress_option
+from rota.cli.common_options import ByteCount, Number, Whole, dir_option, json_option, option, progress_option
 from rota.cli.output import Progress, print_facts, print_json
 from rota.common.limits import NOW_MS_MAX, TENSOR_LEASE_MS
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 # What a dry run cannot foretell.
 _DONE = ("file_bytes_after", "modules_removed", "modules_bytes", "tensors_removed", "tensors_bytes")
-_COUNT = click.IntRange(0, NOW_MS_MAX)
+_COUNT = Whole(0, NOW_MS_MAX)
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @option("--keep-records", type=_COUNT, metavar="N", help="Keep at least the newest N records.")
-@option("--keep-days", type=click.FloatRange(0, 36_500), metavar="DAYS", help="Keep records younger than this.")
-@option("--keep-bytes", type=_COUNT, metavar="BYTES", help="Keep at least the newest BYTES of records.")
+@option("--keep-days", type=Number(0, 36_500), metavar="DAYS", help="Keep records younger than this.")
+@option(
+    "--keep-bytes", type=ByteCount(0, NOW_MS_MAX), metavar="BYTES", help="Keep at least the newest BYTES of records."
+)
 @option("--pin", "pins", multiple=True, metavar="NAME[=PLACE]",
         help="Never cut behind PLACE: a record number, or TURN@LANE; else the end. May be repeated.")  # fmt: skip
 @option("--unpin", "unpins", multiple=True, metavar="NAME", help="Remove a pin. May be repeated.")

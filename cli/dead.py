@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
+from rota.cli.common_options import Connection, Whole, broker_options, json_option, lane_option, limit_option, option
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, cell, print_facts, print_json, print_table
 from rota.cli.submit import print_outcome
@@ -49,7 +49,7 @@ def ls(connection: Connection, lane: str, limit: int, json: bool) -> None:
 
 
 @dead.command()
-@click.argument("seq", type=click.IntRange(1))
+@click.argument("seq", type=Whole(1))
 @lane_option
 @json_option
 @broker_options
@@ -71,7 +71,7 @@ def show(connection: Connection, seq: int, lane: str, json: bool) -> None:
 
 
 @dead.command()
-@click.argument("seqs", metavar="SEQ...", type=click.IntRange(1), nargs=-1, required=True)
+@click.argument("seqs", metavar="SEQ...", type=Whole(1), nargs=-1, required=True)
 @lane_option
 @option("--wait", is_flag=True, help="Wait for the results and print them.")
 @json_option
@@ -98,7 +98,7 @@ def retry(connection: Connection, seqs: tuple[int, ...], lane: str, wait: bool, 
 
 
 @dead.command()
-@click.argument("seqs", metavar="[SEQ...]", type=click.IntRange(1), nargs=-1)
+@click.argument("seqs", metavar="[SEQ...]", type=Whole(1), nargs=-1)
 @option("--all", "every", is_flag=True, help="Drop all dead tasks of the lane.")
 @lane_option
 @json_option

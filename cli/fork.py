@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from rota.cli.common_options import RunPath, json_option, lane_option, option, progress_option, run_argument
+from rota.cli.common_options import RunPath, Whole, json_option, lane_option, option, progress_option, run_argument
 from rota.cli.exits import ExitCode
 from rota.cli.lanes import seed_of
 from rota.cli.output import Progress, cell, counted, print_facts, print_json
@@ -23,12 +23,12 @@ _VERDICTS: Final = {"accept": ExitCode.OK, "reject": ExitCode.FAILED, "untested"
 
 @click.command()
 @run_argument
-@option("--at", "turn", type=click.IntRange(0), required=True, help="The last turn that both share; 0: none.")
+@option("--at", "turn", type=Whole(0), required=True, help="The last turn that both share; 0: none.")
 @option("--to", "folder", type=click.Path(path_type=Path), required=True, help="The new run folder.")
 @lane_option
 @option("--deploy", "deploys", metavar="NAME=FILE", multiple=True, help="Bind a name to a WASM module there.")
 @option(
-    "--drop-input", "dropped", metavar="RECORD", type=click.IntRange(1), multiple=True,
+    "--drop-input", "dropped", metavar="RECORD", type=Whole(1), multiple=True,
     help="Leave out a later input: the number of its record.",
 )  # fmt: skip
 @option(
@@ -37,7 +37,7 @@ _VERDICTS: Final = {"accept": ExitCode.OK, "reject": ExitCode.FAILED, "untested"
 )  # fmt: skip
 @option("--seed", metavar="HEX", help="Other entropy from there on: 32 bytes as hex.")
 @option("--inputs/--no-inputs", default=True, help="Apply the later inputs again, or only finish the earlier ones.")
-@option("--turns-max", type=click.IntRange(1), help="Stop after so many more turns: a changed lane may never end.")
+@option("--turns-max", type=Whole(1), help="Stop after so many more turns: a changed lane may never end.")
 @progress_option
 @json_option
 def fork(
@@ -84,7 +84,7 @@ def fork(
     "upgrade", metavar="NAME=FILE", type=RunPath("give the run and the new code: rota check-upgrade RUN NAME=FILE", str)
 )
 @option("--lane", help="Only this lane; default: every lane where the name is bound.")
-@option("--from", "turn", metavar="TURN", type=click.IntRange(0), default=0, help="The old code up to there.")
+@option("--from", "turn", metavar="TURN", type=Whole(0), default=0, help="The old code up to there.")
 @option("--state/--ignore-state", default=True, help="Whether a different state counts as a change.")
 @progress_option
 @json_option
@@ -263,9 +263,9 @@ def _described(task: Any) -> dict[str, Any] | None:
 def _print(came: Consequences, *, brings_code: bool) -> None:
     print_facts({
         "lane": came.lane,
-        "shared": f"{came.position} turns, digest {came.shared_digest.hex()}",
-        "was": f"{came.was_retired} turns, digest {came.was_digest.hex()}",
-        "is": f"{came.retired} turns, digest {came.digest.hex()}",
+        "shared": f"{counted(came.position, 'turn')}, digest {came.shared_digest.hex()}",
+        "was": f"{counted(came.was_retired, 'turn')}, digest {came.was_digest.hex()}",
+        "is": f"{counted(came.retired, 'turn')}, digest {came.digest.hex()}",
     })  # fmt: skip
     for number, what, why in came.left_out:
         click.echo(f"left out: {what} of record {number}: {why}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from rota.cli.common_options import Command, dir_option, json_option, lane_option, option, progress_option
+from rota.cli.common_options import Command, Whole, dir_option, json_option, lane_option, option, progress_option
 from rota.cli.output import Progress, print_facts, print_json, write_bytes
 from rota.common.errors import ConfigError, LocalError, UnknownTask
 
@@ -60,10 +60,10 @@ def run_options(command: Command) -> Command:
 @option("--lane", help="Only records of this lane.")
 @option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; may be given several times.")
 @option("--agent", metavar="ADDRESS", help="Only records that concern this agent, function or model.")
-@option("--seq", type=click.IntRange(1), help="Only records that concern this task.")
-@option("--from", "first", type=click.IntRange(1), metavar="N", help="From record N on.")
-@option("--to", "last", type=click.IntRange(1), metavar="N", help="Up to record N.")
-@option("--tail", type=click.IntRange(1), metavar="N", help="Only the last N of them.")
+@option("--seq", type=Whole(1), help="Only records that concern this task.")
+@option("--from", "first", type=Whole(1), metavar="N", help="From record N on.")
+@option("--to", "last", type=Whole(1), metavar="N", help="Up to record N.")
+@option("--tail", type=Whole(1), metavar="N", help="Only the last N of them.")
 @option("--follow", is_flag=True, help="Follow what a broker writes, until interrupted.")
 @progress_option
 @json_option
@@ -209,7 +209,7 @@ def _follow(lines: _LogLines, walk: Walk, journal: Path, number: int, chain: byt
 
 
 @click.command()
-@click.argument("seq", type=click.IntRange(1))
+@click.argument("seq", type=Whole(1))
 @option("--lane", help="Fail if the task is in another lane.")
 @progress_option
 @json_option
@@ -238,8 +238,8 @@ def show(run: Path, seq: int, lane: str | None, progress: bool | None, json: boo
 @click.command()
 @click.argument("agent")
 @lane_option
-@option("--from", "first", type=click.IntRange(1), metavar="TURN", help="From this turn on.")
-@option("--to", "last", type=click.IntRange(1), metavar="TURN", help="Up to this turn.")
+@option("--from", "first", type=Whole(1), metavar="TURN", help="From this turn on.")
+@option("--to", "last", type=Whole(1), metavar="TURN", help="Up to this turn.")
 @progress_option
 @json_option
 @run_options
@@ -272,10 +272,10 @@ def story(
 
 
 @click.command()
-@click.argument("seq", type=click.IntRange(1))
+@click.argument("seq", type=Whole(1))
 @option("--up", is_flag=True, help="Only its ancestors.")
-@option("--depth", type=click.IntRange(1), default=32, metavar="N", help="At most N levels up and N levels down.")
-@option("--limit", type=click.IntRange(1, 100_000), default=_NODES_MAX, help="At most so many descendants.")
+@option("--depth", type=Whole(1), default=32, metavar="N", help="At most N levels up and N levels down.")
+@option("--limit", type=Whole(1, 100_000), default=_NODES_MAX, help="At most so many descendants.")
 @progress_option
 @json_option
 @run_options
@@ -307,7 +307,7 @@ def tree(run: Path, seq: int, up: bool, depth: int, limit: int, progress: bool |
 
 @click.command()
 @click.argument("agent")
-@option("--at", type=click.IntRange(1), metavar="TURN", help="Just after this turn retired; default: the last one.")
+@option("--at", type=Whole(1), metavar="TURN", help="Just after this turn retired; default: the last one.")
 @lane_option
 @option("--raw", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Write its bytes; - is stdout.")
 @progress_option

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import click
 
-from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
+from rota.cli.common_options import (
+    ByteCount,
+    Connection,
+    Number,
+    Whole,
+    broker_options,
+    json_option,
+    lane_option,
+    option,
+    progress_option,
+)
 from rota.cli.output import Progress, cell, print_json, print_table
 from rota.cli.waiting import noticed
 from rota.common import limits
@@ -50,7 +60,7 @@ def lane() -> None:
 @option("--paused", is_flag=True, help="Issue nothing until `rota release NAME`.")
 @option(
     "--window",
-    type=click.IntRange(1, limits.WINDOW_TASKS_MAX),
+    type=Whole(1, limits.WINDOW_TASKS_MAX),
     default=limits.WINDOW_TASKS_DEFAULT,
     help="How many issued tasks the lane can hold.",
 )
@@ -62,25 +72,26 @@ def lane() -> None:
 )
 @option(
     "--tasks-max",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=limits.LANE_TASKS_DEFAULT,
     help="How many unfinished tasks the lane takes before it is busy.",
 )
 @option(
     "--bytes-max",
-    type=click.IntRange(limits.LANE_BYTES_MIN, limits.LANE_BYTES_MAX),
+    type=ByteCount(limits.LANE_BYTES_MIN, limits.LANE_BYTES_MAX),
     default=limits.LANE_BYTES_DEFAULT,
+    metavar="BYTES",
     help="Its budget in bytes for tasks, timers and states.",
 )
 @option(
     "--agents-max",
-    type=click.IntRange(1, limits.LANE_AGENTS_MAX),
+    type=Whole(1, limits.LANE_AGENTS_MAX),
     default=limits.LANE_AGENTS_DEFAULT,
     help="How many agents it may have.",
 )
 @option(
     "--starvation-passes",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=limits.STARVATION_PASSES_DEFAULT,
     help="How often tasks of higher priority may pass a task over.",
 )
@@ -117,7 +128,7 @@ def open_(
 
 @lane.command("window")
 @click.argument("name")
-@click.argument("window", type=click.IntRange(1, limits.WINDOW_TASKS_MAX))
+@click.argument("window", type=Whole(1, limits.WINDOW_TASKS_MAX))
 @broker_options
 def window_(connection: Connection, name: str, window: int) -> None:
     """Change the WINDOW of the lane NAME: how many issued tasks it can hold.
@@ -132,7 +143,7 @@ def window_(connection: Connection, name: str, window: int) -> None:
 
 @lane.command("wait")
 @click.argument("name")
-@option("--wait-timeout", type=click.FloatRange(0), metavar="SECONDS", help="Stop waiting after so long.")
+@option("--wait-timeout", type=Number(0), metavar="SECONDS", help="Stop waiting after so long.")
 @progress_option
 @json_option
 @broker_options

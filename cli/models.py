@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rota.cli.common_options import Connection, broker_options, dir_option, json_option, lane_option, option
+from rota.cli.common_options import Connection, Whole, broker_options, dir_option, json_option, lane_option, option
 from rota.cli.output import print_facts, print_json, print_table
 from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common.errors import RotaError
@@ -45,7 +45,7 @@ def model() -> None:
 @option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it.")
 @option("--check/--no-check", default=True, help="Have a GPU worker load it before the deploy takes effect.")
 @wait_option
-@option("--timeout-ms", type=click.IntRange(1), default=None, help="How long a task of the model may run.")
+@option("--timeout-ms", type=Whole(1), default=None, help="How long a task of the model may run.")
 @_models_option
 @json_option
 @broker_options
@@ -101,7 +101,7 @@ def ls(folder: Path, models: Path | None, json: bool) -> None:
 
 @model.command()
 @click.argument("name")
-@option("--version", type=click.IntRange(1), help="Which version; default: the newest.")
+@option("--version", type=Whole(1), help="Which version; default: the newest.")
 @_models_option
 @json_option
 @dir_option

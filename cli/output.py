@@ -83,7 +83,7 @@ def cell(value: Any, key: str = "", *, full: bool = False) -> str:
 
 def counted(count: int, what: str) -> str:
     """Return a count and what is counted, as a person says it."""
-    return f"{count} {what}" + "s" * (count != 1)
+    return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("s") else "s")
 
 
 def write_bytes(data: bytes) -> None:

@@ -17,7 +17,16 @@ from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from rota.cli.common_options import Connection, broker_options, json_option, lane_option, option, progress_option
+from rota.cli.common_options import (
+    Connection,
+    Number,
+    Whole,
+    broker_options,
+    json_option,
+    lane_option,
+    option,
+    progress_option,
+)
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, cell, print_json, write_bytes
 from rota.cli.waiting import not_there_yet, noticed
@@ -50,24 +59,24 @@ _LINE_KEYS: Final = ("target", "payload")
     'its own target with its own payload: text as it is, {"base64": ...} decoded, all else as JSON. - is stdin.',
 )
 @lane_option
-@option("--priority", type=click.IntRange(-8, 7), default=0, help="Higher ones are issued first.")
+@option("--priority", type=Whole(-8, 7), default=0, help="Higher ones are issued first.")
 @option("--wait", is_flag=True, help="Wait for the results and print them, in order.")
 @option(
     "--wait-timeout",
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="SECONDS",
     help="With --wait: stop waiting after so long, and print the seqs that are still to come. The tasks stay.",
 )
 @option("--block", is_flag=True, help="While the lane is full, wait instead of failing.")
 @option(
     "--now-ms",
-    type=click.IntRange(0),
+    type=Whole(0),
     help="Pin the time that the agents see, in ms since 1970, for a repeatable run.",
 )
 @option("--producer", help="Your own producer id, to repeat a submit safely.")
 @option(
     "--number",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="The number of this submit of that producer; repeated, it has no second effect.",
 )
 @progress_option

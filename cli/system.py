@@ -12,6 +12,7 @@ from click.shell_completion import get_completion_class
 
 from rota.cli.common_options import (
     Connection,
+    Number,
     broker_options,
     json_option,
     lane_option,
@@ -152,7 +153,7 @@ def drain(connection: Connection, off: bool, wait: bool, progress: bool | None, 
 @option(
     "--for",
     "seconds",
-    type=click.FloatRange(0.001),
+    type=Number(0.001),
     metavar="SECONDS",
     help="End after so long without an event.",
 )

@@ -6,7 +6,16 @@ import math
 
 import click
 
-from rota.cli.common_options import Connection, broker_options, json_option, lane_option, limit_option, option
+from rota.cli.common_options import (
+    Connection,
+    Number,
+    Whole,
+    broker_options,
+    json_option,
+    lane_option,
+    limit_option,
+    option,
+)
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, print_json, print_table
 from rota.cli.submit import print_outcome
@@ -18,10 +27,10 @@ _COLUMNS = ("seq", "turn", "state", "target", "kind", "sender", "priority", "att
 
 
 @click.command()
-@click.argument("seq", type=click.IntRange(1))
+@click.argument("seq", type=Whole(1))
 @option(
     "--wait",
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="SECONDS",
     default=None,
     help="How long to wait for a task without an outcome; 0: no limit. Default: do not wait.",
@@ -50,7 +59,7 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
 
 
 @click.command()
-@click.argument("seq", type=click.IntRange(1))
+@click.argument("seq", type=Whole(1))
 @json_option
 @broker_options
 def cancel(connection: Connection, seq: int, json: bool) -> int:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from rota.cli.common_options import json_option, option, progress_option, run_argument
+from rota.cli.common_options import Whole, json_option, option, progress_option, run_argument
 from rota.cli.exits import ExitCode
-from rota.cli.output import Progress, print_facts, print_json
+from rota.cli.output import Progress, counted, print_facts, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +55,8 @@ class _Counts(click.ParamType[tuple[int, ...]]):
 @option("--workers", type=_Counts(), help="Verify once with each of these numbers of worker processes; default: none.")
 @option("--kill", is_flag=True, help="Kill worker processes meanwhile, at random moments.")
 @option("--lane", help="Only this lane.")
-@option("--from", "first_turn", type=click.IntRange(1), metavar="TURN", help="Trust what retired before this turn.")
-@option("--to", "last_turn", type=click.IntRange(1), metavar="TURN", help="Stop after this turn has retired.")
+@option("--from", "first_turn", type=Whole(1), metavar="TURN", help="Trust what retired before this turn.")
+@option("--to", "last_turn", type=Whole(1), metavar="TURN", help="Stop after this turn has retired.")
 @option(
     "--recorded-models/--live-models", "recorded_models", default=True,
     help="Read results of models without a certificate back, or compute them again too.",
@@ -153,20 +153,21 @@ def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> d
     lines = {
         "retired": f"{lane.retired:,}",
         "digest": lane.digest.hex(),
-        "compared": f"{lane.compared:,} turn digests, {'all equal' if lane.equal else 'equal up to there'}",
-        "computed": f"{counts.executed:,} outcomes of agents and functions, bit for bit",
-        "read back": f"{counts.inputs:,} inputs with their times; {counts.decisions:,} of them verdicts or cancels",
+        "compared": f"{counted(lane.compared, 'turn digest')}, {'all equal' if lane.equal else 'equal up to there'}",
+        "computed": f"{counted(counts.executed, 'outcome')} of agents and functions, bit for bit",
+        "read back": f"{counted(counts.inputs, 'input')} with their times; "
+        f"{counts.decisions:,} of them verdicts or cancels",
     }
     if counts.models_read_back:
-        lines["read back"] += f"; {counts.models_read_back:,} results of models (class `recorded`)"
+        lines["read back"] += f"; {counted(counts.models_read_back, 'result')} of models (class `recorded`)"
     if counts.models_executed:
-        lines["computed"] += f"; {counts.models_executed:,} results of models"
+        lines["computed"] += f"; {counted(counts.models_executed, 'result')} of models"
         if not recorded_models:
             lines["note"] = "results of models without a certificate may differ on another device or version"
     if counts.believed:
-        lines["believed"] = f"{counts.believed:,} outcomes before the first turn that was asked for"
+        lines["believed"] = f"{counted(counts.believed, 'outcome')} before the first turn that was asked for"
     if cut := lane.retired - lane.compared - counts.believed:
-        lines["cut off"] = f"{cut:,} turns by a compaction; their digest is where this begins"
+        lines["cut off"] = f"{counted(cut, 'turn')} by a compaction; their digest is where this begins"
     if lane.blocked is not None:
         task = lane.blocked.task
         lines["stopped at"] = f"turn {task.turn}, seq {task.seq}, {task.address}: it cannot be computed again here"
@@ -178,10 +179,10 @@ def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> d
 def _round_line(one: Round) -> str:
     turns = one.turns
     rate = turns / max(one.seconds, 0.001)
-    line = f"{_where(one.workers)}: {turns:,} turns in {one.seconds:.2f} s, {rate:,.0f} per second"
+    line = f"{_where(one.workers)}: {counted(turns, 'turn')} in {one.seconds:.2f} s, {rate:,.0f} per second"
     if one.kills:
-        line += f"; {one.kills} processes killed meanwhile"
-    return line + (f"; {one.deaths} processes died by themselves" if one.deaths else "")
+        line += f"; {counted(one.kills, 'process')} killed meanwhile"
+    return line + (f"; {counted(one.deaths, 'process')} died" if one.deaths else "")
 
 
 def _verdict_line(proof: Proof) -> str:
@@ -189,7 +190,7 @@ def _verdict_line(proof: Proof) -> str:
     lanes = ", ".join(lane.lane for lane in report.lanes if not lane.equal)
     if proof.verdict == "equal":
         compared = sum(lane.compared for lane in report.lanes)
-        return f"EQUAL: {compared:,} turn digests in {len(report.lanes)} lanes"
+        return f"EQUAL: {counted(compared, 'turn digest')} in {counted(len(report.lanes), 'lane')}"
     if proof.verdict == "diverged":
         return f"DIVERGED: lane {lanes}"
     if proof.verdict == "damaged" and report.damage is not None and "snapshot" in report.damage.fields:

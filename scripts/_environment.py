@@ -180,7 +180,7 @@ def _run_pip(arguments: list[str]) -> None:
 class _Progress:
     """Shows pip's progress: its current line, in place on a terminal, elsewhere every few seconds.
 
-    Pip prints nothing while it unpacks, which takes longest; its last line is then repeated.
+    Pip prints nothing while it unpacks, which takes longest; its last line is then repeated, at twice the time each.
     """
 
     _STEPS = ("Collecting ", "Downloading ", "Building ", "Preparing ", "Installing ")
@@ -189,6 +189,7 @@ class _Progress:
         self._live = sys.stderr.isatty() if live is None else live
         self._every_s = every_s
         self._step = "starting pip"
+        self._said, self._due_s = "", 0.0
         self._started = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tell, daemon=True)
@@ -215,9 +216,18 @@ class _Progress:
             sys.stderr.write("\r" + text[:width].ljust(width) + ("" if line else "\r"))
             sys.stderr.flush()
 
+    def line(self, passed_s: float) -> str | None:
+        """Return the line for this moment, or None if there is nothing new to say."""
+        if self._step == self._said and passed_s < self._due_s:
+            return None
+        self._said, self._due_s = self._step, 2 * passed_s
+        return f"{passed_s:3.0f} s: {self._step[:_STEP_CHARS_SHOWN]}"
+
     def _tell(self) -> None:
         while not self._ended.wait(self._every_s):
-            _say(f"{time.monotonic() - self._started:3.0f} s: {self._step[:_STEP_CHARS_SHOWN]}")
+            line = self.line(time.monotonic() - self._started)
+            if line is not None:
+                _say(line)
 
 
 def _start_again() -> NoReturn:

@@ -60,6 +60,16 @@ def test_the_set_up_is_not_silent_where_nobody_watches(capsys: pytest.CaptureFix
     assert re.search(r"^setup: +\d+ s: Collecting numpy>=2$", said, re.MULTILINE), said
 
 
+def test_the_set_up_does_not_repeat_itself_at_each_step() -> None:
+    """Goal: one line says as much as ten. Method: five minutes at one step of pip, then a new one."""
+    progress = _environment._Progress(live=False)
+    progress.show("Installing collected packages: numpy\n")
+    said = [moment for moment in range(5, 300, 5) if progress.line(moment)]
+    assert said == [5, 10, 20, 40, 80, 160]
+    progress.show("Building wheels\n")
+    assert progress.line(301) == "301 s: Building wheels"
+
+
 def test_the_suite_says_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Goal: the expected time is printed. Method: before the first run, after one, and with a damaged note."""
     script = _load("test.py")

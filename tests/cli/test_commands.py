@@ -14,7 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from rota.cli.__main__ import rota
+from rota.cli.common_options import ByteCount
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
+from rota.cli.output import counted
 from rota.cli.submit import _rest, _tasks, submit
 from rota.cli.waiting import not_there_yet
 from rota.common import errors
@@ -140,6 +142,9 @@ def test_without_a_broker_a_command_says_what_to_do(run: Run, arguments: tuple[s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("result", "abc"), "'abc' is not a valid whole number"),
+        (("result", "1", "--wait", "soon"), "'soon' is not a valid number"),
+        (("lane", "open", "x", "--bytes-max", "64mb"), "number of bytes, such as 65536, 64KiB"),
         (("nonsense",), "No such command 'nonsense'"),
         (("submit",), "TARGET"),
         (("submit", "echo", "a", "--file", __file__), "one of PAYLOAD, --file and --jsonl"),
@@ -230,6 +235,20 @@ def test_every_error_has_an_exit_code(kind: type) -> None:
         code = exit_code_of(kind("words"))
         assert code not in (ExitCode.OK, ExitCode.BUG)
         assert (code == ExitCode.TRY_LATER) == (kind in (errors.Busy, errors.Draining, errors.StorageFull))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("65536", 65_536), ("64KiB", 65_536), ("64 MiB", 64 << 20), ("4GiB", 4 << 30), ("0TiB", 0)]
+)
+def test_sizes_take_units(text: str, size: int) -> None:
+    """Goal: nobody counts zeros. Method: numbers of bytes with and without a unit."""
+    assert ByteCount(0, 1 << 40).convert(text, None, None) == size
+
+
+def test_numbers_are_counted_as_people_do() -> None:
+    """Goal: no "1 turns". Method: none, one and many."""
+    said = [counted(number, what) for number, what in ((0, "turn"), (1, "turn"), (1_234, "turn"), (2, "process"))]
+    assert said == ["0 turns", "1 turn", "1,234 turns", "2 processes"]
 
 
 def test_a_failed_task_shows_its_log() -> None:

@@ -93,7 +93,7 @@ def test_an_equal_run_says_what_was_compared(relayed: Path) -> None:
     assert all(one["kills"] >= 1 for one in told["rounds"])
     lines = text.splitlines()
     assert lines[0] == "lane main"
-    assert lines[-1] == f"EQUAL: {turns} turn digests in 1 lanes"
+    assert lines[-1] == f"EQUAL: {turns} turn digests in 1 lane"
     assert f"  digest     {lane['digest']}" in lines
     assert f"  computed   {turns} outcomes of agents and functions, bit for bit" in lines
     assert sorted(path.relative_to(relayed) for path in relayed.rglob("*")) == before
