@@ -10,7 +10,7 @@ import click
 from rota.cli.common_options import Connection, Whole, broker_options, dir_option, json_option, lane_option, option
 from rota.cli.output import print_facts, print_json, print_table
 from rota.cli.waiting import tell_if_no_worker, wait_option
-from rota.common.errors import RotaError
+from rota.common.errors import CodeError, RotaError
 
 if TYPE_CHECKING:
     from rota.gpu_worker.graph import Graph
@@ -63,7 +63,9 @@ def add(
     from rota.common.work import MODEL, Limits
 
     connection.run_folder().prepare()
-    entry = _repository(connection.folder, models).add(path, name)
+    repository = _repository(connection.folder, models)
+    had = [one.digest for one in repository.list() if one.name == name]
+    entry = repository.add(path, name)
     facts: dict[str, Any] = {**_facts(entry), "deployed": False}
     if deploy:
         code_limits = None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
@@ -72,6 +74,11 @@ def add(
                 if check:
                     tell_if_no_worker(client, connection, KINDS[MODEL].pool, name, wait=wait)
                 info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
+        except CodeError:
+            if entry.digest not in had:
+                repository.remove(entry)
+                click.echo(f"model {name} is not added: no worker can run it", err=True)
+            raise
         except (RotaError, TimeoutError):
             click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)
             raise

@@ -131,6 +131,14 @@ class Repository:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)  # already renamed on success
 
+    def remove(self, entry: ModelEntry) -> None:
+        """Remove a version."""
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
+        try:
+            os.rename(entry.folder, scratch / str(entry.version))  # so that nobody reads half of it
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
     def list(self) -> tuple[ModelEntry, ...]:
         """Return all versions of all models, by name and version."""
         if not self.root.is_dir():

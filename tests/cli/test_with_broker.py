@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper
 
 from rota.cli.exits import ExitCode
 from rota.client import Client
@@ -62,6 +63,31 @@ def test_a_deploy_without_a_worker_says_so_at_once(broker: Path) -> None:
         finally:
             process.kill()
     assert ended(broker, "deploy", "echo", str(ECHO), "--no-check") == (ExitCode.OK, "")
+
+
+def test_a_model_that_a_worker_refuses_is_not_kept(broker: Path, tmp_path: Path) -> None:
+    """Goal: an unusable version is not left behind. Method: a real worker; a model from the future, then a good one."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    command = rota(broker, "gpu-worker", "--require", "cpu")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline().startswith(b"ready gpu-worker")
+            ended_with = []
+            for ir_version in (99, 8):
+                model.ir_version = ir_version
+                (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+                ended_with.append(ended(broker, "model", "add", "m", str(tmp_path / "m.onnx")))
+        finally:
+            worker.kill()
+    (code, err), good = ended_with
+    assert code == ExitCode.USAGE, err
+    assert "model m is not added: no worker can run it" in err
+    assert "saved with IR version 99" in err
+    assert good == (ExitCode.OK, "")
+    assert [one.name for one in (broker / "models" / "m").iterdir()] == ["1"]
 
 
 def test_the_doctor_misses_a_bound_module(broker: Path) -> None:
