@@ -64,7 +64,7 @@ class PendingDeploys:
 
     def died(self, worker: str) -> list[PendingDeploy]:
         """Count the death of a worker. Returns the deploys that it was asked about for the last time: they are gone."""
-        poison = []
+        poison: list[PendingDeploy] = []
         for pending in self:
             if pending.worker == worker:
                 pending.worker = NOBODY
