@@ -42,8 +42,9 @@ class FileIdentity:
             found, size = _identity_of(name)
             if found == opened and size < least_bytes:
                 raise JournalLost(
-                    f"{name} was cut to {size} bytes while this process wrote to it. Nothing more is acknowledged; put "
-                    "the run folder back from a copy and start again, or start in another one",
+                    f"{name} was cut to {size} bytes while this process wrote to it, or another broker has taken it "
+                    "over. Nothing more is acknowledged here; use the other broker if there is one, else put the run "
+                    "folder back from a copy and start again",
                     path=name,
                 )
             if found != opened:

@@ -66,7 +66,7 @@ def runs(draw: st.DrawFn) -> messages.TaskRun:
 SETTINGS = st.builds(
     messages.LaneSettings, st.sampled_from(("derived", "recorded")), st.integers(1, limits.WINDOW_TASKS_MAX),
     st.integers(1, 1 << 32), st.integers(1, 1 << 32), st.none() | DIGEST,
-    st.integers(1, limits.LANE_BYTES_MAX), st.integers(1, limits.LANE_AGENTS_MAX),
+    st.integers(limits.LANE_BYTES_MIN, limits.LANE_BYTES_MAX), st.integers(1, limits.LANE_AGENTS_MAX),
 )  # fmt: skip
 REPLY_TO = st.none() | st.builds(work.ReplyTo, COUNT, COUNT, COUNT)
 

@@ -132,7 +132,7 @@ def test_a_broker_whose_folder_is_removed_says_so_and_ends(start_process: StartP
 
 def test_a_second_broker_takes_over_and_the_first_ends(start_process: StartProcess, run_dir: Path) -> None:
     """Goal: a removed lock file does not let two brokers write. Method: remove the lock file of a live broker
-    and start another one; the first ends with STORAGE at its next record, and the second serves.
+    and start another one; the first ends with STORAGE as soon as it notices, and the second serves.
     """
     first = start_process("-m", "rota.broker", ROTA_DIR=str(run_dir))
     first.wait_for("^ready broker boot=1 ")
@@ -141,10 +141,9 @@ def test_a_second_broker_takes_over_and_the_first_ends(start_process: StartProce
         assert client.status()["boot"] == 1
         (run_dir / "broker.lock").unlink()
         start_process("-m", "rota.broker", ROTA_DIR=str(run_dir)).wait_for("^ready broker boot=2 ")
-        assert client.status()["boot"] == 1, "this connection is with the first one"
         assert client.submit("counter/a", b"x").seq == 1, "sent again to the second, when the first has gone"
         assert first.wait() == Exit.STORAGE
-        assert "taken it over" in first.text
+        assert "has taken it" in first.text
         with Client(run_dir) as another:
             assert another.status()["boot"] == 2, "the first has left the sockets of the second alone"
 
