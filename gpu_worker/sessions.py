@@ -188,10 +188,12 @@ class Sessions:
             settings.outputs or tuple(output.name for output in opened.session.get_outputs()),
             tuple(one.name for one in opened.session.get_overridable_initializers()),
         )
-        for name in (*settings.outputs, *settings.probe_shapes):
+        named = [name for shapes in settings.shapes for name in shapes]
+        for name in (*settings.outputs, *named, *settings.ranges):
             if name not in model.inputs and name not in model.outputs:
                 raise CodeError(f"{entry.folder / SETTINGS_FILE} names {name!r}, which the model does not have")
-        probe = self._probe(model, settings.probe_shapes)
+        sets = settings.shape_sets(tuple(model.inputs))
+        probe = self._probe(model, sets[0] if sets else {})
         model.facts = session_facts(opened, entry.digest, probe)
         model.fingerprint = digest_of_facts(model.facts)
         if opened.reason:
@@ -206,7 +208,7 @@ class Sessions:
         inputs = {name: Tensor(port.dtype, shapes[name], b"") for name, port in model.inputs.items()}
         call = Call(inputs, tuple(model.outputs))
         if misfit := model.misfit(call):
-            raise CodeError(f"{model.entry.folder / SETTINGS_FILE}: probe_shapes: {misfit}")
+            raise CodeError(f"{model.entry.folder / SETTINGS_FILE}: [[shapes]]: {misfit}")
         size_bytes = sum(_size_bytes(tensor) for tensor in inputs.values())
         if size_bytes > PROBE_BYTES_MAX:
             model.warm_up = f"its inputs have {size_bytes} bytes, at most {PROBE_BYTES_MAX} are made up"

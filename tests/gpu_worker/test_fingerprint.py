@@ -72,7 +72,7 @@ def test_a_probe_that_the_model_refuses_is_said_and_can_be_given_its_shape(bench
     refused = bench.executor._sessions.get(bench.repository.add(folder, "m").digest)
     assert refused.warm_up != ""
     assert refused.facts["probe"].startswith("none: ")
-    (folder / "model.toml").write_text("[probe_shapes]\nx = [8]")
+    (folder / "model.toml").write_text("[[shapes]]\nx = [8]")
     given = bench.executor._sessions.get(bench.repository.add(folder, "m").digest)
     assert given.warm_up == ""
     assert len(given.facts["probe"]) == 64

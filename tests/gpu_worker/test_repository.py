@@ -200,8 +200,8 @@ def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, source: Path, sp
 def test_settings_come_from_the_models_own_file(tmp_path: Path, source: Path) -> None:
     """Goal: every key of model.toml arrives. Method: all of them in one file."""
     (source / "model.toml").write_text(
-        'threads = 2\ngraph_level = "basic"\noutputs = ["y"]\nallow_cpu_nodes = true\n[probe_shapes]\nx = [1, 8]\n'
+        'threads = 2\ngraph_level = "basic"\noutputs = ["y"]\nallow_cpu_nodes = true\n[[shapes]]\nx = [1, 8]\n'
     )
     settings = Repository(tmp_path / "models").add(source, "m").settings()
     assert (settings.threads, settings.graph_level, settings.outputs) == (2, "basic", ("y",))
-    assert (settings.allow_cpu_nodes, settings.probe_shapes) == (True, {"x": (1, 8)})
+    assert (settings.allow_cpu_nodes, settings.shapes) == (True, ({"x": (1, 8)},))

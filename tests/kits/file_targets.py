@@ -277,9 +277,9 @@ def start_wal(folder: Path) -> Check:
 
 _TOML = st.sampled_from(
     (
-        b'threads = 2\ngraph_level = "basic"\noutputs = ["y"]\nallow_cpu_nodes = true\n[probe_shapes]\nx = [1, 8]\n',
+        b'threads = 2\ngraph_level = "basic"\noutputs = ["y"]\nallow_cpu_nodes = true\n[[shapes]]\nx = [1, 8]\n',
         b"threads = 1\n",
-        b'outputs = ["label", "\\u00e9"]\nprobe_shapes = {audio = [1, 16000], "b c" = []}\n',
+        b'outputs = ["label", "\\u00e9"]\nshapes = [{audio = [1, 16000], "b c" = []}, {audio = [1, 8]}]\n',
         b"",
     )
 )
@@ -306,7 +306,7 @@ def check_toml(text: bytes) -> bool:
         check_words(error.message)
         return False
     assert found.threads is None or 1 <= found.threads <= 256
-    assert all(type(extent) is int for shape in found.probe_shapes.values() for extent in shape)
+    assert all(type(extent) is int for one in found.shapes for shape in one.values() for extent in shape)
     return True
 
 
