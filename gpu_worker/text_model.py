@@ -21,14 +21,14 @@ class Piece(NamedTuple):
     text: str
 
 
-class Finished(NamedTuple):
+class Generated(NamedTuple):
     """A request has ended, with a `GenerateResult` of common/text_calls.py without its conversation, or a failure."""
 
     request: int
     result: Any | Failed
 
 
-class TextModel(Protocol):
+class GeneratingModel(Protocol):
     """A loaded decoder with its slots."""
 
     @property
@@ -58,7 +58,7 @@ class TextModel(Protocol):
         """
         ...
 
-    def step(self, run_options: Any) -> Sequence[Piece | Finished]:
+    def step(self, run_options: Any) -> Sequence[Piece | Generated]:
         """Do one prefill, or one decode of all slots. Call only if not idle.
 
         `run_options` go to every run of the session: the executor stops a run through them. An error of the library is
@@ -75,7 +75,7 @@ class TextModel(Protocol):
         ...
 
 
-class TextRows(Protocol):
+class EncodedTexts(Protocol):
     """The texts of one `embed` or `classify` call as rows for the model, and the way back."""
 
     @property
@@ -90,9 +90,9 @@ class TextRows(Protocol):
         ...
 
 
-class TextEncoder(Protocol):
+class EncodingModel(Protocol):
     """Tokenizer, buckets, pooling and labels of a model whose task is `embed` or `classify`."""
 
-    def rows(self, payload: bytes) -> TextRows:
+    def rows(self, payload: bytes) -> EncodedTexts:
         """Decode and tokenize a call. Raises `BadPayload` for what is no call of this model's task, or is too long."""
         ...
