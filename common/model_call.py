@@ -92,11 +92,16 @@ def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, 
     return _tensors(_fields(payload, needed="outputs", optional="")["outputs"], "output", references)
 
 
-def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
+def unpacked(payload: bytes) -> Any:
+    """Return the MessagePack value in `payload`. Raises `BadPayload` for other bytes, or a map with a name twice."""
     try:
-        fields = msgpack.unpackb(payload, object_pairs_hook=_unique)
+        return msgpack.unpackb(payload, object_pairs_hook=_unique)
     except ValueError:  # of any kind; msgpack's texts may change, and a failure's text enters the digest
         raise BadPayload("the payload is not one MessagePack value") from None
+
+
+def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
+    fields = unpacked(payload)
     if not isinstance(fields, dict):
         raise BadPayload(f'the payload must be a MessagePack map with "{needed}"; its bytes mean {shown(fields)}')
     if needed not in fields:
@@ -121,10 +126,11 @@ def _tensors(value: Any, role: str, references: Sequence[TensorRef]) -> dict[str
         raise BadPayload(f'"{role}s" must be a map of name to tensor, got {shown(value)}')
     if len(value) > TENSORS_PER_TASK_MAX:
         raise BadPayload(f"{len(value)} {role}s are more than the {TENSORS_PER_TASK_MAX} that are allowed")
-    return {name: _tensor(name, fields, role, references) for name, fields in value.items()}
+    return {name: decode_tensor(name, fields, role, references) for name, fields in value.items()}
 
 
-def _tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -> Tensor:
+def decode_tensor(name: Any, value: Any, role: str, references: Sequence[TensorRef]) -> Tensor:
+    """Return a tensor out of a payload. Raises `BadPayload`; `name` and `role` are for its message."""
     if not _is_name(name):
         raise BadPayload(f"{role} names are text of 1 to {NAME_CHARS_MAX} characters, got {shown(name)}")
     if not isinstance(value, list) or len(value) != 3:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 import numpy
+import text_call_strategies
 from _fuzz_engine import Check, Target, check_words
 from _fuzz_mutators import mutate_bytes, mutate_msgpack
 from hypothesis import strategies as st
@@ -29,6 +30,8 @@ from rota.common.model_call import (
     encode_result,
 )
 from rota.common.outcomes import FoldResults
+from rota.common.text_calls import decode_text_call, encode_text_call
+from rota.common.text_results import decode_text_result, encode_text_result
 from rota.common.work import Done, Failed, FoldResult, Limits, TaskInput, TensorRef
 from rota.cpu_worker import abi
 from rota.tensors.format import DTYPES, check_tensor, dtype_name, npy_header, numpy_dtype
@@ -109,6 +112,27 @@ def check_result(payload: bytes) -> bool:
         check_words(error.message)
         return False
     assert decode_result(encode_result(outputs), REFS) == outputs
+    return True
+
+
+def check_text_call(payload: bytes) -> bool:
+    """Decode a text task; what it is, encoded again, is the same."""
+    try:
+        call = decode_text_call(payload)
+    except BadPayload as error:
+        check_words(error.message)
+        return False
+    assert decode_text_call(encode_text_call(call)) == call
+    return True
+
+
+def check_text_result(payload: bytes) -> bool:
+    try:
+        result = decode_text_result(payload, REFS)
+    except BadPayload as error:
+        check_words(error.message)
+        return False
+    assert decode_text_result(encode_text_result(result), REFS) == result
     return True
 
 
@@ -253,6 +277,10 @@ TARGETS = [
     Target("model-call", st.builds(encode_call, _NAMED, _WANTED), mutate_msgpack, lambda _: check_call, bases=40,
            damaged=20, finds=(b"\x81\xa6inputs" + b"\x91" * 1_020 + b"\xc0",)),
     Target("model-result", st.builds(encode_result, _NAMED), mutate_msgpack, lambda _: check_result, damaged=20),
+    Target("text-call", text_call_strategies.calls.map(encode_text_call), mutate_msgpack, lambda _: check_text_call,
+           bases=40, damaged=20),
+    Target("text-result", text_call_strategies.results.map(encode_text_result), mutate_msgpack,
+           lambda _: check_text_result, damaged=20),
     Target("tensor-words", _KINDS.map(msgpack.packb), mutate_msgpack, lambda _: check_tensor_words, damaged=20),
     Target("tensor-file", _KINDS.map(_tensor_file), mutate_tensor_file, start_tensor_file, bases=12, damaged=6),
     Target("agent-output", OUTPUTS, mutate_msgpack, lambda _: check_output, bases=40, damaged=20),
