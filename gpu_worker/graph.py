@@ -6,13 +6,13 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. ONNX Runtime checks the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from rota.common.errors import CodeError
 from rota.common.limits import TENSORS_PER_TASK_MAX
 from rota.common.model_call import NAME_CHARS_MAX
+from rota.gpu_worker.protobuf import decoded, fields, parts, text_of
 
 # Field numbers. Tensors are in initializers and in the attributes of nodes; attributes may also hold graphs.
 _MODEL: Final = {7: "main", 25: "function"}
@@ -88,8 +88,8 @@ def check_graph(graph: Graph, files: dict[str, None]) -> None:
                 what = f"its {role} {name[:40]!r}... has a name of {len(name)} characters"
                 raise CodeError(f"{what}; 1 to {NAME_CHARS_MAX} can travel")
     for location, tensor in graph.external.items():
-        parts = [part for part in location.split("/") if part != "."]
-        if "/".join(parts) not in files:  # a path with `..` or a leading slash never is
+        steps = [step for step in location.split("/") if step != "."]
+        if "/".join(steps) not in files:  # a path with `..` or a leading slash never is
             raise CodeError(
                 f"the data of its tensor {tensor[:60]!r} are in {location[:200]!r}, which is no file of the model: "
                 "put it into the model's folder and add the folder"
@@ -99,13 +99,13 @@ def check_graph(graph: Graph, files: dict[str, None]) -> None:
 def _read(data: memoryview, found: Graph) -> None:
     stack: list[tuple[str, int, int]] = []
     count = 0
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data)):
         if number in _MODEL and end >= 0:
             stack.append((_MODEL[number], start, end))
     while stack:
         kind, begin, stop = stack.pop()
         is_main = kind == "main"  # its inputs, outputs and initializers are the model's
-        for number, start, end in _fields(data, begin, stop):
+        for number, start, end in fields(data, begin, stop):
             count += 1
             if count > _FIELDS_MAX:
                 raise ValueError(f"its graph has over {_FIELDS_MAX} parts")
@@ -114,7 +114,7 @@ def _read(data: memoryview, found: Graph) -> None:
                 continue
             if part in ("input", "output"):
                 if is_main:
-                    name = _text(data, start, end, _NAME_OF_VALUE)
+                    name = text_of(data, start, end, _NAME_OF_VALUE)
                     (found.inputs if part == "input" else found.outputs).append(name)
                     found.declared[name] = _declared(data, start, end)
             elif part in ("tensor", "initializer"):
@@ -127,11 +127,11 @@ def _read(data: memoryview, found: Graph) -> None:
 
 def _tensor(data: memoryview, begin: int, stop: int, found: Graph) -> str:
     name, location, is_external = "", "", False
-    for number, start, end in _fields(data, begin, stop):
+    for number, start, end in fields(data, begin, stop):
         if number == _NAME_OF_TENSOR and end >= 0:
-            name = _decoded(data, start, end)
-        elif number == _EXTERNAL_DATA and end >= 0 and _text(data, start, end, 1) == "location":
-            location = _text(data, start, end, 2)
+            name = decoded(data, start, end)
+        elif number == _EXTERNAL_DATA and end >= 0 and text_of(data, start, end, 1) == "location":
+            location = text_of(data, start, end, 2)
         elif number == _DATA_LOCATION and end < 0:
             is_external = start & 0xFFFF_FFFF == _EXTERNAL  # an enum has 32 bits; higher ones are cut off
     if is_external:
@@ -142,75 +142,19 @@ def _tensor(data: memoryview, begin: int, stop: int, found: Graph) -> str:
 def _declared(data: memoryview, begin: int, stop: int) -> Declared:
     """Return the type in a ValueInfoProto."""
     dtype, shape = "unknown", None
-    for tensor in [part for kind in _parts(data, (begin, stop), _TYPE_OF_VALUE) for part in _parts(data, kind, 1)]:
-        for number, start, end in _fields(data, *tensor):
+    for tensor in [part for kind in parts(data, (begin, stop), _TYPE_OF_VALUE) for part in parts(data, kind, 1)]:
+        for number, start, end in fields(data, *tensor):
             if number == 1 and end < 0:
                 dtype = _DTYPES.get(start, "unknown")
             elif number == 2 and end >= 0:
-                shape = tuple([_extent(data, *part) for part in _parts(data, (start, end), 1)])
+                shape = tuple([_extent(data, *part) for part in parts(data, (start, end), 1)])
     return Declared(dtype, shape)
 
 
 def _extent(data: memoryview, begin: int, stop: int) -> int | str | None:
-    for number, start, end in _fields(data, begin, stop):
+    for number, start, end in fields(data, begin, stop):
         if number == 1 and end < 0:
             return start if start < 1 << 63 else None  # some exporters write a free extent as a negative one
         if number == 2 and end >= 0:
-            return _decoded(data, start, end) or None
+            return decoded(data, start, end) or None
     return None
-
-
-def _parts(data: memoryview, span: tuple[int, int], wanted: int) -> list[tuple[int, int]]:
-    """Return where the messages in a field of a message are."""
-    return [(start, end) for number, start, end in _fields(data, *span) if number == wanted and end >= 0]
-
-
-def _text(data: memoryview, begin: int, stop: int, wanted: int) -> str:
-    """Return a text field of a message: the last of its number, as in protobuf."""
-    text = ""
-    for number, start, end in _fields(data, begin, stop):
-        if number == wanted and end >= 0:
-            text = _decoded(data, start, end)
-    return text
-
-
-def _decoded(data: memoryview, start: int, end: int) -> str:
-    try:
-        return bytes(data[start:end]).decode()
-    except UnicodeDecodeError:
-        raise ValueError("a name in it is not UTF-8") from None
-
-
-def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the fields of a message: number, start and end of its bytes; for an integer its value and -1."""
-    while at < end:
-        key, at = _varint(data, at, end)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at, end)
-            yield key >> 3, value, -1
-        elif kind == 2:
-            size, at = _varint(data, at, end)
-            if size > end - at:
-                raise ValueError("a field is longer than what holds it")
-            yield key >> 3, at, at + size
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"there is no kind {kind} of field")
-    if at > end:
-        raise ValueError("it is cut off")
-
-
-def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise ValueError("it is cut off")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("an integer is longer than ten bytes")
