@@ -6,7 +6,8 @@
     │   ├── BadPayload        a payload of the wrong type or over a limit
     │   ├── ConfigError       a setting, flag or folder that cannot be used
     │   ├── CodeError         a module or model that cannot be deployed
-    │   └── TensorError       a tensor that is missing, damaged or over a limit
+    │   ├── TensorError       a tensor that is missing, damaged or over a limit
+    │   └── ConversationError a conversation that is missing or damaged, or cannot be stored
     ├── RemoteError           the other side answered with an error
     │   ├── Busy              the lane is full: wait and send again
     │   ├── Draining          the broker takes no more work
@@ -69,6 +70,10 @@ class BadChange(LocalError):
 
 class TensorError(LocalError):
     code = "bad_tensor"
+
+
+class ConversationError(LocalError):
+    code = "bad_conversation"
 
 
 class RemoteError(RotaError):
@@ -144,9 +149,9 @@ class NotReachable(RotaError):
 _BY_CODE: dict[str, type[RotaError]] = {
     cls.code: cls
     for cls in (
-        BadTarget, BadPayload, ConfigError, CodeError, TensorError, RemoteError, Busy, Draining, StorageFull,
-        UnknownLane, UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError, NotGreeted,
-        WorkerStuck, VersionMismatch, JournalError, NotReachable,
+        BadTarget, BadPayload, ConfigError, CodeError, TensorError, ConversationError, RemoteError, Busy, Draining,
+        StorageFull, UnknownLane, UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError,
+        NotGreeted, WorkerStuck, VersionMismatch, JournalError, NotReachable,
     )
 }  # fmt: skip
 

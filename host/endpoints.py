@@ -109,6 +109,7 @@ class RunFolder:
         self.artefacts = self.root / "artefacts"
         self.models = self.root / "models"
         self.tensors = self.root / "tensors"
+        self.conversations = self.root / "conversations.sqlite"
         self.logs = self.root / "logs"
         self.sockets = self.root / "sockets"
         self.endpoints_file = self.root / "endpoints.json"

@@ -44,7 +44,7 @@ _COUNTS = st.integers(0, 1 << 40)
 
 
 @st.composite
-def _message(draw: st.DrawFn) -> ChatMessage:
+def messages(draw: st.DrawFn) -> ChatMessage:
     role = draw(st.sampled_from(ROLES))
     return ChatMessage(
         role,
@@ -82,7 +82,7 @@ def _generate(draw: st.DrawFn) -> GenerateCall:
     elif form == "tokens":
         options["tokens"] = tuple(draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4)))
     else:
-        options["messages"] = tuple(draw(st.lists(_message(), min_size=1, max_size=3)))
+        options["messages"] = tuple(draw(st.lists(messages(), min_size=1, max_size=3)))
         options["conversation"] = draw(st.sampled_from([None, NEW_CONVERSATION, bytes(range(32))]))
         options["template"] = draw(st.dictionaries(_SOME_TEXT, _PLAIN, max_size=2))
         names = draw(st.lists(_NAMES, max_size=2, unique=True))
