@@ -28,24 +28,24 @@ CONVERSATION_BYTES_MAX: Final = OUTPUT_BYTES_MAX  # of its messages as stored: m
 _unpack: Final = msgspec.msgpack.Decoder().decode
 
 
-class Blob(NamedTuple):
+class ChainBlob(NamedTuple):
     """A message or a node as stored: its bytes, and the digest that names them."""
 
     digest: bytes
     data: bytes
 
 
-class Node(NamedTuple):
+class ChainNode(NamedTuple):
     """One link of a chain: the digest of the node before it, None at the beginning, and that of its message."""
 
     parent: bytes | None
     message: bytes
 
 
-def encode_message(message: ChatMessage) -> Blob:
+def encode_message(message: ChatMessage) -> ChainBlob:
     """Return a message as stored."""
     data = pack(sorted(message_fields(message).items()))
-    return Blob(digest(data), data)
+    return ChainBlob(digest(data), data)
 
 
 def decode_message(data: bytes) -> ChatMessage:
@@ -60,29 +60,29 @@ def decode_message(data: bytes) -> ChatMessage:
     return message
 
 
-def encode_node(parent: bytes | None, message: bytes) -> Blob:
+def encode_node(parent: bytes | None, message: bytes) -> ChainBlob:
     """Return the node that adds a message, given by its digest, to a chain."""
     assert parent is None or len(parent) == DIGEST_BYTES
     assert len(message) == DIGEST_BYTES
     data = pack([TAG, parent, message])
-    return Blob(digest(data), data)
+    return ChainBlob(digest(data), data)
 
 
-def decode_node(data: bytes) -> Node:
+def decode_node(data: bytes) -> ChainNode:
     """Return a stored node. Raises `ConversationError` if the bytes are none."""
     match _decoded(data):
         case [str(tag), (bytes() | None) as parent, bytes() as message] if tag == TAG:
             if len(message) == DIGEST_BYTES and (parent is None or len(parent) == DIGEST_BYTES):
-                return Node(parent, message)
+                return ChainNode(parent, message)
     raise ConversationError("this digest names no head of a conversation, or one of another version of rota")
 
 
-def extend(head: bytes | None, messages: Iterable[ChatMessage]) -> tuple[bytes | None, list[Blob]]:
+def extend(head: bytes | None, messages: Iterable[ChatMessage]) -> tuple[bytes | None, list[ChainBlob]]:
     """Return the head after these messages, and what must be stored for it. `head` is None for a new conversation.
 
     The same messages after the same head give the same head, whether added at once or one by one.
     """
-    blobs: list[Blob] = []
+    blobs: list[ChainBlob] = []
     for message in messages:
         said = encode_message(message)
         node = encode_node(head, said.digest)

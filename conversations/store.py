@@ -25,7 +25,7 @@ from typing import Final
 from rota.common.digests import digest as digest_bytes
 from rota.common.errors import ConversationError
 from rota.common.text_calls import ChatMessage
-from rota.conversations.chain import Blob, check_size, decode_message, decode_node, encode_message, extend
+from rota.conversations.chain import ChainBlob, check_size, decode_message, decode_node, encode_message, extend
 from rota.conversations.file import file_identity, open_to_write, opened_to_read, usable
 
 STORE_BYTES_MAX: Final = 64 << 30
@@ -93,7 +93,7 @@ class ConversationStore:
         self.put(blobs)
         return new_head
 
-    def put(self, blobs: Sequence[Blob]) -> None:
+    def put(self, blobs: Sequence[ChainBlob]) -> None:
         """Store blobs, of any number of conversations, in one transaction. When it returns, they are on the disk.
 
         Raises `ConversationError` if there is no room or the file cannot be used; then nothing was stored.

@@ -20,7 +20,7 @@ from rota.common.digests import pack
 from rota.common.errors import BadPayload, ConversationError
 from rota.common.text_calls import ChatMessage
 from rota.conversations import chain
-from rota.conversations.chain import Blob, encode_message, encode_node, extend
+from rota.conversations.chain import ChainBlob, encode_message, encode_node, extend
 from rota.conversations.store import ConversationStore
 
 DAY = 20_000
@@ -356,7 +356,7 @@ def test_a_file_that_is_no_store_is_refused_and_kept(path: Path, spoil: Callable
     assert head is not None
     uses: list[Callable[[ConversationStore], object]] = [
         lambda store: store.history(head),
-        lambda store: store.put([*blobs, Blob(bytes(32), b"x")]),
+        lambda store: store.put([*blobs, ChainBlob(bytes(32), b"x")]),
     ]
     for use, place, lender in ((uses[0], path, None), (uses[1], path, None), (uses[0], path.with_name("own"), path)):
         with ConversationStore(place, lender=lender) as store:
