@@ -70,10 +70,11 @@ def encode_node(parent: bytes | None, message: bytes) -> ChainBlob:
 
 def decode_node(data: bytes) -> ChainNode:
     """Return a stored node. Raises `ConversationError` if the bytes are none."""
-    match _decoded(data):
-        case [str(tag), (bytes() | None) as parent, bytes() as message] if tag == TAG:
-            if len(message) == DIGEST_BYTES and (parent is None or len(parent) == DIGEST_BYTES):
-                return ChainNode(parent, message)
+    value = _decoded(data)
+    if isinstance(value, list) and len(value) == 3 and value[0] == TAG:
+        _, parent, message = value
+        if _is_digest(message) and (parent is None or _is_digest(parent)):
+            return ChainNode(parent, message)
     raise ConversationError("this digest names no head of a conversation, or one of another version of rota")
 
 
@@ -98,6 +99,10 @@ def check_size(messages: int, size_bytes: int) -> None:
             raise BadPayload(
                 f"the conversation has more than the {bound} {unit} that are allowed: begin a new one with a summary"
             )
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, bytes) and len(value) == DIGEST_BYTES
 
 
 def _decoded(data: bytes) -> Any:
