@@ -148,6 +148,17 @@ class Watching(Happening, frozen=True, array_like=True, forbid_unknown_fields=Tr
     topic: Text
 
 
+class TextStreamed(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=60):
+    """A running task has generated this text, from this offset in characters on; it replaces what was told from there
+    on. Published to those who follow the task, and not counted.
+    """
+
+    seq: Count
+    turn: Count
+    offset: Count
+    text: Text
+
+
 TOPIC_OF: Final[dict[type[Happening], Topic]] = {
     LaneOpened: "lane",
     LanePaused: "lane",
@@ -164,8 +175,29 @@ TOPIC_OF: Final[dict[type[Happening], Topic]] = {
     JournalChanged: "journal",
     OutcomesDiffer: "divergence",
 }
-"""The topic of each. `Watching` is published under the topic that was subscribed to."""
+"""The topic of each. `Watching` is published under the topic subscribed to, `TextStreamed` under that of its task."""
 TOPICS: Final = tuple(dict.fromkeys(TOPIC_OF.values()))
+
+_text_match: Final = re.compile(r"\Atext\.([1-9][0-9]{0,15})\.\Z").match
+
+
+def text_topic(seq: int) -> str:
+    """Return the topic of a task's text while it runs."""
+    return f"text.{seq}."
+
+
+def followed_text(topic: str) -> int | None:
+    """Return the seq of the task whose text is published under this topic; None for another topic."""
+    found = _text_match(topic)
+    return None if found is None else int(found[1])
+
+
+def topic_of(what: Happening) -> str:
+    """Return the topic under which an event is published."""
+    if type(what) is TextStreamed:
+        return text_topic(what.seq)
+    return what.topic if type(what) is Watching else TOPIC_OF[type(what)]
+
 
 Happened = Annotated[
     LaneOpened
@@ -182,6 +214,7 @@ Happened = Annotated[
     | WorkerPreparing
     | JournalChanged
     | OutcomesDiffer
-    | Watching,
+    | Watching
+    | TextStreamed,
     Meta(description="one of the events"),
 ]

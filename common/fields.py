@@ -42,8 +42,10 @@ Name = Annotated[
         description=f"a name of letters, digits, _ . - (at most {limits.NAME_CHARS_MAX})",
     ),
 ]
-CodeName = Annotated[str, Meta(pattern=CODE_NAME_PATTERN, description="a name, or model: and a name")]
-Target = Annotated[str, Meta(pattern=TARGET_PATTERN, description="a target (name/key, name or model:NAME)")]
+CodeName = Annotated[str, Meta(pattern=CODE_NAME_PATTERN, description="a name, model:NAME or model:NAME@VERSION")]
+Target = Annotated[
+    str, Meta(pattern=TARGET_PATTERN, description="a target (name/key, name, model:NAME or model:NAME@VERSION)")
+]
 Producer = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 Text32 = Annotated[str, Meta(max_length=32)]
 Text64 = Annotated[str, Meta(max_length=64)]
@@ -51,6 +53,7 @@ Text256 = Annotated[str, Meta(max_length=256)]
 WorkerName = Annotated[str, Meta(max_length=128)]
 Text512 = Annotated[str, Meta(max_length=512)]
 Text = Annotated[str, Meta(max_length=limits.MESSAGE_BYTES_MAX)]
+PieceText = Annotated[str, Meta(max_length=limits.STREAM_PIECE_CHARS_MAX)]
 LogLine = Annotated[str, Meta(max_length=limits.PAYLOAD_BYTES_MAX)]
 FailureText = Annotated[str, Meta(max_length=limits.MESSAGE_CHARS_MAX)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32, description="a digest of 32 bytes")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 # --- the wire -------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 MESSAGE_BYTES_MAX: Final = 64 << 20  # one frame; a module is the largest thing sent inline
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # one task's payload; larger data is sent by tensor reference
 INLINE_BYTES_MAX: Final = 64 << 10  # tensors up to this are inline; above it, a file costs less than the copies
@@ -77,6 +77,7 @@ HEARTBEATS_MISSED_MAX: Final = 3  # zguide chapter 4: liveness 3 to 5 at 1 s
 POISON_DEATHS_MAX: Final = 3  # workers that may die with a task running alone; Dask has 3, RabbitMQ 20
 FOLD_TASKS_MAX: Final = 256  # tasks of one assignment
 ASSIGNMENTS_PER_WORKER: Final = 2  # one runs, one waits, which hides the round trip
+ASSIGNMENTS_MAX: Final = 64  # that a worker may ask to hold at once, for calls that advance together
 ASSIGNMENT_TARGET_MS: Final = 10  # work in one assignment, by the measured time of earlier ones
 ASSIGNMENT_BYTES_MAX: Final = 8 << 20
 UNRETIRED_BYTES_MAX: Final = 64 << 20  # outcomes of a lane behind a slow head, before only the head is dispatched
@@ -87,6 +88,14 @@ STUCK_MS_MAX: Final = 60_000  # a worker stuck for so long ends its process
 ASSIGNMENTS_HELD_MAX: Final = 1_024  # in which one worker is stuck
 PREPARATIONS_MAX: Final = 1_024  # in progress in one worker
 PREPARE_MS_MAX: Final = 900_000  # of one assignment: the largest model from a slow disk takes minutes
+MODELS_SHOWN_MAX: Final = 64  # loaded models of a worker whose numbers are in its heartbeats
+
+# --- streams of text ------------------------------------------------------------------------------
+STREAM_PIECES_MAX: Final = 1_024  # in one message
+STREAM_PIECE_CHARS_MAX: Final = 4_096  # about 16 MiB for a full message
+STREAM_CHARS_MAX: Final = 1 << 20  # kept of one task, for those who subscribe later
+STREAMS_CHARS_MAX: Final = 16 << 20  # kept of all tasks
+STREAMS_FOLLOWED_MAX: Final = 4_096  # tasks whose text is published, since somebody has subscribed to it
 
 # --- code -----------------------------------------------------------------------------------------
 MODULE_BYTES_MAX: Final = 48 << 20

@@ -32,7 +32,7 @@ from rota.common.columns import (
     sparse,
     value_at,
 )
-from rota.common.events import TOPIC_OF, Happened, Watching
+from rota.common.events import Happened, topic_of
 from rota.common.fields import (
     Blob,
     CodeName,
@@ -44,6 +44,7 @@ from rota.common.fields import (
     Module,
     Name,
     Pid,
+    PieceText,
     Plain,
     PlainMap,
     Positive,
@@ -52,6 +53,7 @@ from rota.common.fields import (
     Target,
     Text,
     Text64,
+    Text256,
     Text512,
     Window,
     WorkerName,
@@ -414,6 +416,7 @@ class Query(NamedTuple):
 # --- backend: worker to broker --------------------------------------------------------------------
 
 
+@all_travel
 class Register(NamedTuple):
     """A worker registers, with its capacity. `host` identifies machine and pid namespace: if it is the broker's, the
     broker notices the worker's death by its pid.
@@ -428,6 +431,8 @@ class Register(NamedTuple):
     fingerprint: PlainMap
     boot: Count  # of the last broker that it was registered with, 0 if none
     holds: Counts  # assignments that it still works on
+    # that it takes at once: more than one runs and one waits only if it advances several together
+    assignments_max: Annotated[int, Meta(ge=1, le=limits.ASSIGNMENTS_MAX)] = limits.ASSIGNMENTS_PER_WORKER
 
 
 class Preparation(NamedTuple):
@@ -438,18 +443,53 @@ class Preparation(NamedTuple):
     elapsed_ms: Count
 
 
+class ModelNumbers(NamedTuple):
+    """What a worker says of a model that it has loaded: counters since the load, for people. Never part of a result."""
+
+    address: Target  # under which it was loaded
+    digest: Digest
+    provider: Text64
+    fallback: Text256  # why it is not on the provider that the worker wanted, or empty
+    certificate: Literal["", "A", "B", "C", "D"]
+    held_bytes: Count  # of its weights and buffers
+    calls: Count  # runs of the graph
+    rows: Count  # that these runs computed, without padding
+    tokens_prefilled: Count
+    tokens_cached: Count  # that a cached prefix saved
+    tokens_generated: Count
+
+
 @all_travel
 class Heartbeat(NamedTuple):
     """The worker is alive; also says what delays it, at once when that changes. Answered by HeartbeatAck.
 
     `stuck`: assignments, answered or not, in which its executor did not stop on an interrupt. The worker accepts no
-    work until there are none. `preparing`: what it compiles or loads besides its work.
+    work until there are none. `preparing`: what it compiles or loads besides its work. `models`: those it has loaded.
     """
 
     worker: WorkerName
     boot: Count
     stuck: Annotated[tuple[Count, ...], Meta(max_length=limits.ASSIGNMENTS_HELD_MAX)] = ()
     preparing: Annotated[tuple[Preparation, ...], Meta(max_length=limits.PREPARATIONS_MAX)] = ()
+    models: Annotated[tuple[ModelNumbers, ...], Meta(max_length=limits.MODELS_SHOWN_MAX)] = ()
+
+
+class Piece(NamedTuple):
+    """Text that a running task has generated, from this offset in characters on. It replaces earlier text from there
+    on: a task that runs again begins at 0 again.
+    """
+
+    assignment: Count
+    turn: Count
+    offset: Count
+    text: PieceText
+
+
+class Streamed(NamedTuple):
+    """What running tasks of a worker have generated since the last one. Advisory: the result is what counts."""
+
+    worker: WorkerName
+    pieces: Annotated[tuple[Piece, ...], Meta(max_length=limits.STREAM_PIECES_MAX)]
 
 
 class Completed(NamedTuple):
@@ -526,7 +566,7 @@ class Event(NamedTuple):
     """Something that happened, for watchers. `event` is dense per boot, so a gap means lost events."""
 
     boot: Count
-    event: Count
+    event: Count  # 0: not counted, and not missed if it is lost
     now_ms: Count
     lane: Text64  # or empty
     what: Happened
@@ -534,11 +574,11 @@ class Event(NamedTuple):
     @property
     def topic(self) -> str:
         """The topic that it is published under."""
-        return self.what.topic if type(self.what) is Watching else TOPIC_OF[type(self.what)]
+        return topic_of(self.what)
 
 
 FrontendRequest = Hello | Submit | OpenLane | Deploy | Cancel | SetPaused | SetWindow | DeadDrop | Await | Drain
 FrontendReply = Welcome | Accepted | Answer | Refused | Results
-WorkerMessage = Register | Heartbeat | Completed | Prepared | Goodbye
+WorkerMessage = Register | Heartbeat | Streamed | Completed | Prepared | Goodbye
 WorkerOrder = Registered | HeartbeatAck | Assign | Revoke | Prepare | Refused
 Message = FrontendRequest | FrontendReply | Query | WorkerMessage | WorkerOrder | Event

@@ -48,6 +48,7 @@ class Tag(IntEnum):
     COMPLETED = 42
     PREPARED = 43
     GOODBYE = 44
+    STREAMED = 45
     REGISTERED = 50
     HEARTBEAT_ACK = 51
     ASSIGN = 52
@@ -78,6 +79,7 @@ _CLASSES: Final[Mapping[Tag, Any]] = {
     Tag.COMPLETED: messages.Completed,
     Tag.PREPARED: messages.Prepared,
     Tag.GOODBYE: messages.Goodbye,
+    Tag.STREAMED: messages.Streamed,
     Tag.REGISTERED: messages.Registered,
     Tag.HEARTBEAT_ACK: messages.HeartbeatAck,
     Tag.ASSIGN: messages.Assign,
@@ -183,8 +185,11 @@ TO_PRODUCERS: Final = frozenset(
     {messages.Welcome, messages.Accepted, messages.Answer, messages.Refused, messages.Results}
 )
 FROM_WORKERS: Final = frozenset(
-    {messages.Register, messages.Heartbeat, messages.Completed, messages.Prepared, messages.Goodbye}
-)
+    {
+        messages.Register, messages.Heartbeat, messages.Streamed, messages.Completed, messages.Prepared,
+        messages.Goodbye,
+    }
+)  # fmt: skip
 TO_WORKERS: Final = frozenset(
     {messages.Registered, messages.HeartbeatAck, messages.Assign, messages.Revoke, messages.Prepare, messages.Refused}
 )

@@ -75,7 +75,10 @@ CODE_KINDS: Final = (AGENT, FUNCTION, MODEL)
 BITWISE: Final = "bitwise"
 RECORDED: Final = "recorded"
 
-Stopped = Literal["timeout", "interrupted", "refused", "faulted"]
+# How sure a model's result is: see docs/INFERENCE.md. "": the worker has no certificate for it.
+CERTIFICATES: Final = ("A", "B", "C", "D")
+
+Stopped = Literal["timeout", "interrupted", "refused", "faulted", "unrepeatable"]
 FailureKind = Annotated[str, one_of(*FAILURE_KINDS)]
 EmitKind = Annotated[str, one_of(*EMIT_KINDS)]
 MessageKind = Annotated[str, one_of(*MESSAGE_KINDS)]
@@ -108,7 +111,8 @@ class Limits(NamedTuple):
 class Code(NamedTuple):
     """What a deploy binds to a name: the digest of the code, and how to call it.
 
-    `exports` maps the roles of kind `function` (`alloc`, `call`) to the module's own export names.
+    `exports` maps the roles of kind `function` (`alloc`, `call`) to the module's own export names. `recorded`, for
+    models: accept results that a repetition might not give again (class recorded); without it such a model is refused.
     """
 
     digest: Digest
@@ -116,6 +120,7 @@ class Code(NamedTuple):
     reuse: bool = False
     exports: Annotated[tuple[tuple[Text32, Text256], ...], Meta(max_length=8)] = ()
     limits: Limits = Limits()
+    recorded: bool = False
 
 
 class TensorRef(NamedTuple):
@@ -228,12 +233,20 @@ def was_decided(outcome: Outcome | None) -> bool:
     return type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
 
 
+@all_travel
 class Provenance(NamedTuple):
-    """Where a model's result came from (execution model, part 6). Not part of any digest."""
+    """Where a model's result came from (execution model, part 6). Not part of any digest.
+
+    `certificate`: the class of the model under this fingerprint, one of CERTIFICATES; A, B and C make a result
+    `bitwise`, D and none (empty) leave it `recorded`. `fallback`: why it is not on the provider that the worker wanted,
+    or empty.
+    """
 
     result_class: Literal["bitwise", "recorded"]
     provider: Text64
     fingerprint: Digest
+    certificate: Literal["", "A", "B", "C", "D"] = ""
+    fallback: Text256 = ""
 
 
 class FoldResult(NamedTuple):
@@ -241,8 +254,9 @@ class FoldResult(NamedTuple):
 
     `state` is the state after the last outcome, or None if no task changed it. If `stopped` is None, there is one
     outcome per task. `"timeout"`: the task after the last outcome timed out. `"faulted"`: that task cannot be done
-    here, because of this host. `"refused"`: the worker cannot run this code at all. `"interrupted"`: the worker was
-    told to stop. `reason` is for the log; it is never part of an outcome.
+    here, because of this host. `"refused"`: the worker cannot run this code at all. `"unrepeatable"`: it could, but the
+    results of the model are of class recorded, which the code does not accept. `"interrupted"`: the worker was told to
+    stop. `reason` is for the log; it is never part of an outcome.
     """
 
     outcomes: Sequence[Outcome]

@@ -35,7 +35,7 @@ SECTIONS: dict[str, Any] = {
 WORDS = {
     "count": fields.Count,
     "name": fields.Name,
-    "name, or `model:` and a name": fields.CodeName,
+    "name, `model:name` or `model:name@version`": fields.CodeName,
     "target": fields.Target,
     "digest": fields.Digest,
     "anything": fields.Plain,
@@ -49,6 +49,7 @@ NAMED = (columns.Blobs, columns.Values, columns.Addresses, messages.TaskRun, mes
 TOLD = {
     ("Completed", "folds"), ("Segment", "reply_to"), ("ResultRows", "failures"), ("ResultRows", "provenances"),
     ("Query", "what"), ("Query", "arguments"), ("Event", "what"), ("Heartbeat", "preparing"),
+    ("Heartbeat", "models"), ("Streamed", "pieces"),
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from rota.common.messages import ModelNumbers
 from rota.common.work import Code, Fold, FoldResult
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -75,7 +76,23 @@ class Stuck(NamedTuple):
     elapsed_us: int
 
 
-Report = Ended | Looked | Preparing | Stuck
+class Streaming(NamedTuple):
+    """Text that a running task has generated, from this offset in characters on. Advisory."""
+
+    job: int
+    address: str
+    turn: int
+    offset: int
+    text: str
+
+
+class Counted(NamedTuple):
+    """The numbers of all loaded models, when some have changed. They go out with the next heartbeat."""
+
+    models: tuple[ModelNumbers, ...]
+
+
+Report = Ended | Looked | Preparing | Stuck | Streaming | Counted
 
 
 class Outside(NamedTuple):

@@ -22,13 +22,14 @@ import zmq
 
 from rota.common import wire
 from rota.common.errors import ProtocolError
-from rota.common.limits import MESSAGE_BYTES_MAX, MESSAGE_CHARS_MAX
+from rota.common.limits import ASSIGNMENTS_PER_WORKER, MESSAGE_BYTES_MAX, MESSAGE_CHARS_MAX
 from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
 from rota.common.work import NO_OUTCOMES, Fold, FoldResult, TaskInput
 from rota.host.config import WorkerSettings, worker_name
 from rota.host.service import Exit, StopLevel, StopSignals, host_identity, say_ready
 from rota.host.sockets import LINGER_LAST_MS, Socket, WakePair, context, dealer
 from rota.worker.executor import (
+    Counted,
     Ended,
     Executor,
     Look,
@@ -36,6 +37,7 @@ from rota.worker.executor import (
     Outside,
     Preparing,
     Report,
+    Streaming,
     Stuck,
     Work,
 )
@@ -46,7 +48,9 @@ from rota.worker.session import (
     DrainAsked,
     Drop,
     Finished,
+    Generated,
     Leave,
+    ModelsCounted,
     Overran,
     Prepares,
     Received,
@@ -77,10 +81,16 @@ _EXIT_OF: Final[Mapping[str, Exit]] = {
 MakeExecutor = Callable[[Outside], Executor]
 
 
-def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_executor: MakeExecutor) -> Exit:
+def serve_worker(
+    pool: Literal["cpu", "gpu"],
+    settings: WorkerSettings,
+    make_executor: MakeExecutor,
+    assignments_max: int = ASSIGNMENTS_PER_WORKER,
+) -> Exit:
     """Run a worker until it is told to stop; return the exit code.
 
     `make_executor` is called in the executor's own thread, because engines and sessions belong to one thread.
+    `assignments_max`: how many assignments the executor takes at once.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     worker = worker_name(pool, settings.worker)
@@ -92,9 +102,9 @@ def serve_worker(pool: Literal["cpu", "gpu"], settings: WorkerSettings, make_exe
             if fingerprint is None:
                 code = Exit.OK  # told to stop before the first task
             else:
-                identity = WorkerIdentity(
-                    worker, pool, settings.slots, settings.bytes_max, host_identity(), os.getpid(), dict(fingerprint)
-                )
+                capacity = (settings.slots, settings.bytes_max)
+                host = (host_identity(), os.getpid())
+                identity = WorkerIdentity(worker, pool, *capacity, *host, dict(fingerprint), assignments_max)
                 code = _Loop(identity, settings, lane, signals).run()
         finally:
             lane.end(code)
@@ -248,7 +258,7 @@ class _Failure(NamedTuple):
     error: BaseException
 
 
-Heard = Finished | Overran | Prepares
+Heard = Finished | Overran | Prepares | Generated | ModelsCounted
 
 
 class ExecutorThread:
@@ -302,12 +312,20 @@ class ExecutorThread:
     def take_reports(self) -> list[Heard]:
         """Return the reports, in order, as events of the session. Raises what the executor raised."""
         taken: list[Heard] = []
+        pieces: list[tuple[int, int, int, str]] = []
         self._wake.take()
         while not self._reports.empty():
-            heard = self._heard(self._reports.get())
+            report = self._reports.get()
+            if isinstance(report, Streaming):
+                _join(pieces, report)
+                continue
+            if pieces:  # text first, since it means nothing once its task has ended
+                taken.append(Generated(tuple(pieces)))
+                pieces = []
+            heard = self._heard(report)
             if heard is not None:
                 taken.append(heard)
-        return taken
+        return [*taken, Generated(tuple(pieces))] if pieces else taken
 
     def end(self, code: Exit) -> None:
         """Interrupt the running jobs and end the thread; if that takes too long, end the process with `code`."""
@@ -344,6 +362,8 @@ class ExecutorThread:
                 return self._overran(number, results, elapsed_us)
             case Preparing(pending):
                 return Prepares(pending)
+            case Counted(models):
+                return ModelsCounted(models)
             case _Failure(error):
                 raise error
         raise AssertionError(f"the executor reports {report}")
@@ -406,10 +426,23 @@ def _job_of(job: _QueuedJob) -> Work | Look:
     return Work(job.number, tuple(folds_of(order)))
 
 
+def _join(pieces: list[tuple[int, int, int, str]], report: Streaming) -> None:
+    """Add a piece of text; one that continues the last piece of its task becomes one with it."""
+    task = (report.job, report.turn)
+    for place in range(len(pieces) - 1, -1, -1):
+        job, turn, offset, text = pieces[place]
+        if (job, turn) == task:
+            if offset + len(text) == report.offset:
+                pieces[place] = (job, turn, offset, text + report.text)
+                return
+            break
+    pieces.append((*task, report.offset, report.text))
+
+
 def _log_undone(order: Assign, results: tuple[FoldResult, ...]) -> None:
     """Log what could not be done here. Outcomes do not say it, because it depends on the host."""
     for (_, address, _, _), result in zip(order.folds, results, strict=True):
-        if result.stopped in ("faulted", "refused"):
+        if result.stopped in ("faulted", "refused", "unrepeatable"):
             log.warning("%s: %s: %s", address, result.stopped, result.reason)
 
 

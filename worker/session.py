@@ -20,13 +20,23 @@ from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
 from rota.common.errors import WorkerStuck
-from rota.common.limits import HEARTBEAT_MS, HEARTBEATS_MISSED_MAX, STUCK_MS_MAX
+from rota.common.limits import (
+    ASSIGNMENTS_PER_WORKER,
+    HEARTBEAT_MS,
+    HEARTBEATS_MISSED_MAX,
+    MODELS_SHOWN_MAX,
+    STREAM_PIECE_CHARS_MAX,
+    STREAM_PIECES_MAX,
+    STUCK_MS_MAX,
+)
 from rota.common.messages import (
     Assign,
     Completed,
     Goodbye,
     Heartbeat,
     HeartbeatAck,
+    ModelNumbers,
+    Piece,
     Preparation,
     Prepare,
     Prepared,
@@ -34,6 +44,7 @@ from rota.common.messages import (
     Register,
     Registered,
     Revoke,
+    Streamed,
     WorkerMessage,
     WorkerOrder,
 )
@@ -52,6 +63,12 @@ class WorkerIdentity(NamedTuple):
     host: str
     pid: int
     fingerprint: dict[str, Any]
+    assignments_max: int = ASSIGNMENTS_PER_WORKER
+
+    def registration(self, boot: int, holds: tuple[int, ...]) -> Register:
+        """Return the message that registers it."""
+        facts = (self.worker, self.pool, self.slots, self.bytes_max, self.host, self.pid, self.fingerprint)
+        return Register(*facts, boot, holds, self.assignments_max)
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -87,6 +104,18 @@ class Prepares(NamedTuple):
     pending: tuple[tuple[int, str], ...]
 
 
+class Generated(NamedTuple):
+    """Running tasks have generated text: the job, turn, offset in characters and text of each piece."""
+
+    pieces: tuple[tuple[int, int, int, str], ...]
+
+
+class ModelsCounted(NamedTuple):
+    """The numbers of the loaded models have changed."""
+
+    models: tuple[ModelNumbers, ...]
+
+
 class DrainAsked(NamedTuple):
     """The first signal: accept no more work, finish what is held, leave."""
 
@@ -99,7 +128,7 @@ class Ticked(NamedTuple):
     """Time has passed. Feed all received messages first, so that a slow worker does not take the broker for silent."""
 
 
-Event = Started | Received | Finished | Overran | Prepares | DrainAsked | StopAsked | Ticked
+Event = Started | Received | Finished | Overran | Prepares | Generated | ModelsCounted | DrainAsked | StopAsked | Ticked
 
 # --- actions --------------------------------------------------------------------------------------
 
@@ -182,6 +211,7 @@ class WorkerSession:
         self._beat_ms = 0
         self._draining = False
         self._preparing: dict[tuple[int, str], int] = {}  # (job, address) -> since when
+        self._models: tuple[ModelNumbers, ...] = ()
 
     def step(self, event: Event, now_ms: int) -> list[Action]:
         """Take an event and return what to do, in order."""
@@ -196,6 +226,11 @@ class WorkerSession:
                 return self._overran(job, report, now_ms)
             case Prepares(pending):
                 return self._prepares(pending, now_ms)
+            case Generated(pieces):
+                return self._stream(pieces)
+            case ModelsCounted(models):
+                self._models = models[:MODELS_SHOWN_MAX]
+                return []
             case Ticked():
                 return self._tick(now_ms)
             case Started():
@@ -327,7 +362,24 @@ class WorkerSession:
             for (number, address), from_ms in self._preparing.items()
             if number in self._jobs and self._jobs[number].boot == self.boot
         ]
-        return SendMessage(Heartbeat(self._identity.worker, self.boot, stuck, tuple(preparing)))
+        return SendMessage(Heartbeat(self._identity.worker, self.boot, stuck, tuple(preparing), self._models))
+
+    def _stream(self, generated: tuple[tuple[int, int, int, str], ...]) -> list[Action]:
+        """Send what running tasks of this boot have generated; that of others is dropped, since nobody waits for it."""
+        if self.phase is not SessionPhase.SERVING:
+            return []
+        pieces: list[Piece] = []
+        for number, turn, offset, text in generated:
+            job = self._jobs.get(number)
+            if job is None or job.boot != self.boot or job.begun_dropping_ms is not None or job.is_answered:
+                continue
+            for start in range(0, len(text), STREAM_PIECE_CHARS_MAX):
+                part = text[start : start + STREAM_PIECE_CHARS_MAX]
+                pieces.append(Piece(_assignment(job), turn, offset + start, part))
+        return [
+            SendMessage(Streamed(self._identity.worker, tuple(pieces[start : start + STREAM_PIECES_MAX])))
+            for start in range(0, len(pieces), STREAM_PIECES_MAX)
+        ]
 
     def _drop(self, number: int, job: _HeldJob, now_ms: int) -> list[Action]:
         if job.report is not None:  # it has ended, only the report was kept
@@ -386,7 +438,7 @@ class WorkerSession:
             if job.boot == self.boot and job.begun_dropping_ms is None and not job.is_answered
         ]
         holds = tuple([job.order.assignment for job in held if isinstance(job.order, Assign)])
-        return [SendMessage(Register(*self._identity, boot=self.boot, holds=holds))]
+        return [SendMessage(self._identity.registration(self.boot, holds))]
 
     def _drain(self) -> list[Action]:
         if self._draining:

@@ -32,7 +32,9 @@ def test_the_table_of_events_is_that_of_the_code() -> None:
 
 def test_every_event_can_be_chosen_and_shown() -> None:
     """Goal: no event is left out. Method: all classes against the union, the topics and the numbers."""
-    assert set(events.Happening.__subclasses__()) == set(KINDS) == {*events.TOPIC_OF, events.Watching}
+    assert (
+        set(events.Happening.__subclasses__()) == set(KINDS) == {*events.TOPIC_OF, events.Watching, events.TextStreamed}
+    )
     assert len({kind.__struct_config__.tag for kind in KINDS}) == len(KINDS)
     told = events.WorkerLeft("w1", "its process ended", 3)
     assert (told.label, told.fields) == ("worker_left", {"worker": "w1", "reason": "its process ended", "held": 3})

@@ -146,7 +146,7 @@ FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [
         (packed(wire.Tag.QUERY, 1, "everything", {}), "Query: field what"),
         (packed(wire.Tag.QUERY, 1, "status", {"a": [{}] * 70_000}), "bytes, at most 65536"),
         (packed(wire.Tag.PREPARED, "w", 1, True, {"a": [{b"b": 1}]}, ""), "field info: wants a map with text"),
-        (packed(wire.Tag.REGISTER, "w", "cpu", 1, 1, "h", 1 << 31, {}, 0, []), "Register: field pid"),
+        (packed(wire.Tag.REGISTER, "w", "cpu", 1, 1, "h", 1 << 31, {}, 0, [], 2), "Register: field pid"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_place(frame: bytes, told: str) -> None:

@@ -21,7 +21,8 @@ BLOB = st.binary(max_size=30)
 DIGEST = st.binary(min_size=32, max_size=32)
 NAME = st.text("AZaz09_.-", min_size=1, max_size=6).map("n{}".format)
 KEY = st.text("aZ0 /:-é字🦀", min_size=1, max_size=6)
-TARGET = NAME | NAME.map("model:{}".format) | st.builds("{}/{}".format, NAME, KEY)
+MODEL_NAME = NAME.map("model:{}".format) | st.builds("model:{}@{}".format, NAME, st.integers(1, 999_999_999))
+TARGET = NAME | MODEL_NAME | st.builds("{}/{}".format, NAME, KEY)
 PRIORITY = st.integers(limits.PRIORITY_MIN, limits.PRIORITY_MAX)
 PLAIN = st.none() | FLAG | st.integers(-(2**63), 2**64 - 1) | TEXT | BLOB | st.lists(st.integers(0, 9), max_size=3)
 MAP = st.dictionaries(TEXT, PLAIN | st.dictionaries(TEXT, PLAIN, max_size=2), max_size=3)
@@ -39,7 +40,7 @@ LIMITS = st.builds(
     COUNT.map(lambda n: n % (1 << 20)), st.integers(0, limits.PAYLOAD_BYTES_MAX),
     st.integers(0, limits.GROWTH_BYTES_MAX),
 )  # fmt: skip
-CODE = st.builds(work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS)
+CODE = st.builds(work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS, FLAG)
 EMIT = st.builds(
     work.Emit, TARGET, BLOB, PRIORITY, st.sampled_from(work.EMIT_KINDS), some(REF), st.integers(0, limits.DELAY_MS_MAX)
 )
@@ -49,8 +50,11 @@ STATE_BYTES = st.integers(0, limits.MESSAGE_BYTES_MAX)
 OUTCOME = st.builds(
     work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT), LOG, FUEL, some(REF), STATE_BYTES
 ) | st.builds(work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL)
-PROVENANCE = st.none() | st.builds(work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST)
-STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused", "faulted"))
+CERTIFICATE = st.sampled_from(("", *work.CERTIFICATES))
+PROVENANCE = st.none() | st.builds(
+    work.Provenance, st.sampled_from((work.BITWISE, work.RECORDED)), TEXT, DIGEST, CERTIFICATE, TEXT
+)
+STOPPED = st.sampled_from((None, "timeout", "interrupted", "refused", "faulted", "unrepeatable"))
 FOLD_RESULT = st.builds(work.FoldResult, some(OUTCOME), st.none() | BLOB, STOPPED, TEXT, PROVENANCE)
 
 
@@ -94,6 +98,7 @@ def items(draw: st.DrawFn) -> messages.ResultItem:
 
 FOLD = st.builds(messages.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(segments()))
 POOL = st.sampled_from(("cpu", "gpu"))
+MODEL_NUMBERS = st.builds(messages.ModelNumbers, TARGET, DIGEST, TEXT, TEXT, CERTIFICATE, *[COUNT] * 6)
 POSITIVE = st.integers(1, limits.NOW_MS_MAX)
 PID = st.integers(0, limits.PID_MAX)
 
@@ -105,7 +110,7 @@ HAPPENED = st.one_of(
     st.builds(events.WorkerLeft, TEXT, TEXT, st.none() | COUNT), st.builds(events.WorkerExpelled, TEXT, TEXT),
     st.builds(events.WorkerHeldUp, TEXT, some(COUNT)), st.builds(events.WorkerPreparing, TEXT, some(TARGET)),
     st.builds(events.JournalChanged, FLAG, TEXT), st.builds(events.OutcomesDiffer, COUNT, TARGET, TEXT),
-    st.builds(events.Watching, TEXT),
+    st.builds(events.Watching, TEXT), st.builds(events.TextStreamed, COUNT, COUNT, COUNT, TEXT),
 )  # fmt: skip
 
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
@@ -115,7 +120,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     ),
     messages.OpenLane: st.builds(messages.OpenLane, COUNT, NAME, SETTINGS, FLAG, st.none() | NAME),
     messages.Deploy: st.builds(
-        messages.Deploy, COUNT, NAME, NAME | NAME.map("model:{}".format), CODE, st.none() | BLOB, FLAG
+        messages.Deploy, COUNT, NAME, NAME | MODEL_NAME, CODE, st.none() | BLOB, FLAG
     ),
     messages.Cancel: st.builds(messages.Cancel, COUNT, COUNT),
     messages.SetPaused: st.builds(messages.SetPaused, COUNT, NAME, FLAG),
@@ -131,11 +136,13 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Query: st.builds(messages.Query, COUNT, st.sampled_from(messages.QUERIES), ARGUMENTS),
     messages.Register: st.builds(
         messages.Register, TEXT, POOL, st.integers(1, limits.RUN_TASKS_MAX), COUNT, TEXT, PID, MAP, COUNT,
-        some(COUNT),
+        some(COUNT), st.integers(1, limits.ASSIGNMENTS_MAX),
     ),
     messages.Heartbeat: st.builds(
-        messages.Heartbeat, TEXT, COUNT, some(COUNT), some(st.builds(messages.Preparation, COUNT, TARGET, COUNT))
+        messages.Heartbeat, TEXT, COUNT, some(COUNT), some(st.builds(messages.Preparation, COUNT, TARGET, COUNT)),
+        some(MODEL_NUMBERS),
     ),
+    messages.Streamed: st.builds(messages.Streamed, TEXT, some(st.builds(messages.Piece, COUNT, COUNT, COUNT, TEXT))),
     messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT).map(FoldResults.of), COUNT),
     messages.Prepared: st.builds(messages.Prepared, TEXT, COUNT, FLAG, MAP, TEXT),
     messages.Goodbye: st.builds(messages.Goodbye, TEXT, FLAG),

@@ -59,7 +59,7 @@ def completed(number: int) -> Completed:
 
 
 def register(boot: int, *holds: int) -> SendMessage:
-    return SendMessage(Register(*IDENTITY, boot=boot, holds=holds))
+    return SendMessage(IDENTITY.registration(boot, holds))
 
 
 def started() -> WorkerSession:
