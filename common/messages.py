@@ -474,7 +474,7 @@ class Heartbeat(NamedTuple):
     models: Annotated[tuple[ModelNumbers, ...], Meta(max_length=limits.MODELS_SHOWN_MAX)] = ()
 
 
-class Piece(NamedTuple):
+class StreamedPiece(NamedTuple):
     """Text that a running task has generated, from this offset in characters on. It replaces earlier text from there
     on: a task that runs again begins at 0 again.
     """
@@ -489,7 +489,7 @@ class Streamed(NamedTuple):
     """What running tasks of a worker have generated since the last one. Advisory: the result is what counts."""
 
     worker: WorkerName
-    pieces: Annotated[tuple[Piece, ...], Meta(max_length=limits.STREAM_PIECES_MAX)]
+    pieces: Annotated[tuple[StreamedPiece, ...], Meta(max_length=limits.STREAM_PIECES_MAX)]
 
 
 class Completed(NamedTuple):

@@ -48,7 +48,6 @@ from rota.worker.session import (
     DrainAsked,
     Drop,
     Finished,
-    Generated,
     Leave,
     ModelsCounted,
     Overran,
@@ -58,6 +57,7 @@ from rota.worker.session import (
     Started,
     StartJob,
     StopAsked,
+    TextCame,
     Ticked,
     WorkerSession,
 )
@@ -258,7 +258,7 @@ class _Failure(NamedTuple):
     error: BaseException
 
 
-Heard = Finished | Overran | Prepares | Generated | ModelsCounted
+Heard = Finished | Overran | Prepares | TextCame | ModelsCounted
 
 
 class ExecutorThread:
@@ -320,12 +320,12 @@ class ExecutorThread:
                 _join(pieces, report)
                 continue
             if pieces:  # text first, since it means nothing once its task has ended
-                taken.append(Generated(tuple(pieces)))
+                taken.append(TextCame(tuple(pieces)))
                 pieces = []
             heard = self._heard(report)
             if heard is not None:
                 taken.append(heard)
-        return [*taken, Generated(tuple(pieces))] if pieces else taken
+        return [*taken, TextCame(tuple(pieces))] if pieces else taken
 
     def end(self, code: Exit) -> None:
         """Interrupt the running jobs and end the thread; if that takes too long, end the process with `code`."""

@@ -36,7 +36,6 @@ from rota.common.messages import (
     Heartbeat,
     HeartbeatAck,
     ModelNumbers,
-    Piece,
     Preparation,
     Prepare,
     Prepared,
@@ -45,6 +44,7 @@ from rota.common.messages import (
     Registered,
     Revoke,
     Streamed,
+    StreamedPiece,
     WorkerMessage,
     WorkerOrder,
 )
@@ -104,7 +104,7 @@ class Prepares(NamedTuple):
     pending: tuple[tuple[int, str], ...]
 
 
-class Generated(NamedTuple):
+class TextCame(NamedTuple):
     """Running tasks have generated text: the job, turn, offset in characters and text of each piece."""
 
     pieces: tuple[tuple[int, int, int, str], ...]
@@ -128,7 +128,7 @@ class Ticked(NamedTuple):
     """Time has passed. Feed all received messages first, so that a slow worker does not take the broker for silent."""
 
 
-Event = Started | Received | Finished | Overran | Prepares | Generated | ModelsCounted | DrainAsked | StopAsked | Ticked
+Event = Started | Received | Finished | Overran | Prepares | TextCame | ModelsCounted | DrainAsked | StopAsked | Ticked
 
 # --- actions --------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class WorkerSession:
                 return self._overran(job, report, now_ms)
             case Prepares(pending):
                 return self._prepares(pending, now_ms)
-            case Generated(pieces):
+            case TextCame(pieces):
                 return self._stream(pieces)
             case ModelsCounted(models):
                 self._models = models[:MODELS_SHOWN_MAX]
@@ -368,14 +368,14 @@ class WorkerSession:
         """Send what running tasks of this boot have generated; that of others is dropped, since nobody waits for it."""
         if self.phase is not SessionPhase.SERVING:
             return []
-        pieces: list[Piece] = []
+        pieces: list[StreamedPiece] = []
         for number, turn, offset, text in generated:
             job = self._jobs.get(number)
             if job is None or job.boot != self.boot or job.begun_dropping_ms is not None or job.is_answered:
                 continue
             for start in range(0, len(text), STREAM_PIECE_CHARS_MAX):
                 part = text[start : start + STREAM_PIECE_CHARS_MAX]
-                pieces.append(Piece(_assignment(job), turn, offset + start, part))
+                pieces.append(StreamedPiece(_assignment(job), turn, offset + start, part))
         return [
             SendMessage(Streamed(self._identity.worker, tuple(pieces[start : start + STREAM_PIECES_MAX])))
             for start in range(0, len(pieces), STREAM_PIECES_MAX)

@@ -142,7 +142,9 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         messages.Heartbeat, TEXT, COUNT, some(COUNT), some(st.builds(messages.Preparation, COUNT, TARGET, COUNT)),
         some(MODEL_NUMBERS),
     ),
-    messages.Streamed: st.builds(messages.Streamed, TEXT, some(st.builds(messages.Piece, COUNT, COUNT, COUNT, TEXT))),
+    messages.Streamed: st.builds(
+        messages.Streamed, TEXT, some(st.builds(messages.StreamedPiece, COUNT, COUNT, COUNT, TEXT))
+    ),
     messages.Completed: st.builds(messages.Completed, TEXT, COUNT, some(FOLD_RESULT).map(FoldResults.of), COUNT),
     messages.Prepared: st.builds(messages.Prepared, TEXT, COUNT, FLAG, MAP, TEXT),
     messages.Goodbye: st.builds(messages.Goodbye, TEXT, FLAG),
