@@ -7,6 +7,7 @@ asyncio takes longer than everything else together.
 from typing import TYPE_CHECKING, Any
 
 from rota.client.client import Batch, Client, Handle
+from rota.client.generation import Chat, Generation
 from rota.client.operations import TaskRow
 from rota.client.watch import Missed
 from rota.common.errors import (
@@ -18,24 +19,32 @@ from rota.common.errors import (
     RotaError,
     StaleNumber,
     TaskFailed,
+    TextReplaced,
     UnknownLane,
     UnknownTask,
 )
 from rota.common.results import Result
+from rota.common.text_calls import NEW_CONVERSATION
 from rota.common.work import Limits
 
 if TYPE_CHECKING:
     from rota.client.aio import AsyncBatch, AsyncClient, AsyncHandle
+    from rota.client.aio_generation import AsyncChat, AsyncGeneration
 
 __all__ = [
+    "NEW_CONVERSATION",
     "AsyncBatch",
+    "AsyncChat",
     "AsyncClient",
+    "AsyncGeneration",
     "AsyncHandle",
     "Batch",
     "Busy",
+    "Chat",
     "Client",
     "Draining",
     "Expired",
+    "Generation",
     "Handle",
     "Limits",
     "Missed",
@@ -46,6 +55,7 @@ __all__ = [
     "StaleNumber",
     "TaskFailed",
     "TaskRow",
+    "TextReplaced",
     "UnknownLane",
     "UnknownTask",
 ]
@@ -56,4 +66,8 @@ def __getattr__(name: str) -> Any:
         from rota.client import aio
 
         return getattr(aio, name)
+    if name in ("AsyncChat", "AsyncGeneration"):
+        from rota.client import aio_generation
+
+        return getattr(aio_generation, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

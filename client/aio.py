@@ -12,18 +12,21 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import zmq
 
+from rota.client.aio_generation import AsyncChat, AsyncGeneration
 from rota.client.client import seq_at
 from rota.client.core import Core, Where, now_ms
 from rota.client.flows import Flow, Pause, Ranges, Stream
 from rota.client.link import descriptor_of, has_input
 from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
+    ChatNames,
     DeployNames,
     DeployOptions,
+    GenerateNames,
     LaneNames,
     LaneOptions,
     MapNames,
@@ -33,14 +36,20 @@ from rota.client.options import (
     RunsNames,
     SubmitNames,
     SubmitOptions,
+    TextNames,
 )
 from rota.client.session import ALL, Key
+from rota.client.text_operations import TextOperations
+from rota.client.texts import TextSoFar
 from rota.client.watch import EventFilter, Missed
 from rota.common.errors import RotaError
 from rota.common.messages import Event
 from rota.common.results import Result
 from rota.common.work import AGENT, MODEL
 from rota.host.sockets import Socket, subscriber
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -54,6 +63,7 @@ class AsyncClient:
     ) -> None:  # fmt: skip
         self._core = Core(where, producer, timeout_s=timeout_s, contact_s=contact_s, tensors=tensors, context=context)
         self._operations = Operations(self._core)
+        self._texts = TextOperations(self._operations)
         self._watched: dict[int, Socket] = {}  # by descriptor: the sockets watched by the loop
         self._waiting: dict[Key | None, dict[asyncio.Future[None], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -118,6 +128,35 @@ class AsyncClient:
     async def dead_drop(self, lane: str = "main", seqs: Iterable[int | AsyncHandle] = ()) -> int:
         """Drop these dead letters of a lane, or all of them; return how many there were."""
         return await self._run(self._operations.dead_drop(lane, seqs))
+
+    # --- text -----------------------------------------------------------------------------------------
+
+    async def generate(
+        self, model: str, prompt: str | None = None, **options: Unpack[GenerateNames]
+    ) -> AsyncGeneration:
+        """Submit a generate task to a model. Iterate over the answer for its text."""
+        given = {**options, "prompt": prompt} if prompt is not None else dict(options)
+        ((seq, _),) = await self._run(self._texts.generate(model, given))
+        return AsyncGeneration(self, seq, options.get("timeout_s"))
+
+    def chat(
+        self, model: str, *, system: str | None = None, conversation: bytes | None = None, **options: Unpack[ChatNames]
+    ) -> AsyncChat:
+        """Return a dialogue with a model, which begins, or goes on at the head `conversation`."""
+        return AsyncChat(self, model, self._texts.dialogue(model, system, conversation, options))
+
+    async def embed(
+        self, model: str, texts: Iterable[str], *, truncate: bool = False, **options: Unpack[TextNames]
+    ) -> NDArray[Any]:
+        """Return the vectors of texts [texts, dimensions]."""
+        return await self._run(self._texts.embed(model, texts, truncate, options))
+
+    async def classify(
+        self, model: str, texts: Iterable[str], *, top: int | None = None, truncate: bool = False,
+        **options: Unpack[TextNames],
+    ) -> list[list[tuple[str, float]]]:  # fmt: skip
+        """Return for each text its `top` labels, or all, with their scores, the best first."""
+        return await self._run(self._texts.classify(model, texts, top, truncate, options))
 
     # --- code and lanes -------------------------------------------------------------------------------
 
@@ -232,6 +271,12 @@ class AsyncClient:
                     await self._turn(step)
                 else:
                     yield step
+
+    async def _next_text(self, seq: int, so_far: TextSoFar, timeout_s: float | None) -> str:
+        return await self._run(self._texts.more_text(seq, so_far, timeout_s))
+
+    def _drop_text(self, seq: int) -> None:
+        self._operations.drop_text(seq)
 
     async def _turn(self, turn: Pause) -> None:
         """Send what is due, then wait until the key of the turn has arrived or its time has come."""

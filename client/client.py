@@ -12,16 +12,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
 import zmq
 
 from rota.client.core import Core, Where, now_ms
 from rota.client.flows import Flow, Pause, Ranges, Stream
+from rota.client.generation import Chat, Generation
 from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
+    ChatNames,
     DeployNames,
     DeployOptions,
+    GenerateNames,
     LaneNames,
     LaneOptions,
     MapNames,
@@ -31,13 +34,19 @@ from rota.client.options import (
     RunsNames,
     SubmitNames,
     SubmitOptions,
+    TextNames,
 )
+from rota.client.text_operations import TextOperations
+from rota.client.texts import TextSoFar
 from rota.client.watch import EventFilter, Missed
 from rota.common.errors import LocalError
 from rota.common.messages import Event
 from rota.common.results import Result
 from rota.common.work import AGENT, MODEL
 from rota.host.sockets import Socket, subscriber
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -59,6 +68,7 @@ class Client:
     ) -> None:  # fmt: skip
         self._core = Core(where, producer, timeout_s=timeout_s, contact_s=contact_s, tensors=tensors, context=context)
         self._operations = Operations(self._core)
+        self._texts = TextOperations(self._operations)
         self._thread = threading.get_ident()
 
     @property
@@ -129,6 +139,41 @@ class Client:
     def dead_drop(self, lane: str = "main", seqs: Iterable[int | Handle] = ()) -> int:
         """Drop these dead letters of a lane, or all of them; return how many there were."""
         return self._run(self._operations.dead_drop(lane, seqs))
+
+    # --- text -----------------------------------------------------------------------------------------
+
+    def generate(self, model: str, prompt: str | None = None, **options: Unpack[GenerateNames]) -> Generation:
+        """Submit a generate task to a model; when this returns, it is durable. Iterate over the answer for its text.
+
+        Give `prompt`, `messages` or `tokens`. `conversation`: the head that the messages continue, or
+        NEW_CONVERSATION; the result has the new head. For the others see `ChatNames`. `timeout_s` bounds the wait for
+        the next text or the outcome; the default is the client's for each.
+        """
+        given = {**options, "prompt": prompt} if prompt is not None else dict(options)
+        ((seq, _),) = self._run(self._texts.generate(model, given))
+        return Generation(self, seq, options.get("timeout_s"))
+
+    def chat(
+        self, model: str, *, system: str | None = None, conversation: bytes | None = None, **options: Unpack[ChatNames]
+    ) -> Chat:
+        """Return a dialogue with a model, which begins, or goes on at the head `conversation`. Sends nothing yet."""
+        return Chat(self, model, self._texts.dialogue(model, system, conversation, options))
+
+    def embed(
+        self, model: str, texts: Iterable[str], *, truncate: bool = False, **options: Unpack[TextNames]
+    ) -> NDArray[Any]:
+        """Return the vectors of texts [texts, dimensions]. `truncate`: cut texts that are too long for the model.
+
+        Many texts become several tasks, submitted together. Raises `TaskFailed` for the first that failed.
+        """
+        return self._run(self._texts.embed(model, texts, truncate, options))
+
+    def classify(
+        self, model: str, texts: Iterable[str], *, top: int | None = None, truncate: bool = False,
+        **options: Unpack[TextNames],
+    ) -> list[list[tuple[str, float]]]:  # fmt: skip
+        """Return for each text its `top` labels, or all, with their scores, the best first. As `embed` otherwise."""
+        return self._run(self._texts.classify(model, texts, top, truncate, options))
 
     # --- code and lanes -------------------------------------------------------------------------------
 
@@ -254,6 +299,13 @@ class Client:
                     self._turn(step)
                 else:
                     yield step
+
+    def _next_text(self, seq: int, so_far: TextSoFar, timeout_s: float | None) -> str:
+        return self._run(self._texts.more_text(seq, so_far, timeout_s))
+
+    def _drop_text(self, seq: int) -> None:
+        self._check_thread()
+        self._operations.drop_text(seq)
 
     def _turn(self, turn: Pause) -> None:
         """Move frames until something has arrived or the time has come."""

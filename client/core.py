@@ -17,9 +17,10 @@ from typing import Final
 import zmq
 
 from rota.client.flows import Flows, Timeouts
-from rota.client.link import Link
+from rota.client.link import Link, TextLink
 from rota.client.questions import Questions
 from rota.client.session import Key, Session
+from rota.client.texts import Texts
 from rota.common import limits
 from rota.common.arguments import seconds
 from rota.common.errors import BadTarget, ConfigError, LocalError, NotReachable, RotaError
@@ -67,10 +68,12 @@ class Core:
         first_number = 1 if producer is None else time.time_ns() // 1000
         self.session = Session(producer or f"producer-{secrets.token_hex(8)}", first_number)
         self.questions = Questions()
+        self.texts = Texts()
         self.payloads = Payloads(Path(tensors) if tensors is not None else self._tensor_folder())
         self.flows = Flows(
             self.session,
             self.questions,
+            self.texts,
             self.payloads,
             limits=Timeouts(self.timeout_ms, contact_ms),
             now_ms=now_ms,
@@ -81,6 +84,8 @@ class Core:
         self.context = new_context() if context is None else context
         self._frontend: Link | None = None
         self._query: Link | None = None
+        self._events: TextLink | None = None
+        self._events_boot: int | None = None  # of the broker that it was connected to
 
     def endpoints(self) -> Endpoints:
         """Return the current addresses of the broker."""
@@ -96,18 +101,20 @@ class Core:
             self._frontend = Link(self.context, lambda: self.endpoints().frontend, self.session)
         if self._query is None and self.questions.is_busy:
             self._query = Link(self.context, lambda: self.endpoints().query, self.questions)
+        if self.texts.is_busy and (self._events is None or self._events_boot != self.session.boot):
+            self._follow_texts()
         for link in self.links():
             link.pump(now_ms())
-        return self.session.take_news() + self.questions.take_news()
+        return self.session.take_news() + self.questions.take_news() + self.texts.take_news()
 
     def end(self, error: RotaError) -> None:
         """Make all current and later waits and requests raise this error."""
         self.session.end(error)
         self.questions.end(error)
 
-    def links(self) -> Iterator[Link]:
+    def links(self) -> Iterator[Link | TextLink]:
         """Yield the open connections."""
-        for link in (self._frontend, self._query):
+        for link in (self._frontend, self._query, self._events):
             if link is not None:
                 yield link
 
@@ -121,9 +128,17 @@ class Core:
         self.end(LocalError("the client is closed: make a new one"))
         for link in self.links():
             link.close()
-        self._frontend = self._query = None
+        self._frontend = self._query = self._events = None
         if self._owns_context:
             self.context.destroy(linger=0)
+
+    def _follow_texts(self) -> None:
+        """Connect to the events of the current broker; one that was started again may have another address."""
+        if self._events is not None:
+            self._events.close()
+        self._events = TextLink(self.context, self.endpoints().events, self.texts)
+        self._events_boot = self.session.boot
+        self.texts.begin_again()
 
     def _tensor_folder(self) -> Path | None:
         if isinstance(self._where, Endpoints) or "://" in str(self._where):

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from rota.client.options import MapOptions, SubmitOptions
 from rota.client.questions import Questions
 from rota.client.session import Key, Reply, Request, Session
+from rota.client.texts import Texts
 from rota.common.errors import Busy, NotReachable, RotaError, StorageFull
 from rota.common.messages import Accepted, Answer, ResultItem, Submit, TaskRun
 from rota.common.results import Decoder, Result, result_of
@@ -64,6 +65,7 @@ class Flows:
         self,
         session: Session,
         questions: Questions,
+        texts: Texts,
         decoder: Decoder,
         *,
         limits: Timeouts,
@@ -73,6 +75,7 @@ class Flows:
     ) -> None:
         self._session = session
         self._questions = questions
+        self._texts = texts
         self._decoder = decoder
         self._limits = limits
         self._now_ms = now_ms
@@ -180,6 +183,22 @@ class Flows:
             self._check_result(deadline_ms, contact_ms, seq)
             yield Pause(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms), ("result", seq))
         return self._result(found)
+
+    def text_or_outcome(self, seq: int, shown: int, patience: Patience) -> Flow[str | Result]:
+        """Wait for more text of a generate task, of which `shown` characters are known, or for its outcome."""
+        session, texts = self._session, self._texts
+        session.drop_refusals((seq,))
+        texts.follow(seq, shown)
+        deadline_ms = patience.from_now(self._now_ms())
+        contact_ms = self._now_ms() + self._limits.contact_ms
+        while not (text := texts.take(seq)):
+            if (found := session.take_result(seq)) is not None:
+                texts.unfollow(seq)
+                return self._result(found)
+            session.want(seq, 1, self._now_ms())
+            self._check_result(deadline_ms, contact_ms, seq)
+            yield Pause(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms), ("result", seq))
+        return text
 
     def outcomes(self, ranges: Sequence[tuple[int, int]], patience: Patience) -> Stream:
         """Yield the outcomes of tasks in seq order."""

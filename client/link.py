@@ -1,4 +1,4 @@
-"""A connection of a client: one socket, driven by one state machine (`Session` or `Questions`).
+"""The connections of a client: each one socket, driven by one state machine (`Session`, `Questions` or `Texts`).
 
 The machine decides what to send and when to reconnect; the link only moves frames. It never blocks: the shell polls
 `socket` and calls `pump`. A link belongs to the thread that made it.
@@ -14,7 +14,8 @@ import zmq
 
 from rota.client.questions import Questions
 from rota.client.session import Session
-from rota.host.sockets import Socket, dealer
+from rota.client.texts import Texts
+from rota.host.sockets import Socket, dealer, subscriber
 
 _FRAMES_PER_PUMP_MAX: Final = 256  # so that a flood of results cannot delay the caller's deadline
 
@@ -77,6 +78,43 @@ class Link:
             except zmq.Again:
                 return
             self._unsent.popleft()
+
+
+class TextLink:
+    """The connection on which the texts of running tasks come: one for all tasks that a client follows."""
+
+    events: Final = zmq.POLLIN
+
+    def __init__(self, context: zmq.Context[Socket], endpoint: str, texts: Texts) -> None:
+        self._texts = texts
+        self.socket = subscriber(context, endpoint, ())
+
+    def pump(self, now_ms: int) -> None:
+        """Read what has arrived, then change the subscriptions."""
+        for _ in range(_FRAMES_PER_PUMP_MAX):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._texts.receive(frames[-1])
+        for wanted, topic in self._texts.changes():
+            self.socket.set(zmq.SUBSCRIBE if wanted else zmq.UNSUBSCRIBE, topic.encode())
+
+    def has_input(self) -> bool:
+        """Return whether frames wait to be read."""
+        return has_input(self.socket)
+
+    def next_tick_ms(self) -> int | None:
+        """Return when `pump` has something to do even if nothing arrives: never."""
+        return None
+
+    def close(self) -> None:
+        self.socket.close(linger=0)
+
+    @property
+    def descriptor(self) -> int:
+        """The edge-triggered descriptor for an event loop."""
+        return descriptor_of(self.socket)
 
 
 def has_input(socket: Socket) -> bool:

@@ -6,7 +6,7 @@ defaults for the operations. A test keeps the two equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypedDict
 
@@ -15,6 +15,7 @@ from rota.common.arguments import check_name, flag, seconds, whole
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
 from rota.common.messages import LaneSettings
 from rota.common.shown import shown
+from rota.common.text_calls import NEW_CONVERSATION, ChatMessage, ChatTool, GenerateCall, OutputRule, generate_call
 from rota.common.work import AGENT, CODE_KINDS, Limits
 
 MAP_BATCH_TASKS: Final = 256
@@ -87,6 +88,67 @@ class SubmitOptions(_Options):
             whole("now_ms", self.now_ms, 0, limits.NOW_MS_MAX)
         _check_request(self.number, self.timeout_s)
         _check_callable("sent", self.sent)
+
+
+class TextNames(TypedDict, total=False):
+    """The named arguments of `embed` and `classify`; see `SubmitOptions`. `timeout_s` bounds all of it."""
+
+    lane: str
+    priority: int
+    number: int | None
+    now_ms: int | None
+    block: bool
+    timeout_s: float | None
+
+
+class ChatNames(TypedDict, total=False):
+    """The named arguments of a chat and of its `say`: how the text is made, and how the task is submitted.
+
+    None: not given. docs/PROTOCOL.md says what each does, `SubmitOptions` explains the last six.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: Sequence[str] | None
+    stop_tokens: Sequence[int] | None
+    logprobs: int | None
+    output: OutputRule | Mapping[str, Any] | None
+    tools: Sequence[ChatTool | Mapping[str, Any]] | None
+    tool_choice: str | None
+    template: Mapping[str, Any] | None
+    lane: str
+    priority: int
+    number: int | None
+    now_ms: int | None
+    block: bool
+    timeout_s: float | None
+
+
+class GenerateNames(ChatNames, total=False):
+    """The named arguments of `generate`, beside the prompt."""
+
+    tokens: Sequence[int] | None
+    messages: Sequence[ChatMessage | Mapping[str, Any]] | None
+    conversation: bytes | None
+
+
+def generate_options(given: Mapping[str, Any]) -> tuple[GenerateCall, SubmitOptions]:
+    """Return the call and the options of its submit. Raises a `LocalError` for a wrong name or value."""
+    known = ("prompt", *GenerateNames.__annotations__)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"there is no option {name!r} here: use {', '.join(known)}")
+    fields = {name: given[name] for name in GenerateCall._fields if given.get(name) is not None}
+    # A conversation that starts is nil in a payload, where None here means that there is none.
+    if fields.get("conversation") == NEW_CONVERSATION:
+        fields["conversation"] = None
+    submit = {name: value for name, value in given.items() if name not in GenerateCall._fields}
+    return generate_call(fields), SubmitOptions(**submit)
 
 
 class MapNames(TypedDict, total=False):

@@ -18,6 +18,7 @@
     │   ├── NumberReused      the same submit number came with other content
     │   └── StaleNumber       a submit number so old that its answer is no longer kept
     ├── TaskFailed            a task's outcome is a failure; kind and message say which
+    ├── TextReplaced          the result's text is another than what was streamed: the model is not repeatable
     ├── ProtocolError         bytes that are not a message of this protocol
     │   ├── NotGreeted        a request on a connection that has not said Hello
     │   └── VersionMismatch   the peer speaks another protocol version
@@ -116,6 +117,12 @@ class TaskFailed(RotaError):
     """A task failed. `fields`: seq, kind, attempts, log."""
 
     code = "task_failed"
+
+
+class TextReplaced(RotaError):
+    """Streamed text is not the start of the result's. `fields`: seq."""
+
+    code = "text_replaced"
 
 
 class ProtocolError(RotaError):

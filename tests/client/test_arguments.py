@@ -18,6 +18,7 @@ from rota.client.client import Batch, Handle
 from rota.client.options import (
     DeployNames,
     DeployOptions,
+    GenerateNames,
     LaneNames,
     LaneOptions,
     MapNames,
@@ -27,9 +28,11 @@ from rota.client.options import (
     RunsNames,
     SubmitNames,
     SubmitOptions,
+    generate_options,
 )
 from rota.common.errors import BadPayload, BadTarget, CodeError, ConfigError, LocalError
 from rota.common.messages import LaneSettings
+from rota.common.text_calls import NEW_CONVERSATION, ChatMessage, GenerateCall
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any], type[LocalError]]
 
@@ -95,6 +98,67 @@ def _calls_of_tasks() -> list[Call]:
     return calls
 
 
+_USER = {"role": "user", "content": "Hello"}
+_TEXT_OPTIONS: dict[str, tuple[list[Any], type[LocalError]]] = {
+    "max_tokens": ([0, -1, 1.5, True, "1"], BadPayload),
+    "temperature": ([-1, math.nan, math.inf, "1", True], BadPayload),
+    "top_k": ([-1, 1.5], BadPayload),
+    "top_p": ([0, 1.1], BadPayload),
+    "min_p": ([-0.1, 2], BadPayload),
+    "repetition_penalty": ([0, -1], BadPayload),
+    "seed": ([-1, 1 << 63, 1.0], BadPayload),
+    "stop": (["end", [""], [5], ["a"] * 17], BadPayload),
+    "stop_tokens": ([5, [-1]], BadPayload),
+    "logprobs": ([-1, 21, True], BadPayload),
+    "output": ([5, {}, {"regex": ""}, {"json_schema": "["}, {"choices": []}, {"xml": "a"}], BadPayload),
+    "lane": ([None, ""], BadTarget),
+    "priority": ([None, 8], BadPayload),
+    "number": (["1", 0], LocalError),
+    "now_ms": ([-1], LocalError),
+    "block": ([None], LocalError),
+    "timeout_s": ([0, "1"], ConfigError),
+    "temprature": ([1], ConfigError),
+}
+
+
+def _calls_of_text() -> list[Call]:
+    calls: list[Call] = []
+
+    def add(method: str, arguments: list[tuple[Any, ...]], error: type[LocalError], **named: Any) -> None:
+        calls.extend((method, one, named, error) for one in arguments)
+
+    for name, (values, error) in _TEXT_OPTIONS.items():
+        for value in values:
+            add("generate", [("m", "a")], error, **{name: value})
+            add("chat", [("m",)], error, **{name: value})
+    add("generate", [(None, "a"), (5, "a"), ("a b", "a"), ("a/b", "a")], BadTarget)
+    add("generate", [("m", ""), ("m", 5), ("m", b"a"), ("m",), ("m", "\ud800")], BadPayload)
+    add("generate", [("m", "a")], BadPayload, messages=[_USER])
+    add("generate", [("m", "a")], BadPayload, conversation=bytes(32))
+    for messages in ([], [5], _USER, [{"role": "boss", "content": ""}], [{"role": "user"}]):
+        add("generate", [("m",)], BadPayload, messages=messages)
+    for head in (b"short", "text", 5):
+        add("generate", [("m",)], BadPayload, messages=[_USER], conversation=head)
+        add("chat", [("m",)], BadPayload, conversation=head)
+    add("generate", [("m",)], BadPayload, messages=[{"role": "user", "content": "a" * (1 << 20)}])
+    add("chat", [("m",)], BadPayload, system=5)
+    add("chat", [("m",)], BadPayload, system="Be brief.", conversation=bytes(32))
+    add("chat", [(5,), ("a b",)], BadTarget)
+    for method in ("embed", "classify"):
+        add(
+            method,
+            [("m", texts) for texts in (None, 5, "text", b"a", [], [5], ["\ud800"], ["a" * (1 << 20)])],
+            BadPayload,
+        )
+        add(method, [(5, ["a"]), ("a/b", ["a"])], BadTarget)
+        add(method, [("m", ["a"])], BadPayload, truncate=1)
+        add(method, [("m", ["a"])], ConfigError, wait=True)
+        add(method, [("m", ["a"])], ConfigError, timeout_s=0)
+    for top in (0, True, "1"):
+        add("classify", [("m", ["a"])], BadPayload, top=top)
+    return calls
+
+
 def _calls_of_code_and_lanes() -> list[Call]:
     calls: list[Call] = []
 
@@ -140,7 +204,7 @@ def _calls_of_code_and_lanes() -> list[Call]:
     return calls
 
 
-CALLS = _calls_of_tasks() + _calls_of_code_and_lanes()
+CALLS = _calls_of_tasks() + _calls_of_text() + _calls_of_code_and_lanes()
 
 
 def _judge(call: Call, error: BaseException | None) -> list[str]:
@@ -232,6 +296,18 @@ def test_what_may_be_named_is_what_there_is(options: Any, names: tuple[Any, ...]
     assert whole == there
     for part in parts:
         assert part.items() < whole.items()
+
+
+def test_what_a_generate_task_can_be_told_is_what_its_payload_has() -> None:
+    """Goal: no field of the payload is out of reach, and no name means nothing. Method: compare the names."""
+    submit = [name for name in SubmitNames.__annotations__ if name not in ("wait", "sent")]
+    assert sorted([*GenerateCall._fields, *submit]) == sorted(["prompt", *GenerateNames.__annotations__])
+    call, options = generate_options({"prompt": "a", "seed": 0, "stop": None, "lane": "two"})
+    assert (call, options) == (GenerateCall(prompt="a"), SubmitOptions(lane="two"))
+    started, _ = generate_options({"messages": [ChatMessage("user", "a")], "conversation": NEW_CONVERSATION})
+    assert started.conversation == NEW_CONVERSATION
+    kept, _ = generate_options({"messages": [ChatMessage("user", "a")], "conversation": None})
+    assert kept.conversation is None
 
 
 def test_a_lane_is_opened_with_what_its_settings_are() -> None:

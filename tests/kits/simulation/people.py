@@ -18,6 +18,7 @@ from rota.client.flows import Flows, Patience, Pause, Timeouts
 from rota.client.link import Link
 from rota.client.questions import Questions
 from rota.client.session import ALL, Key, Session
+from rota.client.texts import Texts
 from rota.common import errors
 from rota.common.errors import NotReachable, RotaError
 from rota.common.results import Result
@@ -65,8 +66,8 @@ class Client(SimProcess):
         self.links: dict[str, Link] = {}
         decoder: Any = None  # results are not decoded here
         self.flows = Flows(
-            self.session, self.questions, decoder, limits=Timeouts(ANSWER_MS, 10 * ANSWER_MS), now_ms=self.now_ms,
-            chance=self.chance.random, not_reachable=NotReachable,
+            self.session, self.questions, Texts(), decoder, limits=Timeouts(ANSWER_MS, 10 * ANSWER_MS),
+            now_ms=self.now_ms, chance=self.chance.random, not_reachable=NotReachable,
         )  # fmt: skip
         self.running = [_Running(number, errand(self)) for number, errand in self.errands.items()]
         self.wake()
