@@ -76,9 +76,13 @@ class ShapeCertificate(NamedTuple):
 
 
 class DecoderCertificate(NamedTuple):
-    """How a decoder may generate: in how many slots, and whether cells of an earlier prompt may be used again."""
+    """How a decoder may generate, and whether cells of an earlier prompt may be used again.
 
-    slots: int
+    `sizes`: the rows that a decode may have, rising; all give a request the same bits, and the last is the number of
+    slots. (1,) if requests would change each other.
+    """
+
+    sizes: tuple[int, ...]
     prefix_cache: bool
     evidence: tuple[Evidence, ...] = ()
 
@@ -222,9 +226,9 @@ def _shape_of(value: Mapping[str, Any]) -> ShapeCertificate:
 
 
 def _decoder_pairs(decoder: DecoderCertificate) -> dict[str, Any]:
-    return {**decoder._asdict(), "evidence": [one._asdict() for one in decoder.evidence]}
+    return {**decoder._asdict(), "sizes": list(decoder.sizes), "evidence": [one._asdict() for one in decoder.evidence]}
 
 
 def _decoder_of(value: Mapping[str, Any]) -> DecoderCertificate:
     evidence = tuple([Evidence(**one) for one in value["evidence"]])
-    return DecoderCertificate(value["slots"], value["prefix_cache"], evidence)
+    return DecoderCertificate(tuple(value["sizes"]), value["prefix_cache"], evidence)

@@ -7,25 +7,11 @@ slots. All methods are called in the executor's thread. Numbers of requests are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from rota.common.model_call import Call
-from rota.common.work import Failed, TensorRef
-
-
-class Piece(NamedTuple):
-    """Text that a request has generated, behind `offset` characters that came before it."""
-
-    request: int
-    offset: int
-    text: str
-
-
-class Generated(NamedTuple):
-    """A request has ended, with a `GenerateResult` of common/text_calls.py without its conversation, or a failure."""
-
-    request: int
-    result: Any | Failed
+from rota.common.work import TensorRef
+from rota.generation.pieces import Generated, Piece
 
 
 class GeneratingModel(Protocol):

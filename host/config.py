@@ -196,13 +196,12 @@ class GpuWorkerSettings(WorkerSettings):
 
     device: Annotated[int, Option("--device", "ROTA_DEVICE", "Which GPU, by number; one worker per GPU.", high=255)] = 0
     require: Annotated[
-        Literal["", "cuda", "tensorrt", "directml", "coreml", "migraphx", "cpu"],
+        Literal["", "cuda", "cpu"],
         Option(
             "--require",
             "ROTA_REQUIRE",
-            "cuda or another provider: fail if it cannot be used. cpu: do not try a GPU. Not given: CUDA if usable, "
-            "else the CPU.",
-            choices=("", "cuda", "tensorrt", "directml", "coreml", "migraphx", "cpu"),
+            "cuda: fail without a usable GPU. cpu: do not try the GPU. Not given: GPU if usable, else CPU.",
+            choices=("", "cuda", "cpu"),
         ),
     ] = ""
     threads: Annotated[

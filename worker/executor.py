@@ -103,10 +103,7 @@ class Outside(NamedTuple):
 
 
 class Executor(Protocol):
-    """Runs jobs. Errors of agents and models are outcomes and must not be raised.
-
-    Any method may raise `DeviceLost`: nothing can run in this process any more, which then ends as if it had died.
-    """
+    """Runs jobs. Errors of agents and models are outcomes and must not be raised."""
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return all that could change a bit of a result (versions, profile, provider, device), for MessagePack."""

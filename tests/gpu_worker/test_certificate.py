@@ -64,7 +64,11 @@ def test_an_unstable_model_is_unstable_at_each_shape() -> None:
 
 def test_a_certificate_survives_its_file() -> None:
     """Goal: the JSON form holds all of it. Method: encode and decode with every part filled."""
-    for one in (of_shapes((A, B), "p"), alone("r", "p"), Certificate("A", "", "p", (), DecoderCertificate(4, True))):
+    for one in (
+        of_shapes((A, B), "p"),
+        alone("r", "p"),
+        Certificate("A", "", "p", (), DecoderCertificate((2, 4), True)),
+    ):
         found, value = decode(encode(one, "00", {"provider": "cpu"}))
         assert found == one
         assert value["conditions"] == {"provider": "cpu"}
