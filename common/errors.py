@@ -24,6 +24,7 @@
     │   └── VersionMismatch   the peer speaks another protocol version
     ├── JournalError          a run file that is torn, corrupt or foreign
     │   └── JournalLost       the run file was removed or taken over while it was written to
+    ├── DeviceLost            the device of this worker's models fails every call: its process has to end
     └── NotReachable          no broker answered in time
 
 Raise at the boundary, `assert` inside. Codes are never reused; a retired one stays listed in docs/PROTOCOL.md.
@@ -135,6 +136,10 @@ class NotGreeted(ProtocolError):
 
 class WorkerStuck(RotaError):
     code = "stuck"
+
+
+class DeviceLost(RotaError):
+    code = "device_lost"
 
 
 class VersionMismatch(ProtocolError):

@@ -2,5 +2,8 @@
 
 import os
 
-# Before the first import of onnxruntime: its wheels, on Linux too, open a telemetry store in the temporary folder.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+from rota.gpu_worker.provider_table import ENVIRONMENT
+
+# Before the first import of onnxruntime, whose libraries read them once.
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)

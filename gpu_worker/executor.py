@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-from rota.common.errors import BadPayload, CodeError, ConfigError, TensorError
+from rota.common.errors import BadPayload, CodeError, TensorError
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX, TENSORS_PER_TASK_MAX
 from rota.common.model_call import decode_call
 from rota.common.work import (
@@ -31,7 +31,7 @@ from rota.common.work import (
 )
 from rota.gpu_worker.fingerprint import machine_facts
 from rota.gpu_worker.inference import Inference, RunEnded
-from rota.gpu_worker.providers import Require, why_no_cuda
+from rota.gpu_worker.providers import choose
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.sessions import SESSIONS_MAX, LoadedModel, LoadInterrupted, Sessions
 from rota.gpu_worker.watchdog import RunWatchdog
@@ -52,23 +52,15 @@ class OnnxExecutor:
         sessions_max: int = SESSIONS_MAX,
         stuck: Callable[[], None] | None = None,
     ) -> None:
-        """`device` "auto" and "cuda" fall back to the CPU and report it; with `require` that is a `ConfigError`.
+        """`device` is for `choose`: "auto" falls back to the CPU and says so; with `require` that is a `ConfigError`.
 
         `stuck` is called in another thread when a task timed out and does not stop.
         """
-        if device not in get_args(Require):
-            raise ConfigError(f"there is no device {device!r}: use {', '.join(get_args(Require))}")
-        if require and device == "auto":
-            raise ConfigError("a required device must be named: cuda or cpu")
-        self.reason = why_no_cuda() if device != "cpu" else ""
-        if require and self.reason:
-            raise ConfigError(f"CUDA is required and cannot be had: {self.reason}", reason=self.reason)
-        self.provider = "cpu" if device == "cpu" or self.reason else "cuda"
+        self.provider, self.reason, wanted = choose(device, require=require)
         self._watchdog = RunWatchdog(stuck)
         self._outcomes: list[Outcome] = []  # of the running fold
         self._provenance: Provenance | None = None
         self._inference = Inference(tensors, self._watchdog)
-        wanted = cast(Require, device if require or device == "cpu" else "auto")
         self._sessions = Sessions(Repository(models_dir), threads=threads, require=wanted, kept=sessions_max)
         self._threads = threads
 

@@ -17,12 +17,14 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from rota.common.digests import digest_of
-from rota.gpu_worker.hardware import gpu_facts, processor_facts
+from rota.gpu_worker.hardware import device_facts, processor_facts
 from rota.gpu_worker.providers import OpenSession
 from rota.tensors.format import numpy_dtype
 
 # Environment variables that change what the underlying libraries compute.
-_ENVIRONMENT_PREFIXES: Final = ("ORT_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_", "OMP_", "MLAS_")
+_ENVIRONMENT_PREFIXES: Final = (
+    "ORT_", "CUBLAS_", "CUBLASLT_", "CUDNN_", "NVIDIA_TF32_", "OMP_", "MLAS_", "MIOPEN_", "MIGRAPHX_",
+)  # fmt: skip
 _PATTERN_CONTEXT: Final = "rota 2026-11 probe input"
 
 
@@ -34,7 +36,7 @@ def machine_facts(provider: str) -> dict[str, Any]:
         "package": onnxruntime.package_name,
         "provider": provider,
         "processor": processor_facts(),
-        "gpu": gpu_facts() if provider == "cuda" else {},
+        "gpu": device_facts(provider),
         "environment": _environment(os.environ),
     }
 

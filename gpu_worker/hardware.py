@@ -16,6 +16,8 @@ from typing import Any, Final
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
 _DRIVER: Final = Path("/proc/driver/nvidia/version")
+_AMD_DRIVER: Final = Path("/sys/module/amdgpu/version")
+_ROCM: Final = Path("/opt/rocm/.info/version")
 
 # The flags that numeric kernels test; a Linux update may add others that none does.
 _VECTOR_FLAG: Final = re.compile(r"(sse|ssse|avx|fma|f16c|amx|neon|asimd|sve|sme|i8mm|bf16|fphp|dotprod|bmi)")
@@ -41,8 +43,18 @@ def processor_facts() -> dict[str, str]:
     }
 
 
+def device_facts(provider: str) -> dict[str, str]:
+    """Return the facts of the device that a provider computes on; empty for the CPU."""
+    if provider in ("cuda", "tensorrt"):
+        return gpu_facts()
+    if provider == "migraphx":
+        return {"driver": _read(_AMD_DRIVER), "rocm": _read(_ROCM)}
+    # The parts of these systems that compute are not versioned alone.
+    return {} if provider == "cpu" else {"system": platform.system(), "version": platform.version()}
+
+
 def gpu_facts() -> dict[str, str]:
-    """Return name, compute capability, multiprocessors, driver, CUDA and cuDNN of the first GPU; empty without one."""
+    """Return name, compute capability, multiprocessors and library versions of the first GPU; empty without one."""
     driver = _library("libcuda.so.1", "nvcuda.dll")
     if driver is None or driver.cuInit(0) != 0:
         return {}
@@ -59,6 +71,7 @@ def gpu_facts() -> dict[str, str]:
         "driver": _driver_version(),
         "cuda": _number(driver, "cuDriverGetVersion"),
         "cudnn": _cudnn_version(),
+        "cublas": _cublas_version(),
     }
 
 
@@ -120,3 +133,14 @@ def _cudnn_version() -> str:
         return ""
     library.cudnnGetVersion.restype = ctypes.c_size_t
     return str(library.cudnnGetVersion())
+
+
+def _cublas_version() -> str:
+    """Return the version of the cuBLAS that the session has loaded."""
+    library = _library("libcublas.so.13", "cublas64_13.dll")
+    value, parts = ctypes.c_int(), []
+    for part in range(3):  # libraryPropertyType: major, minor, patch
+        if library is None or library.cublasGetProperty(part, ctypes.byref(value)) != 0:
+            return ""
+        parts.append(str(value.value))
+    return ".".join(parts)

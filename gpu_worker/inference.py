@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from rota.common.errors import BadPayload
+from rota.common.errors import BadPayload, DeviceLost
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor, encode_result
 from rota.common.work import TensorRef
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port
 from rota.gpu_worker.providers import RUN_ERRORS, error_text
+from rota.gpu_worker.run_errors import meaning_of
 from rota.gpu_worker.sessions import LoadedModel
 from rota.gpu_worker.watchdog import RunWatchdog
 from rota.tensors.arrays import Array, array_of
 from rota.tensors.format import inline_bytes_max
 from rota.tensors.store import TensorDraft, TensorStore
-
-# A run through an IO binding raises only one type of error, so its text must tell a bad input from a machine fault.
-# Kernels fail because of their input unless the text says that memory or the device failed.
-_INPUT_WORDS: Final = re.compile(r"while running \w+ node|shape|dimension|rank", re.IGNORECASE)
-_MACHINE_WORDS: Final = re.compile(r"bad_alloc|ailed to allocate|out of memory|CUDA|CUBLAS|CUDNN|CURAND|CUFFT")
 
 Packed = tuple[bytes, tuple[TensorRef, ...]]
 """The payload of a result, and the tensor references that it indexes."""
@@ -55,7 +50,8 @@ class Inference:
         """Run a call and return the payload of its result.
 
         Raises `BadPayload` if the call does not fit the model, `TensorError` if the store has no such tensor or no
-        room, `RunEnded` if the run was stopped or failed for a reason other than its input.
+        room, `RunEnded` if the run was stopped or failed for a reason other than its input, `DeviceLost` if no call can
+        succeed any more.
         """
         kept = model.kept_call(call)
         if kept is None:
@@ -66,7 +62,7 @@ class Inference:
                 kept = model.keep_call(call, outputs)
         try:
             if kept is not None:
-                return self._run_bound(kept, call, {}, timeout_ms)
+                return self._run_bound(model, kept, call, {}, timeout_ms)
             return self._run_in_place(model, call, references, outputs, timeout_ms)
         except BadPayload:
             if not model.declared_outputs_hold:
@@ -94,7 +90,7 @@ class Inference:
         with contextlib.ExitStack() as stack:  # drops the drafts if the run fails
             drafts = self._drafts(outputs, stack)
             places.update((name, draft.array) for name, draft in drafts.items())
-            return self._run_bound(model.bind(call, outputs, places), call, drafts, timeout_ms)
+            return self._run_bound(model, model.bind(call, outputs, places), call, drafts, timeout_ms)
 
     def _mapped_inputs(self, call: Call, references: tuple[TensorRef, ...]) -> dict[str, Array]:
         arrays = {}
@@ -115,7 +111,14 @@ class Inference:
             for port, shape in _large(outputs).items()
         }
 
-    def _run_bound(self, bound: BoundCall, call: Call, drafts: Mapping[str, TensorDraft], timeout_ms: int) -> Packed:
+    def _run_bound(
+        self,
+        model: LoadedModel,
+        bound: BoundCall,
+        call: Call,
+        drafts: Mapping[str, TensorDraft],
+        timeout_ms: int,
+    ) -> Packed:
         for name, tensor in call.inputs.items():
             if isinstance(tensor.data, bytes):
                 bound.fill(name, tensor.data)
@@ -123,7 +126,7 @@ class Inference:
         try:
             arrays = bound.run(options)
         except RUN_ERRORS as error:
-            raise _what_came_of(error, self._watchdog.disarm(), timeout_ms) from error
+            raise _what_came_of(error, self._watchdog.disarm(), timeout_ms, model.opened.provider) from error
         self._watchdog.disarm()
         return self._packed(bound, arrays, drafts)
 
@@ -152,11 +155,15 @@ def _large(outputs: OutputShapes) -> dict[Port, tuple[int, ...]]:
     return {port: shape for port, shape in known.items() if sizes[port] > inline_max}
 
 
-def _what_came_of(error: Exception, stopped: Any, timeout_ms: int) -> Exception:
-    """Return what a failed run means: a requested stop, a bad input, or a fault of this worker."""
+def _what_came_of(error: Exception, stopped: Any, timeout_ms: int, provider: str) -> Exception:
+    """Return what a failed run means: a requested stop, a bad input, a lost device, or a fault of this worker."""
     if stopped is not None:
         return RunEnded(stopped, f"ran longer than {timeout_ms} ms" if stopped == "timeout" else "")
     text = error_text(error)
-    if _INPUT_WORDS.search(text) and not _MACHINE_WORDS.search(text):
-        return BadPayload(text)
-    return RunEnded("faulted", text)
+    match meaning_of(text, provider):
+        case "input":
+            return BadPayload(text)
+        case "device":
+            return DeviceLost(text)
+        case "memory" | "fault":
+            return RunEnded("faulted", text)

@@ -1,9 +1,9 @@
-"""Builds ONNX Runtime sessions: on CUDA strictly, or on the CPU with the reason. The only file that creates sessions.
+"""Builds ONNX Runtime sessions: on a device strictly, or on the CPU with the reason. Only this file creates any.
 
-A session either runs where it says or is not built. ONNX Runtime falls back silently, per session and per node, so CUDA
-is requested alone and with `session.disable_cpu_ep_fallback`, and errors are reported. The settings below decide bits:
-each is in the fingerprint, and a change of one changes the results of every model. What they do, and what was measured
-without them: docs/MODELS.md, "Sessions".
+A session either runs where it says or is not built. ONNX Runtime falls back silently, per session and per node, so a
+provider is requested alone and with `session.disable_cpu_ep_fallback`, and errors are reported. The settings below
+and the options in provider_table.py decide bits: each is in the fingerprint, and a change of one changes the results of
+every model. What they do, and what was measured without them: docs/MODELS.md, "Sessions".
 """
 
 from __future__ import annotations
@@ -15,26 +15,23 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, NamedTuple, cast
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from rota.common.errors import CodeError
+from rota.common.errors import CodeError, ConfigError, DeviceLost
 from rota.gpu_worker.hardware import gpu_facts
 from rota.gpu_worker.packages import package_conflict
+from rota.gpu_worker.provider_table import AUTOMATIC, CPU, NAMES, PROVIDERS, Provider, Require
+from rota.gpu_worker.run_errors import is_device_lost, plain_text, why_not_loaded
 from rota.gpu_worker.settings import ModelSettings
 from rota.host.float_environment import FloatEnvironment
 
-Require = Literal["auto", "cuda", "cpu"]
 Session = Any  # onnxruntime ships no types
-
-CUDA: Final = "CUDAExecutionProvider"
-CPU: Final = "CPUExecutionProvider"
-SHORT_NAMES: Final = {CUDA: "cuda", CPU: "cpu"}
 
 # Every error of the library; they have no common base but Exception.
 RUNTIME_ERRORS: Final = (
@@ -46,16 +43,6 @@ RUNTIME_ERRORS: Final = (
 # Calls through an IO binding raise a plain RuntimeError with the status in its text.
 RUN_ERRORS: Final = (*RUNTIME_ERRORS, RuntimeError)
 
-CUDA_OPTIONS: Final = {
-    "device_id": "0",
-    "cudnn_conv_algo_search": "DEFAULT",  # EXHAUSTIVE chooses by timing, so not deterministically
-    "use_tf32": "0",
-    "tunable_op_enable": "0",  # would choose kernels by timing
-    "tunable_op_tuning_enable": "0",
-    "do_copy_in_default_stream": "1",
-    "use_ep_level_unified_stream": "1",  # cuBLAS is deterministic only with one active stream
-    "arena_extend_strategy": "kSameAsRequested",
-}
 # Prepacking stays on: without it, batch 1 and 8 differ. session.dynamic_block_base stays unset: with it, runs differ.
 SESSION_ENTRIES: Final = {
     "session.record_ep_graph_assignment_info": "1",
@@ -78,12 +65,12 @@ _SMALLEST_MODEL: Final = (
 )
 
 onnxruntime.set_default_logger_severity(3)  # errors only; warnings are captured below or raised
-onnxruntime.disable_telemetry_events()  # the package also reads ORT_DISABLE_TELEMETRY, see __init__.py
+onnxruntime.disable_telemetry_events()  # the package also reads ORT_DISABLE_TELEMETRY
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session and its provider. `reason` says why it is not on CUDA, if CUDA was wanted."""
+    """A session and its provider. `reason` says why it is not on the wanted one, if it is on the CPU instead."""
 
     session: Session
     provider: str
@@ -99,85 +86,128 @@ class _NotBuilt(Exception):
         self.said = said
 
 
-class _NoCuda(Exception):
-    """CUDA cannot run the model; the text says why."""
+class _NotThere(Exception):
+    """The wanted provider cannot run the model; the text says why."""
+
+
+class Choice(NamedTuple):
+    """Where a worker's models run. `require` is for `open_session`; `reason` says why `provider` is the CPU instead."""
+
+    provider: str
+    reason: str
+    require: Require
+
+
+_used: Final[dict[str, bool]] = {}  # the devices on which this process has built a session
+
+
+def choose(device: str, *, require: bool) -> Choice:
+    """Choose the provider of a worker. "auto" is CUDA if there is one, else the CPU, as is "cuda" without `require`.
+
+    The other providers are always required. Raises `ConfigError` for an unknown name, or if a required provider cannot
+    be had.
+    """
+    if device not in NAMES:
+        raise ConfigError(f"there is no device {device!r}: use {', '.join(NAMES)}")
+    if require and device == "auto":
+        raise ConfigError(f"a required device must be named: {', '.join(NAMES[1:])}")
+    if device == "cpu":
+        return Choice("cpu", "", "cpu")
+    wanted = AUTOMATIC if device == "auto" else device
+    falls_back = wanted == AUTOMATIC and not require
+    reason = why_not(wanted)
+    if reason and not falls_back:
+        raise ConfigError(f"{PROVIDERS[wanted].title} is required and cannot be had: {reason}", reason=reason)
+    return Choice("cpu" if reason else wanted, reason, "auto" if falls_back else cast(Require, device))
 
 
 def open_session(path: Path, settings: ModelSettings, *, threads: int, require: Require) -> OpenSession:
-    """Build the session of the model at `path`: on CUDA if all of it can run there, else on the CPU.
+    """Build the session of the model at `path`: on the named provider, or on CUDA if all of it can run there, else on
+    the CPU.
 
-    Raises `CodeError` if the model cannot be loaded or cannot run on the device named by `require`.
+    Raises `CodeError` if the model cannot be loaded or cannot run on the provider named by `require`, `DeviceLost` if
+    no model can run there any more.
     """
     return _open(str(path), str(path), settings, settings.threads or threads, require)
 
 
-def why_no_cuda() -> str:
-    """Try CUDA with a tiny model; return why it is unavailable, or an empty text. For start-up and `rota doctor`."""
+def why_not(provider: str) -> str:
+    """Try a provider with a tiny model; return why it is unavailable, or an empty text. For start-up and doctor."""
     try:
-        _open_cuda(_SMALLEST_MODEL, ModelSettings(), 1)
-    except _NoCuda as error:
-        return _why(error)
+        _open_on(provider, _SMALLEST_MODEL, ModelSettings(), 1)
+    except _NotThere as error:
+        return _why(provider, error)
+    except DeviceLost as error:
+        return error.message
     return ""
 
 
+def why_no_cuda() -> str:
+    """Return why CUDA is unavailable, or an empty text."""
+    return why_not("cuda")
+
+
 def error_text(error: Exception) -> str:
-    """Return an error of the library in one line, without its numeric prefix."""
-    text = " ".join(str(error).split())
-    return re.sub(r"^(\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Error in execution: )", "", text)
+    """Return an error of the library in one line, without what depends on its build or on the host."""
+    return plain_text(str(error))
 
 
 def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int, require: Require) -> OpenSession:
     reason = ""
     if require != "cpu":
+        wanted = AUTOMATIC if require == "auto" else require
         try:
-            return _open_cuda(model, settings, threads)
-        except _NoCuda as error:
-            reason = _why(error)
-        if require == "cuda":
-            raise CodeError(f"{title} cannot run on CUDA, which this worker requires: {reason}", reason=reason)
+            return _open_on(wanted, model, settings, threads)
+        except _NotThere as error:
+            reason = _why(wanted, error)
+        if require != "auto":
+            text = f"{title} cannot run on {PROVIDERS[wanted].title}, which this worker requires: {reason}"
+            raise CodeError(text, reason=reason)
     options = _session_options(settings, threads)
     try:
         session, _ = _build(model, options, [(CPU, {})])
     except _NotBuilt as error:
-        raise CodeError(f"{title} cannot be loaded: {_remedy(str(error))}") from error
+        raise CodeError(f"{title} cannot be loaded: {why_not_loaded(str(error), onnxruntime.__version__)}") from error
     return OpenSession(session, "cpu", reason, _settings_of(settings, threads, {}, strict=False))
 
 
-def _remedy(text: str) -> str:
-    """Return the library's reason, with a remedy if the model is too new."""
-    found = re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text)
-    if found is None:
-        return text
-    return (
-        f"it was saved with IR version {found[1]}, and ONNX Runtime {onnxruntime.__version__} reads up to {found[2]}: "
-        f"set model.ir_version = {found[2]} and save it again"
-    )
+def _why(provider: str, error: _NotThere) -> str:
+    """Return why a provider is unavailable. Without a device for it, nothing else that is missing matters."""
+    needs_nvidia = provider in ("cuda", "tensorrt")
+    return "no CUDA device" if needs_nvidia and not gpu_facts() else str(error)
 
 
-def _why(error: _NoCuda) -> str:
-    """Return why CUDA is unavailable. Without a device, nothing else that is missing matters."""
-    return str(error) if gpu_facts() else "no CUDA device"
-
-
-def _open_cuda(model: str | bytes, settings: ModelSettings, threads: int) -> OpenSession:
-    if CUDA not in onnxruntime.get_available_providers():
-        raise _NoCuda(
-            f"the installed {onnxruntime.package_name} {onnxruntime.__version__} has no CUDA: install onnxruntime-gpu"
-        )
+def _open_on(name: str, model: str | bytes, settings: ModelSettings, threads: int) -> OpenSession:
+    """Build a session on one provider, strictly. Raises `_NotThere`, or `DeviceLost` if it has worked before."""
+    provider = PROVIDERS[name]
+    if provider.library_name not in onnxruntime.get_available_providers():
+        has = f"the installed {onnxruntime.package_name} {onnxruntime.__version__} has no {provider.title}"
+        raise _NotThere(f"{has}: {provider.package}")
     strict = not settings.allow_cpu_nodes
     options = _session_options(settings, threads)
     if strict:
         options.add_session_config_entry(STRICT_ENTRY, "1")
-    providers = [(CUDA, CUDA_OPTIONS)] if strict else [(CUDA, CUDA_OPTIONS), (CPU, {})]
-    _load_cuda_libraries()
+    if name in ("cuda", "tensorrt"):
+        _load_cuda_libraries()
     try:
-        session, said = _build(model, options, providers)
+        session, said = _build(model, options, _provider_list(provider, strict=strict))
     except _NotBuilt as error:
-        raise _NoCuda(_cuda_reason(error.said, str(error))) from error
+        if _used.get(name) and is_device_lost(str(error)):
+            raise DeviceLost(str(error)) from error
+        raise _NotThere(_reason(provider, error.said, str(error))) from error
     # A graph without nodes always passes the strict check, and a session that fails it falls back by itself.
-    if session.get_providers()[0] != CUDA:
-        raise _NoCuda(_cuda_reason(said, ""))
-    return OpenSession(session, "cuda", "", _settings_of(settings, threads, CUDA_OPTIONS, strict=strict))
+    if session.get_providers()[0] != provider.library_name:
+        raise _NotThere(_reason(provider, said, ""))
+    _used[name] = True
+    return OpenSession(session, name, "", _settings_of(settings, threads, provider.options, strict=strict))
+
+
+def _provider_list(provider: Provider, *, strict: bool) -> list[tuple[str, dict[str, str]]]:
+    listed = [(provider.library_name, dict(provider.options))]
+    if provider.beside:
+        other = PROVIDERS[provider.beside]
+        listed.append((other.library_name, dict(other.options)))
+    return listed if strict else [*listed, (CPU, {})]
 
 
 def _session_options(settings: ModelSettings, threads: int) -> Any:
@@ -194,7 +224,7 @@ def _session_options(settings: ModelSettings, threads: int) -> Any:
 
 
 def _settings_of(
-    settings: ModelSettings, threads: int, provider_options: dict[str, str], *, strict: bool
+    settings: ModelSettings, threads: int, provider_options: Mapping[str, str], *, strict: bool
 ) -> tuple[tuple[str, str], ...]:
     """Return the settings of a session, for the fingerprint."""
     entries = {
@@ -223,17 +253,17 @@ def _build(model: str | bytes, options: Any, providers: list[tuple[str, dict[str
         return session, said()
 
 
-def _cuda_reason(said: str, error: str) -> str:
-    """Return in one line why CUDA failed. The cause is on stderr; the exception has only a consequence of it."""
+def _reason(provider: Provider, said: str, error: str) -> str:
+    """Return in one line why a provider failed. The cause is on stderr; the exception has only a consequence of it."""
     if conflict := package_conflict():
         return conflict
     if found := re.search(r"with error: (.+)", said):
-        needs = f"needs CUDA {onnxruntime.cuda_version} and cuDNN 9"
-        return f"the CUDA provider cannot be loaded: {found[1].strip()} ({needs})"
+        needs = f" (needs CUDA {onnxruntime.cuda_version} and cuDNN 9)" if provider.title == "CUDA" else ""
+        return f"the {provider.title} provider cannot be loaded: {found[1].strip()}{needs}"
     if error and "assigned to the default CPU EP" not in error:
         return error
-    if found := re.search(r"\[[EW]:onnxruntime[^\]]*\] (.*CUDA.*)", said):
-        return " ".join(found[1].split())
+    if found := re.search(rf"\[[EW]:onnxruntime[^\]]*\] (.*{provider.title}.*)", said, re.IGNORECASE):
+        return plain_text(found[1])
     return (
         "ONNX Runtime puts some of its nodes on the CPU; "
         "allow_cpu_nodes = true in model.toml accepts that, under a fingerprint of its own"

@@ -15,12 +15,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rota.common.errors import CodeError
+from rota.common.errors import CodeError, DeviceLost
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor
 from rota.gpu_worker.fingerprint import digest_of_facts, probe_digest, probe_input, session_facts
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port, named_extents, ports_of
-from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, Require, error_text, open_session
+from rota.gpu_worker.provider_table import Require
+from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, error_text, open_session
 from rota.gpu_worker.repository import ModelEntry, Repository
+from rota.gpu_worker.run_errors import meaning_of
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.watchdog import RunWatchdog
 from rota.tensors.arrays import Array
@@ -237,6 +239,8 @@ class Sessions:
             stopped = watchdog.disarm()
             if stopped == "interrupted":
                 raise LoadInterrupted("the worker was told to stop while it loaded the model") from error
+            if not stopped and meaning_of(error_text(error), model.opened.provider) == "device":
+                raise DeviceLost(error_text(error)) from error
             model.warm_up = f"longer than {PROBE_MS_MAX} ms" if stopped else error_text(error)
             return f"none: {stopped or type(error).__name__}"
         watchdog.disarm()

@@ -196,12 +196,13 @@ class GpuWorkerSettings(WorkerSettings):
 
     device: Annotated[int, Option("--device", "ROTA_DEVICE", "Which GPU, by number; one worker per GPU.", high=255)] = 0
     require: Annotated[
-        Literal["", "cuda", "cpu"],
+        Literal["", "cuda", "tensorrt", "directml", "coreml", "migraphx", "cpu"],
         Option(
             "--require",
             "ROTA_REQUIRE",
-            "cuda: fail without a usable GPU. cpu: do not try the GPU. Not given: GPU if usable, else CPU.",
-            choices=("", "cuda", "cpu"),
+            "cuda or another provider: fail if it cannot be used. cpu: do not try a GPU. Not given: CUDA if usable, "
+            "else the CPU.",
+            choices=("", "cuda", "tensorrt", "directml", "coreml", "migraphx", "cpu"),
         ),
     ] = ""
     threads: Annotated[

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from rota.common.errors import ConfigError, JournalError, ProtocolError, RemoteError, RotaError, StorageFull
+from rota.common.errors import ConfigError, DeviceLost, JournalError, ProtocolError, RemoteError, RotaError, StorageFull
 from rota.host.sockets import WakePair
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class Exit(IntEnum):
     STOPPED = 3  # asked twice: ended at once; another process will do the unfinished work
     CRASH_LOOP = 69  # EX_UNAVAILABLE: the broker ended again and again, so `rota up` gave up
     BUG = 70  # EX_SOFTWARE: an error in Rota; the log has the traceback
+    DEVICE = 71  # EX_OSERR: the GPU failed in a way that only a new process can mend
     STORAGE = 74  # EX_IOERR: the run file is torn, corrupt, foreign, removed or taken over, or has no room to grow
     STUCK = 75  # EX_TEMPFAIL: a task that could not be stopped held up this worker; another process can go on
     REFUSED = 76  # EX_PROTOCOL: the broker does not take this process, or does not speak its protocol version
@@ -72,6 +73,7 @@ def exit_of(error: RotaError) -> Exit:
         (ProtocolError, Exit.REFUSED),
         (RemoteError, Exit.REFUSED),
         (ConfigError, Exit.CONFIG),
+        (DeviceLost, Exit.DEVICE),
     ):
         if isinstance(error, kind):
             return code

@@ -103,7 +103,10 @@ class Outside(NamedTuple):
 
 
 class Executor(Protocol):
-    """Runs jobs. Errors of agents and models are outcomes and must not be raised."""
+    """Runs jobs. Errors of agents and models are outcomes and must not be raised.
+
+    Any method may raise `DeviceLost`: nothing can run in this process any more, which then ends as if it had died.
+    """
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return all that could change a bit of a result (versions, profile, provider, device), for MessagePack."""

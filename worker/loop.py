@@ -16,12 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 import zmq
 
 from rota.common import wire
-from rota.common.errors import ProtocolError
+from rota.common.errors import DeviceLost, ProtocolError
 from rota.common.limits import ASSIGNMENTS_PER_WORKER, MESSAGE_BYTES_MAX, MESSAGE_CHARS_MAX
 from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
 from rota.common.work import NO_OUTCOMES, Fold, FoldResult, TaskInput
@@ -106,9 +106,18 @@ def serve_worker(
                 host = (host_identity(), os.getpid())
                 identity = WorkerIdentity(worker, pool, *capacity, *host, dict(fingerprint), assignments_max)
                 code = _Loop(identity, settings, lane, signals).run()
+        except DeviceLost as error:
+            log.error("ending: the device is lost: %s", error.message)
+            _end_at_once(Exit.DEVICE)  # sessions on a lost device may hang, or end the process, when they are freed
         finally:
             lane.end(code)
         return code
+
+
+def _end_at_once(code: Exit) -> NoReturn:
+    """End the process without shutting the interpreter down under native code that runs or cannot be freed."""
+    logging.shutdown()
+    os._exit(code)
 
 
 class _Loop:
@@ -338,9 +347,7 @@ class ExecutorThread:
             log.warning(
                 "the executor did not stop in %.0f s: ending without it", _EXECUTOR_END_SECONDS, exc_info=raised
             )
-            logging.shutdown()
-            # A normal exit would shut the interpreter down under running native code.
-            os._exit(code)
+            _end_at_once(code)
         self._wake.close()
 
     def _heard(self, report: Report | Mapping[str, Any] | _Failure) -> Heard | None:
@@ -383,11 +390,16 @@ class ExecutorThread:
     def _main(self) -> None:
         try:
             executor = self._executor = self._make_executor(Outside(self._step_again, self._report))
+            is_lost = False
             try:
                 self._report(executor.fingerprint())
                 self._run(executor)
+            except DeviceLost:
+                is_lost = True
+                raise
             finally:
-                executor.close()
+                if not is_lost:  # see `serve_worker`
+                    executor.close()
         except BaseException as error:  # not swallowed: the main thread raises it
             self._report(_Failure(error))
 
