@@ -26,11 +26,13 @@ from rota.generation.text_generator import TextGenerator, TextSetup
 from rota.generation.vocabulary import Vocabulary
 from rota.gpu_worker.certificate import Certificate, DecoderCertificate, Evidence, unstable
 from rota.gpu_worker.fingerprint import probe_digest, session_facts
-from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, Require, error_text, open_session
+from rota.gpu_worker.provider_table import Require
+from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, error_text, open_session
 from rota.gpu_worker.repository import ModelEntry
 from rota.gpu_worker.settings import GenerateSettings, ModelSettings
 
 _ALONE: Final = DecoderCertificate((1,), False)
+_ON_CUDA: Final = ("cuda", "tensorrt")  # with other devices, the library copies the cells in each run
 
 
 class CudaCells(SlotCells):
@@ -38,12 +40,11 @@ class CudaCells(SlotCells):
 
     device = "cuda"
 
-    def __init__(self, shape: CellsShape, device_number: int) -> None:
+    def __init__(self, shape: CellsShape) -> None:
         self.shape = shape
-        self.device_number = device_number
         zeros = np.zeros(shape.slots * shape.slot_bytes, np.uint8)
         self._values = [
-            onnxruntime.OrtValue.ortvalue_from_numpy(zeros, "cuda", device_number) for _ in range(shape.parts)
+            onnxruntime.OrtValue.ortvalue_from_numpy(zeros, "cuda", self.device_number) for _ in range(shape.parts)
         ]
 
     def address(self, part: int, slot: int) -> int:
@@ -62,11 +63,7 @@ class _DecoderGraph:
     def decoder(self, sizes: Sequence[int]) -> SlotDecoder:
         """Return a decoder with slots of its own; `sizes` as in `SlotDecoder`."""
         shape = self.interface.cells_shape(sizes[-1], self.context)
-        provider_options = dict(self.opened.settings)
-        if self.opened.provider == "cpu":
-            cells = SlotCells(shape)
-        else:
-            cells = CudaCells(shape, int(provider_options.get("provider.device_id", "0")))
+        cells = CudaCells(shape) if self.opened.provider in _ON_CUDA else SlotCells(shape)
         return SlotDecoder(self.opened.session, self.interface, cells, sizes, self.vocabulary)
 
 
