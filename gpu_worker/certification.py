@@ -1,13 +1,36 @@
-"""Gets the certificate of a loaded model: from its file beside the model, or by probing in a process of its own."""
+"""Gets the certificate of a loaded model: from its file beside the model, or from a process that probes it (probe.py).
+
+Whatever becomes of that process, the worker goes on: a model that crashes, hangs or exhausts memory there is class D,
+with the reason. Such a certificate says something of this host at this time, so it is not kept.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any, Final
 
-from rota.gpu_worker.certificate import Certificate, alone
+from rota.common.errors import CodeError
+from rota.gpu_worker.certificate import Certificate, decode, unstable
+from rota.gpu_worker.certificate_store import CertificateStore, conditions_of
 from rota.gpu_worker.providers import OpenSession
 from rota.gpu_worker.repository import ModelEntry
+
+PROBE_SECONDS_MAX: Final = 1_800.0
+PROBE_MODULE: Final = "rota.gpu_worker.probe"
+
+_LOOK_SECONDS: Final = 0.05
+_SAID_CHARS_MAX: Final = 300
+
+logger = logging.getLogger(__name__)
 
 
 def certificate_of(
@@ -18,6 +41,7 @@ def certificate_of(
     threads: int,
     is_stopping: Callable[[], bool],
     say: Callable[[str], None],
+    seconds_max: float = PROBE_SECONDS_MAX,
 ) -> Certificate:
     """Return the certificate of a model for the session `opened`, probing the model if there is none on file.
 
@@ -25,5 +49,119 @@ def certificate_of(
     a text about the progress now and then, and the probes end soon after `is_stopping()` is true, with class D. Never
     raises: what cannot be probed is class D, with the reason. Callable in any thread.
     """
-    assert entry.digest.hex() == facts["model"], (opened.provider, threads, is_stopping, say)
-    return alone("it has not been probed", facts["probe"])
+    models = entry.folder.parent.parent
+    store = CertificateStore(models)
+    digest, conditions = entry.digest.hex(), conditions_of(facts)
+    found = store.get(digest, conditions)
+    if found is None:
+        say("its bits are being probed")
+        command = [sys.executable, "-m", PROBE_MODULE, str(models), digest, str(threads), opened.provider]
+        try:
+            text = _Probe(command, say).wait(is_stopping, seconds_max)
+            found, value = decode(text)
+        except CodeError as error:
+            return unstable(f"it could not be probed: {error.message}", facts["probe"])
+        if value["conditions"] != conditions:
+            return unstable(f"the process that probed it ran under other conditions: {_other(conditions, value)}")
+        _keep(store, text)
+    return found.compared(facts["probe"])
+
+
+def _keep(store: CertificateStore, text: str) -> None:
+    try:
+        store.put(text)
+    except OSError as error:
+        logger.warning("the certificate cannot be kept, so the model will be probed again: %s", error)
+
+
+def _other(conditions: Mapping[str, Any], value: Mapping[str, Any]) -> str:
+    theirs = value["conditions"]
+    return ", ".join(sorted(key for key in {**conditions, **theirs} if conditions.get(key) != theirs.get(key)))
+
+
+class _Probe:
+    """A running process of probe.py."""
+
+    def __init__(self, command: list[str], say: Callable[[str], None]) -> None:
+        """Raises `CodeError` if it cannot be started."""
+        self._say = say
+        self._text = ""
+        self._said = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - `_end` closes it
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, **_own_group()
+            )
+        except OSError as error:
+            self._said.close()
+            raise CodeError(f"its process cannot be started: {error}") from None
+        self._reader = threading.Thread(target=self._read, name="rota-probe-reader", daemon=True)
+        self._reader.start()
+
+    def wait(self, is_stopping: Callable[[], bool], seconds_max: float) -> str:
+        """Return the JSON of the certificate, and leave no process behind.
+
+        Raises `CodeError` if the process ended without one, was told to stop, or took longer than `seconds_max`.
+        """
+        ends_at = time.monotonic() + seconds_max
+        try:
+            while self._reader.is_alive():
+                self._reader.join(_LOOK_SECONDS)
+                if is_stopping():
+                    raise CodeError("the worker was told to stop")
+                if time.monotonic() > ends_at:
+                    raise CodeError(
+                        f"the probes took longer than {seconds_max:g} s; fewer [[shapes]] or a smaller rows_max in "
+                        "model.toml make them shorter"
+                    )
+            if self._text:
+                return self._text
+            raise CodeError(f"its process {_ending(self._process.wait())}{self._last_words()}")
+        finally:
+            self._end()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):
+                report = json.loads(line)
+                if "say" in report:
+                    self._say(report["say"])
+                else:
+                    self._text = report["certificate"]
+
+    def _end(self) -> None:
+        process = self._process
+        process.kill()
+        process.wait()
+        self._reader.join()
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._said.close()
+
+    def _last_words(self) -> str:
+        return _last_line(self._said)
+
+
+def _own_group() -> dict[str, Any]:
+    """Start it outside the terminal's process group: Ctrl-C reaches only us, and we end it."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"process_group": 0}
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _last_line(file: IO[bytes]) -> str:
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 4096))
+    lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return f": {lines[-1].strip()[:_SAID_CHARS_MAX]}" if lines else ""

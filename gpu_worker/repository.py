@@ -15,16 +15,17 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from blake3 import blake3
 
 from rota.common.digests import DIGEST_BYTES, digest_of
 from rota.common.errors import CodeError
 from rota.common.targets import is_name
+from rota.gpu_worker.draws import drawing_operator
 from rota.gpu_worker.graph import Graph, check_graph, read_graph
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings, parse_settings
@@ -37,6 +38,8 @@ MANIFEST_FORMAT: Final = 1
 _DIGEST_DOMAIN: Final = "rota model 1"
 _CHUNK_BYTES: Final = 1 << 20
 _SCRATCH_PREFIX: Final = ".adding-"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,15 @@ class ModelEntry:
         """Return the inputs and outputs of the model. Raises `CodeError` if its file cannot be read."""
         try:
             return _graph_of(self.model_path)
+        except OSError as error:
+            raise CodeError(
+                f"{self._title()}: {self.model_path} cannot be read ({error.strerror}); {_REMEDY}"
+            ) from None
+
+    def drawing_operator(self) -> str:
+        """Return an operator of the model that draws random numbers, or an empty text. Raises as `graph` does."""
+        try:
+            return _read_model(self.model_path, drawing_operator)
         except OSError as error:
             raise CodeError(
                 f"{self._title()}: {self.model_path} cannot be read ({error.strerror}); {_REMEDY}"
@@ -242,11 +254,15 @@ def _check_graph(path: Path, files: Iterable[str]) -> None:
 
 
 def _graph_of(path: Path) -> Graph:
+    return _read_model(path, read_graph)
+
+
+def _read_model(path: Path, read: Callable[[memoryview], T]) -> T:
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise CodeError("it is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            return read_graph(data)
+            return read(data)
 
 
 def _copy(source: Path, folder: Path, relative: str) -> ModelFile:

@@ -126,7 +126,9 @@ class LoadedModel:
 class Sessions:
     """The models used last, by digest."""
 
-    def __init__(self, repository: Repository, *, threads: int, require: Require, kept: int) -> None:
+    def __init__(
+        self, repository: Repository, *, threads: int, require: Require, kept: int, certify: bool = True
+    ) -> None:
         assert kept >= 1
         self._repository = repository
         self._probing: dict[bytes, RunWatchdog] = {}  # running warm-ups, by digest

@@ -1,0 +1,184 @@
+"""The process that probes one model and then ends: `python -m rota.gpu_worker.probe MODELS DIGEST THREADS PROVIDER`.
+
+It runs apart from the worker because the probes need much memory for a short time, because a model that crashes must
+not take the worker with it, and because a second process is one of the probes: the worker compares its own outputs.
+Standard output carries a line of JSON for each report; at its end one with the certificate. The process ends with its
+parent: standard input stays open as long as somebody waits for the result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, cast
+
+from rota.common.errors import CodeError
+from rota.common.model_call import DTYPE_BYTES
+from rota.gpu_worker.certificate import LADDER, Certificate, Extents, ShapeCertificate, encode, of_shapes, unstable
+from rota.gpu_worker.certificate_store import conditions_of
+from rota.gpu_worker.model_io import Port
+from rota.gpu_worker.probe_rows import make_rows, takes_wide_integers
+from rota.gpu_worker.probes import NoBatch, RowRunner, Say, probe_alone, probe_batches
+from rota.gpu_worker.providers import RUN_ERRORS, Require
+from rota.gpu_worker.repository import Repository
+from rota.gpu_worker.sessions import LoadedModel, Sessions
+from rota.gpu_worker.settings import ModelSettings
+
+# A small model is probed with more rows, since a difference may show in few of them.
+ROWS_OF_SMALL: Final = 16
+ROWS_OF_LARGE: Final = 4
+SMALL_WEIGHTS_BYTES: Final = 8 << 20
+SMALL_ROW_BYTES: Final = 32 << 10
+ROWS_BYTES_MAX: Final = 64 << 20  # of all made-up inputs of a shape set
+
+
+def main(arguments: list[str]) -> None:
+    """Probe a model and report."""
+    models, digest, threads, provider = arguments
+    report = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries may print
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def say(text: str) -> None:
+        print(json.dumps({"say": text}), file=report, flush=True)
+
+    sessions = Sessions(
+        Repository(Path(models)), threads=int(threads), require=cast(Require, provider), kept=1, certify=False
+    )
+    code = 1
+    try:
+        model = sessions.load(bytes.fromhex(digest))
+        text = encode(probed(model, say), digest, conditions_of(model.facts))
+        print(json.dumps({"certificate": text}), file=report, flush=True)
+        code = 0
+    except CodeError as error:
+        print(error.message, file=sys.stderr, flush=True)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(code)  # nothing is left to do, and a library's clean-up may hang
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def probed(model: LoadedModel, say: Say) -> Certificate:
+    """Return the certificate of a loaded model, from its graph and from probes in this process."""
+    probe = model.facts["probe"]
+    if drawn := model.entry.drawing_operator():
+        return unstable(f"its graph draws random numbers: {drawn}", probe)
+    if model.warm_up:
+        return unstable(f"it cannot be probed: {model.warm_up}; {_SHAPES_REMEDY}", probe)
+    settings = model.entry.settings()
+    shapes = [_probed_shape(model, settings, whole, say) for whole in _shape_sets(model, settings)]
+    return of_shapes(tuple(shapes), probe)
+
+
+_SHAPES_REMEDY: Final = "give shapes that it can run in [[shapes]] of model.toml, and [ranges] of its values"
+
+Whole = dict[str, tuple[int, ...]]
+"""The shapes of all inputs, the first extent included."""
+
+
+def _shape_sets(model: LoadedModel, settings: ModelSettings) -> list[Whole]:
+    """Return the shapes to probe: those of model.toml, or else the smallest."""
+    given = settings.shape_sets(tuple(model.inputs)) or ({},)
+    sets = [{name: shapes.get(name) or _smallest(port) for name, port in model.inputs.items()} for shapes in given]
+    seen: dict[Extents, Whole] = {}
+    for whole in sets:
+        seen.setdefault(_extents(whole), whole)
+    return list(seen.values())
+
+
+def _probed_shape(model: LoadedModel, settings: ModelSettings, whole: Whole, say: Say) -> ShapeCertificate:
+    extents = _extents(whole)
+    say("shape " + ", ".join(f"{name} {list(shape)}" for name, shape in whole.items()))
+    reason = why_no_batches(model.inputs, model.outputs, settings)
+    rows = {name: shape if reason else shape[1:] for name, shape in whole.items()}
+    runner = _runner(model, rows, settings.ranges, is_batched=not reason)
+    if isinstance(runner, str):
+        return ShapeCertificate(extents, "D", (), f"it cannot be probed: {runner}")
+    if reason:
+        return probe_alone(runner, extents, reason)
+    ladder = [size for size in LADDER if size <= settings.rows_max]
+    if model.opened.provider != "cpu":
+        ladder = ladder[-1:]  # there each shape may have kernels of its own
+    return probe_batches(runner, extents, ladder, say)
+
+
+def why_no_batches(inputs: Mapping[str, Port], outputs: Mapping[str, Port], settings: ModelSettings) -> str:
+    """Return why calls of a model can share no batch, or an empty text. It follows from the graph and model.toml."""
+    if settings.rows_max == 1:
+        return "model.toml says rows_max = 1"
+    if not inputs:
+        return "it has no inputs"
+    names: dict[int | str | None, None] = {}
+    for name, port in inputs.items():
+        if not port.extents or isinstance(port.extents[0], int):
+            return f'input "{name}" {port.shape_text()} has no free first extent'
+        names[port.extents[0]] = None
+    if len(names) > 1:
+        return f"the first extents of its inputs differ: {', '.join(str(name or '?') for name in names)}"
+    for name, port in outputs.items():
+        if port.extents and isinstance(port.extents[0], int):
+            return f'output "{name}" {port.shape_text()} has no free first extent'
+    if not settings.shape_sets(tuple(inputs)):
+        for name, port in inputs.items():
+            if not all(isinstance(extent, int) for extent in port.extents[1:]):
+                return f'input "{name}" {port.shape_text()} has free extents and model.toml no [[shapes]]'
+    return ""
+
+
+def _runner(
+    model: LoadedModel, rows: Whole, ranges: Mapping[str, tuple[float, float]], *, is_batched: bool
+) -> RowRunner | str:
+    """Return what runs made-up rows of these shapes, or why they cannot be made up."""
+    row_bytes = sum(_size_bytes(port, rows[name]) for name, port in model.inputs.items())
+    is_small = row_bytes <= SMALL_ROW_BYTES and model.entry.size_bytes <= SMALL_WEIGHTS_BYTES
+    count = ROWS_OF_SMALL if is_small else ROWS_OF_LARGE
+    if row_bytes * count > ROWS_BYTES_MAX:
+        return f"one call has {row_bytes} bytes, and {ROWS_BYTES_MAX // count} are made up at most"
+
+    def runner_of(*, wide: bool) -> RowRunner:
+        made = {
+            name: make_rows(name, port.dtype, rows[name], count, ranges.get(name), wide=wide)
+            for name, port in model.inputs.items()
+        }
+        return RowRunner(model.opened.session, model.inputs, model.outputs, made, is_batched=is_batched)
+
+    if takes_wide_integers(model.inputs, ranges):
+        runner = runner_of(wide=True)
+        try:
+            for row in range(count):
+                runner.run([row])
+        except RUN_ERRORS:
+            return runner_of(wide=False)
+        except NoBatch:
+            pass
+        return runner
+    return runner_of(wide=False)
+
+
+def _smallest(port: Port) -> tuple[int, ...]:
+    return tuple([extent if isinstance(extent, int) else 1 for extent in port.extents])
+
+
+def _size_bytes(port: Port, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * DTYPE_BYTES[port.dtype]
+
+
+def _extents(whole: Whole) -> Extents:
+    return tuple(sorted((name, shape[1:]) for name, shape in whole.items()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
