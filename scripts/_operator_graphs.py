@@ -101,7 +101,7 @@ def _quantized(level: int) -> OperatorGraph:
     """A matrix of 4 bits a weight, with an accuracy level."""
     blocks = np.random.default_rng(3).integers(0, 256, (48, 2, 16), np.uint8)
     weights = {"b": blocks, "scales": np.abs(normal(4, 48 * 2)) / 50}
-    attributes = {"K": 64, "N": 48, "bits": 4, "block_size": 32, "accuracy_level": level, "domain": MICROSOFT}
+    attributes: Weights = {"K": 64, "N": 48, "bits": 4, "block_size": 32, "accuracy_level": level, "domain": MICROSOFT}
     return OperatorGraph([node("MatMulNBits", "x b scales", **attributes)], [3, 64], weights)
 
 
