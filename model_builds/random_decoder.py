@@ -13,7 +13,7 @@ import numpy as np
 
 from rota.model_builds.byte_tokenizer import STOP_TOKEN, TEMPLATE, VOCABULARY, tokenizer_json
 from rota.model_builds.decoder import DecoderShape, build_decoder
-from rota.model_builds.text_files import write_text_files
+from rota.model_builds.text_files import write_decoder_files
 from rota.model_builds.weights import Blocks, Floats
 
 TINY: Final = DecoderShape(
@@ -42,10 +42,8 @@ class RandomWeights:
         return Blocks.of_floats(self._drawn(name))
 
     def _drawn(self, name: str) -> Floats:
-        words = np.frombuffer(hashlib.sha256(f"{self._seed} {name}".encode()).digest(), np.uint32)
-        random = np.random.default_rng(words)
         extents = self._extents(name.rpartition(".")[2])
-        drawn = random.standard_normal(extents, np.float32)
+        drawn = drawn_floats(self._seed, name, extents)
         if len(extents) == 1:
             return np.float32(1) + np.float32(0.1) * drawn
         # A wide spread of the embedding's rows keeps the argmax away from ties.
@@ -66,6 +64,12 @@ class RandomWeights:
         }.get(kind, (shape.hidden,))
 
 
+def drawn_floats(seed: int, name: str, extents: tuple[int, ...]) -> Floats:
+    """Return normally distributed numbers that depend on seed and name only (and on numpy's generator)."""
+    words = np.frombuffer(hashlib.sha256(f"{seed} {name}".encode()).digest(), "<u4")
+    return np.random.default_rng(words).standard_normal(extents, np.float32)
+
+
 def build_random_decoder(
     folder: Path, shape: DecoderShape = TINY, *, seed: int = 0, quantised: bool = False, slots: int = 4
 ) -> Path:
@@ -77,7 +81,7 @@ def build_random_decoder(
     assert shape.vocabulary >= VOCABULARY, f"the tokenizer has {VOCABULARY} tokens, the graph {shape.vocabulary}"
     folder.mkdir(parents=True, exist_ok=True)
     build_decoder(shape, RandomWeights(shape, seed, quantised=quantised), folder)
-    write_text_files(
+    write_decoder_files(
         folder, tokenizer_json(), TEMPLATE, context=shape.context, slots=slots, stop_tokens=[STOP_TOKEN], max_tokens=32
     )
     return folder

@@ -1,4 +1,4 @@
-"""The files beside a decoder's graph: tokenizer, chat template, settings."""
+"""The files beside a graph that handles text: tokenizer, chat template, settings, and where the model comes from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any, Final
 TOKENIZER_FILE: Final = "tokenizer.json"
 TEMPLATE_FILE: Final = "chat_template.jinja"
 SETTINGS_FILE: Final = "model.toml"
+ORIGIN_FILE: Final = "ORIGIN.txt"
+
+# Padding to few lengths: each is a shape of its own, which the worker probes and batches by itself.
+BUCKETS: Final = (16, 32, 64, 128, 256)
 
 
-def write_text_files(
+def write_decoder_files(
     folder: Path,
     tokenizer: dict[str, Any],
     template: str,
@@ -23,16 +27,37 @@ def write_text_files(
     max_tokens: int,
 ) -> None:
     """Write `tokenizer.json`, `chat_template.jinja` and the `model.toml` that names them."""
-    text = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
-    (folder / TOKENIZER_FILE).write_text(text, encoding="utf-8")
-    (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8", newline="")
-    settings = (
+    _write_tokenizer(folder, tokenizer)
+    _write(folder / TEMPLATE_FILE, template)
+    _write(
+        folder / SETTINGS_FILE,
         'task = "generate"\n\n[generate]\n'
         f"context = {context}\nslots = {slots}\n"
         f'tokenizer = "{TOKENIZER_FILE}"\ntemplate = "{TEMPLATE_FILE}"\n'
-        f"stop_tokens = {list(stop_tokens)}\nmax_tokens = {max_tokens}\n"
+        f"stop_tokens = {list(stop_tokens)}\nmax_tokens = {max_tokens}\n",
     )
-    (folder / SETTINGS_FILE).write_text(settings, encoding="utf-8")
+
+
+def write_embedder_files(folder: Path, tokenizer: dict[str, Any], buckets: Sequence[int] = BUCKETS) -> None:
+    """Write `tokenizer.json` and the `model.toml` of an encoder whose token vectors are averaged and normalised."""
+    _write_tokenizer(folder, tokenizer)
+    settings = f'task = "embed"\n\n[text]\n{_text_settings(buckets)}pooling = "mean"\nnormalize = true\n'
+    _write(folder / SETTINGS_FILE, settings)
+
+
+def write_classifier_files(
+    folder: Path, tokenizer: dict[str, Any], labels: Sequence[str], buckets: Sequence[int] = BUCKETS
+) -> None:
+    """Write `tokenizer.json` and the `model.toml` of an encoder that gives a score to each of `labels`."""
+    _write_tokenizer(folder, tokenizer)
+    settings = f"labels = {json.dumps(list(labels))}\n" + 'activation = "softmax"\n'
+    _write(folder / SETTINGS_FILE, f'task = "classify"\n\n[text]\n{_text_settings(buckets)}{settings}')
+
+
+def write_origin(folder: Path, text: str, licence: bytes) -> None:
+    """Write where the model comes from and what was changed, and its licence."""
+    _write(folder / ORIGIN_FILE, text)
+    (folder / "LICENSE").write_bytes(licence)
 
 
 def bpe_tokenizer(
@@ -66,3 +91,15 @@ def bpe_tokenizer(
             "vocab": {text: token for token, text in enumerate(tokens)}, "merges": list(merges),
         },
     }  # fmt: skip
+
+
+def _text_settings(buckets: Sequence[int]) -> str:
+    return f'tokenizer = "{TOKENIZER_FILE}"\nbuckets = {list(buckets)}\nlength_max = {buckets[-1]}\n'
+
+
+def _write_tokenizer(folder: Path, tokenizer: dict[str, Any]) -> None:
+    _write(folder / TOKENIZER_FILE, json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")  # the same bytes on every system

@@ -82,7 +82,7 @@ class GraphWriter:
         if name in self._known:
             return name
         self._known.add(name)
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         if array.nbytes < _EXTERNAL_BYTES:
             self._weights.append(numpy_helper.from_array(array, name))
             return name

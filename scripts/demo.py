@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from _demo_files import Sample, Samples, read_samples
 from _demo_screen import Step, bar, size_text
 from _environment import REPOSITORY, ensure_environment
-from fetch_magika import FetchError, fetch
 
 if TYPE_CHECKING:
     from _demo_processes import Killer, Up
@@ -84,9 +83,6 @@ def main() -> int:
         # The reader of our output has closed the pipe; without this, Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except FetchError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
 
 
 def _options() -> argparse.Namespace:
@@ -120,12 +116,17 @@ def _demo(options: argparse.Namespace) -> int:
     from _demo_processes import StartError
 
     from rota.common.errors import RotaError
+    from rota.model_builds.catalog import cached
 
     folder = options.folder or Path(sysconfig.get_path("stdlib"))
-    with Step("model") as step:
-        step.remark("taking magika out of its wheel, the first time from the package index")
-        magika = fetch(REPOSITORY / ".cache" / "magika")
-        step.show("magika, out of its wheel in .cache/magika")
+    try:
+        with Step("model") as step:
+            step.remark("taking magika out of its wheel, the first time from the package index")
+            magika = cached("magika", None, REPOSITORY / ".cache" / "magika", step.show)
+            step.show("magika, out of its wheel in .cache/magika")
+    except RotaError as error:
+        print(f"demo: {error.message}", file=sys.stderr)
+        return 1
     with Step("files") as step:
         chosen = read_samples(folder, options.files)
         read = sum(len(sample.head) + len(sample.tail or b"") for sample in chosen.samples)

@@ -16,7 +16,7 @@ import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 # `_environment.py` and the like are read by scripts; they are not scripts.
-PROGRAMS = sorted(path for path in SCRIPTS.glob("*.py") if not path.name.startswith("_"))
+PROGRAMS = sorted(path for path in SCRIPTS.glob("**/*.py") if not path.name.startswith("_"))
 HELP_SECONDS_MAX = 20
 
 

@@ -46,11 +46,11 @@ def test_the_commands_are_those_of_the_manual() -> None:
     """Goal: no command gets lost or a wrong name. Method: the whole tree."""
     names = [" ".join(path) for path, _ in commands(rota, ())]
     assert names[1:] == [
-        "up", "broker", "cpu-worker", "gpu-worker", "deploy", "model", "model add", "model ls", "model show", "submit",
-        "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show", "lanes", "lane",
-        "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show", "story",
-        "state", "tree", "fork", "check-upgrade", "bisect", "diff", "export", "import", "compact", "status", "agents",
-        "workers", "drain", "events", "doctor", "version", "completion",
+        "up", "broker", "cpu-worker", "gpu-worker", "deploy", "model", "model add", "model fetch", "model ls",
+        "model show", "submit", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
+        "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",
+        "story", "state", "tree", "fork", "check-upgrade", "bisect", "diff", "export", "import", "compact", "status",
+        "agents", "workers", "drain", "events", "doctor", "version", "completion",
     ]  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,32 @@ def test_blocks_keep_what_they_can_hold() -> None:
     bytes_of = packed(nibbles)
     assert bytes_of.shape == (4, 3, 16)
     assert (bytes_of[..., 0] == (nibbles[..., 0] | nibbles[..., 1] << 4)).all()
+
+
+@pytest.mark.processes
+def test_the_script_builds_what_it_is_told(tmp_path: Path) -> None:
+    """Goal: scripts/models/random_decoder.py makes a whole model of the wanted size. Method: run it, and a bad call."""
+    script = Path(__file__).resolve().parents[2] / "scripts" / "models" / "random_decoder.py"
+    sizes = [
+        "--vocabulary",
+        "400",
+        "--hidden",
+        "96",
+        "--layers",
+        "1",
+        "--heads",
+        "3",
+        "--kv-heads",
+        "1",
+        "--inner",
+        "64",
+    ]
+    command = [sys.executable, str(script), str(tmp_path / "m"), *sizes, "--context", "32", "--element", "float16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert " MB in " in done.stdout
+    shape = DecoderShape(400, 96, 1, 3, 1, 32, 64, 32, element="float16")
+    scores = Cells(tmp_path / "m", shape, element=np.float16).run([[1, 2, 3]])
+    assert scores.shape == (1, 2, 400)
+    done = subprocess.run([*command, "--heads", "5"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--hidden must be" in done.stderr
