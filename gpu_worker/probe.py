@@ -25,7 +25,8 @@ from rota.gpu_worker.certificate_store import conditions_of
 from rota.gpu_worker.model_io import Port
 from rota.gpu_worker.probe_rows import make_rows, takes_wide_integers
 from rota.gpu_worker.probes import NoBatch, RowRunner, Say, probe_alone, probe_batches
-from rota.gpu_worker.providers import RUN_ERRORS, Require
+from rota.gpu_worker.provider_table import Require
+from rota.gpu_worker.providers import RUN_ERRORS
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.sessions import LoadedModel, Sessions
 from rota.gpu_worker.settings import ModelSettings
