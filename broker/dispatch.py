@@ -4,9 +4,10 @@ It is outside the model (execution model, part 3): it may use the clock and load
 its decisions. One rule binds it: the tasks of one agent run in line order, so an agent's queue has at most one fold
 dispatched.
 
-Workers have credit, in tasks and in bytes. An assignment holds about ASSIGNMENT_TARGET_MS of work by the measured pace
-of its code, so short tasks are sent by the hundred and long ones alone. Tasks of a dead worker return to the front of
-their queues; each becomes a suspect and is dispatched alone from then on, so that the poison cap counts the right one.
+Workers have credit, in assignments, tasks and bytes. An assignment holds about ASSIGNMENT_TARGET_MS of work by the
+measured pace of its code, so short tasks are sent by the hundred and long ones alone. Tasks of a dead worker return to
+the front of their queues; each becomes a suspect and is dispatched alone from then on, so that the poison cap counts
+the right one.
 A task that a worker could not do is dispatched alone too, preferably to a worker that has not failed on it; a task
 whose code a worker refused goes to other workers first.
 """
@@ -14,6 +15,7 @@ whose code a worker refused goes to other workers first.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
@@ -23,7 +25,6 @@ from rota.common.columns import picked
 from rota.common.limits import (
     ASSIGNMENT_BYTES_MAX,
     ASSIGNMENT_TARGET_MS,
-    ASSIGNMENTS_PER_WORKER,
     FOLD_TASKS_MAX,
     PREPARE_MS_MAX,
     TIMEOUT_GRACE_MS,
@@ -35,7 +36,8 @@ from rota.common.work import Code
 ORPHANS_KEPT: Final = 1_024  # assignments no longer wanted, kept to compare late answers
 EARLY_REPORTS_KEPT: Final = 4_096
 EARLY_REPORTS_PER_TASK: Final = 8
-FIRST_ASSIGNMENT_TASKS: Final = 4  # before a code's pace is known
+# Before a code's pace is known. A model call may take seconds, and no other worker helps with what one holds.
+FIRST_ASSIGNMENT_TASKS: Final[Mapping[str, int]] = {"cpu": 4, "gpu": 1}
 _PACE_WEIGHT: Final = 0.25
 _QUEUES_PASSED_OVER: Final = 16  # whose head waits for a busy worker, before the whole pool waits
 
@@ -95,7 +97,7 @@ class Worker:
         return (
             not self.draining
             and not self.stuck
-            and len(self.held) < ASSIGNMENTS_PER_WORKER
+            and len(self.held) < self.settings.assignments_max
             and self.held_tasks < self.settings.slots
             and self.held_bytes < self.settings.bytes_max
             and not any(assignment.alone for assignment in self.held.values())
@@ -426,9 +428,10 @@ class Dispatcher:
     def _quota(self, pool: _Pool, worker: Worker, task: Task) -> int:
         """Return how many tasks the next assignment may hold: an even share of those waiting, with bounded work."""
         assert task.code is not None
-        share = -(-pool.ready_tasks // (len(pool.workers) * ASSIGNMENTS_PER_WORKER))
+        share = -(-pool.ready_tasks // sum(one.settings.assignments_max for one in pool.workers))
         pace_us = self._pace_us.get(task.code.digest)
-        by_pace = FIRST_ASSIGNMENT_TASKS if pace_us is None else int(ASSIGNMENT_TARGET_MS * 1000 / max(pace_us, 1.0))
+        first = FIRST_ASSIGNMENT_TASKS[worker.settings.pool]
+        by_pace = first if pace_us is None else int(ASSIGNMENT_TARGET_MS * 1000 / max(pace_us, 1.0))
         return max(1, min(share, by_pace, FOLD_TASKS_MAX, worker.settings.slots - worker.held_tasks))
 
     def _send_out(self, assignment: Assignment, now_ms: int) -> None:

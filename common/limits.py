@@ -78,6 +78,7 @@ POISON_DEATHS_MAX: Final = 3  # workers that may die with a task running alone; 
 FOLD_TASKS_MAX: Final = 256  # tasks of one assignment
 ASSIGNMENTS_PER_WORKER: Final = 2  # one runs, one waits, which hides the round trip
 ASSIGNMENTS_MAX: Final = 64  # that a worker may ask to hold at once, for calls that advance together
+ASSIGNMENTS_PER_GPU_WORKER: Final = 18  # 16 that advance together, and two that wait
 ASSIGNMENT_TARGET_MS: Final = 10  # work in one assignment, by the measured time of earlier ones
 ASSIGNMENT_BYTES_MAX: Final = 8 << 20
 UNRETIRED_BYTES_MAX: Final = 64 << 20  # outcomes of a lane behind a slow head, before only the head is dispatched

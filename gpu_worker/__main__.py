@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from rota.common.errors import ConfigError
+from rota.common.limits import ASSIGNMENTS_PER_GPU_WORKER
 from rota.host.command import settings_command
 from rota.host.config import GpuWorkerSettings
 from rota.host.install import install_command
@@ -46,7 +47,7 @@ def serve(settings: GpuWorkerSettings) -> Exit:
 
         return FoldExecutor(make_runner, outside)
 
-    return serve_worker("gpu", settings, make_executor)
+    return serve_worker("gpu", settings, make_executor, ASSIGNMENTS_PER_GPU_WORKER)
 
 
 def show_one_device(device: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from _mutations_models import MODEL_FAULTS
 from _mutations_records import FAULTS
 
 _LANE: Final = ("tests/broker/test_lane.py",)
@@ -76,7 +77,7 @@ MUTATIONS: Final = (
         "given-back-reversed", "tasks of a dead worker run again in their order", "broker/dispatch.py",
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
-    *[Mutation(*fault) for fault in FAULTS],
+    *[Mutation(*fault) for fault in (*FAULTS, *MODEL_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane.py",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from core_kit import Broker
-from scripted import FUNCTION_CODE, code, program
+from core_kit import Broker, SimWorker
+from scripted import FUNCTION_CODE, MODEL_CODE, code, program
 
 from rota.common import limits
-from rota.common.messages import TaskRun
+from rota.common.messages import Revoke, TaskRun
 
 ADD = program(["add", 1])
 
@@ -194,3 +194,94 @@ def test_what_waits_behind_a_slow_head_is_bounded(broker: Broker, monkeypatch: p
     broker.run()
     assert broker.lane().retired == 201
     assert broker.lane().budget.unretired_bytes == 0
+
+
+# --- workers that advance many calls together ---------------------------------------------------------------------
+
+
+def _held(worker: SimWorker) -> list[int]:
+    """How many tasks each of its orders has."""
+    return [sum(len(part.turns) for fold in order.folds for part in fold.segments) for order in worker.orders]
+
+
+def test_a_worker_holds_as_many_assignments_as_it_says(broker: Broker) -> None:
+    """Goal: a worker that advances many calls together gets them all at once, one each while nobody knows how long they
+    take, and the next when one ends. Method: one GPU worker with 5 assignments; calls that take seconds.
+    """
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    worker = broker.worker("g1", pool="gpu", assignments_max=5)
+    alice.submit("model:net", *[ADD] * 40)
+    assert _held(worker) == [1] * 5
+    last = worker.orders[-1]  # they end in any order
+    worker.forget(last.assignment)
+    worker.say(worker.compute(last)._replace(elapsed_us=3_000_000))
+    assert _held(worker) == [1] * 5
+    assert last not in worker.orders
+    broker.run()
+    assert broker.lane().retired == 40
+
+
+def test_quick_calls_are_shared_out_over_the_assignments(broker: Broker) -> None:
+    """Goal: calls of known pace travel together, a share for each assignment. Method: 1 us per call, 100 waiting."""
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    worker = broker.worker("g1", pool="gpu", assignments_max=5)
+    alice.submit("model:net", ADD)
+    order = worker.orders[0]
+    worker.forget(order.assignment)
+    worker.say(worker.compute(order)._replace(elapsed_us=1))
+    alice.submit("model:net", *[ADD] * 100)
+    assert _held(worker) == [20, 16, 13, 11, 8]
+    broker.run()
+    assert broker.lane().retired == 101
+
+
+def test_many_assignments_stay_within_the_bytes_of_a_worker(broker: Broker) -> None:
+    """Goal: what a worker holds is bounded in bytes, however many assignments it takes. Method: calls of 400 bytes for
+    one that takes 1,000.
+    """
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    worker = broker.worker("g1", pool="gpu", assignments_max=64, bytes_max=1_000)
+    alice.submit("model:net", *[ADD.ljust(400)] * 40)
+    assert _held(worker) == [1] * 3
+    broker.run()
+    assert broker.lane().retired == 40
+
+
+def test_a_cancelled_call_frees_its_place(broker: Broker) -> None:
+    """Goal: a cancel of a running call stops that call only, and the next one takes its place. Method: cancel the third
+    of five.
+    """
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    worker = broker.worker("g1", pool="gpu", assignments_max=5)
+    alice.submit("model:net", *[ADD] * 7)
+    third = worker.orders[2]
+    assert alice.cancel(3) is True
+    assert [one.assignment for one in worker.inbox if isinstance(one, Revoke)] == [third.assignment]
+    assert sorted(worker.turns()) == [1, 2, 4, 5, 6]
+    broker.run()
+    assert [alice.results[seq].ok for seq in range(1, 8)] == [True, True, False, True, True, True, True]
+
+
+def test_the_one_of_many_calls_that_kills_is_found(broker: Broker) -> None:
+    """Goal: a death with many assignments blames none of them; each runs alone, and only the killer is lost. Method:
+    five at once, the fourth kills.
+    """
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    worker = broker.worker("g1", pool="gpu", assignments_max=5)
+    alice.submit("model:net", ADD, ADD, ADD, program(["die"]), ADD)
+    assert len(worker.orders) == 5
+    worker.die()
+    for number in range(2, 6):
+        worker = broker.worker(f"g{number}", pool="gpu", assignments_max=5)
+        while worker.orders:
+            assert len(worker.turns()) == 1, "a suspect runs alone"
+            worker.finish()
+    broker.run()
+    outcomes = [alice.results[seq] for seq in range(1, 6)]
+    assert [one.kind for one in outcomes] == ["", "", "", "lost", ""]
+    assert outcomes[3].attempts == 1 + limits.POISON_DEATHS_MAX

@@ -313,12 +313,14 @@ class SimWorker:
         slots: int = 256,
         bytes_max: int = 64 << 20,
         pid: int = 1,
+        assignments_max: int = 2,
         identity: bytes = b"",
     ) -> None:
         self.broker = broker
         self.name = name
         self.identity = identity or b"w-" + name.encode()
-        self.settings = Register(name, pool, slots, bytes_max, "elsewhere", pid, {"engine": "scripted"}, 0, ())
+        facts = ("elsewhere", pid, {"engine": "scripted"}, 0, ())
+        self.settings = Register(name, pool, slots, bytes_max, *facts, assignments_max)
         self.boot = 0
         self.beat = messages.Heartbeat(name, 0)
         self.orders: deque[Assign] = deque()

@@ -54,7 +54,7 @@ KNOBS: Final[tuple[tuple[str, str, tuple[Any, ...]], ...]] = (
     ("rota.broker.server", "MESSAGES_PER_WAKE", (1, 4, 256)),
     ("rota.broker.durability", "RESULTS_HELD_MAX", (1, 4, 1_000)),
     ("rota.broker.durability", "NEWS_HELD_MAX", (1, 10_000)),
-    ("rota.broker.dispatch", "FIRST_ASSIGNMENT_TASKS", (1, 4, 64)),
+    ("rota.broker.dispatch", "FIRST_ASSIGNMENT_TASKS", tuple({"cpu": tasks, "gpu": tasks} for tasks in (1, 4, 64))),
     ("rota.broker.dispatch", "ORPHANS_KEPT", (2, 1_024)),
     ("rota.broker.dispatch", "UNRETIRED_BYTES_MAX", (0, 300, 64 << 20)),
     ("rota.broker.dispatch", "FOLD_TASKS_MAX", (1, 2, 256)),

@@ -1,7 +1,8 @@
 """A worker process: the real session, and an executor that takes simulated time.
 
-Tasks are programs of tests/kits/scripted.py. The executor runs jobs in order, can be interrupted between two tasks, can
-be slow, and can be stuck, when it ignores interrupts and reports that after a while. Code that is new to a process is
+Tasks are programs of tests/kits/scripted.py. The executor of a CPU worker runs jobs in order, that of a GPU worker
+several at once; it can be interrupted between two tasks, can be slow, and can be stuck, when it ignores interrupts and
+reports that after a while. Code that is new to a process is
 compiled first, in parallel to other work, for longer than tasks may run. A liar changes only the result of a task, and
 the checker knows each lie. Tasks may kill their worker (`die`), run past their timeout (`hang`), or fault (`fault`).
 """
@@ -19,7 +20,7 @@ from simulation.processes import Crashed, SimProcess
 from simulation.worker_lies import LIE
 
 from rota.common import wire
-from rota.common.limits import STUCK_MS
+from rota.common.limits import ASSIGNMENTS_PER_WORKER, STUCK_MS
 from rota.common.messages import Assign, Completed, Prepare, Prepared
 from rota.common.work import Done, Fold, FoldResult, Provenance
 from rota.host.sockets import LINGER_LAST_MS, dealer
@@ -65,6 +66,12 @@ class _Job(NamedTuple):
     order: Assign | Prepare
 
 
+class _Running(NamedTuple):
+    job: _Job
+    plans: list[_Planned]
+    began_us: int
+
+
 class WorkerHost(SimProcess):
     """One worker slot; each life is another process."""
 
@@ -75,6 +82,7 @@ class WorkerHost(SimProcess):
         self.host = "here" if self.chance.random() < 0.7 else "elsewhere"
         self.slots = self.chance.choice((1, 3, 256))
         self.bytes_max = self.chance.choice((40, 1 << 20))
+        self.assignments_max = ASSIGNMENTS_PER_WORKER if pool == "cpu" else self.chance.choice((1, 2, 5, 18))
         self.pid = 0
         self.slow = 1
         self.stuck_until_us = 0
@@ -82,7 +90,7 @@ class WorkerHost(SimProcess):
 
     @property
     def is_busy(self) -> bool:
-        return self.up and self.running is not None
+        return self.up and bool(self.running)
 
     def start(self) -> None:
         if self.up:
@@ -91,14 +99,13 @@ class WorkerHost(SimProcess):
         self.pid = self.simulation.new_pid()
         self.mono_offset_us = self.chance.randrange(1 << 40)
         pool: Any = self.pool
-        self.session = WorkerSession(
-            WorkerIdentity(self.name, pool, self.slots, self.bytes_max, self.host, self.pid, self._fingerprint())
-        )
+        facts = (self.slots, self.bytes_max, self.host, self.pid, self._fingerprint(), self.assignments_max)
+        self.session = WorkerSession(WorkerIdentity(self.name, pool, *facts))
         self.socket: Dealer | None = None
         self.context: Any = Context(self.simulation.network, self)
         self.jobs: deque[_Job] = deque()
         self.dropped: dict[int, None] = {}
-        self.running: tuple[_Job, list[_Planned], int] | None = None  # with its start time
+        self.running: dict[int, _Running] = {}  # by the number of the job
         self.compiled: dict[bytes, None] = {}
         self.compiling: dict[int, _Job] = {}  # jobs that wait for their code
         self.finished: deque[Finished | Overran | Prepares] = deque()
@@ -139,6 +146,7 @@ class WorkerHost(SimProcess):
             match action:
                 case StartJob(job, order):
                     self.jobs.append(_Job(job, order))
+                    self._check_credit()
                     self._run_next()
                 case SendMessage(message):
                     self._send(wire.encode(message))
@@ -172,8 +180,15 @@ class WorkerHost(SimProcess):
 
     # --- the executor -------------------------------------------------------------------------------------------------
 
+    def _check_credit(self) -> None:
+        """Check that the broker sends no more than this worker said it takes; what was revoked counts no more."""
+        orders = [*self.jobs, *self.compiling.values(), *[one.job for one in self.running.values()]]
+        held = [job for job in orders if isinstance(job.order, Assign) and job.number not in self.dropped]
+        assert len(held) <= self.assignments_max, f"{self.name} holds {len(held)} assignments"
+
     def _run_next(self) -> None:
-        while self.running is None and self.jobs:
+        at_once = 1 if self.pool == "cpu" else self.assignments_max
+        while len(self.running) < at_once and self.jobs:
             job = self.jobs.popleft()
             if job.number in self.dropped:
                 self._finish(job, None)
@@ -182,7 +197,7 @@ class WorkerHost(SimProcess):
                 continue
             plans = [] if isinstance(job.order, Prepare) else [self._plan(fold) for fold in folds_of(job.order)]
             took_us = _PREPARE_US if isinstance(job.order, Prepare) else _total_us(plans)
-            self.running = (job, plans, self.clock.now_us)
+            self.running[job.number] = _Running(job, plans, self.clock.now_us)
             self._finish_at(job, self.clock.now_us + took_us * self.slow + self._hide_us())
 
     def _compiles(self, job: _Job) -> bool:
@@ -215,14 +230,13 @@ class WorkerHost(SimProcess):
 
     def _says_it_is_stuck(self, job: _Job) -> None:
         """Report that the executor is stuck in a job that was dropped or is overdue."""
-        if self.running is None or self.running[0] is not job:
+        if job.number not in self.running:
             return
         self._say(Overran(job.number, None if job.number in self.dropped else self._overrun_of(job)))
 
     def _overrun_of(self, job: _Job) -> Completed | None:
         """Return the answer for a job whose task timed out: half of its first fold is done, the next task hangs."""
-        assert self.running is not None
-        _, plans, _ = self.running
+        plans = self.running[job.number].plans
         assert isinstance(job.order, Assign)
         first = plans[0]
         count = len(first.fold.tasks) // 2
@@ -247,7 +261,7 @@ class WorkerHost(SimProcess):
         self.at(max(moment_us, self.frozen_until_us, self.stuck_until_us), lambda: self._job_ends(job))
 
     def _job_ends(self, job: _Job) -> None:
-        if self.running is None or self.running[0] is not job:
+        if job.number not in self.running:
             return
         later_us = max(self.frozen_until_us, self.stuck_until_us)
         if later_us > self.clock.now_us:
@@ -258,9 +272,7 @@ class WorkerHost(SimProcess):
         self.guard(lambda: self._report(job))
 
     def _report(self, job: _Job) -> None:
-        assert self.running is not None
-        _, plans, began_us = self.running
-        self.running = None
+        _, plans, began_us = self.running.pop(job.number)
         passed_us = (self.clock.now_us - began_us) // self.slow
         if isinstance(job.order, Prepare):
             ok = self.chance.random() < 0.9
@@ -283,8 +295,8 @@ class WorkerHost(SimProcess):
     def _drop(self, number: int) -> None:
         """Remove a job that has not begun, interrupt a running one."""
         self.dropped[number] = None
-        if self.running is not None and self.running[0].number == number and not self.lies:
-            self._finish_at(self.running[0], self.clock.now_us + 50)
+        if number in self.running and not self.lies:
+            self._finish_at(self.running[number].job, self.clock.now_us + 50)
         if (waiting := self.compiling.pop(number, None)) is not None:
             self._say_compiling()
             self._finish(waiting, None)
