@@ -103,7 +103,7 @@ def test_code_that_one_worker_refuses_runs_on_another(broker: Broker) -> None:
     alice = broker.producer()
     alice.deploy("model:net", MODEL_CODE)
     poor = broker.worker("poor", pool="gpu")
-    alice.submit("model:net", *[ADD] * 4)
+    alice.submit("model:net", *[ADD] * 2)
     held = poor.orders[0].folds[0].segments[0].turns
     rich = broker.worker("rich", pool="gpu")
     poor.lie(outcomes=(), state=None, stopped="refused", reason="no such device")
