@@ -22,6 +22,7 @@ from rota.common.limits import OUTPUT_BYTES_MAX
 from rota.common.text_calls import ChatMessage, chat_message, message_fields
 
 TAG: Final = "rota conversation 1"
+NODE_PREFIX: Final = b"\x93" + pack(TAG)  # no message begins like this
 MESSAGES_MAX: Final = 4_096  # of one conversation
 CONVERSATION_BYTES_MAX: Final = OUTPUT_BYTES_MAX  # of its messages as stored: more than any context, and no long answer
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 
 from rota.common.errors import ConversationError
 from rota.host.files import locked, make_private, private_opener, sync_folder
+from rota.host.private_folder import PrivateFolder
 
 FORMAT_VERSION: Final = 1
 APPLICATION_ID: Final = 0x526F7443  # "RotC"
@@ -59,11 +61,25 @@ def opened_to_read(path: Path) -> Iterator[sqlite3.Connection]:
     Raises as `open_to_write` does.
     """
     _check_head(path)
-    # Without a WAL there is no writer, and the file is opened as immutable, or SQLite would leave files.
-    mode = "ro" if beside(path, "-wal").exists() else "ro&immutable=1"
-    with contextlib.closing(_connect(path, mode)) as connection:
+    with contextlib.ExitStack() as stack:
+        wal, shared = beside(path, "-wal"), beside(path, "-shm")
+        mode = "ro"
+        if not wal.exists() or (not wal.stat().st_size and not shared.exists()):
+            mode = "ro&immutable=1"  # there is no writer; otherwise SQLite would leave files
+        elif not os.access(shared, os.W_OK):  # a copy of a run that was killed, or one that only its owner may change
+            path = _copied(path, stack)
+        connection = stack.enter_context(contextlib.closing(_connect(path, mode)))
         _check_schema(path, connection)
         yield connection
+
+
+def _copied(path: Path, stack: contextlib.ExitStack) -> Path:
+    """Return a private copy of a store with its WAL, for the time of the stack."""
+    private = PrivateFolder()
+    stack.callback(private.close)
+    for suffix in ("", "-wal"):
+        shutil.copyfile(beside(path, suffix), beside(private.path / path.name, suffix))
+    return private.path / path.name
 
 
 @contextlib.contextmanager

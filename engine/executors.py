@@ -17,6 +17,7 @@ from typing import Any, Final
 from rota.common.code_kinds import pool_of
 from rota.common.errors import CodeError, ConfigError
 from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
+from rota.host.endpoints import CONVERSATIONS
 from rota.host.install import install_command
 from rota.tensors.store import TensorStore
 from rota.worker.executor import Ended, Executor, Job, Look, Looked, Outside, Report, Work
@@ -33,17 +34,28 @@ _thread: ThreadPoolExecutor | None = None
 class Folders:
     """The folders of executors. They write to `artefacts`, and models with large results write to `tensors`.
 
-    `lent_tensors` is a second store of tensors, only read.
+    `conversations` is the file of a store that models add to; None: the one beside `tensors`, as in a run folder.
+    `lent_tensors` and `lent_conversations` are second stores, only read.
     """
 
     def __init__(
-        self, *, modules: Path, artefacts: Path, models: Path, tensors: Path, lent_tensors: Path | None = None
+        self,
+        *,
+        modules: Path,
+        artefacts: Path,
+        models: Path,
+        tensors: Path,
+        lent_tensors: Path | None = None,
+        conversations: Path | None = None,
+        lent_conversations: Path | None = None,
     ) -> None:
         self.modules = modules
         self.artefacts = artefacts
         self.models = models
         self.tensors = tensors
         self.lent_tensors = lent_tensors
+        self.conversations = conversations or tensors.with_name(CONVERSATIONS)
+        self.lent_conversations = lent_conversations
 
 
 class Executors:

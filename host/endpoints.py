@@ -28,6 +28,7 @@ from rota.host.files import PRIVATE_FOLDER_MODE, make_private, private_opener
 # The address of a socket file must fit `sun_path` with its closing zero: 108 bytes on Linux (unix(7)), 104 on macOS.
 SOCKET_PATH_BYTES_MAX: Final = 107 if sys.platform == "linux" else 103
 PORTS: Final = 4
+CONVERSATIONS: Final = "conversations.sqlite"  # the store of a run folder, beside its tensors
 
 _NAMES: Final = ("frontend", "backend", "events", "query")
 _TCP: Final = re.compile(r"tcp://([^/:]{1,255}|\[[^\]/]{1,255}\]):([0-9]{1,5})")
@@ -109,7 +110,7 @@ class RunFolder:
         self.artefacts = self.root / "artefacts"
         self.models = self.root / "models"
         self.tensors = self.root / "tensors"
-        self.conversations = self.root / "conversations.sqlite"
+        self.conversations = self.root / CONVERSATIONS
         self.logs = self.root / "logs"
         self.sockets = self.root / "sockets"
         self.endpoints_file = self.root / "endpoints.json"

@@ -48,7 +48,13 @@ class LanePlace:
 
     def folders(self) -> Folders:
         """Return the folders for the executors."""
-        return Folders(modules=self.run.modules, artefacts=artefacts_folder(), models=self.models, tensors=self.tensors)
+        return Folders(
+            modules=self.run.modules,
+            artefacts=artefacts_folder(),
+            models=self.models,
+            tensors=self.tensors,
+            conversations=self.run.conversations,
+        )
 
     def close(self) -> None:
         """Remove the folder, unless it is kept."""

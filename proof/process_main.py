@@ -1,8 +1,9 @@
 """A worker process of `rota verify`: takes folds on its stdin, runs them, answers on its stdout.
 
-    python -m rota.proof.process_main MODULES ARTEFACTS MODELS TENSORS LENT_TENSORS DEVICE
+    python -m rota.proof.process_main MODULES ARTEFACTS MODELS TENSORS CONVERSATIONS LENT_TENSORS LENT_CONVERSATIONS
+        DEVICE
 
-LENT_TENSORS may be empty.
+What is lent may be empty.
 
 It exits when its stdin closes, whatever it is doing, so it never outlives its parent, on any system. What libraries
 print goes to stderr.
@@ -40,13 +41,21 @@ def main(arguments: list[str]) -> None:
     faulthandler.enable()  # before the first engine: see cpu_worker/executor.py
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    modules, artefacts, models, tensors = map(Path, arguments[:4])
-    lent, device = Path(arguments[4]) if arguments[4] else None, arguments[5]
+    modules, artefacts, models, tensors, conversations = map(Path, arguments[:5])
+    lent_tensors, lent_conversations = (Path(one) if one else None for one in arguments[5:7])
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), name="requests", daemon=True).start()
     write_frame(answers, encode_answer({"ready": True}))
-    folders = Folders(modules=modules, artefacts=artefacts, models=models, tensors=tensors, lent_tensors=lent)
-    with Executors(folders, device=device) as executors:
+    folders = Folders(
+        modules=modules,
+        artefacts=artefacts,
+        models=models,
+        tensors=tensors,
+        lent_tensors=lent_tensors,
+        conversations=conversations,
+        lent_conversations=lent_conversations,
+    )
+    with Executors(folders, device=arguments[7]) as executors:
         while True:
             write_frame(answers, _answer(executors, decode_request(requests.get())))
 

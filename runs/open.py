@@ -24,14 +24,14 @@ from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.errors import ConfigError, JournalError, StorageFull
 from rota.engine.executors import Folders
-from rota.host.endpoints import RunFolder
+from rota.host.endpoints import CONVERSATIONS, RunFolder
 from rota.host.private_folder import PrivateFolder
 from rota.runs.archive import ARCHIVE_MAGIC, JOURNAL, unpack
 from rota.runs.walk import Kept
 
 CACHE_VARIABLE: Final = "ROTA_CACHE"
 
-_PARTS: Final = ("modules", "models", "tensors")
+_PARTS: Final = ("modules", "models", "tensors", CONVERSATIONS)
 
 
 class RunSource:
@@ -43,6 +43,7 @@ class RunSource:
         self.modules = parts["modules"]
         self.models = parts["models"]
         self.tensors = parts["tensors"]
+        self.conversations = parts[CONVERSATIONS]
         self.artefacts = _artefacts(private.path)
         self._private = private
 
@@ -54,6 +55,7 @@ class RunSource:
             models=self.models,
             tensors=self._private.path / "tensors",
             lent_tensors=self.tensors,
+            lent_conversations=self.conversations,
         )
 
     def begin(self) -> World:
@@ -160,8 +162,9 @@ def _is_good(store: SnapshotStore, named: Snapshotted) -> bool:
 def open_run(path: Path) -> RunSource:
     """Open a run for reading; a broker may be writing to it.
 
-    `path` is a run folder, a run file with `modules/`, `models/` and `tensors/` beside it or one folder above, or a
-    file that `rota export` made. Raises `ConfigError` if there is no run, `JournalError` if it cannot be read.
+    `path` is a run folder, a run file with `modules/`, `models/`, `tensors/` and `conversations.sqlite` beside it or
+    one folder above, or a file that `rota export` made. Raises `ConfigError` if there is no run, `JournalError` if it
+    cannot be read.
     """
     private = PrivateFolder()
     try:
@@ -208,9 +211,9 @@ def _open_archive(path: Path, private: PrivateFolder) -> RunSource:
 
 
 def _part_of(journal: Path, part: str) -> Path:
-    """Return the folder of a run file's modules, models or tensors: beside the run file or one folder above."""
+    """Return a part of a run: beside the run file or one folder above."""
     beside, above = journal.parent / part, journal.parent.parent / part
-    return above if above.is_dir() and not beside.is_dir() else beside
+    return above if above.exists() and not beside.exists() else beside
 
 
 def _artefacts(private: Path) -> Path:
