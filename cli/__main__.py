@@ -42,6 +42,12 @@ _SECTIONS: Final[dict[str, dict[str, _CommandEntry]]] = {
         "tasks": _CommandEntry("tasks", "tasks", "List tasks."),
         "dead": _CommandEntry("dead", "dead", "List dead tasks, run them again, or drop them."),
     },
+    "Text": {
+        "generate": _CommandEntry("generate", "generate", "Have a model answer a prompt."),
+        "chat": _CommandEntry("chat", "chat", "Talk with a model."),
+        "embed": _CommandEntry("text_models", "embed", "Print the vectors of texts."),
+        "classify": _CommandEntry("text_models", "classify", "Print the labels of texts."),
+    },
     "Lanes": {
         "lanes": _CommandEntry("lanes", "lanes", "List lanes."),
         "lane": _CommandEntry("lanes", "lane", "Open or change a lane."),

@@ -7,9 +7,10 @@ asyncio takes longer than everything else together.
 from typing import TYPE_CHECKING, Any
 
 from rota.client.client import Batch, Client, Handle
-from rota.client.generation import Chat, Generation
+from rota.client.generation import Generation
 from rota.client.operations import TaskRow
 from rota.client.watch import Missed
+from rota.common.chat import Chat
 from rota.common.errors import (
     Busy,
     Draining,

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from rota.client.dialogue import Dialogue
 from rota.client.options import ChatNames
-from rota.client.texts import TextSoFar, generated
+from rota.client.texts import TextSoFar
+from rota.common.chat import Dialogue, generated
 from rota.common.results import Result
 from rota.common.text_results import GenerateResult
 
@@ -25,7 +25,7 @@ class AsyncGeneration:
     def __init__(self, client: AsyncClient, seq: int, timeout_s: float | None = None) -> None:
         self.seq = seq
         self._client = client
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._so_far = TextSoFar()
 
     def __aiter__(self) -> AsyncGeneration:
@@ -33,7 +33,7 @@ class AsyncGeneration:
 
     async def __anext__(self) -> str:
         """Wait for more text. Raises `TaskFailed`, and `TimeoutError`, after which it can be asked again."""
-        text = await self._client._next_text(self.seq, self._so_far, self._timeout_s)
+        text = await self._client._next_text(self.seq, self._so_far, self.timeout_s)
         if not text:
             raise StopAsyncIteration
         return text
@@ -45,7 +45,7 @@ class AsyncGeneration:
     async def outcome(self, timeout_s: float | None = None) -> Result:
         """Wait for the outcome, with the provenance of the result; a failure is returned, not raised."""
         if self._so_far.outcome is None:
-            wait_s = self._timeout_s if timeout_s is None else timeout_s
+            wait_s = self.timeout_s if timeout_s is None else timeout_s
             self._so_far.outcome = await self._client.outcome(self.seq, wait_s)
         return self._so_far.outcome
 

@@ -18,7 +18,7 @@ import zmq
 
 from rota.client.core import Core, Where, now_ms
 from rota.client.flows import Flow, Pause, Ranges, Stream
-from rota.client.generation import Chat, Generation
+from rota.client.generation import Generation
 from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
     ChatNames,
@@ -39,6 +39,7 @@ from rota.client.options import (
 from rota.client.text_operations import TextOperations
 from rota.client.texts import TextSoFar
 from rota.client.watch import EventFilter, Missed
+from rota.common.chat import Chat
 from rota.common.errors import LocalError
 from rota.common.messages import Event
 from rota.common.results import Result
@@ -155,9 +156,9 @@ class Client:
 
     def chat(
         self, model: str, *, system: str | None = None, conversation: bytes | None = None, **options: Unpack[ChatNames]
-    ) -> Chat:
+    ) -> Chat[Generation]:
         """Return a dialogue with a model, which begins, or goes on at the head `conversation`. Sends nothing yet."""
-        return Chat(self, model, self._texts.dialogue(model, system, conversation, options))
+        return Chat(self.generate, model, self._texts.dialogue(model, system, conversation, options))
 
     def embed(
         self, model: str, texts: Iterable[str], *, truncate: bool = False, **options: Unpack[TextNames]

@@ -35,10 +35,9 @@ from rota.common.messages import (
     Submit,
     TaskRun,
 )
-from rota.common.model_call import Tensor
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
-from rota.common.work import MODEL, Code, Limits, TensorRef
+from rota.common.work import MODEL, Code, Limits
 from rota.tensors.payloads import check_message, check_targets, run_of
 
 IDLE_POLL_MS: Final = 20  # between two polls of a working lane; grows to the bound below
@@ -170,12 +169,6 @@ class Operations:
 
     def drop_text(self, seq: int) -> None:
         self._core.texts.unfollow(seq)
-
-    def array_of(self, tensor: Tensor, references: Sequence[TensorRef]) -> Any:
-        """Return a tensor of a result as an array."""
-        from rota.tensors.arrays import array_of
-
-        return array_of(tensor, references, self._core.payloads.store())
 
     def results(self, first_seq: Any, count: int, timeout_s: float | None) -> Stream:
         whole("count", count, 0, RESULTS_HELD_MAX, BadPayload)

@@ -15,7 +15,7 @@ from rota.common.arguments import check_name, flag, seconds, whole
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
 from rota.common.messages import LaneSettings
 from rota.common.shown import shown
-from rota.common.text_calls import NEW_CONVERSATION, ChatMessage, ChatTool, GenerateCall, OutputRule, generate_call
+from rota.common.text_calls import ChatMessage, ChatTool, GenerateCall, OutputRule
 from rota.common.work import AGENT, CODE_KINDS, Limits
 
 MAP_BATCH_TASKS: Final = 256
@@ -137,18 +137,14 @@ class GenerateNames(ChatNames, total=False):
     conversation: bytes | None
 
 
-def generate_options(given: Mapping[str, Any]) -> tuple[GenerateCall, SubmitOptions]:
-    """Return the call and the options of its submit. Raises a `LocalError` for a wrong name or value."""
+def generate_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], SubmitOptions]:
+    """Return the fields of the call and the options of its submit. Raises a `LocalError` for a wrong name or option."""
     known = ("prompt", *GenerateNames.__annotations__)
     for name in given:
         if name not in known:
             raise ConfigError(f"there is no option {name!r} here: use {', '.join(known)}")
-    fields = {name: given[name] for name in GenerateCall._fields if given.get(name) is not None}
-    # A conversation that starts is nil in a payload, where None here means that there is none.
-    if fields.get("conversation") == NEW_CONVERSATION:
-        fields["conversation"] = None
-    submit = {name: value for name, value in given.items() if name not in GenerateCall._fields}
-    return generate_call(fields), SubmitOptions(**submit)
+    fields = {name: value for name, value in given.items() if name in GenerateCall._fields}
+    return fields, SubmitOptions(**{name: value for name, value in given.items() if name not in fields})
 
 
 class MapNames(TypedDict, total=False):

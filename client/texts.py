@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rota.client.session import Key
-from rota.common.errors import BadPayload, ProtocolError, TextReplaced
+from rota.common.chat import generated
+from rota.common.errors import ProtocolError, TextReplaced
 from rota.common.events import TextStreamed, Watching, text_topic
 from rota.common.messages import Event
 from rota.common.results import Result
-from rota.common.text_results import GenerateResult, decode_text_result
 from rota.common.wire import decode
 
 
@@ -148,12 +148,3 @@ class TextSoFar:
                 seq=outcome.seq,
             )
         return text[len(shown) :]
-
-
-def generated(outcome: Result) -> GenerateResult:
-    """Return what a generate task gave. Raises `TaskFailed`, and `BadPayload` for the result of another task."""
-    outcome.raise_if_failed()
-    result = decode_text_result(outcome.payload or b"", outcome.tensors)
-    if not isinstance(result, GenerateResult):
-        raise BadPayload(f"the result of task {outcome.seq} is not that of a generate task")
-    return result

@@ -48,6 +48,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
     assert names[1:] == [
         "up", "broker", "cpu-worker", "gpu-worker", "deploy", "model", "model add", "model fetch", "model ls",
         "model show", "submit", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
+        "generate", "chat", "embed", "classify",
         "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",
         "story", "state", "tree", "fork", "check-upgrade", "bisect", "diff", "export", "import", "compact", "status",
         "agents", "workers", "drain", "events", "doctor", "version", "completion",
@@ -318,3 +319,26 @@ def test_a_model_is_shown_with_what_it_takes(run: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
     _, out, _ = run("model", "show", "m", "--json")
     assert json.loads(out)["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["n", 4]}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("generate", "m", "a", "--logprobs", "3"), ExitCode.USAGE, "--logprobs needs --json"),
+        (("generate", "m", "a", "--raw", "--system", "b"), ExitCode.USAGE, "--raw has no messages"),
+        (("generate", "m", "a", "--choice", "b", "--regex", "c"), ExitCode.USAGE, "give one of --schema, --regex"),
+        (("generate", "m", "a", "--template", "b"), ExitCode.USAGE, "is not NAME=VALUE"),
+        (("generate", "m", "a", "--conversation", "b"), ExitCode.USAGE, "give a head, 64 hexadecimal digits, or `new`"),
+        (("generate", "m", "a", "--schema", __file__), ExitCode.USAGE, "is no JSON"),
+        (("generate", "m", "a", "--temperature", "-1"), ExitCode.USAGE, "--temperature"),
+        (("chat", "m", "--conversation", "b"), ExitCode.USAGE, "give a head"),
+        (("classify", "m", "a", "--top", "0"), ExitCode.USAGE, "--top"),
+    ],
+)
+def test_options_of_text_that_cannot_be_are_named(
+    run: Run, arguments: tuple[str, ...], code: ExitCode, words: str
+) -> None:
+    """Goal: a wrong option is found before a broker is asked. Method: one wrong option at a time, and no broker."""
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert words in err

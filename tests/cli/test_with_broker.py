@@ -90,6 +90,21 @@ def test_a_model_that_a_worker_refuses_is_not_kept(broker: Path, tmp_path: Path)
     assert [one.name for one in (broker / "models" / "m").iterdir()] == ["1"]
 
 
+def test_a_model_that_is_not_deployed_is_named_before_anything_is_sent(broker: Path) -> None:
+    """Goal: a user is told what to do, at once. Method: each command of text, with none deployed and with another."""
+    commands = (("generate", "smol", "Hello"), ("chat", "smol"), ("embed", "smol", "a"), ("classify", "smol@2", "a"))
+    for known in ("there is no model in it", "there are mini"):
+        for command in commands:
+            code, err = ended(broker, *command)
+            assert code == ExitCode.USAGE, err
+            assert f"no model '{command[1]}' is deployed in lane main; {known}. `rota model add smol PATH`" in err
+        with Client(broker) as client:
+            client.deploy_model("mini", bytes(32), check=False)
+            assert client.status()["next_seq"] == 1
+    code, err = ended(broker, "generate", "smol", "Hello", "--lane", "night")
+    assert (code, "night" in err) == (ExitCode.REFUSED, True), err
+
+
 def test_the_doctor_misses_a_bound_module(broker: Path) -> None:
     """Goal: a lost file is found before its tasks fail. Method: deploy, remove the module, ask the doctor."""
     assert ended(broker, "deploy", "echo", str(ECHO), "--no-check") == (ExitCode.OK, "")

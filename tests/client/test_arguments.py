@@ -33,6 +33,7 @@ from rota.client.options import (
 from rota.common.errors import BadPayload, BadTarget, CodeError, ConfigError, LocalError
 from rota.common.messages import LaneSettings
 from rota.common.text_calls import NEW_CONVERSATION, ChatMessage, GenerateCall
+from rota.common.text_requests import call_of
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any], type[LocalError]]
 
@@ -302,12 +303,11 @@ def test_what_a_generate_task_can_be_told_is_what_its_payload_has() -> None:
     """Goal: no field of the payload is out of reach, and no name means nothing. Method: compare the names."""
     submit = [name for name in SubmitNames.__annotations__ if name not in ("wait", "sent")]
     assert sorted([*GenerateCall._fields, *submit]) == sorted(["prompt", *GenerateNames.__annotations__])
-    call, options = generate_options({"prompt": "a", "seed": 0, "stop": None, "lane": "two"})
-    assert (call, options) == (GenerateCall(prompt="a"), SubmitOptions(lane="two"))
-    started, _ = generate_options({"messages": [ChatMessage("user", "a")], "conversation": NEW_CONVERSATION})
-    assert started.conversation == NEW_CONVERSATION
-    kept, _ = generate_options({"messages": [ChatMessage("user", "a")], "conversation": None})
-    assert kept.conversation is None
+    fields, options = generate_options({"prompt": "a", "seed": 0, "stop": None, "lane": "two"})
+    assert (call_of(fields), options) == (GenerateCall(prompt="a"), SubmitOptions(lane="two"))
+    said = [ChatMessage("user", "a")]
+    assert call_of({"messages": said, "conversation": NEW_CONVERSATION}).conversation == NEW_CONVERSATION
+    assert call_of({"messages": said, "conversation": None}).conversation is None
 
 
 def test_a_lane_is_opened_with_what_its_settings_are() -> None:

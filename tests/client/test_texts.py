@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from flow_clock import Clock
 
-from rota.client.dialogue import Dialogue
 from rota.client.flows import Patience
 from rota.client.texts import Subscription, Texts, TextSoFar
+from rota.common.chat import Dialogue
 from rota.common.errors import BadPayload, TaskFailed, TextReplaced
 from rota.common.events import TextStreamed, Watching, text_topic
 from rota.common.messages import Event, ResultItem

@@ -1,0 +1,138 @@
+"""Options and output that `rota generate`, `chat`, `embed` and `classify` share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from rota.cli.common_options import Number, Whole, lane_option, option
+from rota.cli.output import counted
+from rota.common.errors import BadPayload, BadTarget
+from rota.common.shown import shown
+
+if TYPE_CHECKING:
+    from rota.client.client import Client
+    from rota.common.text_results import GenerateResult
+    from rota.common.work import Provenance
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_ENDED: Final = {
+    "stop": "",
+    "length": ", cut off by --max-tokens or the model's context",
+    "tool_calls": ", to call tools",
+}
+
+
+def sampling_options(command: Command) -> Command:
+    """Add the options that choose the tokens of a text."""
+    for added in reversed((
+        option("--max-tokens", type=Whole(1), help="How many tokens to generate at most; else the model's default."),
+        option("--temperature", type=Number(0), help="0: always the likeliest token, the default."),
+        option("--top-k", type=Whole(0), help="Choose among so many of the likeliest tokens."),
+        option("--top-p", type=Number(0, 1), help="Choose among the likeliest tokens that have this probability."),
+        option("--min-p", type=Number(0, 1), help="Leave out tokens below this part of the likeliest one."),
+        option("--repetition-penalty", type=Number(0), help="Above 1: repeat less."),
+        option("--seed", type=Whole(0), help="The same seed gives the same text."),
+        option("--stop", multiple=True, help="End before this text; give it several times for several."),
+    )):  # fmt: skip
+        command = added(command)
+    return command
+
+
+def lane_and_wait_options(command: Command) -> Command:
+    """Add --lane and --wait-timeout."""
+    waiting = option(
+        "--wait-timeout", type=Number(0), metavar="SECONDS", help="Stop waiting after so long; the task stays."
+    )
+    return lane_option(waiting(command))
+
+
+def text_of(argument: str) -> str:
+    """Return an argument; `-` stands for what stdin has."""
+    return sys.stdin.read() if argument == "-" else argument
+
+
+def texts_of(arguments: Iterable[str]) -> list[str]:
+    """Return arguments as texts; `-` stands for the lines of stdin."""
+    found: list[str] = []
+    for argument in arguments:
+        found += sys.stdin.read().splitlines() if argument == "-" else [argument]
+    if not found:
+        raise BadPayload("there is no text: give some, or lines on stdin with -")
+    return found
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given, for a client."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def json_of(path: Path, what: str) -> Any:
+    """Return the JSON in a file. Raises `BadPayload`."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BadPayload(f"{what} {path} is no JSON: {error or type(error).__name__}") from error
+
+
+def check_deployed(client: Client, model: str, lane: str) -> None:
+    """Raise `BadTarget` with the remedy if no model of this name is bound in the lane."""
+    from rota.common.text_requests import model_target
+
+    target = model_target(model)
+    there = [one["name"] for one in client.query("deploys", lane=lane) if one["kind"] == "model"]
+    if target in there:
+        return
+    names = ", ".join(name.removeprefix("model:") for name in there[:20])
+    known = f"there are {names}" if there else "there is no model in it"
+    name = target.removeprefix("model:").split("@")[0]
+    raise BadTarget(
+        f"no model {shown(model)} is deployed in lane {lane}; {known}. "
+        f"`rota model add {name} PATH` deploys one, `rota model fetch smollm2` gets one that speaks"
+    )
+
+
+class TextPrinter:
+    """Prints text as it comes. On a terminal, control characters are replaced and the last line is ended."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
+        self._ended = True
+
+    def __call__(self, text: str) -> None:
+        if text:
+            self._ended = text.endswith("\n")
+            click.echo(_shown_text(text) if self._is_terminal else text.encode(), nl=False)
+            sys.stdout.flush()
+
+    def end(self, *, always: bool = False) -> None:
+        """End the line, if it is on a terminal."""
+        if not self._ended and (always or self._is_terminal):
+            click.echo()
+        self._ended = True
+
+
+def _shown_text(text: str) -> str:
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def usage_line(result: GenerateResult, provenance: Provenance | None) -> str:
+    """Return what a text took, why it ended, and where it was computed."""
+    usage = result.usage
+    told = f"{counted(usage.prompt, 'token')} of prompt, {counted(usage.generated, 'token')} generated"
+    return f"{told}{_ENDED[result.finish]}{where(provenance)}"
+
+
+def where(provenance: Provenance | None) -> str:
+    """Return where a result was computed and what that is worth, to end a line with."""
+    if provenance is None:
+        return ""
+    certificate = f"certificate {provenance.certificate}" if provenance.certificate else "no certificate"
+    fallback = f"; {provenance.fallback}" if provenance.fallback else ""
+    return f"; on {provenance.provider}, {certificate}, {provenance.result_class}{fallback}"
