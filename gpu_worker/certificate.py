@@ -173,17 +173,19 @@ def rows_of(call: Call) -> int:
 
 def encode(certificate: Certificate, model: str, conditions: Mapping[str, Any]) -> str:
     """Return the JSON of a certificate, with the model's digest, the conditions and a digest of all of it."""
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "model": model,
+    content = {"format": FORMAT, "model": model, **pairs_of(certificate), "conditions": conditions}
+    return json.dumps({**content, "digest": _digest(content)}, indent=1, sort_keys=True) + "\n"
+
+
+def pairs_of(certificate: Certificate) -> dict[str, Any]:
+    """Return a certificate in types of JSON."""
+    return {
         "class": certificate.model_class,
         "reason": certificate.reason,
         "probe": certificate.probe,
         "shapes": [_shape_pairs(shape) for shape in certificate.shapes],
         "decoder": None if certificate.decoder is None else _decoder_pairs(certificate.decoder),
-        "conditions": conditions,
     }
-    return json.dumps({**content, "digest": _digest(content)}, indent=1, sort_keys=True) + "\n"
 
 
 def decode(text: str) -> tuple[Certificate, dict[str, Any]]:

@@ -99,7 +99,7 @@ class RowRunner:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Comparison:
     """The evidence of one probe while it grows."""
 
     probe: str
@@ -204,10 +204,10 @@ def _unprobed(extents: Extents, error: Exception) -> ShapeCertificate:
     return ShapeCertificate(extents, "D", (), f"it cannot run the probes' inputs: {error_text(error)}")
 
 
-def _alone(runner: RowRunner) -> tuple[list[_Tally], list[Outcome]]:
+def _alone(runner: RowRunner) -> tuple[list[_Comparison], list[Outcome]]:
     """Run each ordinary row alone, several times in changing order; return the evidence and the outputs of each."""
     rows = range(runner.ordinary)
-    reruns, alignment = _Tally("rerun", 1), _Tally("alignment", 1)
+    reruns, alignment = _Comparison("rerun", 1), _Comparison("alignment", 1)
     first = [runner.run([row]) for row in rows]
     for turn in range(1, RERUNS):
         for row in reversed(rows) if turn % 2 else rows:
@@ -223,19 +223,19 @@ def _alone(runner: RowRunner) -> tuple[list[_Tally], list[Outcome]]:
 class _SizeTrial:
     """What was found at one batch size. `rows`: the bits of each ordinary row, where the position does not count."""
 
-    positions: _Tally
-    neighbours: _Tally
-    reruns: _Tally
+    positions: _Comparison
+    neighbours: _Comparison
+    reruns: _Comparison
     rows: Outcome
 
     @property
-    def tallies(self) -> tuple[_Tally, ...]:
+    def tallies(self) -> tuple[_Comparison, ...]:
         return (self.positions, self.neighbours, self.reruns)
 
 
 def _probe_size(runner: RowRunner, size: int) -> _SizeTrial:
     count = runner.ordinary
-    positions, neighbours, reruns = (_Tally(probe, size) for probe in ("positions", "neighbours", "rerun"))
+    positions, neighbours, reruns = (_Comparison(probe, size) for probe in ("positions", "neighbours", "rerun"))
     copies = [runner.run([row] * size) for row in range(count)]
     for outcome in copies:
         first = {name: np.broadcast_to(array[:1], array.shape) for name, array in outcome.items()}
@@ -298,8 +298,8 @@ def _largest_group(found: Mapping[int, Outcome]) -> tuple[tuple[int, ...], list[
     return tuple(best), [_compared(found, size, best[0]).evidence() for size in found if size != best[0]]
 
 
-def _compared(found: Mapping[int, Outcome], size: int, reference: int) -> _Tally:
-    tally = _Tally(f"as batch size {reference}", size)
+def _compared(found: Mapping[int, Outcome], size: int, reference: int) -> _Comparison:
+    tally = _Comparison(f"as batch size {reference}", size)
     tally.compare(found[size], found[reference])
     return tally
 

@@ -24,7 +24,8 @@ from blake3 import blake3
 
 from rota.common.digests import DIGEST_BYTES, digest_of
 from rota.common.errors import CodeError
-from rota.common.targets import is_name
+from rota.common.shown import shown
+from rota.common.targets import VERSION_DIGITS_MAX, is_name
 from rota.gpu_worker.draws import drawing_operator
 from rota.gpu_worker.graph import Graph, check_graph, read_graph
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
@@ -166,6 +167,13 @@ class Repository:
                 return entry
         wanted = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
         raise CodeError(f"there is no {wanted} in {self.root}; `rota model ls` lists them, `rota model add` adds one")
+
+    def named(self, text: str) -> ModelEntry:
+        """Return the model that a text NAME or NAME@VERSION names. Raises `CodeError` if there is none."""
+        name, at, version = text.partition("@")
+        if at and not (_is_version(version) and len(version) <= VERSION_DIGITS_MAX):
+            raise CodeError(f"{shown(text)} names no version of a model: use NAME or NAME@VERSION, as digits@2")
+        return self.show(name, int(version) if at else None)
 
     def find(self, digest: bytes) -> ModelEntry:
         """Return the model with this digest. Raises `CodeError` if no version has it."""
