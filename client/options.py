@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TypedDict
 
 from rota.common import limits
-from rota.common.arguments import check_name, flag, seconds, whole
-from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
+from rota.common.arguments import check_name, check_options, flag, seconds, whole
+from rota.common.errors import BadPayload, CodeError, LocalError
 from rota.common.messages import LaneSettings
 from rota.common.shown import shown
 from rota.common.text_calls import ChatMessage, ChatTool, GenerateCall, OutputRule
@@ -32,9 +32,7 @@ class _Options:
         """Return the options given by a caller. `names` is the TypedDict of the allowed ones, `settled` are those that
         the method sets itself. Raises a `LocalError` for an unknown name or a wrong value.
         """
-        for name in given:
-            if name not in names.__annotations__:
-                raise ConfigError(f"there is no option {name!r} here: use {', '.join(names.__annotations__)}")
+        check_options(given, names.__annotations__)
         return cls(**settled, **given)
 
 
@@ -139,10 +137,7 @@ class GenerateNames(ChatNames, total=False):
 
 def generate_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], SubmitOptions]:
     """Return the fields of the call and the options of its submit. Raises a `LocalError` for a wrong name or option."""
-    known = ("prompt", *GenerateNames.__annotations__)
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"there is no option {name!r} here: use {', '.join(known)}")
+    check_options(given, ("prompt", *GenerateNames.__annotations__))
     fields = {name: value for name, value in given.items() if name in GenerateCall._fields}
     return fields, SubmitOptions(**{name: value for name, value in given.items() if name not in fields})
 

@@ -59,6 +59,14 @@ def several(name: str, value: Any) -> Iterable[Any]:
     return found
 
 
+def check_options(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `ConfigError` for the first named argument that is not known."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"there is no option {name!r} here: use {', '.join(names)}")
+
+
 def seq_of(task: Any, name: str = "seq") -> int:
     """Return the number of a task given as number, handle or result, else raise `LocalError`."""
     seq = getattr(task, name, task)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from rota.common.results import Result
     from rota.common.work import Done, Emit, Failed, Limits, TensorRef
+    from rota.local.generation import LocalGeneration
     from rota.local.handles import LocalBatch, LocalHandle
     from rota.local.lane import LocalLane
     from rota.local.lane import LocalLane as open_lane
@@ -42,6 +43,7 @@ __all__ = [
     "Limits",
     "LocalBatch",
     "LocalError",
+    "LocalGeneration",
     "LocalHandle",
     "LocalLane",
     "Pending",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "LocalGeneration": "generation",
     "LocalBatch": "handles", "LocalHandle": "handles", "LocalLane": "lane", "open_lane": "lane", "Table": "tables",
     "Pending": "turns", "Turn": "turns",
 }  # fmt: skip

@@ -31,12 +31,15 @@ from rota.broker.tasks import caught_task
 from rota.broker.world import World
 from rota.common import limits as bounds
 from rota.common import messages
-from rota.common.arguments import check_name, checked, flag, several, whole
+from rota.common.arguments import check_name, check_options, checked, flag, several, whole
+from rota.common.chat import Chat, Dialogue
 from rota.common.digests import digest
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
 from rota.common.results import Result, result_of
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
+from rota.common.text_calls import GenerateCall
+from rota.common.text_requests import classify_payloads, embed_payloads, generate_payload, model_target
 from rota.common.work import AGENT, CODE_KINDS, MODEL, Code, Limits, TensorRef
 from rota.engine.engine import Engine
 from rota.engine.executors import Executors
@@ -51,6 +54,7 @@ from rota.local.arguments import (
     read_module,
     seed_of,
 )
+from rota.local.generation import LocalGeneration
 from rota.local.handles import LocalBatch, LocalHandle
 from rota.local.interrupts import Interrupts
 from rota.local.keeper import Keeper
@@ -58,7 +62,9 @@ from rota.local.places import LanePlace
 from rota.local.tables import Table
 from rota.local.turns import History, Turn, turn_table
 from rota.local.view import View, number_of, timer_order
+from rota.tensors.arrays import Array
 from rota.tensors.payloads import Payloads, check_targets, run_of
+from rota.tensors.text_values import Labels, labels_of, vectors_of
 
 HISTORY_TURNS: Final = 100_000  # about a kilobyte each, plus their payloads
 
@@ -200,6 +206,33 @@ class LocalLane(View):
             first_turn = self._submit(runs)
             turns += range(first_turn, first_turn + len(runs[0].payloads))
         return LocalBatch(self, turns)
+
+    def generate(self, model: str, prompt: str | None = None, *, priority: int = 0, **options: Any) -> LocalGeneration:
+        """Submit a generate task. Options as for a client: `messages`, `conversation`, `max_tokens` and the others."""
+        check_options(options, GenerateCall._fields)
+        payload = generate_payload({**options, "prompt": prompt})
+        return LocalGeneration(self, self.submit(model_target(model), payload, priority=priority).turn)
+
+    def chat(
+        self, model: str, *, system: str | None = None, conversation: bytes | None = None, **options: Any
+    ) -> Chat[LocalGeneration]:
+        """Return a dialogue with a model, which begins, or goes on at the head `conversation`. Submits nothing yet."""
+        dialogue = Dialogue(conversation, system, options)
+        check_options(options, ("priority", *GenerateCall._fields))
+        generate_payload({name: value for name, value in dialogue.turn("", {}).items() if name != "priority"})
+        return Chat(self.generate, model_target(model), dialogue)
+
+    def embed(self, model: str, texts: Iterable[str], *, truncate: bool = False, priority: int = 0) -> Array:
+        """Run the lane until it has the vectors of texts; return them as an array [texts, dimensions]."""
+        tasks = self.submit_many(model_target(model), embed_payloads(texts, truncate), priority=priority)
+        return vectors_of(tasks.outcomes())
+
+    def classify(
+        self, model: str, texts: Iterable[str], *, top: int | None = None, truncate: bool = False, priority: int = 0
+    ) -> Labels:
+        """Run the lane until it has the labels of texts; return for each text its `top` ones, or all, with scores."""
+        tasks = self.submit_many(model_target(model), classify_payloads(texts, top, truncate), priority=priority)
+        return labels_of(tasks.outcomes())
 
     @_operation
     def retry(self, turn: int | LocalHandle) -> LocalHandle:
