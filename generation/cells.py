@@ -48,8 +48,8 @@ class SlotCells:
         extents = (shape.parts, shape.slots, shape.heads, shape.context, shape.size)
         room = np.zeros(math.prod(extents) * shape.dtype.itemsize + ALIGNMENT_BYTES, np.uint8)
         start = -room.ctypes.data % ALIGNMENT_BYTES
-        self.array: Array = room[start : start + shape.all_bytes].view(shape.dtype).reshape(extents)
-        self._address = self.array.ctypes.data
+        self._array: Array = room[start : start + shape.all_bytes].view(shape.dtype).reshape(extents)
+        self._address = self._array.ctypes.data
 
     def address(self, part: int, slot: int) -> int:
         """Return where the cells of a slot are in one part; those of the following slots come behind it."""
@@ -57,12 +57,17 @@ class SlotCells:
 
     def copy(self, slot: int, start: int, end: int) -> Array:
         """Return a copy of cells `start` to `end` of a slot, [parts, heads, end - start, size]."""
-        return self.array[:, slot, :, start:end].copy()
+        return self._array[:, slot, :, start:end].copy()
 
     def put(self, slot: int, start: int, cells: Array) -> None:
         """Write cells that `copy` returned."""
-        self.array[:, slot, :, start : start + cells.shape[2]] = cells
+        self._array[:, slot, :, start : start + cells.shape[2]] = cells
+
+    def scribble(self, end: int) -> None:
+        """Fill the first `end` cells of all slots with large numbers, so that probes see who reads unused ones."""
+        heads = (np.arange(end * self.shape.size) % 7 - 3).reshape(end, self.shape.size)
+        self._array[:, :, :, :end] = (heads * 1000).astype(self.shape.dtype)
 
     def move(self, source: int, target: int, end: int) -> None:
         """Copy the first `end` cells of a slot to another one."""
-        self.array[:, target, :, :end] = self.array[:, source, :, :end]
+        self._array[:, target, :, :end] = self._array[:, source, :, :end]

@@ -15,7 +15,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-from rota.common.errors import BadPayload, CodeError
+from rota.common.errors import BadPayload
 from rota.common.text_calls import OutputRule
 
 # As json.dumps writes it. With free whitespace, a weak model can go on with spaces for ever.
@@ -24,19 +24,20 @@ _REASON_CHARS_MAX: Final = 500
 
 
 class Grammars:
-    """Makes the constraints of one tokenizer. The library reads it when the first one is made."""
+    """Makes the constraints of one tokenizer, which the library reads when the first one is made."""
 
     def __init__(self, path: Path, vocabulary: int, stop_tokens: Sequence[int]) -> None:
         """`vocabulary` is the number of logits."""
         self._path = path
         self._vocabulary = vocabulary
-        # Without a stop token, one more token than there are stands for the end; no constraint gives it out.
-        self._stop_tokens = list(stop_tokens) or [vocabulary]
-        self._size = max(vocabulary, max(self._stop_tokens) + 1)
+        self._stop_tokens = list(stop_tokens)
         self._tokenizer: Any = None
 
     def constraint(self, rule: OutputRule) -> Constraint:
-        """Return the constraint of a request. Raises `BadPayload` with the library's reason if it refuses the rule."""
+        """Return the constraint of a request.
+
+        Raises `BadPayload` with the library's reason if it refuses the rule, or if the model cannot constrain anything.
+        """
         return self._made(_grammar_of(rule), f"generate.output.{rule.kind}")
 
     def tool_call(self, opening: str, closing: str, schema: dict[str, Any]) -> Constraint:
@@ -51,22 +52,24 @@ class Grammars:
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise BadPayload(f'"{field}" is refused: {_reason(matcher)}')
-        return Constraint(matcher, self._vocabulary, self._size)
+        return Constraint(matcher, self._vocabulary)
 
     def _load(self) -> Any:
+        if not self._stop_tokens:
+            raise BadPayload("this model cannot constrain its output: its model.toml names no generate.stop_tokens")
         try:
-            return LLTokenizer(str(self._path), n_vocab=self._size, eos_token=self._stop_tokens)
+            return LLTokenizer(str(self._path), n_vocab=self._vocabulary, eos_token=self._stop_tokens)
         except Exception as error:  # the library's own kinds derive from nothing else
-            raise CodeError(f"{self._path} cannot be used for constrained output: {str(error)[:300]}") from None
+            raise BadPayload(f"this model cannot constrain its output: {str(error)[:300]}") from None
 
 
 class Constraint:
     """What one request may still say."""
 
-    def __init__(self, matcher: Any, vocabulary: int, size: int) -> None:
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
-        self._words: NDArray[np.uint32] = np.zeros((size + 31) // 32, np.uint32)
+        self._words: NDArray[np.uint32] = np.zeros((vocabulary + 31) // 32, np.uint32)
 
     def allowed(self) -> NDArray[np.bool_]:
         """Return which tokens may come next, a bool for each logit. Raises `BadPayload` if that is too much work."""

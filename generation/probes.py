@@ -252,10 +252,4 @@ def _on_copied_cells(decoder: SlotDecoder, scripts: Sequence[Script], alone: Seq
 
 
 def _scribble(decoder: SlotDecoder, scripts: Sequence[Script]) -> None:
-    """Fill the cells that may be used with large numbers."""
-    array = decoder.cells.array
-    if array is None:
-        return
-    end = max(len(script.prompt) + len(script.following) for script in scripts)
-    pattern = (np.arange(end * array.shape[-1]) % 7 - 3).reshape(end, array.shape[-1])
-    array[:, :, :, :end] = (pattern * 1000).astype(array.dtype)
+    decoder.cells.scribble(max(len(script.prompt) + len(script.following) for script in scripts))
