@@ -63,7 +63,7 @@ class Script(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Comparison:
     """Compares rows of logits with those that the same script gave alone."""
 
     probe: str
@@ -187,8 +187,8 @@ def _advance(
     return [logits[one.slot].copy() for one in running]
 
 
-def _again(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _Tally:
-    tally = _Tally("rerun", decoder.slots, alone)
+def _again(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _Comparison:
+    tally = _Comparison("rerun", decoder.slots, alone)
     for number, script in enumerate(scripts):
         for at, logits in enumerate(_alone(decoder, script)):
             tally.compare(number, at, logits)
@@ -196,9 +196,11 @@ def _again(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequ
     return tally
 
 
-def _together(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]], slots: int) -> _Tally:
+def _together(
+    decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]], slots: int
+) -> _Comparison:
     """Run requests in the first `slots` slots: one joins in each step, then all slots are filled at once."""
-    tally = _Tally("neighbours and slots", slots, alone)
+    tally = _Comparison("neighbours and slots", slots, alone)
     _scribble(decoder, scripts)
     staggered = [at % len(scripts) for at in range(max(slots, 2 * len(scripts)))]
     _run_all(decoder, scripts, tally, staggered, slots, joining=1)
@@ -208,7 +210,7 @@ def _together(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[S
 
 
 def _run_all(
-    decoder: SlotDecoder, scripts: Sequence[Script], tally: _Tally, waiting: list[int], slots: int, joining: int
+    decoder: SlotDecoder, scripts: Sequence[Script], tally: _Comparison, waiting: list[int], slots: int, joining: int
 ) -> None:
     waiting = list(waiting)
     free = list(range(slots))
@@ -229,9 +231,9 @@ def _run_all(
             free.insert(0, one.slot)  # used again after all others
 
 
-def _on_copied_cells(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _Tally:
+def _on_copied_cells(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _Comparison:
     """Prefill the beginning of each prompt as that of another one, and the rest behind a copy of its cells."""
-    tally = _Tally("cells of an earlier prompt", decoder.slots, alone)
+    tally = _Comparison("cells of an earlier prompt", decoder.slots, alone)
     for number, script in enumerate(scripts):
         length = len(script.prompt)
         for known in [known for known in _KNOWN if PREFILL_TOKENS_MIN <= known <= length - PREFILL_TOKENS_MIN]:
