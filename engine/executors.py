@@ -167,11 +167,10 @@ class Executors:
 
     def _make_gpu(self, outside: Outside) -> Executor:
         try:
-            from rota.gpu_worker.executor import OnnxExecutor
+            from rota.gpu_worker.executor import ModelExecutor
         except ImportError as error:
             raise ConfigError(f"models need ONNX Runtime ({error}): {install_command('gpu')}") from error
-        models, tensors, device = self._folders.models, self._tensors(), self._device
-        return FoldExecutor(lambda stuck: OnnxExecutor(models, tensors, device=device, stuck=stuck), outside)
+        return ModelExecutor(self._folders.models, self._tensors(), outside, device=self._device)
 
     def _tensors(self) -> TensorStore:
         return TensorStore(self._folders.tensors, lender=self._folders.lent_tensors)

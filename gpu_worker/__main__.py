@@ -7,7 +7,6 @@ loaded, so that no library takes memory on them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from rota.common.errors import ConfigError
 from rota.common.limits import ASSIGNMENTS_PER_GPU_WORKER
@@ -28,24 +27,23 @@ def serve(settings: GpuWorkerSettings) -> Exit:
         import onnxruntime  # noqa: F401 - only to check that it is installed
     except ImportError as error:
         raise ConfigError(f"a GPU worker needs ONNX Runtime ({error}): {install_command('gpu')}") from error
-    from rota.gpu_worker.executor import OnnxExecutor
+    from rota.conversations.store import ConversationStore
+    from rota.gpu_worker.executor import ModelExecutor
     from rota.tensors.store import TensorStore
-    from rota.worker.fold_executor import FoldExecutor
 
     folder = settings.folder().prepare()
 
     def make_executor(outside: Outside) -> Executor:
-        def make_runner(stuck: Callable[[], None]) -> OnnxExecutor:
-            return OnnxExecutor(
-                settings.models(),
-                TensorStore(folder.tensors),
-                device=settings.require or "auto",
-                require=settings.require != "",
-                threads=settings.threads,
-                stuck=stuck,
-            )
-
-        return FoldExecutor(make_runner, outside)
+        return ModelExecutor(
+            settings.models(),
+            TensorStore(folder.tensors),
+            outside,
+            device=settings.require or "auto",
+            require=settings.require != "",
+            threads=settings.threads,
+            memory_bytes=settings.model_memory,
+            conversations=ConversationStore(folder.conversations),
+        )
 
     return serve_worker("gpu", settings, make_executor, ASSIGNMENTS_PER_GPU_WORKER)
 

@@ -1,28 +1,32 @@
-"""One call of one model: binds it to the session, runs it under the watchdog, packs the outputs.
+"""Runs calls of one model: binds them to the session, runs them under the watchdog, packs the outputs.
 
-Small inline calls use a cached binding for their signature. A call with tensors of the store or a large output gets its
-own binding over the mapped files. Both give the same bits, since every buffer is 64-byte aligned. Calls do not affect
-each other.
+Inline calls are copied into the buffers of a cached binding: one call at its own shape, or the rows of many in a batch
+that is padded to a size of the model's certificate. A call with tensors of the store or a large output gets its own
+binding over the mapped files. All give a row the same bits: every buffer is 64-byte aligned, and a row meets only sizes
+that the certificate found equal (decision 0020).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from rota.common.errors import BadPayload, DeviceLost
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor, encode_result
 from rota.common.work import TensorRef
+from rota.gpu_worker.call_forms import InlineCall
+from rota.gpu_worker.loaded_model import CallPlan, LoadedModel
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port
 from rota.gpu_worker.providers import RUN_ERRORS, error_text
+from rota.gpu_worker.result_heads import ResultHeads
 from rota.gpu_worker.run_errors import meaning_of
-from rota.gpu_worker.sessions import LoadedModel
 from rota.gpu_worker.watchdog import RunWatchdog
-from rota.tensors.arrays import Array, array_of
+from rota.tensors.arrays import Array, aligned_empty, array_of
 from rota.tensors.format import inline_bytes_max
 from rota.tensors.store import TensorDraft, TensorStore
 
@@ -33,70 +37,164 @@ Packed = tuple[bytes, tuple[TensorRef, ...]]
 class RunEnded(Exception):
     """This worker has no outcome for a task: it was stopped, or cannot be done here."""
 
-    def __init__(self, stopped: Literal["timeout", "interrupted", "faulted"], reason: str) -> None:
+    def __init__(
+        self, stopped: Literal["timeout", "interrupted", "faulted"], reason: str, *, out_of_memory: bool = False
+    ) -> None:
         super().__init__(reason)
+        self.out_of_memory = out_of_memory
         self.stopped = stopped
         self.reason = reason
 
 
+class ReferencedCall(NamedTuple):
+    """A call with tensors of the store."""
+
+    call: Call
+    references: tuple[TensorRef, ...]
+
+
 class Inference:
-    """Runs calls. Use it in the executor's thread only."""
+    """Runs calls, several in one batch or one alone. Use it in the executor's thread only."""
 
     def __init__(self, tensors: TensorStore | None, watchdog: RunWatchdog) -> None:
         self._tensors = tensors
         self._watchdog = watchdog
+        self._heads = ResultHeads()
 
-    def run(self, model: LoadedModel, call: Call, references: tuple[TensorRef, ...], timeout_ms: int) -> Packed:
-        """Run a call and return the payload of its result.
+    def run_batch(
+        self, model: LoadedModel, plan: CallPlan, calls: Sequence[InlineCall], rows: Sequence[int], timeout_ms: int
+    ) -> list[Packed]:
+        """Run calls of one shape in one batch, padded to a size of their certificate; return their results in order.
+
+        `rows` are those of each call. Raises as `run` does, without saying which call is to blame.
+        """
+        bound, arrays = self._run_together(model, plan, calls, rows, timeout_ms)
+        return self._cut(bound, arrays, rows)
+
+    def run_rows(
+        self, model: LoadedModel, plan: CallPlan, calls: Sequence[InlineCall], rows: Sequence[int], timeout_ms: int
+    ) -> list[dict[str, Array]]:
+        """Run calls as `run_batch` does, also one that has no batches; return copies of their outputs."""
+        if plan.misfit:
+            raise BadPayload(plan.misfit)
+        if not plan.sizes:
+            bound = model.kept_binding(plan, 0)
+            self._fill(bound, calls, 0, 0)
+            return [{name: array.copy() for name, array in self._run(model, bound, timeout_ms).items()}]
+        _, arrays = self._run_together(model, plan, calls, rows, timeout_ms)
+        ends = list(accumulate(rows))
+        return [
+            {name: array[end - count : end].copy() for name, array in arrays.items()}
+            for end, count in zip(ends, rows, strict=True)
+        ]
+
+    def _run_together(
+        self, model: LoadedModel, plan: CallPlan, calls: Sequence[InlineCall], rows: Sequence[int], timeout_ms: int
+    ) -> tuple[BoundCall, Mapping[str, Array]]:
+        size = plan.size_for(sum(rows))
+        bound = model.kept_binding(plan, size)
+        self._fill(bound, calls, size, sum(rows))
+        arrays = self._run(model, bound, timeout_ms)
+        for name, array in arrays.items():
+            if not array.ndim or array.shape[0] != size:
+                raise RunEnded("faulted", f'output "{name}" has the shape {list(array.shape)} for {size} rows')
+        return bound, arrays
+
+    def run(self, model: LoadedModel, plan: CallPlan, call: InlineCall | ReferencedCall, timeout_ms: int) -> Packed:
+        """Run one call by itself, padded if its bits would be others at its own shape.
 
         Raises `BadPayload` if the call does not fit the model, `TensorError` if the store has no such tensor or no
         room, `RunEnded` if the run was stopped or failed for a reason other than its input, `DeviceLost` if no call can
         succeed any more.
         """
-        kept = model.kept_call(call)
-        if kept is None:
-            if misfit := model.misfit(call):
-                raise BadPayload(misfit)
-            outputs = model.output_shapes(call)
-            if self._is_small(call, outputs):
-                kept = model.keep_call(call, outputs)
+        if plan.misfit:
+            raise BadPayload(plan.misfit)
+        size = plan.size_for(plan.rows)
+        if isinstance(call, InlineCall) and size and size != plan.rows:
+            return self.run_batch(model, plan, [call], [plan.rows], timeout_ms)[0]
+        if isinstance(call, ReferencedCall) and size and size != plan.rows:
+            return self._run_padded(model, plan, call, size, timeout_ms)
+        outputs = model.output_shapes(plan.call)
         try:
-            if kept is not None:
-                return self._run_bound(model, kept, call, {}, timeout_ms)
-            return self._run_in_place(model, call, references, outputs, timeout_ms)
+            return self._run_at_own_shape(model, plan, call, outputs, timeout_ms)
         except BadPayload:
             if not model.declared_outputs_hold:
                 raise
         # Either the input is bad, or the graph's outputs differ from their declared shapes: retry without those.
-        result = self._run_in_place(model, call, references, dict.fromkeys(model.output_shapes(call)), timeout_ms)
+        result = self._run_in_place(model, plan, call, dict.fromkeys(outputs), timeout_ms)
         model.distrust_declared_outputs()
         return result
 
-    def _is_small(self, call: Call, outputs: OutputShapes) -> bool:
-        if self._tensors is not None and _large(outputs):
-            return False
-        return all(isinstance(tensor.data, bytes) for tensor in call.inputs.values())
+    def _run_at_own_shape(
+        self,
+        model: LoadedModel,
+        plan: CallPlan,
+        call: InlineCall | ReferencedCall,
+        outputs: OutputShapes,
+        timeout_ms: int,
+    ) -> Packed:
+        if isinstance(call, ReferencedCall) or (self._tensors is not None and _large(outputs)):
+            return self._run_in_place(model, plan, call, outputs, timeout_ms)
+        bound = model.kept_binding(plan, 0)
+        self._fill(bound, [call], 0, 0)
+        return self._packed(bound, self._run(model, bound, timeout_ms), {})
 
     def _run_in_place(
         self,
         model: LoadedModel,
-        call: Call,
-        references: tuple[TensorRef, ...],
+        plan: CallPlan,
+        call: InlineCall | ReferencedCall,
         outputs: OutputShapes,
         timeout_ms: int,
     ) -> Packed:
         """Run a call without copies: inputs are mapped from the store, large outputs written into drafts of it."""
-        places = self._mapped_inputs(call, references)
+        places = self._mapped_inputs(call) if isinstance(call, ReferencedCall) else {}
         with contextlib.ExitStack() as stack:  # drops the drafts if the run fails
             drafts = self._drafts(outputs, stack)
             places.update((name, draft.array) for name, draft in drafts.items())
-            return self._run_bound(model, model.bind(call, outputs, places), call, drafts, timeout_ms)
+            bound = model.bind(plan.call, outputs, places)
+            self._fill_inline(bound, call)
+            return self._packed(bound, self._run(model, bound, timeout_ms), drafts)
 
-    def _mapped_inputs(self, call: Call, references: tuple[TensorRef, ...]) -> dict[str, Array]:
+    def _run_padded(
+        self, model: LoadedModel, plan: CallPlan, call: ReferencedCall, size: int, timeout_ms: int
+    ) -> Packed:
+        """Run a call with tensors of the store at `size` rows, which costs a copy of them."""
+        padded = model.at_size(plan, size)
+        mapped = self._mapped_inputs(call)
+        places: dict[str, Array] = {}
+        for name, tensor in call.call.inputs.items():
+            array = mapped[name] if name in mapped else array_of(tensor, call.references, self._tensors)
+            place = places[name] = aligned_empty(array.dtype, padded.inputs[name].shape)
+            place[: plan.rows] = array
+            place[plan.rows :] = array[:1]
+        bound = model.bind(padded, model.output_shapes(padded), places)
+        return self._cut(bound, self._run(model, bound, timeout_ms), [plan.rows])[0]
+
+    # --- inputs ---
+
+    def _fill(self, bound: BoundCall, calls: Sequence[InlineCall], size: int, rows: int) -> None:
+        """Copy the inputs of calls into the buffers of a batch, one behind the other; the first row fills the rest."""
+        for name in calls[0].form.spans:
+            parts = [call.payload[slice(*call.form.spans[name])] for call in calls]
+            if size > rows:
+                first_rows = calls[0].form.call.inputs[name].shape[0]
+                parts.append(parts[0][: len(parts[0]) // first_rows] * (size - rows))
+            bound.fill(name, b"".join(parts) if len(parts) > 1 else parts[0])
+
+    def _fill_inline(self, bound: BoundCall, call: InlineCall | ReferencedCall) -> None:
+        if isinstance(call, InlineCall):
+            self._fill(bound, [call], 0, 0)
+            return
+        for name, tensor in call.call.inputs.items():
+            if isinstance(tensor.data, bytes):
+                bound.fill(name, tensor.data)
+
+    def _mapped_inputs(self, call: ReferencedCall) -> dict[str, Array]:
         arrays = {}
-        for name, tensor in call.inputs.items():
+        for name, tensor in call.call.inputs.items():
             if not isinstance(tensor.data, bytes):
-                array = array_of(tensor, references, self._tensors)
+                array = array_of(tensor, call.references, self._tensors)
                 if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
                     raise BadPayload(f'input "{name}" is bool and holds bytes other than 0 and 1')
                 arrays[name] = array
@@ -111,24 +209,54 @@ class Inference:
             for port, shape in _large(outputs).items()
         }
 
-    def _run_bound(
-        self,
-        model: LoadedModel,
-        bound: BoundCall,
-        call: Call,
-        drafts: Mapping[str, TensorDraft],
-        timeout_ms: int,
-    ) -> Packed:
-        for name, tensor in call.inputs.items():
-            if isinstance(tensor.data, bytes):
-                bound.fill(name, tensor.data)
+    # --- runs ---
+
+    def _run(self, model: LoadedModel, bound: BoundCall, timeout_ms: int) -> Mapping[str, Array]:
         options = self._watchdog.arm(timeout_ms)
         try:
             arrays = bound.run(options)
         except RUN_ERRORS as error:
             raise _what_came_of(error, self._watchdog.disarm(), timeout_ms, model.opened.provider) from error
         self._watchdog.disarm()
-        return self._packed(bound, arrays, drafts)
+        return arrays
+
+    # --- results ---
+
+    def _cut(self, bound: BoundCall, arrays: Mapping[str, Array], rows: Sequence[int]) -> list[Packed]:
+        """Return the result of each call of a batch: its rows of every output."""
+        widths = [array.nbytes // array.shape[0] for array in arrays.values()]
+        heads_of: dict[int, tuple[bytes, ...] | None] = {}  # by the rows of a call; None: not inline
+        wholes: list[bytes] = []
+        results: list[Packed] = []
+        start = 0
+        for count in rows:
+            end = start + count
+            if count not in heads_of:
+                heads_of[count] = self._heads_for(bound, arrays, count)
+            heads = heads_of[count]
+            if heads is None:
+                results.append(self._packed(bound, {name: array[start:end] for name, array in arrays.items()}, {}))
+            else:
+                wholes = wholes or [array.tobytes() for array in arrays.values()]
+                parts = [
+                    part
+                    for head, whole, width in zip(heads, wholes, widths, strict=True)
+                    for part in (head, whole[start * width : end * width])
+                ]
+                results.append((b"".join(parts), ()))
+            start = end
+        return results
+
+    def _heads_for(self, bound: BoundCall, arrays: Mapping[str, Array], count: int) -> tuple[bytes, ...] | None:
+        """Return the heads of a result with `count` rows of each output; None if some are too large to be inline."""
+        sizes = [array.nbytes // array.shape[0] * count for array in arrays.values()]
+        if self._tensors is not None and max(sizes) > inline_bytes_max(sizes):
+            return None
+        described = [
+            (name, bound.dtypes[name], (count, *array.shape[1:]), size)
+            for (name, array), size in zip(arrays.items(), sizes, strict=True)
+        ]
+        return self._heads.of(tuple(described))
 
     def _packed(self, bound: BoundCall, arrays: Mapping[str, Array], drafts: Mapping[str, TensorDraft]) -> Packed:
         """Return the payload. Which outputs are inline depends on the sizes of all, not on how they were bound."""
@@ -165,5 +293,7 @@ def _what_came_of(error: Exception, stopped: Any, timeout_ms: int, provider: str
             return BadPayload(text)
         case "device":
             return DeviceLost(text)
-        case "memory" | "fault":
+        case "memory":
+            return RunEnded("faulted", text, out_of_memory=True)
+        case "fault":
             return RunEnded("faulted", text)

@@ -121,6 +121,7 @@ class BoundCall:
         self._floats = FloatEnvironment()
         self._binding = session.io_binding()
         self._bytes_of: dict[str, memoryview] = {}
+        self.own_bytes = 0  # of its own buffers
         self._arrays: dict[str, Array] = {}
         self._keep: list[Array] = []  # the binding holds only addresses
         for port, shape in inputs.items():
@@ -131,7 +132,7 @@ class BoundCall:
         for port, declared in outputs.items():
             self._bind_output(port, declared, places.get(port.name))
 
-    def fill(self, name: str, data: bytes) -> None:
+    def fill(self, name: str, data: bytes | memoryview) -> None:
         """Copy an inline input into its buffer."""
         self._bytes_of[name][:] = data
 
@@ -154,6 +155,7 @@ class BoundCall:
         if array is None:
             array = aligned_empty(numpy_dtype(port.dtype), shape)
             self._bytes_of[port.name] = array.reshape(-1).view(np.uint8).data
+            self.own_bytes += array.nbytes
         self._keep.append(array)
         self._binding.bind_input(port.name, "cpu", 0, port.element_type, list(shape), array.ctypes.data)
 
@@ -162,6 +164,7 @@ class BoundCall:
             self._binding.bind_output(port.name, "cpu")
             return
         array = aligned_empty(numpy_dtype(port.dtype), shape) if place is None else place
+        self.own_bytes += array.nbytes if place is None else 0
         self._arrays[port.name] = array
         self._binding.bind_output(port.name, "cpu", 0, port.element_type, list(shape), array.ctypes.data)
 

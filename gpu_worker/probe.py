@@ -22,13 +22,14 @@ from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES
 from rota.gpu_worker.certificate import LADDER, Certificate, Extents, ShapeCertificate, encode, of_shapes, unstable
 from rota.gpu_worker.certificate_store import conditions_of
+from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.model_io import Port
 from rota.gpu_worker.probe_rows import make_rows, takes_wide_integers
 from rota.gpu_worker.probes import NoBatch, RowRunner, Say, probe_alone, probe_batches
 from rota.gpu_worker.provider_table import Require
 from rota.gpu_worker.providers import RUN_ERRORS
 from rota.gpu_worker.repository import Repository
-from rota.gpu_worker.sessions import LoadedModel, Sessions
+from rota.gpu_worker.sessions import ModelLoader
 from rota.gpu_worker.settings import ModelSettings
 
 # A small model is probed with more rows, since a difference may show in few of them.
@@ -49,12 +50,11 @@ def main(arguments: list[str]) -> None:
     def say(text: str) -> None:
         print(json.dumps({"say": text}), file=report, flush=True)
 
-    sessions = Sessions(
-        Repository(Path(models)), threads=int(threads), require=cast(Require, provider), kept=1, certify=False
-    )
+    loader = ModelLoader(threads=int(threads), require=cast(Require, provider), tensors=None)
     code = 1
     try:
-        model = sessions.load(bytes.fromhex(digest))
+        entry = Repository(Path(models)).find(bytes.fromhex(digest))
+        model = loader.session(entry, entry.settings())
         text = encode(probed(model, say), digest, conditions_of(model.facts))
         print(json.dumps({"certificate": text}), file=report, flush=True)
         code = 0

@@ -208,6 +208,14 @@ class GpuWorkerSettings(WorkerSettings):
     threads: Annotated[
         int, Option("--threads", "ROTA_THREADS", "Threads of one CPU session; may change bits.", low=1, high=256)
     ] = 1
+    model_memory: Annotated[
+        int,
+        Option(
+            "--model-memory",
+            "ROTA_MODEL_MEMORY",
+            "Bytes that loaded models may take, by estimate; 0: half of the host's memory.",
+        ),
+    ] = 0
     models_dir: Annotated[
         Path | None, Option("--models", "ROTA_MODELS", "The model folder; else that of the run folder.")
     ] = None

@@ -6,7 +6,6 @@ another thread prepares the code and other folds run. Each report of preparation
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
@@ -17,8 +16,7 @@ from rota.common.errors import CodeError
 from rota.common.limits import STUCK_MS
 from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
 from rota.worker.executor import Ended, Job, Look, Looked, Outside, Preparing, Report, Stuck
-
-PREPARED_AT_ONCE: Final = 2  # each uses a processor or memory; more are queued
+from rota.worker.preparations import Preparations
 
 _INTERRUPTED: Final = FoldResult(NO_OUTCOMES, None, "interrupted")
 
@@ -95,13 +93,13 @@ class _Taken:
         self.interrupted_s: float | None = None  # when it was told to stop, if it was running
 
 
-class _PreparingJob:
-    """Code that is being prepared, and the folds that wait for it."""
+class _Waiting:
+    """What waits for code that is being prepared."""
 
-    __slots__ = ("looks", "waiting")
+    __slots__ = ("folds", "looks")
 
     def __init__(self) -> None:
-        self.waiting: dict[_Taken, list[int]] = {}  # indexes of folds
+        self.folds: dict[_Taken, list[int]] = {}  # indexes of folds
         self.looks: list[Look] = []
 
 
@@ -116,9 +114,8 @@ class FoldExecutor:
         self._running: _Taken | None = None
         self._turn = threading.Lock()  # held while the running job changes, and to interrupt it
         self._known: Code | None = None  # the last one found ready: the next fold usually has the same
-        self._preparations: dict[Code, _PreparingJob] = {}
-        self._threads: dict[Code, threading.Thread] = {}
-        self._made: queue.SimpleQueue[tuple[Code, Any, CodeError | BaseException | None]] = queue.SimpleQueue()
+        self._preparations = Preparations(outside.wake)
+        self._waiting: dict[Code, _Waiting] = {}
         self._runner = make(self._overran)
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -133,7 +130,7 @@ class FoldExecutor:
 
     def step(self) -> list[Report]:
         reports: list[Report] = []
-        if self._preparations:
+        if self._waiting:
             self._take_made(reports)
         if self._looks:
             self._look(self._looks.popleft(), reports)
@@ -163,8 +160,7 @@ class FoldExecutor:
 
     def close(self) -> None:
         self._runner.stop_preparing()
-        for thread in self._threads.values():
-            thread.join()
+        self._preparations.close()
         self._runner.close()
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -210,7 +206,7 @@ class FoldExecutor:
     # --- preparing --------------------------------------------------------------------------------------------------
 
     def _is_ready(self, code: Code) -> bool:
-        if code in self._preparations or self._runner.preparation(code) is not None:
+        if code in self._waiting or self._runner.preparation(code) is not None:
             return False
         self._known = code
         return True
@@ -226,70 +222,48 @@ class FoldExecutor:
             reports.append(Looked(look.number, None, error.message))
 
     def _set_aside(self, code: Code, taken: _Taken, place: int, reports: list[Report]) -> None:
-        waiting = self._prepare(code).waiting
+        waiting = self._prepare(code).folds
         if taken in waiting:
             waiting[taken].append(place)
             return
         waiting[taken] = [place]
         reports.append(self._pending())
 
-    def _prepare(self, code: Code) -> _PreparingJob:
-        """Return the preparation of this code; it starts now, or when an earlier one has ended."""
-        found = self._preparations.get(code)
+    def _prepare(self, code: Code) -> _Waiting:
+        """Return what waits for this code; its preparation begins now, or when an earlier one has ended."""
+        found = self._waiting.get(code)
         if found is None:
-            found = self._preparations[code] = _PreparingJob()
-            self._start_threads()
+            found = self._waiting[code] = _Waiting()
+            self._preparations.begin(code, lambda: self._runner.preparation(code))
         return found
-
-    def _start_threads(self) -> None:
-        for code in self._preparations:
-            if len(self._threads) >= PREPARED_AT_ONCE:
-                return
-            if code not in self._threads:
-                prepare = self._runner.preparation(code) or _nothing
-                thread = threading.Thread(target=self._make_ready, args=(code, prepare), name="prepare", daemon=True)
-                self._threads[code] = thread
-                thread.start()
-
-    def _make_ready(self, code: Code, prepare: Callable[[], Any]) -> None:
-        try:
-            self._made.put((code, prepare(), None))
-        except BaseException as error:  # not swallowed: a CodeError is an answer, others are raised by `step`
-            self._made.put((code, None, error))
-        self._outside.wake()
 
     def _take_made(self, reports: list[Report]) -> None:
         """Continue the folds that waited for code, and end those dropped meanwhile."""
         before = self._pending()
-        while not self._made.empty():
-            code, prepared, error = self._made.get()
-            self._threads.pop(code).join()
-            preparation = self._preparations.pop(code)
-            if error is None:
-                self._known = None  # it may have been evicted
-                self._runner.install(code, prepared)
-                self._go_on(preparation)
-            elif isinstance(error, CodeError):
-                self._refuse(preparation, error.message, reports)
-            else:
-                raise error
-        for preparation in self._preparations.values():
-            for taken in [taken for taken in preparation.waiting if taken.dropped]:
-                self._give_up(taken, preparation.waiting.pop(taken), _INTERRUPTED, reports)
-        self._start_threads()
+        for code, prepared, error in self._preparations.take_ended():
+            waiting = self._waiting.pop(code)
+            if error is not None:
+                self._refuse(waiting, error.message, reports)
+                continue
+            self._known = None  # it may have been evicted
+            self._runner.install(code, prepared)
+            self._go_on(waiting)
+        for waiting in self._waiting.values():
+            for taken in [taken for taken in waiting.folds if taken.dropped]:
+                self._give_up(taken, waiting.folds.pop(taken), _INTERRUPTED, reports)
         if self._pending() != before:
             reports.append(self._pending())
 
-    def _go_on(self, preparation: _PreparingJob) -> None:
-        self._looks.extend(preparation.looks)
-        for taken, places in preparation.waiting.items():
+    def _go_on(self, waiting: _Waiting) -> None:
+        self._looks.extend(waiting.looks)
+        for taken, places in waiting.folds.items():
             if not taken.todo:
                 self._ready.append(taken)
             taken.todo = [*taken.todo, *places]
 
-    def _refuse(self, preparation: _PreparingJob, reason: str, reports: list[Report]) -> None:
-        reports += [Looked(look.number, None, reason) for look in preparation.looks]
-        for taken, places in preparation.waiting.items():
+    def _refuse(self, waiting: _Waiting, reason: str, reports: list[Report]) -> None:
+        reports += [Looked(look.number, None, reason) for look in waiting.looks]
+        for taken, places in waiting.folds.items():
             self._give_up(taken, places, FoldResult(NO_OUTCOMES, None, "refused", reason), reports)
 
     def _give_up(self, taken: _Taken, places: list[int], result: FoldResult, reports: list[Report]) -> None:
@@ -301,11 +275,7 @@ class FoldExecutor:
 
     def _pending(self) -> Preparing:
         pairs: list[tuple[int, str]] = []
-        for preparation in self._preparations.values():
-            pairs += [(look.number, look.address) for look in preparation.looks]
-            pairs += [(taken.number, taken.folds[places[0]].address) for taken, places in preparation.waiting.items()]
+        for waiting in self._waiting.values():
+            pairs += [(look.number, look.address) for look in waiting.looks]
+            pairs += [(taken.number, taken.folds[places[0]].address) for taken, places in waiting.folds.items()]
         return Preparing(tuple(pairs))
-
-
-def _nothing() -> None:
-    """The preparation of code that has become ready meanwhile."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from rota.common.errors import CodeError
 from rota.common.model_call import Tensor, encode_call
 from rota.common.work import MODEL, Code, Fold, FoldResult, Limits, TaskInput, TensorRef
-from rota.gpu_worker.executor import OnnxExecutor
+from rota.gpu_worker.executor import ModelExecutor
 from rota.gpu_worker.repository import Repository
 from rota.tensors.store import TensorStore
+from rota.worker.executor import Ended, Look, Looked, Outside, Report, Work
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = ROOT / "scripts" / "fetch_magika.py"
@@ -30,6 +33,8 @@ ELEMENT_TYPES = {
     "int64": TensorProto.INT64,
     "bool": TensorProto.BOOL,
 }
+
+NEVER_BEGUN = FoldResult((), None, "interrupted")
 
 Declared = tuple[str, str, Sequence[Any]]
 """Name, dtype and extents of an input or output."""
@@ -114,14 +119,64 @@ class Bench:
         self.folder = folder
         self.repository = Repository(folder / "models")
         self.store = TensorStore(folder / "tensors")
-        self.executor = OnnxExecutor(folder / "models", self.store, **{"device": "cpu", **options})
+        self.open(**options)
 
-    def add(self, make: Callable[[Path], Path], name: str = "m", **limits: Any) -> Code:
+    def open(self, **options: Any) -> None:
+        """Make the executor, in the place of an earlier one."""
+        self.woken = threading.Event()
+        self.told: list[Report] = []
+        outside = Outside(self.woken.set, self.told.append)
+        store = options.pop("store", self.store)
+        self.executor = ModelExecutor(self.folder / "models", store, outside, **{"device": "cpu", **options})
+        self.reports: list[Report] = []
+        self._number = 0
+
+    def add(self, make: Callable[[Path], Path], name: str = "m", *, recorded: bool = True, **limits: Any) -> Code:
+        """Add a model and return code that accepts its results, repeatable or not."""
         entry = self.repository.add(make(self.folder / "sources" / f"{name}.onnx"), name)
-        return Code(entry.digest, MODEL, limits=Limits(**limits))
+        return Code(entry.digest, MODEL, limits=Limits(**limits), recorded=recorded)
+
+    def take(self, code: Code, *tasks: TaskInput, lane: int = 0, address: str = "model:m") -> int:
+        """Give the executor a job of one fold; return its number."""
+        self._number += 1
+        fold = Fold(bytes([lane]) * 32, code, address, None, tasks)
+        self.executor.take(Work(self._number, (fold,)))
+        return self._number
+
+    def end(self, *jobs: int) -> list[FoldResult]:
+        """Step until these jobs have ended; return the result of each one's fold."""
+        while True:
+            ended = {report.job: report.results for report in self.reports if isinstance(report, Ended)}
+            if all(job in ended for job in jobs):
+                return [(ended[job] or (NEVER_BEGUN,))[0] for job in jobs]
+            self.step()
+
+    def step(self) -> list[Report]:
+        """Do one step; if nothing came of it, wait until there is something to do."""
+        self.woken.clear()
+        reports = self.executor.step()
+        self.reports += reports
+        if not reports:
+            assert self.woken.wait(60)
+        return reports
 
     def run(self, code: Code, *tasks: TaskInput) -> FoldResult:
-        return self.executor.run(Fold(bytes(32), code, "model:m", None, tasks))
+        return self.end(self.take(code, *tasks))[0]
+
+    def prepare(self, code: Code) -> Mapping[str, Any]:
+        """Return the description of a model. Raises `CodeError` as the worker answers it."""
+        self._number += 1
+        self.executor.take(Look(self._number, code, "model:m"))
+        while True:
+            for report in self.step():
+                if isinstance(report, Looked) and report.job == self._number:
+                    if report.info is None:
+                        raise CodeError(report.message)
+                    return report.info
+
+    def loaded(self, code: Code) -> Any:
+        """Return the `LoadedModel` of a model that is loaded."""
+        return self.executor._lines[code.digest].resident.session
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rota.gpu_worker.certificate import Certificate, alone, encode
 from rota.gpu_worker.certificate_store import FOLDER, CertificateStore, conditions_of
 from rota.gpu_worker.certification import certificate_of
+from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.repository import Repository
-from rota.gpu_worker.sessions import LoadedModel, Sessions
+from rota.gpu_worker.sessions import ModelLoader
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds children in /proc")
 SMALL = FAMILIES["conv-1d"]
@@ -31,7 +32,7 @@ def load(folder: Path, graph: OperatorGraph, settings: str = "", *, threads: int
     (folder / "source" / "model.toml").write_text(settings, encoding="utf-8")
     repository = Repository(folder / "models")
     entry = repository.add(folder / "source", "m")
-    return Sessions(repository, threads=threads, require="cpu", kept=1, certify=False).load(entry.digest)
+    return ModelLoader(threads=threads, require="cpu", tensors=None).session(entry, entry.settings())
 
 
 def certified(
@@ -200,10 +201,10 @@ import sys
 from pathlib import Path
 from rota.gpu_worker.certification import certificate_of
 from rota.gpu_worker.repository import Repository
-from rota.gpu_worker.sessions import Sessions
+from rota.gpu_worker.sessions import ModelLoader
 repository = Repository(Path(sys.argv[1]))
 entry = repository.show("m")
-model = Sessions(repository, threads=1, require="cpu", kept=1, certify=False).load(entry.digest)
+model = ModelLoader(threads=1, require="cpu", tensors=None).session(entry, entry.settings())
 say = lambda text: print(text, flush=True)
 certificate_of(entry, model.opened, model.facts, threads=1, is_stopping=lambda: False, say=say)
 """

@@ -16,10 +16,14 @@ from onnx import helper
 from rota.common.errors import CodeError, ConfigError
 from rota.common.model_call import Tensor, decode_result, encode_call
 from rota.common.work import Code, Done, Failed, FoldResult, TensorRef
-from rota.gpu_worker.executor import OnnxExecutor
+from rota.gpu_worker.executor import ModelExecutor
+from rota.gpu_worker.loaded_model import KEPT_BYTES_MAX
 from rota.gpu_worker.providers import why_no_cuda
 from rota.tensors.arrays import decode_arrays, encode_arrays
+from rota.worker.executor import Outside
 
+NOBODY = Outside(lambda: None, lambda _: None)
+ROOM_BYTES = KEPT_BYTES_MAX + (1 << 20)  # what a tiny model is estimated at, and a little
 FOREVER = np.array(10**12)  # turns of a loop: hours
 
 
@@ -40,13 +44,13 @@ def test_results_are_the_sessions_own_bits_for_any_mix_of_shapes(bench: Any, kit
     random = np.random.default_rng(1)
     inputs = [random.standard_normal((rows, 16), np.float32) for rows in (1, 3, 1, 1, 8, 3, 1, 0, 1)]
     result = bench.run(code, *(kit.call(x=array) for array in inputs))
-    session = bench.executor._sessions.get(code.digest).opened.session
+    session = bench.loaded(code).opened.session
     for index, array in enumerate(inputs):
         expected = session.run(None, {"x": array})[0]
         y = outputs_of(bench, result, index)["y"]
         assert (y.shape, y.tobytes()) == (expected.shape, expected.tobytes())
     assert result.provenance is not None
-    assert (result.provenance.result_class, result.provenance.provider) == ("recorded", "cpu")
+    assert result.provenance[:2] == ("bitwise", "cpu")
     assert len(result.provenance.fingerprint) == 32
 
 
@@ -165,14 +169,14 @@ def test_without_a_store_everything_comes_inline(bench: Any, kit: Any) -> None:
     )
     alone = kit.Bench(bench.folder)
     alone.executor.close()
-    alone.executor = OnnxExecutor(bench.folder / "models", None, device="cpu")
+    alone.open(store=None)
     result = alone.run(code, *(kit.call(x=np.ones(n, np.float32)) for n in (1 << 15, 1 << 19)))
     alone.executor.close()
     assert len(outputs_of(bench, result)["y"]) == 1 << 15
     assert isinstance(result.outcomes[1], Failed)
     assert result.outcomes[1].kind == "bad_output"
     reference = TensorRef(bytes(32), "float32", (1,))
-    alone.executor = OnnxExecutor(bench.folder / "models", None, device="cpu")
+    alone.open(store=None)
     payload = encode_call({"x": Tensor("float32", (1,), 0)})
     failed = alone.run(code, kit.task(payload, (reference,))).outcomes[0]
     alone.executor.close()
@@ -247,18 +251,19 @@ def test_interrupt_stops_the_run_and_not_the_next_fold(bench: Any, kit: Any) -> 
     """Goal: `interrupt` from another thread ends the fold soon. Method: a first fold loads the model; the second
     would run for hours, so it can only end by the interrupt, which is repeated until the fold has begun."""
     code = bench.add(kit.endless, timeout_ms=3_600_000)
-    bench.executor.interrupt()  # nothing runs: no effect
+    bench.executor.drop(1)  # nothing runs: no effect
     assert outputs_of(bench, bench.run(code, kit.call(count=np.array(2))))["y"].tolist() == [2]
     ended = threading.Event()
+    job = bench.take(code, kit.call(count=FOREVER), kit.call(count=np.array(1)))
 
     def keep_interrupting() -> None:
         while not ended.wait(0.02):
-            bench.executor.interrupt()
+            bench.executor.drop(job)
 
     thread = threading.Thread(target=keep_interrupting)
     thread.start()
     try:
-        result = bench.run(code, kit.call(count=FOREVER), kit.call(count=np.array(1)))
+        (result,) = bench.end(job)
     finally:
         ended.set()
         thread.join()
@@ -287,7 +292,7 @@ def test_a_model_that_is_missing_damaged_or_no_model_is_refused(bench: Any, kit:
         (damaged, "is damaged"),
     ):
         with pytest.raises(CodeError, match=words):
-            bench.executor.prepare(code, "model:m")
+            bench.prepare(code)
         result = bench.run(code, kit.call(x=np.ones((1, 16), np.float32)))
         assert (tuple(result.outcomes), result.stopped) == ((), "refused")
         assert words in result.reason
@@ -307,8 +312,8 @@ def test_a_model_with_huge_inputs_is_served_without_a_probe(bench: Any, kit: Any
         return kit.build(path, nodes, [("x", "float32", shape)], [("y", "float32", shape)])
 
     for name, make in (("add", add), ("empty", empty)):
-        assert "at most 67108864" in bench.executor.prepare(bench.add(make, name), "model:m")["warm_up"]
-    assert not bench.executor.prepare(bench.add(kit.multilayer, "small"), "model:m")["warm_up"]
+        assert "at most 67108864" in bench.prepare(bench.add(make, name))["warm_up"]
+    assert not bench.prepare(bench.add(kit.multilayer, "small"))["warm_up"]
 
 
 def test_a_load_without_memory_is_refused(bench: Any, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,25 +327,40 @@ def test_a_load_without_memory_is_refused(bench: Any, kit: Any, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr("rota.gpu_worker.sessions.probe_input", no_memory)
         code = bench.add(kit.multilayer, "probe")
-        assert bench.executor.prepare(code, "model:m")["warm_up"] == "not enough memory: no more"
+        assert bench.prepare(code)["warm_up"] == "not enough memory: no more"
     code = bench.add(lambda path: kit.multilayer(path, seed=1), "session")
     monkeypatch.setattr("rota.gpu_worker.sessions.open_session", lambda *_, **__: no_memory())
     with pytest.raises(CodeError, match="not enough memory to load"):
-        bench.executor.prepare(code, "model:m")
+        bench.prepare(code)
 
 
-def test_sessions_are_kept_for_the_models_used_last(bench: Any, kit: Any) -> None:
-    """Goal: the number of sessions is bounded. Method: room for two, three models in turn, then the first again."""
-    small = kit.Bench(bench.folder, sessions_max=2)
+def test_models_used_last_stay_within_the_budget_of_memory(bench: Any, kit: Any) -> None:
+    """Goal: memory is bounded, and results do not show it. Method: room for two, three models in turn, twice; then all
+    three at once in one job, so that the models that have work must close one after the other."""
+    small = kit.Bench(bench.folder, memory_bytes=2 * ROOM_BYTES)
     codes = [small.add(lambda path, seed=seed: kit.multilayer(path, seed), f"m{seed}") for seed in range(3)]
     x = kit.call(x=np.ones((1, 16), np.float32))
-    first = [small.run(code, x) for code in codes]
-    again = [small.run(code, x) for code in codes]
-    kept = len(small.executor._sessions._loaded)
+    rounds = []
+    for _ in range(2):
+        rounds.append([small.run(code, x) for code in codes])
+        assert len(list(small.executor._residents)) == 2
+    rounds.append(small.end(*[small.take(code, x) for code in codes]))
+    rounds.append(small.end(*[small.take(code, x, x, x) for code in codes]))
     small.executor.close()
-    assert kept == 2
-    assert first == again
-    assert first[0].outcomes != first[1].outcomes
+    assert rounds[0] == rounds[1] == rounds[2]
+    assert [result.outcomes for result in rounds[3]] == [result.outcomes * 3 for result in rounds[0]]
+    assert rounds[0][0].outcomes != rounds[0][1].outcomes
+
+
+def test_a_model_larger_than_the_budget_is_served_alone(bench: Any, kit: Any) -> None:
+    """Goal: no budget makes a model unusable. Method: a budget of one byte, two models in turn and at once."""
+    tight = kit.Bench(bench.folder, memory_bytes=1)
+    codes = [tight.add(lambda path, seed=seed: kit.multilayer(path, seed), f"m{seed}") for seed in range(2)]
+    x = kit.call(x=np.ones((1, 16), np.float32))
+    alone = [tight.run(code, x) for code in codes]
+    assert tight.end(*[tight.take(code, x) for code in codes * 3]) == alone * 3
+    assert len(list(tight.executor._residents)) == 1
+    tight.executor.close()
 
 
 # --- providers ------------------------------------------------------------------------------------------------------
@@ -354,7 +374,7 @@ def test_falling_back_to_the_cpu_is_visible(
     code = bench.add(kit.multilayer)
     with caplog.at_level(logging.WARNING):
         auto = kit.Bench(bench.folder, device="auto")
-        description = auto.executor.prepare(code, "model:m")
+        description = auto.prepare(code)
     auto.executor.close()
     assert description["provider"] == "cpu"
     assert description["reason"] == auto.executor.reason
@@ -362,18 +382,18 @@ def test_falling_back_to_the_cpu_is_visible(
     assert "\n" not in description["reason"]
     assert [record.getMessage() for record in caplog.records] == [f"model m 1 runs on the CPU: {description['reason']}"]
     assert "onnxruntime" not in capfd.readouterr().err
-    assert bench.executor.prepare(code, "model:m")["reason"] == ""
+    assert bench.prepare(code)["reason"] == ""
 
 
 @pytest.mark.skipif(not why_no_cuda(), reason="CUDA works here")
 def test_a_required_cuda_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """Goal: `require` never falls back. Method: a worker on a host without CUDA."""
     with pytest.raises(ConfigError, match="CUDA is required and cannot be had: "):
-        OnnxExecutor(tmp_path, None, device="cuda", require=True)
+        ModelExecutor(tmp_path, None, NOBODY, device="cuda", require=True)
     with pytest.raises(ConfigError, match="must be named"):
-        OnnxExecutor(tmp_path, None, device="auto", require=True)
+        ModelExecutor(tmp_path, None, NOBODY, device="auto", require=True)
     with pytest.raises(ConfigError, match="no device 'tpu'"):
-        OnnxExecutor(tmp_path, None, device="tpu")
+        ModelExecutor(tmp_path, None, NOBODY, device="tpu")
 
 
 @pytest.mark.gpu
@@ -384,7 +404,7 @@ def test_cuda_runs_strictly_and_repeats_its_bits(bench: Any, kit: Any) -> None:
     x = kit.call(x=np.linspace(-1, 1, 64, dtype=np.float32).reshape(4, 16))
     cuda = kit.Bench(bench.folder, device="cuda", require=True)
     result = cuda.run(code, x, x)
-    nodes = cuda.executor._sessions.get(code.digest).facts["nodes"]
+    nodes = cuda.loaded(code).facts["nodes"]
     cuda.executor.close()
     assert result.provenance is not None
     assert result.provenance.provider == "cuda"

@@ -15,15 +15,15 @@ from rota.gpu_worker.fingerprint import digest_of_facts, machine_facts, probe_in
 from rota.gpu_worker.hardware import gpu_facts, processor_facts
 from rota.gpu_worker.packages import conflict_between, installed_runtimes, package_conflict
 from rota.gpu_worker.providers import why_no_cuda
+from rota.gpu_worker.sessions import ModelLoader
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from rota.common.work import MODEL, Code
-from rota.gpu_worker.executor import OnnxExecutor
-executor = OnnxExecutor(Path(sys.argv[1]), None, device="cpu")
-print(executor.prepare(Code(bytes.fromhex(sys.argv[2]), MODEL), "model:m")["fingerprint"].hex())
-executor.close()
+from rota.gpu_worker.repository import Repository
+from rota.gpu_worker.sessions import ModelLoader
+entry = Repository(Path(sys.argv[1])).find(bytes.fromhex(sys.argv[2]))
+print(ModelLoader(threads=1, require="cpu", tensors=None).load(entry).provenance.fingerprint.hex())
 """
 
 
@@ -53,8 +53,8 @@ def test_fingerprint_moves_with_model_threads_and_graph_level(bench: Any, kit: A
     for text in ("", "threads = 2", 'graph_level = "basic"'):
         (folder / "model.toml").write_text(text)
         codes.append(bench.repository.add(folder, "m").digest)
-    sessions = bench.executor._sessions
-    loaded = [sessions.get(digest) for digest in codes]
+    loader = ModelLoader(threads=1, require="cpu", tensors=None)
+    loaded = [loader.load(bench.repository.find(digest)).session for digest in codes]
     assert len({model.fingerprint for model in loaded}) == 3
     assert loaded[1].facts["settings"]["threads"] == "2"
     assert loaded[0].facts["probe"] == loaded[1].facts["probe"]
@@ -63,17 +63,16 @@ def test_fingerprint_moves_with_model_threads_and_graph_level(bench: Any, kit: A
 
 def test_a_probe_that_the_model_refuses_is_said_and_can_be_given_its_shape(bench: Any, kit: Any) -> None:
     """Goal: a model that cannot take the smallest shapes is served, says so, and can name a shape in model.toml."""
-
     folder = bench.folder / "sources"
-
+    loader = ModelLoader(threads=1, require="cpu", tensors=None)
     nodes = [helper.make_node("Reshape", ["x", "to"], ["y"])]
     declared = [("x", "float32", ["n"])], [("y", "float32", ["a", 4])]
     kit.build(folder / "model.onnx", nodes, *declared, {"to": np.array([-1, 4])})
-    refused = bench.executor._sessions.get(bench.repository.add(folder, "m").digest)
+    refused = loader.load(bench.repository.add(folder, "m")).session
     assert refused.warm_up != ""
     assert refused.facts["probe"].startswith("none: ")
     (folder / "model.toml").write_text("[[shapes]]\nx = [8]")
-    given = bench.executor._sessions.get(bench.repository.add(folder, "m").digest)
+    given = loader.load(bench.repository.add(folder, "m")).session
     assert given.warm_up == ""
     assert len(given.facts["probe"]) == 64
 

@@ -104,7 +104,7 @@ def test_an_initializer_that_is_an_input_too_keeps_its_value(bench: Any, kit: An
         return save(path, helper.make_graph(nodes, "g", ports[:2], ports[2:], [weights]))
 
     code = bench.add(both)
-    assert bench.executor.prepare(code, "model:m")["fixed"] == ["w"]
+    assert bench.prepare(code)["fixed"] == ["w"]
     one = np.ones(4, np.float32)
     done, failed = bench.run(code, kit.call(x=one), kit.call(x=one, w=one)).outcomes
     assert decode_arrays(done.result, done.tensors, bench.store)["y"].tolist() == [3, 3, 3, 3]

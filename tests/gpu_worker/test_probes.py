@@ -12,10 +12,11 @@ from _operator_graphs import FAMILIES, FLOAT, HALF, OperatorGraph, node, normal
 from onnx import TensorProto, helper, numpy_helper
 
 from rota.gpu_worker.certificate import Certificate
+from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.probe import probed
 from rota.gpu_worker.probe_rows import OUTLIERS, make_rows
 from rota.gpu_worker.repository import Repository
-from rota.gpu_worker.sessions import LoadedModel, Sessions
+from rota.gpu_worker.sessions import ModelLoader
 
 SIZES = (1, 2, 3, 4, 5, 8, 16)
 DTYPES = {FLOAT: np.float32, HALF: np.float16}
@@ -24,7 +25,7 @@ DTYPES = {FLOAT: np.float32, HALF: np.float16}
 def load(folder: Path, source: Path, *, threads: int = 1) -> LoadedModel:
     repository = Repository(folder / "models")
     entry = repository.add(source, "m")
-    return Sessions(repository, threads=threads, require="cpu", kept=1, certify=False).load(entry.digest)
+    return ModelLoader(threads=threads, require="cpu", tensors=None).session(entry, entry.settings())
 
 
 def load_graph(folder: Path, graph: OperatorGraph, settings: str = "", *, threads: int = 1) -> LoadedModel:

@@ -1,0 +1,100 @@
+"""Decodes tasks into calls that wait for their model: of tensors, of texts to encode, of texts to generate.
+
+A task with a payload that its model cannot take has its outcome here. A task with several texts becomes one call of one
+row for each, so that texts of many tasks share batches; its outcome is there when the last of them is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rota.common.errors import BadPayload, TensorError
+from rota.common.limits import TENSORS_PER_TASK_MAX
+from rota.common.text_calls import GenerateCall, decode_text_call
+from rota.common.work import Done
+from rota.gpu_worker.call_forms import CallForms, InlineCall, inline_call
+from rota.gpu_worker.inference import ReferencedCall
+from rota.gpu_worker.model_jobs import EncodedTask, FoldRun, QueuedCall, failed
+from rota.gpu_worker.residents import ModelLine, Resident
+from rota.gpu_worker.text_model import EncodingModel
+
+_GENERATE = ("generate",)
+
+
+class Admission:
+    """Used by the executor's thread."""
+
+    def __init__(self) -> None:
+        self._forms = CallForms()
+
+    def admit(self, line: ModelLine, resident: Resident, fold: FoldRun) -> None:
+        """Queue the calls of a fold at its model."""
+        for index, task in enumerate(fold.fold.tasks):
+            try:
+                if resident.generating is not None:
+                    self._admit_generate(line, fold, index)
+                elif resident.encoding is not None:
+                    self._admit_texts(line, resident, resident.encoding, fold, index)
+                else:
+                    assert resident.session is not None
+                    decoded = self._forms.decode(task.payload, task.tensors)
+                    if type(decoded) is InlineCall:
+                        plan = resident.session.plan(decoded.form.call)
+                        call: InlineCall | ReferencedCall = decoded
+                    else:
+                        assert not isinstance(decoded, InlineCall)
+                        plan = resident.session.plan(decoded)
+                        call = ReferencedCall(decoded, task.tensors)
+                    if plan.misfit:
+                        raise BadPayload(plan.misfit)
+                    line.waiting.add(QueuedCall.of(fold, index, plan, call))
+            except BadPayload as error:
+                fold.finish(index, failed("bad_input", error.message))
+
+    def part_done(self, call: QueuedCall, arrays: Mapping[str, Any]) -> None:
+        """Note the outputs of one text of a task; with the last one the task has its outcome."""
+        assert call.part is not None
+        task, at = call.part
+        task.outputs[at] = arrays
+        task.left -= 1
+        if task.left:
+            return
+        fold, index = call.fold, call.place
+        try:
+            result, references = task.texts.packed([outputs for outputs in task.outputs if outputs is not None])
+        except BadPayload as error:
+            fold.finish(index, failed("bad_input", error.message))
+            return
+        except TensorError as error:
+            fold.cut(index, "faulted", error.message)
+            return
+        limit = fold.fold.code.limits.result_bytes
+        if len(result) > limit or len(references) > TENSORS_PER_TASK_MAX:
+            fold.finish(index, failed("bad_output", f"the result has {len(result)} bytes, the limit is {limit}"))
+            return
+        fold.finish(index, Done(result, None, (), (), 0, references))
+
+    def _admit_texts(
+        self, line: ModelLine, resident: Resident, encoding: EncodingModel, fold: FoldRun, index: int
+    ) -> None:
+        session = resident.session
+        assert session is not None
+        texts = encoding.rows(fold.fold.tasks[index].payload)
+        calls = [inline_call(call) for call in texts.calls]
+        task = EncodedTask(texts, len(calls))
+        if not calls:
+            result, references = texts.packed([])
+            fold.finish(index, Done(result, None, (), (), 0, references))
+            return
+        plans = [session.plan(call.form.call) for call in calls]
+        for plan in plans:
+            if plan.misfit:
+                raise BadPayload(plan.misfit)
+        for at, (call, plan) in enumerate(zip(calls, plans, strict=True)):
+            line.waiting.add(QueuedCall.of(fold, index, plan, call, (task, at)))
+
+    def _admit_generate(self, line: ModelLine, fold: FoldRun, index: int) -> None:
+        call = decode_text_call(fold.fold.tasks[index].payload, "generate")
+        assert isinstance(call, GenerateCall)
+        line.waiting.add(QueuedCall(fold, index, fold.fold.lane_seed, _GENERATE, 1, 0, None, call, None))
