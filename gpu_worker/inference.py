@@ -20,7 +20,8 @@ from rota.common.errors import BadPayload, DeviceLost
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor, encode_result
 from rota.common.work import TensorRef
 from rota.gpu_worker.call_forms import InlineCall
-from rota.gpu_worker.loaded_model import CallPlan, LoadedModel
+from rota.gpu_worker.call_plan import CallPlan
+from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port
 from rota.gpu_worker.providers import RUN_ERRORS, error_text
 from rota.gpu_worker.result_heads import ResultHeads

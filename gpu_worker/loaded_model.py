@@ -1,7 +1,6 @@
 """A model that is ready to run: session, ports, certificate, and what follows from these for each kind of call.
 
-A `CallPlan` says how calls of one signature run. It is a function of the certificate and the signature, so whether a
-call may share a batch, and the sizes to which it is padded, never depend on load or history (decision 0020).
+How a call runs (`CallPlan`) is a function of the certificate and of its signature.
 """
 
 from __future__ import annotations
@@ -9,10 +8,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from rota.common.model_call import Call
 from rota.common.work import Provenance
+from rota.gpu_worker.call_plan import CallPlan, Shape
 from rota.gpu_worker.certificate import Certificate, unstable
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port, named_extents
 from rota.gpu_worker.providers import OpenSession
@@ -26,28 +26,6 @@ KEPT_CALLS_MAX: Final = 64
 FALLBACK_CHARS_MAX: Final = 256  # of the reason in a provenance
 
 _NOT_LOADED: Final = unstable("it is not loaded")
-
-Shape = tuple[Any, ...]
-"""What calls must share to ride in one batch: the wanted outputs, and each input's name, dtype and extents."""
-
-
-class CallPlan(NamedTuple):
-    """How calls of one signature run.
-
-    `sizes` are what they may be padded to, ascending; empty if each runs alone at its own shape. `rows_max` is how many
-    rows share a batch. `misfit` says why they cannot run at all.
-    """
-
-    misfit: str
-    call: Call  # without data
-    shape: Shape
-    rows: int
-    sizes: tuple[int, ...]
-    rows_max: int
-
-    def size_for(self, rows: int) -> int:
-        """Return the batch for so many rows; 0 if the call runs at its own shape."""
-        return next((size for size in self.sizes if size >= rows), 0)
 
 
 @dataclass(slots=True)

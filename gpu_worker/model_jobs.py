@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX
 from rota.common.work import Done, Failed, Fold, FoldResult, Outcome, Provenance, Stopped, TaskInput
 from rota.gpu_worker.call_forms import InlineCall
-from rota.gpu_worker.loaded_model import CallPlan
+from rota.gpu_worker.call_plan import CallPlan
 from rota.gpu_worker.text_model import EncodedTexts
 
 _REFERENCED: Final = "referenced"
