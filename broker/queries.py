@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from rota.broker.code_uses import code_uses
 from rota.broker.lane import Lane
 from rota.broker.results import result_item
 from rota.broker.state import BrokerState
 from rota.broker.tasks import DeadTask, Run, Task, caught_task
 from rota.common import errors, messages
+from rota.common.digests import DIGEST_BYTES
 from rota.common.targets import DEFAULT_LANE, code_name
 from rota.common.work import Code, Failed
 
@@ -154,6 +156,13 @@ def _agent(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _deploys(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, **_code_facts(code)} for name, code in sorted(_lane(broker, arguments).deploys.items())]
+
+
+def _uses(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    digest = arguments.get("digest")
+    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+        raise errors.BadPayload(f"digest wants {DIGEST_BYTES} bytes")
+    return code_uses(broker.world, digest)
 
 
 def _code_facts(code: Code) -> dict[str, Any]:
@@ -298,6 +307,7 @@ _QUESTIONS: Final[dict[str, Callable[[Any, dict[str, Any]], Any]]] = {
     "agent": _agent,
     "workers": _workers,
     "deploys": _deploys,
+    "uses": _uses,
     "tasks": _tasks,
     "task": _task,
     "dead": _dead,

@@ -132,7 +132,7 @@ def _added(
                 info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
         except CodeError:
             if entry.digest not in had:
-                repository.remove(entry)
+                repository.remove(entry.name, entry.version)
                 click.echo(f"model {name} is not added: no worker can run it", err=True)
             raise
         except (RotaError, TimeoutError):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from rota.gpu_worker.repository import MANIFEST_FILE, Repository
+from rota.gpu_worker.model_sources import MANIFEST_FILE
+from rota.gpu_worker.repository import Repository
 
 
 class ModelFiles(NamedTuple):

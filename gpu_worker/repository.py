@@ -1,8 +1,11 @@
 """The model repository: folders `NAME/VERSION/` of model files, each with a manifest that names every file by digest.
 
 A model is named by the digest of all its files, so equal digests mean equal bytes. A version appears complete, by a
-rename, and is read-only afterwards. `check` reads the files again and raises if one differs from the manifest. The
-command line imports this file, so it must not import onnxruntime.
+rename, and is read-only afterwards; its number is never given again. `check` reads the files again and raises if one
+differs from the manifest. The command line imports this file, so it must not import onnxruntime.
+
+A file that is being copied is in a folder `.adding-*`, whose lock its process holds: a folder that is not locked was
+left by a process that died, and the next change of the repository removes it.
 
 Journals name models by this digest: a change of `_digest_of_files` or of the list of files that are left out needs a
 new manifest format (MANIFEST_FORMAT).
@@ -10,37 +13,37 @@ new manifest format (MANIFEST_FORMAT).
 
 from __future__ import annotations
 
+import contextlib
 import json
-import mmap
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-from blake3 import blake3
+from typing import Any, Final, NamedTuple
 
 from rota.common.digests import DIGEST_BYTES, digest_of
 from rota.common.errors import CodeError
 from rota.common.shown import shown
-from rota.common.targets import VERSION_DIGITS_MAX, is_name
+from rota.common.targets import MODEL_PREFIX, VERSION_DIGITS_MAX, is_name
+from rota.gpu_worker.certificate_store import CertificateStore
 from rota.gpu_worker.draws import drawing_operator
-from rota.gpu_worker.graph import Graph, check_graph, read_graph
+from rota.gpu_worker.graph import Graph, read_graph
+from rota.gpu_worker.model_check import MODEL_FILE, check_model, read_model, read_text
+from rota.gpu_worker.model_sources import MANIFEST_FILE, copy_file, measure, source_files
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings, parse_settings
-from rota.host.files import sync_folder
+from rota.host.files import locked, sync_folder, try_lock
 
-MODEL_FILE: Final = "model.onnx"
-MANIFEST_FILE: Final = "rota-manifest.json"
 MANIFEST_FORMAT: Final = 1
 
 _DIGEST_DOMAIN: Final = "rota model 1"
-_CHUNK_BYTES: Final = 1 << 20
 _SCRATCH_PREFIX: Final = ".adding-"
-
-T = TypeVar("T")
+_LOCK_FILE: Final = ".lock"  # of the repository while it changes, and of each scratch folder while it is used
+_NEXT_FILE: Final = ".next"  # in a model's folder: the number of its next version, once one was removed
+_REFERENCE: Final = re.compile(rf"([^@]+)(?:@([1-9][0-9]{{0,{VERSION_DIGITS_MAX - 1}}}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class ModelEntry:
     def graph(self) -> Graph:
         """Return the inputs and outputs of the model. Raises `CodeError` if its file cannot be read."""
         try:
-            return _graph_of(self.model_path)
+            return read_model(self.model_path, read_graph)
         except OSError as error:
             raise CodeError(
                 f"{self._title()}: {self.model_path} cannot be read ({error.strerror}); {_REMEDY}"
@@ -82,7 +85,7 @@ class ModelEntry:
     def drawing_operator(self) -> str:
         """Return an operator of the model that draws random numbers, or an empty text. Raises as `graph` does."""
         try:
-            return _read_model(self.model_path, drawing_operator)
+            return read_model(self.model_path, drawing_operator)
         except OSError as error:
             raise CodeError(
                 f"{self._title()}: {self.model_path} cannot be read ({error.strerror}); {_REMEDY}"
@@ -93,7 +96,7 @@ class ModelEntry:
         if all(file.path != SETTINGS_FILE for file in self.files):
             return ModelSettings()
         path = self.folder / SETTINGS_FILE
-        return parse_settings(_read_text(path), str(path))
+        return parse_settings(read_text(path), str(path))
 
     def check(self) -> None:
         """Read all files again. Raises `CodeError` naming the first that is missing or has changed."""
@@ -102,7 +105,7 @@ class ModelEntry:
             if not path.resolve().is_relative_to(self.folder.resolve()):
                 raise CodeError(f"{self._title()}: {path} leads out of the model's folder; {_REMEDY}")
             try:
-                size_bytes, digest = _measure(path)
+                size_bytes, digest = measure(path)
             except OSError as error:
                 raise CodeError(f"{self._title()}: {path} cannot be read ({error.strerror}); {_REMEDY}") from None
             if (size_bytes, digest) != (file.size_bytes, file.digest):
@@ -115,11 +118,19 @@ class ModelEntry:
         return f"model {self.name} version {self.version}"
 
 
-_REMEDY: Final = "remove this version's folder and add the model again"
+_REMEDY: Final = "remove this version (`rota model rm`) and add the model again"
+
+
+class DamagedEntry(NamedTuple):
+    """A version that cannot be used, and why."""
+
+    name: str
+    version: int
+    problem: str
 
 
 class Repository:
-    """The models under one folder. Several processes may read and add at the same time."""
+    """The models under one folder. Several processes may read and change it at the same time."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -132,84 +143,162 @@ class Repository:
         """
         if not _is_model_name(name):
             raise CodeError(f"{name!r} cannot name a model: use letters, digits, _ . - and do not start with a dot")
-        sources = dict(_source_files(path))
+        sources = dict(source_files(path))
         self.root.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
-        try:
-            files = tuple(_copy(source, scratch, relative) for relative, source in sources.items())
-            _check_graph(scratch / MODEL_FILE, sources)
-            if SETTINGS_FILE in sources:
-                parse_settings(_read_text(scratch / SETTINGS_FILE), str(sources[SETTINGS_FILE]))
+        with self._scratch() as scratch:
+            files = tuple(ModelFile(name, *copy_file(source, scratch, name)) for name, source in sources.items())
+            check_model(scratch, sources, path if path.is_dir() else path.parent)
             return self._publish(scratch, name, files)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)  # already renamed on success
 
-    def remove(self, entry: ModelEntry) -> None:
-        """Remove a version."""
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
-        try:
-            os.rename(entry.folder, scratch / str(entry.version))  # so that nobody reads half of it
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    def remove(self, name: str, version: int) -> None:
+        """Remove a version, also a damaged one, and its certificates. Its number is never given again.
+
+        Raises `CodeError` if there is none, or if its folder cannot be moved.
+        """
+        found = [one for one in self._versions(name) if one.version == version] if _is_model_name(name) else []
+        if not found:
+            raise self._missing(name, version)
+        with self._scratch() as scratch:
+            with locked(self.root / _LOCK_FILE, exclusive=True):
+                self._note_next(name, max(self._next(name), version + 1))
+                try:
+                    os.rename(self.root / name / str(version), scratch / str(version))  # nobody reads half of it
+                except OSError as error:
+                    raise CodeError(f"version {version} of {name} cannot be removed: {error.strerror}") from error
+                sync_folder(self.root / name)
+            digest = getattr(found[0], "digest", None)
+            if digest is not None and not any(one.digest == digest for one in self.list()):
+                CertificateStore(self.root).remove(digest.hex())
 
     def list(self) -> tuple[ModelEntry, ...]:
-        """Return all versions of all models, by name and version."""
-        if not self.root.is_dir():
-            return ()
-        names = sorted(child.name for child in self.root.iterdir() if child.is_dir() and _is_model_name(child.name))
-        return tuple(entry for name in names for entry in self._versions(name))
+        """Return all usable versions of all models, by name and version."""
+        return tuple(one for one in self.entries() if isinstance(one, ModelEntry))
+
+    def entries(self) -> Iterator[ModelEntry | DamagedEntry]:
+        """Yield all versions of all models, by name and version."""
+        if self.root.is_dir():
+            for name in sorted(child.name for child in self.root.iterdir() if _is_model_name(child.name)):
+                yield from self._versions(name)
 
     def show(self, name: str, version: int | None = None) -> ModelEntry:
-        """Return one version of a model, by default the newest. Raises `CodeError` if there is none."""
+        """Return one version of a model, by default the newest.
+
+        Raises `CodeError` if there is none, or if it is damaged.
+        """
         versions = self._versions(name) if _is_model_name(name) else ()
         for entry in reversed(versions):
             if version is None or entry.version == version:
-                return entry
-        wanted = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
-        raise CodeError(f"there is no {wanted} in {self.root}; `rota model ls` lists them, `rota model add` adds one")
+                return _usable(entry)
+        raise self._missing(name, version)
 
     def named(self, text: str) -> ModelEntry:
         """Return the model that a text NAME or NAME@VERSION names. Raises `CodeError` if there is none."""
-        name, at, version = text.partition("@")
-        if at and not (_is_version(version) and len(version) <= VERSION_DIGITS_MAX):
-            raise CodeError(f"{shown(text)} names no version of a model: use NAME or NAME@VERSION, as digits@2")
-        return self.show(name, int(version) if at else None)
+        return self.show(*parse_reference(text))
 
     def find(self, digest: bytes) -> ModelEntry:
         """Return the model with this digest. Raises `CodeError` if no version has it."""
-        for entry in self.list():
-            if entry.digest == digest:
+        problems = []
+        for entry in self.entries():
+            if isinstance(entry, DamagedEntry):
+                problems.append(entry.problem)
+            elif entry.digest == digest:
                 return entry
+        if problems:  # perhaps it is one of those
+            raise CodeError(f"no good model in {self.root} has the digest {digest.hex()[:16]}: {problems[0]}")
         raise CodeError(
             f"no model in {self.root} has the digest {digest.hex()[:16]}; add it on this host too: `rota model add`"
         )
 
-    def _versions(self, name: str) -> tuple[ModelEntry, ...]:
+    def _missing(self, name: str, version: int | None) -> CodeError:
+        wanted = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
+        return CodeError(f"there is no {wanted} in {self.root}; `rota model ls` lists them, `rota model add` adds one")
+
+    def _versions(self, name: str) -> tuple[ModelEntry | DamagedEntry, ...]:
         folder = self.root / name
         if not folder.is_dir():
             return ()
         numbers = sorted(int(child.name) for child in folder.iterdir() if _is_version(child.name))
-        return tuple(_read_manifest(folder / str(number), name, number) for number in numbers)
+        return tuple([_entry(folder / str(number), name, number) for number in numbers])
+
+    def _next(self, name: str) -> int:
+        """Return the number of a model's next version."""
+        numbers = [one.version for one in self._versions(name)]
+        with contextlib.suppress(OSError, ValueError):
+            numbers.append(int((self.root / name / _NEXT_FILE).read_text(encoding="ascii")) - 1)
+        return max(numbers, default=0) + 1
+
+    def _note_next(self, name: str, number: int) -> None:
+        path = self.root / name / _NEXT_FILE
+        fresh = path.with_name(f"{_NEXT_FILE}-new")
+        with open(fresh, "w", encoding="ascii") as file:
+            file.write(f"{number}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """Make a folder for the block, after removing those of processes that died."""
+        with locked(self.root / _LOCK_FILE, exclusive=True):
+            self._remove_stale()
+            scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=self.root))
+            lock = os.open(scratch.with_name(f"{scratch.name}{_LOCK_FILE}"), os.O_RDWR | os.O_CREAT, 0o600)
+            try_lock(lock)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)  # already renamed on success
+            os.close(lock)
+            with contextlib.suppress(OSError):
+                os.unlink(f"{scratch}{_LOCK_FILE}")
+
+    def _remove_stale(self) -> None:
+        """Remove the scratch folders that no process uses. The repository is locked, so none is being made."""
+        for scratch in sorted(self.root.glob(f"{_SCRATCH_PREFIX}*")):
+            if scratch.is_dir():
+                lock = scratch.with_name(f"{scratch.name}{_LOCK_FILE}")
+                with contextlib.suppress(OSError), open(lock, "ab") as file:
+                    if try_lock(file.fileno()):
+                        shutil.rmtree(scratch, ignore_errors=True)
+                        lock.unlink()
 
     def _publish(self, scratch: Path, name: str, files: tuple[ModelFile, ...]) -> ModelEntry:
         digest = _digest_of_files(files)
-        (self.root / name).mkdir(exist_ok=True)
-        while True:
-            versions = self._versions(name)
-            for entry in versions:
-                if entry.digest == digest:
+        with locked(self.root / _LOCK_FILE, exclusive=True):
+            for entry in self._versions(name):
+                if isinstance(entry, ModelEntry) and entry.digest == digest:
                     return entry
-            version = versions[-1].version + 1 if versions else 1
+            version = self._next(name)
             folder = self.root / name / str(version)
+            folder.parent.mkdir(exist_ok=True)
             _write_manifest(scratch, ModelEntry(name, version, digest, files, folder))
-            try:
-                os.rename(scratch, folder)
-            except OSError:
-                if not folder.exists():
-                    raise
-                continue  # another process took this version before our rename
+            os.rename(scratch, folder)
             sync_folder(folder.parent)
-            return ModelEntry(name, version, digest, files, folder)
+        return ModelEntry(name, version, digest, files, folder)
+
+
+def parse_reference(text: str) -> tuple[str, int | None]:
+    """Return name and version of `NAME` or `NAME@VERSION`, with or without `model:` before it.
+
+    Raises `CodeError` for anything else.
+    """
+    found = _REFERENCE.fullmatch(text.removeprefix(MODEL_PREFIX))
+    if found is None or not _is_model_name(found[1]):
+        raise CodeError(f"{shown(text)} names no model: use NAME or NAME@VERSION, such as digits or digits@2")
+    return found[1], int(found[2]) if found[2] else None
+
+
+def _entry(folder: Path, name: str, version: int) -> ModelEntry | DamagedEntry:
+    try:
+        return _read_manifest(folder, name, version)
+    except CodeError as error:
+        return DamagedEntry(name, version, error.message)
+
+
+def _usable(entry: ModelEntry | DamagedEntry) -> ModelEntry:
+    if isinstance(entry, DamagedEntry):
+        raise CodeError(entry.problem)
+    return entry
 
 
 def _is_model_name(name: str) -> bool:
@@ -220,113 +309,34 @@ def _is_version(name: str) -> bool:
     return name.isascii() and name.isdigit() and not name.startswith("0")
 
 
-def _source_files(path: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files to copy with their path in the model, sorted by the bytes of that path."""
-    if path.is_file():
-        yield MODEL_FILE, path
-        return
-    if not path.is_dir():
-        raise CodeError(f"{path} is neither a file nor a folder")
-    found = {}
-    root = path.resolve()
-    for child in path.rglob("*"):
-        relative = child.relative_to(path)
-        if any(part.startswith(".") for part in relative.parts) or str(relative) == MANIFEST_FILE:
-            continue
-        if not relative.as_posix().isprintable():
-            raise CodeError(f"{child!r} has a name that is not plain text; rename the file")
-        if child.is_file():
-            found[relative.as_posix()] = _own_file(child, root)
-        elif not child.is_dir() or child.is_symlink():
-            raise CodeError(f"{child} is neither a file nor a folder of its own; a model holds plain files only")
-    if MODEL_FILE not in found:
-        raise CodeError(f"{path} has no {MODEL_FILE}; name the model's main file so")
-    for relative_path in sorted(found, key=os.fsencode):
-        yield relative_path, found[relative_path]
-
-
-def _own_file(child: Path, root: Path) -> Path:
-    """Return the file itself. It may be linked to within the model's folder, but must not be outside of it."""
-    real = child.resolve()
-    if not real.is_relative_to(root):
-        raise CodeError(f"{child} is a link to {real}, which is outside of {root}: put a copy there (`cp -L`)")
-    return real
-
-
-def _check_graph(path: Path, files: Iterable[str]) -> None:
-    """Raise `CodeError` for a graph whose tasks could not be sent, or that needs files which the model lacks."""
-    try:
-        check_graph(_graph_of(path), dict.fromkeys(files))
-    except CodeError as error:
-        raise CodeError(f"{MODEL_FILE} cannot be used: {error.message}") from None
-
-
-def _graph_of(path: Path) -> Graph:
-    return _read_model(path, read_graph)
-
-
-def _read_model(path: Path, read: Callable[[memoryview], T]) -> T:
-    with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise CodeError("it is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            return read(data)
-
-
-def _copy(source: Path, folder: Path, relative: str) -> ModelFile:
-    target = folder / relative
-    target.parent.mkdir(parents=True, exist_ok=True)
-    hasher = blake3()
-    size_bytes = 0
-    try:
-        with open(source, "rb") as reader, open(target, "wb") as writer:
-            while chunk := reader.read(_CHUNK_BYTES):
-                hasher.update(chunk)
-                writer.write(chunk)
-                size_bytes += len(chunk)
-            writer.flush()
-            os.fsync(writer.fileno())
-    except OSError as error:
-        raise CodeError(f"{source} cannot be copied to {target}: {error.strerror}") from None
-    target.chmod(0o444)
-    return ModelFile(relative, size_bytes, hasher.digest())
-
-
-def _measure(path: Path) -> tuple[int, bytes]:
-    hasher = blake3()
-    size_bytes = 0
-    with open(path, "rb") as reader:
-        while chunk := reader.read(_CHUNK_BYTES):
-            hasher.update(chunk)
-            size_bytes += len(chunk)
-    return size_bytes, hasher.digest()
-
-
 def _digest_of_files(files: Iterable[ModelFile]) -> bytes:
     return digest_of([_DIGEST_DOMAIN, [[file.path, file.digest] for file in files]])
 
 
 def _write_manifest(folder: Path, entry: ModelEntry) -> None:
-    manifest = {
-        "format": MANIFEST_FORMAT,
-        "name": entry.name,
-        "version": entry.version,
-        "digest": entry.digest.hex(),
-        "files": [[file.path, file.size_bytes, file.digest.hex()] for file in entry.files],
-    }
     path = folder / MANIFEST_FILE
     with open(path, "w", encoding="utf-8", newline="\n") as writer:
-        json.dump(manifest, writer, indent=1)
+        json.dump(_manifest_of(entry), writer, indent=1)
         writer.write("\n")
         writer.flush()
         os.fsync(writer.fileno())
     sync_folder(folder)
 
 
+def _manifest_of(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "format": MANIFEST_FORMAT,
+        "name": entry.name,
+        "version": entry.version,
+        "digest": entry.digest.hex(),
+        "files": [[file.path, file.size_bytes, file.digest.hex()] for file in entry.files],
+    }
+
+
 def _read_manifest(folder: Path, name: str, version: int) -> ModelEntry:
     path = folder / MANIFEST_FILE
     try:
-        entry = _entry_of(json.loads(_read_text(path)), folder)
+        entry = _entry_of(json.loads(read_text(path)), folder)
         digest = _digest_of_files(entry.files)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CodeError(f"{path} is not a manifest of this version of Rota ({repr(error)[:200]}); {_REMEDY}") from None
@@ -347,12 +357,3 @@ def _digest(text: str) -> bytes:
     if len(digest) != DIGEST_BYTES:
         raise ValueError(f"{text!r} is not a digest")
     return digest
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CodeError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CodeError(f"{path} is not UTF-8 text") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from onnx import TensorProto, helper
+from smallest_model import SMALLEST_MODEL
 
 from rota.cli.__main__ import rota
 from rota.cli.common_options import ByteCount
@@ -297,7 +298,7 @@ def test_completion_knows_the_shells(run: Run) -> None:
 def test_models_live_without_a_broker(run: Run, tmp_path: Path) -> None:
     """Goal: the repository can be filled before anything runs. Method: add, ls and show, with --no-deploy."""
     path = tmp_path / "tiny.onnx"
-    path.write_bytes(b"model")
+    path.write_bytes(SMALLEST_MODEL)
     code, out, _ = run("model", "add", "tiny", str(path), "--no-deploy", "--json")
     assert code == ExitCode.OK
     added = json.loads(out)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from smallest_model import SMALLEST_MODEL
 
 from rota.common.errors import CodeError, ConfigError
 from rota.common.model_call import Tensor, decode_result, encode_call
@@ -277,7 +278,7 @@ def test_interrupt_stops_the_run_and_not_the_next_fold(bench: Any, kit: Any) -> 
 def test_a_model_that_is_missing_damaged_or_no_model_is_refused(bench: Any, kit: Any) -> None:
     """Goal: `prepare` raises `CodeError` that names file and remedy, `run` refuses with the same words."""
     absent = Code(bytes(32), "model")
-    text = bench.add(lambda path: _write(path, b"model"), "text")
+    unknown = bench.add(lambda path: _write(path, SMALLEST_MODEL.replace(b"Relu", b"Bleu")), "unknown")
     damaged = bench.add(kit.multilayer, "damaged")
     file = bench.repository.show("damaged").model_path
     file.chmod(0o644)
@@ -288,7 +289,7 @@ def test_a_model_that_is_missing_damaged_or_no_model_is_refused(bench: Any, kit:
     for code, words in (
         (absent, "rota model add"),
         (newer, "saved with IR version 99, and ONNX Runtime"),
-        (text, "cannot be loaded"),
+        (unknown, "has no operator Bleu for opset 14"),
         (damaged, "is damaged"),
     ):
         with pytest.raises(CodeError, match=words):

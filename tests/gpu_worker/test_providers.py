@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cuda_stand_in
 import onnxruntime
 import pytest
 
 from rota.common.errors import CodeError, ConfigError, DeviceLost
 from rota.gpu_worker import provider_table, providers
 from rota.gpu_worker.settings import ModelSettings
-from tests.kits import cuda_stand_in
 
 LOST = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=h ; file=f ; line=1 ; expr=e; "
 

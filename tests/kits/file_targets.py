@@ -23,6 +23,7 @@ from _fuzz_mutators import mutate_bytes, mutate_json, mutate_msgpack
 from chaos import Chaos, deploy_all
 from core_kit import Broker
 from hypothesis import strategies as st
+from smallest_model import SMALLEST_MODEL
 
 from rota.broker import records, wal
 from rota.broker.journal import Journal, link
@@ -31,7 +32,8 @@ from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import CodeError, ConfigError, JournalError, StorageFull
 from rota.common.wasm_module import check_interface, inspect_module
-from rota.gpu_worker.repository import MANIFEST_FILE, Repository
+from rota.gpu_worker.model_sources import MANIFEST_FILE
+from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.settings import parse_settings
 from rota.host.endpoints import Endpoints
 
@@ -319,7 +321,7 @@ def manifest() -> bytes:
 def _repository(folder: Path) -> Repository:
     source = folder / "source"
     source.mkdir()
-    (source / "model.onnx").write_bytes(b"model")
+    (source / "model.onnx").write_bytes(SMALLEST_MODEL)
     (source / "weights.bin").write_bytes(bytes(100))
     (source / "model.toml").write_bytes(b"threads = 2\n")
     repository = Repository(folder / "models")
@@ -336,8 +338,8 @@ def start_repository(folder: Path) -> Check:
         path.unlink()
         path.write_bytes(text)
         try:
-            (entry,) = repository.list()
-            assert repository.show("m").digest == entry.digest == repository.find(entry.digest).digest
+            entry = repository.show("m")
+            assert repository.list() == (entry,) == (repository.find(entry.digest),)
             entry.check()
             entry.settings()
         except CodeError as error:

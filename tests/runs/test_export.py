@@ -19,12 +19,14 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_kit import bodies, counting, program, records_of, scripted, write_run
+from smallest_model import SMALLEST_MODEL
 
 from rota.broker import records
 from rota.common.errors import CodeError, ConfigError, JournalError
 from rota.common.messages import TaskRun
 from rota.common.work import MODEL, Code
-from rota.gpu_worker.repository import MANIFEST_FILE, Repository
+from rota.gpu_worker.model_sources import MANIFEST_FILE
+from rota.gpu_worker.repository import Repository
 from rota.host.endpoints import RunFolder
 from rota.runs.archive import unpack
 from rota.runs.export import export_run, import_run, read_needs
@@ -39,7 +41,7 @@ def full_run(tmp_path: Path) -> Path:
     run = RunFolder(folder).prepare()
     source = tmp_path / "digits"
     (source / "data").mkdir(parents=True)
-    (source / "model.onnx").write_bytes(b"model")
+    (source / "model.onnx").write_bytes(SMALLEST_MODEL)
     (source / "model.toml").write_text("threads = 1\n", encoding="utf-8")
     (source / "data" / "weights").write_bytes(bytes(5_000))
     entry = Repository(run.models).add(source, "digits")
