@@ -6,15 +6,17 @@ row for each, so that texts of many tasks share batches; its outcome is there wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rota.common.errors import BadPayload, TensorError
 from rota.common.limits import TENSORS_PER_TASK_MAX
 from rota.common.text_calls import GenerateCall, decode_text_call
 from rota.common.work import Done
-from rota.gpu_worker.call_forms import CallForms, InlineCall, inline_call
+from rota.gpu_worker.call_forms import CallForm, CallForms, InlineCall, inline_call
+from rota.gpu_worker.call_plan import CallPlan
 from rota.gpu_worker.inference import ReferencedCall
+from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.model_jobs import EncodedTask, FoldRun, QueuedCall, failed
 from rota.gpu_worker.residents import ModelLine, Resident
 from rota.gpu_worker.text_model import EncodingModel
@@ -30,26 +32,37 @@ class Admission:
 
     def admit(self, line: ModelLine, resident: Resident, fold: FoldRun) -> None:
         """Queue the calls of a fold at its model."""
+        if resident.generating is not None:
+            self._each(fold, lambda index: self._admit_generate(line, fold, index))
+        elif resident.encoding is not None:
+            encoding = resident.encoding
+            self._each(fold, lambda index: self._admit_texts(line, resident, encoding, fold, index))
+        else:
+            assert resident.session is not None
+            self._admit_tensors(line, resident.session, fold)
+
+    def _each(self, fold: FoldRun, admit: Callable[[int], None]) -> None:
+        for index in range(len(fold.fold.tasks)):
+            try:
+                admit(index)
+            except BadPayload as error:
+                fold.finish(index, failed("bad_input", error.message))
+
+    def _admit_tensors(self, line: ModelLine, session: LoadedModel, fold: FoldRun) -> None:
+        decode, add, of = self._forms.decode, line.waiting.add, QueuedCall.of
+        form: CallForm | None = None  # of the call before: most have the same, and so the same plan
         for index, task in enumerate(fold.fold.tasks):
             try:
-                if resident.generating is not None:
-                    self._admit_generate(line, fold, index)
-                elif resident.encoding is not None:
-                    self._admit_texts(line, resident, resident.encoding, fold, index)
-                else:
-                    assert resident.session is not None
-                    decoded = self._forms.decode(task.payload, task.tensors)
-                    if type(decoded) is InlineCall:
-                        plan = resident.session.plan(decoded.form.call)
-                        call: InlineCall | ReferencedCall = decoded
-                    else:
-                        assert not isinstance(decoded, InlineCall)
-                        plan = resident.session.plan(decoded)
-                        call = ReferencedCall(decoded, task.tensors)
-                    if plan.misfit:
-                        raise BadPayload(plan.misfit)
-                    line.waiting.add(QueuedCall.of(fold, index, plan, call))
+                decoded = decode(task.payload, task.tensors)
+                if not isinstance(decoded, InlineCall):
+                    plan, form = _fitting(session.plan(decoded)), None
+                    add(of(fold, index, plan, ReferencedCall(decoded, task.tensors)))
+                    continue
+                if decoded.form is not form:
+                    plan, form = _fitting(session.plan(decoded.form.call)), decoded.form
+                add(of(fold, index, plan, decoded))
             except BadPayload as error:
+                form = None
                 fold.finish(index, failed("bad_input", error.message))
 
     def part_done(self, call: QueuedCall, arrays: Mapping[str, Any]) -> None:
@@ -87,10 +100,7 @@ class Admission:
             result, references = texts.packed([])
             fold.finish(index, Done(result, None, (), (), 0, references))
             return
-        plans = [session.plan(call.form.call) for call in calls]
-        for plan in plans:
-            if plan.misfit:
-                raise BadPayload(plan.misfit)
+        plans = [_fitting(session.plan(call.form.call)) for call in calls]
         for at, (call, plan) in enumerate(zip(calls, plans, strict=True)):
             line.waiting.add(QueuedCall.of(fold, index, plan, call, (task, at)))
 
@@ -98,3 +108,10 @@ class Admission:
         call = decode_text_call(fold.fold.tasks[index].payload, "generate")
         assert isinstance(call, GenerateCall)
         line.waiting.add(QueuedCall(fold, index, fold.fold.lane_seed, _GENERATE, 1, 0, None, call, None))
+
+
+def _fitting(plan: CallPlan) -> CallPlan:
+    """Return the plan. Raises `BadPayload` if such calls do not fit their model."""
+    if plan.misfit:
+        raise BadPayload(plan.misfit)
+    return plan

@@ -39,7 +39,7 @@ class CallForm:
             if not payload.startswith(part, start):
                 return False
         # Native code reads a bool as one byte, 0 or 1: decode_call refuses others, with a reason.
-        return not any(payload[start:end].translate(None, b"\0\1") for start, end in self.bools)
+        return not (self.bools and any(payload[start:end].translate(None, b"\0\1") for start, end in self.bools))
 
 
 class InlineCall(NamedTuple):

@@ -225,28 +225,24 @@ class Inference:
 
     def _cut(self, bound: BoundCall, arrays: Mapping[str, Array], rows: Sequence[int]) -> list[Packed]:
         """Return the result of each call of a batch: its rows of every output."""
-        widths = [array.nbytes // array.shape[0] for array in arrays.values()]
-        heads_of: dict[int, tuple[bytes, ...] | None] = {}  # by the rows of a call; None: not inline
-        wholes: list[bytes] = []
-        results: list[Packed] = []
-        start = 0
-        for count in rows:
-            end = start + count
-            if count not in heads_of:
-                heads_of[count] = self._heads_for(bound, arrays, count)
-            heads = heads_of[count]
-            if heads is None:
-                results.append(self._packed(bound, {name: array[start:end] for name, array in arrays.items()}, {}))
-            else:
-                wholes = wholes or [array.tobytes() for array in arrays.values()]
-                parts = [
-                    part
-                    for head, whole, width in zip(heads, wholes, widths, strict=True)
-                    for part in (head, whole[start * width : end * width])
+        heads_of = {count: self._heads_for(bound, arrays, count) for count in dict.fromkeys(rows)}
+        ends = list(accumulate(rows))
+        if None in heads_of.values():  # some results are not inline
+            return [
+                self._packed(bound, {name: array[end - count : end] for name, array in arrays.items()}, {})
+                for end, count in zip(ends, rows, strict=True)
+            ]
+        columns = []
+        for place, array in enumerate(arrays.values()):
+            whole, width = array.tobytes(), array.nbytes // array.shape[0]
+            head = {count: heads[place] for count, heads in heads_of.items() if heads is not None}
+            columns.append(
+                [
+                    head[count] + whole[(end - count) * width : end * width]
+                    for end, count in zip(ends, rows, strict=True)
                 ]
-                results.append((b"".join(parts), ()))
-            start = end
-        return results
+            )
+        return [(payload, ()) for payload in map(b"".join, zip(*columns, strict=True))]
 
     def _heads_for(self, bound: BoundCall, arrays: Mapping[str, Array], count: int) -> tuple[bytes, ...] | None:
         """Return the heads of a result with `count` rows of each output; None if some are too large to be inline."""
