@@ -97,15 +97,14 @@ def _probed(
         from rota.gpu_worker.certificate_store import CertificateStore, conditions_of
         from rota.gpu_worker.certification import certificate_of
         from rota.gpu_worker.providers import choose
-        from rota.gpu_worker.sessions import Sessions
+        from rota.gpu_worker.sessions import ModelLoader
     except ImportError as error:
         raise ConfigError(f"probing needs ONNX Runtime ({error}): {install_command('gpu')}") from error
-    from rota.gpu_worker.repository import Repository
 
     choice = choose(require or "auto", require=require != "")
     models = entry.folder.parent.parent
-    sessions = Sessions(Repository(models), threads=threads, require=choice.require, kept=1, certify=False)
-    loaded = sessions.load(entry.digest)
+    loader = ModelLoader(threads=threads, require=choice.require, tensors=None)
+    loaded = loader.session(entry, entry.settings())
     if again:
         CertificateStore(models).path(entry.digest.hex(), conditions_of(loaded.facts)).unlink(missing_ok=True)
     certificate = certificate_of(
