@@ -5,7 +5,8 @@ by a record that is appended. All kept records are read, checked and folded befo
 leaves a valid run file: pins, snapshot, name, cut, removal, shrinking, files. After a kill in between, run it again.
 
 Modules named by a kept record, a lane or a task stay; so do such tensors, and those with a lease. A live broker removes
-tensors earlier, when no task or result names them (tensor_keeper.py).
+tensors earlier, when no task or result names them (tensor_keeper.py). Conversations are removed only on request: those
+not used for some days that no kept record and no state names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final, NamedTuple
 
 from rota.broker import snapshot
 from rota.broker.journal import Journal
+from rota.broker.journal_heads import heads_named_by
 from rota.broker.lock import FolderLock
 from rota.broker.modules import ModuleStore
 from rota.broker.records import Deployed, Opened, Record, decode, named_tensors
@@ -29,6 +31,7 @@ from rota.broker.world import World
 from rota.common.code_kinds import kind_of
 from rota.common.errors import ConfigError, LocalError
 from rota.common.work import Code, TensorRef
+from rota.conversations.retention import Removed, heads_in, remove_unused
 from rota.host.clock import Clock
 from rota.host.endpoints import RunFolder
 
@@ -71,6 +74,8 @@ class Report(NamedTuple):
     modules_bytes: int
     tensors_removed: int
     tensors_bytes: int
+    messages_removed: int  # of conversations; each message counts with its place in them
+    messages_bytes: int
 
 
 def compact(
@@ -81,13 +86,17 @@ def compact(
     unpins: tuple[str, ...] = (),
     lease_ms: int,
     clock: Clock,
+    conversation_days: int | None = None,
     dry_run: bool = False,
     say: Say = lambda _: None,
 ) -> Report:
     """Compact a run folder.
 
+    `conversation_days`: remove conversations not used for so many days that nothing names. None: remove none.
+
     Raises `ConfigError` if there is no run or a broker is running on it, `JournalError` if its run file cannot be used,
-    `LocalError` for an unknown place or pin, `StorageFull` if there is not enough room.
+    `LocalError` for an unknown place or pin, `StorageFull` if there is not enough room, `ConversationError` if the
+    store of conversations cannot be used.
     """
     if not folder.journal.exists():
         raise ConfigError(f"{folder.root} has no {folder.journal.name}: name a run folder", dir=str(folder.root))
@@ -106,14 +115,23 @@ def compact(
                 run_file.shrink()
         kept, gone = ((cut + 1, work.last + 1), (first, cut)) if cut else ((first, work.last), (0, 0))
         after = None if dry_run else _file_bytes(folder.journal)
-        report = Report(*kept, *gone, work.pins, before, after, 0, 0, 0, 0)
+        report = Report(*kept, *gone, work.pins, before, after, 0, 0, 0, 0, 0, 0)
         if dry_run:
             return report
         say("removing modules and tensors")
         modules = ModuleStore(folder.modules).collect(work.modules, folder.artefacts)
         tensors = collect_tensors(folder.tensors, work.tensors, lease_ms, clock.wall_ms())
+        messages = Removed(0, 0)
+        if conversation_days is not None:
+            say("removing conversations")
+            messages = _remove_conversations(folder, clock.wall_ms() // _DAY_MS - conversation_days)
         return report._replace(
-            modules_removed=modules[0], modules_bytes=modules[1], tensors_removed=tensors[0], tensors_bytes=tensors[1]
+            modules_removed=modules[0],
+            modules_bytes=modules[1],
+            tensors_removed=tensors[0],
+            tensors_bytes=tensors[1],
+            messages_removed=messages.rows,
+            messages_bytes=messages.size_bytes,
         )
 
 
@@ -255,6 +273,16 @@ class _Compaction:
         self._journal.append([named])
         self._say("cutting")
         self._store.cut(named)
+
+
+def _remove_conversations(folder: RunFolder, before: int) -> Removed:
+    """Remove what was last used before a day, unless the journal names it."""
+    unused = heads_in(folder.conversations, before=before)
+    if not unused:
+        return Removed(0, 0)
+    with closing(Journal.open(folder.journal, read_only=True)) as journal:
+        named = heads_named_by(journal, unused)
+    return remove_unused(folder.conversations, [*named.said, *named.known], before)
 
 
 def _is_open(world: World, place: Place) -> bool:

@@ -62,6 +62,7 @@ _SECTIONS: Final[dict[str, dict[str, _CommandEntry]]] = {
         "story": _CommandEntry("inspect", "story", "Print the history of an agent, message by message."),
         "state": _CommandEntry("inspect", "state", "Print the state of an agent at a turn."),
         "tree": _CommandEntry("inspect", "tree", "Print where a task came from, and what came from it."),
+        "conversation": _CommandEntry("conversation", "conversation", "List conversations, and show what was said."),
         "fork": _CommandEntry("fork", "fork", "Make a run that continues from a turn with a change."),
         "check-upgrade": _CommandEntry("fork", "check_upgrade", "Execute a run with new code and say what changes."),
         "bisect": _CommandEntry("fork", "bisect", "Find the first turn after which a condition holds."),

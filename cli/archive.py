@@ -25,7 +25,7 @@ _NEEDED = ("modules", "models", "tensors")
 @progress_option
 @json_option
 def export(run: Path, file: Path, models: bool, tensors: bool, progress: bool | None, json: bool) -> None:
-    """Pack RUN, a run folder or run file, into the new FILE: its journal and every module that it names.
+    """Pack RUN, a run folder or run file, into the new FILE: its journal, and the modules and conversations it names.
 
     A broker may be running on it: what is durable now is packed. The same run gives the same bytes. The digest of the
     file is printed; give it to the person who imports it, to compare.
@@ -96,13 +96,22 @@ def _print(made: Path, packed: Packed, json: bool) -> None:
         **facts,
         "records": run["last_record"] - run["first_record"] + 1 if run["last_record"] else 0,
         **{what: f"{_held(packed, what)} of {len(run[what])}" for what in _NEEDED},
+        "conversations": f"{run['conversations']['heads'] - _lost_heads(packed)} of {run['conversations']['heads']}",
     })  # fmt: skip
+    if lost := _lost_heads(packed):
+        click.echo(
+            f"not there: {counted(lost, 'head')} of conversations that the run names, or a part of them", err=True
+        )
     for lane in run["lanes"]:
         click.echo(f"lane {lane['lane']}: {lane['retired']} retired, digest {cell(lane['digest'], full=True)}")
 
 
 def _held(packed: Packed, what: str) -> int:
     return len(packed.manifest.run[what]) - sum(one["kind"] == what[:-1] for one in packed.manifest.missing)
+
+
+def _lost_heads(packed: Packed) -> int:
+    return sum(int(one["count"]) for one in packed.manifest.missing if one["kind"] == "conversation")
 
 
 def _say_missing(packed: Packed, what: str, remedy: str) -> None:

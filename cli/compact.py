@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from rota.broker.compaction import Place
 
 # What a dry run cannot foretell.
-_DONE = ("file_bytes_after", "modules_removed", "modules_bytes", "tensors_removed", "tensors_bytes")
+_DONE = (
+    "file_bytes_after", "modules_removed", "modules_bytes", "tensors_removed", "tensors_bytes", "messages_removed",
+    "messages_bytes",
+)  # fmt: skip
 _COUNT = Whole(0, NOW_MS_MAX)
 
 
@@ -33,6 +36,8 @@ _COUNT = Whole(0, NOW_MS_MAX)
 @option("--unpin", "unpins", multiple=True, metavar="NAME", help="Remove a pin. May be repeated.")
 @option("--tensor-lease-ms", type=_COUNT, default=TENSOR_LEASE_MS, envvar="ROTA_TENSOR_LEASE_MS",
         help="How long an unreferenced tensor lives.")  # fmt: skip
+@option("--conversation-days", type=Whole(0, 36_500), metavar="DAYS",
+        help="Remove conversations unused for so long that nothing names; without it, none.")  # fmt: skip
 @option("--dry-run", is_flag=True, help="Say what would be cut, and change nothing.")
 @json_option
 @progress_option
@@ -45,6 +50,7 @@ def compact(
     pins: tuple[str, ...],
     unpins: tuple[str, ...],
     tensor_lease_ms: int,
+    conversation_days: int | None,
     dry_run: bool,
     json: bool,
     progress: bool | None,
@@ -54,12 +60,13 @@ def compact(
 
     A record is cut only if every given --keep option allows it, and never behind a pinned place. Without a --keep
     option no record is cut. A snapshot replaces the records that were cut, and the chain of digests continues.
-    Unreferenced modules and tensors are removed.
+    Unreferenced modules and tensors are removed, and with --conversation-days old conversations.
 
     \b
     rota compact --keep-records 100000
     rota compact my-run --keep-days 30 --pin before-upgrade
     rota compact --pin bug=1720@main --dry-run
+    rota compact --conversation-days 90
     """
     from rota.broker.compaction import Wishes
     from rota.broker.compaction import compact as carry_out
@@ -80,6 +87,7 @@ def compact(
             unpins=unpins,
             lease_ms=tensor_lease_ms,
             clock=HostClock(),
+            conversation_days=conversation_days,
             dry_run=dry_run,
             say=shown.show,
         )

@@ -41,13 +41,14 @@ class ConversationStore:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         *,
         lender: Path | None = None,
         bytes_max: int = STORE_BYTES_MAX,
         today: Callable[[], int] | None = None,
     ) -> None:
-        """`lender` is the file of a second store, only read, for what `path` does not have.
+        """`lender` is the file of a second store, only read, for what `path` does not have. Without a `path` nothing
+        can be stored.
 
         `today` returns the days since 1970; it decides only what `rota compact` may remove.
         """
@@ -68,7 +69,7 @@ class ConversationStore:
         messages: list[ChatMessage] = []
         size_bytes = sum(len(encode_message(message).data) for message in then)
         seen: list[bytes] = []
-        with self._turn, usable(self.path), self._reader() as read:
+        with self._turn, usable(self._name()), self._reader() as read:
             place = head or None
             while place is not None:
                 node = decode_node(read(place))
@@ -100,7 +101,7 @@ class ConversationStore:
         """
         if not blobs:
             return
-        with self._turn, usable(self.path), self._transaction() as connection:
+        with self._turn, usable(self._name()), self._transaction() as connection:
             day = self._today()
             connection.executemany(
                 "INSERT INTO blobs VALUES (?, ?, ?) "
@@ -130,7 +131,7 @@ class ConversationStore:
         """Yield a function that returns the data of a digest, from the lender if it is not here."""
         with contextlib.ExitStack() as stack:
             files: list[tuple[Path, sqlite3.Connection]] = []
-            if self._connection is not None or self.path.exists():
+            if self.path is not None and (self._connection is not None or self.path.exists()):
                 files.append((self.path, self._open()))
             if self._lender is not None and self._lender.exists():
                 with usable(self._lender):
@@ -164,7 +165,12 @@ class ConversationStore:
                 connection.execute("ROLLBACK")
             raise
 
+    def _name(self) -> Path:
+        """Return the file to name in an error."""
+        return self.path or self._lender or Path()
+
     def _open(self) -> sqlite3.Connection:
+        assert self.path is not None, "this store is only read"
         if self._connection is not None and file_identity(self.path) != self._identity:
             self._connection.close()  # the file was removed or replaced: what is written to the old one would be lost
             self._connection = None

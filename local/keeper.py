@@ -18,6 +18,7 @@ from rota.broker.journal import Journal
 from rota.broker.lock import FolderLock
 from rota.common.code_kinds import kind_of
 from rota.common.errors import CodeError, ConfigError
+from rota.conversations.retention import copy_store
 from rota.engine.model_files import find_model
 from rota.host.endpoints import RunFolder
 from rota.local.places import LanePlace
@@ -69,6 +70,7 @@ class Keeper:
         target.prepare()
         shutil.copytree(self._place.run.modules, target.modules, dirs_exist_ok=True)
         _copy_tensors(self._all(), TensorStore(self._place.tensors), TensorStore(target.tensors))
+        copy_store(self._place.run.conversations, target.conversations)
         if models:
             _copy_models(self._all(), self._place.models, target.models)
         with contextlib.closing(_new_journal(target.journal)) as journal:

@@ -23,6 +23,7 @@ from rota.broker.snapshot_store import SnapshotStore
 from rota.common.digests import digest
 from rota.common.messages import Accepted, Deploy
 from rota.common.work import Code
+from rota.conversations.retention import copy_store
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
 from rota.host.new_folder import new_folder
@@ -53,6 +54,7 @@ def fork(
         run = RunFolder(draft).prepare()
         for part in ("modules", "models", "tensors"):
             copy_folder(getattr(source, part), getattr(run, part))
+        copy_store(source.conversations, run.conversations)
         add_modules(run.modules, modules)
         folders = Folders(modules=run.modules, artefacts=source.artefacts, models=run.models, tensors=run.tensors)
         with contextlib.closing(Journal.open(run.journal)) as journal, Executors(folders, device=device) as executors:

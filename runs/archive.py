@@ -31,11 +31,13 @@ from blake3 import blake3
 
 from rota.common.digests import DIGEST_BYTES
 from rota.common.errors import ConfigError, JournalError, StorageFull
+from rota.host.endpoints import CONVERSATIONS
 from rota.host.files import private_opener, sync_folder
 
-ARCHIVE_FORMAT: Final = 1
+ARCHIVE_FORMAT: Final = 2
 ARCHIVE_MAGIC: Final = b"PK\x03\x04"
 JOURNAL: Final = "run.rota"
+_PRIVATE: Final = (JOURNAL, CONVERSATIONS)  # files that are written to: the others are read-only
 
 _KIND: Final = "rota run"
 _MANIFEST: Final = "manifest.json"
@@ -53,6 +55,7 @@ _ZIP_ERRORS: Final = (zipfile.BadZipFile, struct.error, NotImplementedError, Run
 _PART: Final = r"(?!\.)[^/\\:\x00-\x1f\x7f]+"
 _KINDS: Final = (
     re.compile(re.escape(JOURNAL)),
+    re.compile(re.escape(CONVERSATIONS)),
     re.compile(r"modules/(?P<digest>[0-9a-f]{64})\.wasm"),
     re.compile(
         r"tensors/(?P<first>[0-9a-f]{2})/(?P<second>[0-9a-f]{2})/(?P<digest>(?P=first)(?P=second)[0-9a-f]{60})\.npy"
@@ -330,7 +333,7 @@ def _extract(file: Path, archive: zipfile.ZipFile, member: Member, folder: Path,
     if target.stat().st_size != member.size_bytes or hasher.digest() != member.digest:
         raise _refusal(file, f"{member.path} was altered")
     if keep:
-        target.chmod(0o600 if member.path == JOURNAL else _SEALED_MODE)
+        target.chmod(0o600 if member.path in _PRIVATE else _SEALED_MODE)
 
 
 # --- small parts ----------------------------------------------------------------------------------

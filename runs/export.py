@@ -16,10 +16,12 @@ from rota.broker import records
 from rota.broker.records import FORMAT_VERSION, Record
 from rota.broker.world import World
 from rota.common.code_kinds import kind_of
+from rota.common.digests import digest_of
 from rota.common.errors import JournalError
 from rota.common.work import Code
+from rota.conversations.retention import copy_needed, heads_in
 from rota.engine.model_files import find_model
-from rota.host.endpoints import RunFolder
+from rota.host.endpoints import CONVERSATIONS, RunFolder
 from rota.host.files import sync_folder
 from rota.host.new_folder import new_folder
 from rota.runs.archive import JOURNAL, Packed, module_path, pack, tensor_path, unpack
@@ -31,17 +33,19 @@ Progress = Callable[[str, int, int | None], None]  # activity, how much is done,
 
 
 class Needs(NamedTuple):
-    """The digests that a run names: what is needed to run it again."""
+    """The digests that a run names: what is needed to run it again. `conversations` are heads."""
 
     modules: tuple[bytes, ...]
     models: tuple[bytes, ...]
     tensors: tuple[bytes, ...]
+    conversations: tuple[bytes, ...]
 
 
 def export_run(
     path: Path, file: Path, *, models: bool = False, tensors: bool = False, progress: Progress | None = None
 ) -> Packed:
-    """Pack a run into one new file: journal and modules and, if asked for, the models and tensors that it names.
+    """Pack a run into one new file: journal, modules and conversations and, if asked for, the models and tensors that
+    it names.
 
     A broker may be running on it; what is durable at this moment is packed. What is named but not packed is listed in
     the manifest under `missing`. Raises `JournalError`, `ConfigError` or `CodeError` for files that cannot be used.
@@ -78,12 +82,14 @@ def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Nee
             collected.see(step.record)
     except JournalError as error:
         raise JournalError(f"{source.name}: {error.message}", **{**error.fields, "path": source.name}) from error
-    needs = collected.needs()
+    needs = collected.needs(tuple(sorted(source.named_heads(()).said)))
     lanes = [
         {"lane": name, "retired": lane.retired, "digest": lane.digest.hex()} for name, lane in walk.world.lanes.items()
     ]
     facts = {"journal_format": FORMAT_VERSION, "first_record": first, "last_record": last, "chain": chain.hex()}
-    named = {kind: [digest.hex() for digest in digests] for kind, digests in needs._asdict().items()}
+    named: dict[str, Any] = {kind: [digest.hex() for digest in digests] for kind, digests in needs._asdict().items()}
+    # Every turn of a dialogue has one, so they are only counted.
+    named["conversations"] = {"heads": len(needs.conversations), "digest": _digest_of(needs.conversations)}
     return needs, {**facts, "lanes": lanes, **named}
 
 
@@ -102,8 +108,10 @@ class _Collected:
             for code in bound:
                 self._see_code(code)
 
-    def needs(self) -> Needs:
-        return Needs(tuple(sorted(self._modules)), tuple(sorted(self._models)), tuple(sorted(self._tensors)))
+    def needs(self, conversations: tuple[bytes, ...]) -> Needs:
+        return Needs(
+            tuple(sorted(self._modules)), tuple(sorted(self._models)), tuple(sorted(self._tensors)), conversations
+        )
 
     def see(self, record: Record) -> None:
         """Collect the digests that a record names."""
@@ -142,7 +150,25 @@ def _gather(
             _take(sources, missing, "tensor", digest, tensor_path(digest), source.tensors.parent)
         else:
             missing.append(_missing("tensor", digest, wanted=False))
+    _take_conversations(source, needs.conversations, sources, missing)
     return sources, missing
+
+
+def _take_conversations(
+    source: RunSource, said: tuple[bytes, ...], sources: dict[str, Path], missing: list[dict[str, str]]
+) -> None:
+    """Add a store of the conversations that the run names, those in states of agents included."""
+    known = source.named_heads(heads_in(source.conversations)).known
+    heads = dict.fromkeys((*said, *known))
+    if not heads:
+        return
+    store = source.part("needed.sqlite")
+    store.unlink(missing_ok=True)
+    lost = dict.fromkeys(copy_needed(source.conversations, store, heads))
+    if len(lost) < len(heads):
+        sources[CONVERSATIONS] = store
+    if named := tuple([head for head in said if head in lost]):
+        missing.append({**_missing("conversation", named[0], wanted=True), "count": str(len(named))})
 
 
 def _take(
@@ -176,6 +202,10 @@ def _check_import(file: Path, draft: Path, packed: Packed, progress: Progress | 
             "export the run again",
             path=str(file),
         )
+
+
+def _digest_of(heads: tuple[bytes, ...]) -> str:
+    return digest_of(list(heads)).hex()
 
 
 def _without_reason(missing: Mapping[str, str]) -> dict[str, str]:

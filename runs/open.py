@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from rota.broker.journal import Journal
+from rota.broker.journal_heads import heads_named_by
 from rota.broker.log import Entry
 from rota.broker.records import Record, Snapshotted
 from rota.broker.recovery import load_world
@@ -23,6 +24,7 @@ from rota.broker.snapshot import load
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.errors import ConfigError, JournalError, StorageFull
+from rota.conversations.named import NamedHeads
 from rota.engine.executors import Folders
 from rota.host.endpoints import CONVERSATIONS, RunFolder
 from rota.host.private_folder import PrivateFolder
@@ -114,6 +116,15 @@ class RunSource:
         """Return up to `count` records from a number on as stored bytes, for finding damage."""
         with self._journal() as journal:
             return journal.log.entries(first, count)
+
+    def named_heads(self, heads: Collection[bytes]) -> NamedHeads:
+        """Return which conversations the records and snapshots name: in calls and results, and of `heads` anywhere."""
+        with self._journal() as journal:
+            return heads_named_by(journal, heads)
+
+    def part(self, name: str) -> Path:
+        """Return a place in the private folder, for a file to be made there."""
+        return self._private.path / name
 
     @contextlib.contextmanager
     def _journal(self) -> Iterator[Journal]:

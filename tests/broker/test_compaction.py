@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from rota.broker.snapshot import encode, take
 from rota.broker.snapshot_store import SnapshotStore
 from rota.broker.world import World
 from rota.common.digests import digest
-from rota.common.errors import ConfigError, JournalError, LocalError
+from rota.common.errors import ConfigError, ConversationError, JournalError, LocalError
 from rota.common.messages import TaskRun
+from rota.common.text_calls import ChatMessage, GenerateCall, encode_text_call
 from rota.common.work import Code, Done
+from rota.conversations.store import ConversationStore
 from rota.host.clock import HostClock
 from rota.host.endpoints import RunFolder
 from rota.tensors.store import TensorStore
@@ -255,6 +257,69 @@ def test_modules_and_tensors_that_nobody_names_go(folder: RunFolder) -> None:
     for ref in refs[:3]:
         store.open(ref)
     assert store.stats().files == 3
+
+
+def test_conversations_that_nobody_uses_or_names_go(folder: RunFolder) -> None:
+    """Goal: old dialogues go only on request, and never one that the journal names. Method: heads in a cut record, in a
+    kept one, in a waiting task behind the cut, in the text of an agent, recently used, and nowhere.
+    """
+    now_ms = 20_000 * DAY_MS
+
+    class Late:
+        def wall_ms(self) -> int:
+            return now_ms
+
+        mono_ms = wall_ms
+
+    day = 19_900
+    names = ("cut", "dead", "waits", "kept", "noted", "recent", "nowhere")
+    with ConversationStore(folder.conversations, today=lambda: day) as store:
+        heads = {name: store.append(None, [ChatMessage("user", name)]) for name in names}
+        day = 19_995
+        heads["recent"] = store.append(heads["recent"], [ChatMessage("user", "more")])
+    origin = records.Origin("", 0, bytes(32))
+    with closing(Journal.open(folder.journal)) as journal:
+        world = recover(journal)
+
+        def submit(target: str, payload: bytes) -> None:
+            run = TaskRun.of(target, 0, (payload,))
+            record = records.Submitted("main", world.lanes["main"].retired, 9, origin, world.next_seq, (run,), None)
+            world.apply(record)
+            journal.append([record])
+
+        def call(name: str) -> bytes:
+            more = (ChatMessage("user", "x"),)
+            return encode_text_call(GenerateCall(messages=more, conversation=heads[name]))
+
+        for seed in (heads["cut"], bytes(32)):  # any 32 bytes that are a head count; the lane has only the second
+            record = records.SeedSet("main", world.lanes["main"].retired, 9, origin, seed)
+            world.apply(record)
+            journal.append([record])
+        submit("nobody", call("dead"))  # fails at once, and can be retried
+        submit("model:m", call("waits"))
+        cut = journal.last_number
+        submit("nobody", call("kept"))
+        submit("nobody", b"my notes: " + heads["noted"].hex().encode())
+        kept = journal.last_number - cut
+
+    def readable() -> list[str]:
+        found = []
+        with ConversationStore(folder.conversations, today=lambda: 0) as store:
+            for name, head in heads.items():
+                with suppress(ConversationError):
+                    store.history(head)
+                    found.append(name)
+        return found
+
+    assert compacted(folder, clock=Late()).messages_removed == 0
+    assert readable() == [*names]
+    assert compacted(folder, clock=Late(), conversation_days=30).messages_removed == 2
+    assert readable() == [*names[:-1]]
+    assert compacted(folder, Wishes(records=kept), clock=Late(), conversation_days=30).messages_removed == 2
+    assert readable() == [*names[1:-1]]
+    assert compacted(folder, clock=Late(), conversation_days=5).messages_removed == 0
+    assert compacted(folder, clock=Late(), conversation_days=4).messages_removed == 4
+    assert readable() == [*names[1:-2]]
 
 
 # --- refusals and crashes -----------------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ def test_the_commands_are_those_of_the_manual() -> None:
         "model show", "submit", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
         "generate", "chat", "embed", "classify",
         "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",
-        "story", "state", "tree", "fork", "check-upgrade", "bisect", "diff", "export", "import", "compact", "status",
+        "story", "state", "tree", "conversation", "conversation ls",
+        "conversation show", "fork", "check-upgrade", "bisect", "diff", "export", "import", "compact", "status",
         "agents", "workers", "drain", "events", "doctor", "version", "completion",
     ]  # fmt: skip
 

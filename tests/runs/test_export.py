@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
+import sqlite3
 import stat
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,14 @@ from run_kit import bodies, counting, program, records_of, scripted, write_run
 from smallest_model import SMALLEST_MODEL
 
 from rota.broker import records
-from rota.common.errors import CodeError, ConfigError, JournalError
+from rota.common.errors import CodeError, ConfigError, ConversationError, JournalError
 from rota.common.messages import TaskRun
+from rota.common.text_calls import ChatMessage, GenerateCall, encode_text_call
 from rota.common.work import MODEL, Code
+from rota.conversations.store import ConversationStore
 from rota.gpu_worker.model_sources import MANIFEST_FILE
 from rota.gpu_worker.repository import Repository
-from rota.host.endpoints import RunFolder
+from rota.host.endpoints import CONVERSATIONS, RunFolder
 from rota.runs.archive import unpack
 from rota.runs.export import export_run, import_run, read_needs
 from rota.runs.open import open_run
@@ -110,6 +115,77 @@ def test_what_goes_in_comes_out(full_run: Path, tmp_path: Path, parts: bool) -> 
     export_run(tmp_path / "there", again, models=parts, tensors=parts)
     export_run(file, third, models=parts, tensors=parts)
     assert again.read_bytes() == third.read_bytes() == file.read_bytes()
+
+
+def talking_run(folder: Path) -> tuple[Path, dict[str, bytes]]:
+    """A run with heads of conversations in a call, in other bytes as hex digits, and one that nothing names."""
+    broker = counting(2)
+    producer = broker.producer("bob")
+    with ConversationStore(RunFolder(folder).prepare().conversations) as store:
+        first = [ChatMessage("system", "be brief"), ChatMessage("user", "hello")]
+        heads = {
+            "called": store.append(None, first),
+            "noted": store.append(None, [ChatMessage("user", "noted by an agent")]),
+            "unnamed": store.append(None, [ChatMessage("user", "said elsewhere")]),
+        }
+    call = encode_text_call(GenerateCall(messages=(ChatMessage("user", "more"),), conversation=heads["called"]))
+    producer.deploy("model:m", Code(bytes(32), MODEL))
+    producer.submit_runs(TaskRun.of("model:m", 0, (call,), None))
+    producer.submit("counter/a", program(["log", f"head {heads['noted'].hex()}"]))
+    broker.run()
+    return write_run(folder, records_of(broker)), heads
+
+
+def test_conversations_that_are_named_travel(tmp_path: Path) -> None:
+    """Goal: a dialogue goes on in another place, and others stay private. Method: heads in a call, in an agent's bytes
+    and nowhere; export, import, export again.
+    """
+    folder, heads = talking_run(tmp_path / "run")
+    file, again = tmp_path / "a.zip", tmp_path / "b.zip"
+    packed = export_run(folder, file)
+    assert CONVERSATIONS in names_of(file)
+    assert packed.manifest.run["conversations"]["heads"] == 1
+    assert not [one for one in packed.manifest.missing if one["kind"] == "conversation"]
+    assert import_run(file, tmp_path / "there") == packed
+    there = RunFolder(tmp_path / "there")
+    assert stat.S_IMODE(there.conversations.stat().st_mode) == 0o600
+    with ConversationStore(there.conversations) as store:
+        assert [message.content for message in store.history(heads["called"])] == ["be brief", "hello"]
+        assert store.history(heads["noted"])
+        with pytest.raises(ConversationError):
+            store.history(heads["unnamed"])
+    export_run(there.root, again)
+    assert again.read_bytes() == file.read_bytes()
+    with open_run(file) as source, ConversationStore(source.part("x"), lender=source.conversations) as store:
+        assert len(store.history(heads["called"])) == 2
+
+
+@pytest.mark.parametrize("loss", ["store", "message"])
+def test_conversations_that_are_missing_are_told(tmp_path: Path, loss: str) -> None:
+    """Goal: an archive says what it lacks, and its import checks that. Method: lose the store, or one message of it;
+    then a manifest that hides it.
+    """
+    folder, heads = talking_run(tmp_path / "run")
+    file = tmp_path / "a.zip"
+    if loss == "store":
+        RunFolder(folder).conversations.unlink()
+    else:
+        with closing(sqlite3.connect(RunFolder(folder).conversations)) as connection, connection:
+            connection.execute("DELETE FROM blobs WHERE instr(data, 'be brief')")
+    packed = export_run(folder, file)
+    (missing,) = packed.manifest.missing[1:]
+    assert missing == {"kind": "conversation", "digest": heads["called"].hex(), "why": "not there", "count": "1"}
+    assert import_run(file, tmp_path / "there").manifest.missing == packed.manifest.missing
+
+    def hide(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
+        info, text = members[-1]
+        value = json.loads(text)
+        value["missing"] = value["missing"][:1]
+        members[-1] = info, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+    reseal(file, rebuilt(file, hide))
+    with pytest.raises(JournalError, match=r"says something else of the run .*\(missing\)"):
+        import_run(file, tmp_path / "other")
 
 
 def test_a_run_whose_first_records_were_cut(full_run: Path, tmp_path: Path) -> None:
@@ -289,7 +365,7 @@ def _other_digest(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
 
 
 def _other_format(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
-    members[-1] = (members[-1][0], members[-1][1].replace(b'"format": 1', b'"format": 2'))
+    members[-1] = (members[-1][0], members[-1][1].replace(b'"format": 2', b'"format": 3'))
 
 
 def _missing_text(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
@@ -310,7 +386,7 @@ def _no_json(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
         (_alter, "was altered"),
         (_longer, "is not the one that its manifest.json names"),
         (_other_digest, "says something else of the run"),
-        (_other_format, "archive format 2"),
+        (_other_format, "archive format 3"),
         (_no_json, "cannot be read"),
         (_missing_text, "cannot be read"),
         (lambda members: members.pop(), "without manifest.json"),
