@@ -222,7 +222,7 @@ class Dispatcher:
         del self.workers[worker.name]
         self._pools[worker.settings.pool].workers.remove(worker)
         killers: list[Task] = []
-        for assignment in list(worker.held.values()):
+        for assignment in reversed(list(worker.held.values())):  # so that the oldest comes first again
             unfinished = [task for _, tasks in assignment.folds for task in tasks if task.outcome is None]
             if died:
                 for task in unfinished:
@@ -259,7 +259,7 @@ class Dispatcher:
         """Note the assignments that a worker is stuck in; return its other ones, to be revoked."""
         worker.stuck = stuck
         beside = [held for number, held in worker.held.items() if number not in stuck] if stuck else []
-        for assignment in beside:
+        for assignment in reversed(beside):
             self.take_back(assignment)
         return beside
 

@@ -56,6 +56,12 @@ class Subscribed(NamedTuple):
     topic: str
 
 
+class Unsubscribed(NamedTuple):
+    """Nobody is subscribed to this prefix any more."""
+
+    topic: str
+
+
 class WorkerDied(NamedTuple):
     """A worker's process ended; noticed within milliseconds for workers on this host."""
 
@@ -98,6 +104,7 @@ Event = (
     | FromQuery
     | FromWorker
     | Subscribed
+    | Unsubscribed
     | WorkerDied
     | Unreachable
     | Slow
@@ -120,7 +127,7 @@ class Send(NamedTuple):
 class News(NamedTuple):
     """An event for the PUB socket."""
 
-    number: int  # of the event, dense from 1 in each boot
+    number: int  # of the event, dense from 1 in each boot; 0: not counted
     lane: str
     what: Happened
 

@@ -25,11 +25,12 @@ from rota.broker.effects import (
     Subscribed,
     Tick,
     Unreachable,
+    Unsubscribed,
     WorkerDied,
 )
 from rota.broker.queries import answer
 from rota.broker.state import BrokerState
-from rota.common.events import LaneMoved, Watching
+from rota.common.events import LaneMoved
 
 LANE_NEWS_EVERY_MS: Final = 100  # between two events on progress: one per step would cost as much as its results
 MARK_EVERY_TASKS: Final = 4_096  # retired tasks of a lane between two marks in the journal
@@ -75,7 +76,9 @@ class Sequencer:
             case FromQuery(identity, query):
                 broker.answer(identity, answer(broker, query), socket=QUERY)
             case Subscribed(topic):
-                broker.tell("", Watching(topic))
+                broker.subscribed(topic)
+            case Unsubscribed(topic):
+                broker.unsubscribed(topic)
             case WorkerDied(worker):
                 workers.died(broker, worker, "its process ended")
             case Unreachable(socket, identity):

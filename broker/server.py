@@ -31,6 +31,7 @@ from rota.broker.effects import (
     Subscribed,
     Tick,
     Unreachable,
+    Unsubscribed,
     WorkerDied,
 )
 from rota.broker.journal import Journal
@@ -44,7 +45,7 @@ from rota.broker.snapshotter import Snapshotter
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
 from rota.common.errors import ProtocolError, RotaError, StorageFull
-from rota.common.events import TOPICS
+from rota.common.events import TOPICS, followed_text
 from rota.host.clock import Clock
 from rota.host.endpoints import Endpoints
 from rota.host.open_files import Door
@@ -231,17 +232,20 @@ class Server:
         if count:
             log.warning("refused %d more messages within about a second", count)
 
-    def _subscriptions(self) -> list[Subscribed]:
-        """Return new subscriptions; other messages of watchers are ignored."""
-        found = []
+    def _subscriptions(self) -> list[Event]:
+        """Return new subscriptions, and the ends of those to texts; other messages of watchers are ignored."""
+        found: list[Event] = []
         for _ in range(MESSAGES_PER_WAKE):
             try:
                 frame = self._sockets.events.recv_multipart(zmq.NOBLOCK)[0]
             except zmq.Again:
                 break
             topic = frame[1:].decode(errors="replace")
-            if frame[:1] == b"\x01" and any(one.startswith(topic) for one in TOPICS):
+            is_text = followed_text(topic) is not None
+            if frame[:1] == b"\x01" and (is_text or any(one.startswith(topic) for one in TOPICS)):
                 found.append(Subscribed(topic))
+            elif frame[:1] == b"\x00" and is_text:  # comes once, when the last subscriber has gone
+                found.append(Unsubscribed(topic))
         return found
 
     def _decode(self, name: str, frames: Sequence[bytes]) -> Event:

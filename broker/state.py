@@ -17,11 +17,12 @@ from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, W
 from rota.broker.lane import Lane, Notes
 from rota.broker.pending_deploys import PendingDeploys
 from rota.broker.results import result_item
+from rota.broker.streams import Streams
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common import events
 from rota.common.errors import UnknownLane
-from rota.common.events import Happened
+from rota.common.events import Happened, TextStreamed, followed_text
 from rota.common.limits import CONNECTIONS_MAX, HEARTBEAT_MS, LANES_BYTES_DEFAULT
 from rota.common.messages import Answer, FrontendReply, ResultItem, Revoke, WorkerOrder
 from rota.common.work import Failed
@@ -43,6 +44,7 @@ class BrokerState:
         self.dispatcher = Dispatcher(world.boot)
         self.deploys = PendingDeploys(world.boot)
         self.debts = Debts()
+        self.streams = Streams()
         self.draining = False
         self.storage_full = ""  # why the journal cannot be written now; "" if it can
         self.late_completions = 0
@@ -150,6 +152,24 @@ class BrokerState:
         self._told += 1
         self.effects.news.append(News(self._told, lane, what))
 
+    def stream(self, task: Task, offset: int, text: str) -> None:
+        """Publish and keep a piece of what a running task generates."""
+        self._tell_text(task.run.lane, self.streams.add(task, offset, text))
+
+    def subscribed(self, topic: str) -> None:
+        """Answer a new subscription; one to a task's text gets what is there so far."""
+        self.tell("", events.Watching(topic))
+        seq = followed_text(topic)
+        if seq is not None:
+            so_far = self.streams.follow(seq)
+            self._tell_text("" if so_far is None else self.streams.lane_of(seq), so_far)
+
+    def unsubscribed(self, topic: str) -> None:
+        """Note that nobody is subscribed to a topic any more."""
+        seq = followed_text(topic)
+        if seq is not None:
+            self.streams.unfollow(seq)
+
     def watch(self, worker: str, pid: int) -> None:
         """Have the shell watch a local process (pid 0: stop watching)."""
         self.effects.watches.append(WatchProcess(worker, pid))
@@ -184,6 +204,7 @@ class BrokerState:
         self.world.check_invariants()
         self.dispatcher.check_invariants()
         self.debts.check_invariants()
+        self.streams.check_invariants()
         running = [task for lane in self.world.lanes.values() for task in lane.line() if task.outcome is None]
         queued = self.dispatcher.unfinished_queued()
         out = sum(assignment.tasks for assignment in self.dispatcher.assignments.values())
@@ -203,6 +224,7 @@ class BrokerState:
         """Process the notes of a record: tasks to dispatch, results to send, timers, failures to publish."""
         for task in notes.issued:
             self.dispatcher.add(self.world.lanes[task.run.lane], task)
+        self.streams.end(notes.finished)
         for task in notes.caught:
             self._tell_outcome(task)
         for task in notes.finished:
@@ -214,6 +236,11 @@ class BrokerState:
         self._moved[lane_name] = None
         for timer in notes.timers:
             heapq.heappush(self._timers, (timer.due_ms, lane_name, timer.turn, timer.index_of_emit))
+
+    def _tell_text(self, lane: str, what: TextStreamed | None) -> None:
+        # Not while the journal cannot be written: nothing is published then, and text would pile up.
+        if what is not None and not self.storage_full:
+            self.effects.news.append(News(0, lane, what))
 
     def _tell_outcome(self, task: Task) -> None:
         if task.run.watchers is not None:

@@ -44,6 +44,9 @@ def take(broker: BrokerState, identity: bytes, message: messages.WorkerMessage) 
             if worker is not None and known:
                 _heartbeat(broker, worker, message)
             broker.order(identity, messages.HeartbeatAck(broker.world.boot, known))
+        case messages.Streamed():
+            if worker is not None and known:
+                _streamed(broker, worker, message)
         case messages.Completed():
             _completed(broker, worker if known else None, message)
         case messages.Prepared():
@@ -110,7 +113,7 @@ def _register(broker: BrokerState, identity: bytes, message: messages.Register, 
     worker.identity = identity
     worker.seen_ms = broker.mono_ms
     lost = [assignment for number, assignment in worker.held.items() if number not in message.holds]
-    for assignment in lost:
+    for assignment in reversed(lost):
         broker.dispatcher.take_back(assignment)
     dropped = tuple([number for number in message.holds if number not in worker.held])
     broker.order(identity, messages.Registered(broker.world.boot, broker.heartbeat_ms, dropped))
@@ -179,6 +182,21 @@ def _heartbeat(broker: BrokerState, worker: Worker, message: messages.Heartbeat)
     if [one.address for one in message.preparing] != [one.address for one in worker.preparing]:
         broker.tell("", events.WorkerPreparing(worker.name, tuple([one.address for one in message.preparing])))
     broker.dispatcher.prepares(worker, message.preparing, broker.mono_ms)
+
+
+def _streamed(broker: BrokerState, worker: Worker, message: messages.Streamed) -> None:
+    """Take text that running model tasks have generated; that of tasks which this worker does not hold is ignored."""
+    found: dict[int, dict[int, Task]] = {}  # by assignment and turn
+    for number, turn, offset, text in message.pieces:
+        if number not in found:
+            assignment = worker.held.get(number)
+            folds = () if assignment is None else assignment.folds
+            found[number] = {
+                task.turn: task for _, tasks in folds for task in tasks if task.address.startswith(MODEL_PREFIX)
+            }
+        task = found[number].get(turn)
+        if task is not None and task.outcome is None:
+            broker.stream(task, offset, text)
 
 
 # --- completions -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 _DISPATCH: Final = ("tests/broker/test_dispatch.py",)
+_STREAMS: Final = ("tests/broker/test_streams.py",)
 
 MODEL_FAULTS: Final = (
     (
@@ -24,5 +25,37 @@ MODEL_FAULTS: Final = (
         '{"cpu": 4, "gpu": 1}',
         '{"cpu": 4, "gpu": 4}',
         _DISPATCH,
+    ),
+    (
+        "text-of-foreign-work",
+        "a worker streams only for assignments that it holds",
+        "broker/workers.py",
+        "assignment = worker.held.get(number)",
+        "assignment = broker.dispatcher.assignments.get(number)",
+        _STREAMS,
+    ),
+    (
+        "text-goes-on-after-a-death",
+        "a piece of text replaces everything from its offset on",
+        "broker/streams.py",
+        "            kept.cut(offset)\n",
+        "            kept.cut(kept.chars)\n",
+        _STREAMS,
+    ),
+    (
+        "text-for-everybody",
+        "a text is published only while somebody follows its task",
+        "broker/streams.py",
+        " if task.seq in self._followed else None",
+        "",
+        _STREAMS,
+    ),
+    (
+        "text-without-end",
+        "the text of a task that has its outcome is forgotten",
+        "broker/state.py",
+        "        self.streams.end(notes.finished)\n",
+        "",
+        _STREAMS,
     ),
 )

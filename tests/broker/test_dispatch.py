@@ -285,3 +285,23 @@ def test_the_one_of_many_calls_that_kills_is_found(broker: Broker) -> None:
     outcomes = [alice.results[seq] for seq in range(1, 6)]
     assert [one.kind for one in outcomes] == ["", "", "", "lost", ""]
     assert outcomes[3].attempts == 1 + limits.POISON_DEATHS_MAX
+
+
+def test_calls_of_a_dead_worker_run_again_in_their_order(broker: Broker) -> None:
+    """Goal: a death does not make the oldest call the last one. Method: five assignments, then another worker; and one
+    that forgot them all.
+    """
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    worker = broker.worker("g1", pool="gpu", assignments_max=5)
+    alice.submit("model:net", *[ADD] * 5)
+    worker.orders.clear()
+    worker.register()
+    assert worker.turns() == [1, 2, 3, 4, 5]
+    worker.die()
+    heir = broker.worker("g2", pool="gpu")
+    ran: list[int] = []
+    while heir.orders:
+        ran += heir.turns()
+        heir.finish()
+    assert ran == [1, 2, 3, 4, 5]

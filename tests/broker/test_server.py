@@ -28,7 +28,7 @@ from rota.broker.state import BrokerState
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.broker.world import World
 from rota.common import wire
-from rota.common.events import LaneMoved, WorkerDraining, WorkerJoined, WorkerLeft
+from rota.common.events import LaneMoved, Watching, WorkerDraining, WorkerJoined, WorkerLeft
 from rota.common.limits import RUN_TASKS_MAX
 from rota.common.messages import Hello, Results, Submit, TaskRun, Welcome
 from rota.host.clock import HostClock
@@ -56,6 +56,8 @@ class Shell:
         watch = end.enter_context(closing(ProcessWatch()))
         sequencer = Sequencer(BrokerState(world, version="test"))
         self.frontend = sockets.frontend
+        self.events = sockets.events
+        self.sequencer = sequencer
         self.world = world
         self.journal = journal
         self.server = Server(sequencer, journal, ModuleStore(folder), tensors, sockets, watch, HostClock())
@@ -190,3 +192,26 @@ def test_a_flood_of_bad_messages_costs_a_few_lines(shell: Shell, caplog: pytest.
     assert len(told) == LINES_MAX
     assert all(line.startswith("refused a message on frontend: ") for line in told)
     assert caplog.records[-1].getMessage() == f"refused {200 - LINES_MAX} more messages within about a second"
+
+
+def test_a_subscription_to_a_text_is_heard_and_its_end_too(shell: Shell) -> None:
+    """Goal: text is published while somebody follows it, and not after the last of two has gone. Method: real SUB
+    sockets come and go; the core says whom it follows.
+    """
+    first = shell.connect(zmq.SUB, ENDPOINTS.events, SUBSCRIBE=b"text.7.")
+    second = shell.connect(zmq.SUB, ENDPOINTS.events, SUBSCRIBE=b"text.7.")
+    odd = shell.connect(zmq.SUB, ENDPOINTS.events, SUBSCRIBE=b"text.07.")
+    followed = shell.sequencer.broker.streams._followed
+    events = {shell.events: zmq.POLLIN}
+    shell.server.turn(events)
+    assert list(followed) == [7]
+    told: list[Any] = [wire.decode(frame) for frame in frames_of(first)]
+    assert [event.what for event in told] == [Watching("text.7.")] * 2
+    assert frames_of(odd) == []
+    first.close()
+    shell.server.turn(events)
+    assert list(followed) == [7]
+    second.setsockopt(zmq.UNSUBSCRIBE, b"text.7.")
+    while followed:  # libzmq ends the first connection in its own time
+        assert shell.events.poll(20_000)
+        shell.server.turn(events)

@@ -1,8 +1,8 @@
 """A worker process with a tiny executor, for test_worker_loop.py: `echo_worker.py DIR`.
 
 The payload selects what a task does: `slow` runs until it is interrupted, `stuck` runs past its timeout and does not
-stop until a file `free` exists, `big` gives a large result, `bug` raises an exception, anything else is returned as the
-result. Code with `reuse` is not ready until a file `compiled` exists.
+stop until a file `free` exists, `big` gives a large result, `bug` raises an exception, `talk` generates text meanwhile,
+anything else is returned as the result. Code with `reuse` is not ready until a file `compiled` exists.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from rota.common.errors import CodeError
 from rota.common.work import Code, Done, Fold, FoldResult
 from rota.host.config import WorkerSettings
 from rota.host.service import run_process
-from rota.worker.executor import Outside
+from rota.worker.executor import Job, Outside, Streaming, Work
 from rota.worker.fold_executor import FoldExecutor
 from rota.worker.loop import serve_worker
 
 BIG_BYTES = 30 << 20
+TALK = ((0, "so "), (3, "much "), (8, "text"), (0, "anew"))
 
 
 def await_file(path: Path) -> None:
@@ -86,12 +87,27 @@ class EchoRunner:
         print("executor closed", flush=True)
 
 
+class EchoExecutor(FoldExecutor):
+    """Says the text of `talk` in pieces when it gets the task."""
+
+    def __init__(self, make_runner: Callable[[Callable[[], None]], EchoRunner], outside: Outside) -> None:
+        super().__init__(make_runner, outside)
+        self._outside = outside
+
+    def take(self, job: Job) -> None:
+        folds = job.folds if isinstance(job, Work) else ()
+        for address, task in [(one.address, task) for one in folds for task in one.tasks if task.payload == b"talk"]:
+            for offset, text in TALK:
+                self._outside.tell(Streaming(job.number, address, task.turn, offset, text))
+        super().take(job)
+
+
 def main() -> int:
     settings = WorkerSettings(run_dir=Path(sys.argv[1]), worker="echo-1")
     folder = Path(sys.argv[1])
 
     def make(outside: Outside) -> FoldExecutor:
-        return FoldExecutor(lambda stuck: EchoRunner(folder, stuck), outside)
+        return EchoExecutor(lambda stuck: EchoRunner(folder, stuck), outside)
 
     return run_process("echo-1", "debug", lambda: serve_worker("cpu", settings, make))
 

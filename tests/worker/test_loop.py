@@ -35,6 +35,7 @@ from rota.common.messages import (
     Registered,
     Revoke,
     Segment,
+    Streamed,
 )
 from rota.common.work import AGENT, NO_OUTCOMES, Code, Done, FoldResult, TensorRef
 from rota.host.endpoints import Endpoints, RunFolder
@@ -325,3 +326,22 @@ def test_an_assignment_whose_parts_do_not_fit_is_refused() -> None:
     """
     with pytest.raises(ProtocolError):
         folds_of(Assign(1, bytes(32), (CODE,), (FoldAssignment(1, "a/b", None, (segment((3,), (b"x",)),)),)))
+
+
+def test_text_comes_before_the_result_and_joined(run_dir: Path, broker: FakeBroker) -> None:
+    """Goal: what a task generates reaches the broker while it runs, in few pieces and under its assignment. Method: one
+    that says four pieces, three of which continue each other.
+    """
+    with echo_worker(run_dir):
+        broker.accept()
+        broker.send(assign(5, fold(b"talk")))
+        said: list[tuple[int, int, int, str]] = []
+        while not said or said[-1][3] != "anew":
+            said += broker.receive(Streamed).pieces
+        text = ""
+        for assignment, turn, offset, piece in said:
+            assert (assignment, turn) == (5, 1)
+            text = text[:offset] + piece
+            assert text in ("so ", "so much ", "so much text", "anew")
+        assert len(said) <= 4
+        assert broker.receive(Completed).assignment == 5

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rota.common.limits import HEARTBEAT_MS, STUCK_MS_MAX
+from rota.common import wire
+from rota.common.limits import (
+    HEARTBEAT_MS,
+    MODELS_SHOWN_MAX,
+    STREAM_PIECE_CHARS_MAX,
+    STREAM_PIECES_MAX,
+    STUCK_MS_MAX,
+)
 from rota.common.messages import (
     Assign,
     Completed,
@@ -14,6 +23,7 @@ from rota.common.messages import (
     Goodbye,
     Heartbeat,
     HeartbeatAck,
+    ModelNumbers,
     Preparation,
     Prepare,
     Prepared,
@@ -21,6 +31,7 @@ from rota.common.messages import (
     Register,
     Registered,
     Revoke,
+    Streamed,
 )
 from rota.common.work import AGENT, Code, FoldResult
 from rota.worker.session import (
@@ -32,6 +43,7 @@ from rota.worker.session import (
     Drop,
     Finished,
     Leave,
+    ModelsCounted,
     Overran,
     Prepares,
     Received,
@@ -40,6 +52,7 @@ from rota.worker.session import (
     Started,
     StartJob,
     StopAsked,
+    TextCame,
     Ticked,
     WorkerIdentity,
     WorkerSession,
@@ -415,3 +428,66 @@ class Conversation(RuleBasedStateMachine):
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+# --- text and numbers ---------------------------------------------------------------------------------------------
+
+
+def pieces_of(action: Any) -> list[tuple[int, int, int, str]]:
+    assert isinstance(action, SendMessage)
+    assert isinstance(action.message, Streamed)
+    return [tuple(piece) for piece in action.message.pieces]
+
+
+def test_text_goes_out_under_its_assignment() -> None:
+    """Goal: the broker gets what running tasks generate, in one message. Method: pieces of two jobs."""
+    session = serving()
+    session.step(Received(assign(5)), 1)
+    session.step(Received(assign(6)), 1)
+    (sent,) = session.step(TextCame(((1, 1, 0, "one"), (2, 4, 7, "two"))), 2)
+    assert pieces_of(sent) == [(5, 1, 0, "one"), (6, 4, 7, "two")]
+
+
+def test_text_that_nobody_waits_for_is_not_sent() -> None:
+    """Goal: no text of work that is not wanted any more. Method: of a job that has ended, one that was revoked,
+    one of an older boot, and any while the broker is away.
+    """
+    session = serving()
+    for number in (5, 6):
+        session.step(Received(assign(number)), 1)
+    session.step(Finished(1, completed(5)), 2)
+    session.step(Received(Revoke(6)), 2)
+    assert session.step(TextCame(((1, 1, 0, "ended"), (2, 1, 0, "revoked"))), 3) == []
+    session.step(Received(assign(7)), 4)
+    session.step(Ticked(), 4 + SILENCE_MS)
+    assert session.step(TextCame(((3, 1, 0, "away"),)), 5 + SILENCE_MS) == []
+    session.step(Received(Registered(2, HEARTBEAT_MS, ())), 6 + SILENCE_MS)
+    assert session.step(TextCame(((3, 1, 0, "of another boot"),)), 7 + SILENCE_MS) == []
+
+
+def test_long_text_is_cut_to_the_bounds_of_a_message() -> None:
+    """Goal: whatever a model generates is a valid message. Method: a text longer than a piece, and more pieces than
+    fit; the pieces joined are the text.
+    """
+    session = serving()
+    session.step(Received(assign(5)), 1)
+    text = "x" * (STREAM_PIECE_CHARS_MAX * STREAM_PIECES_MAX) + "yz"
+    sent = session.step(TextCame(((1, 1, 3, text),)), 2)
+    assert [len(pieces_of(one)) for one in sent] == [STREAM_PIECES_MAX, 1]
+    joined = ""
+    for _, _, offset, piece in [piece for one in sent for piece in pieces_of(one)]:
+        assert offset == 3 + len(joined)
+        joined += piece
+    assert joined == text
+    for one in sent:
+        assert isinstance(one, SendMessage)
+        wire.decode(wire.encode(one.message), wire.FROM_WORKERS)
+
+
+def test_numbers_of_models_go_with_the_next_heartbeat() -> None:
+    """Goal: counters cost no messages of their own, and are bounded. Method: more models than are shown; a tick."""
+    session = serving()
+    numbers = ModelNumbers("model:m@1", bytes(32), "cpu", "", "A", 7, 1, 2, 3, 4, 5)
+    assert session.step(ModelsCounted((numbers,) * 100), 1) == []
+    (beat,) = session.step(Ticked(), HEARTBEAT_MS)
+    assert beat == SendMessage(Heartbeat("cpu-1", 1, (), (), (numbers,) * MODELS_SHOWN_MAX))

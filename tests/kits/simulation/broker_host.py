@@ -109,6 +109,7 @@ class BrokerHost(SimProcess):
         self.next_check = 0
         self.routers: list[Any] = []
         self._publisher: Publisher | None = None
+        self._followers = simulation.chances.stream("followers")
 
     def start(self) -> None:
         """Recover and serve, as `rota.broker.__main__.serve` does."""
@@ -125,6 +126,7 @@ class BrokerHost(SimProcess):
         assert server is not None
         assert core is not None
         before = len(core.effects.records), core.world.next_seq
+        self._follow(core)
         server.turn(self._ready())
         self.elapsed_us += _TURN_COST_US
         self.turns += 1
@@ -134,6 +136,16 @@ class BrokerHost(SimProcess):
         if self.turns % _TURNS_PER_FOLD == 0:
             self.simulation.checker.turned(self)
         self._plan_next(server)
+
+    def _follow(self, core: BrokerState) -> None:
+        """Let somebody follow the text of a call that runs, or of one that will, or of nothing; or no longer."""
+        assert self._publisher is not None
+        chance = self._followers.random()
+        if chance > 0.2:
+            return
+        out = [task.seq for one in core.dispatcher.assignments.values() for _, tasks in one.folds for task in tasks]
+        seq = self._followers.choice([*out, core.world.next_seq])
+        self._publisher.subscriptions.append(b"%c" % (chance < 0.15) + b"text.%d." % seq)
 
     def process_ended(self) -> None:
         """Note that a process of this host has ended."""
@@ -177,6 +189,8 @@ class BrokerHost(SimProcess):
     def _ready(self) -> dict[object, int]:
         ready: dict[object, int] = {router: zmq.POLLIN for router in self.routers if router.inbox}
         assert self.process_watch is not None
+        if self._publisher is not None and self._publisher.subscriptions:
+            ready[self._publisher] = zmq.POLLIN
         if self.process_watch.has_news():
             ready[_WATCH_FD] = zmq.POLLIN
         return ready

@@ -22,9 +22,9 @@ from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common.errors import NumberReused, RotaError
-from rota.common.events import LaneMoved, OutcomesDiffer, TaskFailure
+from rota.common.events import LaneMoved, OutcomesDiffer, TaskFailure, TextStreamed
 from rota.common.messages import Accepted, Answer, Completed, DeadDrop, Event, ResultItem, Submit
-from rota.common.work import RECORDED_FAILURES, Failed, Fold, Outcome
+from rota.common.work import RECORDED_FAILURES, Done, Failed, Fold, Outcome
 
 if TYPE_CHECKING:
     from simulation.broker_host import BrokerHost
@@ -58,6 +58,7 @@ class Checker:
         self._failures: dict[int, tuple[str, str]] = {}  # from events
         self._divergences_told: dict[tuple[str, int], None] = {}
         self._events = (0, 0)  # boot and number of the last one
+        self._pieces: list[TextStreamed] = []
         # The progress of each lane of a boot, by event number: from events, and from answers.
         self._moves: dict[tuple[int, str], list[tuple[int, int]]] = {}
         self._answered: dict[tuple[int, str], list[tuple[int, int]]] = {}
@@ -199,6 +200,9 @@ class Checker:
 
     def heard(self, event: Event) -> None:
         """Note a published event, which must not be contradicted either."""
+        if isinstance(event.what, TextStreamed):
+            self._pieces.append(event.what)
+            return
         boot, number = self._events
         if event.boot == boot:
             assert event.event > number, "events are numbered upwards"
@@ -239,6 +243,7 @@ class Checker:
         self._check_told(history)
         self._check_requests(history)
         self._check_lies(history)
+        self._check_texts(history)
         check_reference(found, history, self._lied_turns(history))
 
     def _check_told(self, history: History) -> None:
@@ -252,6 +257,16 @@ class Checker:
             assert history.digests[lane][retired] == digest, f"lane {lane} has another digest at {retired} than told"
         unfinished = [seq for seq in range(1, self.tasks + 1) if seq not in history.finished]
         assert not unfinished, f"tasks without an outcome at rest: {unfinished[:9]}"
+
+    def _check_texts(self, history: History) -> None:
+        """Check that each piece of text is a part of its task's result, at its place."""
+        for piece in self._pieces:
+            outcome = history.finished[piece.seq].outcome
+            if type(outcome) is Done:
+                text = (outcome.result or b"").decode()
+                assert text[piece.offset :].startswith(piece.text), f"task {piece.seq} said {piece}, it became {text}"
+                assert piece.turn == history.finished[piece.seq].turn, f"{piece} has another turn"
+                self.seen["pieces of text"] += 1
 
     def _check_requests(self, history: History) -> None:
         """Check that each answer is in the run file, each number once, and nothing that was refused permanently."""

@@ -294,11 +294,17 @@ class Router(_Socket):
 
 
 class Publisher(_Socket):
-    """The PUB socket: one watcher that misses nothing."""
+    """The XPUB socket: one watcher that misses nothing, and subscriptions to texts."""
 
     def __init__(self, network: Network, process: Process) -> None:
         super().__init__(network, process)
         self.published: list[bytes] = []
+        self.subscriptions: deque[bytes] = deque()
+
+    def recv_multipart(self, _flags: int = 0) -> list[bytes]:
+        if not self.subscriptions:
+            raise zmq.Again
+        return [self.subscriptions.popleft()]
 
     def bind(self, endpoint: str) -> None:
         pass

@@ -10,6 +10,8 @@ the checker knows each lie. Tasks may kill their worker (`die`), run past their 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import scripted
@@ -38,6 +40,7 @@ from rota.worker.session import (
     SendMessage,
     Started,
     StartJob,
+    TextCame,
     Ticked,
     WorkerIdentity,
     WorkerSession,
@@ -108,7 +111,7 @@ class WorkerHost(SimProcess):
         self.running: dict[int, _Running] = {}  # by the number of the job
         self.compiled: dict[bytes, None] = {}
         self.compiling: dict[int, _Job] = {}  # jobs that wait for their code
-        self.finished: deque[Finished | Overran | Prepares] = deque()
+        self.finished: deque[Finished | Overran | Prepares | TextCame] = deque()
         self.guard(lambda: self._act(self.session.step(Started(), self._now_ms())))
         self.wake()
 
@@ -198,7 +201,24 @@ class WorkerHost(SimProcess):
             plans = [] if isinstance(job.order, Prepare) else [self._plan(fold) for fold in folds_of(job.order)]
             took_us = _PREPARE_US if isinstance(job.order, Prepare) else _total_us(plans)
             self.running[job.number] = _Running(job, plans, self.clock.now_us)
+            if self.pool == "gpu":
+                self._stream(job, plans, took_us * self.slow)
             self._finish_at(job, self.clock.now_us + took_us * self.slow + self._hide_us())
+
+    def _stream(self, job: _Job, plans: list[_Planned], took_us: int) -> None:
+        """Plan what the calls of a job say while they run: their results, in some pieces."""
+        for plan in plans:
+            outcomes = () if plan.result is None else plan.result.outcomes
+            for task, outcome in zip(plan.fold.tasks, outcomes, strict=False):
+                text = (outcome.result or b"").decode() if type(outcome) is Done else ""
+                cuts = sorted(self.chance.sample(range(len(text) + 1), min(len(text), self.chance.randrange(4))))
+                for start, end in pairwise([0, *cuts, len(text)]):
+                    piece = (job.number, task.turn, start, text[start:end])
+                    self.at(self.clock.now_us + int(took_us * start / len(text)) if text else 0, self._piece(piece))
+
+    def _piece(self, piece: tuple[int, int, int, str]) -> Callable[[], None]:
+        """Return what says a piece, if its job still runs by then."""
+        return lambda: self._say(TextCame((piece,))) if piece[0] in self.running else None
 
     def _compiles(self, job: _Job) -> bool:
         """Set a job aside until its code is compiled, if that is new to this life."""
@@ -224,7 +244,7 @@ class WorkerHost(SimProcess):
         pairs = [(number, order.folds[0].address) for number, order in orders if isinstance(order, Assign)]
         self._say(Prepares(tuple(pairs)))
 
-    def _say(self, event: Finished | Overran | Prepares) -> None:
+    def _say(self, event: Finished | Overran | Prepares | TextCame) -> None:
         self.finished.append(event)
         self.wake()
 
