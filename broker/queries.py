@@ -17,6 +17,7 @@ from rota.broker.state import BrokerState
 from rota.broker.tasks import DeadTask, Run, Task, caught_task
 from rota.common import errors, messages
 from rota.common.digests import DIGEST_BYTES
+from rota.common.shown import shown
 from rota.common.targets import DEFAULT_LANE, code_name
 from rota.common.work import Code, Failed
 
@@ -159,10 +160,10 @@ def _deploys(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, A
 
 
 def _uses(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    digest = arguments.get("digest")
-    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
-        raise errors.BadPayload(f"digest wants {DIGEST_BYTES} bytes")
-    return code_uses(broker.world, digest)
+    text = arguments.get("digest")
+    if type(text) is not str or not _is_digest(text):
+        raise errors.BadPayload(f"digest wants {2 * DIGEST_BYTES} hexadecimal digits, got {shown(text)}")
+    return code_uses(broker.world, bytes.fromhex(text))
 
 
 def _code_facts(code: Code) -> dict[str, Any]:
@@ -291,6 +292,10 @@ def _digest(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _lane(broker: BrokerState, arguments: dict[str, Any]) -> Lane:
     return broker.lane(arguments.get("lane", DEFAULT_LANE))
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 2 * DIGEST_BYTES and all(sign in "0123456789abcdef" for sign in text)
 
 
 def _limit(arguments: dict[str, Any]) -> int:

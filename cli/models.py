@@ -1,48 +1,40 @@
-"""`rota model`: the model repository of a run folder. Only `add` needs a broker, to deploy."""
+"""`rota model`: the model repository of a run folder. A broker is needed to deploy, and asked before a removal."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 from rota.cli.common_options import (
     Connection,
-    Whole,
     broker_options,
     dir_option,
     json_option,
-    lane_option,
     option,
     progress_option,
 )
 from rota.cli.model_options import models_option, repository_of
 from rota.cli.model_probe import certificates_of, print_certificate, probe
+from rota.cli.model_versions import BindOptions, bind_options, bound, deploy, rm
 from rota.cli.output import Progress, print_facts, print_json, print_table
-from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common.errors import CodeError, RotaError
 
 if TYPE_CHECKING:
     from rota.gpu_worker.graph import Graph
-    from rota.gpu_worker.repository import ModelEntry, Repository
+    from rota.gpu_worker.repository import DamagedEntry, ModelEntry, Repository
 
 
 def _deploy_options(command: Any) -> Any:
-    for add_option in (
-        option("--timeout-ms", type=Whole(1), default=None, help="How long a task of the model may run."),
-        wait_option,
-        option("--check/--no-check", default=True, help="Have a GPU worker load it before the deploy takes effect."),
-        option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it."),
-        lane_option,
-    ):
-        command = add_option(command)
-    return command
+    return option("--deploy/--no-deploy", default=True, help="Bind model:NAME in the lane to it.")(
+        bind_options(command)
+    )
 
 
 @click.group()
 def model() -> None:
-    """Add, fetch, list and show ONNX models.
+    """Add, fetch, list, show, deploy and remove ONNX models.
 
     \b
     rota model add digits digits.onnx
@@ -102,34 +94,22 @@ def fetch(
     _show(facts, json)
 
 
-class _AddOptions(TypedDict):
+class _AddOptions(BindOptions):
     """The options of a command that adds a model."""
 
-    lane: str
     deploy: bool
-    check: bool
-    wait: bool
-    timeout_ms: int | None
 
 
 def _added(
     connection: Connection, repository: Repository, name: str, path: Path, options: _AddOptions
 ) -> dict[str, Any]:
     """Add the model in `path` and deploy it, if wanted. Returns what to show."""
-    from rota.common.code_kinds import KINDS
-    from rota.common.work import MODEL, Limits
-
-    lane, check, timeout_ms = options["lane"], options["check"], options["timeout_ms"]
     had = [one.digest for one in repository.list() if one.name == name]
     entry = repository.add(path, name)
     facts: dict[str, Any] = {**_facts(entry), "deployed": False}
     if options["deploy"]:
-        code_limits = None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
         try:
-            with connection.open() as client:
-                if check:
-                    tell_if_no_worker(client, connection, KINDS[MODEL].pool, name, wait=options["wait"])
-                info = client.deploy_model(name, entry.digest, code_limits=code_limits, lane=lane, check=check)
+            facts |= bound(connection, name, entry, options)
         except CodeError:
             if entry.digest not in had:
                 repository.remove(entry.name, entry.version)
@@ -138,7 +118,6 @@ def _added(
         except (RotaError, TimeoutError):
             click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)
             raise
-        facts |= {"deployed": True, "lane": lane, **info}
     return facts
 
 
@@ -154,16 +133,19 @@ def _show(facts: dict[str, Any], json: bool) -> None:
 @json_option
 @dir_option
 def ls(folder: Path, models: Path | None, json: bool) -> None:
-    """List the models and their versions.
+    """List the models and their versions, with the classes that their certificates give them.
 
     \b
     rota model ls
     """
-    rows = [_facts(entry) for entry in repository_of(folder, models).list()]
+    rows = [_row(entry) for entry in repository_of(folder, models).entries()]
     if json:
         print_json(rows)
     else:
-        print_table(rows, ("name", "version", "size_bytes", "files", "digest"), "no models")
+        print_table(rows, ("name", "version", "task", "class", "size_bytes", "files", "digest"), "no models")
+        for row in rows:
+            if row["problem"]:
+                click.echo(f"{row['name']}@{row['version']} cannot be used: {row['problem']}")
 
 
 @model.command()
@@ -200,7 +182,24 @@ def show(folder: Path, models: Path | None, name: str, json: bool) -> None:
             print_certificate(certificate)
 
 
+model.add_command(deploy)
+model.add_command(rm)
 model.add_command(probe)
+
+
+def _row(entry: ModelEntry | DamagedEntry) -> dict[str, Any]:
+    """Return what `rota model ls` says of a version; `problem` says why one cannot be used."""
+    from rota.gpu_worker.repository import ModelEntry
+
+    if not isinstance(entry, ModelEntry):
+        nothing = dict.fromkeys(("digest", "files", "size_bytes", "folder", "task", "class"))
+        return {"name": entry.name, "version": entry.version, **nothing, "problem": entry.problem}
+    classes = sorted({certificate["class"] for certificate in certificates_of(entry)})
+    try:
+        task, problem = entry.settings().task, ""
+    except CodeError as error:
+        task, problem = None, error.message
+    return {**_facts(entry), "task": task, "class": "/".join(classes), "problem": problem}
 
 
 def _facts(entry: ModelEntry) -> dict[str, Any]:

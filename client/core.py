@@ -26,6 +26,7 @@ from rota.common.arguments import seconds
 from rota.common.errors import BadTarget, ConfigError, LocalError, NotReachable, RotaError
 from rota.common.shown import shown
 from rota.host.endpoints import Endpoints, RunFolder, shut_path
+from rota.host.model_versions import check_version
 from rota.host.sockets import Socket
 from rota.host.sockets import context as new_context
 from rota.tensors.payloads import Payloads
@@ -144,6 +145,11 @@ class Core:
         if isinstance(self._where, Endpoints) or "://" in str(self._where):
             return None
         return RunFolder(Path(self._where)).tensors
+
+    def check_version(self, name: str, digest: bytes) -> None:
+        """Check a model's name with a version, if the run folder is here. See `host.model_versions`."""
+        if not isinstance(self._where, Endpoints) and "://" not in str(self._where):
+            check_version(RunFolder(Path(self._where)).models, name, digest)
 
     def _not_reachable(self, what: str) -> NotReachable:
         endpoint = self.endpoints().frontend

@@ -18,7 +18,7 @@ from rota.client.options import DeployOptions, LaneOptions, MapOptions, SubmitOp
 from rota.client.session import RESULTS_HELD_MAX
 from rota.client.watch import EventFilter
 from rota.common import digests, limits
-from rota.common.arguments import check_name, checked, flag, seconds, seq_of, several, whole
+from rota.common.arguments import check_model_name, check_name, checked, flag, seconds, seq_of, several, whole
 from rota.common.code_kinds import MODULE_KINDS, pool_of
 from rota.common.errors import BadPayload, CodeError, LocalError, UnknownLane
 from rota.common.messages import (
@@ -129,13 +129,13 @@ class Operations:
         return self._deploy(name, code, data, options)
 
     def deploy_model(self, name: str, digest: bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
-        name = name.removeprefix(MODEL_PREFIX) if isinstance(name, str) else name
-        check_name(name, "a model")
+        name = check_model_name(name)
         if not isinstance(digest, bytes) or len(digest) != digests.DIGEST_BYTES:
             raise CodeError(
                 f"digest={shown(digest)}: a model's digest has {digests.DIGEST_BYTES} bytes, `rota model show NAME`"
             )
-        code = Code(digest, MODEL, limits=options.code_limits or Limits())
+        self._core.check_version(name, digest)
+        code = Code(digest, MODEL, limits=options.code_limits or Limits(), recorded=options.recorded)
         return self._deploy(MODEL_PREFIX + name, code, None, options)
 
     def open_lane(self, lane: str, options: LaneOptions) -> Flow[Any]:

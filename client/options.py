@@ -16,7 +16,7 @@ from rota.common.errors import BadPayload, CodeError, LocalError
 from rota.common.messages import LaneSettings
 from rota.common.shown import shown
 from rota.common.text_calls import ChatMessage, ChatTool, GenerateCall, OutputRule
-from rota.common.work import AGENT, CODE_KINDS, Limits
+from rota.common.work import AGENT, CODE_KINDS, MODEL, Limits
 
 MAP_BATCH_TASKS: Final = 256
 MAP_IN_FLIGHT_TASKS: Final = 4_096
@@ -187,6 +187,7 @@ class MapOptions(_Options):
 class ModelNames(TypedDict, total=False):
     """The named arguments of `deploy_model`; see `DeployOptions`."""
 
+    recorded: bool
     code_limits: Limits | None
     lane: str
     check: bool
@@ -205,13 +206,15 @@ class DeployNames(ModelNames, total=False):
 class DeployOptions(_Options):
     """How code is bound to a name.
 
-    `reuse`: one instance for many tasks. `exports`: the module's own names for `alloc` and `call`. `check`: a worker
-    checks the code before the deploy takes effect. `number`, `timeout_s`: as for a submit.
+    `reuse`: one instance for many tasks. `exports`: the module's own names for `alloc` and `call`. `recorded`: accept
+    results of a model that a repetition might not give again. `check`: a worker checks the code before the deploy takes
+    effect. `number`, `timeout_s`: as for a submit.
     """
 
     kind: str = AGENT
     reuse: bool = False
     exports: Mapping[str, str] | None = None
+    recorded: bool = False
     code_limits: Limits | None = None
     lane: str = "main"
     check: bool = True
@@ -223,6 +226,10 @@ class DeployOptions(_Options):
             raise CodeError(f"kind={shown(self.kind)}: code is one of {', '.join(CODE_KINDS)}")
         check_name(self.lane, "a lane")
         flag("reuse", self.reuse)
+        if flag("recorded", self.recorded) and self.kind != MODEL:
+            raise CodeError(
+                f"recorded=True: a result of kind {self.kind} is always derived; only models can be recorded"
+            )
         flag("check", self.check)
         if self.exports is not None and not isinstance(self.exports, Mapping):
             raise CodeError(f"exports={shown(self.exports)}: give a map of `alloc` or `call` to the module's own name")

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from rota.common import limits, wire
 from rota.common.errors import BadPayload, BadTarget, ConfigError, LocalError, ProtocolError
 from rota.common.shown import shown
-from rota.common.targets import is_name
+from rota.common.targets import MODEL_PREFIX, is_name, is_target
 
 Error = TypeVar("Error", bound=LocalError)
 
@@ -26,6 +26,17 @@ def check_name(name: Any, what: str) -> None:
         raise BadTarget(
             f"{shown(name)} cannot name {what}: use letters, digits, _ . - ({limits.NAME_CHARS_MAX} at most)"
         )
+
+
+def check_model_name(name: Any) -> str:
+    """Return what a model is called, `NAME` or `NAME@VERSION`, without `model:` before it. Raises `BadTarget`."""
+    bare = name.removeprefix(MODEL_PREFIX) if isinstance(name, str) else ""
+    if not is_target(f"{MODEL_PREFIX}{bare}"):
+        raise BadTarget(
+            f"{shown(name)} cannot name a model: use NAME or NAME@VERSION, names of letters, digits, _ . - "
+            f"({limits.NAME_CHARS_MAX} at most)"
+        )
+    return bare
 
 
 def whole(name: str, value: Any, lowest: int, highest: int = SEQ_MAX, error: type[Error] | None = None) -> int:

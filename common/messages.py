@@ -80,7 +80,7 @@ QUERIES: Final = (
     "agent",  # {lane, address}: one agent, its state included
     "workers",  # {}: every worker with what it runs
     "deploys",  # {lane}: names and what they are bound to
-    "uses",  # {digest}: the lanes that need code
+    "uses",  # {digest in hex}: the lanes that need code
     "tasks",  # {lane, state?, limit?}: waiting, issued, running, completed tasks
     "task",  # {seq}: one task
     "dead",  # {lane, limit?}: dead letters

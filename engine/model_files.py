@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from rota.gpu_worker.model_sources import MANIFEST_FILE
 from rota.gpu_worker.repository import Repository
+from rota.host.model_versions import MANIFEST_FILE
 
 
 class ModelFiles(NamedTuple):

@@ -11,8 +11,7 @@ from blake3 import blake3
 
 from rota.common.errors import CodeError
 from rota.gpu_worker.model_check import MODEL_FILE
-
-MANIFEST_FILE: Final = "rota-manifest.json"  # Rota's own: that of an earlier version is no part of a model
+from rota.host.model_versions import MANIFEST_FILE
 
 _CHUNK_BYTES: Final = 1 << 20
 

@@ -32,10 +32,11 @@ from rota.gpu_worker.certificate_store import CertificateStore
 from rota.gpu_worker.draws import drawing_operator
 from rota.gpu_worker.graph import Graph, read_graph
 from rota.gpu_worker.model_check import MODEL_FILE, check_model, read_model, read_text
-from rota.gpu_worker.model_sources import MANIFEST_FILE, copy_file, measure, source_files
+from rota.gpu_worker.model_sources import copy_file, measure, source_files
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings, parse_settings
 from rota.host.files import locked, sync_folder, try_lock
+from rota.host.model_versions import MANIFEST_FILE
 
 MANIFEST_FORMAT: Final = 1
 

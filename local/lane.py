@@ -31,7 +31,7 @@ from rota.broker.tasks import caught_task
 from rota.broker.world import World
 from rota.common import limits as bounds
 from rota.common import messages
-from rota.common.arguments import check_name, check_options, checked, flag, several, whole
+from rota.common.arguments import check_model_name, check_name, check_options, checked, flag, several, whole
 from rota.common.chat import Chat, Dialogue
 from rota.common.digests import digest
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
@@ -45,6 +45,7 @@ from rota.engine.engine import Engine
 from rota.engine.executors import Executors
 from rota.engine.folds import plan
 from rota.gpu_worker.repository import Repository
+from rota.host.model_versions import check_version
 from rota.local.arguments import (
     LimitChanges,
     duration,
@@ -142,22 +143,22 @@ class LocalLane(View):
     @_operation
     def deploy(
         self, name: str, module: Path | str | bytes | None = None, kind: str = AGENT, *, reuse: bool = False,
-        exports: Mapping[str, str] | None = None, limits: Limits | None = None, **changes: Unpack[LimitChanges],
+        exports: Mapping[str, str] | None = None, recorded: bool = False, limits: Limits | None = None,
+        **changes: Unpack[LimitChanges],
     ) -> dict[str, Any]:  # fmt: skip
         """Bind `name` to code and return the facts about it; tasks issued from now on run it.
 
         `module`: a file or its bytes. For kind "model" (or a name `model:NAME`): an ONNX file or a folder with
         model.onnx, which is added to the model folder, or the digest of a model there; default: the newest of that
-        name. Limits can be given as `Limits` or by name (`fuel=1_000_000`). Raises `CodeError` for code that cannot
-        run.
+        name, or the version in `NAME@VERSION`. `recorded`: accept results that a repetition might not give again.
+        Limits can be given as `Limits` or by name (`fuel=1_000_000`). Raises `CodeError` for code that cannot run.
         """
         code_limits = limits_of(limits, changes)
         if not isinstance(name, str):
             check_name(name, "code")
         if kind == MODEL or name.startswith(MODEL_PREFIX):
-            name = name.removeprefix(MODEL_PREFIX)
-            check_name(name, "a model")
-            code, data = Code(self._model(name, module), MODEL, limits=code_limits), None
+            name = check_model_name(name)
+            code, data = Code(self._model(name, module), MODEL, limits=code_limits, recorded=recorded), None
             name = MODEL_PREFIX + name
         else:
             check_name(name, "an agent")
@@ -384,9 +385,12 @@ class LocalLane(View):
         repository = Repository(self._place.models)
         if module is not None and not isinstance(module, bytes | str | Path):
             raise CodeError(f"module={shown(module)}: give an ONNX file, its folder, or a model's digest")
-        if isinstance(module, bytes):
-            return repository.find(module).digest
-        return repository.show(name).digest if module is None else repository.add(Path(module), name).digest
+        if module is None:
+            return repository.named(name).digest
+        base = name.partition("@")[0]
+        found = repository.find(module) if isinstance(module, bytes) else repository.add(Path(module), base)
+        check_version(repository.root, name, found.digest)
+        return found.digest
 
     def _head(self) -> tuple[str, int, int]:
         """Return the first fields of every input of the lane."""

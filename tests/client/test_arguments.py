@@ -174,7 +174,10 @@ def _calls_of_code_and_lanes() -> list[Call]:
     add("deploy", [("a", b"", kind) for kind in (None, 5, "model", "other", ["agent"])], CodeError)
     add("deploy_model", [(None, _DIGEST), (5, _DIGEST), ("a/b", _DIGEST)], BadTarget)
     add("deploy_model", [("m", digest) for digest in (None, 5, "", b"short", _DIGEST.hex())], CodeError)
+    add("deploy_model", [(name, _DIGEST) for name in ("m@0", "m@", "m@1@2", "@1", "m@1/x")], BadTarget)
     add("deploy_model", [("m", _DIGEST)], ConfigError, reuse=True)
+    add("deploy_model", [("m", _DIGEST)], LocalError, recorded=1)
+    add("deploy", [("a", b"")], CodeError, recorded=True)
     for method, first in (("deploy", b""), ("deploy_model", _DIGEST)):
         for name, values, error in (
             ("lane", _LANES, BadTarget), ("check", [None, 1], LocalError), ("number", ["1", 0], LocalError),

@@ -13,7 +13,6 @@ from blake3 import blake3
 from smallest_model import SMALLEST_MODEL
 
 from rota.common.errors import CodeError
-from rota.gpu_worker.model_sources import MANIFEST_FILE
 from rota.gpu_worker.repository import (
     ModelEntry,
     ModelFile,
@@ -22,6 +21,7 @@ from rota.gpu_worker.repository import (
     _manifest_of,
     parse_reference,
 )
+from rota.host.model_versions import MANIFEST_FILE
 
 
 @pytest.fixture

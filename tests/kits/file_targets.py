@@ -32,10 +32,10 @@ from rota.broker.world import World
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import CodeError, ConfigError, JournalError, StorageFull
 from rota.common.wasm_module import check_interface, inspect_module
-from rota.gpu_worker.model_sources import MANIFEST_FILE
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.settings import parse_settings
 from rota.host.endpoints import Endpoints
+from rota.host.model_versions import MANIFEST_FILE
 
 # --- records ------------------------------------------------------------------------------------------------------
 

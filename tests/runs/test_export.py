@@ -30,9 +30,9 @@ from rota.common.messages import TaskRun
 from rota.common.text_calls import ChatMessage, GenerateCall, encode_text_call
 from rota.common.work import MODEL, Code
 from rota.conversations.store import ConversationStore
-from rota.gpu_worker.model_sources import MANIFEST_FILE
 from rota.gpu_worker.repository import Repository
 from rota.host.endpoints import CONVERSATIONS, RunFolder
+from rota.host.model_versions import MANIFEST_FILE
 from rota.runs.archive import unpack
 from rota.runs.export import export_run, import_run, read_needs
 from rota.runs.open import open_run
