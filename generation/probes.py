@@ -25,7 +25,8 @@ _TOKENS: Final = "rota 2026-11 probe prompt"
 _LENGTHS: Final = (2, 3, 9, 21, 34, 1)  # of prompts; that of a single token is read by a decode
 _BASE_SCRIPT: Final = 2
 _FOLLOWING: Final = 6
-_KNOWN: Final = (2, 7, 16, 19, 32)  # cells of an earlier prompt; the cache has multiples of 16
+_KNOWN: Final = (2, 16, 19, 32)  # cells of an earlier prompt; the cache has multiples of 16
+_FOLLOWING_COPIES: Final = 2
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
 
 
@@ -122,7 +123,7 @@ def probe_decoder(decoders: Decoders, slots: int, *, on_host: bool, say: Callabl
         return DecoderFinding((1,), False, False, "the same request gives other bits when it runs again", tuple(counts))
     if slots > 1:
         say(f"generation in {slots} slots: with neighbours")
-        together = _together(decoder, scripts, alone, slots)
+        together = _together(decoder, scripts, alone, slots, rounds=2)
         counts.append(together.count())
         if together.differing:
             single = probe_decoder(decoders, 1, on_host=on_host, say=say)
@@ -133,7 +134,7 @@ def probe_decoder(decoders: Decoders, slots: int, *, on_host: bool, say: Callabl
         return DecoderFinding(tuple(sizes), False, True, "", tuple(counts))
     for size in reversed([size for size in _SIZES if size < slots]):
         say(f"generation in {slots} slots: {size} of them in a decode")
-        smaller = _together(decoders((size, slots)), scripts, alone, size)
+        smaller = _together(decoders((size, slots)), scripts, alone, size, rounds=1)
         counts.append(smaller.count())
         if not smaller.differing:
             sizes.insert(0, size)
@@ -197,15 +198,14 @@ def _again(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequ
 
 
 def _together(
-    decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]], slots: int
+    decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]], slots: int, rounds: int
 ) -> _Comparison:
-    """Run requests in the first `slots` slots: one joins in each step, then all slots are filled at once."""
+    """Run requests in the first `slots` slots: all are filled at once, and in a second round one joins in each step."""
     tally = _Comparison("neighbours and slots", slots, alone)
-    _scribble(decoder, scripts)
-    staggered = [at % len(scripts) for at in range(max(slots, 2 * len(scripts)))]
-    _run_all(decoder, scripts, tally, staggered, slots, joining=1)
-    _scribble(decoder, scripts)
-    _run_all(decoder, scripts, tally, staggered[::-1], slots, joining=slots)
+    requests = [at % len(scripts) for at in range(max(slots, len(scripts)))]
+    for joining in (slots, 1)[:rounds]:
+        _scribble(decoder, scripts)
+        _run_all(decoder, scripts, tally, requests if joining == slots else requests * 2, slots, joining)
     return tally
 
 
@@ -247,7 +247,7 @@ def _on_copied_cells(decoder: SlotDecoder, scripts: Sequence[Script], alone: Seq
             running, logits = _begin(decoder, number, script, slot, {}, known)
             tally.compare(number, 0, logits)
             tally.runs += 2
-            while running.rows <= len(script.following):
+            while running.rows <= _FOLLOWING_COPIES:
                 tally.compare(number, running.rows, _advance(decoder, scripts, [running], {})[0])
                 tally.runs += 1
     return tally

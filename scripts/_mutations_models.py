@@ -1,4 +1,4 @@
-"""Faults in what the core does for models: many assignments of one worker, streams of text, results that may differ.
+"""Faults in what is done for models: assignments of one worker, streams of text, results that may differ, generation.
 For _mutations.py: the fields of its `Mutation`.
 """
 
@@ -8,6 +8,7 @@ from typing import Final
 
 _DISPATCH: Final = ("tests/broker/test_dispatch.py",)
 _STREAMS: Final = ("tests/broker/test_streams.py",)
+_BITS: Final = ("tests/generation/test_bits.py",)
 
 MODEL_FAULTS: Final = (
     (
@@ -57,5 +58,49 @@ MODEL_FAULTS: Final = (
         "        self.streams.end(notes.finished)\n",
         "",
         _STREAMS,
+    ),
+    (
+        "cells-of-decodes-kept",
+        "the prefix cache has only cells that a prefill wrote",
+        "generation/text_generator.py",
+        "        self.drop(request.number)\n        pieces",
+        "        self._cache.add(\n"
+        "            [*request.prompt, *request.tokens][: request.cells],\n"
+        "            lambda start, end: self._decoder.cells.copy(request.slot, start, end),\n"
+        "        )\n"
+        "        self.drop(request.number)\n        pieces",
+        _BITS,
+    ),
+    (
+        "all-of-a-prompt-cached",
+        "a prefill reads at least the last two tokens of a prompt",
+        "generation/text_generator.py",
+        "len(request.prompt) - PREFILL_TOKENS_MIN)",
+        "len(request.prompt) - 1)",
+        _BITS,
+    ),
+    (
+        "texts-overwrite-a-prompt-in-parts",
+        "a decode overwrites no cell of a prompt that is not read to its end",
+        "generation/slot_decoder.py",
+        "(0, filled.get(slot, 0))",
+        "(0, 0)",
+        _BITS,
+    ),
+    (
+        "cells-left-behind",
+        "a text that moves to a lower slot takes its cells along",
+        "generation/text_generator.py",
+        "            self._decoder.cells.move(request.slot, slot, request.cells)\n",
+        "",
+        _BITS,
+    ),
+    (
+        "one-number-for-all-tokens",
+        "each token has a random number of its own",
+        "generation/text_generator.py",
+        "choose(logits, request.options, len(request.tokens), ",
+        "choose(logits, request.options, 0, ",
+        _BITS,
     ),
 )

@@ -10,9 +10,11 @@ from pathlib import Path
 import decoder_kit
 import pytest
 from blake3 import blake3
-from decoder_kit import TinyDecoder, mixed_calls, outcomes_of, recorded_logits
+from decoder_kit import TinyDecoder, mixed_calls, outcome_of, outcomes_of, recorded_logits
 
+from rota.common.text_calls import generate_call
 from rota.common.text_results import GenerateResult
+from rota.generation.slot_decoder import PREFILL_TOKENS_MAX
 
 CALLS = mixed_calls(16)
 CACHE_BYTES = 1 << 20
@@ -136,3 +138,47 @@ def test_a_run_that_fails_may_be_repeated(decoder: TinyDecoder, expected, monkey
     monkeypatch.setattr(generator, "step", repeated)
     assert outcomes_of(generator, CALLS) == expected[1]
     assert runs > 60
+
+
+def test_long_prompts_are_prefilled_in_parts_beside_others(roomy: TinyDecoder) -> None:
+    """Goal: the parts of a prompt do not show, nor the texts that grow between them. Method: prompts around multiples
+    of a part's tokens, alone against at random times, with and without cached cells.
+    """
+    calls = [
+        generate_call({"tokens": [5 + at % 200 for at in range(length)], "seed": length, "max_tokens": 5})
+        for length in (
+            PREFILL_TOKENS_MAX,
+            PREFILL_TOKENS_MAX + 1,
+            PREFILL_TOKENS_MAX + 2,
+            2 * PREFILL_TOKENS_MAX + 1,
+            700,
+        )
+    ]
+    calls += [generate_call({"tokens": [7, 8, 9], "seed": seed, "max_tokens": 40}) for seed in range(3)]
+    with recorded_logits() as rows:
+        results = [outcome_of(roomy.generator((4,)), call) for call in calls]
+    chance = random.Random(8)
+    for cache_bytes in (0, 64 << 20):
+        generator = roomy.generator((4,), cache_bytes)
+        for _ in range(2):
+            arrivals = {number: chance.randrange(20) for number in range(len(calls))}
+            with recorded_logits() as found:
+                assert outcomes_of(generator, calls, arrivals) == results
+            assert found == rows
+
+
+def test_a_dialogue_has_the_bits_of_its_whole_history(decoder: TinyDecoder) -> None:
+    """Goal: a further turn = everything sent at once. Method: each prompt is the one before with its answer and a new
+    message; against a generator that saw nothing before.
+    """
+    generator = decoder.generator((2,), CACHE_BYTES)
+    prompt = [*range(10, 30)]
+    for turn in range(3):
+        call = generate_call({"tokens": prompt, "seed": turn, "max_tokens": 20, "temperature": 1.0})
+        with recorded_logits() as rows:
+            result = outcome_of(generator, call)
+        with recorded_logits() as expected:
+            assert outcome_of(decoder.generator((2,)), call) == result
+        assert rows == expected
+        prompt = [*prompt, *result.tokens, 40 + turn, 41]
+    assert generator.counters["cached"] > 0
