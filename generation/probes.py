@@ -64,7 +64,7 @@ class Script(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Comparison:
+class _LogitsTally:
     """Compares rows of logits with those that the same script gave alone."""
 
     probe: str
@@ -188,8 +188,8 @@ def _advance(
     return [logits[one.slot].copy() for one in running]
 
 
-def _again(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _Comparison:
-    tally = _Comparison("rerun", decoder.slots, alone)
+def _again(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _LogitsTally:
+    tally = _LogitsTally("rerun", decoder.slots, alone)
     for number, script in enumerate(scripts):
         for at, logits in enumerate(_alone(decoder, script)):
             tally.compare(number, at, logits)
@@ -199,9 +199,9 @@ def _again(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequ
 
 def _together(
     decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]], slots: int, rounds: int
-) -> _Comparison:
+) -> _LogitsTally:
     """Run requests in the first `slots` slots: all are filled at once, and in a second round one joins in each step."""
-    tally = _Comparison("neighbours and slots", slots, alone)
+    tally = _LogitsTally("neighbours and slots", slots, alone)
     requests = [at % len(scripts) for at in range(max(slots, len(scripts)))]
     for joining in (slots, 1)[:rounds]:
         _scribble(decoder, scripts)
@@ -210,7 +210,7 @@ def _together(
 
 
 def _run_all(
-    decoder: SlotDecoder, scripts: Sequence[Script], tally: _Comparison, waiting: list[int], slots: int, joining: int
+    decoder: SlotDecoder, scripts: Sequence[Script], tally: _LogitsTally, waiting: list[int], slots: int, joining: int
 ) -> None:
     waiting = list(waiting)
     free = list(range(slots))
@@ -231,9 +231,9 @@ def _run_all(
             free.insert(0, one.slot)  # used again after all others
 
 
-def _on_copied_cells(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _Comparison:
+def _on_copied_cells(decoder: SlotDecoder, scripts: Sequence[Script], alone: Sequence[Sequence[Array]]) -> _LogitsTally:
     """Prefill the beginning of each prompt as that of another one, and the rest behind a copy of its cells."""
-    tally = _Comparison("cells of an earlier prompt", decoder.slots, alone)
+    tally = _LogitsTally("cells of an earlier prompt", decoder.slots, alone)
     for number, script in enumerate(scripts):
         length = len(script.prompt)
         for known in [known for known in _KNOWN if PREFILL_TOKENS_MIN <= known <= length - PREFILL_TOKENS_MIN]:
