@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rota.gpu_worker.repository import ModelEntry
 
 _SHAPE_COLUMNS = ("shape", "class", "sizes", "reason")
+_INVARIANT = (
+    "a row has the same bits in any batch of these sizes",
+    "a request has the same bits in any slot, with any neighbours",
+)
 _EVIDENCE_COLUMNS = ("probe", "size", "runs", "rows", "differing", "max_difference")
 
 
@@ -72,7 +76,12 @@ def print_certificate(value: Mapping[str, Any]) -> None:
         _print_evidence(shape["evidence"])
     if value["decoder"] is not None:
         click.echo()
-        print_table([value["decoder"]], ("slots", "prefix_cache"), "no slots")
+        print_facts(
+            {
+                "decodes_of_rows": " ".join(str(size) for size in value["decoder"]["sizes"]),
+                "prefix_cache": value["decoder"]["prefix_cache"],
+            }
+        )
         click.echo()
         _print_evidence(value["decoder"]["evidence"])
 
@@ -96,15 +105,14 @@ def _probed(
     try:
         from rota.gpu_worker.certificate_store import CertificateStore, conditions_of
         from rota.gpu_worker.certification import certificate_of
+        from rota.gpu_worker.probe import load_uncertified
         from rota.gpu_worker.providers import choose
-        from rota.gpu_worker.sessions import ModelLoader
     except ImportError as error:
         raise ConfigError(f"probing needs ONNX Runtime ({error}): {install_command('gpu')}") from error
 
     choice = choose(require or "auto", require=require != "")
     models = entry.folder.parent.parent
-    loader = ModelLoader(threads=threads, require=choice.require, tensors=None)
-    loaded = loader.session(entry, entry.settings())
+    loaded = load_uncertified(entry, threads=threads, require=choice.require)
     if again:
         CertificateStore(models).path(entry.digest.hex(), conditions_of(loaded.facts)).unlink(missing_ok=True)
     certificate = certificate_of(
@@ -119,7 +127,7 @@ def _value(certificate: Certificate, conditions: Mapping[str, Any]) -> dict[str,
     settings = conditions["settings"]
     return {
         **pairs_of(certificate),
-        "reason": certificate.reason or "a row has the same bits in any batch of these sizes",
+        "reason": certificate.reason or _INVARIANT[certificate.decoder is not None],
         "provider": conditions["provider"],
         "threads": settings["threads"],
         "graph_level": settings["graph_level"],

@@ -70,17 +70,25 @@ def node_assignment(session: Any) -> dict[str, str]:
     return {**{name: str(counts[name]) for name in sorted(counts)}, "digest": digest_of(sorted(rows)).hex()}
 
 
-def probe_input(name: str, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
-    """Return the fixed input of the probe: floats in [-1, 1) or integers 0 to 3, pseudo-random, seeded by the name."""
+def probe_input(name: str, dtype: str, shape: Sequence[int], limits: tuple[float, float] | None = None) -> NDArray[Any]:
+    """Return the fixed input of the probe: pseudo-random, seeded by the name.
+
+    Within `limits`, if the model says them; else floats in [-1, 1) or integers 0 to 3.
+    """
     count = int(np.prod(shape, dtype=np.int64))
     stream = blake3(name.encode(), derive_key_context=_PATTERN_CONTEXT).digest(length=2 * count)
     words = np.frombuffer(stream, "<u2").reshape(tuple(shape))
     target = numpy_dtype(dtype)
+    if target.kind == "b":
+        return (words & 1).astype(target)
+    if limits is not None:
+        low, high = limits
+        part = words.astype(np.float64) / 65536
+        whole = np.minimum(np.floor(low + part * (high - low + 1)), high)
+        return (whole if target.kind in "iu" else low + part * (high - low)).astype(target)
     if target.kind in "iu":
         # Small enough for an index into any table, and for a loop that counts to it.
         return (words & 3).astype(target)
-    if target.kind == "b":
-        return (words & 1).astype(target)
     return (words.astype(np.float32) / np.float32(32768) - np.float32(1)).astype(target)
 
 

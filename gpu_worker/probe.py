@@ -14,21 +14,22 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES
 from rota.gpu_worker.certificate import LADDER, Certificate, Extents, ShapeCertificate, encode, of_shapes, unstable
 from rota.gpu_worker.certificate_store import conditions_of
+from rota.gpu_worker.generation import load_text_model
 from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.model_io import Port
 from rota.gpu_worker.probe_rows import make_rows, takes_wide_integers
 from rota.gpu_worker.probes import NoBatch, RowRunner, Say, probe_alone, probe_batches
 from rota.gpu_worker.provider_table import Require
-from rota.gpu_worker.providers import RUN_ERRORS
-from rota.gpu_worker.repository import Repository
+from rota.gpu_worker.providers import RUN_ERRORS, OpenSession
+from rota.gpu_worker.repository import ModelEntry, Repository
 from rota.gpu_worker.sessions import ModelLoader
 from rota.gpu_worker.settings import ModelSettings
 
@@ -50,12 +51,11 @@ def main(arguments: list[str]) -> None:
     def say(text: str) -> None:
         print(json.dumps({"say": text}), file=report, flush=True)
 
-    loader = ModelLoader(threads=int(threads), require=cast(Require, provider), tensors=None)
     code = 1
     try:
         entry = Repository(Path(models)).find(bytes.fromhex(digest))
-        model = loader.session(entry, entry.settings())
-        text = encode(probed(model, say), digest, conditions_of(model.facts))
+        model = load_uncertified(entry, threads=int(threads), require=cast(Require, provider))
+        text = encode(model.probed(say), digest, conditions_of(model.facts))
         print(json.dumps({"certificate": text}), file=report, flush=True)
         code = 0
     except CodeError as error:
@@ -72,16 +72,42 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+class Uncertified(NamedTuple):
+    """A model that was loaded without its certificate. `facts` is its fingerprint; `probed` probes it here."""
+
+    opened: OpenSession
+    facts: Mapping[str, Any]
+    probed: Callable[[Say], Certificate]
+
+
+def load_uncertified(entry: ModelEntry, *, threads: int, require: Require) -> Uncertified:
+    """Load a model for probes. Raises `CodeError` if it is damaged or does not load."""
+    settings = entry.settings()
+    if settings.task != "generate":
+        model = ModelLoader(threads=threads, require=require, tensors=None).session(entry, settings)
+        return Uncertified(model.opened, model.facts, lambda say: probed(model, say))
+    entry.check()
+    decoder = load_text_model(entry, settings, threads=threads, require=require)
+
+    def probed_decoder(say: Say) -> Certificate:
+        return _drawing(entry, decoder.facts) or decoder.probed(say)
+
+    return Uncertified(decoder.opened, decoder.facts, probed_decoder)
+
+
 def probed(model: LoadedModel, say: Say) -> Certificate:
-    """Return the certificate of a loaded model, from its graph and from probes in this process."""
-    probe = model.facts["probe"]
-    if drawn := model.entry.drawing_operator():
-        return unstable(f"its graph draws random numbers: {drawn}", probe)
+    """Return the certificate of a model of rows, from its graph and from probes in this process."""
+    if certificate := _drawing(model.entry, model.facts):
+        return certificate
     if model.warm_up:
-        return unstable(f"it cannot be probed: {model.warm_up}; {_SHAPES_REMEDY}", probe)
-    settings = model.entry.settings()
-    shapes = [_probed_shape(model, settings, whole, say) for whole in _shape_sets(model, settings)]
-    return of_shapes(tuple(shapes), probe)
+        return unstable(f"it cannot be probed: {model.warm_up}; {_SHAPES_REMEDY}", model.facts["probe"])
+    shapes = [_probed_shape(model, model.settings, whole, say) for whole in _shape_sets(model, model.settings)]
+    return of_shapes(tuple(shapes), model.facts["probe"])
+
+
+def _drawing(entry: ModelEntry, facts: Mapping[str, Any]) -> Certificate | None:
+    drawn = entry.drawing_operator()
+    return unstable(f"its graph draws random numbers: {drawn}", facts["probe"]) if drawn else None
 
 
 _SHAPES_REMEDY: Final = "give shapes that it can run in [[shapes]] of model.toml, and [ranges] of its values"

@@ -21,9 +21,13 @@ from rota.gpu_worker.providers import RUN_ERRORS, error_text
 from rota.tensors.arrays import Array, aligned_empty
 from rota.tensors.format import numpy_dtype
 
-RERUNS: Final = 5  # of each row alone
-BATCH_RERUNS: Final = 3
+RUNS_ALONE: Final = 4  # of each row
 PROBE_BATCH_BYTES_MAX: Final = 256 << 20  # of what the probes of one batch size hold
+
+_COPIED_ROWS_MAX: Final = 128  # in the batches of copies of one size, but at least _COPIES_MIN batches
+_COPIES_MIN: Final = 4
+_ALL_BATCHES_MAX: Final = 16  # larger sizes are probed by fewer mixed batches
+_MOVES_MAX: Final = 4  # sizes at which the position counts, after which no larger one is tried
 
 Outcome = dict[str, Array]
 """The outputs of a run; each has a row for each of the batch."""
@@ -172,7 +176,8 @@ def probe_batches(runner: RowRunner, extents: Extents, ladder: Sequence[int], sa
         reason = f"its bits change from run to run: {tallies[0].text()}"
         return ShapeCertificate(extents, "D", (), reason, tuple(evidence))
     found = {1: solo}  # the bits of each row at each size whose positions agree
-    moved = stopped = ""
+    moved: list[str] = []
+    stopped = ""
     for size in _affordable(runner, ladder, solo):
         say(f"batches of {size}")
         try:
@@ -188,7 +193,9 @@ def probe_batches(runner: RowRunner, extents: Extents, ladder: Sequence[int], sa
             reason = f"its rows depend on their neighbours: {trial.neighbours.text()}"
             return ShapeCertificate(extents, "C", (), reason, tuple(evidence))
         if trial.positions.differing:
-            moved = moved or f"its rows depend on their position: {trial.positions.text()}"
+            moved.append(f"its rows depend on their position: {trial.positions.text()}")
+            if len(moved) == _MOVES_MAX and len(found) == 1:
+                break
         else:
             found[size] = trial.rows
     sizes, compared = _largest_group(found)
@@ -196,7 +203,7 @@ def probe_batches(runner: RowRunner, extents: Extents, ladder: Sequence[int], sa
     if sizes:
         return ShapeCertificate(extents, "A", sizes, "", tuple(evidence))
     if moved:
-        return ShapeCertificate(extents, "B", (), moved, tuple(evidence))
+        return ShapeCertificate(extents, "B", (), moved[0], tuple(evidence))
     return ShapeCertificate(extents, "C", (), stopped or "its rows are too large to probe batches", tuple(evidence))
 
 
@@ -209,7 +216,7 @@ def _alone(runner: RowRunner) -> tuple[list[_Comparison], list[Outcome]]:
     rows = range(runner.ordinary)
     reruns, alignment = _Comparison("rerun", 1), _Comparison("alignment", 1)
     first = [runner.run([row]) for row in rows]
-    for turn in range(1, RERUNS):
+    for turn in range(1, RUNS_ALONE):
         for row in reversed(rows) if turn % 2 else rows:
             reruns.compare(runner.run([row]), first[row])
             reruns.runs += 1
@@ -234,49 +241,61 @@ class _SizeTrial:
 
 
 def _probe_size(runner: RowRunner, size: int) -> _SizeTrial:
-    count = runner.ordinary
     positions, neighbours, reruns = (_Comparison(probe, size) for probe in ("positions", "neighbours", "rerun"))
-    copies = [runner.run([row] * size) for row in range(count)]
+    copies = [runner.run([row] * size) for row in range(_copied(runner, size))]
     for outcome in copies:
-        first = {name: np.broadcast_to(array[:1], array.shape) for name, array in outcome.items()}
-        positions.compare(outcome, first)
-        positions.runs += 1
-    batches = _mixed(size, count)
-    for batch in batches:
-        outcome = runner.run(batch)
-        places = [place for place, row in enumerate(batch) if row < count]
-        neighbours.compare(_at(outcome, places), _joined([_at(copies[batch[place]], [place]) for place in places]))
-        neighbours.runs += 1
-    again = [runner.run(batches[0]) for _ in range(BATCH_RERUNS)]
-    for outcome in again[1:]:
-        reruns.compare(outcome, again[0])
-    reruns.runs = len(again)
-    return _SizeTrial(positions, neighbours, reruns, _joined([_at(outcome, [0]) for outcome in copies]))
+        positions.compare(outcome, {name: np.broadcast_to(array[:1], array.shape) for name, array in outcome.items()})
+    batches = _mixed(size, runner.ordinary)
+    outcomes = [runner.run(batch) for batch in batches]
+    forward, first = batches[0], outcomes[0]
+    for batch, outcome in zip(batches[1:], outcomes[1:], strict=True):
+        same = [place for place in range(size) if batch[place] == forward[place]]
+        neighbours.compare(_at(outcome, same), _at(first, same))
+    for place, row in enumerate(forward):
+        if row < len(copies):
+            neighbours.compare(_at(first, [place]), _at(copies[row], [place]))
+    rows = [
+        _at(copies[row], [0]) if row < len(copies) else _at(first, [forward.index(row)])
+        for row in range(runner.ordinary)
+    ]
+    for batch, outcome in zip(batches, outcomes, strict=True):
+        places = [place for place, row in enumerate(batch) if row < runner.ordinary]
+        positions.compare(_at(outcome, places), _joined([rows[batch[place]] for place in places]))
+    reruns.compare(runner.run(forward), first)
+    positions.runs, neighbours.runs, reruns.runs = len(copies) + len(batches), len(batches), 1
+    return _SizeTrial(positions, neighbours, reruns, _joined(rows))
+
+
+def _copied(runner: RowRunner, size: int) -> int:
+    """Return how many rows are probed by a batch of copies; all of them unless batches are large."""
+    return min(runner.ordinary, max(_COPIES_MIN, _COPIED_ROWS_MAX // size))
 
 
 def _mixed(size: int, count: int) -> list[list[int]]:
-    """Return batches of `size` rows: ordinary ones in two orders, among outliers, and with zeros behind them."""
+    """Return batches of `size` rows: ordinary ones in two orders, among outliers, and with zeros behind them.
+
+    The first has ordinary rows only. The others but the second have some of them at the same places.
+    """
     far, zeros = count + 1, count + ZEROS
     forward = [place % count for place in range(size)]
     outliers = [far + place % (OUTLIERS - 1) for place in range(size)]
     even, odd = forward.copy(), forward.copy()
     even[1::2], odd[0::2] = outliers[1::2], outliers[0::2]
-    half = max(1, size // 2)
-    batches = [
-        forward,
-        [count - 1 - row for row in forward],
-        even,
-        odd,
-        [*forward[:half], *[zeros] * (size - half)],
-        [0, *outliers[1:]],
-    ]
-    return [batch for batch in batches if any(row < count for row in batch)]
+    batches = [forward, [count - 1 - row for row in forward], even, odd]
+    if size <= _ALL_BATCHES_MAX:
+        half = size // 2
+        batches += [[*forward[:half], *[zeros] * (size - half)], [0, *outliers[1:]]]
+    return batches
 
 
 def _affordable(runner: RowRunner, ladder: Sequence[int], solo: Outcome) -> list[int]:
     """Return the sizes whose probes fit into memory."""
-    row_bytes = sum(array[:1].nbytes for array in solo.values()) * (runner.ordinary + 4) + 4 * runner.row_bytes
-    return [size for size in ladder if size * row_bytes <= PROBE_BATCH_BYTES_MAX]
+    row_bytes = sum(array[:1].nbytes for array in solo.values())
+
+    def held(size: int) -> int:
+        return size * (row_bytes * (_copied(runner, size) + 8) + 4 * runner.row_bytes)
+
+    return [size for size in ladder if held(size) <= PROBE_BATCH_BYTES_MAX]
 
 
 def _largest_group(found: Mapping[int, Outcome]) -> tuple[tuple[int, ...], list[Evidence]]:

@@ -147,7 +147,7 @@ class ModelLoader:
     def _run_probe(self, model: LoadedModel, call: Call, watchdog: RunWatchdog) -> str:
         bound = model.bind(call, dict.fromkeys(model.outputs.values()), {})
         for name, (dtype, shape, _) in call.inputs.items():
-            bound.fill(name, probe_input(name, dtype, shape).tobytes())
+            bound.fill(name, probe_input(name, dtype, shape, model.settings.ranges.get(name)).tobytes())
         watchdog.begin_fold()
         if self._stopping:
             watchdog.interrupt()

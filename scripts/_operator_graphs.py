@@ -102,7 +102,7 @@ def _quantized(level: int) -> OperatorGraph:
     blocks = np.random.default_rng(3).integers(0, 256, (48, 2, 16), np.uint8)
     weights = {"b": blocks, "scales": np.abs(normal(4, 48 * 2)) / 50}
     attributes: Weights = {"K": 64, "N": 48, "bits": 4, "block_size": 32, "accuracy_level": level, "domain": MICROSOFT}
-    return OperatorGraph([node("MatMulNBits", "x b scales", **attributes)], [3, 64], weights)
+    return OperatorGraph([node("MatMulNBits", "x b scales", **attributes)], [64], weights)
 
 
 def _static_int8() -> OperatorGraph:
@@ -162,6 +162,12 @@ def _reduce(operator: str, axes: list[int], extents: list[int]) -> OperatorGraph
     return OperatorGraph([node(operator, "x axes", keepdims=0)], extents, {"axes": np.array(axes)})
 
 
+# A one that graph optimization cannot know: so weights times it are not constant.
+_ONE: Final = (
+    node("Shape", "x", "n", end=1), node("Div", "n n", "i"), node("Cast", "i", "one", to=FLOAT),
+)  # fmt: skip
+
+
 def _drawn() -> OperatorGraph:
     return OperatorGraph([node("RandomUniformLike", "x", "a", seed=1.0), node("Add", "x a")], [16])
 
@@ -171,12 +177,15 @@ FAMILIES: Final[Mapping[str, Callable[[], OperatorGraph]]] = {
     "gemm-constant": lambda: OperatorGraph(
         [node("Gemm", "x w c")], [256], {"w": normal(0, 256, 64), "c": normal(1, 64)}
     ),
-    "matmul-runtime": lambda: OperatorGraph([node("MatMul", "x w")], [5, 64], others={"w": [64, 48]}),
+    "matmul-runtime": lambda: OperatorGraph([*_ONE, node("Mul", "w0 one", "w"), node("MatMul", "x w")], [64], {
+        "w0": normal(0, 64, 48)
+    }),
+    "matmul-batched": lambda: OperatorGraph([node("MatMul", "x w")], [5, 64], others={"w": [64, 48]}),
     "mlp-256-256-10": lambda: OperatorGraph(
         [node("MatMul", "x w1", "a"), node("Relu", "a", "b"), node("MatMul", "b w2")],
         [256], {"w1": normal(0, 256, 256) / 16, "w2": normal(1, 256, 10)},
     ),
-    "gemm-runtime": lambda: OperatorGraph(
+    "weights-from-batch": lambda: OperatorGraph(
         [node("Identity", "w", "v"), node("ReduceMean", "v zero", "m", keepdims=0), node("MatMul", "x m")],
         [96], {"zero": np.array([0])}, others={"w": [96, 32]},
     ),

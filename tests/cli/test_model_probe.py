@@ -12,6 +12,7 @@ from _operator_graphs import FAMILIES
 from rota.cli.exits import ExitCode
 from rota.gpu_worker.certificate import alone, encode
 from rota.gpu_worker.certificate_store import CertificateStore
+from rota.model_builds.random_decoder import build_random_decoder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -56,3 +57,17 @@ def test_a_certificate_can_be_made_again(run: Run, tmp_path: Path) -> None:
     CertificateStore(folder).put(encode(alone("a lie", first["probe"]), digest, first["conditions"]))
     assert json.loads(run("model", "probe", "m", "--require", "cpu", "--json")[1])["class"] == "C"
     assert json.loads(run("model", "probe", "m", "--require", "cpu", "--again", "--json")[1])["class"] == "A"
+
+
+def test_the_certificate_of_a_decoder_says_how_it_generates(run: Run, tmp_path: Path) -> None:
+    """Goal: a user reads how many requests a decoder takes at once. Method: a tiny one of two slots."""
+    (tmp_path / "d").mkdir()
+    build_random_decoder(tmp_path / "d", slots=2)
+    assert run("model", "add", "d", str(tmp_path / "d"), "--no-deploy")[0] == ExitCode.OK
+    code, out, _ = run("model", "probe", "d", "--require", "cpu")
+    assert code == ExitCode.OK
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[0] == "class A"
+    assert "prefix cache yes" in lines
+    assert any(line.startswith("decodes of rows") and line.endswith(" 2") for line in lines)
+    assert any(line.startswith("neighbours and slots 2") for line in lines)

@@ -20,8 +20,10 @@ from rota.gpu_worker.certificate import Certificate, alone, encode
 from rota.gpu_worker.certificate_store import FOLDER, CertificateStore, conditions_of
 from rota.gpu_worker.certification import certificate_of
 from rota.gpu_worker.loaded_model import LoadedModel
+from rota.gpu_worker.probe import load_uncertified
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.sessions import ModelLoader
+from rota.model_builds.random_decoder import build_random_decoder
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds children in /proc")
 SMALL = FAMILIES["conv-1d"]
@@ -233,3 +235,27 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return "(zombie)"
+
+
+def test_a_decoder_is_probed_in_the_same_way(tmp_path: Path) -> None:
+    """Goal: generation has a certificate of the same kind and file. Method: a tiny decoder, asked for it twice."""
+    source = tmp_path / "decoder"
+    source.mkdir()
+    build_random_decoder(source, slots=2)
+    entry = Repository(tmp_path / "models").add(source, "m")
+    model = load_uncertified(entry, threads=1, require="cpu")
+    said: list[str] = []
+
+    def ask(seconds_max: float) -> Certificate:
+        return certificate_of(
+            entry, model.opened, model.facts,
+            threads=1, is_stopping=lambda: False, say=said.append, seconds_max=seconds_max,
+        )  # fmt: skip
+
+    found = ask(300)
+    assert (found.model_class, found.shapes) == ("A", ()), found.reason
+    assert found.decoder is not None
+    assert found.decoder.sizes[-1] == 2
+    assert {one.probe for one in found.decoder.evidence} >= {"rerun", "neighbours and slots"}
+    assert any("with neighbours" in text for text in said)
+    assert ask(0) == found

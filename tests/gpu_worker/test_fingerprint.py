@@ -86,6 +86,14 @@ def test_probe_inputs_are_pinned() -> None:
     assert probe_input("x", "float32", []).shape == ()
 
 
+def test_probe_inputs_keep_to_the_ranges_of_the_model() -> None:
+    """Goal: a model whose table begins at 5 can be warmed up. Method: ranges of integers and of floats."""
+    whole = probe_input("x", "int64", [400], (5.0, 7.0))
+    assert set(whole.tolist()) == {5, 6, 7}
+    parts = probe_input("x", "float32", [400], (0.25, 0.5))
+    assert 0.25 <= parts.min() < 0.27 < 0.48 < parts.max() <= 0.5
+
+
 def test_facts_have_a_digest_whatever_their_order() -> None:
     """Goal: the order in which facts were found does not count, their values do."""
     assert digest_of_facts({"a": "1", "b": {"c": "2"}}) == digest_of_facts({"b": {"c": "2"}, "a": "1"})

@@ -75,9 +75,9 @@ def test_the_evidence_counts_what_was_compared(tmp_path: Path) -> None:
     probes = {(one.probe, one.size): one for one in shape.evidence}
     assert shape.sizes == (1, 2, 4, 8, 16, 32, 64)
     for size in (2, 4, 8, 16, 32, 64):
-        assert probes["positions", size].rows == 16 * size
-        assert probes["neighbours", size].runs >= 5
-        assert probes["rerun", size].rows == 2 * size
+        assert probes["positions", size].rows >= max(32, 4 * size)
+        assert probes["neighbours", size].rows >= size
+        assert probes["rerun", size].rows == size
         assert probes["as batch size 1", size].rows == 16
     assert all(not one.differing and one.runs + one.rows for one in shape.evidence if one.probe != "alignment")
     assert ("alignment", 1) in probes
