@@ -105,25 +105,24 @@ class _Talk:
                 click.echo("\n/quit or Ctrl-D ends", err=True)
 
     def _say(self, text: str) -> None:
-        printer = TextPrinter()
+        printer = TextPrinter(lines=True)
         generation = self._chat.say(text)
         generation.timeout_s = self._wait_s
         try:
             with noticed(self._connection, self._lane, Progress(False, "")):
                 print_stream(generation, printer)
         except TaskFailed as error:
-            printer.end(always=True)
+            printer.end()
             self._failed += 1
             click.echo(f"error: {error.message}", err=True)
             return
         except TimeoutError:
-            printer.end(always=True)
+            printer.end()
             raise TimeoutError(not_there_yet([generation.seq])) from None
         except KeyboardInterrupt:
-            printer.end(always=True)
+            printer.end()
             self._cancel(generation)
             return
-        printer.end(always=True)
         self._answers.append(self._chat.fork())
         if self._is_terminal:
             click.echo(

@@ -99,10 +99,13 @@ def check_deployed(client: Client, model: str, lane: str) -> None:
 
 
 class TextPrinter:
-    """Prints text as it comes. On a terminal, control characters are replaced and the last line is ended."""
+    """Prints text as it comes. On a terminal, control characters are replaced and the last line is ended; with `lines`
+    the last line is always ended.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lines: bool = False) -> None:
         self._is_terminal = sys.stdout.isatty()
+        self._ends = lines or self._is_terminal
         self._ended = True
 
     def __call__(self, text: str) -> None:
@@ -111,9 +114,9 @@ class TextPrinter:
             click.echo(_shown_text(text) if self._is_terminal else text.encode(), nl=False)
             sys.stdout.flush()
 
-    def end(self, *, always: bool = False) -> None:
-        """End the line, if it is on a terminal."""
-        if not self._ended and (always or self._is_terminal):
+    def end(self) -> None:
+        """End the last line, where it must be."""
+        if not self._ended and self._ends:
             click.echo()
         self._ended = True
 

@@ -18,8 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import text_worker
 import zmq
 
+from rota.client import Client
 from rota.host.process_watch import ProcessWatch
 
 # The plain modules beside this file; pytest's importlib mode does not put a test's folder on the path.
@@ -193,3 +195,13 @@ def rota_up() -> Iterator[Callable[..., Up]]:
     yield start
     for up in started:
         up.close()
+
+
+@pytest.fixture
+def speaker(run_dir: Path, start_process: Callable[..., Process]) -> Path:
+    """A broker and a worker that speaks by script (tests/kits/text_worker.py), deployed as `model:script`."""
+    start_process("-m", "rota.cli", "broker", "--dir", str(run_dir)).wait_for("^ready broker")
+    start_process(text_worker.__file__, str(run_dir), "speaker-1").wait_for("ready")
+    with Client(run_dir) as client:
+        client.deploy_model("script", bytes(32), check=False)
+    return run_dir
