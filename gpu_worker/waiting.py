@@ -85,8 +85,9 @@ class WaitingCalls(Generic[T]):
             queues = deque(sharing.values())
             queues.rotate(-1)  # this lane has given one
             self._fill(taken, room, queues)
-        for name, calls in sharing.items():
-            self._move_on(name, shape, calls)
+        gave = dict.fromkeys(call.lane for call in taken)  # a lane whose next call did not fit keeps its turn
+        for name in gave:
+            self._move_on(name, shape, sharing[name])
         if lane in self._lanes:
             self._lanes.move_to_end(lane)
         return taken
