@@ -17,6 +17,7 @@ from typing import Any, Final
 from rota.common.code_kinds import pool_of
 from rota.common.errors import CodeError, ConfigError
 from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
+from rota.conversations.store import ConversationStore
 from rota.host.endpoints import CONVERSATIONS
 from rota.host.install import install_command
 from rota.tensors.store import TensorStore
@@ -170,7 +171,9 @@ class Executors:
             from rota.gpu_worker.executor import ModelExecutor
         except ImportError as error:
             raise ConfigError(f"models need ONNX Runtime ({error}): {install_command('gpu')}") from error
-        return ModelExecutor(self._folders.models, self._tensors(), outside, device=self._device)
+        folders = self._folders
+        conversations = ConversationStore(folders.conversations, lender=folders.lent_conversations)
+        return ModelExecutor(folders.models, self._tensors(), outside, device=self._device, conversations=conversations)
 
     def _tensors(self) -> TensorStore:
         return TensorStore(self._folders.tensors, lender=self._folders.lent_tensors)

@@ -61,7 +61,7 @@ class ModelExecutor:
         """`device` is for `choose`: "auto" falls back to the CPU and says so; with `require` that is a `ConfigError`.
 
         `memory_bytes` is the budget of all loaded models, 0 for half of the host's memory. Without `conversations`,
-        tasks that continue one end as `faulted`.
+        tasks that continue one end as `faulted`; the executor closes it.
         """
         self.provider, self.reason, wanted = choose(device, require=require)
         self._outside = outside
@@ -145,6 +145,7 @@ class ModelExecutor:
                 line.resident.close()
                 line.resident = None
         self._lines.clear()
+        self._texts.close()
         self._watchdog.close()
 
     # --- jobs -------------------------------------------------------------------------------------------------------

@@ -93,6 +93,11 @@ class TextRuns:
         line.resident.generating.drop(number)
         self._forget(line, number)
 
+    def close(self) -> None:
+        """Close the store of conversations."""
+        if self._conversations is not None:
+            self._conversations.close()
+
     def _forget(self, line: ModelLine, number: int) -> None:
         del line.texts[number], self._left_ms[number]
 

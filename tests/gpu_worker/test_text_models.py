@@ -99,11 +99,11 @@ def test_a_request_that_takes_too_long_ends_alone(talk: Any, kit: Any) -> None:
     hasty = talk.code._replace(limits=Limits(timeout_ms=1))
     talk.run(talk.code, task(kit, prompt="Hi", max_tokens=1))
     jobs = (
-        talk.take(talk.code, task(kit, prompt="Hi", max_tokens=50)),
+        talk.take(talk.code, task(kit, prompt="Hi", max_tokens=20)),
         talk.take(hasty, task(kit, prompt="Hi", max_tokens=400)),
     )
     patient, late = talk.end(*jobs)
-    assert generated(patient.outcomes[0]).usage.generated == 50
+    assert generated(patient.outcomes[0]).usage.generated == 20
     assert (late.outcomes, late.stopped) == ((), "timeout")
 
 
