@@ -107,18 +107,27 @@ def check_onnxruntime(_connection: Connection) -> Iterator[Finding]:
         return
     yield Finding("onnxruntime", "ok", " ".join(runtimes[0]))
     try:
-        from rota.gpu_worker.providers import why_no_cuda
+        from rota.gpu_worker.providers import offered, why_not
     except ImportError as error:
         yield Finding(
             "onnxruntime", "error", f"cannot be imported: {error}", install_command("gpu", options="--force-reinstall ")
         )
         return
-    reason = why_no_cuda()
+    reason = why_not("cuda")
     if reason:
         remedy = "nothing, unless this host has a GPU that you want to use"
         yield Finding("providers", "note", f"models run on the CPU: {reason}", remedy)
     else:
         yield Finding("providers", "ok", "models run on CUDA")
+    for name in offered():
+        if name != "cuda" and not (reason := why_not(name)):
+            yield Finding(
+                "providers", "ok", f"models run on {name} where a GPU worker is started with --require {name}"
+            )
+        elif name != "cuda":
+            yield Finding(
+                "providers", "note", f"{name} cannot be required: {reason}", "nothing, unless you want to use it"
+            )
 
 
 def check_guest_memory(_: Connection) -> Iterator[Finding]:

@@ -46,7 +46,7 @@ class Admission:
             try:
                 admit(index)
             except BadPayload as error:
-                fold.finish(index, failed("bad_input", error.message))
+                fold.refuse(index, error)
 
     def _admit_tensors(self, line: ModelLine, session: LoadedModel, fold: FoldRun) -> None:
         decode, add, of = self._forms.decode, line.waiting.add, QueuedCall.of
@@ -63,7 +63,7 @@ class Admission:
                 add(of(fold, index, plan, decoded))
             except BadPayload as error:
                 form = None
-                fold.finish(index, failed("bad_input", error.message))
+                fold.refuse(index, error)
 
     def part_done(self, call: QueuedCall, arrays: Mapping[str, Any]) -> None:
         """Note the outputs of one text of a task; with the last one the task has its outcome."""
@@ -77,7 +77,7 @@ class Admission:
         try:
             result, references = task.texts.packed([outputs for outputs in task.outputs if outputs is not None])
         except BadPayload as error:
-            fold.finish(index, failed("bad_input", error.message))
+            fold.refuse(index, error)
             return
         except TensorError as error:
             fold.cut(index, "faulted", error.message)

@@ -286,7 +286,7 @@ class ModelExecutor:
                 (arrays,) = self._inference.run_rows(session, call.plan, [call.call], [call.rows], call.timeout_ms)
                 self._admission.part_done(call, arrays)
         except BadPayload as error:
-            call.fold.finish(call.place, failed("bad_input", error.message))
+            call.fold.refuse(call.place, error)
         except TensorError as error:
             raise RunEnded("faulted", error.message) from error
         except MemoryError as error:

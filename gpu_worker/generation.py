@@ -27,7 +27,7 @@ from rota.generation.vocabulary import Vocabulary
 from rota.gpu_worker.certificate import Certificate, DecoderCertificate, Evidence, unstable
 from rota.gpu_worker.fingerprint import probe_digest, session_facts
 from rota.gpu_worker.provider_table import Require
-from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, error_text, open_session
+from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, check_device, error_text, open_session
 from rota.gpu_worker.repository import ModelEntry
 from rota.gpu_worker.settings import GenerateSettings, ModelSettings
 
@@ -131,6 +131,7 @@ def load_text_model(entry: ModelEntry, settings: ModelSettings, *, threads: int,
         _check_tokens(setup, graph.vocabulary, title)
         return TextModel(entry, generate, graph, setup)
     except RUN_ERRORS as error:
+        check_device(error, opened.provider)
         raise CodeError(f"{title} fails in its first run: {error_text(error)}") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from rota.common.errors import BadPayload
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX
 from rota.common.work import Done, Failed, Fold, FoldResult, Outcome, Provenance, Stopped, TaskInput
 from rota.gpu_worker.call_forms import InlineCall
@@ -47,6 +48,10 @@ class FoldRun:
             self.cut(max(1, self.outcomes.index(None)), "interrupted", "")
         elif not self.left:
             self.job.left -= 1
+
+    def refuse(self, index: int, why: BadPayload) -> None:
+        """Note that a task's payload does not fit. The message names the model as the task does."""
+        self.finish(index, failed("bad_input", f"{self.fold.address}: {why.message}"))
 
     def cut(self, index: int, stopped: Stopped, reason: str) -> None:
         """End the fold before a task that has no outcome here, and say why."""

@@ -27,7 +27,7 @@ from rota.common.errors import CodeError, ConfigError, DeviceLost
 from rota.gpu_worker.hardware import gpu_facts
 from rota.gpu_worker.packages import package_conflict
 from rota.gpu_worker.provider_table import AUTOMATIC, CPU, NAMES, PROVIDERS, Provider, Require
-from rota.gpu_worker.run_errors import is_device_lost, plain_text, why_not_loaded
+from rota.gpu_worker.run_errors import is_device_lost, meaning_of, plain_text, says_no_memory, why_not_loaded
 from rota.gpu_worker.settings import ModelSettings
 from rota.host.float_environment import FloatEnvironment
 
@@ -125,8 +125,8 @@ def open_session(path: Path, settings: ModelSettings, *, threads: int, require: 
     """Build the session of the model at `path`: on the named provider, or on CUDA if all of it can run there, else on
     the CPU.
 
-    Raises `CodeError` if the model cannot be loaded or cannot run on the provider named by `require`, `DeviceLost` if
-    no model can run there any more.
+    Raises `CodeError` if the model cannot be loaded or cannot run on the provider named by `require`, `MemoryError` if
+    host or device have too little memory for it now, `DeviceLost` if no model can run there any more.
     """
     return _open(str(path), str(path), settings, settings.threads or threads, require)
 
@@ -142,14 +142,22 @@ def why_not(provider: str) -> str:
     return ""
 
 
-def why_no_cuda() -> str:
-    """Return why CUDA is unavailable, or an empty text."""
-    return why_not("cuda")
+def offered() -> tuple[str, ...]:
+    """Return the providers that the installed ONNX Runtime was built with, whether they work or not."""
+    names = onnxruntime.get_available_providers()
+    return tuple(name for name, row in PROVIDERS.items() if row.library_name in names)
 
 
 def error_text(error: Exception) -> str:
     """Return an error of the library in one line, without what depends on its build or on the host."""
     return plain_text(str(error))
+
+
+def check_device(error: Exception, provider: str) -> None:
+    """Raise `DeviceLost` if an error of a run on this provider says that no run will succeed there any more."""
+    text = error_text(error)
+    if meaning_of(text, provider) == "device":
+        raise DeviceLost(text) from error
 
 
 def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int, require: Require) -> OpenSession:
@@ -167,6 +175,8 @@ def _open(model: str | bytes, title: str, settings: ModelSettings, threads: int,
     try:
         session, _ = _build(model, options, [(CPU, {})])
     except _NotBuilt as error:
+        if says_no_memory(str(error)):
+            raise MemoryError(str(error)) from error
         raise CodeError(f"{title} cannot be loaded: {why_not_loaded(str(error), onnxruntime.__version__)}") from error
     return OpenSession(session, "cpu", reason, _settings_of(settings, threads, {}, strict=False))
 
@@ -194,6 +204,8 @@ def _open_on(name: str, model: str | bytes, settings: ModelSettings, threads: in
     except _NotBuilt as error:
         if _used.get(name) and is_device_lost(str(error)):
             raise DeviceLost(str(error)) from error
+        if _used.get(name) and says_no_memory(str(error)):  # no reason to run elsewhere: it depends on the other models
+            raise MemoryError(f"{provider.title} refuses it: {error}") from error
         raise _NotThere(_reason(provider, error.said, str(error))) from error
     # A graph without nodes always passes the strict check, and a session that fails it falls back by itself.
     if session.get_providers()[0] != provider.library_name:
@@ -245,11 +257,10 @@ def _build(model: str | bytes, options: Any, providers: list[tuple[str, dict[str
     with _captured_stderr() as said:
         try:
             with FloatEnvironment():  # constants are folded here, and the session's threads start with these settings
-                session = onnxruntime.InferenceSession(model, options, providers=providers)
-        except RUNTIME_ERRORS as error:
+                # Otherwise the package tries other providers after some failures, in runs too, and only prints that.
+                session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        except (*RUN_ERRORS, ValueError) as error:
             raise _NotBuilt(error_text(error), said()) from error
-        # Otherwise the library moves a session to the CPU after some device failures, and only prints that.
-        session.disable_fallback()
         return session, said()
 
 

@@ -66,7 +66,7 @@ def meaning_of(text: str, provider: str) -> Meaning:
     on the device any more. "fault": anything else.
     """
     message = text.rsplit(_NODE_NAME_END, 1)[-1]
-    if _MEMORY_WORDS.search(message):
+    if says_no_memory(message):
         return "memory"
     if provider != "cpu":
         if is_device_lost(message):
@@ -74,6 +74,11 @@ def meaning_of(text: str, provider: str) -> Meaning:
         if _DEVICE_WORDS.search(message):
             return "fault"
     return "input" if _INPUT_WORDS.search(text) else "fault"
+
+
+def says_no_memory(message: str) -> bool:
+    """Return whether the library's own message says that host or device refused memory."""
+    return _MEMORY_WORDS.search(message) is not None
 
 
 def is_device_lost(message: str) -> bool:

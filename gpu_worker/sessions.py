@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, Final
 
-from rota.common.errors import CodeError, DeviceLost
+from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor
 from rota.gpu_worker.certificate import Certificate
 from rota.gpu_worker.certification import certificate_of
@@ -21,10 +21,9 @@ from rota.gpu_worker.generation import load_text_model
 from rota.gpu_worker.loaded_model import LoadedModel, provenance_of
 from rota.gpu_worker.model_io import Port, ports_of
 from rota.gpu_worker.provider_table import Require
-from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, error_text, open_session
+from rota.gpu_worker.providers import RUN_ERRORS, OpenSession, check_device, error_text, open_session
 from rota.gpu_worker.repository import ModelEntry
 from rota.gpu_worker.residents import Resident
-from rota.gpu_worker.run_errors import meaning_of
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings
 from rota.gpu_worker.text_encoder import TextEncoder
@@ -158,8 +157,8 @@ class ModelLoader:
             stopped = watchdog.disarm()
             if stopped == "interrupted":
                 raise LoadInterrupted("the worker was told to stop while it loaded the model") from error
-            if not stopped and meaning_of(error_text(error), model.opened.provider) == "device":
-                raise DeviceLost(error_text(error)) from error
+            if not stopped:
+                check_device(error, model.opened.provider)
             model.warm_up = f"longer than {PROBE_MS_MAX} ms" if stopped else error_text(error)
             return f"none: {stopped or type(error).__name__}"
         watchdog.disarm()

@@ -16,7 +16,7 @@ from rota.common.work import Done, Failed, Outcome
 from rota.conversations.store import ConversationStore
 from rota.generation.pieces import Piece
 from rota.gpu_worker.model_jobs import QueuedCall, failed
-from rota.gpu_worker.providers import RUN_ERRORS, error_text
+from rota.gpu_worker.providers import RUN_ERRORS, check_device, error_text
 from rota.gpu_worker.residents import ModelLine, Resident
 from rota.gpu_worker.watchdog import RunWatchdog
 from rota.worker.executor import Report, Streaming
@@ -47,7 +47,7 @@ class TextRuns:
                 messages = self._history(request)
                 model.start(number, request, messages, call.task.now_ms)
             except BadPayload as error:
-                call.fold.finish(call.place, failed("bad_input", error.message))
+                call.fold.refuse(call.place, error)
                 ended.append(call)
             except ConversationError as error:
                 call.fold.cut(call.place, "faulted", error.message)
@@ -68,6 +68,7 @@ class TextRuns:
         try:
             pieces = model.step(options)
         except (*RUN_ERRORS, MemoryError) as error:
+            check_device(error, resident.provenance.provider)
             return self._failed(line, error)
         self._watchdog.disarm()
         line.calls += 1

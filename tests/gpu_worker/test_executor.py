@@ -19,7 +19,7 @@ from rota.common.model_call import Tensor, decode_result, encode_call
 from rota.common.work import Code, Done, Failed, FoldResult, TensorRef
 from rota.gpu_worker.executor import ModelExecutor
 from rota.gpu_worker.loaded_model import KEPT_BYTES_MAX
-from rota.gpu_worker.providers import why_no_cuda
+from rota.gpu_worker.providers import why_not
 from rota.tensors.arrays import decode_arrays, encode_arrays
 from rota.worker.executor import Outside
 
@@ -215,6 +215,7 @@ def test_a_call_that_does_not_fit_names_what_was_expected(bench: Any, kit: Any) 
     for (_, text), failed in zip(cases, result.outcomes, strict=False):
         assert isinstance(failed, Failed)
         assert failed.kind == "bad_input"
+        assert failed.message.startswith("model:m: ")
         assert text in failed.message
     assert isinstance(result.outcomes[-1], Done)
     assert len(result.outcomes) == len(cases) + 1
@@ -367,7 +368,7 @@ def test_a_model_larger_than_the_budget_is_served_alone(bench: Any, kit: Any) ->
 # --- providers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not why_no_cuda(), reason="CUDA works here")
+@pytest.mark.skipif(not why_not("cuda"), reason="CUDA works here")
 def test_falling_back_to_the_cpu_is_visible(
     bench: Any, kit: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -386,7 +387,7 @@ def test_falling_back_to_the_cpu_is_visible(
     assert bench.prepare(code)["reason"] == ""
 
 
-@pytest.mark.skipif(not why_no_cuda(), reason="CUDA works here")
+@pytest.mark.skipif(not why_not("cuda"), reason="CUDA works here")
 def test_a_required_cuda_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """Goal: `require` never falls back. Method: a worker on a host without CUDA."""
     with pytest.raises(ConfigError, match="CUDA is required and cannot be had: "):
@@ -398,7 +399,7 @@ def test_a_required_cuda_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(bool(why_no_cuda()), reason="no CUDA here")
+@pytest.mark.skipif(bool(why_not("cuda")), reason="no CUDA here")
 def test_cuda_runs_strictly_and_repeats_its_bits(bench: Any, kit: Any) -> None:
     """Goal: on a CUDA host the model runs on CUDA alone and gives the same bits again, near the CPU's."""
     code = bench.add(kit.multilayer)

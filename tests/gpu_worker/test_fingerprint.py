@@ -14,7 +14,7 @@ from onnx import helper
 from rota.gpu_worker.fingerprint import digest_of_facts, machine_facts, probe_input
 from rota.gpu_worker.hardware import gpu_facts, processor_facts
 from rota.gpu_worker.packages import conflict_between, installed_runtimes, package_conflict
-from rota.gpu_worker.providers import why_no_cuda
+from rota.gpu_worker.providers import why_not
 from rota.gpu_worker.sessions import ModelLoader
 
 PROGRAM = """
@@ -110,7 +110,7 @@ def test_the_processor_is_known() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(bool(why_no_cuda()), reason="no CUDA here")
+@pytest.mark.skipif(bool(why_not("cuda")), reason="no CUDA here")
 def test_the_gpu_is_known() -> None:
     """Goal: on a CUDA host name, capability, driver and library versions are there."""
     assert "" not in gpu_facts().values()

@@ -109,7 +109,7 @@ def test_an_initializer_that_is_an_input_too_keeps_its_value(bench: Any, kit: An
     done, failed = bench.run(code, kit.call(x=one), kit.call(x=one, w=one)).outcomes
     assert decode_arrays(done.result, done.tensors, bench.store)["y"].tolist() == [3, 3, 3, 3]
     assert failed.kind == "bad_input"
-    assert failed.message == 'input "w" is an initializer of the model: its value stays, leave it out'
+    assert failed.message == 'model:m: input "w" is an initializer of the model: its value stays, leave it out'
 
 
 def test_what_could_not_travel_is_refused_when_it_is_added(tmp_path: Path) -> None:

@@ -74,6 +74,21 @@ def test_a_device_that_worked_and_is_lost_is_no_reason_to_fall_back(cuda: Any, m
         providers.open_session(model, ModelSettings(), threads=1, require="auto")
 
 
+def test_a_full_device_is_no_reason_to_fall_back(cuda: Any, model: Path) -> None:
+    """Goal: where a model runs does not depend on the memory that other models hold. Method: a device that worked and
+    is full; the same refusal from one that never worked is a reason.
+    """
+    full = f"CUDA failure 2: out of memory{LOST[LOST.index(' ; GPU') :]}"
+    cuda.refuses = full
+    opened = providers.open_session(model, ModelSettings(), threads=1, require="auto")
+    assert (opened.provider, opened.reason) == ("cpu", "CUDA failure 2: out of memory")
+    cuda.refuses = ""
+    providers.open_session(model, ModelSettings(), threads=1, require="auto")
+    cuda.refuses = full
+    with pytest.raises(MemoryError, match="CUDA refuses it: CUDA failure 2: out of memory"):
+        providers.open_session(model, ModelSettings(), threads=1, require="auto")
+
+
 def test_single_nodes_on_the_cpu_must_be_allowed(cuda: Any, model: Path) -> None:
     """Goal: the placement that the user did not allow is named with its remedy."""
     cuda.refuses = "This session contains graph nodes that are assigned to the default CPU EP, but fallback is disabled"
@@ -93,6 +108,18 @@ def test_a_provider_that_is_not_installed_is_named_with_its_package(monkeypatch:
     with pytest.raises(ConfigError, match=f"{row.title} is required and cannot be had: the installed .* has no") as got:
         providers.choose(name, require=True)
     assert row.package in got.value.message
+
+
+def test_the_package_falls_back_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    """Goal: a provider that cannot be loaded is refused by us, not replaced by the package, which prints that it did.
+    Method: TensorRT, if the installed library was built with it, without its libraries.
+    """
+    if "tensorrt" not in providers.offered():
+        pytest.skip("the installed ONNX Runtime was built without TensorRT")
+    reason = providers.why_not("tensorrt")
+    assert reason
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
 
 
 def test_strict_sessions_list_what_may_take_nodes() -> None:

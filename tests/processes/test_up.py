@@ -153,9 +153,9 @@ def test_status_is_for_people_and_tells_where_models_run(rota_up: RotaUp, run_di
     what there is; the two commands that list workers, and the broker's log.
     """
     pytest.importorskip("onnxruntime")
-    from rota.gpu_worker.providers import why_no_cuda
+    from rota.gpu_worker.providers import why_not
 
-    reason = why_no_cuda()
+    reason = why_not("cuda")
     up = rota_up(run_dir, cpu_workers=1, gpu_workers=1)
     up.wait_for(r"worker gpu-\S+ joined, models on " + (r"cpu \(" + re.escape(reason) if reason else "cuda"))
     for command in ("status", "workers"):
