@@ -25,6 +25,7 @@ from _bench_bounds import (
     sandbox,
     write_seconds,
 )
+from _bench_generation import generation
 from _bench_models import add_one, multilayer
 from _bench_raw import raw_loop
 from _bench_recovery import by_length
@@ -67,10 +68,11 @@ class Sizes(NamedTuple):
     recovered_tasks: int
     fsyncs: int
     journal_records: tuple[int, ...]
+    generated: int
 
 
-FULL = Sizes(20_000, 500, 64 << 20, 5_000, 100_000, 200, (10_000, 100_000, 1_000_000))
-QUICK = Sizes(500, 20, 1 << 20, 100, 1_000, 20, (1_000,))
+FULL = Sizes(20_000, 500, 64 << 20, 5_000, 100_000, 200, (10_000, 100_000, 1_000_000), 64)
+QUICK = Sizes(500, 20, 1 << 20, 100, 1_000, 20, (1_000,), 8)
 
 
 class Kind(NamedTuple):
@@ -412,6 +414,7 @@ CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "latency": [latency],
     "tensor": [tensor],
     "inference": [inference],
+    "generation": [generation],
     "local": [local],
     "recovery": [recovery],
     "snapshots": [by_length],
