@@ -1,9 +1,9 @@
 """One loaded decoder: requests in, pieces of text and results out, with continuous batching in slots.
 
 Each request has a slot. Its prompt is prefilled alone, in calls of at most PREFILL_TOKENS_MAX tokens; then it takes
-part in every decode, one call for all slots, until it ends. Prefills and decodes take turns. Requests join and leave
-between steps. The tokens of a request depend on the request only: docs/INFERENCE.md says why, probes.py looks whether
-it holds for this model here.
+part in every decode, one call for all slots, until it ends. Between two decodes few tokens of prompts are read. Requests
+join and leave between steps. The tokens of a request depend on the request only: docs/INFERENCE.md says why, probes.py
+looks whether it holds for this model here.
 
 A prompt's cells may come from the prefix cache, but not the last two tokens, which give the first logits and are
 prefilled together. Cells that a decode wrote have other bits than prefilled ones and are never used again.
@@ -90,7 +90,7 @@ class TextGenerator:
         self._nameless = _nameless(setup.vocabulary, vocabulary)
         self._requests: dict[int, _Request] = {}  # in the order of their start
         self._counts = dict.fromkeys(_COUNTERS, 0)
-        self._decoded_last = True
+        self._read_tokens = 0  # by prefills since the last decode
 
     @property
     def is_full(self) -> bool:
@@ -137,22 +137,22 @@ class TextGenerator:
         )
 
     def step(self, run_options: Any = None) -> Sequence[Piece | Generated]:
-        """Do one prefill, or one decode of all slots, in turns; nothing if idle.
+        """Do one prefill, or one decode of all slots; nothing if idle.
 
+        While texts are in progress, prefills of PREFILL_TOKENS_MAX tokens in all come between two decodes: several
+        short prompts, or a part of a long one.
         `run_options` go to the run. What the library raises is raised: then nothing has changed, and the step may be
         repeated, or requests dropped.
         """
         reading = next((one for one in self._requests.values() if not one.is_prefilled), None)
         writing = [one for one in self._requests.values() if one.is_prefilled]
-        if reading is not None and (self._decoded_last or not writing):
-            reports = self._prefill(reading, run_options)
-            self._decoded_last = False
-            return reports
-        if not writing:
-            return []
-        reports = self._decode(writing, run_options)
-        self._decoded_last = True
-        return reports
+        if reading is not None:
+            if not reading.began:
+                self._take_known(reading)
+            tokens = _chunk(len(reading.prompt) - reading.cells)
+            if not writing or not self._read_tokens or self._read_tokens + tokens <= PREFILL_TOKENS_MAX:
+                return self._prefill(reading, tokens, run_options)
+        return self._decode(writing, run_options) if writing else []
 
     def drop(self, request: int) -> None:
         """Forget a request and free its slot; does nothing if it has ended."""
@@ -224,15 +224,14 @@ class TextGenerator:
 
     # --- the two kinds of step ---------------------------------------------------------------------
 
-    def _prefill(self, request: _Request, run_options: Any) -> Sequence[Piece | Generated]:
-        if not request.began:
-            request.began = True
-            self._take_known(request)
+    def _prefill(self, request: _Request, count: int, run_options: Any) -> Sequence[Piece | Generated]:
+        """Read the next `count` tokens of a prompt."""
         start = request.cells
-        tokens = request.prompt[start : start + _chunk(len(request.prompt) - start)]
+        tokens = request.prompt[start : start + count]
         logits = self._decoder.prefill(request.slot, start, tokens, run_options)
-        request.cells += len(tokens)
-        self._counts["prefilled"] += len(tokens)
+        request.cells += count
+        self._read_tokens += count
+        self._counts["prefilled"] += count
         self._counts["prefills"] += 1
         if not request.is_prefilled:
             return []
@@ -242,6 +241,7 @@ class TextGenerator:
 
     def _take_known(self, request: _Request) -> None:
         """Put the cells of the longest known beginning of the prompt into the slot."""
+        request.began = True
         known = self._cache.find(request.prompt, len(request.prompt) - PREFILL_TOKENS_MIN)
         for block in known:
             self._decoder.cells.put(request.slot, request.cells, block)
@@ -253,6 +253,7 @@ class TextGenerator:
         inputs = {request.slot: (request.next_input, request.cells) for request in writing}
         filled = {request.slot: request.cells for request in self._requests.values() if not request.is_prefilled}
         logits = self._decoder.decode(inputs, filled, run_options)
+        self._read_tokens = 0
         self._counts["decodes"] += 1
         reports: list[Piece | Generated] = []
         for request in writing:

@@ -1,13 +1,14 @@
 """Runs onnxruntime-genai over one of our decoders, in a process of its own: JSON on stdin, JSON on stdout.
 
 It needs two changes of the graph, none of which adds or removes work of a decode: an attention mask of the length so
-far instead of the whole context, and logits of all positions. The weights are linked, not copied.
+far instead of the whole context, and logits of all positions. The weights are linked where they can be.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -56,8 +57,11 @@ def _prepare(source: Path, folder: Path) -> None:
     _change(model)
     onnx.save(model, folder / "model.onnx")
     for path in source.iterdir():
-        if path.name not in ("model.onnx",):
-            os.symlink(path, folder / path.name)
+        if path.is_file() and path.name != "model.onnx":
+            try:
+                os.link(path, folder / path.name)  # ONNX Runtime takes no link that leads out of the folder
+            except OSError:
+                shutil.copy(path, folder / path.name)
     (folder / "genai_config.json").write_text(
         json.dumps(_settings(layers, queries, heads, size, vocabulary.dim_value)), encoding="utf-8"
     )

@@ -189,19 +189,23 @@ def test_tokens_without_a_name_are_never_chosen(plain: TinyDecoder) -> None:
     assert not {*outcome_of(generator, call).tokens} & {*free.tokens}
 
 
-def test_a_long_prompt_does_not_hold_up_the_others(plain: TinyDecoder) -> None:
-    """Goal: prefills and decodes take turns. Method: several prompts beside a text in progress; it grows every other
-    step.
+@pytest.mark.parametrize(("length", "between"), [(100, 1), (60, 2), (40, 3)])
+def test_prompts_do_not_hold_up_the_others(plain: TinyDecoder, length: int, between: int) -> None:
+    """Goal: few tokens of prompts are read between two tokens of a text. Method: prompts beside a text in progress; the
+    steps until each decode.
     """
     generator = plain.generator((4,))
     generator.start(0, generate_call({"prompt": "Hi", "max_tokens": 30, "stop_tokens": []}), (), 0)
     generator.step()
+    generator.step()
+    assert (generator.counters["prefills"], generator.counters["decodes"]) == (1, 1)
     for number in (1, 2, 3):
-        generator.start(number, generate_call({"tokens": [5] * 100, "max_tokens": 2}), (), 0)
-    for _ in range(6):
+        generator.start(number, generate_call({"tokens": [5] * length, "max_tokens": 9}), (), 0)
+    for _ in range(between):
         generator.step()
-    assert generator.counters["prefills"] == 4
-    assert generator.counters["decodes"] == 3
+        assert generator.counters["decodes"] == 1
+    generator.step()
+    assert (generator.counters["prefills"], generator.counters["decodes"]) == (1 + between, 2)
 
 
 def test_counters(plain: TinyDecoder) -> None:
