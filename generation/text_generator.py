@@ -1,7 +1,7 @@
 """One loaded decoder: requests in, pieces of text and results out, with continuous batching in slots.
 
 Each request has a slot. Its prompt is prefilled alone, in calls of at most PREFILL_TOKENS_MAX tokens; then it takes
-part in every decode, one call for all slots, until it ends. Between two decodes few tokens of prompts are read. Requests
+part in every decode, one call for all slots, until it ends. Few tokens of prompts are read between two decodes; requests
 join and leave between steps. The tokens of a request depend on the request only: docs/INFERENCE.md says why, probes.py
 looks whether it holds for this model here.
 
