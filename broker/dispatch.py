@@ -25,6 +25,7 @@ from rota.common.columns import picked
 from rota.common.limits import (
     ASSIGNMENT_BYTES_MAX,
     ASSIGNMENT_TARGET_MS,
+    ASSIGNMENTS_PER_WORKER,
     FOLD_TASKS_MAX,
     PREPARE_MS_MAX,
     TIMEOUT_GRACE_MS,
@@ -428,7 +429,8 @@ class Dispatcher:
     def _quota(self, pool: _Pool, worker: Worker, task: Task) -> int:
         """Return how many tasks the next assignment may hold: an even share of those waiting, with bounded work."""
         assert task.code is not None
-        share = -(-pool.ready_tasks // sum(one.settings.assignments_max for one in pool.workers))
+        # Two for each worker are enough to keep it busy; more, where it takes more, are for tasks that take long.
+        share = -(-pool.ready_tasks // (len(pool.workers) * ASSIGNMENTS_PER_WORKER))
         pace_us = self._pace_us.get(task.code.digest)
         first = FIRST_ASSIGNMENT_TASKS[worker.settings.pool]
         by_pace = first if pace_us is None else int(ASSIGNMENT_TARGET_MS * 1000 / max(pace_us, 1.0))
