@@ -32,7 +32,7 @@ from rota.common.limits import (
     UNRETIRED_BYTES_MAX,
 )
 from rota.common.messages import Assign, FoldAssignment, Preparation, Register, Segment
-from rota.common.work import Code
+from rota.common.work import Code, Provenance
 
 ORPHANS_KEPT: Final = 1_024  # assignments no longer wanted, kept to compare late answers
 EARLY_REPORTS_KEPT: Final = 4_096
@@ -140,6 +140,7 @@ class EarlyReport(NamedTuple):
     worker: str
     outcome: bytes  # its digest
     before: tuple[Task, ...]  # run before it: if one of these is caught, the result is based on a wrong state
+    provenance: Provenance | None
 
 
 class _Pool:
@@ -456,7 +457,7 @@ class Dispatcher:
         self.orphans[assignment.number] = assignment
         if len(self.orphans) > ORPHANS_KEPT:
             self.orphans.popitem(last=False)
-        for queue, tasks in assignment.folds:
+        for queue, tasks in reversed(assignment.folds):  # so that the first comes first again
             unfinished = [task for task in tasks if task.outcome is None]
             for task in unfinished:
                 task.assignment = 0

@@ -48,6 +48,7 @@ from rota.common.work import (
     Outcome,
     Provenance,
     ReplyTo,
+    why_not_of,
 )
 
 RECORDED_POLICY: Final = "recorded"
@@ -241,6 +242,9 @@ class Lane:
                     f"turn {task.turn}: {task.code.kind} code cannot end as {outcome.kind!r}"
                 )
             self._complete(task, outcome, fold.provenance)
+        if tasks and tasks[0].code is not None:
+            why = why_not_of(tasks[0].code, fold.provenance)
+            assert not why, f"turn {fold.turns[0]}: {why}"
         if fold.state is not None:
             self.agents[fold.address].state = fold.state
         self._advance()

@@ -13,7 +13,7 @@ from __future__ import annotations
 from rota.broker.dispatch import Assignment, Worker
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
-from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, verdict_text
+from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, UNREPEATABLE, verdict_of
 from rota.common.events import TaskUndone
 from rota.common.limits import TRIES_MAX
 from rota.common.work import FoldResult
@@ -28,10 +28,10 @@ def settle(broker: BrokerState, worker: Worker, tasks: list[Task], result: FoldR
         _tell(broker, worker, left[0], "faulted", result.reason)
         if broker.dispatcher.faulted(left[0], worker, result.reason) >= TRIES_MAX:
             judge(broker, left[0], FAULTED)
-    elif result.stopped == "refused":
-        _tell(broker, worker, left[0], "refused", result.reason)
+    elif result.stopped in (REFUSED, UNREPEATABLE):
+        _tell(broker, worker, left[0], result.stopped, result.reason)
         for task in broker.dispatcher.refused(left, worker, result.reason):
-            judge(broker, task, REFUSED)
+            judge(broker, task, result.stopped)
 
 
 def overran(broker: BrokerState, assignment: Assignment) -> None:
@@ -42,10 +42,10 @@ def overran(broker: BrokerState, assignment: Assignment) -> None:
             judge(broker, task, TIMEOUT)
 
 
-def judge(broker: BrokerState, task: Task, kind: str) -> None:
-    """Give a verdict to a task that has not completed."""
+def judge(broker: BrokerState, task: Task, stopped: str) -> None:
+    """Give a verdict to a task that has not completed and stopped for good in this way."""
     assert task.code is not None
-    broker.decide(task, kind, verdict_text(kind, task.code))
+    broker.decide(task, *verdict_of(stopped, task.code))
 
 
 def _tell(broker: BrokerState, worker: Worker, task: Task, what: str, reason: str) -> None:

@@ -10,12 +10,13 @@ from typing import Final
 
 from rota.common.limits import POISON_DEATHS_MAX, TRIES_MAX
 from rota.common.targets import MODEL_PREFIX, code_name
-from rota.common.work import Code, Failed
+from rota.common.work import MODEL, Code, Failed
 
 TIMEOUT: Final = "timeout"
 LOST: Final = "lost"
 REFUSED: Final = "refused"
 FAULTED: Final = "faulted"
+UNREPEATABLE: Final = "unrepeatable"  # a fold that stops so ends in the verdict `refused`, with a text of its own
 VERDICTS: Final = (TIMEOUT, LOST, REFUSED, FAULTED)
 
 
@@ -29,6 +30,25 @@ def verdict_text(kind: str, code: Code) -> str:
     if kind == REFUSED:
         return "no worker can run its code"
     return f"no worker could do it, in {TRIES_MAX} tries"
+
+
+_UNREPEATABLE_TEXT: Final = (
+    "its results would not be repeatable: deploy the model with --recorded to accept them as recorded values"
+)
+
+
+def verdict_of(stopped: str, code: Code) -> tuple[str, str]:
+    """Return kind and text of the verdict on a task of this code that stopped for good in this way."""
+    if stopped == UNREPEATABLE:
+        return REFUSED, _UNREPEATABLE_TEXT
+    return stopped, verdict_text(stopped, code)
+
+
+def can_say(kind: str, text: str, code: Code) -> bool:
+    """Return whether a broker may give this verdict, in these words, on a task bound to this code."""
+    if (kind, text) == (REFUSED, _UNREPEATABLE_TEXT):
+        return code.kind == MODEL and not code.recorded
+    return text == verdict_text(kind, code)
 
 
 CANCELLED: Final = Failed("cancelled", "cancelled on request", (), 0)

@@ -23,7 +23,20 @@ from rota.common.errors import ProtocolError, RotaError, WorkerStuck
 from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
 from rota.common.outcomes import FoldResults, Outcomes
 from rota.common.targets import MODEL_PREFIX
-from rota.common.work import TIMER, Done, Emit, Failed, FoldResult, Outcome, tagged, was_decided
+from rota.common.work import (
+    BITWISE,
+    RECORDED,
+    TIMER,
+    Done,
+    Emit,
+    Failed,
+    FoldResult,
+    Outcome,
+    Provenance,
+    tagged,
+    was_decided,
+    why_not_of,
+)
 
 FACTS_MAX: Final = 512  # of a fingerprint; ours have about 50
 FACT_CHARS_MAX: Final = 512
@@ -274,8 +287,12 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
         # growth_bytes is part of growth_max and costs less to look at; most tasks grow by less.
         if growth > task.growth_bytes and growth > task.growth_max:
             raise ProtocolError(f"{queue.address}: it grows its lane by {growth} bytes, {task.growth_max} allowed")
-    if result.provenance is not None and not queue.address.startswith(MODEL_PREFIX):
-        raise ProtocolError(f"{queue.address}: a provenance of what is no model")
+    if answered or result.provenance is not None:
+        code = tasks[0].code
+        assert code is not None
+        why = why_not_of(code, result.provenance)
+        if why:
+            raise ProtocolError(f"{queue.address}: {why}")
     if queue.stateless and left is not None:
         raise ProtocolError(f"{queue.address}: state from a target that keeps none")
     if (None if result.state is None else digest(result.state)) != left:
@@ -302,15 +319,17 @@ def _compare_late(broker: BrokerState, message: messages.Completed) -> None:
     if assignment is None:
         return
     for (queue, tasks), result in zip(assignment.folds, message.folds, strict=False):
-        if result.provenance is not None:
+        source = result.provenance
+        if source is not None and source.result_class == RECORDED:
             continue  # it may differ
         for place, (task, outcome) in enumerate(zip(tasks, result.outcomes, strict=False)):
             if was_decided(task.outcome) and not queue.stateless:
                 break  # the worker continued from a state that never took effect
             if task.outcome is None:
                 before = () if queue.stateless else tuple(tasks[:place])
-                broker.dispatcher.keep_early(queue, task, EarlyReport(message.worker, _digest(outcome), before))
-            elif task.outcome != outcome and not was_decided(task.outcome):
+                report = EarlyReport(message.worker, _digest(outcome), before, source)
+                broker.dispatcher.keep_early(queue, task, report)
+            elif task.outcome != outcome and not was_decided(task.outcome) and _is_comparable(task, source):
                 _note_divergence(broker, queue, task, _digest(outcome), message.worker)
 
 
@@ -320,8 +339,16 @@ def _compare_early(broker: BrokerState, queue: TaskQueue, task: Task) -> None:
         return
     for report in broker.dispatcher.early.pop((queue.lane.name, task.turn), ()):
         was_caught = any(was_decided(earlier.outcome) for earlier in (task, *report.before))
-        if not was_caught and report.outcome != _digest(task.outcome):
+        if not was_caught and report.outcome != _digest(task.outcome) and _is_comparable(task, report.provenance):
             _note_divergence(broker, queue, task, report.outcome, report.worker)
+
+
+def _is_comparable(task: Task, source: Provenance | None) -> bool:
+    """Return whether a task's outcome must equal one from this source: bits of models are promised by fingerprint."""
+    kept = task.provenance
+    if source is None or kept is None:
+        return source is kept
+    return source.result_class == kept.result_class == BITWISE and source.fingerprint == kept.fingerprint
 
 
 def _note_divergence(broker: BrokerState, queue: TaskQueue, task: Task, other: bytes, worker: str) -> None:

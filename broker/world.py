@@ -14,7 +14,7 @@ from rota.broker.lane import Lane, LaneImage, Notes, Numbering
 from rota.broker.producers import Producers
 from rota.broker.results import KeptResults, RunIndex
 from rota.broker.tasks import Run, Task
-from rota.broker.verdicts import CANCELLED, verdict_text
+from rota.broker.verdicts import CANCELLED, can_say
 from rota.common.errors import JournalError
 from rota.common.limits import PRODUCERS_MAX, RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
@@ -161,7 +161,7 @@ class World:
         lane, run = self._to_catch(record)
         index = record.seq - run.first_seq
         task = lane.line_by_turn.get(run.first_turn + index)
-        if task is None or task.code is None or record.message != verdict_text(record.failure, task.code):
+        if task is None or task.code is None or not can_say(record.failure, record.message, task.code):
             raise JournalError(
                 f"a verdict says {shown(record.message)} of task {record.seq}: no broker gives that verdict on it"
             )

@@ -22,7 +22,7 @@ class KindFacts(NamedTuple):
     keeps_state: bool  # an address has a state, so its tasks run one after another; else in parallel
     emits: bool  # its tasks may emit tasks
     is_module: bool  # a WebAssembly module sent with the deploy; else a model of the repository
-    is_recorded: bool  # its results have a provenance and are read back in a replay, not computed again
+    has_provenance: bool  # its results say where they came from; only some of them are repeatable
     roles: tuple[tuple[str, str], ...]  # of the needed exports, with their default names
     names_exports: bool  # a deploy may name the exports for the roles
     failures: tuple[str, ...]  # the kinds of failure that its execution can end in
@@ -33,15 +33,15 @@ _MODULE_FAILURES: Final = ("trap", "fuel", "memory", "bad_output")
 
 _ROWS: Final = (
     KindFacts(
-        AGENT, "cpu", "", keeps_state=True, emits=True, is_module=True, is_recorded=False,
+        AGENT, "cpu", "", keeps_state=True, emits=True, is_module=True, has_provenance=False,
         roles=(_ALLOC, ("step", "rota_step")), names_exports=False, failures=("error", *_MODULE_FAILURES, "overflow"),
     ),
     KindFacts(
-        FUNCTION, "cpu", "", keeps_state=False, emits=False, is_module=True, is_recorded=False,
+        FUNCTION, "cpu", "", keeps_state=False, emits=False, is_module=True, has_provenance=False,
         roles=(_ALLOC, ("call", "rota_call")), names_exports=True, failures=_MODULE_FAILURES,
     ),
     KindFacts(
-        MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, is_module=False, is_recorded=True,
+        MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, is_module=False, has_provenance=True,
         roles=(), names_exports=False, failures=("bad_input", "bad_output"),
     ),
 )  # fmt: skip

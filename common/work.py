@@ -249,6 +249,22 @@ class Provenance(NamedTuple):
     fallback: Text256 = ""
 
 
+def why_not_of(code: Code, provenance: Provenance | None) -> str:
+    """Return why results of this code cannot have this provenance; empty if they can.
+
+    It is the rule by which a lane knows what it accepted: of a model each result says where it came from, only a
+    certificate makes it bitwise, and one that is not is taken only by a binding that says so.
+    """
+    if code.kind != MODEL or provenance is None:
+        what = "a provenance of what is no model" if provenance is not None else "a model's result without provenance"
+        return "" if (code.kind == MODEL) == (provenance is not None) else what
+    if (provenance.result_class == BITWISE) != (provenance.certificate in CERTIFICATES[:3]):
+        return f"a result of class {provenance.result_class} under certificate {provenance.certificate!r}"
+    if provenance.result_class == RECORDED and not code.recorded:
+        return "a result of class recorded, which its binding does not accept"
+    return ""
+
+
 class FoldResult(NamedTuple):
     """The result of a fold: the outcomes of its first tasks, the last state, and why it ended early, if it did.
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from rota.broker import records
 from rota.broker.lane import Notes
 from rota.broker.tasks import Task, Trouble
-from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, verdict_text
+from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, UNREPEATABLE, verdict_of
 from rota.broker.workers import flat_facts
 from rota.broker.world import World
 from rota.common.code_kinds import pool_of
@@ -90,7 +90,7 @@ class Engine:
                 retired += self.apply(record).retired
         stopped: list[Stopped] = []
         for one, result in zip(planned, results, strict=True):
-            if result.stopped in (TIMEOUT, REFUSED, FAULTED):
+            if result.stopped in (TIMEOUT, REFUSED, FAULTED, UNREPEATABLE):
                 task = one.tasks[len(result.outcomes)]
                 task.trouble = Trouble()
                 task.trouble.reason = result.reason
@@ -120,8 +120,8 @@ class Engine:
     def _judge(self, task: Task, why: str) -> list[Task]:
         assert task.code is not None
         lane = self.world.lanes[task.run.lane]
-        text = verdict_text(why, task.code)
-        verdict = records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, why, text)
+        kind, text = verdict_of(why, task.code)
+        verdict = records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, kind, text)
         return self.apply(verdict).retired
 
     def _fingerprint(self, pool: str) -> int:

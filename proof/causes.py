@@ -124,7 +124,7 @@ def _other_turn(case: Case) -> FoundCause | None:
 def _memory(case: Case) -> FoundCause | None:
     """Check whether the code is deterministic."""
     trials, task = case.trials, case.actual
-    if trials is None or task is None or task.code is None or kind_of(task.code).is_recorded:
+    if trials is None or task is None or task.code is None or kind_of(task.code).has_provenance:
         return None
     name = repr(code_name(task.address))
     if trials.is_steady(task.outcome):
@@ -227,7 +227,7 @@ def _other_device(case: Case) -> FoundCause | None:
     if worker is None or expected is None or actual is None or worker.pool not in _HOST_FACTS:
         return None
     names = other_facts(worker.pool, dict(worker.facts), dict(facts_here(case.runner, worker.pool)), host=True)
-    if expected.code is not None and kind_of(expected.code).is_recorded:
+    if expected.code is not None and kind_of(expected.code).has_provenance:
         one, other = expected.provenance, actual.provenance
         if one is None or other is None or (not names and one == other):
             return None
@@ -281,7 +281,7 @@ _LOOKS: Final[tuple[Callable[[Case], FoundCause | None], ...]] = (
 def _tried(case: Case) -> tuple[str, ...]:
     """Return what `_memory` found; every case with an agent or a function passes through it."""
     fold = None if case.trials is None else case.trials.fold
-    if fold is None or kind_of(fold.code).is_recorded:
+    if fold is None or kind_of(fold.code).has_provenance:
         return ()
     where = ", in new and in used instances," if fold.code.reuse else ","
     return (f"executed again several times{where} it gives the same each time",)

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from rota.broker import records
 from rota.broker.lane import Lane, predecessor
 from rota.broker.tasks import Task
-from rota.broker.verdicts import verdict_text
+from rota.broker.verdicts import can_say, verdict_text
 from rota.common.columns import Blobs
 from rota.common.errors import BadChange
 from rota.common.work import Code
@@ -164,6 +164,8 @@ class Continuation:
             case records.Verdict():
                 code = lane.line_by_turn[record.seq].code
                 assert code is not None
+                if can_say(record.failure, record.message, code):
+                    return record
                 return record._replace(message=verdict_text(record.failure, code))  # of its code here
             case records.DeadDropped() if not all(turn in lane.dead for turn in record.seqs):
                 there = tuple([turn for turn in record.seqs if turn in lane.dead])

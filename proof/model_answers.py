@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rota.broker.tasks import Task
-from rota.broker.verdicts import FAULTED, REFUSED
+from rota.broker.verdicts import FAULTED, REFUSED, UNREPEATABLE
 from rota.common.code_kinds import kind_of
 from rota.common.errors import CodeError
 from rota.common.work import BITWISE, Fold, FoldResult, Outcome, Provenance, TaskInput
@@ -40,7 +40,7 @@ class ModelAnswers:
 
     def run_all(self, folds: Sequence[Fold]) -> list[FoldResult]:
         """Read back or execute each fold (see `Runner`)."""
-        found = [self._read(fold) if kind_of(fold.code).is_recorded else None for fold in folds]
+        found = [self._read(fold) if kind_of(fold.code).has_provenance else None for fold in folds]
         asked = [
             fold._replace(code=patient(fold.code, PATIENCE_MS))
             for fold, known in zip(folds, found, strict=True)
@@ -55,7 +55,7 @@ class ModelAnswers:
         return self._runner.fingerprint(pool)
 
     def _ran(self, fold: Fold, result: FoldResult) -> FoldResult:
-        if kind_of(fold.code).is_recorded:
+        if kind_of(fold.code).has_provenance:
             self.models_executed += len(result.outcomes)
         else:
             self.executed += len(result.outcomes)
@@ -121,7 +121,7 @@ class Remembered(ModelAnswers):
         return answers.get(seen.turn) or next(iter(answers.values()), None)
 
     def _ran(self, fold: Fold, result: FoldResult) -> FoldResult:
-        if result.stopped in (REFUSED, FAULTED):
+        if result.stopped in (REFUSED, FAULTED, UNREPEATABLE):
             turn = fold.tasks[len(result.outcomes)].turn
             raise CodeError(f"turn {turn} of {fold.address} cannot be executed here: {result.reason}", turn=turn)
         return super()._ran(fold, result)

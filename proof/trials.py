@@ -112,7 +112,7 @@ def trials_at(
         task = replay.lane.line_by_turn.get(turn)
         if task is None or task.code is None or (task.outcome is not None and not caught):
             return None
-        if kind_of(task.code).is_recorded and not live_models:
+        if kind_of(task.code).has_provenance and not live_models:
             return None
         return Trials(runner, fold_of(replay.lane, (task,)).fold, lane)
     return None

@@ -93,6 +93,6 @@ def bindings(source: RunSource, name: str, lane: str | None) -> list[tuple[str, 
     if not found:
         known = ", ".join(sorted(names)[:8]) or "none"
         raise BadChange(f"{name!r} was never bound there (bound: {known})", name=name)
-    if any(kind_of(code).is_recorded for _, code in found):
+    if any(kind_of(code).has_provenance for _, code in found):
         raise BadChange(f"{name!r} is a model: its recorded results stand, `rota verify --live-models` computes them")
     return found

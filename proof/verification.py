@@ -112,7 +112,7 @@ def remedy_of(source: RunSource, blocked: Blocked) -> str:
     store = TensorStore(folders.tensors, lender=folders.lent_tensors)
     if not all(_is_there(store, ref) for ref in task.run.tensors_of(task.index)):
         return "get the tensors from where the run was made: rota export RUN FILE --tensors, and verify FILE"
-    if task.code is not None and kind_of(task.code).is_recorded:
+    if task.code is not None and kind_of(task.code).has_provenance:
         return "get the models from where the run was made: rota export RUN FILE --models, and verify FILE"
     return "take the folder modules/ along with the run file, or verify a file made by rota export"
 

@@ -363,7 +363,13 @@ def _is_equal(expected: Task, actual: Task) -> bool:
 def _aside(expected: Task, actual: Task) -> Aside | None:
     """Compare what no digest covers. A used instance may need other fuel than a new one."""
     known, found = expected.outcome, actual.outcome
-    if known is None or found is None or actual.code is None or actual.code.reuse or kind_of(actual.code).is_recorded:
+    if (
+        known is None
+        or found is None
+        or actual.code is None
+        or actual.code.reuse
+        or kind_of(actual.code).has_provenance
+    ):
         return None
     if known.fuel != found.fuel:
         return Aside(actual.turn, "fuel", str(known.fuel), str(found.fuel))

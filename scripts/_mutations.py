@@ -351,8 +351,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "divergence-unreported", "a second completion with another digest is reported", "broker/workers.py",
-        "            elif task.outcome != outcome and not was_decided(task.outcome):\n",
-        "            elif task.seq < 0:\n", _WORKERS,
+        "elif task.outcome != outcome and not was_decided(task.outcome) and _is_comparable(task, source):\n",
+        "elif task.seq < 0:\n", _WORKERS,
     ),
     Mutation(
         "completion-of-another", "a worker is trusted only about what it holds", "broker/workers.py",

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 _DISPATCH: Final = ("tests/broker/test_dispatch.py",)
+_RESULTS: Final = ("tests/broker/test_model_results.py",)
 _STREAMS: Final = ("tests/broker/test_streams.py",)
 _BITS: Final = ("tests/generation/test_bits.py",)
 
@@ -102,5 +103,37 @@ MODEL_FAULTS: Final = (
         "choose(logits, request.options, len(request.tokens), ",
         "choose(logits, request.options, 0, ",
         _BITS,
+    ),
+    (
+        "recorded-results-for-everybody",
+        "a lane gets recorded results only where its binding accepts them",
+        "common/work.py",
+        "if provenance.result_class == RECORDED and not code.recorded:",
+        "if provenance.result_class == RECORDED and not code.digest:",
+        _RESULTS,
+    ),
+    (
+        "unrepeatable-without-verdict",
+        "a model that cannot repeat its results is refused",
+        "broker/undone.py",
+        "elif result.stopped in (REFUSED, UNREPEATABLE):",
+        "elif result.stopped == REFUSED:",
+        _RESULTS,
+    ),
+    (
+        "broken-certificate-untold",
+        "two bitwise results of one fingerprint that differ are a divergence",
+        "broker/workers.py",
+        "if source is not None and source.result_class == RECORDED:",
+        "if source is not None:",
+        _RESULTS,
+    ),
+    (
+        "bits-of-other-fingerprints",
+        "results of different fingerprints may differ",
+        "broker/workers.py",
+        " and source.fingerprint == kept.fingerprint",
+        "",
+        _RESULTS,
     ),
 )

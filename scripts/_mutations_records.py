@@ -30,7 +30,7 @@ FAULTS: Final = (
         "verdict-in-other-words",
         "a verdict is one of those that a broker gives",
         "broker/world.py",
-        " or record.message != verdict_text(record.failure, task.code):",
+        " or not can_say(record.failure, record.message, task.code):",
         ":",
         _RULES,
     ),

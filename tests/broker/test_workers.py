@@ -454,29 +454,12 @@ def test_what_followed_a_caught_task_is_not_compared(broker: Broker) -> None:
     assert broker.core.world.divergences == 0
 
 
-def test_recorded_results_are_not_compared(broker: Broker) -> None:
-    """Goal: what carries a provenance may differ between two runs. Method: a late model result that differs."""
-    alice = broker.producer()
-    alice.deploy("model:net", MODEL_CODE)
-    slow = broker.worker("slow", pool="gpu")
-    alice.submit("model:net", ADD)
-    answer = slow.compute(slow.orders[0])
-    slow.die()
-    broker.worker("quick", pool="gpu")
-    broker.run()
-    fold = answer.folds[0]
-    source = Provenance("recorded", "CUDA", bytes(32))
-    outcomes = (fold.outcomes[0]._replace(result=b"other"),)
-    SimWorker(broker, "slow").say(answer._replace(folds=(fold._replace(outcomes=outcomes, provenance=source),)))
-    assert broker.core.world.divergences == 0
-
-
 def test_provenance_reaches_the_producer(broker: Broker) -> None:
     """Goal: each result says where it came from, after a restart too. Method: a model result with its class."""
     alice, worker = broker.producer(), broker.worker("g", pool="gpu")
     alice.deploy("model:net", MODEL_CODE)
     alice.submit("model:net", ADD)
-    source = Provenance("bitwise", "CPU", digest(b"fingerprint"))
+    source = Provenance("bitwise", "CPU", digest(b"fingerprint"), "B", "no driver")
     worker.lie(provenance=source)
     assert alice.results[1].provenance == source
     broker.restart()

@@ -16,7 +16,10 @@ from core_kit import Broker, Producer, SimWorker
 from rota.common.messages import Completed, TaskRun
 from rota.common.work import Limits
 
-AGENTS = ("counter/a", "counter/b", "counter", "other/x", "function", "model:net", "odd/o", "ghost/g")
+AGENTS = (
+    "counter/a", "counter/b", "counter", "other/x", "function", "model:net", "odd/o", "ghost/g", "model:drifting",
+    "model:refused",
+)  # fmt: skip
 
 
 def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> list[Any]:
@@ -64,6 +67,8 @@ def deploy_all(producer: Producer, lane: str, timeout_ms: int = 50) -> None:
         ("other", scripted.code("other")),
         ("function", scripted.FUNCTION_CODE),
         ("model:net", scripted.MODEL_CODE),
+        ("model:drifting", scripted.UNSTABLE_CODE),
+        ("model:refused", scripted.UNSTABLE_REFUSED),
         ("odd", scripted.UNRUNNABLE),
     ):
         producer.deploy(name, code._replace(limits=limits), lane=lane)

@@ -220,6 +220,9 @@ class Reference:
         )  # fmt: skip
         if code.digest == scripted.UNRUNNABLE.digest:
             return Failed("refused", "no worker can run its code", (), 0)
+        if code.digest == scripted.UNSTABLE_CODE.digest and not code.recorded:
+            remedy = "deploy the model with --recorded to accept them as recorded values"
+            return Failed("refused", f"its results would not be repeatable: {remedy}", (), 0)
         before = self.states.get(task.target) if code.kind == "agent" else None
         try:
             outcome, after = scripted.run_task(seed, code, task.target, before, seen)

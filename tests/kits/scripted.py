@@ -12,7 +12,9 @@ A program is a JSON list of steps, run in order:
     ["hang"] ["die"] ["fault"]             no outcome: run past the timeout, kill the worker, or fault
 
 The result holds everything that a task can see, so anything that should not be visible would show in the digest. No
-worker can run `UNRUNNABLE`. The simulated workers and the sequential reference run the same function.
+worker can run `UNRUNNABLE`. `MODEL_CODE` is a model of certificate A, `UNSTABLE_CODE` one of D whose binding accepts
+recorded results, and `UNSTABLE_REFUSED` the same without that. The simulated workers and the sequential reference run
+the same function.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rota.common.work import (
     FAILURE,
     FUNCTION,
     MODEL,
+    RECORDED,
     REPLY,
     TELL,
     TIMER,
@@ -41,6 +44,7 @@ from rota.common.work import (
     FoldResult,
     Limits,
     Outcome,
+    Provenance,
     TaskInput,
 )
 
@@ -104,6 +108,11 @@ def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks:
     """Run tasks one after another, as a worker does. Raises `NoOutcome("die")` if one of them kills the worker."""
     if bound.digest == UNRUNNABLE.digest:
         return FoldResult((), None, "refused", "no such device")
+    source = None
+    if bound.kind == MODEL:
+        source = UNSTABLE if bound.digest == UNSTABLE_CODE.digest else STABLE
+        if source.result_class == RECORDED and not bound.recorded:
+            return FoldResult((), None, "unrepeatable", "its results differ from run to run")
     outcomes: list[Outcome] = []
     current, changed = state, False
     for task in tasks:
@@ -114,10 +123,11 @@ def run_fold(seed: bytes, bound: Code, address: str, state: bytes | None, tasks:
                 raise
             stopped: Any = "timeout" if end.why == "hang" else "faulted"
             left = current if changed else None
-            return FoldResult(tuple(outcomes), left, stopped, "out of memory" if stopped == "faulted" else "")
+            reason = "out of memory" if stopped == "faulted" else ""
+            return FoldResult(tuple(outcomes), left, stopped, reason, source if outcomes else None)
         changed = changed or (type(outcome) is Done and outcome.state_digest is not None)
         outcomes.append(outcome)
-    return FoldResult(tuple(outcomes), current if changed else None)
+    return FoldResult(tuple(outcomes), current if changed else None, provenance=source)
 
 
 class _State:
@@ -197,3 +207,7 @@ COUNTER = code("counter")
 FUNCTION_CODE = code("function", FUNCTION)
 MODEL_CODE = code("model", MODEL)
 UNRUNNABLE = code("unrunnable")
+UNSTABLE_REFUSED = code("unstable", MODEL)
+UNSTABLE_CODE = UNSTABLE_REFUSED._replace(recorded=True)
+STABLE = Provenance("bitwise", "cpu", b"f" * 32, "A")
+UNSTABLE = Provenance("recorded", "cpu", b"f" * 32, "D")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rota.client import Client, TaskFailed
+from rota.common.errors import CodeError
 from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import Tensor, decode_result, encode_call
 from rota.gpu_worker.repository import Repository
@@ -92,6 +93,30 @@ def test_killed_gpu_worker_loses_no_call(rota_up: RotaUp, run_dir: Path, tmp_pat
         results.sort(key=lambda result: result.seq)
         assert [float(result.arrays["y"][0]) for result in results] == [20_000.0 + n for n in range(40)]
         assert {result.attempts for result in results} == {1, 2}
+
+
+def test_a_model_that_draws_numbers_needs_a_word_of_its_producer(
+    rota_up: RotaUp, run_dir: Path, tmp_path: Path
+) -> None:
+    """Goal: results that nobody can compute again enter a lane only where its producer says so. Method: a graph with
+    RandomUniformLike: deployed with a check, without one, and with `recorded`.
+    """
+    rota_up(run_dir, gpu_workers=1, ROTA_REQUIRE="cpu")
+    x, y = (helper.make_tensor_value_info(name, FLOAT, ["n", 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("RandomUniformLike", ["x"], ["y"])], "noise", [x], [y])
+    digest = _add(run_dir, tmp_path, graph)
+    call = {"x": np.zeros((1, 2), np.float32)}
+    with Client(run_dir) as client:
+        with pytest.raises(CodeError, match=r"RandomUniformLike.*--recorded"):
+            client.deploy_model("noise", digest)
+        client.deploy_model("noise", digest, check=False)
+        with pytest.raises(TaskFailed, match="deploy the model with --recorded") as failed:
+            client.submit("model:noise", call).result(60)
+        assert failed.value.fields["kind"] == "refused"
+        client.deploy_model("noise", digest, recorded=True)
+        source = client.submit("model:noise", call).result(60).provenance
+        assert source is not None
+        assert (source.result_class, source.certificate) == ("recorded", "D")
 
 
 def _add_model(run_dir: Path, folder: Path) -> bytes:

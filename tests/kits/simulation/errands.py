@@ -55,6 +55,8 @@ def deploys(timeout_ms: int) -> list[tuple[str, Any]]:
         ("other", scripted.code("other")._replace(limits=limits)),
         ("function", scripted.FUNCTION_CODE._replace(limits=limits)),
         ("model:net", scripted.MODEL_CODE._replace(limits=limits)),
+        ("model:drifting", scripted.UNSTABLE_CODE._replace(limits=limits)),
+        ("model:refused", scripted.UNSTABLE_REFUSED._replace(limits=limits)),
         ("odd", scripted.UNRUNNABLE._replace(limits=limits)),
     ]
 
@@ -205,6 +207,8 @@ def _deploy(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
             ("other", scripted.code("other2")),
             ("function", scripted.FUNCTION_CODE),
             ("model:net", scripted.MODEL_CODE),
+            ("model:net", scripted.UNSTABLE_CODE),
+            ("model:net", scripted.UNSTABLE_REFUSED),
         ]
     )
     code = code._replace(limits=limits)

@@ -19,12 +19,12 @@ import zmq
 from simulation.broker_host import ENDPOINTS
 from simulation.network import Context, Dealer
 from simulation.processes import Crashed, SimProcess
-from simulation.worker_lies import LIE
+from simulation.worker_lies import DRIFT, LIE
 
 from rota.common import wire
 from rota.common.limits import ASSIGNMENTS_PER_WORKER, STUCK_MS
 from rota.common.messages import Assign, Completed, Prepare, Prepared
-from rota.common.work import Done, Fold, FoldResult, Provenance
+from rota.common.work import Done, Fold, FoldResult, Outcome
 from rota.host.sockets import LINGER_LAST_MS, dealer
 from rota.worker.loop import folds_of
 from rota.worker.session import (
@@ -369,9 +369,9 @@ class WorkerHost(SimProcess):
         )
 
     def _signed(self, fold: Fold, result: FoldResult) -> FoldResult:
-        """Add where a model ran, or a lie."""
-        if self.pool == "gpu":
-            return result._replace(provenance=Provenance("recorded", "CPU", b"f" * 32))
+        """Add what differs from run to run, or a lie."""
+        if result.provenance == scripted.UNSTABLE and not self.simulation.plan.pinned:
+            return result._replace(outcomes=tuple([self._drifted(outcome) for outcome in result.outcomes]))
         places = [place for place, outcome in enumerate(result.outcomes) if type(outcome) is Done]
         if self.lies and places:
             self.lies -= 1
@@ -382,6 +382,11 @@ class WorkerHost(SimProcess):
             self.simulation.checker.lied(fold, place, self.name)
             return result._replace(outcomes=(*result.outcomes[:place], lie, *result.outcomes[place + 1 :]))
         return result
+
+    def _drifted(self, outcome: Outcome) -> Outcome:
+        if type(outcome) is not Done:
+            return outcome
+        return outcome._replace(result=(outcome.result or b"") + DRIFT * self.chance.randrange(3))
 
 
 def _total_us(plans: list[_Planned]) -> int:
