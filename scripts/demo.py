@@ -3,6 +3,7 @@
     python3 scripts/demo.py                                    a few hundred files of this Python's library
     python3 scripts/demo.py --cpu-workers 4 --kill-workers     the same digest
     python3 scripts/demo.py ~/Downloads                        other files
+    python3 scripts/demo.py agents                             another one: agents that talk with a language model
 
 The tasks: file -> features/<n> -> model:magika -> features/<n> -> tally/<type> -> reporter/main, see examples/agents/.
 The lane is opened paused, every file is submitted, then the lane is released: so each task's position is pinned, and
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from _demo_files import Sample, Samples, read_samples
+from _demo_letters import LETTERS
 from _demo_screen import Step, bar, size_text
 from _environment import REPOSITORY, ensure_environment
 
@@ -70,11 +72,16 @@ class Run(NamedTuple):
 
 
 def main() -> int:
-    options = _options()
+    with_agents = sys.argv[1:2] == ["agents"]
+    options = _agents_options(sys.argv[2:]) if with_agents else _options()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        ensure_environment(["cpu", "gpu"])
+        ensure_environment(["cpu", "gpu", *(["models"] if with_agents else [])])
+        if with_agents:
+            import _demo_agents
+
+            return _demo_agents.run(options)
         return _demo(options)
     except KeyboardInterrupt:
         print("\ndemo: interrupted", file=sys.stderr)
@@ -95,6 +102,19 @@ def _options() -> argparse.Namespace:
     add("--kill-workers", action="store_true", help="kill -9 workers at random moments meanwhile")
     add("--keep", type=Path, metavar="DIR", help="run in this new folder and keep it: journal, logs, models")
     return parser.parse_args()
+
+
+def _agents_options(arguments: list[str]) -> argparse.Namespace:
+    text = "The mail room of a shop: agents that plan, ask a language model, criticise and decide."
+    parser = argparse.ArgumentParser(prog="demo.py agents", description=text)
+    add = parser.add_argument
+    add("--cpu-workers", type=_count(1, 64), default=2, metavar="N", help="processes that run agents (default: 2)")
+    add("--gpu-workers", type=_count(1, 64), default=1, metavar="M", help="processes that run the model (default: 1)")
+    add("--letters", type=_count(1, len(LETTERS)), default=len(LETTERS), metavar="N", help="how many messages")
+    add("--form", choices=["fp32", "q4"], default="fp32", help="the form of the model's weights (default: fp32)")
+    add("--model", type=Path, metavar="FOLDER", help="another model folder")
+    add("--keep", type=Path, metavar="DIR", help="run in this new folder and keep it: journal, logs, models")
+    return parser.parse_args(arguments)
 
 
 def _folder(text: str) -> Path:
