@@ -1,9 +1,9 @@
 """One loaded decoder: requests in, pieces of text and results out, with continuous batching in slots.
 
 Each request has a slot. Its prompt is prefilled alone, in calls of at most PREFILL_TOKENS_MAX tokens; then it takes
-part in every decode, one call for all slots, until it ends. Few tokens of prompts are read between two decodes; requests
-join and leave between steps. The tokens of a request depend on the request only: docs/INFERENCE.md says why, probes.py
-looks whether it holds for this model here.
+part in every decode, one call for all slots, until it ends. Between two decodes few tokens of prompts are read.
+Requests join and leave between steps. The tokens of a request depend on the request only: docs/INFERENCE.md says why,
+and probes.py looks whether it holds for this model here.
 
 A prompt's cells may come from the prefix cache, but not the last two tokens, which give the first logits and are
 prefilled together. Cells that a decode wrote have other bits than prefilled ones and are never used again.
