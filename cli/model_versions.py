@@ -10,8 +10,8 @@ import click
 
 from rota.cli.common_options import Connection, Whole, broker_options, json_option, lane_option, option
 from rota.cli.model_options import models_option, repository_of
-from rota.cli.output import print_facts, print_json
-from rota.cli.waiting import tell_if_no_worker, wait_option
+from rota.cli.output import Progress, print_facts, print_json
+from rota.cli.waiting import noticed, tell_if_no_worker, wait_option
 from rota.common.errors import CodeError, NotReachable
 from rota.common.targets import MODEL_PREFIX
 
@@ -52,9 +52,10 @@ def bound(connection: Connection, name: str, entry: ModelEntry, options: BindOpt
     with connection.open() as client:
         if check:
             tell_if_no_worker(client, connection, KINDS[MODEL].pool, name, wait=options["wait"])
-        info = client.deploy_model(
-            name, entry.digest, recorded=options["recorded"], code_limits=code_limits, lane=lane, check=check
-        )
+        with noticed(connection, lane, Progress(False, "")):
+            info = client.deploy_model(
+                name, entry.digest, recorded=options["recorded"], code_limits=code_limits, lane=lane, check=check
+            )
     return {"deployed": True, "target": f"{MODEL_PREFIX}{name}", "lane": lane, **info}
 
 

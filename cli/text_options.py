@@ -94,7 +94,8 @@ def check_deployed(client: Client, model: str, lane: str) -> None:
     name = target.removeprefix("model:").split("@")[0]
     raise BadTarget(
         f"no model {shown(model)} is deployed in lane {lane}; {known}. "
-        f"`rota model add {name} PATH` deploys one, `rota model fetch smollm2` gets one that speaks"
+        f"`rota model deploy {name}` binds one of the repository, `rota model add {name} PATH` adds one, "
+        "`rota model fetch smollm2` gets one that speaks"
     )
 
 
@@ -137,5 +138,5 @@ def where(provenance: Provenance | None) -> str:
     if provenance is None:
         return ""
     certificate = f"certificate {provenance.certificate}" if provenance.certificate else "no certificate"
-    fallback = f"; {provenance.fallback}" if provenance.fallback else ""
-    return f"; on {provenance.provider}, {certificate}, {provenance.result_class}{fallback}"
+    fallback = f" (fallback: {provenance.fallback})" if provenance.fallback else ""
+    return f"; on {provenance.provider}{fallback}, {certificate}, {provenance.result_class}"

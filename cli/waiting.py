@@ -89,7 +89,13 @@ def _obstacle(client: Client, lane: str) -> str:
     for pool, tasks in facts["queued"].items():
         if tasks and numbers["line"] and pool not in there:
             return f"no {pool} worker is there: start one with `rota {pool}-worker`"
-    return ""
+    return _preparations(facts["workers"])
+
+
+def _preparations(workers: Sequence[dict[str, Any]]) -> str:
+    """Return what workers compile or load, or an empty text."""
+    there = [f"{address} on {worker['worker']}" for worker in workers for address, _ in worker["preparing"]]
+    return f"{', '.join(dict.fromkeys(there[:4]))} is compiled, or loaded and certified" if there else ""
 
 
 def not_there_yet(seqs: Sequence[int]) -> str:

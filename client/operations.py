@@ -228,16 +228,26 @@ class Operations:
         taken = self._session.take_number(options.number)
         # Compiling has its own limit; a client that gives up earlier would not learn the error.
         extra_ms = limits.COMPILE_MS_MAX if options.check and options.timeout_s is None else 0
-        try:
-            request = Deploy(taken, options.lane, name, code, module, options.check)
-            value: dict[str, Any] = yield from self._answer(request, self._deadline(options.timeout_s) + extra_ms)
-        except TimeoutError:
-            pool = pool_of(code)
-            raise TimeoutError(
-                f"no {pool} worker has looked at {name} in time: start one with `rota {pool}-worker`, "
-                "or deploy without check"
-            ) from None
-        return value
+        request = Deploy(taken, options.lane, name, code, module, options.check)
+        latest_ms = now_ms() + limits.PREPARE_MS_MAX
+        while True:
+            try:
+                value: dict[str, Any] = yield from self._answer(request, self._deadline(options.timeout_s) + extra_ms)
+                return value
+            except TimeoutError:
+                # A large model is loaded and certified for minutes. The same request again is the same deploy.
+                is_at_it = extra_ms and now_ms() < latest_ms and (yield from self._is_preparing(name))
+                if not is_at_it:
+                    pool = pool_of(code)
+                    raise TimeoutError(
+                        f"no {pool} worker has looked at {name} in time: start one with `rota {pool}-worker`, "
+                        "or deploy without check"
+                    ) from None
+
+    def _is_preparing(self, name: str) -> Flow[bool]:
+        """Return whether a worker compiles or loads the code of this name."""
+        workers = yield from self.query("workers", {})
+        return any(address == name for worker in workers for address, _ in worker["preparing"])
 
     def _run(self, run: TaskRow) -> TaskRun:
         if not isinstance(run, TaskRow):

@@ -97,7 +97,7 @@ def test_a_model_that_is_not_deployed_is_named_before_anything_is_sent(broker: P
         for command in commands:
             code, err = ended(broker, *command)
             assert code == ExitCode.USAGE, err
-            assert f"no model '{command[1]}' is deployed in lane main; {known}. `rota model add smol PATH`" in err
+            assert f"no model '{command[1]}' is deployed in lane main; {known}. `rota model deploy smol`" in err
         with Client(broker) as client:
             client.deploy_model("mini", bytes(32), check=False)
             assert client.status()["next_seq"] == 1

@@ -165,8 +165,7 @@ def test_bad_calls_are_named_and_hold_no_slot(up: Any, run_dir: Path, built: Bui
                 client.submit("model:vectors", msgpack.packb(payload)).result()
 
 
-@pytest.mark.parametrize("stop", ["\N{DEGREE SIGN}", "\N{EVERGREEN TREE}", "J\N{REPLACEMENT CHARACTER}", "a\u0301"])
-def test_a_stop_text_of_many_bytes_is_no_hazard(up: Any, run_dir: Path, built: Built, stop: str) -> None:
+def test_a_stop_text_of_many_bytes_is_no_hazard(up: Any, run_dir: Path) -> None:
     """Goal: a stop text may begin inside a character's bytes. Method: texts of random bytes, streamed; what comes is
     the unstopped text up to the stop, or all of it.
     """
@@ -174,5 +173,6 @@ def test_a_stop_text_of_many_bytes_is_no_hazard(up: Any, run_dir: Path, built: B
     with Client(run_dir, timeout_s=120) as client:
         for seed in range(6):
             whole = client.generate("speaker", seed=seed, **call).result().text
-            answer = client.generate("speaker", seed=seed, stop=[stop], **call)
-            assert "".join(answer) == answer.result().text == whole.split(stop)[0]
+            for stop in ("\N{DEGREE SIGN}", "\N{EVERGREEN TREE}", "\N{REPLACEMENT CHARACTER}", "a\u0301", whole[20:23]):
+                answer = client.generate("speaker", seed=seed, stop=[stop], **call)
+                assert "".join(answer) == answer.result().text == whole.split(stop)[0]
