@@ -101,7 +101,7 @@ def _probed(
     from rota.common.errors import ConfigError
     from rota.gpu_worker.__main__ import show_one_device
 
-    show_one_device(device)
+    show_one_device(device, require)
     try:
         from rota.gpu_worker.certificate_store import CertificateStore, conditions_of
         from rota.gpu_worker.certification import certificate_of
@@ -129,6 +129,7 @@ def _value(certificate: Certificate, conditions: Mapping[str, Any]) -> dict[str,
         **pairs_of(certificate),
         "reason": certificate.reason or _INVARIANT[certificate.decoder is not None],
         "provider": conditions["provider"],
+        "nodes": ", ".join(f"{name} {count}" for name, count in conditions["nodes"].items() if name != "digest"),
         "threads": settings["threads"],
         "graph_level": settings["graph_level"],
         "processor": conditions["processor"].get("name", ""),

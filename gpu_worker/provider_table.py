@@ -28,13 +28,15 @@ ENVIRONMENT: Final = {
 class Provider(NamedTuple):
     """A provider. `library_name` is that of ONNX Runtime; `package` says how to get it.
 
-    `beside`: a provider that takes the nodes this one cannot, in strict sessions too.
+    `devices`: the variable that says which devices a process sees; empty if there is none, then only device 0 can be
+    used. `beside`: a provider that takes the nodes this one cannot, in strict sessions too.
     """
 
     title: str
     library_name: str
     options: Mapping[str, str]
     package: str
+    devices: str = ""
     beside: str = ""
 
 
@@ -79,18 +81,25 @@ _MIGRAPHX_OPTIONS: Final = {
 }
 
 PROVIDERS: Final = {
-    "cuda": Provider("CUDA", "CUDAExecutionProvider", _CUDA_OPTIONS, "install onnxruntime-gpu"),
+    "cuda": Provider(
+        "CUDA", "CUDAExecutionProvider", _CUDA_OPTIONS, "install onnxruntime-gpu", devices="CUDA_VISIBLE_DEVICES"
+    ),
     "tensorrt": Provider(
         "TensorRT",
         "TensorrtExecutionProvider",
         _TENSORRT_OPTIONS,
         "install onnxruntime-gpu and NVIDIA's tensorrt",
+        devices="CUDA_VISIBLE_DEVICES",
         beside="cuda",
     ),
     "directml": Provider("DirectML", "DmlExecutionProvider", _DIRECTML_OPTIONS, "install onnxruntime-directml"),
     "coreml": Provider("CoreML", "CoreMLExecutionProvider", _COREML_OPTIONS, "install onnxruntime on macOS"),
     "migraphx": Provider(
-        "MIGraphX", "MIGraphXExecutionProvider", _MIGRAPHX_OPTIONS, "install a build of ONNX Runtime for ROCm"
+        "MIGraphX",
+        "MIGraphXExecutionProvider",
+        _MIGRAPHX_OPTIONS,
+        "install a build of ONNX Runtime for ROCm",
+        devices="HIP_VISIBLE_DEVICES",
     ),
 }
 NAMES: Final = ("auto", *PROVIDERS, "cpu")

@@ -253,7 +253,9 @@ def _row_facts(name: str, path: Path, quick: bool) -> dict[str, Any]:
     opened = _open(path)
     dtypes = dict.fromkeys(graph.inputs, np.float16 if graph.kind == HALF else np.float32)
     sizes = _SIZES[:4] if quick else _SIZES
-    truth = brute_force(opened.session, normal_rows(graph.inputs, dtypes), sizes, rows=2, positions_max=3)
+    truth = brute_force(
+        opened.session, normal_rows(graph.inputs, dtypes), sizes, rows=2 if quick else 6, positions_max=9
+    )
     groups: dict[Any, list[int]] = {}
     for size in sizes:
         bits = tuple(frozenset(seen) for seen in truth.bits[size].values())

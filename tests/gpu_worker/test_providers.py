@@ -6,6 +6,7 @@ for the tests that skip without it, and for scripts/gpu_check.py.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from rota.common.errors import CodeError, ConfigError, DeviceLost
 from rota.gpu_worker import provider_table, providers
+from rota.gpu_worker.__main__ import show_one_device
 from rota.gpu_worker.settings import ModelSettings
 
 LOST = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=h ; file=f ; line=1 ; expr=e; "
@@ -138,6 +140,32 @@ def test_unknown_and_unnamed_devices_are_refused() -> None:
         providers.choose("gpu", require=False)
     with pytest.raises(ConfigError, match="must be named: cuda, tensorrt"):
         providers.choose("auto", require=True)
+
+
+@pytest.mark.parametrize(
+    ("require", "variable"), [("", "CUDA"), ("cuda", "CUDA"), ("tensorrt", "CUDA"), ("migraphx", "HIP")]
+)
+def test_one_device_is_shown(monkeypatch: pytest.MonkeyPatch, require: str, variable: str) -> None:
+    """Goal: a worker sees the one device that it was given, among those that the user lets it see."""
+    name = f"{variable}_VISIBLE_DEVICES"
+    for visible, device, shown in ((None, 2, "2"), ("5,7", 1, "7"), ("", 3, "")):
+        if visible is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, visible)
+        show_one_device(device, require)
+        assert os.environ[name] == shown
+    monkeypatch.setenv(name, "5,7")
+    with pytest.raises(ConfigError, match=rf"--device 2 .*, but {name} shows 2: name one from 0 to 1"):
+        show_one_device(2, require)
+
+
+def test_a_device_that_cannot_be_chosen_is_not_ignored() -> None:
+    """Goal: --device never means another device than it says."""
+    for require in ("directml", "coreml"):
+        show_one_device(0, require)
+        with pytest.raises(ConfigError, match="has no way to choose a device here"):
+            show_one_device(1, require)
 
 
 NO_MODELS = {
