@@ -36,7 +36,7 @@ class ResultHeads:
 def _encoded(outputs: tuple[Described, ...]) -> tuple[bytes, ...]:
     packer = msgpack.Packer()
     start = packer.pack_map_header(1) + packer.pack("outputs") + packer.pack_map_header(len(outputs))
-    heads = []
+    heads: list[bytes] = []
     for name, dtype, shape, size_bytes in outputs:
         tensor: bytes = packer.pack([dtype, shape, bytes(size_bytes)])
         heads.append(start + packer.pack(name) + tensor[: len(tensor) - size_bytes])

@@ -126,6 +126,15 @@ class PlainSession:
         names = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
         self._session = ort.InferenceSession(str(model), options, providers=names[provider])
 
+    def run_seconds(self, inputs: dict[str, np.ndarray[Any, Any]], runs: int) -> list[float]:
+        """Return the time of each of some runs."""
+        seconds = []
+        for _ in range(runs):
+            started = time.perf_counter()
+            self._session.run(None, inputs)
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
     def runs_per_second(self, inputs: dict[str, np.ndarray[Any, Any]], runs: int) -> float:
         """Call `session.run` in a loop."""
         started = time.perf_counter()

@@ -17,7 +17,6 @@ import msgpack
 import numpy as np
 import zmq
 from _bench_bounds import (
-    PlainSession,
     copy_seconds,
     fsync_seconds,
     hash_seconds,
@@ -26,7 +25,8 @@ from _bench_bounds import (
     write_seconds,
 )
 from _bench_generation import generation
-from _bench_models import add_one, multilayer
+from _bench_inference import INFERENCE
+from _bench_models import add_one
 from _bench_raw import raw_loop
 from _bench_recovery import by_length
 from _bench_table import Table
@@ -271,31 +271,6 @@ def tensor(place: Place) -> Iterator[None]:
             yield
 
 
-# --- inference ------------------------------------------------------------------------------------
-
-
-def inference(place: Place) -> Iterator[None]:
-    """Inferences per second of a small model: one row per task, inputs packed by the client, outputs inline."""
-    model = multilayer(place.folder.prepare().root / "mlp.onnx")
-    digest = Repository(place.folder.models).add(model, "mlp").digest
-    row = np.random.default_rng(4).standard_normal((1, 256), np.float32)
-    count = place.sizes.inferences
-    with Up(place.folder, 0, 1) as up, Client(place.folder.root) as client:
-        up.wait_ready(place.say)
-        client.deploy_model("mlp", digest)
-        first = client.submit("model:mlp", {"x": row}).result(WAIT_SECONDS)
-        assert first.provenance is not None
-        plain = PlainSession(model, first.provenance.provider, threads=1)
-        while True:
-            place.say("MLP 256-256-10")
-            bound = {f"session.run loop on {first.provenance.provider}": plain.runs_per_second({"x": row}, count)}
-            started = time.perf_counter()
-            _take_all(client, client.submit_many("model:mlp", [{"x": row}] * count), count)
-            taken = time.perf_counter() - started
-            place.table.add("inference", "MLP 256-256-10, batch 1, 1 worker", "inferences/s", count / taken, bound)
-            yield
-
-
 # --- in one process -------------------------------------------------------------------------------
 
 
@@ -413,7 +388,7 @@ CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "tasks": [lambda place: tasks(place, 1), lambda place: tasks(place, 2)],
     "latency": [latency],
     "tensor": [tensor],
-    "inference": [inference],
+    "inference": INFERENCE,
     "generation": [generation],
     "local": [local],
     "recovery": [recovery],

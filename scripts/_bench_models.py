@@ -1,4 +1,4 @@
-"""The two small ONNX models of the bench, built here with fixed weights."""
+"""The small ONNX models of the bench, built here with fixed weights."""
 
 from __future__ import annotations
 
@@ -28,6 +28,23 @@ def add_one(path: Path) -> Path:
     """x [n] -> y = x + 1."""
     nodes = [helper.make_node("Add", ["x", "one"], ["y"])]
     return _save(path, nodes, ["n"], ["n"], {"one": np.ones(1, np.float32)})
+
+
+def layers(path: Path, width: int, count: int, seed: int = 3) -> Path:
+    """x [n, width] -> `count` times relu(x w) = y [n, width]."""
+    random = np.random.default_rng(seed)
+    weights = {f"w{at}": random.standard_normal((width, width), np.float32) / width**0.5 for at in range(count)}
+    nodes = []
+    for at in range(count):
+        nodes.append(helper.make_node("MatMul", [f"r{at}" if at else "x", f"w{at}"], [f"a{at}"]))
+        nodes.append(helper.make_node("Relu", [f"a{at}"], ["y" if at == count - 1 else f"r{at + 1}"]))
+    return _save(path, nodes, ["n", width], ["n", width], weights)
+
+
+def summed(path: Path) -> Path:
+    """x [n] -> the sum of x = y [1]."""
+    nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)]
+    return _save(path, nodes, ["n"], [1], {})
 
 
 def _save(
