@@ -30,6 +30,7 @@ from _bench_models import add_one
 from _bench_raw import raw_loop
 from _bench_recovery import by_length
 from _bench_table import Table
+from _bench_texts import sentences
 from _demo_processes import Up
 from _environment import REPOSITORY
 
@@ -390,6 +391,7 @@ CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "tensor": [tensor],
     "inference": INFERENCE,
     "generation": [generation],
+    "texts": [sentences],
     "local": [local],
     "recovery": [recovery],
     "snapshots": [by_length],

@@ -1,4 +1,4 @@
-"""Proofs of runs with conversations: verify over the run's store, in a cut run, an archive and a fork, and without it."""
+"""Proofs of runs with conversations: verify over the run's store, in a cut run, an archive, a fork, and without."""
 
 from __future__ import annotations
 
