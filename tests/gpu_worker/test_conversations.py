@@ -30,7 +30,7 @@ class Dialogue:
 
     def add(self, source: Path) -> Code:
         entry = self.bench.repository.add(source, "m")
-        return Code(entry.digest, "model", recorded=True)
+        return Code(entry.digest, "model")
 
     def run(self, code: Code, *calls: GenerateCall) -> FoldResult:
         result: FoldResult = self.bench.run(code, *[self.kit.task(encode_text_call(call)) for call in calls])
@@ -250,5 +250,5 @@ def test_an_executor_without_a_store_says_so(source: Path, kit: Any, place: Path
     bench = kit.Bench(place)
     entry = bench.repository.add(source, "m")
     task = kit.task(encode_text_call(GenerateCall(messages=(user("x"),), conversation=b"", max_tokens=2)))
-    assert stopped(bench.run(Code(entry.digest, "model", recorded=True), task))[0] == "faulted"
+    assert stopped(bench.run(Code(entry.digest, "model"), task))[0] == "faulted"
     bench.executor.close()
