@@ -2,7 +2,7 @@
 
 A block holds the cells of BLOCK_TOKENS tokens behind all blocks before it, so prompts share their common beginning.
 The least recently used blocks go first, and a block always after those behind it. What may be used again is for the
-caller to say: cells that a prefill wrote, and not the last two tokens of a prompt (text_generator.py).
+caller to say: the cells of whole calls, and not the last two tokens of a prompt (text_generator.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-BLOCK_TOKENS: Final = 16
+BLOCK_TOKENS: Final = 64  # those that one call of a prefill reads: see text_generator.py
 
 Cells = NDArray[Any]
 _Key = tuple[int, tuple[int, ...]]  # the number of the block before, and the tokens of this one

@@ -1,12 +1,14 @@
 """One loaded decoder: requests in, pieces of text and results out, with continuous batching in slots.
 
-Each request has a slot. Its prompt is prefilled alone, in calls of at most PREFILL_TOKENS_MAX tokens; then it takes
-part in every decode, one call for all slots, until it ends. Between two decodes few tokens of prompts are read.
-Requests join and leave between steps. The tokens of a request depend on the request only: docs/INFERENCE.md says why,
-and probes.py looks whether it holds for this model here.
+Each request has a slot. Its prompt is prefilled alone, in calls of up to BLOCK_TOKENS tokens; then it takes part in
+every decode, one call for all slots, until it ends. Between two decodes few tokens of prompts are read. Requests join
+and leave between steps. The tokens of a request depend on the request only: docs/INFERENCE.md says why, probes.py
+looks whether it holds for this model here.
 
 A prompt's cells may come from the prefix cache, but not the last two tokens, which give the first logits and are
-prefilled together. Cells that a decode wrote have other bits than prefilled ones and are never used again.
+prefilled together. Prompts are read in blocks that begin at multiples of BLOCK_TOKENS, and only whole blocks are kept,
+so the rest of a prompt is read by the same calls as without the cache. Cells that a decode wrote have other bits than
+prefilled ones and are never used again.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ class TextGenerator:
         if reading is not None:
             if not reading.began:
                 self._take_known(reading)
-            tokens = _chunk(len(reading.prompt) - reading.cells)
+            tokens = _chunk(reading.cells, len(reading.prompt))
             if not writing or not self._read_tokens or self._read_tokens + tokens <= PREFILL_TOKENS_MAX:
                 return self._prefill(reading, tokens, run_options)
         return self._decode(writing, run_options) if writing else []
@@ -235,8 +237,8 @@ class TextGenerator:
         self._counts["prefills"] += 1
         if not request.is_prefilled:
             return []
-        slot = request.slot
-        self._cache.add(request.prompt, lambda start, end: self._decoder.cells.copy(slot, start, end))
+        slot, kept = request.slot, request.prompt[: _whole_blocks(len(request.prompt))]
+        self._cache.add(kept, lambda start, end: self._decoder.cells.copy(slot, start, end))
         return self._continue(request, logits)
 
     def _take_known(self, request: _Request) -> None:
@@ -349,11 +351,22 @@ class TextGenerator:
         return [*pieces, Generated(request.number, result)]
 
 
-def _chunk(left: int) -> int:
-    """Return how many of the tokens that are left the next prefill reads: never so many that one is left."""
-    if left <= PREFILL_TOKENS_MAX:
-        return left
-    return PREFILL_TOKENS_MAX if left - PREFILL_TOKENS_MAX >= PREFILL_TOKENS_MIN else PREFILL_TOKENS_MAX - 1
+def _chunk(start: int, length: int) -> int:
+    """Return how many tokens of a prompt the prefill from `start` on reads: a block, or what is left.
+
+    Blocks begin at multiples of BLOCK_TOKENS, so the calls for a prompt are the same with and without cached cells: how
+    many tokens a call has can change the bits of its last ones. If one token would be left, the block before it gives
+    up its last one to be read with it.
+    """
+    if start % BLOCK_TOKENS:
+        return length - start
+    end = min(length, start + BLOCK_TOKENS)
+    return (end - 1 if length - end == 1 else end) - start
+
+
+def _whole_blocks(length: int) -> int:
+    """Return how many tokens of a prompt were read in whole blocks."""
+    return (length - 2 if length % BLOCK_TOKENS == 1 else length) // BLOCK_TOKENS * BLOCK_TOKENS
 
 
 def _nameless(vocabulary: Vocabulary, logits: int) -> NDArray[np.bool_] | None:

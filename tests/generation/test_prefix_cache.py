@@ -28,12 +28,12 @@ def found(cache: PrefixCache, tokens, limit=None) -> list[int]:
 def test_it_finds_the_longest_known_beginning_in_whole_blocks() -> None:
     """Goal: the right cells. Method: prompts that begin like a kept one, end inside it, or go on."""
     cache = PrefixCache(1 << 20)
-    prompt = list(range(100))
+    prompt = list(range(6 * BLOCK_TOKENS + 4))
     cache.add(prompt, cells_for(prompt))
-    whole = 100 // BLOCK_TOKENS * BLOCK_TOKENS
+    whole, place = 6 * BLOCK_TOKENS, 2 * BLOCK_TOKENS + 8
     assert found(cache, prompt) == prompt[:whole]
     assert found(cache, prompt, 2 * BLOCK_TOKENS + 3) == prompt[: 2 * BLOCK_TOKENS]
-    assert found(cache, [*prompt[:40], 7, *prompt[41:]]) == prompt[: 40 // BLOCK_TOKENS * BLOCK_TOKENS]
+    assert found(cache, [*prompt[:place], 7, *prompt[place + 1 :]]) == prompt[: 2 * BLOCK_TOKENS]
     assert found(cache, prompt[1:]) == []
     assert found(cache, prompt, -1) == []
 

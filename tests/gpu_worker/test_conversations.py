@@ -237,7 +237,8 @@ def test_a_conversation_that_is_too_long_is_bad_input(
     (failure,) = dialogue.run(code, GenerateCall(messages=(user("a"), user("b")), conversation=head)).outcomes
     assert isinstance(failure, Failed)
     assert (failure.kind, failure.message) == (
-        "bad_input", "the conversation has more than the 3 messages that are allowed: begin a new one with a summary",
+        "bad_input",
+        "model:m: the conversation has more than the 3 messages that are allowed: begin a new one with a summary",
     )  # fmt: skip
     monkeypatch.undo()
     (failure,) = dialogue.run(code, GenerateCall(messages=(user("long " * 200),), conversation=head)).outcomes
