@@ -136,7 +136,7 @@ class Inference:
     ) -> Packed:
         if isinstance(call, ReferencedCall) or (self._tensors is not None and _large(outputs)):
             return self._run_in_place(model, plan, call, outputs, timeout_ms)
-        bound = model.kept_binding(plan, 0)
+        bound = model.kept_binding(plan, plan.size_for(plan.rows))  # its own rows, or 0
         self._fill(bound, [call], 0, 0)
         return self._packed(bound, self._run(model, bound, timeout_ms), {})
 

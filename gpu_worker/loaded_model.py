@@ -117,7 +117,7 @@ class LoadedModel:
         return Call(inputs, plan.call.outputs)
 
     def kept_binding(self, plan: CallPlan, size: int) -> BoundCall:
-        """Return a binding with buffers of its own, for a batch of `size` rows or, with 0, for the call itself.
+        """Return a binding with buffers of its own, for a batch of `size` rows; 0 for a call that rides in none.
 
         The next call with an equal shape and size overwrites its buffers. The least recently used ones are dropped.
         """

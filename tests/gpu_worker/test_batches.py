@@ -55,6 +55,15 @@ def test_any_company_gives_the_bits_of_a_call_alone(bench: Any, kit: Any) -> Non
     assert numbers(bench).calls - before < len(calls)  # of three times as many
 
 
+def test_calls_of_exactly_a_certified_size_alternate(bench: Any, kit: Any) -> None:
+    """Goal: a call that needs no padding uses the buffers of its own size. Method: certified sizes in any order."""
+    code = bench.add(lookup)
+    for rows in (2, 8, 4, 1, 64, 2, 8, 3, 64):
+        at = np.arange(rows) % 4
+        (done,) = bench.run(code, kit.call(at=at)).outcomes
+        assert decode_arrays(done.result or b"", (), None)["y"][:, 0].tolist() == (at * 5.0).tolist()
+
+
 def test_a_row_alone_really_has_other_bits(bench: Any, kit: Any) -> None:
     """Goal: the test above can fail. Method: the same session at one row and at two, without our padding."""
     code = bench.add(logarithm)
