@@ -10,6 +10,8 @@ _DISPATCH: Final = ("tests/broker/test_dispatch.py",)
 _RESULTS: Final = ("tests/broker/test_model_results.py",)
 _STREAMS: Final = ("tests/broker/test_streams.py",)
 _BITS: Final = ("tests/generation/test_bits.py",)
+_PROBES: Final = ("tests/gpu_worker/test_probes.py",)
+_CERTIFICATES: Final = ("tests/gpu_worker/test_certificate.py", "tests/gpu_worker/test_certification.py")
 
 MODEL_FAULTS: Final = (
     (
@@ -135,5 +137,77 @@ MODEL_FAULTS: Final = (
         " and source.fingerprint == kept.fingerprint",
         "",
         _RESULTS,
+    ),
+    (
+        "neighbours-not-compared",
+        "a model whose rows depend on their neighbours shares no batch",
+        "gpu_worker/probes.py",
+        "        if trial.neighbours.differing:\n",
+        "        if trial.neighbours.differing < 0:\n",
+        _PROBES,
+    ),
+    (
+        "positions-not-compared",
+        "a model whose rows depend on their position shares no batch",
+        "gpu_worker/probes.py",
+        "        if trial.positions.differing:\n",
+        "        if trial.positions.differing < 0:\n",
+        _PROBES,
+    ),
+    (
+        "sizes-not-compared",
+        "all sizes of a certificate give the same bits",
+        "gpu_worker/probes.py",
+        "home = next((group for group in groups if not _compared(found, size, group[0]).differing), None)",
+        "home = next(iter(groups), None)",
+        _PROBES,
+    ),
+    (
+        "draws-in-branches",
+        "an operator that draws numbers is found in branches and bodies too",
+        "gpu_worker/draws.py",
+        "_ATTRIBUTE_GRAPHS: Final = (6, 11)",
+        "_ATTRIBUTE_GRAPHS: Final = (11,)",
+        ("tests/gpu_worker/test_draws.py",),
+    ),
+    (
+        "training-mode-trusted",
+        "a Dropout that may train draws numbers",
+        "gpu_worker/draws.py",
+        "            if not constants.get(mode[0], False):\n",
+        "            if constants is None:\n",
+        ("tests/gpu_worker/test_draws.py",),
+    ),
+    (
+        "other-process-not-compared",
+        "a model with other bits in another process is unstable",
+        "gpu_worker/certificate.py",
+        "if probe == self.probe or not self.is_repeatable:",
+        "if probe or not self.is_repeatable:",
+        _CERTIFICATES,
+    ),
+    (
+        "certificate-of-another-model",
+        "a certificate counts for its model and conditions only",
+        "gpu_worker/certificate_store.py",
+        'if (value["model"], value["conditions"]) == (model, conditions) else None',
+        'if value["conditions"] else None',
+        _CERTIFICATES,
+    ),
+    (
+        "damaged-certificate-believed",
+        "a certificate that was changed counts for nothing",
+        "gpu_worker/certificate.py",
+        '        if value.pop("digest") != _digest(value):\n',
+        '        if not value.pop("digest"):\n',
+        _CERTIFICATES,
+    ),
+    (
+        "smallest-batch-for-all",
+        "a batch is padded to a size that holds its rows",
+        "gpu_worker/certificate.py",
+        "next((size for size in self.sizes if size >= rows), 0)",
+        "next(iter(self.sizes), 0)",
+        _CERTIFICATES,
     ),
 )

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rota.common.errors import CodeError
 from rota.common.model_call import Tensor, encode_call
 from rota.common.work import MODEL, Code, Fold, FoldResult, Limits, TaskInput, TensorRef
+from rota.gpu_worker.certificate_store import FOLDER
 from rota.gpu_worker.executor import ModelExecutor
 from rota.gpu_worker.repository import Repository
 from rota.tensors.store import TensorStore
@@ -112,11 +113,21 @@ def call(**inputs: Any) -> TaskInput:
     return task(encode_call({name: tensor(array) for name, array in inputs.items()}))
 
 
+def share_certificates(models: Path) -> None:
+    """Keep the certificates of this model folder with those of all tests of the session: equal models, equal ones."""
+    shared = models.parent.parent / "certificates"
+    shared.mkdir(exist_ok=True)
+    models.mkdir(exist_ok=True)
+    if not (models / FOLDER).exists():
+        (models / FOLDER).symlink_to(shared)
+
+
 class Bench:
     """A repository, a tensor store and an executor over them, in one folder."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.folder = folder
+        share_certificates(folder / "models")
         self.repository = Repository(folder / "models")
         self.store = TensorStore(folder / "tensors")
         self.open(**options)
