@@ -22,7 +22,7 @@ from rota.tensors.arrays import Array
 CONTEXT_MIN: Final = 16  # of a decoder that can be probed
 
 _TOKENS: Final = "rota 2026-11 probe prompt"
-_LENGTHS: Final = (2, 3, 9, 21, 34, 1)  # of prompts; that of a single token is read by a decode
+_LENGTHS: Final = (2, 3, 9, 21, 70, 1)  # of prompts; that of a single token is read by a decode
 _BASE_SCRIPT: Final = 2
 _FOLLOWING: Final = 6
 _KNOWN: Final = (2, 16, 19, 32)  # cells of an earlier prompt; the cache has multiples of 16
