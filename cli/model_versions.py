@@ -92,14 +92,16 @@ def deploy(
 
 @click.command()
 @click.argument("model")
+@option("--force", is_flag=True, help="Also if names are bound to it: their tasks are then refused.")
 @models_option
 @json_option
 @broker_options
-def rm(connection: Connection, model: str, models: Path | None, json: bool) -> None:
+def rm(connection: Connection, model: str, force: bool, models: Path | None, json: bool) -> None:
     """Remove MODEL, NAME@VERSION or all versions of NAME, with its certificates.
 
-    Refused while a lane binds a version or has unfinished tasks of it: the broker is asked, or the run file is read.
-    Version numbers are not given again. `rota verify` then cannot execute the turns of that version again.
+    Refused while a lane binds a version or has unfinished tasks of it: the broker is asked, or the run file is read. A
+    name with a version stays bound to it, so that such a version needs --force. Version numbers are not given again.
+    `rota verify` cannot execute the turns of a removed version again.
 
     \b
     rota model rm digits@1
@@ -116,23 +118,25 @@ def rm(connection: Connection, model: str, models: Path | None, json: bool) -> N
     kept = [one.digest for one in every if isinstance(one, ModelEntry) and one not in entries]
     for one in entries:
         if isinstance(one, ModelEntry) and one.digest not in kept:
-            _check_unused(connection, name, one.digest)
+            _check_unused(connection, name, one.digest, force=force)
     for one in entries:
         repository.remove(name, one.version)
     _show({"name": name, "removed": [one.version for one in entries]}, json)
 
 
-def _check_unused(connection: Connection, name: str, digest: bytes) -> None:
-    """Raise `CodeError` if a lane still needs a model."""
+def _check_unused(connection: Connection, name: str, digest: bytes, *, force: bool) -> None:
+    """Raise `CodeError` if a lane still needs a model. With `force`, only its unfinished tasks count."""
     uses = _uses(connection, digest)
-    if not uses:
-        return
     bindings = [f"{target} in lane {use['lane']}" for use in uses for target in use["names"]]
     tasks = sum(use["tasks"] for use in uses)
-    why = [f"bound as {', '.join(bindings[:5])}"] if bindings else []
-    why += [f"{tasks} unfinished tasks run it"] if tasks else []
-    remedy = "bind these names to another version (`rota model deploy`)" if bindings else "wait for the tasks"
-    raise CodeError(f"model {name} ({digest.hex()[:16]}) is in use: {' and '.join(why)}: {remedy}, then try again")
+    title = f"model {name} ({digest.hex()[:16]}) is in use"
+    if tasks:
+        raise CodeError(f"{title}: {tasks} unfinished tasks run it: wait for them, or cancel them, then try again")
+    if bindings and not force:
+        raise CodeError(
+            f"{title}: it is bound as {', '.join(bindings[:5])}: bind the name to another version (`rota model "
+            "deploy`), or give --force, after which tasks of these names are refused"
+        )
 
 
 def _uses(connection: Connection, digest: bytes) -> Sequence[Mapping[str, Any]]:

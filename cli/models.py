@@ -112,7 +112,7 @@ def _added(
             facts |= bound(connection, name, entry, options)
         except CodeError:
             if entry.digest not in had:
-                repository.remove(entry.name, entry.version)
+                repository.withdraw(entry)
                 click.echo(f"model {name} is not added: no worker can run it", err=True)
             raise
         except (RotaError, TimeoutError):

@@ -162,14 +162,28 @@ class Repository:
         with self._scratch() as scratch:
             with locked(self.root / _LOCK_FILE, exclusive=True):
                 self._note_next(name, max(self._next(name), version + 1))
-                try:
-                    os.rename(self.root / name / str(version), scratch / str(version))  # nobody reads half of it
-                except OSError as error:
-                    raise CodeError(f"version {version} of {name} cannot be removed: {error.strerror}") from error
-                sync_folder(self.root / name)
-            digest = getattr(found[0], "digest", None)
-            if digest is not None and not any(one.digest == digest for one in self.list()):
-                CertificateStore(self.root).remove(digest.hex())
+                self._move_away(name, version, scratch)
+            if isinstance(found[0], ModelEntry):
+                self._remove_certificates(found[0].digest)
+
+    def withdraw(self, entry: ModelEntry) -> None:
+        """Take back a version that was just added and that nobody could use, as if it had never been there."""
+        with self._scratch() as scratch, locked(self.root / _LOCK_FILE, exclusive=True):
+            self._move_away(entry.name, entry.version, scratch)
+            with contextlib.suppress(OSError):
+                (self.root / entry.name).rmdir()  # if it is empty
+        self._remove_certificates(entry.digest)
+
+    def _move_away(self, name: str, version: int, scratch: Path) -> None:
+        try:
+            os.rename(self.root / name / str(version), scratch / str(version))  # nobody reads half of it
+        except OSError as error:
+            raise CodeError(f"version {version} of {name} cannot be removed: {error.strerror}") from error
+        sync_folder(self.root / name)
+
+    def _remove_certificates(self, digest: bytes) -> None:
+        if not any(one.digest == digest for one in self.list()):
+            CertificateStore(self.root).remove(digest.hex())
 
     def list(self) -> tuple[ModelEntry, ...]:
         """Return all usable versions of all models, by name and version."""

@@ -91,9 +91,11 @@ def test_a_version_in_use_is_not_removed(rota: Rota, broker: Path) -> None:
         rota("model", "deploy", "m", "--version", "3", "--no-check")
         code, _, err = rota("model", "rm", "m@1")
         assert (code, "bound as model:m@1 in lane main" in err) == (ExitCode.USAGE, True), err
-        assert "`rota model deploy`" in err
+        assert "or give --force" in err
         code, _, err = rota("model", "rm", "m@2")
-        assert (code, "1 unfinished tasks run it: wait for the tasks" in err) == (ExitCode.USAGE, True), err
+        assert (code, "1 unfinished tasks run it: wait for them" in err) == (ExitCode.USAGE, True), err
+        code, _, err = rota("model", "rm", "m@2", "--force")
+        assert (code, "1 unfinished tasks run it" in err) == (ExitCode.USAGE, True), err
         code, _, err = rota("model", "rm", "m")
         assert (code, "is in use" in err) == (ExitCode.USAGE, True), err
         assert len(Repository(broker / "models").list()) == 3, "all or nothing"
@@ -101,6 +103,8 @@ def test_a_version_in_use_is_not_removed(rota: Rota, broker: Path) -> None:
         code, out, err = rota("model", "rm", "m@2", "--json")
         assert (code, json.loads(out)) == (ExitCode.OK, {"name": "m", "removed": [2]}), err
     assert [entry.version for entry in Repository(broker / "models").list()] == [1, 3]
+    assert rota("model", "rm", "m@1", "--force")[0] == ExitCode.OK
+    assert [entry.version for entry in Repository(broker / "models").list()] == [3]
 
 
 def test_without_a_broker_the_run_file_is_read(rota: Rota, run_dir: Path) -> None:

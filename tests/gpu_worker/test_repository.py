@@ -240,6 +240,18 @@ def test_the_number_of_a_removed_version_is_not_given_again(tmp_path: Path, sour
     assert not first.folder.exists()
 
 
+def test_a_version_that_nobody_could_use_is_taken_back(tmp_path: Path, source: Path) -> None:
+    """Goal: an add that fails at its deploy leaves nothing and uses up no number."""
+    repository = Repository(tmp_path / "models")
+    repository.withdraw(repository.add(source, "m"))
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".lock"]
+    assert repository.add(source, "m").version == 1
+    (source / "extra" / "weights.bin").write_bytes(b"other")
+    repository.withdraw(repository.add(source, "m"))
+    assert [entry.version for entry in repository.list()] == [1]
+    assert repository.add(source, "m").version == 2
+
+
 def test_certificates_go_with_the_last_version_of_their_model(tmp_path: Path, source: Path) -> None:
     """Goal: nothing of a removed model stays. Method: the same content under two names, removed one by one."""
     repository = Repository(tmp_path / "models")

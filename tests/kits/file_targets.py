@@ -281,6 +281,8 @@ _TOML = st.sampled_from(
     (
         b'threads = 2\ngraph_level = "basic"\noutputs = ["y"]\nallow_cpu_nodes = true\n[[shapes]]\nx = [1, 8]\n',
         b"threads = 1\n",
+        b'task = "generate"\n[generate]\ncontext = 64\ntokenizer = "t.json"\nstop_tokens = [2]\n',
+        b'task = "classify"\n[text]\ntokenizer = "t.json"\nbuckets = [8, 16]\nlabels = ["a", "b"]\n',
         b'outputs = ["label", "\\u00e9"]\nshapes = [{audio = [1, 16000], "b c" = []}, {audio = [1, 8]}]\n',
         b"",
     )
