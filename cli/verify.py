@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rota.proof.verify import LaneReport, RunReport, VerifyOptions
     from rota.runs.open import RunSource
 
+_ELSEWHERE_SHOWN: Final = 8  # models whose results were not computed again
 _SHOW_SECONDS: Final = 0.1  # between two updates of progress on a terminal
 _SHOW_SECONDS_ELSEWHERE: Final = 2.0  # elsewhere each update is a new line
 _KILL_WORKERS: Final = (2,)  # with --kill but not --workers
@@ -59,7 +60,7 @@ class _Counts(click.ParamType[tuple[int, ...]]):
 @option("--to", "last_turn", type=Whole(1), metavar="TURN", help="Stop after this turn has retired.")
 @option(
     "--recorded-models/--live-models", "recorded_models", default=True,
-    help="Read results of models without a certificate back, or compute them again too.",
+    help="Read results of models back that are recorded or of another fingerprint, or compute them again too.",
 )  # fmt: skip
 @option("--seed", type=int, default=0, help="Of the random moments of --kill.")
 @progress_option
@@ -160,10 +161,18 @@ def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> d
     }
     if counts.models_read_back:
         lines["read back"] += f"; {counted(counts.models_read_back, 'result')} of models (class `recorded`)"
+    if counts.models_elsewhere:
+        lines["read back"] += f"; {counted(counts.models_elsewhere, 'result')} of models with another fingerprint"
+        for one in lane.elsewhere[:_ELSEWHERE_SHOWN]:
+            made = one.provenance
+            lines[f"not here, {one.address}"] = (
+                f"{counted(one.results, 'result')} of {made.provider}, certificate {made.certificate}, fingerprint "
+                f"{made.fingerprint.hex()[:12]}: {one.reason}"
+            )
     if counts.models_executed:
         lines["computed"] += f"; {counted(counts.models_executed, 'result')} of models"
         if not recorded_models:
-            lines["note"] = "results of models without a certificate may differ on another device or version"
+            lines["note"] = "results of models may differ under another fingerprint, and recorded ones at any time"
     if counts.believed:
         lines["believed"] = f"{counted(counts.believed, 'outcome')} before the first turn that was asked for"
     if cut := lane.retired - lane.compared - counts.believed:
@@ -246,6 +255,10 @@ def _lane_facts(source: RunSource, lane: LaneReport) -> dict[str, Any]:
 
     facts = {"lane": lane.lane, "equal": lane.equal, "retired": lane.retired, "digest": lane.digest}
     facts |= {"compared": lane.compared, **lane.counts._asdict(), "blocked": None}
+    facts["elsewhere"] = [
+        {"target": one.address, "reason": one.reason, "results": one.results, **one.provenance._asdict()}
+        for one in lane.elsewhere
+    ]
     if lane.blocked is not None:
         number, task, reason = lane.blocked
         facts["blocked"] = {

@@ -18,13 +18,13 @@ from rota.broker.workers import flat_facts
 from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError
 from rota.common.targets import code_name
-from rota.common.work import REPLY, Failed, FoldResult
+from rota.common.work import BITWISE, REPLY, Failed, FoldResult
 from rota.engine.engine import Runner
 from rota.proof.trials import Trials, effect_of, effects_of, trials_at
 from rota.runs.circumstances import Circumstances
 from rota.runs.code_files import changed_code
 from rota.runs.open import RunSource
-from rota.runs.record_checks import CODE, CORRUPT_RECORD, DEVICE, INPUT, ORDER, RUNTIME_VERSION, Fault
+from rota.runs.record_checks import CERTIFICATE, CODE, CORRUPT_RECORD, DEVICE, INPUT, ORDER, RUNTIME_VERSION, Fault
 from rota.runs.walk import Walk, follows, record_at, replaced
 
 NEIGHBOURS_MAX: Final = 8  # turns of the same agent that are tried as exchanged with this one
@@ -242,10 +242,30 @@ def _other_device(case: Case) -> FoundCause | None:
     return FoundCause(DEVICE, why, case.seen.turn, _tried(case))
 
 
+def _broken_certificate(case: Case) -> FoundCause | None:
+    """Check whether a model keeps the promise of its certificate, where the result is of the same fingerprint."""
+    one, other = (None if task is None else task.provenance for task in (case.expected, case.actual))
+    if case.trials is None or one is None or other is None or one.fingerprint != other.fingerprint:
+        return None
+    if case.actual is None or case.trials.is_steady(case.actual.outcome):
+        return None
+    why = (
+        f"the model has certificate {one.certificate} under fingerprint {one.fingerprint.hex()[:12]} and gives another "
+        "result when it is run again: the certificate is wrong (rota model probe --again)"
+    )
+    return FoundCause(CERTIFICATE, why, case.seen.turn, (), True)
+
+
 def _elimination(case: Case) -> FoundCause:
     where = "the run" if case.seen.record is None else f"record {case.seen.record}"
     why = f"the outcome in {where} is not what this code gives for this message and state, on the same engine"
     evidence = list(_tried(case))
+    source = None if case.expected is None else case.expected.provenance
+    if source is not None and source.result_class == BITWISE and case.trials is not None:
+        evidence.append(
+            f"it is bitwise by certificate {source.certificate} under fingerprint {source.fingerprint.hex()[:12]}, "
+            "which this host has; executed again several times, the model gives the same each time"
+        )
     if case.trials is not None and case.seen.state is not None and case.trials.first.state is not None:
         same = case.seen.state == case.trials.first.state
         evidence.append(f"the state that was recorded is {'' if same else 'not '}the one that is executed")
@@ -272,6 +292,7 @@ _LOOKS: Final[tuple[Callable[[Case], FoundCause | None], ...]] = (
     _corrupt_fault,
     _other_engine,
     _other_device,
+    _broken_certificate,
 )
 
 

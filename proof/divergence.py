@@ -18,7 +18,7 @@ from rota.broker.tasks import Task
 from rota.common.code_kinds import kind_of, pool_of
 from rota.common.errors import JournalError
 from rota.common.plain import plain
-from rota.common.work import Code, Done, Failed
+from rota.common.work import BITWISE, Code, Done, Failed
 from rota.engine.engine import Runner
 from rota.proof.causes import Case, FoundCause, explains, facts_here, find_cause, other_facts
 from rota.proof.trials import Trials, effect_of, trials_at
@@ -216,7 +216,9 @@ class _Explainer:
     def _trials(self, seen: Circumstances, *, caught: bool) -> Trials | None:
         if seen.task is None:
             return None
-        return trials_at(self._source, seen.lane, seen.turn, self._runner, live_models=self._live_models, caught=caught)
+        source = None if seen.fold is None else seen.fold.provenance
+        models = self._live_models or (source is not None and source.result_class == BITWISE)
+        return trials_at(self._source, seen.lane, seen.turn, self._runner, live_models=models, caught=caught)
 
     def _command(self, seen: Circumstances, finding: FoundCause) -> str:
         words = ["rota", "verify", self._source.name, "--lane", self._report.lane]

@@ -38,7 +38,7 @@ class Follower:
         self.lane = lane
         self.replay: LaneReplay | None = None  # set when the lane is opened
         self._recorded: dict[int, Task] = {}
-        self.runner = ReadBack(runner, self._recorded, live_models=live_models)
+        self.runner = ReadBack(runner, self._recorded)
         self._live_models = live_models
         self._trusted = trusted
         self._keep = keep

@@ -2,8 +2,9 @@
 
 There are two worlds. One is walked over the journal: recorded outcomes, and the digests that follow. The other holds
 one lane, gets the same inputs at the same positions, and executes. The first turn whose digests differ is the first
-divergence (execution model, part 9); divergence.py says why. Recorded values (results of models without a certificate,
-verdicts, the times of inputs) are read back, derived ones computed again; the summary counts both.
+divergence (execution model, part 9); divergence.py says why. Recorded values (results of models of class recorded,
+verdicts, the times of inputs) are read back, derived ones computed again; the summary counts both, and those bitwise
+results of models that cannot be computed again here, since this host has another fingerprint.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import Failed
 from rota.engine.engine import Runner
+from rota.proof.model_answers import Elsewhere
 from rota.proof.seek import Follower
 from rota.proof.unretired import execute_unretired
 from rota.runs.code_files import changed_code
@@ -74,7 +76,8 @@ class TurnCounts(NamedTuple):
     decisions: int = 0  # verdicts and cancels among them
     executed: int = 0  # agents and functions
     models_executed: int = 0
-    models_read_back: int = 0
+    models_read_back: int = 0  # of class recorded
+    models_elsewhere: int = 0  # bitwise, under a fingerprint that this host does not have: read back too
     believed: int = 0  # before `first_turn`, not executed
 
 
@@ -113,6 +116,7 @@ class LaneReport(NamedTuple):
     blocked: Blocked | None = None
     aside: Aside | None = None
     reported: Reported | None = None
+    elsewhere: tuple[Elsewhere, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -306,7 +310,8 @@ class _LaneCheck:
 
     def report(self) -> LaneReport:
         ran, believed = self._follower.runner, min(len(self._believed), self.compared)
-        counts = TurnCounts(self._inputs, self._decisions, ran.executed, ran.models_executed, ran.read_back, believed)
+        models = (ran.models_executed, ran.read_back, ran.read_back_elsewhere)
+        counts = TurnCounts(self._inputs, self._decisions, ran.executed, *models, believed)
         return LaneReport(
             self.lane,
             self._cut + self.compared,
@@ -319,6 +324,7 @@ class _LaneCheck:
             self._blocked,
             self._aside,
             self._reported,
+            ran.elsewhere,
         )
 
     def _compare(self, retired: Iterable[Task]) -> None:

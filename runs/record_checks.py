@@ -22,7 +22,8 @@ RUNTIME_VERSION: Final = "runtime version"  # another engine computed the outcom
 DEVICE: Final = "device"  # another processor, accelerator or provider computed it
 ORDER: Final = "order"  # the run has things in the wrong order
 CORRUPT_RECORD: Final = "corrupt record"  # the record is not what happened
-CAUSES: Final = (INPUT, CODE, RUNTIME_VERSION, DEVICE, ORDER, CORRUPT_RECORD)
+CERTIFICATE: Final = "certificate"  # a model gives other bits under the fingerprint for which it was certified
+CAUSES: Final = (INPUT, CODE, RUNTIME_VERSION, DEVICE, CERTIFICATE, ORDER, CORRUPT_RECORD)
 
 
 class Fault(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Final
 
 _DISPATCH: Final = ("tests/broker/test_dispatch.py",)
 _RESULTS: Final = ("tests/broker/test_model_results.py",)
+_PROOF: Final = ("tests/proof/test_divergence_models.py",)
 _STREAMS: Final = ("tests/broker/test_streams.py",)
 _BITS: Final = ("tests/generation/test_bits.py",)
 _PROBES: Final = ("tests/gpu_worker/test_probes.py",)
@@ -209,5 +210,21 @@ MODEL_FAULTS: Final = (
         "next((size for size in self.sizes if size >= rows), 0)",
         "next(iter(self.sizes), 0)",
         _CERTIFICATES,
+    ),
+    (
+        "bitwise-read-back",
+        "bitwise results of models are computed again where their fingerprint is",
+        "proof/model_answers.py",
+        "            if here == source.fingerprint:\n                return None\n",
+        "            if here != source.fingerprint:\n                return None\n",
+        _PROOF,
+    ),
+    (
+        "other-fingerprint-believed",
+        "results of another fingerprint are named, not compared",
+        "proof/model_answers.py",
+        'self._here[digest] = (result.provenance.fingerprint, "")',
+        'self._here[digest] = (source.fingerprint, "")',
+        _PROOF,
     ),
 )

@@ -61,10 +61,11 @@ def test_a_run_with_everything_verifies_everywhere(rota_up: Callable[..., Any], 
     assert wild.rounds[0].kills >= 1
     for lane in elsewhere.last.lanes:
         assert lane.compared == lane.retired
-        assert lane.counts.models_read_back == 2
+        assert (lane.counts.models_elsewhere, lane.counts.models_read_back) == (2, 0)
         assert lane.counts.models_executed == 0
         assert lane.counts.decisions == 2, "one cancel and one timeout"
         assert lane.counts.executed > 60
+    assert [lane.counts.models_executed for lane in beside.last.lanes] == [2, 2, 2], "bitwise, under this fingerprint"
     (lane,) = live.last.lanes
     assert live.verdict == "equal", "the same machine computes the same"
     assert (lane.counts.models_read_back, lane.counts.models_executed) == (0, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,44 @@ def facts(**changes: str) -> Any:
 
 def test_results_are_read_back_or_computed_again(bench: Bench) -> None:
     """Goal: an honest run is equal both ways."""
-    assert bench.verify().equal
-    report = bench.verify(LIVE)
+    for options in (VerifyOptions(), LIVE):
+        report = bench.verify(options)
+        assert report.equal
+        assert report.lanes[0].counts.models_executed == 3
+        assert (report.lanes[0].counts.models_read_back, report.lanes[0].elsewhere) == (0, ())
+
+
+def test_results_of_another_fingerprint_are_read_back_and_named(bench: Bench) -> None:
+    """Goal: what cannot be computed again here is counted by itself, and computed on demand. Method: a run on another
+    device, a run whose models are gone, and one whose results are recorded.
+    """
+    bench.forge(with_record(records.Completion, 0, elsewhere))
+    report = bench.verify()
     assert report.equal
-    assert report.lanes[0].counts.models_executed == 3
+    (lane,) = report.lanes
+    assert (lane.counts.models_executed, lane.counts.models_elsewhere) == (2, 1)
+    (named,) = lane.elsewhere
+    assert (named.address, named.results, named.provenance.provider) == ("model:m", 1, "cuda")
+    assert named.reason.startswith("here it has fingerprint ")
+    assert bench.verify(LIVE).lanes[0].counts.models_executed == 3
+    shutil.rmtree(bench.folder.models)
+    (lane,) = bench.verify().lanes
+    assert lane.equal
+    assert (lane.counts.models_executed, lane.counts.models_elsewhere) == (0, 3)
+    assert all(one.reason.startswith("it cannot be run here: ") for one in lane.elsewhere)
 
 
-@pytest.mark.xfail(reason="verify does not look at the fingerprint of a bitwise result yet", strict=False)
+def test_a_bitwise_result_that_differs_is_found(bench: Bench) -> None:
+    """Goal: a changed result of a model is found without a word of the user, and the report says by which
+    certificate it is known. Method: another number in the record of the second turn.
+    """
+    bench.forge(with_outcome(2, result=result(7)))
+    report, (found,) = bench.judge()
+    assert not report.equal
+    assert (found.turn, found.cause) == (2, "corrupt record")
+    assert any("bitwise by certificate C under fingerprint " in one for one in found.evidence), found.evidence
+
+
 def test_a_result_of_another_device(bench: Bench) -> None:
     """Goal: the device is named. Method: another result, from another provider with another fingerprint."""
     bench.forge(with_record(records.Completion, 1, elsewhere))
@@ -113,7 +145,6 @@ def test_a_result_of_the_same_device(bench: Bench) -> None:
     assert (found.turn, found.cause) == (3, "corrupt record")
 
 
-@pytest.mark.xfail(reason="verify does not look at the fingerprint of a bitwise result yet", strict=False)
 def test_another_model_under_the_old_name(bench: Bench) -> None:
     """Goal: a model file that was changed is the code's fault, at its first turn."""
     (path,) = bench.folder.models.rglob("*.onnx")
