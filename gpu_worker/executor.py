@@ -31,6 +31,7 @@ from rota.gpu_worker.model_jobs import FoldRun, JobRun, QueuedCall, failed
 from rota.gpu_worker.providers import choose
 from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.residents import ModelLine, Resident, Residents, default_budget_bytes, estimated_bytes
+from rota.gpu_worker.run_errors import says_no_memory
 from rota.gpu_worker.sessions import ModelLoader
 from rota.gpu_worker.text_runs import TextRuns
 from rota.gpu_worker.watchdog import RunWatchdog
@@ -374,7 +375,11 @@ class ModelExecutor:
             self._residents.install(line, resident)
             self._is_counted = False
             if error is not None:
-                self._refuse(line, error.message, reports)
+                if says_no_memory(error.message) and self._residents.unload_idle(line):
+                    logger.warning("%s: out of memory; unloaded what was idle, loading it once more", line.address)
+                    self._load(line, reports)
+                else:
+                    self._refuse(line, error.message, reports)
                 continue
             reports += [_looked(resident, look) for look in line.looks]
             line.looks.clear()

@@ -63,11 +63,9 @@ class Resident:
         """Return a description for producers and operators, in MessagePack's types."""
         if self.session is not None:
             return self.session.description()
+        assert self.generating is not None
         return {
-            "model": self.entry.name,
-            "version": self.entry.version,
-            "provider": self.provenance.provider,
-            "reason": self.provenance.fallback,
+            **self.generating.description(),
             "fingerprint": self.provenance.fingerprint,
             "class": self.provenance.result_class,
             "certificate": self.certificate.model_class,

@@ -42,7 +42,7 @@ _LOST_WORDS: Final = re.compile(
     re.IGNORECASE,
 )
 _MEMORY_WORDS: Final = re.compile(
-    r"bad_alloc|ailed to allocate|out of memory|ALLOC_FAILED|smaller than requested bytes"
+    r"bad_alloc|ailed to allocate|not enough memory|out of memory|ALLOC_FAILED|smaller than requested bytes"
 )
 _DEVICE_WORDS: Final = re.compile(r"\b(?:CUDA|CUBLAS\w*|CUDNN\w*|CURAND|CUFFT|HIP|ROCM|DML|TensorRT|MIGraphX|CoreML)\b")
 _INPUT_WORDS: Final = re.compile(r"while running \w+ node|shape|dimension|rank", re.IGNORECASE)
@@ -77,7 +77,7 @@ def meaning_of(text: str, provider: str) -> Meaning:
 
 
 def says_no_memory(message: str) -> bool:
-    """Return whether the library's own message says that host or device refused memory."""
+    """Return whether the library's own message, or ours, says that host or device refused memory."""
     return _MEMORY_WORDS.search(message) is not None
 
 

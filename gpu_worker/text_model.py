@@ -37,6 +37,10 @@ class GeneratingModel(Protocol):
         """Counts since it was loaded, for operators: tokens `prefilled`, `cached` and `generated`."""
         ...
 
+    def description(self) -> Mapping[str, Any]:
+        """Return what producers and operators see of it, in MessagePack's types."""
+        ...
+
     def start(self, request: int, call: Any, messages: Sequence[Any], now_ms: int) -> None:
         """Accept a request: a `GenerateCall`, with the whole history as `messages` if it has any.
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batch_models import WIDTH, dice, giant, logarithm, lookup, patience
+from batch_models import WIDTH, dice, difference, giant, heavy, logarithm, lookup, patience
 
 from rota.common.errors import CodeError
+from rota.common.model_call import encode_call
 from rota.common.work import Done, Failed
 from rota.tensors.arrays import decode_arrays, encode_arrays
-from rota.worker.executor import Counted
+from rota.worker.executor import Counted, Stuck
 
 ENDLESS = 1e9  # turns of a loop: minutes
+STUCK_STEPS = 60_000  # of an LSTM: seconds
 
 
 def numbers(bench: Any) -> Any:
@@ -135,6 +137,44 @@ def test_a_job_is_dropped_while_its_batch_runs(bench: Any, kit: Any) -> None:
     for result in ended(ENDLESS, slice(0, 2)):
         assert (tuple(result.outcomes), result.stopped) == ((), "interrupted")
     assert isinstance(bench.run(code, kit.call(x=np.zeros((1, 1), np.float32))).outcomes[0], Done)
+
+
+def test_forms_that_differ_share_a_batch(bench: Any, kit: Any) -> None:
+    """Goal: how a producer writes a call does not matter. Method: inputs in another order, other wanted outputs; equal
+    shapes in one job, each with its own answer."""
+    code = bench.add(difference)
+    random = np.random.default_rng(3)
+    tasks, expected = [], []
+    for number in range(24):
+        x, z = random.standard_normal((2, 1 + number % 2, 3), np.float32)
+        inputs = {"x": kit.tensor(x), "z": kit.tensor(z)}
+        inputs = dict(reversed(inputs.items())) if number % 3 else inputs
+        wanted = ((), ("y",), ("same", "y"))[number % 5 % 3]
+        tasks.append(kit.task(encode_call(inputs, wanted)))
+        answers = {"y": (x - z).tobytes(), "same": x.tobytes()}
+        expected.append({name: answers[name] for name in wanted or ("y", "same")})
+    result = bench.run(code, *tasks)
+    for outcome, wanted in zip(result.outcomes, expected, strict=True):
+        assert isinstance(outcome, Done)
+        found = decode_arrays(outcome.result or b"", (), None)
+        assert {name: array.tobytes() for name, array in found.items()} == wanted
+        assert [*found] == [*wanted]
+    assert numbers(bench).calls < 12
+
+
+def test_a_batch_that_cannot_be_stopped_gives_its_tasks_back(bench: Any, kit: Any) -> None:
+    """Goal: with nobody to blame, each task comes back `faulted`, to run alone elsewhere, and nothing waits for the
+    kernel. Method: two calls in one batch with an LSTM of seconds and a timeout of milliseconds."""
+    code = bench.add(heavy, timeout_ms=20)
+    bench.run(code, kit.call(x=np.zeros((1, 1), np.float32)))
+    jobs = [bench.take(code, kit.call(x=np.full((1, 1), STUCK_STEPS, np.float32))) for _ in range(2)]
+    bench.end(*jobs)
+    stuck = {report.job: report.results for report in bench.told if isinstance(report, Stuck)}
+    assert [*stuck] == jobs
+    for (result,) in stuck.values():
+        assert (result.outcomes, result.stopped) == ((), "faulted")
+        assert "batch of 2" in result.reason
+    assert isinstance(bench.run(code, kit.call(x=np.ones((1, 1), np.float32))).outcomes[0], Done)
 
 
 def test_a_flood_of_one_model_does_not_hold_up_another(bench: Any, kit: Any) -> None:

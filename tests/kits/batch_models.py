@@ -61,6 +61,41 @@ def patience(path: Path) -> Path:
     return _save(path, nodes, [("x", floats, ["n", 1])], [("y", floats, ["n", 1])], weights)
 
 
+def difference(path: Path) -> Path:
+    """x [n, 3], z [n, 3] -> x - z = y, and x = same."""
+    nodes = [helper.make_node("Sub", ["x", "z"], ["y"]), helper.make_node("Identity", ["x"], ["same"])]
+    floats = TensorProto.FLOAT
+    ports = [[(name, floats, ["n", 3]) for name in names] for names in (("x", "z"), ("y", "same"))]
+    return _save(path, nodes, ports[0], ports[1], {})
+
+
+def heavy(path: Path) -> Path:
+    """x [n, 1] -> x = y, after an LSTM over as many steps as the largest x says, with weights of zero: one kernel,
+    which cannot be stopped.
+    """
+    hidden = 256
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Max", ["count", "one"], ["steps"]),
+        helper.make_node("Mul", ["steps", "first"], ["times"]),
+        helper.make_node("Max", ["times", "ones"], ["sizes"]),
+        helper.make_node("ConstantOfShape", ["sizes"], ["sequence"]),
+        helper.make_node("LSTM", ["sequence", "w", "r"], ["", "last"], hidden_size=hidden),
+        helper.make_node("ReduceSum", ["last"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["x", "nothing"], ["y"]),
+    ]
+    weights = {
+        "one": np.array(1),
+        "first": np.array([1, 0, 0]),
+        "ones": np.ones(3, np.int64),
+        "w": np.zeros((1, 4 * hidden, 1), np.float32),
+        "r": np.zeros((1, 4 * hidden, hidden), np.float32),
+    }
+    floats = TensorProto.FLOAT
+    return _save(path, nodes, [("x", floats, ["n", 1])], [("y", floats, ["n", 1])], weights)
+
+
 def dice(path: Path) -> Path:
     """x [n] -> random numbers of its shape: y. Class D."""
     nodes = [helper.make_node("RandomUniformLike", ["x"], ["y"])]
