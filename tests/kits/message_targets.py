@@ -112,11 +112,11 @@ _WORKER_WORDS = st.one_of(
     st.builds(messages.Register, _WORKER, st.sampled_from(("cpu", "gpu")), st.integers(1, 4),
               st.sampled_from((0, 1 << 20)), st.just("here"), st.integers(0, 3),
               st.sampled_from(({"engine": "scripted"}, {"profile": "odd"}, {})), st.integers(0, 3),
-              st.lists(st.integers(0, 1 << 33), max_size=2).map(tuple)),
+              st.lists(st.integers(0, 1 << 33), max_size=2).map(tuple), st.integers(1, 4)),
     st.builds(
         messages.Heartbeat, _WORKER, st.integers(0, 2), st.lists(st.integers(0, 3), max_size=2).map(tuple),
         st.lists(st.builds(messages.Preparation, st.integers(0, 3), _ADDRESS, st.integers(0, 9)), max_size=2)
-        .map(tuple),
+        .map(tuple), st.just(()),
     ),
     st.builds(messages.Goodbye, _WORKER, st.booleans()),
     MESSAGES[messages.Completed],

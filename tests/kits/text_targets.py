@@ -42,7 +42,9 @@ def check_address(text: str) -> bool:
         return False
     order = messages.Prepare(1, text, _CODE)
     assert wire.decode(wire.encode(order), wire.TO_WORKERS) == order
-    assert is_name(code_name(text).removeprefix("model:"))
+    name, at, _ = code_name(text).partition("@")
+    assert is_name(name.removeprefix("model:"))
+    assert not at or name.startswith("model:"), "only a model has a version"
     return True
 
 
