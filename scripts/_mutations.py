@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from _mutations_models import MODEL_FAULTS
 from _mutations_records import FAULTS
+from _mutations_texts import TEXT_FAULTS
 
 _LANE: Final = ("tests/broker/test_lane.py",)
 _CORE: Final = ("tests/broker/test_lane.py", "tests/broker/test_requests.py", "tests/broker/test_reference.py")
@@ -77,7 +78,7 @@ MUTATIONS: Final = (
         "given-back-reversed", "tasks of a dead worker run again in their order", "broker/dispatch.py",
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
-    *[Mutation(*fault) for fault in (*FAULTS, *MODEL_FAULTS)],
+    *[Mutation(*fault) for fault in (*FAULTS, *MODEL_FAULTS, *TEXT_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane.py",

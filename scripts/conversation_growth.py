@@ -127,7 +127,8 @@ def _counters(client: Any, generated: int) -> dict[str, int]:
     """Return what the worker says of its model. It comes with a heartbeat, so wait until it has all of it."""
     deadline = time.monotonic() + COUNTERS_SECONDS_MAX
     while True:
-        models = [model for worker in client.query("workers") for model in worker["models"]]
+        (worker,) = client.query("workers")
+        models = worker.get("models", ())
         if models and models[0]["tokens_generated"] >= generated:
             return {name: models[0][name] for name in COUNTERS}
         if time.monotonic() > deadline:

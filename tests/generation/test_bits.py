@@ -177,7 +177,7 @@ def test_the_calls_for_a_prompt_do_not_depend_on_the_cache(roomy: TinyDecoder) -
         call = generate_call({"tokens": tokens, "max_tokens": 3})
         with recorded_logits() as expected:
             result = outcome_of(roomy.generator((2,)), call)
-        for known in range(16, length, 16):
+        for known in [*range(16, length, 16), 65, 129]:
             generator = roomy.generator((2,), CACHE_BYTES)
             outcome_of(generator, generate_call({"tokens": tokens[:known], "max_tokens": 1}))
             with recorded_logits() as rows:
