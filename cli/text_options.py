@@ -89,14 +89,13 @@ def check_deployed(client: Client, model: str, lane: str) -> None:
     there = [one["name"] for one in client.query("deploys", lane=lane) if one["kind"] == "model"]
     if target in there:
         return
-    names = ", ".join(name.removeprefix("model:") for name in there[:20])
-    known = f"there are {names}" if there else "there is no model in it"
     name = target.removeprefix("model:").split("@")[0]
-    raise BadTarget(
-        f"no model {shown(model)} is deployed in lane {lane}; {known}. "
-        f"`rota model deploy {name}` binds one of the repository, `rota model add {name} PATH` adds one, "
-        "`rota model fetch smollm2` gets one that speaks"
-    )
+    remedy = f"`rota model deploy {name}` binds one of the repository, `rota model add {name} PATH` adds one"
+    if there:
+        known = f"there are {', '.join(one.removeprefix('model:') for one in there[:20])}"
+    else:
+        known, remedy = "there is no model in it", f"{remedy}, `rota model fetch smollm2` gets one that speaks"
+    raise BadTarget(f"no model {shown(model)} is deployed in lane {lane}; {known}. {remedy}")
 
 
 class TextPrinter:
