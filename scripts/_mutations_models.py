@@ -10,6 +10,7 @@ _DISPATCH: Final = ("tests/broker/test_dispatch.py",)
 _RESULTS: Final = ("tests/broker/test_model_results.py",)
 _PROOF: Final = ("tests/proof/test_divergence_models.py",)
 _STREAMS: Final = ("tests/broker/test_streams.py",)
+_TEXTS: Final = ("tests/client/test_texts.py",)
 _BITS: Final = ("tests/generation/test_bits.py",)
 _PROBES: Final = ("tests/gpu_worker/test_probes.py",)
 _CERTIFICATES: Final = ("tests/gpu_worker/test_certificate.py", "tests/gpu_worker/test_certification.py")
@@ -62,6 +63,30 @@ MODEL_FAULTS: Final = (
         "        self.streams.end(notes.finished)\n",
         "",
         _STREAMS,
+    ),
+    (
+        "text-shown-twice",
+        "a client shows what a repeated piece has once",
+        "client/texts.py",
+        "what.text[followed.end - what.offset :]",
+        "what.text",
+        _TEXTS,
+    ),
+    (
+        "lost-text-not-asked-for",
+        "a client asks again for text that was lost",
+        "client/texts.py",
+        "            self._ask_again(what.seq, followed)\n",
+        "            followed.asked = True\n",
+        _TEXTS,
+    ),
+    (
+        "two-halves-of-two-texts",
+        "what a client shows of an answer is the start of its result",
+        "client/texts.py",
+        "if not text.startswith(shown):",
+        "if len(text) < len(shown):",
+        _TEXTS,
     ),
     (
         "cells-of-decodes-kept",
