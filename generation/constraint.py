@@ -5,6 +5,7 @@ The library is llguidance. Its limits count work and not time, so a refusal depe
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ _REASON_CHARS_MAX: Final = 500
 
 
 class Grammars:
-    """Makes the constraints of one tokenizer, which the library reads when the first one is made."""
+    """Makes the constraints of one tokenizer, which the library reads before the first one, or at `prepare`."""
 
     def __init__(self, path: Path, vocabulary: int, stop_tokens: Sequence[int]) -> None:
         """`vocabulary` is the number of logits."""
@@ -32,6 +33,11 @@ class Grammars:
         self._vocabulary = vocabulary
         self._stop_tokens = list(stop_tokens)
         self._tokenizer: Any = None
+
+    def prepare(self) -> None:
+        """Let the library read the tokenizer now. What it refuses is said when a constraint is wanted."""
+        with contextlib.suppress(BadPayload):
+            self._tokenizer = self._load()
 
     def constraint(self, rule: OutputRule) -> Constraint:
         """Return the constraint of a request.

@@ -171,6 +171,10 @@ class TextGenerator:
         self._requests.clear()
         self._cache.clear()
 
+    def prepare(self) -> None:
+        """Do now what the first constrained request would wait for."""
+        self._grammars.prepare()
+
     # --- the beginning of a request ---------------------------------------------------------------
 
     def _tool_format(self, call: GenerateCall) -> tool_calls.ToolFormat | None:
@@ -184,7 +188,7 @@ class TextGenerator:
         if call.tokens is not None:
             return call.tokens
         if call.prompt is not None:
-            return vocabulary.tokens_of(call.prompt, add_special=True)
+            return vocabulary.tokens_of(self._bounded(call.prompt), add_special=True)
         template = self._setup.template
         if template is None:
             raise BadPayload("the model has no chat template, so it takes no messages: give it a prompt")
@@ -192,7 +196,17 @@ class TextGenerator:
         if not template.takes_tools:
             messages, tools = tool_calls.told_of_tools(messages, tools, call.tool_choice), ()
         text = template.render(messages, tools, call.template, now_ms)
-        return vocabulary.tokens_of(text, add_special=False)
+        return vocabulary.tokens_of(self._bounded(text), add_special=False)
+
+    def _bounded(self, text: str) -> str:
+        """Refuse text that no tokens can make fit, since reading it might take minutes."""
+        longest = self._decoder.context * self._setup.vocabulary.longest
+        if len(text) > longest:
+            raise BadPayload(
+                f"the prompt has {len(text)} characters; the model's context holds {self._decoder.context} tokens, "
+                f"which are at most {longest}"
+            )
+        return text
 
     def _check(self, call: GenerateCall, prompt: Sequence[int]) -> None:
         context, vocabulary = self._decoder.context, self._decoder.vocabulary

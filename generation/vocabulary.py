@@ -49,7 +49,9 @@ class Vocabulary:
             number: (token.content, bool(token.special))
             for number, token in sorted(self._tokenizer.get_added_tokens_decoder().items())
         }
-        self.ids = sorted(self._tokenizer.get_vocab().values())
+        names = self._tokenizer.get_vocab()
+        self.ids = sorted(names.values())
+        self.longest = max(map(len, names), default=0)  # characters of a token as it is written, one for each byte
         self._bytes: dict[int, bytes] = {}
 
     @property

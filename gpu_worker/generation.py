@@ -87,6 +87,7 @@ class TextModel(TextGenerator):
         allowed = certificate or _ALONE
         cache_bytes = (self._settings.prefix_cache_mb << 20) if allowed.prefix_cache else 0
         self.renew(self._graph.decoder(allowed.sizes), PrefixCache(cache_bytes))
+        self.prepare()
 
     def probed(self, say: Callable[[str], None]) -> Certificate:
         """Return the certificate that probes in this process give."""

@@ -126,6 +126,7 @@ def test_tools_that_need_not_be_called_change_no_text(plain: TinyDecoder) -> Non
     ("fields", "reason"),
     [
         ({"tokens": [5] * CONTEXT}, f"has {CONTEXT} tokens; the model's context holds {CONTEXT} with the answer"),
+        ({"prompt": "the" * 10_000}, f"has 30000 characters; the model's context holds {CONTEXT} tokens"),
         ({"tokens": [VOCABULARY]}, f'"prompt" has the token {VOCABULARY}; the model has tokens 0 to {VOCABULARY - 1}'),
         ({"prompt": "Hi", "stop_tokens": [VOCABULARY]}, "generate.stop_tokens"),
         ({"prompt": "Hi", "output": {"regex": "(["}}, '"generate.output.regex" is refused'),
