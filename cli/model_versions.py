@@ -16,7 +16,10 @@ from rota.common.errors import CodeError, NotReachable
 from rota.common.targets import MODEL_PREFIX
 
 if TYPE_CHECKING:
+    from rota.common.work import Limits
     from rota.gpu_worker.repository import ModelEntry
+
+TEXT_TIMEOUT_MS = 600_000  # hundreds of tokens, in all slots, on a processor
 
 
 class BindOptions(TypedDict):
@@ -32,7 +35,12 @@ class BindOptions(TypedDict):
 def bind_options(command: Any) -> Any:
     """Add the options of `BindOptions`."""
     for add_option in (
-        option("--timeout-ms", type=Whole(1), default=None, help="How long a task of the model may run."),
+        option(
+            "--timeout-ms",
+            type=Whole(1),
+            default=None,
+            help="How long a task may run: 10 s, a text 600 s.",
+        ),
         wait_option,
         option("--check/--no-check", default=True, help="Have a GPU worker load it before the deploy takes effect."),
         option("--recorded", is_flag=True, help="Accept results that a repetition might not give again (class D)."),
@@ -42,13 +50,22 @@ def bind_options(command: Any) -> Any:
     return command
 
 
+def limits_of(entry: ModelEntry, timeout_ms: int | None) -> Limits | None:
+    """Return the limits of a model's tasks, None for the default ones: a text takes longer than other calls."""
+    from rota.common.work import Limits
+
+    if timeout_ms is None and entry.settings().task == "generate":
+        timeout_ms = TEXT_TIMEOUT_MS
+    return None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
+
+
 def bound(connection: Connection, name: str, entry: ModelEntry, options: BindOptions) -> dict[str, Any]:
     """Bind model:NAME (or NAME@VERSION) in a lane to a version; return what the worker says of it."""
     from rota.common.code_kinds import KINDS
-    from rota.common.work import MODEL, Limits
+    from rota.common.work import MODEL
 
-    timeout_ms, check, lane = options["timeout_ms"], options["check"], options["lane"]
-    code_limits = None if timeout_ms is None else Limits()._replace(timeout_ms=timeout_ms)
+    check, lane = options["check"], options["lane"]
+    code_limits = limits_of(entry, options["timeout_ms"])
     with connection.open() as client:
         if check:
             tell_if_no_worker(client, connection, KINDS[MODEL].pool, name, wait=options["wait"])
