@@ -18,14 +18,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
+import numpy as np
+
 from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES
 from rota.gpu_worker.certificate import LADDER, Certificate, Extents, ShapeCertificate, encode, of_shapes, unstable
 from rota.gpu_worker.certificate_store import conditions_of
+from rota.gpu_worker.fingerprint import probe_input
 from rota.gpu_worker.generation import load_text_model
 from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.model_io import Port
-from rota.gpu_worker.probe_rows import make_rows, takes_wide_integers
+from rota.gpu_worker.probe_rows import OUTLIERS, make_rows, takes_wide_integers
 from rota.gpu_worker.probes import NoBatch, RowRunner, Say, probe_alone, probe_batches
 from rota.gpu_worker.provider_table import Require
 from rota.gpu_worker.providers import RUN_ERRORS, OpenSession
@@ -38,7 +41,8 @@ ROWS_OF_SMALL: Final = 16
 ROWS_OF_LARGE: Final = 4
 SMALL_WEIGHTS_BYTES: Final = 8 << 20
 SMALL_ROW_BYTES: Final = 32 << 10
-ROWS_BYTES_MAX: Final = 64 << 20  # of all made-up inputs of a shape set
+MEDIUM_WEIGHTS_BYTES: Final = 512 << 20
+ROWS_BYTES_MAX: Final = 64 << 20  # of all made-up inputs of a shape set, or else only those of the warm-up
 
 
 def main(arguments: list[str]) -> None:
@@ -129,17 +133,34 @@ def _shape_sets(model: LoadedModel, settings: ModelSettings) -> list[Whole]:
 def _probed_shape(model: LoadedModel, settings: ModelSettings, whole: Whole, say: Say) -> ShapeCertificate:
     extents = _extents(whole)
     say("shape " + ", ".join(f"{name} {list(shape)}" for name, shape in whole.items()))
+    row_bytes = sum(_size_bytes(port, whole[name]) for name, port in model.inputs.items())
+    is_small = row_bytes <= SMALL_ROW_BYTES and model.entry.size_bytes <= SMALL_WEIGHTS_BYTES
+    count = ROWS_OF_SMALL if is_small else ROWS_OF_LARGE
+    is_huge = row_bytes * (count + OUTLIERS) > ROWS_BYTES_MAX
     reason = why_no_batches(model.inputs, model.outputs, settings)
+    if is_huge:
+        reason = reason or "its rows are too large to probe batches of them"
     rows = {name: shape if reason else shape[1:] for name, shape in whole.items()}
-    runner = _runner(model, rows, settings.ranges, is_batched=not reason)
-    if isinstance(runner, str):
-        return ShapeCertificate(extents, "D", (), f"it cannot be probed: {runner}")
+    if is_huge:
+        runner = _huge_runner(model, rows)
+    else:
+        runner = _runner(model, rows, count, settings.ranges, is_batched=not reason)
     if reason:
         return probe_alone(runner, extents, reason)
-    ladder = [size for size in LADDER if size <= settings.rows_max]
+    rows_max = settings.rows_max or _rows_max_of(model, is_small=is_small)
+    ladder = [size for size in LADDER if size <= rows_max]
     if model.opened.provider != "cpu":
         ladder = ladder[-1:]  # there each shape may have kernels of its own
     return probe_batches(runner, extents, ladder, say)
+
+
+def _rows_max_of(model: LoadedModel, *, is_small: bool) -> int:
+    """Return the largest batch where model.toml does not say. On the CPU, large batches of large rows gain nothing, and
+    their probes take long.
+    """
+    if is_small or model.opened.provider != "cpu":
+        return LADDER[-1]
+    return 16 if model.entry.size_bytes <= MEDIUM_WEIGHTS_BYTES else 8
 
 
 def why_no_batches(inputs: Mapping[str, Port], outputs: Mapping[str, Port], settings: ModelSettings) -> str:
@@ -166,14 +187,9 @@ def why_no_batches(inputs: Mapping[str, Port], outputs: Mapping[str, Port], sett
 
 
 def _runner(
-    model: LoadedModel, rows: Whole, ranges: Mapping[str, tuple[float, float]], *, is_batched: bool
-) -> RowRunner | str:
-    """Return what runs made-up rows of these shapes, or why they cannot be made up."""
-    row_bytes = sum(_size_bytes(port, rows[name]) for name, port in model.inputs.items())
-    is_small = row_bytes <= SMALL_ROW_BYTES and model.entry.size_bytes <= SMALL_WEIGHTS_BYTES
-    count = ROWS_OF_SMALL if is_small else ROWS_OF_LARGE
-    if row_bytes * count > ROWS_BYTES_MAX:
-        return f"one call has {row_bytes} bytes, and {ROWS_BYTES_MAX // count} are made up at most"
+    model: LoadedModel, rows: Whole, count: int, ranges: Mapping[str, tuple[float, float]], *, is_batched: bool
+) -> RowRunner:
+    """Return what runs `count` made-up rows of these shapes."""
 
     def runner_of(*, wide: bool) -> RowRunner:
         made = {
@@ -193,6 +209,15 @@ def _runner(
             pass
         return runner
     return runner_of(wide=False)
+
+
+def _huge_runner(model: LoadedModel, rows: Whole) -> RowRunner:
+    """Return what runs the inputs of the warm-up, where more would take too much memory."""
+    made = {}
+    for name, port in model.inputs.items():
+        array = probe_input(name, port.dtype, rows[name], model.settings.ranges.get(name))
+        made[name] = np.broadcast_to(array, (1 + OUTLIERS, *array.shape))
+    return RowRunner(model.opened.session, model.inputs, model.outputs, made, is_batched=False)
 
 
 def _smallest(port: Port) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
     task = "tensors"                # or generate, embed, classify: what its tasks carry
     threads = 1                     # intra-op threads; part of the fingerprint, may change bits
-    rows_max = 64                   # rows of one batch; 1: never batch
+    rows_max = 64                   # rows of one batch at most; 1: never batch
 
     [[shapes]]                      # a set of input shapes, for the warm-up, and for batches if extents are free
     audio = [1, 16000]
@@ -85,7 +85,7 @@ class TextSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """The settings of one model. `threads` None: what the worker was started with.
+    """The settings of one model. `threads` None: what the worker was started with. `rows_max` None: by its size.
 
     `generate` is given exactly for the task "generate", `text` exactly for "embed" and "classify". `ranges` are the
     lowest and the highest value of an input that the probes make up.
@@ -96,7 +96,7 @@ class ModelSettings:
     graph_level: str = "all"
     outputs: tuple[str, ...] = ()
     allow_cpu_nodes: bool = False
-    rows_max: int = ROWS_MAX
+    rows_max: int | None = None
     shapes: tuple[Shapes, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     generate: GenerateSettings | None = None

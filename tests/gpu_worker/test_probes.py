@@ -200,6 +200,18 @@ def test_rows_max_bounds_the_ladder(tmp_path: Path) -> None:
     assert shape.sizes == (1, 2, 4, 8)
 
 
+def test_large_rows_are_probed_in_smaller_batches(tmp_path: Path) -> None:
+    """Goal: the probes of a large model end soon, unless model.toml asks for more. Method: rows of 40 kB, then of
+    16 MB, of which no batches are made up.
+    """
+    for number, (extent, settings, last) in enumerate(((10_240, "", 16), (10_240, "rows_max = 64", 64))):
+        graph = OperatorGraph([node("Relu", "x")], [extent])
+        (shape,) = certificate(load_graph(tmp_path / str(number), graph, settings)).shapes
+        assert shape.sizes[-1] == last
+    found = certificate(load_graph(tmp_path / "huge", OperatorGraph([node("Relu", "x")], [4 << 20])))
+    assert (found.model_class, found.reason) == ("C", "its rows are too large to probe batches of them")
+
+
 def test_indexes_are_made_up_within_their_table(tmp_path: Path) -> None:
     """Goal: a model with a small table can be probed, one with a large table is probed widely. Method: both, and one
     whose values only model.toml knows.
