@@ -12,6 +12,7 @@ _PROOF: Final = ("tests/proof/test_divergence_models.py",)
 _STREAMS: Final = ("tests/broker/test_streams.py",)
 _TEXTS: Final = ("tests/client/test_texts.py",)
 _BITS: Final = ("tests/generation/test_bits.py",)
+_ERRORS: Final = ("tests/gpu_worker/test_run_errors.py",)
 _PROBES: Final = ("tests/gpu_worker/test_probes.py",)
 _CERTIFICATES: Final = ("tests/gpu_worker/test_certificate.py", "tests/gpu_worker/test_certification.py")
 
@@ -251,5 +252,45 @@ MODEL_FAULTS: Final = (
         'self._here[digest] = (result.provenance.fingerprint, "")',
         'self._here[digest] = (source.fingerprint, "")',
         _PROOF,
+    ),
+    (
+        "finished-tasks-need-code",
+        "a model is in use while a task without an outcome was issued with it",
+        "broker/code_uses.py",
+        "task.outcome is None and task.code is not None",
+        "task.code is not None",
+        ("tests/broker/test_queries.py",),
+    ),
+    (
+        "node-names-decide",
+        "what an error means is read from the library's own message",
+        "gpu_worker/run_errors.py",
+        "message = text.rsplit(_NODE_NAME_END, 1)[-1]",
+        "message = text.split(_NODE_NAME_END, 1)[-1]",
+        _ERRORS,
+    ),
+    (
+        "lost-device-kept",
+        "after a lost device nothing runs in that process",
+        "gpu_worker/run_errors.py",
+        '            return "device"\n',
+        '            return "fault"\n',
+        _ERRORS,
+    ),
+    (
+        "full-device-falls-back",
+        "where a model runs does not depend on the memory that others hold",
+        "gpu_worker/providers.py",
+        "if _used.get(name) and says_no_memory(str(error)):",
+        "if not _used and says_no_memory(str(error)):",
+        ("tests/gpu_worker/test_providers.py",),
+    ),
+    (
+        "version-number-again",
+        "the number of a removed version of a model is not given again",
+        "gpu_worker/repository.py",
+        "                self._note_next(name, max(self._next(name), version + 1))\n",
+        "",
+        ("tests/gpu_worker/test_repository.py",),
     ),
 )

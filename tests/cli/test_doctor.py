@@ -144,3 +144,21 @@ def test_packages_are_compared_with_what_is_asked(
     monkeypatch.setattr(checks.metadata, "requires", lambda _: asked)
     (finding,) = checks.check_packages(Connection(run_dir, None, 1))
     assert (finding.check, finding.level) == expected
+
+
+def test_where_models_run_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: one learns before a worker starts whether it uses a GPU, and why not. Method: no CUDA, then a stand-in."""
+    providers = pytest.importorskip("rota.gpu_worker.providers")
+    import cuda_stand_in
+
+    none = Connection(Path("nowhere"), None, 0.01)
+    monkeypatch.setattr(providers.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(providers, "gpu_facts", lambda: {"name": "a stand-in"})
+    monkeypatch.setattr(providers, "_load_cuda_libraries", lambda: None)
+    (found,) = [one for one in checks.check_onnxruntime(none) if one.check == "providers"]
+    assert found.level == "note"
+    assert "models run on the CPU: the installed onnxruntime" in found.message
+    assert "has no CUDA: install onnxruntime-gpu" in found.message
+    cuda_stand_in.install(monkeypatch.setattr)
+    (found,) = [one for one in checks.check_onnxruntime(none) if one.check == "providers"]
+    assert (found.level, found.message) == ("ok", "models run on CUDA")
