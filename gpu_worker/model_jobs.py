@@ -70,12 +70,9 @@ class FoldRun:
             self.cut(self.outcomes.index(None), stopped, reason)
 
     def result(self) -> FoldResult:
-        """Return what there is: the outcomes before the first task that has none."""
-        outcomes = self.outcomes[: self.end]
-        if None in outcomes:
-            outcomes = outcomes[: outcomes.index(None)]
-        stopped = self.stopped or (None if len(outcomes) == len(self.outcomes) else "interrupted")
-        return FoldResult(tuple(outcomes), None, stopped, self.reason, self.provenance)  # type: ignore[arg-type]
+        """Return the outcomes up to where the fold ended."""
+        assert not self.left
+        return FoldResult(tuple(self.outcomes[: self.end]), None, self.stopped, self.reason, self.provenance)  # type: ignore[arg-type]
 
 
 class JobRun:

@@ -11,12 +11,62 @@ _RESULTS: Final = ("tests/broker/test_model_results.py",)
 _PROOF: Final = ("tests/proof/test_divergence_models.py",)
 _STREAMS: Final = ("tests/broker/test_streams.py",)
 _TEXTS: Final = ("tests/client/test_texts.py",)
+_WAITING: Final = ("tests/gpu_worker/test_waiting.py",)
+_BATCHES: Final = ("tests/gpu_worker/test_batches.py", "tests/gpu_worker/test_executor.py")
 _BITS: Final = ("tests/generation/test_bits.py",)
 _ERRORS: Final = ("tests/gpu_worker/test_run_errors.py",)
 _PROBES: Final = ("tests/gpu_worker/test_probes.py",)
 _CERTIFICATES: Final = ("tests/gpu_worker/test_certificate.py", "tests/gpu_worker/test_certification.py")
 
 MODEL_FAULTS: Final = (
+    (
+        "turn-of-a-shape-that-was-not-served",
+        "a lane whose next call did not fit keeps its turn",
+        "gpu_worker/waiting.py",
+        "        for name in gave:\n            self._move_on(name, shape, sharing[name])\n",
+        "        for name in sharing:\n            self._move_on(name, shape, sharing[name])\n",
+        _WAITING,
+    ),
+    (
+        "one-lane-for-ever",
+        "lanes take turns",
+        "gpu_worker/waiting.py",
+        "            self._lanes.move_to_end(lane)\n",
+        "            pass\n",
+        _WAITING,
+    ),
+    (
+        "calls-without-rows",
+        "a batch counts rows, not calls",
+        "gpu_worker/waiting.py",
+        "            room -= call.rows\n",
+        "            room -= 1\n",
+        _WAITING,
+    ),
+    (
+        "a-row-at-its-own-shape",
+        "a call that runs alone is padded to a certified size",
+        "gpu_worker/inference.py",
+        "        if isinstance(call, InlineCall) and size and size != plan.rows:\n",
+        "        if isinstance(call, InlineCall) and size and size < plan.rows:\n",
+        _BATCHES,
+    ),
+    (
+        "a-neighbour-hurts",
+        "the calls of a batch that failed run again one by one",
+        "gpu_worker/executor.py",
+        "            for call in calls:\n                line.waiting.add_single(call)\n",
+        '            for call in calls:\n                call.fold.cut(call.place, "faulted", "")\n',
+        _BATCHES,
+    ),
+    (
+        "bools-unseen",
+        "a known form does not let other bytes pass as bools",
+        "gpu_worker/call_forms.py",
+        "        return not (self.bools and any(",
+        "        return not (not self.bools and any(",
+        ("tests/gpu_worker/test_call_forms.py",),
+    ),
     (
         "assignments-without-end",
         "a worker holds as many assignments as it said",

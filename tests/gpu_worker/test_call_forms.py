@@ -82,6 +82,14 @@ def test_data_of_every_size_of_head() -> None:
         assert again.call() == call
 
 
+def test_a_known_form_lets_no_other_bools_pass() -> None:
+    """Goal: native code gets bools of 0 and 1 only. Method: a good call twice, then one with a 2, in the same form."""
+    forms = CallForms()
+    good, bad = (encode_call({"b": Tensor("bool", (2,), data)}) for data in (b"\0\1", b"\0\2"))
+    for payload in (good, good, bad):
+        both_ways(forms, payload)
+
+
 def test_the_kept_forms_are_bounded() -> None:
     """Goal: a flood of different calls holds no memory. Method: more sizes and more names than are kept."""
     forms = CallForms()
