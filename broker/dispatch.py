@@ -31,7 +31,7 @@ from rota.common.limits import (
     TIMEOUT_GRACE_MS,
     UNRETIRED_BYTES_MAX,
 )
-from rota.common.messages import Assign, FoldAssignment, Preparation, Register, Segment
+from rota.common.messages import Assign, FoldAssignment, ModelNumbers, Preparation, Register, Segment
 from rota.common.work import Code, Provenance
 
 ORPHANS_KEPT: Final = 1_024  # assignments no longer wanted, kept to compare late answers
@@ -68,6 +68,7 @@ class Worker:
         "held_bytes",
         "held_tasks",
         "identity",
+        "models",
         "number",
         "preparing",
         "seen_ms",
@@ -87,6 +88,7 @@ class Worker:
         self.draining = False
         self.stuck: tuple[int, ...] = ()  # assignments that it is stuck in
         self.preparing: tuple[Preparation, ...] = ()  # code that it is compiling or loading
+        self.models: tuple[ModelNumbers, ...] = ()  # what it said of those that it has loaded
 
     @property
     def name(self) -> str:

@@ -116,12 +116,14 @@ def _worker_facts(broker: BrokerState, name: str) -> dict[str, Any]:
         "pid": worker.settings.pid,
         "host": worker.settings.host,
         "slots": worker.settings.slots,
+        "assignments_max": worker.settings.assignments_max,
         "held_tasks": worker.held_tasks,
         "draining": worker.draining,
         "stuck": list(worker.stuck),
         "preparing": [[one.address, one.elapsed_ms] for one in worker.preparing],
         "silent_ms": broker.mono_ms - worker.seen_ms,
         "running": running,
+        "models": [one._asdict() for one in worker.models],
         "fingerprint": worker.settings.fingerprint,
     }
 

@@ -188,6 +188,7 @@ def _send_away(broker: BrokerState, worker: Worker, error: RotaError) -> None:
 
 def _heartbeat(broker: BrokerState, worker: Worker, message: messages.Heartbeat) -> None:
     """Handle a heartbeat."""
+    worker.models = message.models
     if message.stuck != worker.stuck:
         broker.tell("", events.WorkerHeldUp(worker.name, message.stuck))
         for assignment in broker.dispatcher.sticks(worker, message.stuck):

@@ -15,6 +15,7 @@ from typing import Final
 
 import click
 
+from rota.cli.model_numbers import provenance_text
 from rota.common.work import TIMER, Code, Done, Emit, Failed
 from rota.runs.log import LogEntry
 from rota.runs.questions import Family
@@ -183,7 +184,8 @@ def _execution_facts(family: Family, room: int) -> _Facts:
             yield "" if place else "fingerprint", line
     if trace.provenance is not None:
         source = trace.provenance
-        yield "result is", f"{source.result_class}, by {source.provider}, model fingerprint {source.fingerprint.hex()}"
+        yield "computed", provenance_text(source)
+        yield "model fingerprint", source.fingerprint.hex()
     yield "attempts", "not in the journal"
 
 

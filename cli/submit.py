@@ -28,6 +28,7 @@ from rota.cli.common_options import (
     progress_option,
 )
 from rota.cli.exits import ExitCode
+from rota.cli.model_numbers import tell_provenances
 from rota.cli.output import Progress, cell, print_json, write_bytes
 from rota.cli.waiting import not_there_yet, noticed
 from rota.common.errors import BadPayload, BadTarget, NotReachable
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from rota.client.client import Batch, Client
     from rota.client.flows import Ranges
     from rota.common.results import Result
+    from rota.common.work import Provenance
 
 _LINE_KEYS: Final = ("target", "payload")
 
@@ -241,12 +243,15 @@ def _print_results(
 ) -> int:  # fmt: skip
     failed = 0
     done = 0
+    sources: list[Provenance] = []
     try:
         with Progress(progress, "done") as bar, noticed(connection, lane, bar):
             for first_seq, tasks in batch.ranges:
                 for result in client.results(first_seq, tasks, math.inf if timeout_s is None else timeout_s):
                     bar.clear()
                     failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
+                    if result.provenance is not None and not as_json:
+                        sources.append(result.provenance)
                     done += 1
                     bar(done, len(batch))
     except (KeyboardInterrupt, NotReachable):
@@ -257,6 +262,7 @@ def _print_results(
         if as_json:
             _print_seqs(_rest(batch.ranges, done), as_json)
         raise TimeoutError(not_there_yet(batch.seqs[done:])) from None
+    tell_provenances(sources)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 

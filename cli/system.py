@@ -20,6 +20,7 @@ from rota.cli.common_options import (
     option,
     progress_option,
 )
+from rota.cli.model_numbers import print_models
 from rota.cli.output import Progress, cell, clock_text, duration_text, print_facts, print_json, print_table
 from rota.cli.waiting import noticed
 from rota.common.errors import ConfigError
@@ -62,6 +63,7 @@ def status(connection: Connection, json: bool) -> None:
     click.echo()
     print_table(workers, ("worker", "pool", "models_on", "held_tasks", "state", "silent"), "no workers")
     _tell_fallbacks(workers)
+    print_models(workers)
 
 
 @click.command()
@@ -110,6 +112,7 @@ def workers(connection: Connection, json: bool) -> None:
     columns = ("worker", "pool", "models_on", "pid", "held_tasks", "slots", "state", "silent", "runs")
     print_table(shown, columns, "no workers")
     _tell_fallbacks(shown)
+    print_models(shown)
 
 
 @click.command()

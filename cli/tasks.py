@@ -17,6 +17,7 @@ from rota.cli.common_options import (
     option,
 )
 from rota.cli.exits import ExitCode
+from rota.cli.model_numbers import tell_provenances
 from rota.cli.output import Progress, print_json, print_table
 from rota.cli.submit import print_outcome
 from rota.cli.waiting import not_there_yet, noticed
@@ -55,6 +56,8 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
                 outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or math.inf)
         except TimeoutError:
             raise TimeoutError(not_there_yet([seq])) from None
+    if outcome.provenance is not None and not json:
+        tell_provenances([outcome.provenance])
     return ExitCode.OK if print_outcome(outcome, json) else ExitCode.FAILED
 
 

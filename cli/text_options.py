@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from rota.cli.common_options import Number, Whole, lane_option, option
+from rota.cli.model_numbers import provenance_text
 from rota.cli.output import counted
 from rota.common.errors import BadPayload, BadTarget
 from rota.common.shown import shown
@@ -134,8 +135,4 @@ def usage_line(result: GenerateResult, provenance: Provenance | None) -> str:
 
 def where(provenance: Provenance | None) -> str:
     """Return where a result was computed and what that is worth, to end a line with."""
-    if provenance is None:
-        return ""
-    certificate = f"certificate {provenance.certificate}" if provenance.certificate else "no certificate"
-    fallback = f" (fallback: {provenance.fallback})" if provenance.fallback else ""
-    return f"; on {provenance.provider}{fallback}, {certificate}, {provenance.result_class}"
+    return "" if provenance is None else f"; {provenance_text(provenance)}"

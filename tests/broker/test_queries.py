@@ -14,7 +14,7 @@ from rota.broker.effects import QUERY, FromProducer, FromQuery, Subscribed
 from rota.common import wire
 from rota.common.errors import ProtocolError
 from rota.common.events import LanePaused, Watching
-from rota.common.messages import QUERIES, Answer, Query, Refused, SetPaused
+from rota.common.messages import QUERIES, Answer, ModelNumbers, Query, Refused, SetPaused
 
 ADD = program(["add", 1])
 
@@ -148,3 +148,18 @@ def test_a_subscription_is_told_to_whoever_made_it() -> None:
     broker = Broker()
     broker.step(Subscribed("worker"))
     assert [(news.number, news.what) for news in broker.news][-1:] == [(1, Watching("worker"))]
+
+
+def test_a_worker_says_what_its_models_did(broker: Broker) -> None:
+    """Goal: operators see where models run, why, and how full their batches are. Method: a heartbeat with numbers, the
+    questions `workers` and `status`; the next heartbeat replaces them.
+    """
+    numbers = ModelNumbers("model:m@2", bytes(32), "cpu", "no driver", "A", 1 << 20, 4, 30, 0, 0, 0)
+    worker = broker.worker("g1", pool="gpu", assignments_max=18)
+    worker.heartbeat(models=(numbers,))
+    (row,) = broker.ask("workers")
+    assert row["models"] == [numbers._asdict()]
+    assert row["assignments_max"] == 18
+    assert broker.ask("status")["workers"][0]["models"] == row["models"]
+    worker.heartbeat(models=())
+    assert broker.ask("workers")[0]["models"] == []

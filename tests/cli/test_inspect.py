@@ -444,15 +444,16 @@ def test_models_verdicts_and_recorded_lanes(call: Call, tmp_path: Path) -> None:
     broker.worker("w1")
     broker.run()
     gpu = broker.worker("g1", pool="gpu")
-    gpu.lie(provenance=Provenance("recorded", "CUDAExecutionProvider", digest(b"f")))
+    gpu.lie(provenance=Provenance("bitwise", "cpu", digest(b"f"), "B", "no driver"))
     broker.run()
     folder = write_run(tmp_path / "odd", records_of(broker))
     shown = "\n".join(printed(call, "show", 1, "--run", folder))
-    assert "result is       recorded, by CUDAExecutionProvider, model fingerprint " in shown
+    assert "on cpu (no driver), certificate B, bitwise" in shown
+    assert digest(b"f").hex() in shown
     assert f"tensor          float32 [2, 3] {ref.digest.hex()}" in shown
     assert "priority        3" in shown
     assert "fingerprint     2, pool gpu: " in shown
-    assert values(call, "show", 1, "--run", folder)[0]["outcome"]["provenance"]["result_class"] == "recorded"
+    assert values(call, "show", 1, "--run", folder)[0]["outcome"]["provenance"]["result_class"] == "bitwise"
     assert [
         message["retired"]["position"]
         for message in values(call, "story", "model:m", "--lane", "side", "--run", folder)
