@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _demo_processes import Up, run_folder
 from _environment import ensure_environment
 
 WAIT_SECONDS = 600.0
@@ -36,7 +35,7 @@ class Cost(NamedTuple):
     journal_bytes: int
     remembered_bytes: int
     prompt_tokens: int
-    counters: dict[str, int]
+    counters: dict[str, int] | None
     seconds: float
 
 
@@ -78,6 +77,8 @@ def _tiny(folder: Path) -> Path:
 
 def _dialogue(model: Path, turns: int, max_tokens: int, *, by_head: bool) -> tuple[Cost, list[str]]:
     """Hold a dialogue; return its cost and the answers."""
+    from _demo_processes import Up, run_folder
+
     from rota.client import Client
     from rota.common.text_calls import ChatMessage, GenerateCall, encode_text_call
     from rota.common.text_results import GenerateResult, decode_text_result
@@ -123,12 +124,16 @@ def _dialogue(model: Path, turns: int, max_tokens: int, *, by_head: bool) -> tup
     )
 
 
-def _counters(client: Any, generated: int) -> dict[str, int]:
-    """Return what the worker says of its model. It comes with a heartbeat, so wait until it has all of it."""
+def _counters(client: Any, generated: int) -> dict[str, int] | None:
+    """Return what the worker says of its model, None from a broker that does not pass it on. It comes with a heartbeat,
+    so wait until it has all of it.
+    """
     deadline = time.monotonic() + COUNTERS_SECONDS_MAX
     while True:
         (worker,) = client.query("workers")
-        models = worker.get("models", ())
+        models = worker.get("models")
+        if models is None:
+            return None
         if models and models[0]["tokens_generated"] >= generated:
             return {name: models[0][name] for name in COUNTERS}
         if time.monotonic() > deadline:
@@ -137,11 +142,12 @@ def _counters(client: Any, generated: int) -> dict[str, int]:
 
 
 def _table(chained: Cost, whole: Cost, turns: int) -> str:
-    rows = [(f"{turns} turns", "by the head", "history sent whole")]
+    rows: list[tuple[str, ...]] = [(f"{turns} turns", "by the head", "history sent whole")]
     for name in ("payload_bytes", "result_bytes", "journal_bytes", "remembered_bytes", "prompt_tokens"):
         rows.append((name.replace("_", " "), f"{getattr(chained, name):,}", f"{getattr(whole, name):,}"))
     for name in COUNTERS:
-        rows.append((name.replace("_", " "), f"{chained.counters[name]:,}", f"{whole.counters[name]:,}"))
+        counts = [f"{cost.counters[name]:,}" if cost.counters else "-" for cost in (chained, whole)]
+        rows.append((name.replace("_", " "), *counts))
     rows.append(("seconds", f"{chained.seconds}", f"{whole.seconds}"))
     return "\n".join(f"{name:18}{left:>14}{right:>20}" for name, left, right in rows)
 
