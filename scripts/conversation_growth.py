@@ -35,7 +35,7 @@ class Cost(NamedTuple):
     journal_bytes: int
     remembered_bytes: int
     prompt_tokens: int
-    counters: dict[str, int] | None
+    counters: dict[str, int]
     seconds: float
 
 
@@ -124,16 +124,12 @@ def _dialogue(model: Path, turns: int, max_tokens: int, *, by_head: bool) -> tup
     )
 
 
-def _counters(client: Any, generated: int) -> dict[str, int] | None:
-    """Return what the worker says of its model, None from a broker that does not pass it on. It comes with a heartbeat,
-    so wait until it has all of it.
-    """
+def _counters(client: Any, generated: int) -> dict[str, int]:
+    """Return what the worker says of its model. It comes with a heartbeat, so wait until it has all of it."""
     deadline = time.monotonic() + COUNTERS_SECONDS_MAX
     while True:
         (worker,) = client.query("workers")
-        models = worker.get("models")
-        if models is None:
-            return None
+        models = worker["models"]
         if models and models[0]["tokens_generated"] >= generated:
             return {name: models[0][name] for name in COUNTERS}
         if time.monotonic() > deadline:
@@ -146,8 +142,7 @@ def _table(chained: Cost, whole: Cost, turns: int) -> str:
     for name in ("payload_bytes", "result_bytes", "journal_bytes", "remembered_bytes", "prompt_tokens"):
         rows.append((name.replace("_", " "), f"{getattr(chained, name):,}", f"{getattr(whole, name):,}"))
     for name in COUNTERS:
-        counts = [f"{cost.counters[name]:,}" if cost.counters else "-" for cost in (chained, whole)]
-        rows.append((name.replace("_", " "), *counts))
+        rows.append((name.replace("_", " "), f"{chained.counters[name]:,}", f"{whole.counters[name]:,}"))
     rows.append(("seconds", f"{chained.seconds}", f"{whole.seconds}"))
     return "\n".join(f"{name:18}{left:>14}{right:>20}" for name, left, right in rows)
 
