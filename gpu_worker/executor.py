@@ -204,16 +204,17 @@ class ModelExecutor:
         self._residents.used(line)
         begun_ns = time.perf_counter_ns()
         if line.resident.generating is not None:
-            done = self._step_texts(line, line.resident, reports)
+            served = self._step_texts(line, line.resident, reports)
         else:
-            calls = [call for call in line.waiting.take() if call.is_wanted] if line.waiting else []
-            done = self._run_calls(line, line.resident, calls) if calls else []
+            served = [call for call in line.waiting.take() if call.is_wanted] if line.waiting else []
+            if served:
+                self._run_calls(line, line.resident, served)
         elapsed_us = (time.perf_counter_ns() - begun_ns) / 1_000
-        for call in done:
-            call.fold.job.elapsed_us += elapsed_us / len(done)
-        for job in dict.fromkeys(call.fold.job for call in done):
+        for call in served:  # a step of texts serves all requests in progress, so the broker sees what a text takes
+            call.fold.job.elapsed_us += elapsed_us / len(served)
+        for job in dict.fromkeys(call.fold.job for call in served):
             self._end_if_done(job, reports)
-        self._is_counted = self._is_counted and not done
+        self._is_counted = self._is_counted and not served
         if not line.has_work:
             del self._turns[line.digest]
             if line.closing:
@@ -221,14 +222,16 @@ class ModelExecutor:
                 self._load(line, reports)
 
     def _step_texts(self, line: ModelLine, resident: Resident, reports: list[Report]) -> list[QueuedCall]:
-        ended = self._texts.start(line, resident)
+        """Do one step of all texts; return the requests that took part, and those that ended before it."""
+        served = [*self._texts.start(line, resident), *line.texts.values()]
         self._begin(tuple(line.texts.values()))
         try:
-            return ended + self._texts.step(line, resident, reports)
+            self._texts.step(line, resident, reports)
         finally:
             self._end()
+        return served
 
-    def _run_calls(self, line: ModelLine, resident: Resident, calls: list[QueuedCall]) -> list[QueuedCall]:
+    def _run_calls(self, line: ModelLine, resident: Resident, calls: list[QueuedCall]) -> None:
         self._begin(tuple(calls))
         line.calls += 1
         line.rows += sum([call.rows for call in calls])
@@ -239,7 +242,6 @@ class ModelExecutor:
                 self._run_batch(line, resident, calls)
         finally:
             self._end()
-        return calls
 
     def _run_batch(self, line: ModelLine, resident: Resident, calls: list[QueuedCall]) -> None:
         assert resident.session is not None

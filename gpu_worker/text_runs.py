@@ -57,23 +57,23 @@ class TextRuns:
                 self._left_ms[number] = call.timeout_ms
         return ended
 
-    def step(self, line: ModelLine, resident: Resident, reports: list[Report]) -> list[QueuedCall]:
-        """Do one step of all requests; return the calls that have ended."""
+    def step(self, line: ModelLine, resident: Resident, reports: list[Report]) -> None:
+        """Do one step of all requests in progress; those that end have their outcome, or are cut from their fold."""
         model = resident.generating
         assert model is not None
         if model.is_idle:
-            return []
+            return
         begun_s = time.perf_counter()
         options = self._watchdog.arm(max(1, int(max([self._left_ms[number] for number in line.texts]))))
         try:
             pieces = model.step(options)
         except (*RUN_ERRORS, MemoryError) as error:
             check_device(error, resident.provenance.provider)
-            return self._failed(line, error)
+            self._failed(line, error)
+            return
         self._watchdog.disarm()
         line.calls += 1
         line.rows += len(line.texts)
-        ended: list[QueuedCall] = []
         for piece in pieces:
             call = line.texts.get(piece.request)
             if call is None:
@@ -84,8 +84,7 @@ class TextRuns:
                 continue
             self._forget(line, piece.request)
             self._finish(call, piece.result)
-            ended.append(call)
-        return ended + self._end_late(line, (time.perf_counter() - begun_s) * 1_000)
+        self._end_late(line, (time.perf_counter() - begun_s) * 1_000)
 
     def drop(self, line: ModelLine, number: int) -> None:
         """Free the slot of a request whose outcome nobody wants."""
@@ -102,17 +101,14 @@ class TextRuns:
     def _forget(self, line: ModelLine, number: int) -> None:
         del line.texts[number], self._left_ms[number]
 
-    def _end_late(self, line: ModelLine, taken_ms: float) -> list[QueuedCall]:
-        late = []
+    def _end_late(self, line: ModelLine, taken_ms: float) -> None:
         for number, call in list(line.texts.items()):
             self._left_ms[number] -= taken_ms
             if self._left_ms[number] <= 0:
                 self.drop(line, number)
                 call.fold.cut(call.place, "timeout", f"ran longer than {call.timeout_ms} ms")
-                late.append(call)
-        return late
 
-    def _failed(self, line: ModelLine, error: Exception) -> list[QueuedCall]:
+    def _failed(self, line: ModelLine, error: Exception) -> None:
         """End all requests after a step that failed: each runs again alone, unless there was only one."""
         stopped = self._watchdog.disarm()
         ended = list(line.texts.values())
@@ -125,7 +121,6 @@ class TextRuns:
                 call.fold.cut(call.place, "interrupted", "")
             else:
                 call.fold.cut(call.place, "faulted", error_text(error))
-        return ended
 
     def _history(self, request: GenerateCall) -> tuple[ChatMessage, ...]:
         messages = request.messages or ()

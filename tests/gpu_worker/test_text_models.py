@@ -14,7 +14,7 @@ from rota.common.text_results import EmbedResult, GenerateResult, decode_text_re
 from rota.common.work import MODEL, Code, Done, Failed, Limits
 from rota.conversations.store import ConversationStore
 from rota.model_builds.random_decoder import build_random_decoder
-from rota.worker.executor import Counted, Streaming
+from rota.worker.executor import Counted, Ended, Streaming
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,16 @@ def test_requests_in_any_company_give_the_text_they_give_alone(talk: Any, kit: A
         assert isinstance(refused.outcomes[0], Failed)
         assert refused.outcomes[0].kind == "bad_input"
         assert results[0].provenance[0] == "bitwise"
+
+
+def test_the_time_of_a_text_is_that_of_all_its_steps(talk: Any, kit: Any) -> None:
+    """Goal: the broker learns what a text takes, and hands out few at a time. Method: two texts that begin together; the
+    longer one took part in all steps of the shorter one, and in more."""
+    talk.run(talk.code, task(kit, prompt="Hi", max_tokens=1))
+    jobs = [talk.take(talk.code, task(kit, prompt="Hi", max_tokens=count)) for count in (1, 40)]
+    talk.end(*jobs)
+    elapsed = {report.job: report.elapsed_us for report in talk.reports if isinstance(report, Ended)}
+    assert elapsed[jobs[1]] > elapsed[jobs[0]]
 
 
 def test_pieces_of_a_stream_make_the_text(talk: Any, kit: Any) -> None:
