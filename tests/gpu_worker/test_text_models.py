@@ -67,8 +67,8 @@ def test_requests_in_any_company_give_the_text_they_give_alone(talk: Any, kit: A
 
 
 def test_the_time_of_a_text_is_that_of_all_its_steps(talk: Any, kit: Any) -> None:
-    """Goal: the broker learns what a text takes, and hands out few at a time. Method: two texts that begin together; the
-    longer one took part in all steps of the shorter one, and in more."""
+    """Goal: the broker learns what a text takes, and hands out few at a time. Method: two texts that begin together;
+    the longer one took part in all steps of the shorter one, and in more."""
     talk.run(talk.code, task(kit, prompt="Hi", max_tokens=1))
     jobs = [talk.take(talk.code, task(kit, prompt="Hi", max_tokens=count)) for count in (1, 40)]
     talk.end(*jobs)
