@@ -72,7 +72,8 @@ class FoldRun:
     def result(self) -> FoldResult:
         """Return the outcomes up to where the fold ended."""
         assert not self.left
-        return FoldResult(tuple(self.outcomes[: self.end]), None, self.stopped, self.reason, self.provenance)  # type: ignore[arg-type]
+        outcomes = tuple([outcome for outcome in self.outcomes[: self.end] if outcome is not None])
+        return FoldResult(outcomes, None, self.stopped, self.reason, self.provenance)
 
 
 class JobRun:
