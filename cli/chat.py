@@ -87,7 +87,8 @@ class _Talk:
                     break
             elif line.strip():
                 self._say(line)
-        self._print_head(sys.stdin.isatty())
+        if self._is_terminal and self._chat.head is not None:
+            self._print_head()
         return ExitCode.FAILED if self._failed and not self._is_terminal else ExitCode.OK
 
     def _read(self) -> str | None:
@@ -148,7 +149,7 @@ class _Talk:
         elif name == "fork":
             self._fork(argument)
         elif name == "head":
-            self._print_head(True)
+            self._print_head()
         else:
             click.echo(_HELP if name == "help" else f"there is no command /{name}:\n{_HELP}", err=True)
         return True
@@ -158,14 +159,12 @@ class _Talk:
         if (argument and not argument.isdigit()) or not 0 <= at <= len(self._answers) or not self._answers:
             click.echo(f"/fork takes a number of an answer, 0 to {len(self._answers)}", err=True)
             return
-        self._print_head(True)
+        self._print_head()
         del self._answers[at:]
         self._chat = self._answers[-1].fork() if at else self._begin.fork()
         click.echo(f"after answer {at}; what came later stays under the head above", err=True)
 
-    def _print_head(self, wanted: bool) -> None:
+    def _print_head(self) -> None:
         head = self._chat.head
-        if head is not None and wanted:
-            click.echo(f"rota chat {self._chat.model} --conversation {head.hex()}", err=True)
-        elif wanted and head is None:
-            click.echo("nothing was said yet", err=True)
+        said = "nothing was said yet" if head is None else f"rota chat {self._chat.model} --conversation {head.hex()}"
+        click.echo(said, err=True)

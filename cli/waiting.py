@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NOTICE_SECONDS: Final = 2.0  # between two looks at what a wait waits for
+_PREPARATIONS_SHOWN_MAX: Final = 4
 _ANSWER_SECONDS: Final = 1.0  # for a look; also the longest delay of the end of a wait
 
 
@@ -94,8 +95,12 @@ def _obstacle(client: Client, lane: str) -> str:
 
 def _preparations(workers: Sequence[dict[str, Any]]) -> str:
     """Return what workers compile or load, or an empty text."""
-    there = [f"{address} on {worker['worker']}" for worker in workers for address, _ in worker["preparing"]]
-    return f"{', '.join(dict.fromkeys(there[:4]))} is compiled, or loaded and certified" if there else ""
+    there = {
+        f"{worker['worker']} {'loads and certifies' if address.startswith('model:') else 'compiles'} {address}": None
+        for worker in workers
+        for address, _ in worker["preparing"]
+    }
+    return ", ".join(list(there)[:_PREPARATIONS_SHOWN_MAX])
 
 
 def not_there_yet(seqs: Sequence[int]) -> str:
