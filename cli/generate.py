@@ -143,7 +143,7 @@ def _print_answer(
         click.echo(not_there_yet([generation.seq]), err=True)
         raise
     if json:
-        print_json(_facts(outcome, generation.result()) if outcome.ok else outcome_facts(outcome))
+        print_json(_facts(outcome))
         return ExitCode.OK if outcome.ok else ExitCode.FAILED
     result = generation.result()
     if not stream:
@@ -154,11 +154,9 @@ def _print_answer(
     return ExitCode.OK
 
 
-def _facts(outcome: Result, result: GenerateResult) -> dict[str, Any]:
+def _facts(outcome: Result) -> dict[str, Any]:
     facts = outcome_facts(outcome)
-    del facts["result"]
-    head = None if result.conversation is None else result.conversation.hex()
-    return {**facts, **result._asdict(), "conversation": head}
+    return {**facts, **facts.pop("result")} if outcome.ok else facts
 
 
 def _print_rest(result: GenerateResult) -> None:

@@ -118,12 +118,14 @@ def submit(
 
 def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> bool:
     """Print the outcome of a task; return whether it succeeded. A single result is printed raw, one of several as a
-    line.
+    line; of a generated text, the text.
     """
     if as_json:
         print_json(outcome_facts(result))
     elif result.ok:
-        write_bytes((result.payload or b"") + (b"\n" if in_lines else b""))
+        told = text_facts(result)
+        shown = told["text"].encode() if told and "text" in told else result.payload or b""
+        write_bytes(shown + (b"\n" if in_lines else b""))
         for ref in result.tensors:
             name = ref.digest.hex()
             shape = ", ".join(str(length) for length in ref.shape)
@@ -141,7 +143,7 @@ def outcome_facts(result: Result) -> dict[str, Any]:
         "seq": result.seq, "lane": result.lane, "turn": result.turn, "ok": result.ok, "attempts": result.attempts,
     }  # fmt: skip
     if result.ok:
-        facts["result"] = result.payload
+        facts["result"] = text_facts(result) or result.payload
     else:
         facts |= {"kind": result.kind, "message": result.message}
     facts["log"] = result.log
@@ -149,6 +151,25 @@ def outcome_facts(result: Result) -> dict[str, Any]:
         facts["tensors"] = result.tensors
     if result.provenance is not None:
         facts["provenance"] = result.provenance
+    return facts
+
+
+def text_facts(result: Result) -> dict[str, Any] | None:
+    """Return the fields of what a model said of texts, or generated; None for vectors and for all other results."""
+    from rota.common.errors import BadPayload
+    from rota.common.text_results import EmbedResult, decode_text_result
+
+    if result.provenance is None or result.payload is None:
+        return None
+    try:
+        found = decode_text_result(result.payload, result.tensors)
+    except BadPayload:
+        return None  # of a model of tensors
+    if isinstance(found, EmbedResult):
+        return None
+    facts = found._asdict()
+    if facts.get("conversation") is not None:
+        facts["conversation"] = facts["conversation"].hex()
     return facts
 
 

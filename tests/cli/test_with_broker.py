@@ -87,7 +87,7 @@ def test_a_model_that_a_worker_refuses_is_not_kept(broker: Path, tmp_path: Path)
     assert "model m is not added: no worker can run it" in err
     assert "saved with IR version 99" in err
     assert good == (ExitCode.OK, "")
-    assert [one.name for one in (broker / "models" / "m").iterdir() if not one.name.startswith(".")] == ["2"]
+    assert len([one for one in (broker / "models" / "m").iterdir() if not one.name.startswith(".")]) == 1
 
 
 def test_a_model_that_is_not_deployed_is_named_before_anything_is_sent(broker: Path) -> None:

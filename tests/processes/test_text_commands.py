@@ -49,8 +49,7 @@ def test_an_answer_and_what_it_took(rota: Run) -> None:
     out, err = rota("generate", "script", "Why so blue?")
     assert out == "0: Why so blue? "
     assert err == (
-        "7 tokens of prompt, 4 tokens generated; "
-        "on script (fallback: no device speaks by script), certificate A, bitwise\n"
+        "7 tokens of prompt, 4 tokens generated; on script (no device speaks by script), certificate A, bitwise\n"
     )
     assert rota("generate", "script", "-", "--raw", "--no-stream", text="from stdin")[0] == "from stdin "
     out, _ = rota("generate", "script", "a b", "--json", "--logprobs", "0", "--conversation", "new", "--system", "c")
@@ -61,6 +60,9 @@ def test_an_answer_and_what_it_took(rota: Run) -> None:
     out, err = rota("generate", "script", "more", "--conversation", facts["conversation"])
     assert out == "3: more "
     assert err.startswith("conversation ")
+    out, err = rota("result", str(facts["seq"]))
+    assert (out, "certificate A, bitwise" in err) == ("1: a b ", True)
+    assert json.loads(rota("result", str(facts["seq"]), "--json")[0])["result"]["text"] == "1: a b "
     _, err = rota("generate", "script", "a [fail]", code=ExitCode.FAILED)
     assert "failed with bad_input: told to fail" in err
     out, _ = rota("generate", "script", "a [fail]", "--json", code=ExitCode.FAILED)
@@ -150,7 +152,7 @@ def test_vectors_and_labels(rota: Run, tmp_path: Path) -> None:
     assert json.loads(rota("embed", "script", "ab", "--json")[0])["vectors"] == [[2, 1]]
     out, err = rota("classify", "script", "a", "b" * 90)
     assert [line.split() for line in out.splitlines()][:2] == [["score", "label", "text"], ["0.9900", "short", "a"]]
-    assert err.startswith("2 texts; on script (fallback: ")
+    assert err.startswith("2 texts; on script (no device ")
     assert json.loads(rota("classify", "script", "a", "--top", "2", "--json")[0])["labels"] == [
         [["short", 0.99], ["long", 0.01]]
     ]
