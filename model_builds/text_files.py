@@ -38,10 +38,16 @@ def write_decoder_files(
     )
 
 
-def write_embedder_files(folder: Path, tokenizer: dict[str, Any], buckets: Sequence[int] = BUCKETS) -> None:
-    """Write `tokenizer.json` and the `model.toml` of an encoder whose token vectors are averaged and normalised."""
+def write_embedder_files(
+    folder: Path, tokenizer: dict[str, Any], buckets: Sequence[int] = BUCKETS, rows_max: int | None = None
+) -> None:
+    """Write `tokenizer.json` and the `model.toml` of an encoder whose token vectors are averaged and normalised.
+
+    `rows_max`: the largest batch, and so the largest that is probed; None: the default.
+    """
     _write_tokenizer(folder, tokenizer)
-    settings = f'task = "embed"\n\n[text]\n{_text_settings(buckets)}pooling = "mean"\nnormalize = true\n'
+    head = 'task = "embed"\n' + ("" if rows_max is None else f"rows_max = {rows_max}\n")
+    settings = f'{head}\n[text]\n{_text_settings(buckets)}pooling = "mean"\nnormalize = true\n'
     _write(folder / SETTINGS_FILE, settings)
 
 

@@ -16,11 +16,13 @@ from types import ModuleType
 import encoder_pass
 import forward_pass
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 
 from rota.common.errors import CodeError, ConfigError
+from rota.gpu_worker.repository import Repository
 from rota.gpu_worker.settings import parse_settings
 from rota.model_builds import magika, minilm, smollm2
 from rota.model_builds.catalog import RECIPES, built, cached
@@ -29,6 +31,7 @@ from rota.model_builds.gguf_file import GgufDecoder
 from rota.model_builds.wheels import Wheel, take
 
 WHEELS = Path(os.environ.get("ROTA_TEST_WHEELS", ""))
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def quiet(_: str) -> None: ...
@@ -177,6 +180,13 @@ def real_wheel(name: str) -> Path:
     return found[0]
 
 
+def check_digest(folder: Path, place: Path) -> None:
+    """Compare with the digest in docs/INFERENCE.md, which holds for one version of onnx."""
+    if onnx.__version__.startswith("1.23."):
+        digest = Repository(place).add(folder, "m").digest.hex()[:16]
+        assert f"`{digest}`" in (REPOSITORY / "docs" / "INFERENCE.md").read_text(encoding="utf-8"), digest
+
+
 @pytest.mark.parametrize("form", smollm2.FORMS)
 def test_smollm2_is_the_model_of_its_package(tmp_path: Path, form: str) -> None:
     """Goal: graph and tokenizer of the real model are right. Method: a prompt and 8 tokens against numpy in float64."""
@@ -205,6 +215,7 @@ def test_smollm2_is_the_model_of_its_package(tmp_path: Path, form: str) -> None:
         settings = parse_settings((folder / "model.toml").read_text(encoding="utf-8"), "model.toml")
         assert settings.generate is not None
         assert settings.generate.stop_tokens == (tokenizer.token_to_id("<|im_end|>"),)
+        check_digest(folder, tmp_path / "repository")
 
 
 def test_minilm_is_the_model_of_its_package(tmp_path: Path) -> None:
@@ -229,3 +240,4 @@ def test_minilm_is_the_model_of_its_package(tmp_path: Path) -> None:
             vectors.append(mean / np.linalg.norm(mean))
         alike = np.array(vectors) @ np.array(vectors).T
         assert alike[0, 1] > 0.5 > 0.1 > alike[0, 2]
+        check_digest(folder, tmp_path / "repository")
