@@ -55,8 +55,11 @@ def lane_and_wait_options(command: Command) -> Command:
 
 
 def text_of(argument: str) -> str:
-    """Return an argument; `-` stands for what stdin has."""
-    return sys.stdin.read() if argument == "-" else argument
+    """Return an argument; `-` stands for what stdin has. Raises `BadPayload` if there is nothing but white space."""
+    text = sys.stdin.read() if argument == "-" else argument
+    if not text.strip():
+        raise BadPayload("the prompt is empty: give one, or text on stdin with -")
+    return text
 
 
 def texts_of(arguments: Iterable[str]) -> list[str]:

@@ -328,6 +328,7 @@ def test_a_model_is_shown_with_what_it_takes(run: Run, tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (("generate", "m", "a", "--logprobs", "3"), ExitCode.USAGE, "--logprobs needs --json"),
+        (("generate", "m", " "), ExitCode.USAGE, "the prompt is empty"),
         (("generate", "m", "a", "--raw", "--system", "b"), ExitCode.USAGE, "--raw has no messages"),
         (("generate", "m", "a", "--choice", "b", "--regex", "c"), ExitCode.USAGE, "give one of --schema, --regex"),
         (("generate", "m", "a", "--template", "b"), ExitCode.USAGE, "is not NAME=VALUE"),
