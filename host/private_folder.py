@@ -24,19 +24,19 @@ _LOCK: Final = "lock"
 
 
 class PrivateFolder:
-    """A new folder below TMPDIR that only its owner can enter. Call `close` to remove it."""
+    """A new folder below TMPDIR, or `parent`, that only its owner can enter. Call `close` to remove it."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Path | None = None, prefix: str = _PREFIX) -> None:
         """Raises `StorageFull` if it cannot be made."""
-        _clear_abandoned()
+        place = Path(tempfile.gettempdir()) if parent is None else parent
+        _clear_abandoned(place, prefix)
         self._lock: int | None = None
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
             self._hold(self.path / "lock.new")
         except OSError as error:
-            raise StorageFull(
-                f"no folder can be made in {tempfile.gettempdir()}: {error.strerror}; name another one with TMPDIR"
-            ) from error
+            remedy = "; name another one with TMPDIR" if parent is None else ""
+            raise StorageFull(f"no folder can be made in {place}: {error.strerror}{remedy}") from error
 
     def close(self) -> None:
         """Remove the folder with its content."""
@@ -53,9 +53,9 @@ class PrivateFolder:
             os.rename(unnamed, self.path / _LOCK)
 
 
-def _clear_abandoned() -> None:
+def _clear_abandoned(place: Path, prefix: str) -> None:
     """Remove the folders that killed processes of this user left."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in place.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):  # another user's, or another process is removing it
             status = os.lstat(folder)
             if stat.S_ISDIR(status.st_mode) and _is_mine(status) and _is_abandoned(folder / _LOCK):

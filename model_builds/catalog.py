@@ -7,13 +7,13 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rota.common.errors import ConfigError
+from rota.host.private_folder import PrivateFolder
 from rota.model_builds.wheels import Tell
 
 
@@ -32,6 +32,7 @@ RECIPES: Final = {
     "magika": Recipe("magika", (), ("fp32",), "the type of a file from its content: magika 1.0.3"),
 }
 
+_SCRATCH_PREFIX: Final = ".fetching-"
 _STAMP_FILE: Final = ".built.json"  # begins with a dot, so it is not part of the model
 
 
@@ -47,11 +48,12 @@ def built(name: str, form: str | None, parent: Path, tell: Tell, file: Path | No
     _check_packages(name, recipe)
     build: Callable[..., None] = importlib.import_module(f"rota.model_builds.{recipe.module}").build
     parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".fetching-{name}-", dir=parent) as scratch:
-        folder = Path(scratch) / "model"
+    # In the same file system as what it becomes, and removed by the next fetch if this process is killed.
+    with closing(PrivateFolder(parent, _SCRATCH_PREFIX)) as scratch:
+        folder = scratch.path / "model"
         folder.mkdir()
         try:
-            build(folder, form, Path(scratch), tell, file)
+            build(folder, form, scratch.path, tell, file)
         except OSError as error:
             raise ConfigError(f"{name} cannot be built below {parent}: {error.strerror or error}") from None
         yield folder

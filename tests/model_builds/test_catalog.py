@@ -138,6 +138,22 @@ def test_a_cached_model_is_made_once_and_again_when_damaged(tmp_path: Path, monk
     assert [one.name for one in (tmp_path / "cache").iterdir()] == ["magika"]
 
 
+def test_what_a_killed_fetch_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: hundreds of megabytes do not stay after a kill. Method: a folder whose lock nobody holds, and one held."""
+    path = fake_magika(tmp_path, monkeypatch)
+    parent = tmp_path / "models"
+    with built("magika", None, parent, quiet, path):
+        held = list(parent.iterdir())
+        left = parent / ".fetching-left"
+        left.mkdir()
+        (left / "lock").touch()
+        (left / "weights.bin").write_bytes(b"many")
+        with built("magika", None, parent, quiet, path):
+            assert not left.exists()
+            assert held[0].exists()
+    assert list(parent.iterdir()) == []
+
+
 def test_what_is_unknown_or_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: unknown names and forms, and missing packages, come with the remedy. Method: one of each."""
     for name, form, message in (
