@@ -1,6 +1,7 @@
 """The mail of the agents' demo: messages of customers, each with the department that a person would give it to.
 
-The examples in examples/agents/department.c were chosen with other messages; none of these was used for that.
+The examples in examples/agents/department.c were chosen with other messages. Four variants of the prompt were compared
+on those and on these; the best on the others was taken, and was the best on these too.
 """
 
 from __future__ import annotations

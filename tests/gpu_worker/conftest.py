@@ -117,7 +117,7 @@ def share_certificates(models: Path) -> None:
     """Keep the certificates of this model folder with those of all tests of the session: equal models, equal ones."""
     shared = models.parent.parent / "certificates"
     shared.mkdir(exist_ok=True)
-    models.mkdir(exist_ok=True)
+    models.mkdir(parents=True, exist_ok=True)
     if not (models / FOLDER).exists():
         (models / FOLDER).symlink_to(shared)
 
