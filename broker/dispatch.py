@@ -272,7 +272,7 @@ class Dispatcher:
     def faulted(self, task: Task, worker: Worker, reason: str) -> int:
         """Note that a worker could not do this task; return how often that has happened."""
         trouble = _trouble(task)
-        trouble.reason = reason
+        trouble.add_reason(reason)
         trouble.faults += 1
         trouble.faulted_on += (worker.number,)
         return trouble.faults
@@ -281,7 +281,7 @@ class Dispatcher:
         """Note that a worker cannot run the code of these tasks; return those whose code no current worker can run."""
         for task in tasks:
             trouble = _trouble(task)
-            trouble.reason = reason
+            trouble.add_reason(reason)
             trouble.refused_by += (worker.number,)
         able = self._able(self._pools[worker.settings.pool])
         if not able:

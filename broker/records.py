@@ -136,7 +136,10 @@ class Cancelled(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The broker decided a task's outcome, by the wall clock or because of its workers."""
+    """The broker decided a task's outcome, by the wall clock or because of its workers.
+
+    `log`: what workers said of a task that none could do; the log of its outcome. The message is a fixed text.
+    """
 
     lane: Name
     position: Count
@@ -144,6 +147,7 @@ class Verdict(NamedTuple):
     seq: Positive
     failure: Annotated[str, one_of(*VERDICTS)]
     message: FailureText
+    log: Annotated[tuple[FailureText, ...], Meta(max_length=limits.TRIES_MAX)]
 
 
 class TimerFired(NamedTuple):

@@ -79,11 +79,11 @@ class BrokerState:
         self.effects.records.append(record)
         self._absorb(self.world.apply(record))
 
-    def decide(self, task: Task, kind: str, message: str) -> None:
-        """Give a verdict to a task that has not completed; its assignment is revoked."""
+    def decide(self, task: Task, kind: str, message: str, log: tuple[str, ...]) -> None:
+        """Give a verdict to a task that has not completed; its assignment is revoked. `log`: what workers said."""
         lane = self.world.lanes[task.run.lane]
         self.withdraw(task)
-        self.commit(records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, kind, message))
+        self.commit(records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, kind, message, log))
 
     def withdraw(self, task: Task) -> None:
         """Remove an issued task from dispatch; its whole assignment is revoked."""

@@ -17,7 +17,7 @@ from rota.common.code_kinds import KINDS
 from rota.common.columns import Addresses, Blobs, value_at
 from rota.common.fields import Count, Index, Payload, Positive, Priority, Target
 from rota.common.targets import code_name
-from rota.common.work import Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef, Tensors
+from rota.common.work import UNABLE_FAILURES, Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef, Tensors
 
 
 class Run:
@@ -154,7 +154,7 @@ def caught_task(run: Run, index: int, failure: Failed) -> Task:
 class Trouble:
     """What went wrong while workers had a task; few tasks have one. Workers are given by number (dispatch.py)."""
 
-    __slots__ = ("deaths", "faulted_on", "faults", "overruns", "reason", "refused_by", "suspect")
+    __slots__ = ("deaths", "faulted_on", "faults", "overruns", "reasons", "refused_by", "suspect")
 
     def __init__(self) -> None:
         self.suspect = False  # a worker died or did not answer while holding it: it needs an idle worker for itself
@@ -163,16 +163,27 @@ class Trouble:
         self.faults = 0  # how often it could not be done
         self.faulted_on: tuple[int, ...] = ()
         self.refused_by: tuple[int, ...] = ()
-        self.reason = ""  # the last worker's reason; it depends on the host, so no outcome has it
+        self.reasons: tuple[str, ...] = ()  # the workers' last ones, each once; they depend on the hosts
 
     @property
     def alone(self) -> bool:
         """Whether it must run alone, so that the next fault is known to be its own."""
         return self.suspect or self.faults > 0
 
+    def add_reason(self, reason: str) -> None:
+        """Note why a worker could not do it. The last TRIES_MAX different reasons are kept, the newest last."""
+        if reason:
+            others = tuple([one for one in self.reasons if one != reason])
+            self.reasons = (*others, reason)[-limits.TRIES_MAX :]
+
     def is_to_avoid(self, worker: int) -> bool:
         """Whether another worker should try it first."""
         return worker in self.faulted_on or worker in self.refused_by
+
+
+def reasons_of(kind: str, task: Task) -> tuple[str, ...]:
+    """Return the log of a verdict of this kind: why no worker could do the task."""
+    return task.trouble.reasons if kind in UNABLE_FAILURES and task.trouble is not None else ()
 
 
 class Agent:

@@ -5,14 +5,15 @@ verdict after TRIES_MAX tries. The worker cannot run its code: every task of tha
 verdict if none can run it. The worker is alive but did not answer: it is removed, and the task, if it was alone, counts
 an overrun. Tasks that were only interrupted run again and are not handled here.
 
-So no outcome depends on which tasks shared a fold. Workers' reasons go into events, never into a lane.
+So no outcome depends on which tasks shared a fold. Workers' reasons go into events, and the last ones of a task that no
+worker could do into the log of its outcome, which no digest covers.
 """
 
 from __future__ import annotations
 
 from rota.broker.dispatch import Assignment, Worker
 from rota.broker.state import BrokerState
-from rota.broker.tasks import Task
+from rota.broker.tasks import Task, reasons_of
 from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, UNREPEATABLE, verdict_of
 from rota.common.events import TaskUndone
 from rota.common.limits import TRIES_MAX
@@ -45,7 +46,8 @@ def overran(broker: BrokerState, assignment: Assignment) -> None:
 def judge(broker: BrokerState, task: Task, stopped: str) -> None:
     """Give a verdict to a task that has not completed and stopped for good in this way."""
     assert task.code is not None
-    broker.decide(task, *verdict_of(stopped, task.code))
+    kind, text = verdict_of(stopped, task.code)
+    broker.decide(task, kind, text, reasons_of(kind, task))
 
 
 def _tell(broker: BrokerState, worker: Worker, task: Task, what: str, reason: str) -> None:

@@ -165,7 +165,7 @@ class World:
             raise JournalError(
                 f"a verdict says {shown(record.message)} of task {record.seq}: no broker gives that verdict on it"
             )
-        lane.decide(run, index, Failed(record.failure, record.message, (), 0))
+        lane.decide(run, index, Failed(record.failure, record.message, record.log, 0))
 
     def _fire_timer(self, record: records.TimerFired) -> None:
         lane = self._lane_at(record)

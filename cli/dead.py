@@ -13,6 +13,7 @@ from rota.cli.output import Progress, cell, print_facts, print_json, print_table
 from rota.cli.submit import print_outcome
 from rota.cli.waiting import noticed
 from rota.common.errors import UnknownTask
+from rota.common.work import failure_text
 
 
 @click.group()
@@ -64,9 +65,8 @@ def show(connection: Connection, seq: int, lane: str, json: bool) -> None:
     if json:
         print_json(row)
         return
-    log = row.pop("log")
-    print_facts(_readable(row))
-    for line in log:
+    print_facts({name: value for name, value in _readable(row).items() if name != "log"})
+    for line in row["log"]:
         click.echo(f"log: {cell(line, full=True)}")
 
 
@@ -124,4 +124,5 @@ def drop(connection: Connection, seqs: tuple[int, ...], every: bool, lane: str, 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
     """Return a dead task for people. 0 attempts: an earlier broker dispatched it; its count is not kept."""
-    return {**row, "attempts": row["attempts"] or None}
+    said = failure_text(row["kind"], row["message"], row.get("log", ()))
+    return {**row, "message": said, "attempts": row["attempts"] or None}

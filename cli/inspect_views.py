@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from rota.cli.model_numbers import provenance_text
-from rota.common.work import TIMER, Code, Done, Emit, Failed
+from rota.common.work import TIMER, Code, Done, Emit, Failed, failure_text
 from rota.runs.log import LogEntry
 from rota.runs.questions import Family
 from rota.runs.readable import cut, readable, size_text
@@ -200,7 +200,7 @@ def _outcome_facts(trace: Trace, room: int) -> _Facts:
             yield "tensor", f"{ref.dtype} {list(ref.shape)} {ref.digest.hex()}"
     else:
         assert type(outcome) is Failed
-        yield outcome.kind, cut(outcome.message, room)
+        yield outcome.kind, cut(failure_text(outcome.kind, outcome.message, outcome.log), room)
     yield "fuel", f"{outcome.fuel:,}"
     yield "state before", _digest(trace.state_before)
     changed = type(outcome) is Done and outcome.state_digest is not None

@@ -131,8 +131,9 @@ def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> b
             shape = ", ".join(str(length) for length in ref.shape)
             click.echo(f"tensor: {ref.dtype} [{shape}] tensors/{name[:2]}/{name[2:4]}/{name}.npy", err=True)
     else:
-        click.echo(f"error: task {result.seq} failed with {result.kind}: {result.message}", err=True)
-        for line in result.log:
+        click.echo(f"error: task {result.seq} failed with {result.kind}: {result.explanation}", err=True)
+        is_shown = result.explanation != result.message
+        for line in result.log[:-1] if is_shown else result.log:
             click.echo(f"  log: {line}", err=True)
     return result.ok
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from rota.common.errors import TaskFailed
 from rota.common.messages import ResultItem
-from rota.common.work import Provenance, TensorRef
+from rota.common.work import Provenance, TensorRef, failure_text
 
 
 class Decoder(Protocol):
@@ -74,8 +74,13 @@ class Result:
         return self._item.message
 
     @property
+    def explanation(self) -> str:
+        """The message, and where no worker could do the task the reason that the last one gave."""
+        return failure_text(self.kind, self.message, self.log)
+
+    @property
     def log(self) -> tuple[str, ...]:
-        """The lines that the agent wrote."""
+        """The lines that the agent wrote; of a task that no worker could do, their last reasons."""
         return self._item.log
 
     @property
@@ -111,7 +116,7 @@ class Result:
         if self.ok:
             return self
         raise TaskFailed(
-            f"task {self.seq} failed with {self.kind}: {self.message}",
+            f"task {self.seq} failed with {self.kind}: {self.explanation}",
             seq=self.seq, lane=self.lane, kind=self.kind, reason=self.message, attempts=self.attempts,
             log=list(self.log),
         )  # fmt: skip

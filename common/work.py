@@ -55,6 +55,7 @@ RECORDED_FAILURES: Final = (
     "refused",  # no worker can run its code: a model that does not load, a required provider that is missing
     "faulted",  # no worker could do this one task: the stack or memory of the host ran out, a tensor is missing
 )
+UNABLE_FAILURES: Final = ("refused", "faulted")  # no worker could do it; the log says why
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
 
 # --- kinds of message and of code -----------------------------------------------------------------
@@ -231,6 +232,11 @@ def effect_of(outcome: Outcome) -> tuple[Any, ...]:
 def was_decided(outcome: Outcome | None) -> bool:
     """Return whether an outcome was decided by the broker or a producer, and not computed."""
     return type(outcome) is Failed and outcome.kind in RECORDED_FAILURES
+
+
+def failure_text(kind: str, message: str, log: Sequence[str]) -> str:
+    """Return the text of a failure for people: what no worker could do, with the last worker's reason from the log."""
+    return f"{message}: {log[-1]}" if kind in UNABLE_FAILURES and log else message
 
 
 @all_travel

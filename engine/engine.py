@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from rota.broker import records
 from rota.broker.lane import Notes
-from rota.broker.tasks import Task, Trouble
+from rota.broker.tasks import Task, Trouble, reasons_of
 from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, UNREPEATABLE, verdict_of
 from rota.broker.workers import flat_facts
 from rota.broker.world import World
@@ -92,8 +92,8 @@ class Engine:
         for one, result in zip(planned, results, strict=True):
             if result.stopped in (TIMEOUT, REFUSED, FAULTED, UNREPEATABLE):
                 task = one.tasks[len(result.outcomes)]
-                task.trouble = Trouble()
-                task.trouble.reason = result.reason
+                task.trouble = task.trouble or Trouble()
+                task.trouble.add_reason(result.reason)
                 stopped.append(Stopped(task, result.stopped))
         return retired, stopped
 
@@ -121,7 +121,7 @@ class Engine:
         assert task.code is not None
         lane = self.world.lanes[task.run.lane]
         kind, text = verdict_of(why, task.code)
-        verdict = records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, kind, text)
+        verdict = records.Verdict(lane.name, lane.retired, self.now_ms, task.seq, kind, text, reasons_of(kind, task))
         return self.apply(verdict).retired
 
     def _fingerprint(self, pool: str) -> int:

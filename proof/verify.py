@@ -19,7 +19,7 @@ from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT
 from rota.broker.world import World
 from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError, UnknownTask
-from rota.common.work import Failed
+from rota.common.work import Failed, was_decided
 from rota.engine.engine import Runner
 from rota.proof.model_answers import Elsewhere
 from rota.proof.seek import Follower
@@ -352,8 +352,8 @@ class _LaneCheck:
             return None
         if expected.code is not None and changed_code(self._source, expected.code, expected.address):
             return None  # the code is not missing, it is another one
-        reason = outcome.message if actual.trouble is None else actual.trouble.reason
-        return Blocked(self._walk.number, expected, reason or outcome.message)
+        reasons = () if actual.trouble is None else actual.trouble.reasons
+        return Blocked(self._walk.number, expected, reasons[-1] if reasons else outcome.message)
 
     def _part(self, mismatch: Mismatch | None) -> None:
         self._mismatch = mismatch
@@ -375,6 +375,7 @@ def _aside(expected: Task, actual: Task) -> Aside | None:
         or actual.code is None
         or actual.code.reuse
         or kind_of(actual.code).has_provenance
+        or was_decided(found)  # what workers say of a task depends on their hosts
     ):
         return None
     if known.fuel != found.fuel:

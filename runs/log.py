@@ -15,7 +15,7 @@ from rota.broker import records
 from rota.broker.tasks import Run, Task
 from rota.common.columns import Addresses
 from rota.common.targets import code_name
-from rota.common.work import Code, Done, Failed, Outcome
+from rota.common.work import Code, Done, Failed, Outcome, failure_text
 from rota.runs.readable import cut, size_text
 from rota.runs.walk import Step
 
@@ -187,8 +187,10 @@ def _cancelled(record: records.Cancelled) -> _Said:
 
 
 def _verdict(record: records.Verdict) -> _Said:
-    said = f"task {record.seq} {record.failure}: {cut(record.message, _FACTS_CHARS_MAX)}"
-    return said, True, {"seq": record.seq, "failure": record.failure, "message": record.message}
+    text = failure_text(record.failure, record.message, record.log)
+    said = f"task {record.seq} {record.failure}: {cut(text, _FACTS_CHARS_MAX)}"
+    facts = {"seq": record.seq, "failure": record.failure, "message": record.message, "log": record.log}
+    return said, True, facts
 
 
 def _timer_fired(record: records.TimerFired) -> _Said:

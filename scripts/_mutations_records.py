@@ -7,6 +7,7 @@ from typing import Final
 _RULES: Final = ("tests/broker/test_journal_rules.py",)
 _JOURNAL: Final = ("tests/broker/test_records.py", "tests/broker/test_journal.py")
 _REQUESTS: Final = ("tests/broker/test_requests.py",)
+_VERDICTS: Final = ("tests/broker/test_undone.py", "tests/broker/test_reference.py")
 _WORKERS: Final = ("tests/broker/test_workers.py",)
 
 FAULTS: Final = (
@@ -33,6 +34,22 @@ FAULTS: Final = (
         " or not can_say(record.failure, record.message, task.code):",
         ":",
         _RULES,
+    ),
+    (
+        "verdict-without-reasons",
+        "the outcome of a task that no worker could do has their reasons",
+        "broker/world.py",
+        "Failed(record.failure, record.message, record.log, 0)",
+        "Failed(record.failure, record.message, (), 0)",
+        _VERDICTS,
+    ),
+    (
+        "reasons-without-bound",
+        "a verdict keeps the newest reasons, each once",
+        "broker/tasks.py",
+        "(*others, reason)[-limits.TRIES_MAX :]",
+        "(*others, reason)[: limits.TRIES_MAX]",
+        _VERDICTS,
     ),
     (
         "drop-of-the-living",

@@ -81,13 +81,13 @@ CASES: dict[str, tuple[list[Any], str]] = {
     "an epoch again": ([records.Epoch(1, 0, ())], "epoch 1 follows epoch 1"),
     "a lane again": ([BEGIN[1]], "opened twice"),
     "a verdict on what has completed": (
-        [submitted(0, 1), completed(1), records.Verdict("main", 1, 0, 1, "timeout", "")], "record 6",
+        [submitted(0, 1), completed(1), records.Verdict("main", 1, 0, 1, "timeout", "", ())], "record 6",
     ),
     "a verdict in other words": (
-        [submitted(0, 1), records.Verdict("main", 0, 0, 1, "timeout", "late")], "no broker gives",
+        [submitted(0, 1), records.Verdict("main", 0, 0, 1, "timeout", "late", ())], "no broker gives",
     ),
     "a verdict on what waits": (
-        [PAUSED, submitted(0, 1), records.Verdict("main", 0, 0, 1, "timeout", "it ran longer than 10000 ms")],
+        [PAUSED, submitted(0, 1), records.Verdict("main", 0, 0, 1, "timeout", "it ran longer than 10000 ms", ())],
         "no broker gives",
     ),
     "a failure that agents do not have": ([submitted(0, 1), failed("bad_input")], "cannot end as 'bad_input'"),
@@ -120,7 +120,7 @@ def test_the_right_ones_are_taken() -> None:
     world = World()
     fold(world, [*BEGIN, submitted(0, 1), completed(1), submitted(1, 3), completed(2, 3)])
     bound = [MODEL_BOUND._replace(position=3, origin=ALICE), submitted(3, 5)]
-    judged = records.Verdict("main", 4, 0, 5, "timeout", "it ran longer than 10000 ms")
+    judged = records.Verdict("main", 4, 0, 5, "timeout", "it ran longer than 10000 ms", ())
     again = submitted(5, 7)._replace(runs=(), retry_of=5, origin=ALICE._replace(number=2))
     fold(world, [*bound, completed(4), judged, again, completed(6), dropped(5, 6)._replace(seqs=())])
     world.check_invariants()

@@ -155,7 +155,7 @@ def test_a_journal_holds_only_results_that_its_bindings_accept() -> None:
 
 def test_the_words_of_a_refusal_fit_the_binding() -> None:
     """Goal: the remedy is named only where it is one. Method: the verdict on bindings of each kind."""
-    verdict = records.Verdict("main", 0, 0, 1, "refused", REMEDY)
+    verdict = records.Verdict("main", 0, 0, 1, "refused", REMEDY, ())
     _run(Code(bytes(32), MODEL), verdict)
     with pytest.raises(JournalError, match="no broker gives"):
         _run(Code(bytes(32), MODEL, recorded=True), verdict)

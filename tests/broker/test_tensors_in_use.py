@@ -61,7 +61,7 @@ def test_of_a_timer() -> None:
 
 def test_of_a_dead_letter() -> None:
     """Goal: a dead task can be retried with its tensors. Method: it is judged; no result is kept."""
-    judged = records.Verdict("main", 1, 0, 2, "timeout", "it ran longer than 10000 ms")
+    judged = records.Verdict("main", 1, 0, 2, "timeout", "it ran longer than 10000 ms", ())
     world = world_of(completed(1), judged, results_max=0)
     assert world.tensors_in_use() == {REF.digest: None}
     fold(world, [records.DeadDropped("main", 2, 0, ORIGIN._replace(number=3), ())])

@@ -38,6 +38,7 @@ def test_a_task_that_cannot_be_done_fails_alone(make_broker: MakeBroker) -> None
         broker.run()
         failed = [(item.seq, item.kind, item.message) for item in alice.results.values() if item.kind]
         assert sorted(failed) == [(seq, "faulted", "no worker could do it, in 3 tries") for seq in (11, 106)]
+        assert [alice.results[seq].log for seq in (11, 106)] == [("out of memory",)] * 2
         assert len(alice.results) == 140
         assert {alice.results[seq].attempts for seq in (11, 106)} <= {3, 4, 5}  # and in the folds before it
         found.append(broker.lane().digest)
@@ -95,7 +96,43 @@ def test_code_that_no_worker_can_run_is_refused(broker: Broker) -> None:
     broker.run()
     assert [alice.results[seq].kind for seq in range(1, 7)] == ["refused"] * 6
     assert {item.message for item in alice.results.values()} == {"no worker can run its code"}
+    assert {item.log for item in alice.results.values()} == {("no such device",)}
     assert {undone.reason for undone in broker.told(TaskUndone, why="refused")} == {"no such device"}
+
+
+def test_a_verdict_brings_the_last_reasons_of_workers(make_broker: MakeBroker) -> None:
+    """Goal: a client learns why nobody could do a task, and the lane's digest does not. Method: three tries with other
+    reasons each time, too long ones too; the log is there in results, dead letters and after a restart, the digest is
+    that of a run whose workers said nothing.
+    """
+    found = []
+    for reasons in (("no memory", "no memory", "x" * 5_000), ("first", "second", "first"), ("", "", "")):
+        broker = make_broker()
+        alice, worker = broker.producer(), broker.worker("w1")
+        alice.deploy("counter")
+        alice.submit("counter/a", ADD, now_ms=1)
+        for reason in reasons:
+            worker.lie(outcomes=(), state=None, stopped="faulted", reason=reason)
+        told = tuple(dict.fromkeys(reason[: limits.MESSAGE_CHARS_MAX] for reason in reversed(reasons) if reason))[::-1]
+        assert alice.results[1].log == told
+        assert alice.results[1].message == "no worker could do it, in 3 tries"
+        broker.restart()
+        assert broker.lane().dead[1].failure.log == told
+        assert [record.log for record in broker.recorded(records.Verdict)] == [told]
+        found.append(broker.lane().digest)
+    assert found == found[:1] * 3
+
+
+def test_a_verdict_keeps_only_the_newest_reasons(broker: Broker) -> None:
+    """Goal: the log of a verdict is bounded. Method: five workers refuse a model for five reasons."""
+    alice = broker.producer()
+    alice.deploy("model:net", MODEL_CODE)
+    workers = [broker.worker(f"w{number}", pool="gpu") for number in range(5)]
+    alice.submit("model:net", ADD)
+    for number in range(5):
+        (holder,) = [worker for worker in workers if worker.turns()]
+        holder.lie(outcomes=(), state=None, stopped="refused", reason=f"reason {number}")
+    assert alice.results[1].log == ("reason 2", "reason 3", "reason 4")
 
 
 def test_code_that_one_worker_refuses_runs_on_another(broker: Broker) -> None:

@@ -69,6 +69,7 @@ class Reference:
     states: dict[str, bytes] = field(default_factory=dict)
     agents: dict[str, None] = field(default_factory=dict)
     passes: dict[int, int] = field(default_factory=dict)
+    said: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.window = self.opened.settings.window
@@ -90,7 +91,9 @@ class Reference:
                 self.deploys[record.name] = record.code
             case records.Cancelled():
                 self._catch(record.seq, Failed("cancelled", "cancelled on request", (), 0))
-            case records.Verdict() if record.failure not in ("faulted", "refused"):  # those we know ourselves
+            case records.Verdict(failure="faulted" | "refused"):  # those we know ourselves, but not what workers said
+                self.said[self.turn_of[record.seq]] = record.log
+            case records.Verdict():
                 self._catch(record.seq, Failed(record.failure, record.message, (), 0))
             case records.TimerFired():
                 sender, emit = self.timers.pop((record.turn, record.index_of_emit))
@@ -219,20 +222,27 @@ class Reference:
             task.growth_bytes,
         )  # fmt: skip
         if code.digest == scripted.UNRUNNABLE.digest:
-            return Failed("refused", "no worker can run its code", (), 0)
+            return Failed("refused", "no worker can run its code", self._said(task, "no such device"), 0)
         if code.digest == scripted.UNSTABLE_CODE.digest and not code.recorded:
             remedy = "deploy the model with --recorded to accept them as recorded values"
-            return Failed("refused", f"its results would not be repeatable: {remedy}", (), 0)
+            said = self._said(task, "its results differ from run to run")
+            return Failed("refused", f"its results would not be repeatable: {remedy}", said, 0)
         before = self.states.get(task.target) if code.kind == "agent" else None
         try:
             outcome, after = scripted.run_task(seed, code, task.target, before, seen)
         except scripted.NoOutcome as end:
             if end.why != "fault":
                 raise AssertionError(f"turn {task.turn} has no outcome and got no verdict") from None
-            return Failed("faulted", "no worker could do it, in 3 tries", (), 0)
+            return Failed("faulted", "no worker could do it, in 3 tries", self._said(task, "out of memory"), 0)
         if code.kind == "agent" and after is not None:
             self.states[task.target] = after
         return outcome
+
+    def _said(self, task: Stamped, reason: str) -> tuple[str, ...]:
+        """Return what the verdict says that workers said; the last one gave this reason."""
+        said = self.said[task.turn]
+        assert said[-1:] == (reason,), f"turn {task.turn}: {said}, not {reason}"
+        return said
 
     def _retire(self, task: Stamped, outcome: Outcome, grown: int) -> None:
         self.digest = self._extend(task, outcome)

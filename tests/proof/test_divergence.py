@@ -246,7 +246,7 @@ def test_a_verdict_that_was_never_passed(bench: Bench) -> None:
 
     def forgery(found: list[Any]) -> list[Any]:
         index = number_of(found, records.Completion, 1)
-        verdict = records.Verdict("main", 1, found[index].now_ms, 2, "timeout", "it ran longer than 10000 ms")
+        verdict = records.Verdict("main", 1, found[index].now_ms, 2, "timeout", "it ran longer than 10000 ms", ())
         return [*found[:index], verdict, *found[index + 1 :]]
 
     found = judged(bench, counting, forgery)
@@ -262,7 +262,7 @@ def test_a_verdict_that_no_broker_passes(bench: Bench) -> None:
 
     def forgery(found: list[Any]) -> list[Any]:
         index = number_of(found, records.Completion, -1)
-        verdict = records.Verdict("main", 4, found[index].now_ms, 5, "error", "no")
+        verdict = records.Verdict("main", 4, found[index].now_ms, 5, "error", "no", ())
         return [*found[:index], verdict, *found[index + 1 :]]
 
     assert told(judged(bench, counting, forgery)) == ("main", 5, "corrupt record")

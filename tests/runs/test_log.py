@@ -37,7 +37,8 @@ SAID: list[tuple[Any, str]] = [
     (records.Submitted(*AT, WHO, 5, (), 2), "1 task, seq 5, dead task 2 again, by alice #7"),
     (records.Deployed(*AT, WHO, "a", CODE), f"a is agent {CODE.digest.hex()[:12]}, by alice #7"),
     (records.Cancelled(*AT, WHO, 9), "task 9 cancelled, by alice #7"),
-    (records.Verdict(*AT, 9, "timeout", "too long"), "task 9 timeout: too long"),
+    (records.Verdict(*AT, 9, "timeout", "too long", ()), "task 9 timeout: too long"),
+    (records.Verdict(*AT, 9, "faulted", "no", ("first", "no memory")), "task 9 faulted: no: no memory"),
     (records.TimerFired(*AT, 9, 1), "timer of turn 9, emit 1"),
     (records.WindowSet(*AT, WHO, 64), "window 64, by alice #7"),
     (records.PauseSet(*AT, WHO, True), "paused, by alice #7"),
@@ -81,7 +82,7 @@ def test_lines_are_bounded() -> None:
             *AT, WHO, 1, (TaskRun.of(tuple(f"a/{place}" for place in range(5_000)), 0, (b"",) * 5_000, None),), None
         ),
         records.DeadDropped(*AT, WHO, tuple(range(1, 10_000, 2))),
-        records.Verdict(*AT, 1, "refused", "x" * 2_000),
+        records.Verdict(*AT, 1, "refused", "x" * 2_000, ("y" * 2_000,) * 3),
     ]
     assert all(len(entry(Step(1, record, None, 0, Notes())).text) < 400 for record in many)
 
