@@ -27,7 +27,7 @@ from rota.common.model_call import Call
 ModelClass = Literal["A", "B", "C", "D"]
 CLASSES: Final = ("A", "B", "C", "D")
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 LADDER: Final = (2, 4, 8, 16, 32, 64)  # the sizes that are tried for batches
 
 Extents = tuple[tuple[str, tuple[int, ...]], ...]
@@ -92,7 +92,8 @@ class Certificate(NamedTuple):
 
     `model_class` is the worst class of its shape sets, and `reason` says why it is not A. `probe` is the digest of the
     outputs for the fixed inputs, as `fingerprint.probe_digest` gives it, from the process that probed: a worker whose
-    own session gives another one holds an unstable model.
+    own session gives another one holds an unstable model. `empty_extents` are the free extents that a call may set to 0
+    (empty_extents.py).
     """
 
     model_class: ModelClass
@@ -100,6 +101,7 @@ class Certificate(NamedTuple):
     probe: str
     shapes: tuple[ShapeCertificate, ...] = ()
     decoder: DecoderCertificate | None = None
+    empty_extents: tuple[str, ...] = ()
 
     @property
     def is_repeatable(self) -> bool:
@@ -133,7 +135,8 @@ class Certificate(NamedTuple):
         """Return this certificate for a process whose own probe gave `probe`: class D if that is another digest."""
         if probe == self.probe or not self.is_repeatable:
             return self
-        return unstable(f"differs between processes: the probe gave {self.probe[:16]} in one and {probe[:16]} here")
+        reason = f"differs between processes: the probe gave {self.probe[:16]} in one and {probe[:16]} here"
+        return unstable(reason)._replace(empty_extents=self.empty_extents)
 
 
 def unstable(reason: str, probe: str = "", evidence: tuple[ShapeCertificate, ...] = ()) -> Certificate:
@@ -185,6 +188,7 @@ def pairs_of(certificate: Certificate) -> dict[str, Any]:
         "probe": certificate.probe,
         "shapes": [_shape_pairs(shape) for shape in certificate.shapes],
         "decoder": None if certificate.decoder is None else _decoder_pairs(certificate.decoder),
+        "empty_extents": list(certificate.empty_extents),
     }
 
 
@@ -200,7 +204,12 @@ def decode(text: str) -> tuple[Certificate, dict[str, Any]]:
         shapes = tuple([_shape_of(shape) for shape in value["shapes"]])
         model_class = cast(ModelClass, value["class"])
         found = Certificate(
-            model_class, value["reason"], value["probe"], shapes, None if decoder is None else _decoder_of(decoder)
+            model_class,
+            value["reason"],
+            value["probe"],
+            shapes,
+            None if decoder is None else _decoder_of(decoder),
+            tuple(value["empty_extents"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CodeError(f"it is no certificate: {str(error)[:200]}") from None

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any, Final
 
 from rota.common.errors import CodeError
-from rota.gpu_worker.certificate import Certificate, decode, unstable
+from rota.gpu_worker.certificate import Certificate, decode, encode, unstable
 from rota.gpu_worker.certificate_store import CertificateStore, conditions_of
 from rota.gpu_worker.providers import OpenSession
 from rota.gpu_worker.repository import ModelEntry
@@ -57,14 +57,36 @@ def certificate_of(
         say("its bits are being probed")
         command = [sys.executable, "-m", PROBE_MODULE, str(models), digest, str(threads), opened.provider]
         try:
-            text = _Probe(command, say).wait(is_stopping, seconds_max)
+            text, stood = _probe(command, say, is_stopping, seconds_max)
             found, value = decode(text)
         except CodeError as error:
             return unstable(f"it could not be probed: {error.message}", facts["probe"])
         if value["conditions"] != conditions:
             return unstable(f"the process that probed it ran under other conditions: {_other(conditions, value)}")
-        _keep(store, text)
+        found = found._replace(empty_extents=stood)
+        _keep(store, encode(found, digest, conditions))
     return found.compared(facts["probe"])
+
+
+def _probe(
+    command: list[str], say: Callable[[str], None], is_stopping: Callable[[], bool], seconds_max: float
+) -> tuple[str, tuple[str, ...]]:
+    """Return the JSON of the certificate, and the free extents that the model stands at 0.
+
+    Raises `CodeError` if there is no certificate, the worker was told to stop, or it took longer than `seconds_max`.
+    """
+    ends_at = time.monotonic() + seconds_max
+    probe = _Probe(command, say)
+    ending = probe.wait(is_stopping, ends_at, seconds_max)
+    if not (text := probe.text):
+        raise CodeError(f"its process {ending}")
+    tried, stood = probe.tried, probe.stood
+    while probe.died_trying:
+        say(f"the process {ending}, with {tried[-1]!r} at 0")
+        probe = _Probe([*command, json.dumps(tried)], say)
+        ending = probe.wait(is_stopping, ends_at, seconds_max)
+        tried, stood = tried + probe.tried, stood + probe.stood
+    return text, tuple(stood)
 
 
 def _keep(store: CertificateStore, text: str) -> None:
@@ -85,7 +107,10 @@ class _Probe:
     def __init__(self, command: list[str], say: Callable[[str], None]) -> None:
         """Raises `CodeError` if it cannot be started."""
         self._say = say
-        self._text = ""
+        self.text = ""  # of the certificate
+        self.tried: list[str] = []  # free extents that were set to 0, and those of them after which it was still there
+        self.stood: list[str] = []
+        self.died_trying = False
         self._said = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - `_end` closes it
         try:
             self._process = subprocess.Popen(
@@ -97,12 +122,11 @@ class _Probe:
         self._reader = threading.Thread(target=self._read, name="rota-probe-reader", daemon=True)
         self._reader.start()
 
-    def wait(self, is_stopping: Callable[[], bool], seconds_max: float) -> str:
-        """Return the JSON of the certificate, and leave no process behind.
+    def wait(self, is_stopping: Callable[[], bool], ends_at: float, seconds_max: float) -> str:
+        """Wait for the end of the process and return it in words; leave no process behind.
 
-        Raises `CodeError` if the process ended without one, was told to stop, or took longer than `seconds_max`.
+        Raises `CodeError` if the worker was told to stop, or the time is up.
         """
-        ends_at = time.monotonic() + seconds_max
         try:
             while self._reader.is_alive():
                 self._reader.join(_LOOK_SECONDS)
@@ -113,9 +137,9 @@ class _Probe:
                         f"the probes took longer than {seconds_max:g} s; fewer [[shapes]] or a smaller rows_max in "
                         "model.toml make them shorter"
                     )
-            if self._text:
-                return self._text
-            raise CodeError(f"its process {_ending(self._process.wait())}{self._last_words()}")
+            code = self._process.wait()
+            self.died_trying = code != 0 and self.tried[-1:] != self.stood[-1:]
+            return f"{_ending(code)}{self._last_words()}"
         finally:
             self._end()
 
@@ -124,10 +148,15 @@ class _Probe:
         for line in self._process.stdout:
             with contextlib.suppress(ValueError):
                 report = json.loads(line)
-                if "say" in report:
-                    self._say(report["say"])
-                else:
-                    self._text = report["certificate"]
+                match report:
+                    case {"say": text}:
+                        self._say(text)
+                    case {"trying": label}:
+                        self.tried.append(label)
+                    case {"stood": label}:
+                        self.stood.append(label)
+                    case {"certificate": text}:
+                        self.text = text
 
     def _end(self) -> None:
         process = self._process

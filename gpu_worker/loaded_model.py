@@ -12,9 +12,10 @@ from typing import Any, Final, Literal
 
 from rota.common.model_call import Call
 from rota.common.work import Provenance
+from rota.gpu_worker import empty_extents
 from rota.gpu_worker.call_plan import CallPlan, Shape
 from rota.gpu_worker.certificate import Certificate, unstable
-from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port, named_extents
+from rota.gpu_worker.model_io import BoundCall, Extent, OutputShapes, Port, named_extents
 from rota.gpu_worker.providers import OpenSession
 from rota.gpu_worker.repository import ModelEntry
 from rota.gpu_worker.settings import ModelSettings
@@ -54,6 +55,11 @@ class LoadedModel:
         """What the results of this model say about where they came from."""
         return provenance_of(self.opened, self.fingerprint, self.certificate)
 
+    @property
+    def declared(self) -> dict[str, tuple[Extent, ...]]:
+        """The extents of each input as the graph declares them."""
+        return {name: port.extents for name, port in self.inputs.items()}
+
     def plan(self, call: Call) -> CallPlan:
         """Return the plan of a call; only its signature counts."""
         signature = (call.outputs, *[(name, dtype, shape) for name, (dtype, shape, _) in call.inputs.items()])
@@ -65,7 +71,7 @@ class LoadedModel:
         return plan
 
     def _planned(self, call: Call) -> CallPlan:
-        if misfit := self.misfit(call):
+        if misfit := self.misfit(call) or empty_extents.misfit(self.declared, call, self.certificate.empty_extents):
             return CallPlan(misfit, call, (), 1, (), 0)
         certified = self.certificate.shape_for(call)
         size = self.certificate.batch_size(call)

@@ -1,13 +1,15 @@
-"""The process that probes one model and then ends: `python -m rota.gpu_worker.probe MODELS DIGEST THREADS PROVIDER`.
+"""The process that probes a model: `python -m rota.gpu_worker.probe MODELS DIGEST THREADS PROVIDER [TRIED]`.
 
 It runs apart from the worker because the probes need much memory for a short time, because a model that crashes must
 not take the worker with it, and because a second process is one of the probes: the worker compares its own outputs.
-Standard output carries a line of JSON for each report; at its end one with the certificate. The process ends with its
-parent: standard input stays open as long as somebody waits for the result.
+Standard output carries a line of JSON for each report. After the one with the certificate each free extent is set to 0,
+with a report before and after; where the process dies, the next one is given all that were TRIED, a JSON list, and goes
+on there. The process ends with its parent: standard input stays open as long as somebody waits for the result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -24,10 +26,11 @@ from rota.common.errors import CodeError
 from rota.common.model_call import DTYPE_BYTES
 from rota.gpu_worker.certificate import LADDER, Certificate, Extents, ShapeCertificate, encode, of_shapes, unstable
 from rota.gpu_worker.certificate_store import conditions_of
+from rota.gpu_worker.empty_extents import emptied, labels_of
 from rota.gpu_worker.fingerprint import probe_input
 from rota.gpu_worker.generation import load_text_model
 from rota.gpu_worker.loaded_model import LoadedModel
-from rota.gpu_worker.model_io import Port
+from rota.gpu_worker.model_io import BoundCall, Port
 from rota.gpu_worker.probe_rows import OUTLIERS, make_rows, takes_wide_integers
 from rota.gpu_worker.probes import NoBatch, RowRunner, Say, probe_alone, probe_batches
 from rota.gpu_worker.provider_table import Require
@@ -47,20 +50,26 @@ ROWS_BYTES_MAX: Final = 64 << 20  # of all made-up inputs of a shape set, or els
 
 def main(arguments: list[str]) -> None:
     """Probe a model and report."""
-    models, digest, threads, provider = arguments
+    models, digest, threads, provider, *rest = arguments
     report = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries may print
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def say(text: str) -> None:
-        print(json.dumps({"say": text}), file=report, flush=True)
+    def tell(what: str, text: str) -> None:
+        print(json.dumps({what: text}), file=report, flush=True)
 
     code = 1
     try:
         entry = Repository(Path(models)).find(bytes.fromhex(digest))
         model = load_uncertified(entry, threads=int(threads), require=cast(Require, provider))
-        text = encode(model.probed(say), digest, conditions_of(model.facts))
-        print(json.dumps({"certificate": text}), file=report, flush=True)
+        if not rest:
+            certificate = model.probed(lambda text: tell("say", text))
+            tell("certificate", encode(certificate, digest, conditions_of(model.facts)))
+        for label in model.empty_extents:
+            if label not in json.loads(rest[0] if rest else "[]"):
+                tell("trying", label)
+                if model.try_empty(label):
+                    tell("stood", label)
         code = 0
     except CodeError as error:
         print(error.message, file=sys.stderr, flush=True)
@@ -77,11 +86,15 @@ def _end_with_parent() -> None:
 
 
 class Uncertified(NamedTuple):
-    """A model that was loaded without its certificate. `facts` is its fingerprint; `probed` probes it here."""
+    """A model that was loaded without its certificate. `facts` is its fingerprint; `probed` probes it here; `try_empty`
+    runs it with one of its `empty_extents`, the free extents of its inputs, at 0, which may end the process.
+    """
 
     opened: OpenSession
     facts: Mapping[str, Any]
     probed: Callable[[Say], Certificate]
+    empty_extents: tuple[str, ...] = ()
+    try_empty: Callable[[str], bool] = lambda _: False
 
 
 def load_uncertified(entry: ModelEntry, *, threads: int, require: Require) -> Uncertified:
@@ -89,7 +102,14 @@ def load_uncertified(entry: ModelEntry, *, threads: int, require: Require) -> Un
     settings = entry.settings()
     if settings.task != "generate":
         model = ModelLoader(threads=threads, require=require, tensors=None).session(entry, settings)
-        return Uncertified(model.opened, model.facts, lambda say: probed(model, say))
+        labels = labels_of(model.declared) if settings.task == "tensors" else ()
+        return Uncertified(
+            model.opened,
+            model.facts,
+            lambda say: probed(model, say),
+            labels,
+            lambda label: try_empty(model, label),
+        )
     entry.check()
     decoder = load_text_model(entry, settings, threads=threads, require=require)
 
@@ -107,6 +127,24 @@ def probed(model: LoadedModel, say: Say) -> Certificate:
         return unstable(f"it cannot be probed: {model.warm_up}; {_SHAPES_REMEDY}", model.facts["probe"])
     shapes = [_probed_shape(model, model.settings, whole, say) for whole in _shape_sets(model, model.settings)]
     return of_shapes(tuple(shapes), model.facts["probe"])
+
+
+def try_empty(model: LoadedModel, label: str) -> bool:
+    """Run a model once with a free extent set to 0; return whether it ran, if only to an error."""
+    shapes = emptied(model.declared, _shape_sets(model, model.settings)[0], label)
+    if sum(_size_bytes(port, shapes[name]) for name, port in model.inputs.items()) > ROWS_BYTES_MAX:
+        return False
+    bound = BoundCall(
+        model.opened.session,
+        {port: shapes[name] for name, port in model.inputs.items()},
+        dict.fromkeys(model.outputs.values()),
+        {},
+    )
+    for name, port in model.inputs.items():
+        bound.fill(name, probe_input(name, port.dtype, shapes[name], model.settings.ranges.get(name)).tobytes())
+    with contextlib.suppress(*RUN_ERRORS):
+        bound.run(None)
+    return True
 
 
 def _drawing(entry: ModelEntry, facts: Mapping[str, Any]) -> Certificate | None:

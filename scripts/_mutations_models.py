@@ -20,6 +20,14 @@ _CERTIFICATES: Final = ("tests/gpu_worker/test_certificate.py", "tests/gpu_worke
 
 MODEL_FAULTS: Final = (
     (
+        "one-death-tells-of-all",
+        "the probes go on behind an extent that ended their process",
+        "gpu_worker/certification.py",
+        "    while probe.died_trying:\n",
+        "    while False:\n",
+        _CERTIFICATES,
+    ),
+    (
         "turn-of-a-shape-that-was-not-served",
         "a lane whose next call did not fit keeps its turn",
         "gpu_worker/waiting.py",

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from _operator_graphs import FAMILIES
 from onnx import helper
 from smallest_model import SMALLEST_MODEL
 
@@ -53,6 +54,20 @@ def test_results_are_the_sessions_own_bits_for_any_mix_of_shapes(bench: Any, kit
     assert result.provenance is not None
     assert result.provenance[:2] == ("bitwise", "cpu")
     assert len(result.provenance.fingerprint) == 32
+
+
+@pytest.mark.parametrize("family", ["lstm", "gru"])
+def test_a_call_without_rows_ends_no_worker(family: str, bench: Any, kit: Any) -> None:
+    """Goal: bad input ends no process. Method: no rows for an operator for which ONNX Runtime calls std::terminate."""
+    code = bench.add(lambda folder: FAMILIES[family]().save(folder / "model.onnx").parent)
+    shapes = [(1, 10, 24), (0, 10, 24), (2, 10, 24)]
+    result = bench.run(code, *[kit.call(x=np.ones(shape, np.float32)) for shape in shapes])
+    assert [type(outcome) for outcome in result.outcomes] == [Done, Failed, Done]
+    assert result.outcomes[1].kind == "bad_input"
+    assert result.outcomes[1].message == (
+        "model:m: input \"x\" has the shape [0, 10, 24], and this model cannot run with 'n' at 0: "
+        "leave out calls without values"
+    )
 
 
 def test_only_the_wanted_outputs_come_back(bench: Any, kit: Any) -> None:
