@@ -148,6 +148,7 @@ def test_unknown_and_unnamed_devices_are_refused() -> None:
 def test_one_device_is_shown(monkeypatch: pytest.MonkeyPatch, require: str, variable: str) -> None:
     """Goal: a worker sees the one device that it was given, among those that the user lets it see."""
     name = f"{variable}_VISIBLE_DEVICES"
+    monkeypatch.setenv(name, "")  # so that it is restored, whatever sets it
     for visible, device, shown in ((None, 2, "2"), ("5,7", 1, "7"), ("", 3, "")):
         if visible is None:
             monkeypatch.delenv(name, raising=False)
