@@ -18,13 +18,13 @@ import numpy as np
 
 from rota.common.errors import BadPayload, DeviceLost
 from rota.common.model_call import DTYPE_BYTES, Call, Tensor, encode_result
+from rota.common.tensor_heads import TensorHeads
 from rota.common.work import TensorRef
 from rota.gpu_worker.call_forms import InlineCall
 from rota.gpu_worker.call_plan import CallPlan
 from rota.gpu_worker.loaded_model import LoadedModel
 from rota.gpu_worker.model_io import BoundCall, OutputShapes, Port
 from rota.gpu_worker.providers import RUN_ERRORS, error_text
-from rota.gpu_worker.result_heads import ResultHeads
 from rota.gpu_worker.run_errors import meaning_of
 from rota.gpu_worker.watchdog import RunWatchdog
 from rota.tensors.arrays import Array, aligned_empty, array_of
@@ -60,7 +60,7 @@ class Inference:
     def __init__(self, tensors: TensorStore | None, watchdog: RunWatchdog) -> None:
         self._tensors = tensors
         self._watchdog = watchdog
-        self._heads = ResultHeads()
+        self._heads = TensorHeads("outputs")
 
     def run_batch(
         self, model: LoadedModel, plan: CallPlan, calls: Sequence[InlineCall], rows: Sequence[int], timeout_ms: int

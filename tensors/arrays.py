@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rota.common.errors import BadPayload
+from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import DTYPE_BYTES, Tensor, decode_result, encode_call
+from rota.common.tensor_heads import TensorHeads
 from rota.common.work import TensorRef
 from rota.tensors.format import ALIGNMENT_BYTES, inline_bytes_max, numpy_dtype
 from rota.tensors.store import TensorStore
@@ -66,6 +68,27 @@ def encode_arrays(
     return encode_call(tensors, outputs), tuple(references)
 
 
+class CallPacker:
+    """Makes payloads as `encode_arrays` does; what many calls have in common is encoded once (tensor_heads.py)."""
+
+    def __init__(self, store: TensorStore | None) -> None:
+        self._store = store
+        self._heads = TensorHeads("inputs")
+
+    def pack(self, inputs: Mapping[str, Array]) -> tuple[bytes, tuple[TensorRef, ...]]:
+        """Return the payload and the tensor references of a model task."""
+        described, size = [], 0
+        for name, array in inputs.items():
+            described.append((name, _NAMES.get(array.dtype) or _name_of(array.dtype), array.shape, array.nbytes))
+            size += array.nbytes
+        if size > INLINE_BYTES_MAX or not described:  # so far each one is inline, whichever they are
+            return encode_arrays(inputs, store=self._store)
+        parts: list[bytes] = []
+        for head, array in zip(self._heads.of(tuple(described)), inputs.values(), strict=True):
+            parts += (head, array.tobytes())
+        return b"".join(parts), ()
+
+
 def decode_arrays(payload: bytes, references: Sequence[TensorRef], store: TensorStore | None) -> dict[str, Array]:
     """Return the arrays in a model's result; those in the store are mapped.
 
@@ -74,8 +97,14 @@ def decode_arrays(payload: bytes, references: Sequence[TensorRef], store: Tensor
     return {name: array_of(tensor, references, store) for name, tensor in decode_result(payload, references).items()}
 
 
+_NAMES: Final[dict[np.dtype[Any], str]] = {}  # of those met so far: numpy works a name out anew each time
+
+
 def _name_of(dtype: np.dtype[Any]) -> str:
     """Return the dtype's name in a payload. Unlike the store, models here do not take complex numbers."""
+    known = _NAMES.get(dtype)
+    if known is not None:
+        return known
     if dtype.name not in DTYPE_BYTES or not dtype.isnative:
         raise BadPayload(f"arrays of {dtype!r} cannot be sent to a model; convert to one of {', '.join(DTYPE_BYTES)}")
-    return dtype.name
+    return _NAMES.setdefault(dtype, dtype.name)

@@ -22,7 +22,7 @@ from rota.common.targets import MODEL_PREFIX, check_target
 from rota.common.work import TensorRef
 
 if TYPE_CHECKING:
-    from rota.tensors.arrays import Array
+    from rota.tensors.arrays import Array, CallPacker
     from rota.tensors.store import TensorStore
 
 RUN_BYTES_MAX: Final = limits.MESSAGE_BYTES_MAX // 2  # payloads of one message; the rest is for headers and references
@@ -37,6 +37,7 @@ class Payloads:
     def __init__(self, store_folder: Path | None) -> None:
         self._store_folder = store_folder
         self._store: TensorStore | None = None
+        self._calls: CallPacker | None = None
 
     def pack(self, target: str, value: Any) -> Packed:
         """Return the payload of a task and its tensor references."""
@@ -115,14 +116,16 @@ class Payloads:
         return "send large data as numpy arrays, which travel through the tensor store"
 
     def _pack_model_inputs(self, value: Any) -> Packed:
-        if not isinstance(value, Mapping) or not all(_is_array(array) for array in value.values()):
+        if not isinstance(value, Mapping) or not _are_arrays(value.values()):
             raise BadPayload(
                 "a model takes a map of input name to numpy array, or the payload as bytes: "
                 'client.submit("model:NAME", {"input": array}); `rota model show NAME` lists the inputs'
             )
-        from rota.tensors.arrays import encode_arrays
+        if self._calls is None:
+            from rota.tensors.arrays import CallPacker
 
-        return encode_arrays(value, store=self.store())
+            self._calls = CallPacker(self.store())
+        return self._calls.pack(value)
 
     def _next_message(
         self, targets: str | Sequence[str], start: int, source: Iterator[Any], held: Packed | None
@@ -172,6 +175,6 @@ def _size(packed: Packed) -> int:
     return len(packed[0]) + _REFERENCE_BYTES * len(packed[1]) + 8
 
 
-def _is_array(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")  # if numpy is not imported, the value is not an array
-    return numpy is not None and isinstance(value, numpy.ndarray)
+def _are_arrays(values: Iterable[Any]) -> bool:
+    numpy = sys.modules.get("numpy")  # if numpy is not imported, no value is an array
+    return numpy is not None and all(isinstance(value, numpy.ndarray) for value in values)

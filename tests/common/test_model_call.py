@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rota.common.errors import BadPayload
+from rota.common.limits import INLINE_BYTES_MAX
 from rota.common.model_call import (
     DTYPE_BYTES,
     Call,
@@ -23,7 +24,7 @@ from rota.common.model_call import (
     encode_result,
 )
 from rota.common.work import TensorRef
-from rota.tensors.arrays import ALIGNMENT_BYTES, aligned_empty, array_of, decode_arrays, encode_arrays
+from rota.tensors.arrays import ALIGNMENT_BYTES, CallPacker, aligned_empty, array_of, decode_arrays, encode_arrays
 from rota.tensors.format import DTYPES, numpy_dtype
 from rota.tensors.store import TensorStore
 
@@ -154,6 +155,31 @@ def test_arrays_travel_inline_or_through_the_store(tmp_path: Any) -> None:
         array_of(call.inputs["large"], references, None)
     with pytest.raises(BadPayload, match="cannot be sent to a model"):
         encode_arrays({"x": np.array(["text"])}, store=None)
+
+
+@given(st.lists(st.dictionaries(names, tensors(), max_size=3), max_size=4))
+def test_calls_packed_with_kept_heads_have_the_same_bytes(calls: list[dict[str, Tensor]]) -> None:
+    """Goal: a client that keeps the heads of its calls sends what `encode_arrays` gives. Method: calls of any names,
+    dtypes and shapes in a row, each one twice, the second time with other data; and one too large to be all inline.
+    """
+    packer = CallPacker(None)
+    large = {"a": np.zeros(INLINE_BYTES_MAX // 8), "b": np.ones(1, np.int8)}
+    for arrays in [*[{name: array_of(one, (), None) for name, one in call.items()} for call in calls], large]:
+        other = {name: np.zeros_like(array) for name, array in arrays.items()}
+        for inputs in (arrays, other, arrays):
+            assert packer.pack(inputs) == encode_arrays(inputs, store=None)
+
+
+def test_a_packer_refuses_what_no_model_takes(tmp_path: Any) -> None:
+    """Goal: kept names of dtypes let no other dtype pass, and a large array goes into the store."""
+    packer = CallPacker(TensorStore(tmp_path))
+    packer.pack({"x": np.ones(2, "<f4")})
+    for dtype in (">f4", "c8", "U4"):
+        with pytest.raises(BadPayload, match="cannot be sent to a model"):
+            packer.pack({"x": np.zeros(2, dtype)})
+    payload, references = packer.pack({"x": np.zeros(INLINE_BYTES_MAX // 4 + 1, np.float32)})
+    assert [reference.shape for reference in references] == [(INLINE_BYTES_MAX // 4 + 1,)]
+    assert decode_call(payload, references).inputs["x"].data == 0
 
 
 @pytest.mark.parametrize("depth", [60, 900, 1_015, 1_020])
