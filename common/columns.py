@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, groupby, repeat
 from struct import unpack
 from typing import Annotated, Any, Final, Generic, TypeVar, cast
 
 from msgspec import Meta, Struct, structs
 
 from rota.common import limits
-from rota.common.fields import Index, PayloadLength, ResultLength, Target
+from rota.common.fields import Index, PayloadLength, Positive, ResultLength, Target
 
 S = TypeVar("S", bound=Struct)
 T = TypeVar("T")
@@ -26,6 +26,10 @@ new_tuple: Final[Any] = cast(Any, tuple).__new__  # a NamedTuple's own construct
 
 Sparse = Annotated[tuple[tuple[Index, T], ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 """A sparse column: (index, value) for the tasks that have a value."""
+
+
+Stretches = Annotated[tuple[tuple[Positive, T], ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+"""A column in which the same value stands many times in a row: (how often, value). Empty: no task has a value."""
 
 
 def value_at(pairs: tuple[tuple[int, Any], ...], index: int, otherwise: Any = ()) -> Any:
@@ -45,6 +49,20 @@ def picked(pairs: tuple[tuple[int, T], ...], indexes: Sequence[int]) -> tuple[tu
         return ()
     known = dict(pairs)
     return tuple([(place, known[index]) for place, index in enumerate(indexes) if index in known])
+
+
+def stretches(values: Sequence[T | None]) -> tuple[tuple[int, T | None], ...]:
+    """Return values as stretches of equal ones; empty if all are None."""
+    if not any(values):
+        return ()
+    return tuple([(sum(1 for _ in same), value) for value, same in groupby(values)])
+
+
+def spread(column: tuple[tuple[int, T], ...]) -> Iterator[T | None]:
+    """Return the values in stretches one by one, without end if there are none."""
+    if not column:
+        return repeat(None)
+    return chain.from_iterable([repeat(value, times) for times, value in column])
 
 
 def check_sparse(what: str, pairs: tuple[tuple[int, Any], ...], count: int) -> None:

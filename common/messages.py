@@ -25,11 +25,14 @@ from rota.common.columns import (
     Column,
     InColumns,
     Sparse,
+    Stretches,
     Values,
     check_sparse,
     kept,
     new_tuple,
     sparse,
+    spread,
+    stretches,
     value_at,
 )
 from rota.common.events import Happened, topic_of
@@ -202,17 +205,19 @@ class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=Tru
     failures: Sparse[tuple[FailureKind, Text]]
     logs: Sparse[Log]
     tensors: Sparse[Tensors]
-    provenances: Sparse[Provenance]
+    provenances: Stretches[Provenance | None]
 
     def __post_init__(self) -> None:
         count = len(self.seqs)
         if not count == len(self.turns) == len(self.attempts) == len(self.results):
             raise ValueError(f"{count} seqs, {len(self.turns)} turns, {len(self.results)} results")
-        if self.failures or self.logs or self.tensors or self.provenances:
+        if self.provenances and sum([times for times, _ in self.provenances]) != count:
+            raise ValueError(f"{sum([times for times, _ in self.provenances])} provenances for {count} results")
+        if self.failures or self.logs or self.tensors:
             self._check_sparse(count)
 
     def _check_sparse(self, count: int) -> None:
-        for what in ("failures", "logs", "tensors", "provenances"):
+        for what in ("failures", "logs", "tensors"):
             check_sparse(what, getattr(self, what), count)
         if any(self.results.lengths[index] is not None or value_at(self.tensors, index) for index, _ in self.failures):
             raise ValueError("a failure has a result")
@@ -231,7 +236,7 @@ class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=Tru
             failures,
             sparse(logs),
             sparse(tensors),
-            sparse(sources),
+            stretches(sources),
         )
 
     def __len__(self) -> int:
@@ -243,18 +248,17 @@ class ResultRows(Column, frozen=True, array_like=True, forbid_unknown_fields=Tru
     @kept
     def _items(self) -> list[ResultItem]:
         lane = self.lane
-        common = zip(self.seqs, self.turns, self.attempts, self.results, strict=True)
-        if not (self.failures or self.logs or self.tensors or self.provenances):
+        common = zip(self.seqs, self.turns, self.attempts, self.results, spread(self.provenances), strict=False)
+        if not (self.failures or self.logs or self.tensors):
             return [
-                new_tuple(ResultItem, (seq, lane, turn, attempts, True, result, (), "", "", (), None))
-                for seq, turn, attempts, result in common
+                new_tuple(ResultItem, (seq, lane, turn, attempts, True, result, (), "", "", (), source))
+                for seq, turn, attempts, result, source in common
             ]
         failures, logs, tensors = dict(self.failures), dict(self.logs), dict(self.tensors)
-        sources = dict(self.provenances)
         items: list[ResultItem] = []
-        for index, (seq, turn, attempts, result) in enumerate(common):
+        for index, (seq, turn, attempts, result, source) in enumerate(common):
             kind, message = failures.get(index, ("", ""))
-            refs, log, source = tensors.get(index, ()), logs.get(index, ()), sources.get(index)
+            refs, log = tensors.get(index, ()), logs.get(index, ())
             items.append(ResultItem(seq, lane, turn, attempts, not kind, result, refs, kind, message, log, source))
         return items
 

@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_strategies import OUTCOME, REF, some
 
+from rota.common import wire
 from rota.common.columns import Addresses, Blobs, Values, picked, sparse, value_at
-from rota.common.messages import Segment, TaskRun
+from rota.common.messages import ResultItem, ResultRows, Results, Segment, TaskRun
 from rota.common.outcomes import Outcomes
-from rota.common.work import Done, Failed
+from rota.common.work import Done, Failed, Provenance
 
 BLOBS = st.lists(st.binary(max_size=9), max_size=30) | st.lists(st.binary(min_size=3, max_size=3), max_size=30)
 EMPTY = Values.of([None])
+CPU = Provenance("bitwise", "cpu", bytes(32), "A", "no driver")
+CUDA = Provenance("recorded", "cuda", bytes(32))
 FAILURE = ((0, ("trap", "m")),)
 
 
@@ -53,6 +56,31 @@ def test_sparse_values_are_found(values: list[Any], data: st.DataObject) -> None
     assert [value_at(pairs, index) for index in range(len(values))] == values
     indexes = sorted(data.draw(st.sets(st.integers(0, max(len(values) - 1, 0)), max_size=len(values))))
     assert [value_at(picked(pairs, indexes), place) for place in range(len(indexes))] == [values[at] for at in indexes]
+
+
+@given(st.lists(st.none() | st.sampled_from((CPU, CUDA)), min_size=1, max_size=12), st.booleans())
+def test_provenances_are_those_of_their_results(sources: list[Provenance | None], one_fails: bool) -> None:
+    """Goal: each result keeps its own provenance, which is sent once for all that follow each other. Method: two of
+    them and none, in any order, read back from their bytes, also beside a failure.
+    """
+    items = [
+        ResultItem(seq, "l", seq, 1, True, b"r", (), "", "", (), source) for seq, source in enumerate(sources, start=1)
+    ]
+    if one_fails:
+        items[-1] = items[-1]._replace(ok=False, result=None, kind="trap", message="m")
+    results = wire.decode(wire.encode(Results.of(items)), wire.TO_PRODUCERS)
+    assert isinstance(results, Results)
+    assert list(results.items) == items
+    assert len(results.batches[0].provenances) <= len(sources)
+
+
+def test_provenances_of_other_results_are_refused() -> None:
+    """Goal: a peer cannot have a reader make provenances for results that are not there."""
+    rows = ResultRows.of([ResultItem(1, "l", 1, 1, True, b"r", (), "", "", (), CPU)])
+    assert rows.provenances == ((1, CPU),)
+    for wrong in (((2, CPU),), ((1, CPU), (1 << 40, None))):
+        with pytest.raises(ValueError, match="provenances for 1 results"):
+            rows._replace(provenances=wrong)
 
 
 @given(some(OUTCOME, 9))
