@@ -42,13 +42,14 @@ class Payment:
             or self.looks >= LOOKS_PER_MESSAGE
         )
 
-    def add(self, item: ResultItem, size: int) -> None:
-        self.items.append(item)
+    def add(self, items: list[ResultItem], size: int) -> None:
+        self.items += items
         self.bytes += size
 
     def add_task(self, task: Task) -> None:
         item = result_item(task)
-        self.add(item, item_bytes(item))
+        self.items.append(item)
+        self.bytes += item_bytes(item)
 
 
 def pay(broker: BrokerState) -> None:
@@ -78,8 +79,7 @@ def watch_new(broker: BrokerState, identity: bytes, first_seq: int, last_seq: in
 
 def _fill(broker: BrokerState, identity: bytes, debt: Debt, part: Payment) -> list[tuple[int, RotaError]]:
     """Move what fits from a debt into a part; return refusals with the number of their request."""
-    while debt.outcomes and not part.full:
-        part.add(*debt.take_outcome())
+    part.add(*debt.take_outcomes(RESULTS_PER_MESSAGE, RESULT_BYTES_PER_MESSAGE))
     gone: list[int] = []
     while debt.ranges and not part.full:
         seq = debt.take_seq()

@@ -9,6 +9,7 @@ Volatile, like connections.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Final
 
 from rota.common.errors import Busy
@@ -47,11 +48,16 @@ class Debt:
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.ranges or self.awaits)
 
-    def take_outcome(self) -> tuple[ResultItem, int]:
-        """Remove and return the first new outcome, and its size in bytes."""
-        item, size = self.outcomes.popleft()
-        self.outcome_bytes -= size
-        return item, size
+    def take_outcomes(self, items_max: int, bytes_max: int) -> tuple[list[ResultItem], int]:
+        """Remove and return the first new outcomes, up to about so many or so many bytes, and their size."""
+        taken: list[ResultItem] = []
+        outcomes, total = self.outcomes, 0
+        while outcomes and len(taken) < items_max and total < bytes_max:
+            item, size = outcomes.popleft()
+            taken.append(item)
+            total += size
+        self.outcome_bytes -= total
+        return taken, total
 
     def take_seq(self) -> int:
         """Remove and return the first number whose outcome is to be looked up."""
@@ -62,17 +68,20 @@ class Debt:
             self.ranges[0][0] += 1
         return first
 
-    def add(self, item: ResultItem) -> None:
-        """Add an outcome: itself while there are few, else its number."""
-        if self.ranges or len(self.outcomes) >= OUTCOMES_MAX or self.outcome_bytes >= OUTCOME_BYTES_MAX:
-            if self.ranges and self.ranges[-1][1] + 1 == item.seq:
-                self.ranges[-1][1] = item.seq
-            else:
-                self.ranges.append([item.seq, item.seq])
-            return
-        size = item_bytes(item)
-        self.outcomes.append((item, size))
-        self.outcome_bytes += size
+    def add(self, items: Iterable[ResultItem]) -> None:
+        """Add outcomes: themselves while there are few, else their numbers."""
+        outcomes, ranges, held = self.outcomes, self.ranges, self.outcome_bytes
+        for item in items:
+            if ranges or len(outcomes) >= OUTCOMES_MAX or held >= OUTCOME_BYTES_MAX:
+                if ranges and ranges[-1][1] + 1 == item.seq:
+                    ranges[-1][1] = item.seq
+                else:
+                    ranges.append([item.seq, item.seq])
+                continue
+            size = item_bytes(item)
+            outcomes.append((item, size))
+            held += size
+        self.outcome_bytes = held
 
 
 class Debts:
@@ -88,10 +97,10 @@ class Debts:
         """Whether any connection can be paid now."""
         return bool(self._ready)
 
-    def owe(self, identity: bytes, item: ResultItem) -> bool:
-        """Owe a connection an outcome. Returns False if it is owed too many and must be forgotten."""
+    def owe(self, identity: bytes, items: Iterable[ResultItem]) -> bool:
+        """Owe a connection outcomes, at least one. Returns False if it is owed too many and must be forgotten."""
         debt = self._debt(identity)
-        debt.add(item)
+        debt.add(items)
         return len(debt.ranges) <= RANGES_MAX
 
     def ask(self, identity: bytes, number: int, first_seq: int, last_seq: int) -> None:

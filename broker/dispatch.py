@@ -15,7 +15,7 @@ whose code a worker refused goes to other workers first.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
@@ -173,17 +173,24 @@ class Dispatcher:
 
     # --- tasks ---------------------------------------------------------------------------------------------------
 
-    def add(self, lane: Lane, task: Task) -> None:
-        """Queue an issued task."""
+    def add(self, lane: Lane, tasks: Iterable[Task]) -> None:
+        """Queue issued tasks of a lane."""
+        queue: TaskQueue | None = None
+        for task in tasks:
+            if queue is None or task.address != queue.address or task.stateless != queue.stateless:
+                queue = self._queue_of(lane, task)
+            queue.tasks.append(task)
+            self._pools[queue.pool].ready_tasks += 1
+            if not queue.ready:
+                self._make_ready(queue)
+
+    def _queue_of(self, lane: Lane, task: Task) -> TaskQueue:
         assert task.code is not None
         key = (lane.name, task.address, task.stateless)
         queue = self._queues.get(key)
         if queue is None:
-            pool = pool_of(task.code)
-            queue = self._queues[key] = TaskQueue(lane, task.address, pool, task.stateless)
-        queue.tasks.append(task)
-        self._pools[queue.pool].ready_tasks += 1
-        self._make_ready(queue)
+            queue = self._queues[key] = TaskQueue(lane, task.address, pool_of(task.code), task.stateless)
+        return queue
 
     def withdraw(self, task: Task) -> Assignment | None:
         """Drop a task that was caught. Returns the assignment to revoke, if it is dispatched."""

@@ -29,7 +29,7 @@ from rota.broker.lane_budget import (
 from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
 from rota.broker.replies import reply
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
-from rota.broker.turn_content import turn_content, turn_digest
+from rota.broker.turn_content import turn_digest, turn_fields
 from rota.broker.verdicts import unknown
 from rota.common.budget import growth_of, outcome_bytes
 from rota.common.code_kinds import KINDS
@@ -305,7 +305,7 @@ class Lane:
                 self._count_passes(level)
             elif self._passes:
                 self._passes.clear()
-            if run.issued == len(run.payloads):
+            if run.issued == len(run.payloads.lengths):
                 runs.popleft()
                 if not runs:
                     self._levels.remove(level)
@@ -385,7 +385,7 @@ class Lane:
         self.budget.reserved_bytes -= reserved_bytes(task)
         self.budget.unretired_bytes -= outcome_bytes(outcome)
         self.retired += 1
-        self.digest = task.turn_digest = turn_digest(self.digest, turn_content(task, outcome))
+        self.digest = task.turn_digest = turn_digest(self.digest, turn_fields(task, outcome))
         growth = 0
         if type(outcome) is Done:
             if outcome.emits or outcome.state_digest is not None:
@@ -547,6 +547,10 @@ class Lane:
     def line(self) -> list[Task]:
         """Return the issued, unretired tasks in issue order."""
         return list(self.line_by_turn.values())
+
+    def unfinished(self) -> list[Task]:
+        """Return the issued tasks without an outcome, in issue order: what to dispatch after a restart."""
+        return [task for task in self.line_by_turn.values() if task.outcome is None]
 
     def check_invariants(self) -> None:
         """Assert every relation between the fields above; called after each test."""

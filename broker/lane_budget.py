@@ -98,7 +98,11 @@ def run_bytes(run: Run | TaskRun, start: int = 0) -> int:
 
 def issued_bytes(task: Task) -> int:
     """Return how many bytes an issued task counts."""
-    return TASK_BYTES + content_bytes(task.run.kind, task.payload_bytes, task.run.tensors_of(task.index))
+    run = task.run
+    size = run.payloads.lengths[task.index]
+    if run.tensors or run.kind == FAILURE:  # most have no tensors
+        size = content_bytes(run.kind, size, run.tensors_of(task.index))
+    return TASK_BYTES + size
 
 
 def reserved_bytes(task: Task) -> int:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
 from typing import Final
 
 from rota.broker.tasks import Run, Task
@@ -17,6 +19,7 @@ from rota.common.messages import ResultItem
 from rota.common.work import Done, Failed
 
 _RESULT_OVERHEAD_BYTES: Final = 200  # roughly, of a kept result besides its payload
+_run_of: Final = attrgetter("run")
 
 
 class RunIndex:
@@ -50,10 +53,9 @@ class RunIndex:
             if run.finished < len(run.payloads) and run.first_seq + len(run.payloads) > first_seq
         ]
 
-    def finish(self, task: Task) -> None:
-        """Count a task's outcome; remove finished runs when they are half of the list."""
-        run = task.run
-        run.finished += 1
+    def finish(self, run: Run, tasks: int) -> None:
+        """Count outcomes of a run's tasks; remove finished runs when they are half of the list."""
+        run.finished += tasks
         if run.finished == len(run.payloads):
             self._done += 1
             if self._done > 64 and self._done * 2 > len(self._runs):
@@ -117,6 +119,12 @@ def _size(task: Task) -> int:
     assert task.outcome is not None
     size = _RESULT_OVERHEAD_BYTES + run.payloads.lengths[task.index] + outcome_bytes(task.outcome)
     return size + REF_BYTES * len(run.tensors_of(task.index)) if run.tensors else size
+
+
+def by_run(tasks: Iterable[Task]) -> Iterator[tuple[Run, list[Task]]]:
+    """Yield tasks in their order, those of one run together that follow each other."""
+    for run, group in groupby(tasks, _run_of):
+        yield run, list(group)
 
 
 def watch(run: Run, identity: bytes, first_seq: int, last_seq: int) -> None:

@@ -16,7 +16,7 @@ from rota.broker.dispatch import Dispatcher
 from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, WatchProcess
 from rota.broker.lane import Lane, Notes
 from rota.broker.pending_deploys import PendingDeploys
-from rota.broker.results import result_item
+from rota.broker.results import by_run, result_item
 from rota.broker.streams import Streams
 from rota.broker.tasks import Task
 from rota.broker.world import World
@@ -176,7 +176,7 @@ class BrokerState:
 
     def send_result(self, identity: bytes, task: Task) -> None:
         """Owe a connection a task's outcome; it is sent with others at the end of a step."""
-        self._owe(identity, result_item(task))
+        self._owe(identity, [result_item(task)])
 
     # --- the broker itself ------------------------------------------------------------------------------------------
 
@@ -214,22 +214,21 @@ class BrokerState:
 
     def _take_up(self) -> None:
         """Queue the unfinished tasks and waiting timers of a recovered world."""
-        for task in self.world.unfinished():
-            self.dispatcher.add(self.world.lanes[task.run.lane], task)
         for lane in self.world.lanes.values():
+            self.dispatcher.add(lane, lane.unfinished())
             for timer in lane.timers.values():
                 heapq.heappush(self._timers, (timer.due_ms, lane.name, timer.turn, timer.index_of_emit))
 
     def _absorb(self, notes: Notes) -> None:
         """Process the notes of a record: tasks to dispatch, results to send, timers, failures to publish."""
-        for task in notes.issued:
-            self.dispatcher.add(self.world.lanes[task.run.lane], task)
+        if notes.issued:
+            self.dispatcher.add(self.world.lanes[notes.issued[0].run.lane], notes.issued)
         self.streams.end(notes.finished)
-        for task in notes.caught:
-            self._tell_outcome(task)
-        for task in notes.finished:
-            if not task.run.verdicts or task.index not in task.run.verdicts:  # else it was sent when it was caught
-                self._tell_outcome(task)
+        self._tell_outcomes(notes.caught)
+        for run, tasks in by_run(notes.finished):
+            if run.verdicts:  # those outcomes were sent when the tasks were caught
+                tasks = [task for task in tasks if task.index not in run.verdicts]
+            self._tell_outcomes(tasks)
         if not notes.retired:
             return
         lane_name = notes.retired[0].run.lane
@@ -242,21 +241,20 @@ class BrokerState:
         if what is not None and not self.storage_full:
             self.effects.news.append(News(0, lane, what))
 
-    def _tell_outcome(self, task: Task) -> None:
-        if task.run.watchers is not None:
-            self._send_to_watchers(task, task.run.watchers)
-        if type(task.outcome) is Failed:
-            self._tell_failure(task, task.outcome)
+    def _tell_outcomes(self, tasks: list[Task]) -> None:
+        """Send the outcomes of tasks of one run to those who watch it, and publish the failures."""
+        watchers = tasks[0].run.watchers if tasks else None
+        if watchers:
+            items = [result_item(task) for task in tasks]
+            for identity, (first_seq, last_seq) in watchers.items():
+                self._owe(identity, [item for item in items if first_seq <= item.seq <= last_seq])
+        for task in tasks:
+            if type(task.outcome) is Failed:
+                self._tell_failure(task, task.outcome)
 
-    def _send_to_watchers(self, task: Task, watchers: dict[bytes, tuple[int, int]]) -> None:
-        item = result_item(task)
-        for identity, (first_seq, last_seq) in watchers.items():
-            if first_seq <= task.seq <= last_seq:
-                self._owe(identity, item)
-
-    def _owe(self, identity: bytes, item: ResultItem) -> None:
-        """Owe a connection an outcome, unless it is gone; a returning producer sends Await again."""
-        if identity in self._producers and not self.debts.owe(identity, item):
+    def _owe(self, identity: bytes, items: list[ResultItem]) -> None:
+        """Owe a connection outcomes, unless it is gone; a returning producer sends Await again."""
+        if items and identity in self._producers and not self.debts.owe(identity, items):
             self.forget(identity)
 
     def _tell_failure(self, task: Task, failure: Failed) -> None:

@@ -114,7 +114,7 @@ class Task:
         self.index = index
         self.seq = run.first_seq + index
         self.turn = run.first_turn + index
-        self.address = run.target(index)
+        self.address = run.targets if type(run.targets) is str else run.targets[index]
         self.code = code  # bound at issue; None: its name was not deployed
         # Functions and models keep no state, so their order cannot be seen and they run in parallel.
         self.stateless = code is not None and not KINDS[code.kind].keeps_state

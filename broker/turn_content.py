@@ -34,26 +34,28 @@ class TurnContent(NamedTuple):
 
 def turn_content(task: Task, outcome: Outcome) -> TurnContent:
     """Return what the digest of a task's turn covers, with this outcome."""
-    run = task.run
-    content: TurnContent = new_tuple(
-        TurnContent,
-        (
-            task.turn,
-            task.address,
-            run.kind,
-            run.sender,
-            run.priority,
-            run.payloads[task.index],
-            run.tensors_of(task.index),
-            run.reply_to,
-            None if task.code is None else task.code.digest,
-            effect_of(outcome),
-            task.state_digest,
-        ),
-    )
+    content: TurnContent = new_tuple(TurnContent, turn_fields(task, outcome))
     return content
 
 
-def turn_digest(before: bytes, content: TurnContent) -> bytes:
+def turn_fields(task: Task, outcome: Outcome) -> tuple[Any, ...]:
+    """Return the same without names, as the lane needs it for each task."""
+    run = task.run
+    return (
+        task.turn,
+        task.address,
+        run.kind,
+        run.sender,
+        run.priority,
+        run.payloads[task.index],
+        run.tensors_of(task.index) if run.tensors else (),
+        run.reply_to,
+        None if task.code is None else task.code.digest,
+        effect_of(outcome),
+        task.state_digest,
+    )
+
+
+def turn_digest(before: bytes, content: TurnContent | tuple[Any, ...]) -> bytes:
     """Return the digest of a lane after a turn: over the digest before it and the turn's content."""
     return blake3(pack((before, *content))).digest()

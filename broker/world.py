@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from rota.broker import records
 from rota.broker.lane import Lane, LaneImage, Notes, Numbering
 from rota.broker.producers import Producers
-from rota.broker.results import KeptResults, RunIndex
+from rota.broker.results import KeptResults, RunIndex, by_run
 from rota.broker.tasks import Run, Task
 from rota.broker.verdicts import CANCELLED, can_say
 from rota.common.errors import JournalError
@@ -61,14 +61,11 @@ class World:
         notes = self._notes.take()
         for run in notes.stamped:
             self.runs.add(run)
-        for task in notes.finished:
-            self.runs.finish(task)
-            self.results.keep(task)
+        for run, tasks in by_run(notes.finished):
+            self.runs.finish(run, len(tasks))
+            for task in tasks:
+                self.results.keep(task)
         return notes
-
-    def unfinished(self) -> list[Task]:
-        """Return every issued task without an outcome, by lane in line order: what to dispatch after a restart."""
-        return [task for lane in self.lanes.values() for task in lane.line() if task.outcome is None]
 
     def tensors_in_use(self) -> dict[bytes, None]:
         """Return the digests of all tensors named by a task, timer, dead letter or kept result."""

@@ -180,7 +180,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "caught-task-is-told-twice", "an outcome is sent once", "broker/state.py",
-        "if not task.run.verdicts or task.index not in task.run.verdicts:", "if True:", _REQUESTS,
+        "tasks = [task for task in tasks if task.index not in run.verdicts]", "pass", _REQUESTS,
     ),
     Mutation(
         "await-forgets-the-caught", "a final outcome is there to be asked for", "broker/awaits.py",
@@ -217,7 +217,7 @@ MUTATIONS: Final = (
     # --- digests --------------------------------------------------------------------------------------------------
     Mutation(
         "digest-without-the-state", "the lane digest covers the new state", "broker/turn_content.py",
-        "            task.state_digest,\n        ),\n", "            None,\n        ),\n", _CORE,
+        "        task.state_digest,\n    )\n", "        None,\n    )\n", _CORE,
     ),
     Mutation(
         "digest-without-the-emits", "the lane digest covers the emitted tasks", "common/work.py",

@@ -89,7 +89,7 @@ def test_a_broker_goes_on_with_a_kept_run(agents: Path, tmp_path: Path) -> None:
         open_epoch(world, journal, 5_000)
         assert world.boot == 2
         assert world.lanes["main"].digest == digest
-        assert [task.address for task in world.unfinished()] == ["relay/7"]
+        assert [task.address for task in world.lanes["main"].unfinished()] == ["relay/7"]
         world.check_invariants()
 
 
