@@ -1,10 +1,13 @@
-"""Faults of the rules that refuse records that no broker writes, for _mutations.py: the fields of its `Mutation`."""
+"""Faults of records and columns, most of the rules that refuse records that no broker writes: the fields of `Mutation`
+in _mutations.py.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 _RULES: Final = ("tests/broker/test_journal_rules.py",)
+_COLUMNS: Final = ("tests/common/test_columns.py",)
 _JOURNAL: Final = ("tests/broker/test_records.py", "tests/broker/test_journal.py")
 _REQUESTS: Final = ("tests/broker/test_requests.py",)
 _VERDICTS: Final = ("tests/broker/test_undone.py", "tests/broker/test_reference.py")
@@ -58,6 +61,14 @@ FAULTS: Final = (
         "    check_dead(lane, *request.seqs)\n",
         "",
         _REQUESTS,
+    ),
+    (
+        "provenance-of-the-first",
+        "each result keeps its own provenance",
+        "common/columns.py",
+        "repeat(value, times) for times, value in column",
+        "repeat(column[0][1], times) for times, _ in column",
+        _COLUMNS,
     ),
     (
         "request-twice",
