@@ -95,7 +95,7 @@ def test_a_kernel_that_does_not_stop_costs_its_task_only(rota_up: RotaUp, run_di
     """
     up = rota_up(run_dir, cpu_workers=0, gpu_workers=1, ROTA_REQUIRE="cpu")
     with Client(run_dir) as client:
-        digest = _add(run_dir, tmp_path, _multiply())
+        digest = _add(run_dir, tmp_path, _multiply(), "[ranges]\nshape = [3, 3]\n")
         client.deploy_model("multiply", digest, code_limits=Limits(timeout_ms=200))
         client.submit("model:multiply", {"shape": np.array([2, 2], np.int64)}).result(WAIT_SECONDS)
         large = client.submit("model:multiply", {"shape": np.array([4_000, 4_000], np.int64)})
@@ -154,7 +154,10 @@ def _multiply() -> Any:
     return helper.make_graph(nodes, "multiply", [value("shape", INT64, [2])], [value("y", FLOAT, [])])
 
 
-def _add(run_dir: Path, folder: Path, graph: Any) -> bytes:
-    path = folder / f"{graph.name}.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+def _add(run_dir: Path, folder: Path, graph: Any, settings: str = "") -> bytes:
+    """Add a model with this model.toml."""
+    path = folder / graph.name
+    path.mkdir(exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path / "model.onnx")
+    (path / "model.toml").write_text(settings)
     return Repository(RunFolder(run_dir).models).add(path, graph.name).digest
