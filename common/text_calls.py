@@ -12,7 +12,7 @@ change it with this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
@@ -53,6 +53,8 @@ STOP_CHARS_MAX: Final = 256  # so much text may be held back before it is shown
 STOP_TOKENS_MAX: Final = 256
 LOGPROBS_MAX: Final = 20
 CHOICES_MAX: Final = 1_024
+RULE_BYTES_MAX: Final = 64 << 10  # of what the text must be; its length bounds how deep the library recurses
+TOOLS_BYTES_MAX: Final = 128 << 10  # of the parameters of all tools of a call, for the same reason
 TOOLS_MAX: Final = 128
 TOOL_CALLS_MAX: Final = 128  # of one message
 TEXTS_MAX: Final = 1_024  # of one call
@@ -270,14 +272,21 @@ def _output(name: str, value: Any) -> OutputRule:
         raise BadPayload(f'"{name}" must have exactly one of {", ".join(OUTPUT_KINDS)}, got {shown(list(fields))}')
     ((kind, rule),) = fields.items()
     here = f"{name}.{kind}"
-    if kind == "json_schema":
-        return OutputRule(kind, check_json_object(here, rule))
     if kind != "choices":
-        return OutputRule(kind, check_text(here, rule, 1))
+        text = check_json_object(here, rule) if kind == "json_schema" else check_text(here, rule, 1)
+        _check_bytes(here, (text,), RULE_BYTES_MAX)
+        return OutputRule(kind, text)
     choices = tuple([check_text(here, item, 1) for item in check_list(here, rule, 1, CHOICES_MAX, "texts")])
+    _check_bytes(here, choices, RULE_BYTES_MAX)
     if len(dict.fromkeys(choices)) != len(choices):
         raise BadPayload(f'"{here}" has a choice twice')
     return OutputRule(kind, choices)
+
+
+def _check_bytes(name: str, texts: Sequence[str], highest: int) -> None:
+    size = sum([len(text.encode()) for text in texts])
+    if size > highest:
+        raise BadPayload(f'"{name}" must have at most {highest} bytes, got {size}')
 
 
 def _tools(name: str, value: Any) -> tuple[ChatTool, ...]:
@@ -292,6 +301,7 @@ def _tools(name: str, value: Any) -> tuple[ChatTool, ...]:
                 check_json_object(f"{here}.parameters", fields.get("parameters", "{}")),
             )
         )
+    _check_bytes(f"{name}.parameters", [tool.parameters for tool in found], TOOLS_BYTES_MAX)
     names = [tool.name for tool in found]
     if len(dict.fromkeys((*names, *TOOL_CHOICES))) != len(names) + len(TOOL_CHOICES):
         raise BadPayload(

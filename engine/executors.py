@@ -1,7 +1,7 @@
 """The executors of this process: WASM and ONNX behind one `run_all`, each created on first use.
 
-They run in one thread shared by the whole process, with a stack for the deepest guest: an engine belongs to one
-thread, and wasmtime's Python package keeps host exceptions in one slot. An exception in the waiting caller, such as
+They run in one thread shared by the whole process, with a stack for the deepest guest and grammar: an engine belongs to
+one thread, and wasmtime's Python package keeps host exceptions in one slot. An exception in the waiting caller, such as
 that of Ctrl-C, stops what runs there.
 """
 
@@ -21,10 +21,10 @@ from rota.conversations.store import ConversationStore
 from rota.host.endpoints import CONVERSATIONS
 from rota.host.install import install_command
 from rota.tensors.store import TensorStore
+from rota.worker.deep_stack import with_deep_stack
 from rota.worker.executor import Ended, Executor, Job, Look, Looked, Outside, Report, Work
 from rota.worker.fold_executor import FoldExecutor
 
-_STACK_BYTES: Final = 8 << 20  # holds the deepest guest: THREAD_STACK_BYTES of cpu_worker/profile.py
 _THREAD_NAME: Final = "rota-executor"
 _ASK_AGAIN_SECONDS: Final = 0.05
 
@@ -248,8 +248,7 @@ def _shared_thread() -> ThreadPoolExecutor:
     global _thread
     with _lock:
         if _thread is None:
-            before = threading.stack_size(_STACK_BYTES)
-            _thread = ThreadPoolExecutor(1, thread_name_prefix=_THREAD_NAME)
-            _thread.submit(int).result()  # starts the thread
-            threading.stack_size(before)
+            thread = ThreadPoolExecutor(1, thread_name_prefix=_THREAD_NAME)
+            with_deep_stack(lambda: thread.submit(int).result())  # starts the thread
+            _thread = thread
         return _thread

@@ -223,13 +223,31 @@ class ModelExecutor:
 
     def _step_texts(self, line: ModelLine, resident: Resident, reports: list[Report]) -> list[QueuedCall]:
         """Do one step of all texts; return the requests that took part, and those that ended before it."""
-        served = [*self._texts.start(line, resident), *line.texts.values()]
+        served = self._start_texts(line, resident)
+        served += line.texts.values()
         self._begin(tuple(line.texts.values()))
         try:
             self._texts.step(line, resident, reports)
         finally:
             self._end()
         return served
+
+    def _start_texts(self, line: ModelLine, resident: Resident) -> list[QueuedCall]:
+        """Start what waits while there are slots; return the calls that have ended at once."""
+        assert resident.generating is not None
+        ended: list[QueuedCall] = []
+        while line.waiting and not resident.generating.is_full:
+            (call,) = line.waiting.take()
+            if not call.is_wanted:
+                continue
+            self._begin((call,))
+            try:
+                self._texts.start(line, resident, call)
+            finally:
+                self._end()
+            if not call.is_wanted:
+                ended.append(call)
+        return ended
 
     def _run_calls(self, line: ModelLine, resident: Resident, calls: list[QueuedCall]) -> None:
         self._begin(tuple(calls))

@@ -31,31 +31,39 @@ class TextRuns:
         self._numbers = count(1)
         self._left_ms: dict[int, float] = {}  # of the requests in progress
 
-    def start(self, line: ModelLine, resident: Resident) -> list[QueuedCall]:
-        """Start what waits while there are slots; return the calls that have ended at once."""
+    def start(self, line: ModelLine, resident: Resident, call: QueuedCall) -> None:
+        """Start a call in a free slot, or end it at once.
+
+        Reading the prompt and the rule of the output can take long; the time counts, and the watchdog reports a call
+        that does not come to an end.
+        """
         model = resident.generating
         assert model is not None
-        ended: list[QueuedCall] = []
-        while line.waiting and not model.is_full:
-            (call,) = line.waiting.take()
-            if not call.is_wanted:
-                continue
-            number = next(self._numbers)
-            request = call.call
-            assert isinstance(request, GenerateCall)
-            try:
-                messages = self._history(request)
-                model.start(number, request, messages, call.task.now_ms)
-            except BadPayload as error:
-                call.fold.refuse(call.place, error)
-                ended.append(call)
-            except ConversationError as error:
-                call.fold.cut(call.place, "faulted", error.message)
-                ended.append(call)
-            else:
-                line.texts[number] = call
-                self._left_ms[number] = call.timeout_ms
-        return ended
+        number = next(self._numbers)
+        request = call.call
+        assert isinstance(request, GenerateCall)
+        begun_s = time.perf_counter()
+        self._watchdog.arm(call.timeout_ms)
+        failure: BadPayload | ConversationError | MemoryError | None = None
+        try:
+            model.start(number, request, self._history(request), call.task.now_ms)
+        except (BadPayload, ConversationError, MemoryError) as error:
+            failure = error
+        stopped = self._watchdog.disarm()
+        left_ms = call.timeout_ms - (time.perf_counter() - begun_s) * 1_000
+        if isinstance(failure, BadPayload):
+            call.fold.refuse(call.place, failure)
+        elif isinstance(failure, ConversationError):
+            call.fold.cut(call.place, "faulted", failure.message)
+        elif failure is not None:
+            call.fold.cut(call.place, "faulted", f"not enough memory for the prompt: {failure}")
+        elif stopped == "timeout" or left_ms <= 0:
+            call.fold.cut(call.place, "timeout", f"ran longer than {call.timeout_ms} ms")
+        if call.is_wanted:
+            line.texts[number] = call
+            self._left_ms[number] = left_ms
+        elif failure is None:
+            model.drop(number)
 
     def step(self, line: ModelLine, resident: Resident, reports: list[Report]) -> None:
         """Do one step of all requests in progress; those that end have their outcome, or are cut from their fold."""

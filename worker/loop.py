@@ -28,6 +28,7 @@ from rota.common.work import NO_OUTCOMES, Fold, FoldResult, TaskInput
 from rota.host.config import WorkerSettings, worker_name
 from rota.host.service import Exit, StopLevel, StopSignals, host_identity, say_ready
 from rota.host.sockets import LINGER_LAST_MS, Socket, WakePair, context, dealer
+from rota.worker.deep_stack import with_deep_stack
 from rota.worker.executor import (
     Counted,
     Ended,
@@ -95,7 +96,7 @@ def serve_worker(
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     worker = worker_name(pool, settings.worker)
     with StopSignals() as signals:
-        lane = ExecutorThread(worker, make_executor)
+        lane = ExecutorThread(worker, make_executor, with_deep_stack if pool == "gpu" else _plainly)
         code = Exit.BUG  # if the code below raises
         try:
             fingerprint = lane.wait_ready(signals)
@@ -112,6 +113,10 @@ def serve_worker(
         finally:
             lane.end(code)
         return code
+
+
+def _plainly(start: Callable[[], None]) -> None:
+    start()
 
 
 def _end_at_once(code: Exit) -> NoReturn:
@@ -273,7 +278,10 @@ Heard = Finished | Overran | Prepares | TextCame | ModelsCounted
 class ExecutorThread:
     """Runs an executor in its own thread. Its methods are called by the main thread."""
 
-    def __init__(self, worker: str, make_executor: MakeExecutor) -> None:
+    def __init__(
+        self, worker: str, make_executor: MakeExecutor, starting: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """`starting` starts the thread by calling what it is given."""
         self._worker = worker
         self._make_executor = make_executor
         self._wake = WakePair()
@@ -283,7 +291,7 @@ class ExecutorThread:
         self._executor: Executor | None = None
         # A daemon, so that a task that cannot be interrupted does not keep the process alive.
         self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
-        self._thread.start()
+        starting(self._thread.start)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when something is reported."""

@@ -14,7 +14,9 @@ from rota.common.errors import BadPayload
 from rota.common.model_call import Tensor
 from rota.common.text_calls import (
     NEW_CONVERSATION,
+    RULE_BYTES_MAX,
     TEXT_TASKS,
+    TOOLS_BYTES_MAX,
     ChatMessage,
     ChatTool,
     ClassifyCall,
@@ -201,3 +203,20 @@ def test_vectors_may_be_a_reference() -> None:
     assert decode_text_result(encode_text_result(result), (reference,)) == result
     with pytest.raises(BadPayload, match="tensor reference 0 is"):
         decode_text_result(encode_text_result(EmbedResult(Tensor("float32", (2, 4), 0), Usage(9))), (reference,))
+
+
+def test_the_length_of_rules_is_bounded() -> None:
+    """Goal: a library that recurses over a rule has stack enough. Method: one byte more than the limit, each kind."""
+    rule, tools = "x" * (RULE_BYTES_MAX + 1), '{"$comment":"' + "x" * TOOLS_BYTES_MAX + '"}'
+    schema = '{"$comment":"' + "x" * RULE_BYTES_MAX + '"}'
+    for output in (
+        {"grammar": rule},
+        {"regex": rule},
+        {"json_schema": schema},
+        {"choices": ["é" * 20_000, "é" * 20_000]},
+    ):
+        with pytest.raises(BadPayload, match=f"must have at most {RULE_BYTES_MAX} bytes"):
+            generate_call({"prompt": "a", "output": output})
+    with pytest.raises(BadPayload, match=f'"generate.tools.parameters" must have at most {TOOLS_BYTES_MAX} bytes'):
+        generate_call({"messages": [{"role": "user", "content": "a"}], "tools": [{"name": "t", "parameters": tools}]})
+    assert generate_call({"prompt": "a", "output": {"grammar": rule[1:]}}).output is not None

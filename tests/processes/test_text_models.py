@@ -11,7 +11,7 @@ import msgpack
 import numpy
 import pytest
 
-from rota.client import NEW_CONVERSATION, AsyncClient, Client, TaskFailed
+from rota.client import NEW_CONVERSATION, AsyncClient, Client, Limits, TaskFailed
 from rota.common.text_results import GenerateResult
 from rota.gpu_worker.repository import Repository
 from rota.local.lane import LocalLane
@@ -176,3 +176,21 @@ def test_a_stop_text_of_many_bytes_is_no_hazard(up: Any, run_dir: Path) -> None:
             for stop in ("\N{DEGREE SIGN}", "\N{EVERGREEN TREE}", "\N{REPLACEMENT CHARACTER}", "a\u0301", whole[20:23]):
                 answer = client.generate("speaker", seed=seed, stop=[stop], **call)
                 assert "".join(answer) == answer.result().text == whole.split(stop)[0]
+
+
+def test_a_rule_without_an_end_costs_its_task_only(up: Any, run_dir: Path, built: Built) -> None:
+    """Goal: a rule that the library works on for ever is a timeout, and others are answered meanwhile. Method: a schema
+    of 40 patterns that must all hold, which takes it exponential time; a long chain of rules, which it can do.
+    """
+    patterns = [{"pattern": f"a{number}*"} for number in range(40)]
+    chain = "\n".join([*[f'r{at}: "x" r{at + 1}' for at in range(3_000)], 'r3000: "y"'])
+    with Client(run_dir, timeout_s=120) as client:
+        speaker = Repository(built.models).named("speaker").digest
+        client.deploy_model("hasty", speaker, check=False, code_limits=Limits(timeout_ms=1_000))
+        client.generate("hasty", **CALLS[0]).result()
+        endless = client.generate("hasty", "a", output={"json_schema": {"type": "string", "allOf": patterns}})
+        up.wait_for("was told to stop and does not")
+        assert endless.outcome().kind == "timeout"
+        assert client.generate("speaker", **CALLS[0]).result() == built.answers[0]
+        answer = client.generate("speaker", "a", max_tokens=5, output={"grammar": f"start: r0\n{chain}\n"})
+        assert answer.result().text == "xxxxx"
