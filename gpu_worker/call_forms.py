@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from rota.common.columns import new_tuple
 from rota.common.model_call import Call, decode_call, encode_call
 from rota.common.work import TensorRef
 
@@ -31,7 +32,8 @@ class CallForm:
         self.spans = spans
         self.bools = [spans[name] for name, tensor in call.inputs.items() if tensor.dtype == "bool"]
         edges = [0, *[edge for span in spans.values() for edge in span], len(payload)]
-        self.fixed = tuple([(edges[at], payload[edges[at] : edges[at + 1]]) for at in range(0, len(edges), 2)])
+        parts = [(edges[at], payload[edges[at] : edges[at + 1]]) for at in range(0, len(edges), 2)]
+        self.fixed = tuple([(start, part) for start, part in parts if part])
 
     def matches(self, payload: bytes) -> bool:
         """Return whether a payload of the right size is this call with other data."""
@@ -70,7 +72,8 @@ class CallForms:
         """
         for form in self._of_size.get(len(payload), ()):
             if form.matches(payload):
-                return InlineCall(form, payload)
+                known: InlineCall = new_tuple(InlineCall, (form, payload))
+                return known
         call = decode_call(payload, references)
         if not all(isinstance(tensor.data, bytes) for tensor in call.inputs.values()):
             return call

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from rota.common.columns import new_tuple
 from rota.common.errors import BadPayload, CodeError, TensorError
 from rota.common.limits import MODELS_SHOWN_MAX, STUCK_MS, TENSORS_PER_TASK_MAX
 from rota.common.work import MODEL, Code, Done, Outcome
@@ -451,4 +452,5 @@ def _outcome(packed: Packed, call: QueuedCall) -> Outcome:
         return failed("bad_output", f"the result has {len(result)} bytes, the limit is {limit}")
     if len(references) > TENSORS_PER_TASK_MAX:
         return failed("bad_output", f"the result has {len(references)} large tensors, at most {TENSORS_PER_TASK_MAX}")
-    return Done(result, None, (), (), 0, references)
+    done: Done = new_tuple(Done, (result, None, (), (), 0, references, 0))
+    return done

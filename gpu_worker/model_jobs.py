@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from rota.common.columns import new_tuple
 from rota.common.errors import BadPayload
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX
 from rota.common.work import Done, Failed, Fold, FoldResult, Outcome, Provenance, Stopped, TaskInput
@@ -128,7 +129,9 @@ class QueuedCall(NamedTuple):
         """Return a call of tensors that waits."""
         lane = fold.fold.lane_seed
         if type(call) is InlineCall:
-            return cls(fold, place, lane, plan.shape, plan.rows, plan.rows_max, plan, call, part)
+            fields = (fold, place, lane, plan.shape, plan.rows, plan.rows_max, plan, call, part)
+            made: QueuedCall = new_tuple(cls, fields)
+            return made
         # Large tensors do not share a batch: the copy would cost more than the batch saves.
         return cls(fold, place, lane, (_REFERENCED, plan.shape), plan.rows, 0, plan, call, part)
 

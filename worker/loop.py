@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 import zmq
 
 from rota.common import wire
+from rota.common.columns import new_tuple
 from rota.common.errors import DeviceLost, ProtocolError
 from rota.common.limits import ASSIGNMENTS_PER_WORKER, MESSAGE_BYTES_MAX, MESSAGE_CHARS_MAX
 from rota.common.messages import Assign, Completed, Prepare, Prepared, WorkerMessage
@@ -482,7 +483,7 @@ def folds_of(order: Assign) -> list[Fold]:
             for index, (turn, payload) in enumerate(zip(part.turns, part.payloads, strict=True)):
                 own = tensors.get(index, ()) if tensors else ()
                 head = (turn, part.kind, part.sender, payload, part.now_ms, part.reply_to)
-                tasks.append(TaskInput(*head, own, part.emits_max, part.growth_bytes))
+                tasks.append(new_tuple(TaskInput, (*head, own, part.emits_max, part.growth_bytes)))
         if code >= len(order.codes):
             raise ProtocolError(f"a fold for {address} names code {code} of {len(order.codes)}")
         folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks)))
