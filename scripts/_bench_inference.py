@@ -50,12 +50,26 @@ def waiting_calls(place: Place) -> Iterator[None]:
         title = f"MLP 256-256-10, {count:,} one-row calls wait, class {first.provenance.certificate}, 1 worker"
         while True:
             place.say("MLP 256-256-10")
-            bound = {f"session.run loop on {first.provenance.provider}": plain.runs_per_second({"x": row}, count)}
+            loop = f"session.run loop on {first.provenance.provider}"
+            used = [_processor_seconds(up)]
+            bound = {loop: plain.runs_per_second({"x": row}, count)}
+            used.append(_processor_seconds(up))
             started = time.perf_counter()
             client.submit_many("model:mlp", [{"x": row}] * count).results(WAIT_SECONDS)
             taken = time.perf_counter() - started
-            place.table.add("inference", title, "inferences/s", count / taken, bound)
+            used.append(_processor_seconds(up))
+            notes = {f"{kind} us/call": (used[2][kind] - used[1][kind]) / count * 1e6 for kind in used[2]}
+            notes[f"{loop} us/call"] = (used[1]["client"] - used[0]["client"]) / count * 1e6
+            notes = {name: round(value, 1) for name, value in notes.items()}
+            place.table.add("inference", title, "inferences/s", count / taken, bound, notes)
             yield
+
+
+def _processor_seconds(up: Up) -> dict[str, float]:
+    """Return the processor time of this process, and of those of `up` where it can be asked, in steps of 10 ms."""
+    others = up.processor_seconds() or {}
+    used = {kind: seconds for kind, seconds in others.items() if kind != "cpu_worker"}
+    return {"client": time.process_time(), **used}
 
 
 def one_after_another(place: Place) -> Iterator[None]:
