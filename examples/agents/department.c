@@ -202,19 +202,10 @@ static void take_work(const rota_input *input, department *of) {
 
 /* --- an answer comes back ---------------------------------------------------------------------------------------- */
 
-/* Step into the value of `key` in the map that comes next. */
-static void enter(rota_reader *reader, rota_bytes key) {
-    for (uint32_t left = rota_read_map(reader); left > 0; left--) {
-        if (rota_equal(rota_read_bytes(reader), key)) return;
-        rota_skip(reader);
-    }
-    reader->bad = true;
-}
-
 static rota_reader field(rota_bytes answer, rota_bytes key) {
     rota_reader reader = rota_read(answer);
-    enter(&reader, ROTA_TEXT("generate"));
-    enter(&reader, key);
+    rota_read_key(&reader, ROTA_TEXT("generate"));
+    rota_read_key(&reader, key);
     return reader;
 }
 

@@ -139,20 +139,11 @@ static bool recall(rota_bytes state, file *out) {
     return true;
 }
 
-/* Step into the value of `key` in the map that comes next. */
-static void enter(rota_reader *reader, rota_bytes key) {
-    for (uint32_t left = rota_read_map(reader); left > 0; left--) {
-        if (rota_equal(rota_read_bytes(reader), key)) return;
-        rota_skip(reader);
-    }
-    reader->bad = true;
-}
-
 /* Return the scores, float32 in the order of the labels, or ROTA_NIL where the answer has another form. */
 static rota_bytes read_scores(rota_bytes answer) {
     rota_reader reader = rota_read(answer);
-    enter(&reader, ROTA_TEXT("outputs"));
-    enter(&reader, ROTA_TEXT("target_label"));
+    rota_read_key(&reader, ROTA_TEXT("outputs"));
+    rota_read_key(&reader, ROTA_TEXT("target_label"));
     bool good = rota_read_array(&reader) == 3 && rota_equal(rota_read_bytes(&reader), ROTA_TEXT("float32"));
     rota_skip(&reader); /* the shape: the number of bytes says enough */
     rota_bytes scores = rota_read_bytes(&reader);

@@ -208,6 +208,15 @@ static inline void rota_skip(rota_reader *reader) {
     }
 }
 
+/* Step to the value of `key` in the map that comes next; without such a key the reader is `bad`. */
+static inline void rota_read_key(rota_reader *reader, rota_bytes key) {
+    for (uint32_t left = rota_read_map(reader); left > 0; left--) {
+        if (rota_equal(rota_read_bytes(reader), key)) return;
+        rota_skip(reader);
+    }
+    reader->bad = true;
+}
+
 /* --- writing MessagePack ----------------------------------------------------------------------------------------- */
 
 /* Start with `rota_writer writer = {0};`. Integers and lengths take their shortest form: one value, one encoding. */
