@@ -181,7 +181,9 @@ def _tasks(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any
     if state is not None and state not in TASK_STATES:
         raise errors.BadPayload(f"no task state {state!r}: use one of {', '.join(TASK_STATES)}")
     chosen = (facts for facts in _all_tasks(broker, lane, state) if state is None or facts["state"] == state)
-    return list(islice(chosen, _limit(arguments)))
+    rows = list(islice(chosen, _limit(arguments)))
+    retired = [facts for facts in rows if facts["state"] == "retired"]  # the last ones that completed, in any order
+    return rows[: len(rows) - len(retired)] + sorted(retired, key=lambda facts: -facts["seq"])
 
 
 def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[dict[str, Any]]:

@@ -108,10 +108,9 @@ class _Talk:
     def _say(self, text: str) -> None:
         printer = TextPrinter(lines=True)
         generation = self._chat.say(text)
-        generation.timeout_s = self._wait_s
         try:
             with noticed(self._connection, self._lane, Progress(False, "")):
-                print_stream(generation, printer)
+                print_stream(generation, printer, self._wait_s)
         except TaskFailed as error:
             printer.end()
             self._failed += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,7 +92,10 @@ def generate(
     with connection.open() as client:
         check_deployed(client, model, lane)
         generation = client.generate(model, lane=lane, priority=priority, **options)
-        return _print_answer(connection, lane, generation, wait_s, stream=stream and not json, json=json)
+        is_bound = "output" in options or tool_choice not in (None, "auto", "none")
+        return _print_answer(
+            connection, lane, generation, wait_s, stream=stream and not json, json=json, is_bound=is_bound
+        )
 
 
 def head_of(text: str | None) -> bytes | None:
@@ -109,11 +113,17 @@ def head_of(text: str | None) -> bytes | None:
     return head
 
 
-def print_stream(generation: Generation, printer: TextPrinter) -> None:
-    """Print the text of an answer as it comes."""
+def print_stream(generation: Generation, printer: TextPrinter, wait_s: float) -> None:
+    """Print the text of an answer as it comes, for so long. Raises `TimeoutError`; afterwards the result is there."""
+    ends_at = time.monotonic() + wait_s
     try:
-        for text in generation:
+        while True:
+            generation.timeout_s = max(0.0, ends_at - time.monotonic())
+            if not (text := next(generation, "")):
+                break
             printer(text)
+            if time.monotonic() > ends_at:  # more text may be there at once, always
+                raise TimeoutError
     except TextReplaced as error:
         printer.end()
         click.echo(f"{error.message}; here it is from the start", err=True)
@@ -122,14 +132,20 @@ def print_stream(generation: Generation, printer: TextPrinter) -> None:
 
 
 def _print_answer(
-    connection: Connection, lane: str, generation: Generation, wait_s: float, *, stream: bool, json: bool
+    connection: Connection,
+    lane: str,
+    generation: Generation,
+    wait_s: float,
+    *,
+    stream: bool,
+    json: bool,
+    is_bound: bool,
 ) -> int:
     printer = TextPrinter()
     try:
         with noticed(connection, lane, Progress(False, "")):
             if stream:
-                generation.timeout_s = wait_s
-                print_stream(generation, printer)
+                print_stream(generation, printer, wait_s)
             outcome = generation.outcome(wait_s)
     except KeyboardInterrupt:
         printer.end()
@@ -144,19 +160,26 @@ def _print_answer(
         raise
     if json:
         print_json(_facts(outcome))
-        return ExitCode.OK if outcome.ok else ExitCode.FAILED
+        return ExitCode.OK if outcome.ok and not (is_bound and _is_cut(generation.result())) else ExitCode.FAILED
     result = generation.result()
     if not stream:
         printer(result.text)
         printer.end()
     _print_rest(result)
     click.echo(usage_line(result, outcome.provenance), err=True)
+    if is_bound and _is_cut(result):
+        click.echo("error: the answer was cut off (--max-tokens), so it is not what it had to be", err=True)
+        return ExitCode.FAILED
     return ExitCode.OK
+
+
+def _is_cut(result: GenerateResult) -> bool:
+    return result.finish == "length"
 
 
 def _facts(outcome: Result) -> dict[str, Any]:
     facts = outcome_facts(outcome)
-    return {**facts, **facts.pop("result")} if outcome.ok else facts
+    return {**facts.pop("result"), **facts} if outcome.ok else facts
 
 
 def _print_rest(result: GenerateResult) -> None:

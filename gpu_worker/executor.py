@@ -59,17 +59,19 @@ class ModelExecutor:
         threads: int = 1,
         memory_bytes: int = 0,
         conversations: ConversationStore | None = None,
+        certificates: Path | None = None,
     ) -> None:
         """`device` is for `choose`: "auto" falls back to the CPU and says so; with `require` that is a `ConfigError`.
 
         `memory_bytes` is the budget of all loaded models, 0 for half of the host's memory. Without `conversations`,
-        tasks that continue one end as `faulted`; the executor closes it.
+        tasks that continue one end as `faulted`; the executor closes it. New certificates are kept in the folder
+        `certificates`, or else in that of the models.
         """
         self.provider, self.reason, wanted = choose(device, require=require)
         self._outside = outside
         self._threads = threads
         self._repository = Repository(models_dir)
-        self._loader = ModelLoader(threads=threads, require=wanted, tensors=tensors)
+        self._loader = ModelLoader(threads=threads, require=wanted, tensors=tensors, certificates=certificates)
         self._preparations = Preparations(outside.wake)
         self._residents = Residents(memory_bytes or default_budget_bytes())
         self._watchdog = RunWatchdog(self._overran)

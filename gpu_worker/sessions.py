@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 
 from rota.common.errors import CodeError
@@ -43,13 +44,16 @@ class LoadInterrupted(CodeError):
 class ModelLoader:
     """Loads models in any thread, several at once."""
 
-    def __init__(self, *, threads: int, require: Require, tensors: TensorStore | None) -> None:
-        """`tensors` is for the large results of models that encode texts."""
+    def __init__(
+        self, *, threads: int, require: Require, tensors: TensorStore | None, certificates: Path | None = None
+    ) -> None:
+        """`tensors` is for the large results of models that encode texts. `certificates`: see `certificate_of`."""
         self._probing: dict[bytes, RunWatchdog] = {}  # running warm-ups, by digest
         self._stopping = False
         self._threads = threads
         self._require = require
         self._tensors = tensors
+        self._certificates = certificates
 
     def load(self, entry: ModelEntry) -> Resident:
         """Load a model and return it.
@@ -94,6 +98,7 @@ class ModelLoader:
             threads=self._threads,
             is_stopping=lambda: self._stopping,
             say=lambda text: logger.info("model %s %d: %s", entry.name, entry.version, text),
+            keep_in=self._certificates,
         )
         if self._stopping:
             raise LoadInterrupted("the worker was told to stop while it loaded the model")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rota.common.errors import ConfigError
+from rota.host.install import install_command
 from rota.host.private_folder import PrivateFolder
 from rota.model_builds.wheels import Tell
 
@@ -99,4 +100,4 @@ def _form(name: str, recipe: Recipe, form: str | None) -> str:
 def _check_packages(name: str, recipe: Recipe) -> None:
     missing = [package for package in recipe.needs if importlib.util.find_spec(package) is None]
     if missing:
-        raise ConfigError(f"{name} is built with {' and '.join(missing)}: pip install 'rota[models]'")
+        raise ConfigError(f"{name} is built with {' and '.join(missing)}: {install_command('models')}")

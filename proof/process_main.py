@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     modules, artefacts, models, tensors, conversations = map(Path, arguments[:5])
-    lent_tensors, lent_conversations = (Path(one) if one else None for one in arguments[5:7])
+    lent_tensors, lent_conversations, certificates = (Path(one) if one else None for one in arguments[5:8])
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), name="requests", daemon=True).start()
     write_frame(answers, encode_answer({"ready": True}))
@@ -54,8 +54,9 @@ def main(arguments: list[str]) -> None:
         lent_tensors=lent_tensors,
         conversations=conversations,
         lent_conversations=lent_conversations,
+        certificates=certificates,
     )
-    with Executors(folders, device=arguments[7]) as executors:
+    with Executors(folders, device=arguments[8]) as executors:
         while True:
             write_frame(answers, _answer(executors, decode_request(requests.get())))
 

@@ -86,7 +86,8 @@ class Processes:
         self._command = [sys.executable, "-P", "-m", "rota.proof.process_main"]
         self._command += map(str, (folders.modules, folders.artefacts, folders.models, folders.tensors))
         self._command.append(str(folders.conversations))
-        self._command += [str(folders.lent_tensors or ""), str(folders.lent_conversations or ""), device]
+        self._command += [str(folders.lent_tensors or ""), str(folders.lent_conversations or "")]
+        self._command += [str(folders.certificates or ""), device]
         self._kills = kills
         self._lock = threading.Lock()
         self._closing = threading.Event()

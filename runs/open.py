@@ -58,6 +58,7 @@ class RunSource:
             tensors=self._private.path / "tensors",
             lent_tensors=self.tensors,
             lent_conversations=self.conversations,
+            certificates=self.artefacts.parent,
         )
 
     def begin(self) -> World:

@@ -119,8 +119,9 @@ def _set_up(wanted: set[str]) -> None:
     before = stamp.get("extras") if stamp.get("key") == _key() else None
     extras = sorted(wanted | set(before if isinstance(before, list) else ()))
     _STAMP.unlink(missing_ok=True)  # without a stamp the environment counts as incomplete
-    _say(f"installing rota[{','.join(extras)}] and what it needs; the first time takes one to three minutes")
-    _run_pip(["install", "--editable", f"{REPOSITORY}[{','.join(extras)}]"])
+    suffix = f"[{','.join(extras)}]" if extras else ""  # pip refuses empty brackets
+    _say(f"installing rota{suffix} and what it needs; the first time takes one to three minutes")
+    _run_pip(["install", "--editable", f"{REPOSITORY}{suffix}"])
     _STAMP.write_text(json.dumps({"key": _key(), "extras": extras}) + "\n", encoding="utf-8")
     _say(f"ready in {time.monotonic() - started:.0f} s")
 

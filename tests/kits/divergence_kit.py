@@ -116,14 +116,18 @@ class Bench:
         self._artefacts = artefacts
         self._executors: list[Executors] = []
 
-    def worker(self, name: str = "w1", pool: str = "cpu") -> RealWorker:
+    def executors(self) -> Executors:
+        """Executors over the folder, as a worker has them."""
         folders = Folders(
             modules=self.folder.modules, artefacts=self._artefacts, models=self.folder.models,
             tensors=self.folder.tensors,
         )  # fmt: skip
-        executors = Executors(folders, device="cpu")
-        self._executors.append(executors)
-        worker = RealWorker(self.broker, name, executors, pool)
+        made = Executors(folders, device="cpu")
+        self._executors.append(made)
+        return made
+
+    def worker(self, name: str = "w1", pool: str = "cpu") -> RealWorker:
+        worker = RealWorker(self.broker, name, self.executors(), pool)
         worker.register()
         return worker
 

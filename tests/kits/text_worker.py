@@ -3,8 +3,9 @@
 It answers text tasks through the real session, loop and store of conversations; only the model is a script. The answer
 of a generate task is its prompt, or its last message behind the number of messages before it, word by word. Some words
 are done instead of said: `[gate]` waits until a file `gate` exists in DIR, `[die]` waits and then ends the process, the
-first time; `[fail]` ends the task as `bad_input`, `[chance]` says another word in each process. A vector of a text is
-its length and its number of words; its labels are `long` and `short`.
+first time; `[tick]` says a word again and again until the gate is there; `[cut]` ends the text as too long; `[fail]`
+ends the task as `bad_input`, `[chance]` says another word in each process. A vector of a text is its length and its
+number of words; its labels are `long` and `short`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 
@@ -53,6 +55,7 @@ class Speech:
         self._address = address
         self._task = task
         self._text = ""
+        self._finish: Literal["stop", "length"] = "stop"
         self._before: tuple[ChatMessage, ...] = ()
         try:
             self._call = decode_text_call(task.payload)
@@ -71,13 +74,18 @@ class Speech:
         word = self._words[0]
         if word in ("[gate]", "[die]") and not (self._folder / "gate").exists():
             return []
-        del self._words[0]
+        if word == "[tick]" and not (self._folder / "gate").exists():
+            time.sleep(_GATE_POLL_S)
+        else:
+            del self._words[0]
         if word == "[die]" and not (self._folder / "died").exists():
             (self._folder / "died").touch()
             os._exit(1)
         if word == "[fail]":
             self._fail("told to fail")
-        if word in ("[gate]", "[die]", "[fail]"):
+        if word == "[cut]":
+            self._finish = "length"
+        if word in ("[gate]", "[die]", "[fail]", "[cut]"):
             return []
         said = f"{os.getpid() if word == '[chance]' else word} "
         at, self._text = len(self._text), self._text + said
@@ -100,7 +108,7 @@ class Speech:
             with ConversationStore(RunFolder(self._folder).conversations) as store:
                 head = store.append(call.conversation, [*call.messages, answer])
         logprobs = None if call.logprobs is None else tuple([TokenLogprob(-0.5, ()) for _ in tokens])
-        return GenerateResult(self._text, tokens, "stop", None, Usage(7, len(tokens)), logprobs, None, head)
+        return GenerateResult(self._text, tokens, self._finish, None, Usage(7, len(tokens)), logprobs, None, head)
 
     def _end(self, result: TextResult) -> None:
         self.outcome = Done(encode_text_result(result), None, (), (), 0, ())

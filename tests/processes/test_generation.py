@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,18 @@ def test_a_text_survives_its_worker(rota_up: RotaUp, run_dir: Path) -> None:
             assert result.usage.generated == len(result.tokens) > 0
 
 
+def generated_before(client: Client, *, prefilled: int) -> int:
+    """Return how many tokens the worker had generated when it had read a prompt of so many."""
+    ends_at = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < ends_at:
+        for worker in client.query("workers"):
+            for model in worker["models"]:
+                if model["tokens_prefilled"] >= prefilled:
+                    return int(model["tokens_generated"])
+        time.sleep(0.1)
+    raise TimeoutError("the worker tells no numbers")
+
+
 def test_cancelled_texts_make_room(rota_up: RotaUp, run_dir: Path) -> None:
     """Goal: a text can be cancelled in its middle. Method: fill the slots, cancel all, and ask once more."""
     rota_up(run_dir, cpu_workers=0, gpu_workers=1)
@@ -75,8 +88,9 @@ def test_cancelled_texts_make_room(rota_up: RotaUp, run_dir: Path) -> None:
         ]
         assert next(running[0])
         assert [one.cancel() for one in running] == [True] * 3
-        last = client.generate("decoder", tokens=[40, 41], max_tokens=3, timeout_s=WAIT_SECONDS)
+        last = client.generate("decoder", tokens=[40] * 500, max_tokens=3, timeout_s=WAIT_SECONDS)
         assert 0 < last.result().usage.generated <= 3
+        assert generated_before(client, prefilled=500) < 5_000, "the cancelled texts went on to their end"
         for one in running:
             with pytest.raises(TaskFailed) as caught:
                 one.result()

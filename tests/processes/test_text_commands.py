@@ -55,6 +55,7 @@ def test_an_answer_and_what_it_took(rota: Run) -> None:
     out, _ = rota("generate", "script", "a b", "--json", "--logprobs", "0", "--conversation", "new", "--system", "c")
     facts = json.loads(out)
     assert (facts["text"], facts["finish"], facts["usage"]) == ("1: a b ", "stop", {"prompt": 7, "generated": 3})
+    assert "result" not in facts, "each field once"
     assert facts["logprobs"] == [{"chosen": -0.5, "top": []}] * 3
     assert facts["provenance"]["certificate"] == "A"
     out, err = rota("generate", "script", "more", "--conversation", facts["conversation"])
@@ -71,17 +72,42 @@ def test_an_answer_and_what_it_took(rota: Run) -> None:
     assert "has no outcome yet: `rota result" in err
 
 
+def test_an_answer_that_does_not_end_is_not_waited_for(rota: Run) -> None:
+    """Goal: --wait-timeout bounds the whole wait, also while text comes. Method: an answer that goes on and on."""
+    out, err = rota("generate", "script", "a [tick]", "--wait-timeout", "0.5", code=ExitCode.TRY_LATER)
+    assert out.startswith("0: a [tick] ")
+    assert "has no outcome yet: `rota result" in err
+
+
+def test_an_answer_that_lost_its_form_is_a_failure(rota: Run) -> None:
+    """Goal: no program takes broken JSON for an answer. Method: texts that were cut off, with a form and without."""
+    form = ("--regex", "[a-z]+")
+    _, err = rota("generate", "script", "a [cut]", *form, code=ExitCode.FAILED)
+    assert err.endswith("error: the answer was cut off (--max-tokens), so it is not what it had to be\n")
+    out, _ = rota("generate", "script", "a [cut]", "--json", *form, code=ExitCode.FAILED)
+    assert json.loads(out)["finish"] == "length"
+    rota("generate", "script", "a [cut]")
+    rota("generate", "script", "a", *form)
+
+
 def test_an_interrupt_cancels_the_answer(speaker: Path, start_process: Start) -> None:
-    """Goal: nothing goes on for nobody. Method: Ctrl-C while the answer is held; the task is then cancelled."""
-    command = start_process("-m", "rota.cli", "generate", "script", "a [gate]", "--dir", str(speaker))
+    """Goal: nothing goes on for nobody. Method: Ctrl-C while the answer is held; the task is then cancelled. One that
+    comes before the command knows its task, which may run already, cannot cancel it; then once more.
+    """
     with Client(speaker) as client:
         events = client.events(("task",), timeout_s=60)
-        while not any(task["state"] == "running" for task in client.query("tasks")):
-            pass
-        command.send(signal.SIGINT)
-        assert command.wait() == ExitCode.INTERRUPTED
-        assert next(iter(events)).what.kind == "cancelled"  # type: ignore[union-attr]
-    assert "task 1 is cancelled" in command.text
+        for seq in range(1, 20):
+            command = start_process("-m", "rota.cli", "generate", "script", "a [gate]", "--dir", str(speaker))
+            while not any((task["seq"], task["state"]) == (seq, "running") for task in client.query("tasks")):
+                pass
+            command.send(signal.SIGINT)
+            assert command.wait() == ExitCode.INTERRUPTED
+            if f"task {seq} is cancelled" in command.text:
+                break
+            assert client.cancel(seq), "nobody else cancelled it"
+            next(events)
+        event = next(events)
+        assert (event.what.seq, event.what.kind) == (seq, "cancelled")  # type: ignore[union-attr]
 
 
 def test_a_dialogue_from_a_pipe(rota: Run) -> None:

@@ -15,10 +15,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rota.broker import records
 from rota.common.model_call import Tensor, encode_call
-from rota.common.work import MODEL, Code
+from rota.common.work import MODEL, Code, Done
+from rota.engine.executors import Executors
+from rota.gpu_worker.certificate import alone, decode, encode
+from rota.gpu_worker.certificate_store import FOLDER
 from rota.gpu_worker.repository import Repository
-from rota.proof.verify import VerifyOptions
-from rota.runs.open import CACHE_VARIABLE
+from rota.proof.bisect import Predicate, find_first
+from rota.proof.changed import ChangePlan
+from rota.proof.continuation import Change
+from rota.proof.fork import fork
+from rota.proof.verify import VerifyOptions, verify
+from rota.runs.open import CACHE_VARIABLE, open_run
+from rota.runs.walk import Walk
 
 LIVE = VerifyOptions(live_models=True)
 
@@ -153,3 +161,71 @@ def test_another_model_under_the_old_name(bench: Bench) -> None:
     assert bench.verify().equal
     _, (found,) = bench.judge(LIVE)
     assert (found.turn, found.cause) == (1, "code")
+
+
+def test_a_certificate_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a model that breaks its promise is named, and not the record. Method: one that draws numbers, with a
+    certificate that says it does not; its generator begins with the same in each session, so only trials can tell.
+    """
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    made = Bench(tmp_path, tmp_path / "cache" / "artefacts")
+    code = Code(Repository(made.folder.models).add(drawing(tmp_path / "m.onnx"), "m").digest, MODEL)
+    assert made.executors().prepare(code._replace(recorded=True), "model:m")["certificate"] == "D"
+    (path,) = (made.folder.models / FOLDER).rglob("*.json")
+    found, value = decode(path.read_text())
+    path.write_text(encode(alone("a lie", found.probe), value["model"], value["conditions"]))
+    made.worker("g1", "gpu")
+    made.producer.deploy("model:m", code)
+    for place in range(3):
+        made.submit("model:m", call(float(place)))
+    made.save()
+    made.close()
+    made.forge(with_outcome(2, result=result(7)))
+    report, (divergence,) = made.judge()
+    assert not report.equal
+    assert (divergence.turn, divergence.cause) == (2, "certificate")
+    assert "the model has certificate C under fingerprint " in divergence.why
+    assert "rota model probe --again" in divergence.why
+
+
+def drawing(path: Path) -> Path:
+    """x [1] -> y [1]: random numbers, in each session the same row."""
+    nodes = [helper.make_node("RandomUniformLike", ["x"], ["y"], seed=3.0)]
+    ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])] for name in "xy"]
+    graph = helper.make_graph(nodes, "test", *ports)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_a_proof_keeps_certificates_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    """Goal: verify changes nothing in a run. Method: a run without its certificates; it is proved, probed once, and
+    has none afterwards.
+    """
+    shutil.rmtree(bench.folder.models / FOLDER)
+    before = sorted(bench.path.rglob("*"))
+    assert bench.verify().lanes[0].counts.models_executed == 3
+    assert sorted(bench.path.rglob("*")) == before
+    assert len(list((tmp_path / "cache" / FOLDER).rglob("*.json"))) == 1
+
+
+def test_a_fork_and_a_bisection_compute_models(bench: Bench, tmp_path: Path) -> None:
+    """Goal: what is bitwise is computed where a change needs it. Method: another input for the third call; the fork has
+    its result, proves, and bisect finds in both runs the turn that has the number 3.
+    """
+    inputs = [number for number, one in enumerate(bench.records(), 1) if isinstance(one, records.Submitted)]
+    forked = tmp_path / "forked"
+    with open_run(bench.path) as source:
+        plan = ChangePlan("main", 1, Change(edited=((inputs[2], 0, call(41.0)),)), inputs=True)
+        came = fork(source, plan, [], forked, "another number", device="cpu")
+    assert came.retired == 3
+    with open_run(forked) as source, Executors(source.folders(), device="cpu") as runner:
+        assert verify(source, runner, VerifyOptions()).equal
+        last = [task for step in Walk(source).steps() for task in step.retired("main")][-1]
+        assert isinstance(last.outcome, Done)
+        assert (last.outcome.result or b"")[-4:] == np.float32(42).tobytes()
+        assert last.provenance is not None
+        assert last.provenance.result_class == "bitwise"
+    for path, turn in ((bench.path, 3), (forked, None)):
+        with open_run(path) as source, Executors(source.folders(), device="cpu") as runner:
+            found = find_first(source, "main", Predicate(f"result[-4:] == {np.float32(3).tobytes()!r}"), runner)
+            assert (None if found.task is None else found.task.turn) == turn
