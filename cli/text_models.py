@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,12 @@ from rota.cli.common_options import Connection, Whole, broker_options, json_opti
 from rota.cli.output import Progress, counted, print_json, print_table
 from rota.cli.text_options import check_deployed, lane_and_wait_options, texts_of, where
 from rota.cli.waiting import not_there_yet, noticed
+from rota.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from rota.client.client import Client
     from rota.common.results import Result
+    from rota.tensors.arrays import Array
 
 
 @click.command()
@@ -43,14 +46,13 @@ def embed(
     from rota.tensors.text_values import vectors_of
 
     payloads = embed_payloads(texts_of(texts), truncate)
+    if output is not None:
+        _check_writable(output)
     with connection.open() as client:
         results = _results(client, connection, model, payloads, lane, wait_timeout)
         vectors = vectors_of(results)
         if output is not None:
-            import numpy
-
-            with output.open("wb") as file:
-                numpy.save(file, vectors)
+            _write(output, vectors)
         elif json:
             print_json({"vectors": vectors.tolist(), "provenance": results[0].provenance})
         else:
@@ -100,13 +102,32 @@ def classify(
 def _results(
     client: Client, connection: Connection, model: str, payloads: Sequence[bytes], lane: str, wait_s: float | None
 ) -> list[Result]:
-    """Submit the tasks and return their results. Raises `TaskFailed` for the first that failed."""
+    """Submit the tasks and return their outcomes."""
     from rota.common.text_requests import model_target
 
     check_deployed(client, model, lane)
     batch = client.submit_many(model_target(model), payloads, lane=lane)
     try:
         with noticed(connection, lane, Progress(False, "")):
-            return batch.results(math.inf if wait_s is None else wait_s)
+            return batch.outcomes(math.inf if wait_s is None else wait_s)
     except TimeoutError:
         raise TimeoutError(not_there_yet(batch.seqs)) from None
+
+
+def _check_writable(path: Path) -> None:
+    """Raise `ConfigError` if no file can be written here, before the model works for it."""
+    target = path if path.exists() else path.parent
+    if not target.exists():
+        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}; make it, or name another file")
+    if not os.access(target, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: {target} is not yours to write; name another file")
+
+
+def _write(path: Path, vectors: Array) -> None:
+    import numpy
+
+    try:
+        with path.open("wb") as file:
+            numpy.save(file, vectors)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}; name another file", path=str(path)) from error

@@ -1,7 +1,7 @@
 """Renders a chat template: messages to the text of a prompt, as Hugging Face's `apply_chat_template` does.
 
-Jinja2 in its immutable sandbox. A rendering depends on nothing but its arguments: the clock is the task's own, and what
-draws numbers or shows addresses of objects is not there. Size is bounded while the text is made.
+Jinja2 in its immutable sandbox, with a bound on its work (template_work.py). A rendering depends on nothing but its
+arguments: the clock is the task's own, and what draws numbers or shows addresses of objects is not there.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import jinja2
-import jinja2.ext
 import jinja2.meta
-import jinja2.sandbox
 
 from rota.common.errors import BadPayload, CodeError
 from rota.common.shown import shown
 from rota.common.text_calls import ChatMessage, ChatTool
+from rota.generation.template_work import CountingEnvironment, counting
 
 PROMPT_CHARS_MAX: Final = 16 << 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,12 +35,12 @@ class ChatTemplate:
         """Raises `CodeError` naming the file `where` if the template is none."""
         self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        environment = _environment()
+        environment = self._environment = _environment()
         try:
             self._template = environment.from_string(source)
             self.variables = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
-        except jinja2.TemplateError as error:
-            raise CodeError(f"{where} is no chat template that can be used: {error}") from None
+        except Exception as error:  # Python itself refuses some, such as loops in 21 levels
+            raise CodeError(f"{where} is no chat template that can be used: {str(error)[:300]}") from None
 
     @property
     def takes_tools(self) -> bool:
@@ -79,7 +78,7 @@ class ChatTemplate:
         parts: list[str] = []
         size = 0
         try:
-            for part in self._template.generate(values):
+            for part in self._template.generate(self._environment.counted(values)):
                 size += len(part)
                 if size > PROMPT_CHARS_MAX:
                     raise BadPayload(f"the chat template makes more than {PROMPT_CHARS_MAX} characters of this")
@@ -106,13 +105,9 @@ def _refuse(message: object) -> str:
     raise _TemplateRefusal(str(message)[:500])
 
 
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols], finalize=_plain
-    )
-    environment.filters["tojson"] = _to_json
-    del environment.filters["random"]
-    del environment.globals["lipsum"]
+def _environment() -> CountingEnvironment:
+    environment = CountingEnvironment(_plain)
+    environment.filters["tojson"] = counting("tojson", _to_json)
     return environment
 
 

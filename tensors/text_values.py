@@ -5,17 +5,20 @@ Not pure: vectors may be in the tensor store.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy
 
-from rota.common.errors import BadPayload
+from rota.common.errors import BadPayload, TaskFailed
 from rota.common.results import Result
 from rota.common.text_results import ClassifyResult, EmbedResult, decode_text_result
 from rota.tensors.arrays import Array, array_of
 
 T = TypeVar("T")
+
+_TEXT: Final = re.compile(r"((?:embed|classify)\.texts\[)(\d+)\]")
 
 Labels = list[list[tuple[str, float]]]
 
@@ -24,7 +27,7 @@ def vectors_of(results: Sequence[Result]) -> Array:
     """Return the vectors of embed tasks, one row per text. Raises `TaskFailed`, `BadPayload`, `TensorError`."""
     arrays: list[Array] = []
     for result in results:
-        vectors = _of_task(result, EmbedResult).vectors
+        vectors = _of_task(result, EmbedResult, sum([len(array) for array in arrays])).vectors
         if isinstance(vectors.data, int):
             arrays.append(result.tensor_arrays[vectors.data])
         else:
@@ -34,11 +37,21 @@ def vectors_of(results: Sequence[Result]) -> Array:
 
 def labels_of(results: Sequence[Result]) -> Labels:
     """Return the labels of classify tasks, one list per text. Raises `TaskFailed`, `BadPayload`."""
-    return [list(pairs) for result in results for pairs in _of_task(result, ClassifyResult).labels]
+    labels: Labels = []
+    for result in results:
+        labels += [list(pairs) for pairs in _of_task(result, ClassifyResult, len(labels)).labels]
+    return labels
 
 
-def _of_task(result: Result, kind: type[T]) -> T:
-    result.raise_if_failed()
+def _of_task(result: Result, kind: type[T], before: int) -> T:
+    """Return what a task returned. If it failed, the error counts the texts as the caller does: `before` of them were
+    in earlier tasks.
+    """
+    try:
+        result.raise_if_failed()
+    except TaskFailed as error:
+        text = _TEXT.sub(lambda found: f"{found[1]}{before + int(found[2])}]", error.message)
+        raise TaskFailed(text, **error.fields) from None
     found = decode_text_result(result.payload or b"", result.tensors)
     if not isinstance(found, kind):
         raise BadPayload(f"the result of task {result.seq} is no {kind.__name__}")

@@ -182,4 +182,6 @@ def test_vectors_and_labels(rota: Run, tmp_path: Path) -> None:
     assert json.loads(rota("classify", "script", "a", "--top", "2", "--json")[0])["labels"] == [
         [["short", 0.99], ["long", 0.01]]
     ]
+    err = rota("embed", "nobody", "a", "--output", str(tmp_path / "no" / "v.npy"), code=ExitCode.CONFIG)[1]
+    assert f"there is no folder {tmp_path / 'no'}" in err  # before a model is asked
     assert "there is no text" in rota("embed", "script", "-", code=ExitCode.USAGE)[1]

@@ -157,6 +157,10 @@ def test_bad_calls_are_named_and_hold_no_slot(up: Any, run_dir: Path, built: Bui
         for outcome in [answer.outcome() for answer in answers]:
             assert outcome.ok or outcome.kind == "cancelled"
         assert client.generate("speaker", **CALLS[0]).result() == built.answers[0]
+        with pytest.raises(TaskFailed, match=r'"embed.texts\[69\]" has'):
+            client.embed("vectors", [*TEXTS[:-1], "a" * 2_000])
+        with pytest.raises(TaskFailed, match=r'"classify.texts\[66\]" has'):
+            client.classify("moods", [*TEXTS[:66], "a" * 2_000])
         for payload, words in (
             ({"embed": {"texts": ["a" * 2_000]}}, "texts"),
             ({"generate": {"prompt": "a"}}, "embed"),
