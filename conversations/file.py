@@ -28,7 +28,9 @@ TABLE: Final = (
 _PAGE_BYTES: Final = 4_096
 _HEAD_BYTES: Final = 100  # of the file; user version at 60, application id at 68, big-endian
 _MAGIC: Final = b"SQLite format 3\x00"
-_LOCK_SECONDS: Final = 10.0  # to wait for other writers; each holds the file for one fsync
+_LOCK_SECONDS: Final = 3.0  # to wait for other writers, each for one fsync; a worker stands still meanwhile
+
+_HELD: Final = f"another process holds it for over {_LOCK_SECONDS:.0f} s; stop that, or try again"
 
 
 def open_to_write(path: Path, bytes_max: int) -> sqlite3.Connection:
@@ -36,7 +38,7 @@ def open_to_write(path: Path, bytes_max: int) -> sqlite3.Connection:
 
     Raises `ConversationError`, `OSError` or `sqlite3.Error`; use it in a `usable` block.
     """
-    with locked(beside(path, ".lock"), exclusive=True):
+    with locked(beside(path, ".lock"), exclusive=True, wait_s=_LOCK_SECONDS):
         if not path.exists() or not path.stat().st_size:
             _make(path)
         _check_head(path)
@@ -90,7 +92,7 @@ def usable(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")  # errors raised by Python's module itself have none
         if name.startswith("SQLITE_BUSY"):
-            why = f"another process holds it for over {_LOCK_SECONDS:.0f} s; stop that, or try again"
+            why = _HELD
         elif name == "SQLITE_FULL":
             why = (
                 "the disk is full, or the store is at its limit; free some space, or remove old ones by `rota compact`"
@@ -101,8 +103,9 @@ def usable(path: Path) -> Iterator[None]:
             why = f"{error}; move it away with its -wal file, or restore both from a copy"
         raise ConversationError(f"the conversations in {path} cannot be used: {why}", path=str(path)) from error
     except OSError as error:
+        why = _HELD if isinstance(error, TimeoutError) else f"{error.strerror}; check the folder and its rights"
         raise ConversationError(
-            f"the conversations in {path} cannot be used: {error.strerror}; check the folder and its rights",
+            f"the conversations in {path} cannot be used: {why}",
             path=str(path),
         ) from error
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from rota.common.digests import digest_of
 from rota.common.errors import CodeError
 from rota.gpu_worker.certificate import Certificate, decode
+from rota.host.files import regular_opener
 
 FOLDER: Final = ".certificates"
 CERTIFICATE_BYTES_MAX: Final = 16 << 20
@@ -82,6 +83,7 @@ def _read(path: Path) -> tuple[Certificate, dict[str, Any]]:
     if path.stat().st_size > CERTIFICATE_BYTES_MAX:
         raise CodeError(f"{path} is larger than any certificate")
     try:
-        return decode(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8", opener=regular_opener) as file:
+            return decode(file.read())
     except UnicodeDecodeError:
         raise CodeError(f"{path} is not UTF-8 text") from None

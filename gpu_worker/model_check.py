@@ -17,6 +17,7 @@ from rota.common.shown import shown
 from rota.gpu_worker.graph import Graph, check_graph, read_graph
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import LABELS_MAX, ModelSettings, parse_settings
+from rota.host.files import regular_opener
 
 MODEL_FILE: Final = "model.onnx"
 TEMPLATE_BYTES_MAX: Final = 1 << 20
@@ -49,7 +50,7 @@ def read_model(path: Path, read: Callable[[memoryview], T]) -> T:
 
     Raises `CodeError` for a file that is empty or no model, `OSError` for one that cannot be read.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular_opener) as file:
         if not os.fstat(file.fileno()).st_size:
             raise CodeError("it is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
@@ -59,7 +60,8 @@ def read_model(path: Path, read: Callable[[memoryview], T]) -> T:
 def read_text(path: Path) -> str:
     """Return the content of a text file. Raises `CodeError` if that cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", opener=regular_opener) as file:
+            return file.read()
     except OSError as error:
         raise CodeError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

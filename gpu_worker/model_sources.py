@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from rota.common.errors import CodeError
 from rota.gpu_worker.model_check import MODEL_FILE
+from rota.host.files import regular_opener
 from rota.host.model_versions import MANIFEST_FILE
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -76,7 +77,7 @@ def measure(path: Path) -> tuple[int, bytes]:
     """Return the size and digest of a file. Raises `OSError` if it cannot be read."""
     hasher = blake3()
     size_bytes = 0
-    with open(path, "rb") as reader:
+    with open(path, "rb", opener=regular_opener) as reader:
         while chunk := reader.read(_CHUNK_BYTES):
             hasher.update(chunk)
             size_bytes += len(chunk)

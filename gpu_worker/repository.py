@@ -35,7 +35,7 @@ from rota.gpu_worker.model_check import MODEL_FILE, check_model, read_model, rea
 from rota.gpu_worker.model_sources import copy_file, measure, source_files
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings, parse_settings
-from rota.host.files import locked, sync_folder, try_lock
+from rota.host.files import locked, regular_opener, sync_folder, try_lock
 from rota.host.model_versions import MANIFEST_FILE
 
 MANIFEST_FORMAT: Final = 1
@@ -238,8 +238,9 @@ class Repository:
     def _next(self, name: str) -> int:
         """Return the number of a model's next version."""
         numbers = [one.version for one in self._versions(name)]
-        with contextlib.suppress(OSError, ValueError):
-            numbers.append(int((self.root / name / _NEXT_FILE).read_text(encoding="ascii")) - 1)
+        path = self.root / name / _NEXT_FILE
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii", opener=regular_opener) as file:
+            numbers.append(int(file.read()) - 1)
         return max(numbers, default=0) + 1
 
     def _note_next(self, name: str, number: int) -> None:

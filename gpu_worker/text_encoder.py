@@ -40,6 +40,7 @@ TYPES: Final = "token_type_ids"
 _WHOLE: Final = ("int64", "int32")
 _FLOATS: Final = ("float32", "float16", "bfloat16", "float64")
 _VOCABULARY_FILE_BYTES_MAX: Final = 256 << 20
+CHARS_PER_TOKEN: Final = 64  # more than words have; longer texts are not read, since that would hold up all others
 _PADDING_TOKENS: Final = ("[PAD]", "<pad>")
 
 
@@ -100,6 +101,15 @@ class TextEncoder:
     # --- before the run -----------------------------------------------------------------------------------------------
 
     def _tokens(self, at: int, text: str, call: EmbedCall | ClassifyCall) -> list[int]:
+        chars_max = CHARS_PER_TOKEN * self._text.length_max
+        if len(text) > chars_max:
+            if not call.truncate:
+                raise BadPayload(
+                    f'"{self._task}.texts[{at}]" has {len(text)} characters, and this model takes at most '
+                    f"{self._text.length_max} tokens, for which {chars_max} are read: send a shorter one, or set "
+                    "truncate"
+                )
+            text = text[:chars_max]
         ids = self._tokenizer.ids_of(text, cut=False)
         if len(ids) > self._text.length_max:
             if not call.truncate:

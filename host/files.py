@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ PRIVATE_FOLDER_MODE: Final = 0o700
 PRIVATE_FILE_MODE: Final = 0o600
 _WRITE_BYTES_MAX: Final = 1 << 30  # Linux writes at most 2 GiB - 4 KiB per call (write(2), notes)
 _ZEROS: Final = bytes(1 << 20)
+_LOCK_POLL_S: Final = 0.02
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 if sys.platform == "win32":
@@ -50,11 +52,18 @@ else:
 
 
 @contextmanager
-def locked(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold the lock file at `path` for the block. It is opened each time, since a shared descriptor shares the lock."""
+def locked(path: Path, *, exclusive: bool, wait_s: float | None = None) -> Iterator[None]:
+    """Hold the lock file at `path` for the block. It is opened each time, since a shared descriptor shares the lock.
+
+    Raises `TimeoutError` if it is not to be had within `wait_s`, if that is given.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
     try:
-        _lock(descriptor, exclusive, wait=True)
+        ends_at = None if wait_s is None else time.monotonic() + wait_s
+        while not _lock(descriptor, exclusive, wait=ends_at is None):
+            if ends_at is not None and time.monotonic() > ends_at:
+                raise TimeoutError(f"another process holds {path}")
+            time.sleep(_LOCK_POLL_S)
         yield
     finally:
         os.close(descriptor)
@@ -68,6 +77,16 @@ def try_lock(descriptor: int) -> bool:
 def private_opener(path: str, flags: int) -> int:
     """The `opener` of `open` for files of a run folder: new files are private to the owner, whatever the umask."""
     return os.open(path, flags, PRIVATE_FILE_MODE)
+
+
+def regular_opener(path: str, flags: int) -> int:
+    """The `opener` of `open` for files that anybody may have put there: a pipe is an `OSError` and not waited for."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` itself refuses a folder
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor
 
 
 def make_private(path: Path) -> None:

@@ -211,7 +211,7 @@ def _corrupt_fault(case: Case) -> FoundCause | None:
 def _other_engine(case: Case) -> FoundCause | None:
     """Check whether another version of the engine computed the outcome, and nothing shows that it did not."""
     worker = case.seen.worker
-    if worker is None or case.actual is None or worker.pool not in _RUNTIME_FACTS:
+    if worker is None or case.actual is None or worker.pool not in _RUNTIME_FACTS or _ran_under_one_fingerprint(case):
         return None
     there, here = dict(worker.facts), dict(facts_here(case.runner, worker.pool))
     names = other_facts(worker.pool, there, here)
@@ -225,6 +225,8 @@ def _other_engine(case: Case) -> FoundCause | None:
 def _other_device(case: Case) -> FoundCause | None:
     worker, expected, actual = case.seen.worker, case.expected, case.actual
     if worker is None or expected is None or actual is None or worker.pool not in _HOST_FACTS:
+        return None
+    if _ran_under_one_fingerprint(case):
         return None
     names = other_facts(worker.pool, dict(worker.facts), dict(facts_here(case.runner, worker.pool)), host=True)
     if expected.code is not None and kind_of(expected.code).has_provenance:
@@ -240,6 +242,12 @@ def _other_device(case: Case) -> FoundCause | None:
         return None
     why = f"worker {worker.name!r} ran on another machine ({', '.join(names)}), and the run went on with what it gave"
     return FoundCause(DEVICE, why, case.seen.turn, _tried(case))
+
+
+def _ran_under_one_fingerprint(case: Case) -> bool:
+    """Whether a model's result names the fingerprint that it has here, which says more than the worker's facts."""
+    one, other = (None if task is None else task.provenance for task in (case.expected, case.actual))
+    return one is not None and other is not None and one.fingerprint == other.fingerprint
 
 
 def _broken_certificate(case: Case) -> FoundCause | None:

@@ -369,6 +369,10 @@ def _is_equal(expected: Task, actual: Task) -> bool:
 def _aside(expected: Task, actual: Task) -> Aside | None:
     """Compare what no digest covers. A used instance may need other fuel than a new one."""
     known, found = expected.outcome, actual.outcome
+    if expected.provenance is not None and actual.provenance is not None:
+        one, other = expected.provenance, actual.provenance
+        if one.fingerprint == other.fingerprint and one.certificate != other.certificate:
+            return Aside(actual.turn, "certificate", one.certificate, other.certificate)
     if (
         known is None
         or found is None

@@ -20,6 +20,14 @@ _CERTIFICATES: Final = ("tests/gpu_worker/test_certificate.py", "tests/gpu_worke
 
 MODEL_FAULTS: Final = (
     (
+        "certificate-as-claimed",
+        "the certificate that a result names is compared",
+        "proof/verify.py",
+        "one.fingerprint == other.fingerprint and one.certificate != other.certificate",
+        "one.fingerprint != other.fingerprint and one.certificate != other.certificate",
+        _PROOF,
+    ),
+    (
         "one-death-tells-of-all",
         "the probes go on behind an extent that ended their process",
         "gpu_worker/certification.py",

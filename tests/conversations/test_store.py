@@ -22,6 +22,7 @@ from rota.common.text_calls import ChatMessage
 from rota.conversations import chain
 from rota.conversations.chain import ChainBlob, encode_message, encode_node, extend
 from rota.conversations.store import ConversationStore
+from rota.host.files import locked
 
 DAY = 20_000
 
@@ -385,3 +386,10 @@ def test_a_store_that_another_process_holds_is_named(path: Path, monkeypatch: py
         assert store.history(head) == tuple(said("a"))  # reading goes on
         other.execute("ROLLBACK")
         store.append(head, said("b"))
+    lock = path.with_name(f"{path.name}.lock")
+    with (
+        locked(lock, exclusive=True),
+        ConversationStore(path) as store,
+        pytest.raises(ConversationError, match="holds it"),
+    ):
+        store.append(head, said("c"))

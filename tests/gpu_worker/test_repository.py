@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from blake3 import blake3
 from smallest_model import SMALLEST_MODEL
 
 from rota.common.errors import CodeError
+from rota.gpu_worker.certificate_store import CertificateStore
 from rota.gpu_worker.repository import (
     ModelEntry,
     ModelFile,
@@ -281,6 +283,30 @@ def test_a_damaged_version_hurts_no_other_and_can_be_removed(tmp_path: Path, sou
         repository.show("bad")
     repository.remove("bad", 1)
     assert list(repository.entries()) == [good]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")
+def test_pipes_in_place_of_files_are_not_waited_for(tmp_path: Path, source: Path) -> None:
+    """Goal: nothing that lies in the folder stops a worker. Method: pipes for a graph, a manifest, a number and a
+    certificate of another model.
+    """
+    repository = Repository(tmp_path / "models")
+    good, graph, manifest = (repository.add(source, name) for name in ("good", "graph", "manifest"))
+    certificate = CertificateStore(repository.root).path(good.digest.hex(), {})
+    certificate.parent.mkdir(parents=True)
+    for pipe in (
+        graph.folder / "model.onnx", manifest.folder / MANIFEST_FILE, good.folder.parent / ".next", certificate
+    ):  # fmt: skip
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+    assert [type(entry).__name__ for entry in repository.entries()] == ["ModelEntry", "ModelEntry", "DamagedEntry"]
+    with pytest.raises(CodeError, match=r"rota-manifest.json cannot be read: it is no regular file"):
+        repository.show("manifest")
+    with pytest.raises(CodeError, match=r"model.onnx cannot be read \(it is no regular file\)"):
+        repository.show("graph").check()
+    assert CertificateStore(repository.root).get(good.digest.hex(), {}) is None
+    (source / "extra" / "weights.bin").write_bytes(b"other")
+    assert repository.add(source, "good").version == 2
 
 
 def test_what_an_interrupted_add_left_is_removed(tmp_path: Path, source: Path) -> None:

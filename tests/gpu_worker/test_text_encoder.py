@@ -194,6 +194,21 @@ def test_a_text_that_is_too_long_is_named(tmp_path: Path) -> None:
     assert vectors[0].tobytes() == vectors[1].tobytes()
 
 
+def test_a_huge_text_is_not_read(tmp_path: Path) -> None:
+    """Goal: one text holds up nobody. Method: a text of a megabyte that gives one token, and one that is cut; only the
+    characters that count are read.
+    """
+    loaded = Loaded(build_tiny_encoder(tmp_path / "m", length_max=20))
+    read = 64 * 20
+    blank = "cat" + " " * read
+    with pytest.raises(BadPayload, match=f'"embed.texts.0." has {len(blank)} characters, .* for which {read} are read'):
+        loaded.run(EmbedCall((blank,)))
+    assert loaded.run(EmbedCall((blank[:read],)))[1].prompt == 3
+    vectors, _ = loaded.run(EmbedCall(("cat", blank, "cat " * 250_000, "cat " * 100), truncate=True))
+    assert vectors[0].tobytes() == vectors[1].tobytes()
+    assert vectors[2].tobytes() == vectors[3].tobytes()
+
+
 def test_a_text_without_tokens_is_named(tmp_path: Path) -> None:
     """Goal: no mean over nothing. Method: a tokenizer that adds no special tokens, and an empty text."""
     folder = build_tiny_encoder(tmp_path / "m")

@@ -188,6 +188,29 @@ def test_a_certificate_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "rota model probe --again" in divergence.why
 
 
+def test_what_a_result_claims_of_its_certificate_is_compared(bench: Bench) -> None:
+    """Goal: a false claim in a result is told, though no digest covers it; and where bits differ, the fingerprint that
+    the result names counts, and not the facts of its worker. Method: a certificate B, then a runtime that never was.
+    """
+    bench.forge(with_record(records.Completion, 1, claiming("B")))
+    report = bench.verify()
+    assert report.equal
+    (note,) = bench.notes(report)
+    assert (note.first_turn, note[2:]) == (2, ("certificate", "B", "C"))
+    bench.forge(with_record(records.Fingerprint, 0, facts(runtime="0.1.0")))
+    bench.forge(with_outcome(2, result=result(7)))
+    _, (found,) = bench.judge()
+    assert (found.turn, found.cause) == (2, "corrupt record")
+
+
+def claiming(certificate: str) -> Any:
+    def changed(record: Any) -> Any:
+        folds = [one._replace(provenance=one.provenance._replace(certificate=certificate)) for one in record.folds]
+        return record._replace(folds=tuple(folds))
+
+    return changed
+
+
 def drawing(path: Path) -> Path:
     """x [1] -> y [1]: random numbers, in each session the same row."""
     nodes = [helper.make_node("RandomUniformLike", ["x"], ["y"], seed=3.0)]
