@@ -30,7 +30,8 @@ from _demo_talk import Preparing, Talk
 from _environment import REPOSITORY
 
 from rota.client import Client, Limits
-from rota.common.errors import RotaError
+from rota.common.errors import ConfigError, RotaError
+from rota.gpu_worker.model_check import MODEL_FILE
 from rota.gpu_worker.repository import Repository
 from rota.model_builds.catalog import cached
 
@@ -76,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _model(options: argparse.Namespace, step: Step) -> Path:
     if options.model is not None:
+        if not (options.model / MODEL_FILE).is_file():
+            raise ConfigError(f"--model: there is no {MODEL_FILE} in {options.model}")
         step.show(f"the one in {options.model}")
         return Path(options.model)
     form = options.form
@@ -93,7 +96,7 @@ def _started(options: argparse.Namespace) -> Iterator[tuple[Up, RunFolder]]:
         try:
             with Step("processes") as step:
                 up.wait_ready(step.show)
-                step.show(f"1 broker, {cpu} for agents (CPU), {gpu} for the model (GPU), in {folder.root}")
+                step.show(f"1 broker, {cpu} CPU workers (agents), {gpu} GPU workers (models), in {folder.root}")
             yield up, folder
         except (StartError, RotaError, TimeoutError):
             print(f"the last lines that the processes wrote:\n{up.last_lines()}", file=sys.stderr)
@@ -147,7 +150,7 @@ def _watch(client: Client, up: Up, step: Step, letters: int) -> None:
         step.show(f"{bids}, {talk.titles} of {letters} titles  {talk.now}")
         up.check_running()
         time.sleep(POLL_SECONDS)
-    step.show(f"{before} tasks, {letters * DEPARTMENTS} bids, {letters} titles")
+    step.show(f"{letters * DEPARTMENTS} bids, {letters} titles")
 
 
 def _verify(place: RunFolder, gpu_workers: int, tasks: int) -> tuple[str, str]:
@@ -165,7 +168,8 @@ def _verify(place: RunFolder, gpu_workers: int, tasks: int) -> tuple[str, str]:
         (lane,) = proof.last.lanes
         counts = lane.counts
         step.show(
-            f"{counts.executed} tasks again in {workers} processes, {counts.models_executed} of them by the model: "
+            f"{counts.executed + counts.models_executed} tasks again in {workers} processes, "
+            f"{counts.models_executed} of them by the model: "
             f"{proof.verdict}"
         )
         if counts.models_read_back:

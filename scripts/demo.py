@@ -93,7 +93,10 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="`demo.py agents` is another demo: agents that talk with a language model; see `demo.py agents --help`.",
+    )
     add = parser.add_argument
     add("folder", metavar="FOLDER", nargs="?", type=_folder, help="whose files to sort; else this Python's library")
     add("--cpu-workers", type=_count(1, 64), default=2, metavar="N", help="processes that run agents (default: 2)")
@@ -119,7 +122,7 @@ def _agents_options(arguments: list[str]) -> argparse.Namespace:
 
 def _folder(text: str) -> Path:
     if not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor `agents`, the name of the other demo")
     return Path(text)
 
 
@@ -180,7 +183,7 @@ def _started(options: argparse.Namespace) -> Iterator[tuple[Up, RunFolder]]:
         try:
             with Step("processes") as step:
                 up.wait_ready(step.show)
-                step.show(f"1 broker, {cpu} for agents (CPU), {gpu} for the model (GPU), in {folder.root}")
+                step.show(f"1 broker, {cpu} CPU workers (agents), {gpu} GPU workers (models), in {folder.root}")
             yield up, folder
         except (StartError, RotaError, TimeoutError):
             print(f"the last lines that the processes wrote:\n{up.last_lines()}", file=sys.stderr)
