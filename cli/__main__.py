@@ -99,6 +99,14 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command), entry
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output has closed the pipe; without this, Python would complain when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(ExitCode.OK) from None  # click would end with 1, as if a task had failed
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, entries in _SECTIONS.items():
             with formatter.section(title):
@@ -133,10 +141,6 @@ def main(arguments: list[str] | None = None) -> None:
         for line in error_lines(error):
             click.echo(line, err=True)
         sys.exit(exit_code_of(error))
-    except BrokenPipeError:
-        # The reader of our output has closed the pipe; without this, Python would complain when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.OK)
     except Exception:
         traceback.print_exc()
         click.echo("error: this is a bug in Rota; please report it with the lines above", err=True)

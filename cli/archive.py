@@ -98,10 +98,10 @@ def _print(made: Path, packed: Packed, json: bool) -> None:
         **{what: f"{_held(packed, what)} of {len(run[what])}" for what in _NEEDED},
         "conversations": f"{run['conversations']['heads'] - _lost_heads(packed)} of {run['conversations']['heads']}",
     })  # fmt: skip
-    if lost := _lost_heads(packed):
-        click.echo(
-            f"not there: {counted(lost, 'head')} of conversations that the run names, or a part of them", err=True
-        )
+    for one in packed.manifest.missing:
+        if one["kind"] == "conversation":
+            heads = f"{counted(int(one['count']), 'head')} of conversations that the run names, or a part of them"
+            click.echo(f"not there: {heads}; the first is {one['digest']}", err=True)
     for lane in run["lanes"]:
         click.echo(f"lane {lane['lane']}: {lane['retired']} retired, digest {cell(lane['digest'], full=True)}")
 

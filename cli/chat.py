@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,17 +10,20 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, option
 from rota.cli.exits import ExitCode
-from rota.cli.generate import head_of, print_stream
+from rota.cli.generate import print_stream
 from rota.cli.output import Progress
 from rota.cli.text_options import (
     TextPrinter,
     check_deployed,
     given,
+    head_given,
     lane_and_wait_options,
+    options_named,
     sampling_options,
     usage_line,
+    with_options,
 )
-from rota.cli.waiting import not_there_yet, noticed
+from rota.cli.waiting import cancelled_at_end, noticed
 from rota.common.errors import TaskFailed
 
 if TYPE_CHECKING:
@@ -55,9 +57,9 @@ def chat(
     rota chat smollm2 --system "Answer in one sentence."
     rota chat smollm2 --conversation HEAD
     """
-    head = head_of(conversation) or None
-    with connection.open() as client:
-        check_deployed(client, model, lane)
+    head = None if conversation is None else head_given(connection, conversation)
+    with connection.open() as client, options_named():
+        check_deployed(client, connection, model, lane)
         talk = client.chat(model, system=system, conversation=head, lane=lane, **given(**sampling))
         return _Talk(connection, lane, talk, wait_timeout).run()
 
@@ -68,7 +70,7 @@ class _Talk:
     def __init__(self, connection: Connection, lane: str, chat: Chat[Generation], wait_s: float | None) -> None:
         self._connection = connection
         self._lane = lane
-        self._wait_s = math.inf if wait_s is None else wait_s
+        self._wait_s = wait_s
         self._begin = chat.fork()
         self._chat = chat
         self._answers: list[Chat[Generation]] = []
@@ -106,21 +108,16 @@ class _Talk:
                 click.echo("\n/quit or Ctrl-D ends", err=True)
 
     def _say(self, text: str) -> None:
-        printer = TextPrinter(lines=True)
         generation = self._chat.say(text)
+        ends = (SystemExit, BrokenPipeError)
         try:
-            with noticed(self._connection, self._lane, Progress(False, "")):
-                print_stream(generation, printer, self._wait_s)
+            with cancelled_at_end(generation, ends), noticed(self._connection, self._lane, Progress(False, "")):
+                print_stream(generation, TextPrinter(), self._wait_s)
         except TaskFailed as error:
-            printer.end()
             self._failed += 1
-            click.echo(f"error: {error.message}", err=True)
+            click.echo(f"error: {with_options(error.message)}", err=True)
             return
-        except TimeoutError:
-            printer.end()
-            raise TimeoutError(not_there_yet([generation.seq])) from None
         except KeyboardInterrupt:
-            printer.end()
             self._cancel(generation)
             return
         self._answers.append(self._chat.fork())
@@ -143,6 +140,8 @@ class _Talk:
         if name == "quit":
             return False
         if name == "reset":
+            if self._chat.head is not None:
+                self._print_head()
             self._chat, self._answers = self._begin.fork(), []
             click.echo("a new conversation", err=True)
         elif name == "fork":

@@ -37,6 +37,7 @@ class ExitCode(IntEnum):
     REFUSED = 76  # EX_PROTOCOL: the broker refused, or speaks another version
     CONFIG = 78  # EX_CONFIG: a setting that cannot be used
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+    TERMINATED = 143  # 128 + SIGTERM
 
 
 # The first kind that fits counts, so special ones come before general ones.

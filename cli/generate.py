@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,14 +19,16 @@ from rota.cli.text_options import (
     TextPrinter,
     check_deployed,
     given,
+    head_given,
     json_of,
     lane_and_wait_options,
+    options_named,
     sampling_options,
     text_of,
     usage_line,
 )
-from rota.cli.waiting import not_there_yet, noticed
-from rota.common.errors import BadPayload, NotReachable, TextReplaced
+from rota.cli.waiting import cancelled_at_end, not_there_yet, noticed
+from rota.common.errors import NotReachable, TextReplaced
 
 if TYPE_CHECKING:
     from rota.client.generation import Generation
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW: Final = "new"
+_RULE_OPTIONS: Final = {"json_schema": "--schema", "regex": "--regex", "grammar": "--grammar", "choices": "--choice"}
 
 
 @click.command()
@@ -65,7 +69,8 @@ def generate(
 ) -> int:  # fmt: skip
     """Have MODEL answer PROMPT; - reads it from stdin.
 
-    The answer goes to stdout; the tokens it took, and where it was computed, to stderr. Ctrl-C cancels it.
+    The answer goes to stdout; the tokens it took, and where it was computed, to stderr. Ctrl-C, SIGTERM
+    and a reader that closes the pipe cancel it.
 
     \b
     rota generate smollm2 "Why is the sky blue?"
@@ -76,8 +81,9 @@ def generate(
     if logprobs is not None and not json:
         raise click.UsageError("--logprobs needs --json")
     text = text_of(prompt)
+    rules = _output(schema, regex, grammar, choices)
     options = given(
-        **sampling, output=_output(schema, regex, grammar, choices), tool_choice=tool_choice, logprobs=logprobs,
+        **sampling, output=rules, tool_choice=tool_choice, logprobs=logprobs,
         tools=None if tools is None else json_of(tools, "--tools"), template=_variables(variables) or None,
         now_ms=now_ms,
     )  # fmt: skip
@@ -86,100 +92,106 @@ def generate(
             raise click.UsageError("--raw has no messages: leave out --system and --conversation")
         options["prompt"] = text
     else:
+        if system is not None and conversation not in (None, _NEW):
+            raise click.UsageError("--system: the conversation has its first messages already")
         said = [] if system is None else [{"role": "system", "content": system}]
-        options |= {"messages": [*said, {"role": "user", "content": text}], "conversation": head_of(conversation)}
-    wait_s = math.inf if wait_timeout is None else wait_timeout
-    with connection.open() as client:
-        check_deployed(client, model, lane)
+        head = None if conversation is None else _head_of(connection, conversation)
+        options |= {"messages": [*said, {"role": "user", "content": text}], "conversation": head}
+    with connection.open() as client, options_named():
+        check_deployed(client, connection, model, lane)
         generation = client.generate(model, lane=lane, priority=priority, **options)
-        is_bound = "output" in options or tool_choice not in (None, "auto", "none")
-        return _print_answer(
-            connection, lane, generation, wait_s, stream=stream and not json, json=json, is_bound=is_bound
-        )
+        answer = _AwaitedAnswer(connection, lane, generation, wait_timeout, _needed(rules, tool_choice))
+        return answer.print(stream=stream and not json, json=json)
 
 
-def head_of(text: str | None) -> bytes | None:
-    """Return the head that --conversation names. Raises `BadPayload`."""
-    from rota.common.text_calls import DIGEST_BYTES, NEW_CONVERSATION
+def _head_of(connection: Connection, text: str) -> bytes:
+    from rota.common.text_calls import NEW_CONVERSATION
 
-    if text is None or text == _NEW:
-        return None if text is None else NEW_CONVERSATION
+    return NEW_CONVERSATION if text == _NEW else head_given(connection, text)
+
+
+def print_stream(generation: Generation, printer: TextPrinter, wait_s: float | None) -> None:
+    """Print the text of an answer as it comes. Raises `TimeoutError` if it is not whole in time."""
+    until = math.inf if wait_s is None else time.monotonic() + wait_s
     try:
-        head = bytes.fromhex(text)
-    except ValueError:
-        head = b""
-    if len(head) != DIGEST_BYTES:
-        raise BadPayload(f"--conversation {text[:80]}: give a head, {2 * DIGEST_BYTES} hexadecimal digits, or `{_NEW}`")
-    return head
-
-
-def print_stream(generation: Generation, printer: TextPrinter, wait_s: float) -> None:
-    """Print the text of an answer as it comes, for so long. Raises `TimeoutError`; afterwards the result is there."""
-    ends_at = time.monotonic() + wait_s
-    try:
-        while True:
-            generation.timeout_s = max(0.0, ends_at - time.monotonic())
-            if not (text := next(generation, "")):
+        while (left := until - time.monotonic()) > 0:
+            generation.timeout_s = left
+            if (text := next(generation, None)) is None:
                 break
             printer(text)
-            if time.monotonic() > ends_at:  # more text may be there at once, always
-                raise TimeoutError
+        else:
+            raise TimeoutError
     except TextReplaced as error:
         printer.end()
         click.echo(f"{error.message}; here it is from the start", err=True)
         printer(generation.result().text)
-    printer.end()
+    except TimeoutError:
+        raise TimeoutError(not_there_yet([generation.seq])) from None
+    finally:
+        printer.end()
 
 
-def _print_answer(
-    connection: Connection,
-    lane: str,
-    generation: Generation,
-    wait_s: float,
-    *,
-    stream: bool,
-    json: bool,
-    is_bound: bool,
-) -> int:
-    printer = TextPrinter()
-    try:
-        with noticed(connection, lane, Progress(False, "")):
-            if stream:
-                print_stream(generation, printer, wait_s)
-            outcome = generation.outcome(wait_s)
-    except KeyboardInterrupt:
-        printer.end()
-        if generation.cancel():
-            click.echo(f"task {generation.seq} is cancelled", err=True)
-        raise
-    except (NotReachable, TimeoutError) as error:
-        printer.end()
-        if isinstance(error, TimeoutError):
+class _AwaitedAnswer:
+    """An answer that is waited for. `needed`: the option that says what it must be whole for; empty: none."""
+
+    def __init__(
+        self, connection: Connection, lane: str, generation: Generation, wait_s: float | None, needed: str
+    ) -> None:
+        self._connection = connection
+        self._lane = lane
+        self._generation = generation
+        self._wait_s = wait_s
+        self._needed = needed
+
+    def print(self, *, stream: bool, json: bool) -> int:
+        """Wait for the answer and print it; return the exit code."""
+        generation = self._generation
+        printer = TextPrinter()
+        with cancelled_at_end(generation), noticed(self._connection, self._lane, Progress(False, "")):
+            outcome = self._outcome(printer if stream else None)
+        if json:
+            print_json(_facts(outcome))
+            return self._code(generation.result()) if outcome.ok else ExitCode.FAILED
+        result = generation.result()
+        if not stream:
+            printer(result.text)
+            printer.end()
+        _print_rest(result)
+        click.echo(usage_line(result, outcome.provenance), err=True)
+        return self._code(result)
+
+    def _outcome(self, printer: TextPrinter | None) -> Result:
+        """Wait for the outcome, and print the text meanwhile if there is a printer."""
+        generation = self._generation
+        try:
+            if printer is not None:
+                print_stream(generation, printer, self._wait_s)
+            return generation.outcome(math.inf if self._wait_s is None else self._wait_s)
+        except NotReachable:
+            click.echo(not_there_yet([generation.seq]), err=True)
+            raise
+        except TimeoutError:
             raise TimeoutError(not_there_yet([generation.seq])) from None
-        click.echo(not_there_yet([generation.seq]), err=True)
-        raise
-    if json:
-        print_json(_facts(outcome))
-        return ExitCode.OK if outcome.ok and not (is_bound and _is_cut(generation.result())) else ExitCode.FAILED
-    result = generation.result()
-    if not stream:
-        printer(result.text)
-        printer.end()
-    _print_rest(result)
-    click.echo(usage_line(result, outcome.provenance), err=True)
-    if is_bound and _is_cut(result):
-        click.echo("error: the answer was cut off (--max-tokens), so it is not what it had to be", err=True)
+
+    def _code(self, result: GenerateResult) -> int:
+        """Return the exit code of a result: one that was cut off may not be what it had to be."""
+        if not self._needed or result.finish != "length":
+            return ExitCode.OK
+        click.echo(f"error: cut off before it was complete, as {self._needed} needs it: raise --max-tokens", err=True)
         return ExitCode.FAILED
-    return ExitCode.OK
 
 
-def _is_cut(result: GenerateResult) -> bool:
-    return result.finish == "length"
+def _needed(rules: Mapping[str, Any] | None, tool_choice: str | None) -> str:
+    """Return the option that only a whole answer fits."""
+    if rules:
+        return _RULE_OPTIONS[next(iter(rules))]
+    return "" if tool_choice in (None, "auto", "none") else f"--tool-choice {tool_choice}"
 
 
 def _facts(outcome: Result) -> dict[str, Any]:
     facts = outcome_facts(outcome)
-    return {**facts.pop("result"), **facts} if outcome.ok else facts
+    result: dict[str, Any] = facts.pop("result", {})
+    return facts | result
 
 
 def _print_rest(result: GenerateResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -24,6 +25,8 @@ from rota.common.errors import CodeError, RotaError
 if TYPE_CHECKING:
     from rota.gpu_worker.graph import Graph
     from rota.gpu_worker.repository import DamagedEntry, ModelEntry, Repository
+
+_ALIKE_MIN = 4  # so many ports that differ in a number only are shown as one line
 
 
 def _deploy_options(command: Any) -> Any:
@@ -59,7 +62,7 @@ def add(
     rota model add digits ./digits --no-deploy
     """
     connection.run_folder().prepare()
-    _show(_added(connection, repository_of(connection.folder, models), name, path, deploy), json)
+    _show(_added(connection, repository_of(connection.folder, models, make=True), name, path, deploy), json)
 
 
 @model.command()
@@ -87,7 +90,7 @@ def fetch(
     from rota.model_builds.catalog import built
 
     connection.run_folder().prepare()
-    repository = repository_of(connection.folder, models)
+    repository = repository_of(connection.folder, models, make=True)
     line = Progress(progress, "fetch")
     with line, built(name, form, repository.root, lambda text: line.show(f"{name}: {text}"), wheel) as folder:
         line.clear()
@@ -114,7 +117,7 @@ def _added(
         except CodeError:
             if entry.digest not in had:
                 repository.withdraw(entry)
-                click.echo(f"model {name} is not added: no worker can run it", err=True)
+                click.echo(f"model {name} is not added:", err=True)
             raise
         except (RotaError, TimeoutError):
             click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)
@@ -174,8 +177,7 @@ def show(folder: Path, models: Path | None, name: str, json: bool) -> None:
         print_facts(_facts(entry))
         for role, rows in ports.items():
             click.echo()
-            shown = [{**row, "shape": _shape_text(row["shape"]), role[:-1]: row["name"]} for row in rows]
-            print_table(shown, (role[:-1], "dtype", "shape"), f"no {role}")
+            print_table(_folded(rows, role[:-1]), (role[:-1], "dtype", "shape"), f"no {role}")
         click.echo()
         print_table(files, ("path", "size_bytes", "digest"), "no files")
         for certificate in certificates:
@@ -213,6 +215,19 @@ def _facts(entry: ModelEntry) -> dict[str, Any]:
 def _ports(graph: Graph, names: list[str]) -> list[dict[str, Any]]:
     """Return inputs or outputs with their types."""
     return [{"name": name, **graph.declared[name]._asdict()} for name in names]
+
+
+def _folded(rows: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
+    """Return the lines for ports. Those that differ in a number of their names only, as of layers, are one line."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        named = re.sub(r"\d+", "N", row["name"])
+        alike.setdefault((named, row["dtype"], _shape_text(row["shape"])), []).append(row["name"])
+    return [
+        {title: name, "dtype": dtype, "shape": shape}
+        for (named, dtype, shape), names in alike.items()
+        for name in (names if len(names) < _ALIKE_MIN else [f"{named} ({len(names)}, {names[0]} first)"])
+    ]
 
 
 def _shape_text(shape: tuple[int | str | None, ...] | None) -> str:

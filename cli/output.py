@@ -45,7 +45,8 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], empty
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Print one `name  value` per line."""
+    """Print one `name  value` per line, without those that are empty."""
+    facts = {name: value for name, value in facts.items() if value not in ("", b"", [], (), {})}
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         click.echo(f"{name.replace('_', ' ').ljust(width)}  {cell(value, name, full=True)}")

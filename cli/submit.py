@@ -272,7 +272,7 @@ def _print_results(
                 for result in client.results(first_seq, tasks, math.inf if timeout_s is None else timeout_s):
                     bar.clear()
                     failed += not print_outcome(result, as_json, in_lines=len(batch) > 1)
-                    if result.provenance is not None and not as_json:
+                    if result.ok and result.provenance is not None and not as_json:
                         sources.append(result.provenance)
                     done += 1
                     bar(done, len(batch))

@@ -6,13 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rota.cli.common_options import Connection, Whole, broker_options, json_option, option
 from rota.cli.output import Progress, counted, print_json, print_table
-from rota.cli.text_options import check_deployed, lane_and_wait_options, texts_of, where
+from rota.cli.text_options import check_deployed, lane_and_wait_options, options_named, texts_of, where
 from rota.cli.waiting import not_there_yet, noticed
 from rota.common.errors import ConfigError
 
@@ -48,13 +48,13 @@ def embed(
     payloads = embed_payloads(texts_of(texts), truncate)
     if output is not None:
         _check_writable(output)
-    with connection.open() as client:
+    with connection.open() as client, options_named():
         results = _results(client, connection, model, payloads, lane, wait_timeout)
         vectors = vectors_of(results)
         if output is not None:
             _write(output, vectors)
         elif json:
-            print_json({"vectors": vectors.tolist(), "provenance": results[0].provenance})
+            print_json({"vectors": vectors.tolist(), **_facts(results)})
         else:
             for vector in vectors:
                 click.echo(" ".join(str(number) for number in vector))
@@ -84,11 +84,11 @@ def classify(
 
     wanted = texts_of(texts)
     payloads = classify_payloads(wanted, top, truncate)
-    with connection.open() as client:
+    with connection.open() as client, options_named():
         results = _results(client, connection, model, payloads, lane, wait_timeout)
     labels = labels_of(results)
     if json:
-        print_json({"labels": labels, "provenance": results[0].provenance})
+        print_json({"labels": labels, **_facts(results)})
         return
     rows = [
         {"score": f"{score:.4f}", "label": label, "text": text}
@@ -105,7 +105,7 @@ def _results(
     """Submit the tasks and return their outcomes."""
     from rota.common.text_requests import model_target
 
-    check_deployed(client, model, lane)
+    check_deployed(client, connection, model, lane)
     batch = client.submit_many(model_target(model), payloads, lane=lane)
     try:
         with noticed(connection, lane, Progress(False, "")):

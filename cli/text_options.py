@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from rota.cli.common_options import Number, Whole, lane_option, option
+from rota.cli.common_options import Connection, Number, Whole, lane_option, option
 from rota.cli.model_numbers import provenance_text
+from rota.cli.model_options import repository_of
 from rota.cli.output import counted
-from rota.common.errors import BadPayload, BadTarget
+from rota.common.errors import BadPayload, BadTarget, TaskFailed
 from rota.common.shown import shown
 
 if TYPE_CHECKING:
@@ -27,6 +31,16 @@ _ENDED: Final = {
     "stop": "",
     "length": ", cut off by --max-tokens or the model's context",
     "tool_calls": ", to call tools",
+}
+# Errors name the fields of the payload; on a command line they are options.
+_FIELD: Final = re.compile(r'"(?:generate|embed|classify)\.((?:output\.)?\w+)([^"]*)"')
+_OPTION_OF: Final = {
+    "output": "--schema, --regex, --grammar or --choice",
+    "output.json_schema": "--schema",
+    "output.choices": "--choice",
+    "prompt": "PROMPT",
+    "messages": "",
+    "texts": "",
 }
 
 
@@ -49,7 +63,7 @@ def sampling_options(command: Command) -> Command:
 def lane_and_wait_options(command: Command) -> Command:
     """Add --lane and --wait-timeout."""
     waiting = option(
-        "--wait-timeout", type=Number(0), metavar="SECONDS", help="Stop waiting after so long; the task stays."
+        "--wait-timeout", type=Number(0), metavar="SECONDS", help="Wait so long for the whole answer; the task stays."
     )
     return lane_option(waiting(command))
 
@@ -85,7 +99,7 @@ def json_of(path: Path, what: str) -> Any:
         raise BadPayload(f"{what} {path} is no JSON: {error or type(error).__name__}") from error
 
 
-def check_deployed(client: Client, model: str, lane: str) -> None:
+def check_deployed(client: Client, connection: Connection, model: str, lane: str) -> None:
     """Raise `BadTarget` with the remedy if no model of this name is bound in the lane."""
     from rota.common.text_requests import model_target
 
@@ -93,23 +107,74 @@ def check_deployed(client: Client, model: str, lane: str) -> None:
     there = [one["name"] for one in client.query("deploys", lane=lane) if one["kind"] == "model"]
     if target in there:
         return
-    name = target.removeprefix("model:").split("@")[0]
-    remedy = f"`rota model deploy {name}` binds one of the repository, `rota model add {name} PATH` adds one"
+    reference = target.removeprefix("model:")
+    name, _, version = reference.partition("@")
+    versions = _versions(connection, name)
+    remedy = f"`rota model deploy {reference}` binds one of the repository, `rota model add {name} PATH` adds one"
+    if version and versions and int(version) not in versions:
+        remedy = f"The repository has version {', '.join(map(str, versions))} of {name}"
+    elif versions:
+        remedy = f"`rota model deploy {reference}` binds it"
     if there:
         known = f"there are {', '.join(one.removeprefix('model:') for one in there[:20])}"
     else:
-        known, remedy = "there is no model in it", f"{remedy}, `rota model fetch smollm2` gets one that speaks"
+        known = "there is no model in it"
+        remedy += "" if versions else ", `rota model fetch smollm2` gets one that speaks"
     raise BadTarget(f"no model {shown(model)} is deployed in lane {lane}; {known}. {remedy}")
 
 
-class TextPrinter:
-    """Prints text as it comes. On a terminal, control characters are replaced and the last line is ended; with `lines`
-    the last line is always ended.
-    """
+def _versions(connection: Connection, name: str) -> list[int]:
+    """Return the versions of a model in the repository of the run folder, if that is here."""
+    models = os.environ.get("ROTA_MODELS")
+    entries = repository_of(connection.folder, Path(models) if models else None).entries()
+    return sorted([one.version for one in entries if one.name == name])
 
-    def __init__(self, *, lines: bool = False) -> None:
+
+def head_given(connection: Connection, text: str) -> bytes:
+    """Return the head that --conversation names, which may be cut to its first digits if the store is here.
+
+    Raises `BadPayload` for what is no head, and `ConversationError` for one that the store has not.
+    """
+    from rota.common.text_calls import DIGEST_BYTES
+    from rota.conversations.listing import head_of
+
+    path = connection.run_folder().conversations
+    if connection.bind is None or path.exists():
+        return head_of(path, text)
+    try:
+        head = bytes.fromhex(text)
+    except ValueError:
+        head = b""
+    if len(head) != DIGEST_BYTES:
+        raise BadPayload(f"--conversation {text[:80]}: give a head, {2 * DIGEST_BYTES} hexadecimal digits")
+    return head
+
+
+@contextlib.contextmanager
+def options_named() -> Iterator[None]:
+    """Name the options in errors of this block where they name fields of the payload."""
+    try:
+        yield
+    except (BadPayload, TaskFailed) as error:
+        raise type(error)(with_options(error.message), **error.fields) from error
+
+
+def with_options(text: str) -> str:
+    """Return an error's text with options in place of the payload's fields."""
+    return _FIELD.sub(_option_of, text)
+
+
+def _option_of(match: re.Match[str]) -> str:
+    field, rest = match.groups()
+    option = _OPTION_OF.get(field, "--" + field.removeprefix("output.").replace("_", "-"))
+    return option + rest if option else match[0]
+
+
+class TextPrinter:
+    """Prints text as it comes, and ends the last line. On a terminal, control characters are replaced."""
+
+    def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
-        self._ends = lines or self._is_terminal
         self._ended = True
 
     def __call__(self, text: str) -> None:
@@ -119,8 +184,8 @@ class TextPrinter:
             sys.stdout.flush()
 
     def end(self) -> None:
-        """End the last line, where it must be."""
-        if not self._ended and self._ends:
+        """End the last line, if it has not ended."""
+        if not self._ended:
             click.echo()
         self._ended = True
 
@@ -133,7 +198,8 @@ def usage_line(result: GenerateResult, provenance: Provenance | None) -> str:
     """Return what a text took, why it ended, and where it was computed."""
     usage = result.usage
     told = f"{counted(usage.prompt, 'token')} of prompt, {counted(usage.generated, 'token')} generated"
-    return f"{told}{_ENDED[result.finish]}{where(provenance)}"
+    ended = f", ended by the stop text {shown(result.stop)}" if isinstance(result.stop, str) else _ENDED[result.finish]
+    return f"{told}{ended}{where(provenance)}"
 
 
 def where(provenance: Provenance | None) -> str:

@@ -60,7 +60,7 @@ class _Counts(click.ParamType[tuple[int, ...]]):
 @option("--to", "last_turn", type=Whole(1), metavar="TURN", help="Stop after this turn has retired.")
 @option(
     "--recorded-models/--live-models", "recorded_models", default=True,
-    help="Read results of models back that are recorded or of another fingerprint, or compute them again too.",
+    help="Read results of models back that cannot be computed again here bit for bit, or compute them too.",
 )  # fmt: skip
 @option("--seed", type=int, default=0, help="Of the random moments of --kill.")
 @progress_option
@@ -72,7 +72,8 @@ def verify(
     """Execute RUN again and compare the digest of every turn. Exit code 0 only if all are equal, 1 if one differs.
 
     RUN is a run folder, a run file or a file made by `rota export`; a broker may be running on it. Inputs are read
-    back; the outcomes of agents and functions are computed again.
+    back; the outcomes of agents and functions are computed again, and results of models of class `bitwise` where this
+    host has the model and its fingerprint.
 
     \b
     rota verify .rota
@@ -162,7 +163,7 @@ def _lane_lines(source: RunSource, lane: LaneReport, recorded_models: bool) -> d
     if counts.models_read_back:
         lines["read back"] += f"; {counted(counts.models_read_back, 'result')} of models (class `recorded`)"
     if counts.models_elsewhere:
-        lines["read back"] += f"; {counted(counts.models_elsewhere, 'result')} of models with another fingerprint"
+        lines["read back"] += f"; {counted(counts.models_elsewhere, 'result')} of models that are not computed here"
         for one in lane.elsewhere[:_ELSEWHERE_SHOWN]:
             made = one.provenance
             lines[f"not here, {one.address}"] = (

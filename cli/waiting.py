@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from rota.cli.common_options import Connection, option
+from rota.cli.exits import ExitCode
 from rota.cli.output import Progress
 from rota.common import limits
 from rota.common.errors import NotReachable, RotaError
 
 if TYPE_CHECKING:
     from rota.client.client import Client
+    from rota.client.generation import Generation
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _NOTICE_SECONDS: Final = 2.0  # between two looks at what a wait waits for
 _PREPARATIONS_SHOWN_MAX: Final = 4
+_ENDS: Final = (KeyboardInterrupt, SystemExit, BrokenPipeError)
 _ANSWER_SECONDS: Final = 1.0  # for a look; also the longest delay of the end of a wait
 
 
@@ -60,6 +65,25 @@ def noticed(connection: Connection, lane: str, bar: Progress) -> Iterator[None]:
     finally:
         ended.set()
         looking.join()
+
+
+@contextlib.contextmanager
+def cancelled_at_end(generation: Generation, ends: tuple[type[BaseException], ...] = _ENDS) -> Iterator[None]:
+    """Cancel an answer if this command ends meanwhile: by Ctrl-C, SIGTERM, or since nobody reads what it prints."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except ends:
+        if generation.cancel():
+            with contextlib.suppress(BrokenPipeError):
+                click.echo(f"task {generation.seq} is cancelled", err=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(ExitCode.TERMINATED)
 
 
 def _notice(connection: Connection, lane: str, bar: Progress, ended: threading.Event) -> None:

@@ -140,8 +140,13 @@ class AsyncClient:
         return AsyncGeneration(self, seq, options.get("timeout_s"))
 
     def chat(
-        self, model: str, *, system: str | None = None, conversation: bytes | None = None, **options: Unpack[ChatNames]
-    ) -> AsyncChat:
+        self,
+        model: str,
+        *,
+        system: str | None = None,
+        conversation: bytes | str | None = None,
+        **options: Unpack[ChatNames],
+    ) -> AsyncChat:  # fmt: skip
         """Return a dialogue with a model, which begins, or goes on at the head `conversation`."""
         return AsyncChat(self, model, self._texts.dialogue(model, system, conversation, options))
 

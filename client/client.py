@@ -155,8 +155,13 @@ class Client:
         return Generation(self, seq, options.get("timeout_s"))
 
     def chat(
-        self, model: str, *, system: str | None = None, conversation: bytes | None = None, **options: Unpack[ChatNames]
-    ) -> Chat[Generation]:
+        self,
+        model: str,
+        *,
+        system: str | None = None,
+        conversation: bytes | str | None = None,
+        **options: Unpack[ChatNames],
+    ) -> Chat[Generation]:  # fmt: skip
         """Return a dialogue with a model, which begins, or goes on at the head `conversation`. Sends nothing yet."""
         return Chat(self.generate, model, self._texts.dialogue(model, system, conversation, options))
 

@@ -132,7 +132,8 @@ class Operations:
         name = check_model_name(name)
         if not isinstance(digest, bytes) or len(digest) != digests.DIGEST_BYTES:
             raise CodeError(
-                f"digest={shown(digest)}: a model's digest has {digests.DIGEST_BYTES} bytes, `rota model show NAME`"
+                f"digest={shown(digest)}: a model's digest has {digests.DIGEST_BYTES} bytes: give `bytes.fromhex` of "
+                "what `rota model show NAME` prints"
             )
         self._core.check_version(name, digest)
         code = Code(digest, MODEL, limits=options.code_limits or Limits(), recorded=options.recorded)

@@ -132,7 +132,7 @@ class GenerateNames(ChatNames, total=False):
 
     tokens: Sequence[int] | None
     messages: Sequence[ChatMessage | Mapping[str, Any]] | None
-    conversation: bytes | None
+    conversation: bytes | str | None
 
 
 def generate_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], SubmitOptions]:

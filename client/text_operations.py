@@ -33,7 +33,7 @@ class TextOperations:
         return self._operations.submit(model_target(model), generate_payload(fields), options)
 
     def dialogue(
-        self, model: str, system: str | None, conversation: bytes | None, given: Mapping[str, Any]
+        self, model: str, system: str | None, conversation: bytes | str | None, given: Mapping[str, Any]
     ) -> Dialogue:
         model_target(model)
         dialogue = Dialogue(conversation, system, given)

@@ -14,6 +14,7 @@ from rota.common.errors import BadPayload
 from rota.common.results import Result
 from rota.common.shown import shown
 from rota.common.text_calls import DIGEST_BYTES, NEW_CONVERSATION
+from rota.common.text_requests import head_bytes
 from rota.common.text_results import GenerateResult, decode_text_result
 
 
@@ -79,12 +80,15 @@ class Chat(Generic[Answer]):
 class Dialogue:
     """A head that moves with each answer. `system` is sent as the first message of a new chain."""
 
-    def __init__(self, head: bytes | None, system: str | None, options: Mapping[str, Any]) -> None:
+    def __init__(self, head: bytes | str | None, system: str | None, options: Mapping[str, Any]) -> None:
+        head = head_bytes(head)
         if head is not None and (not isinstance(head, bytes) or len(head) != DIGEST_BYTES):
-            raise BadPayload(f"conversation={shown(head)}: a head has {DIGEST_BYTES} bytes")
+            raise BadPayload(
+                f"conversation={shown(head)}: a head has {DIGEST_BYTES} bytes, or as hex digits {2 * DIGEST_BYTES}"
+            )
         if head is not None and system is not None:
             raise BadPayload("system: the conversation has its first messages already")
-        self.head = head
+        self.head: bytes | None = head
         self._system = system
         self._options = dict(options)
 

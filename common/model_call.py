@@ -42,6 +42,7 @@ DTYPE_BYTES: Final[Mapping[str, int]] = {
     "float8_e5m2": 1,
     "float8_e5m2fnuz": 1,
 }
+TEXT_TASKS: Final = ("generate", "embed", "classify")  # the payloads of text_calls.py
 NAME_CHARS_MAX: Final = 200  # names in a graph include their whole scope
 
 
@@ -104,6 +105,10 @@ def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:
     fields = unpacked(payload)
     if not isinstance(fields, dict):
         raise BadPayload(f'the payload must be a MessagePack map with "{needed}"; its bytes mean {shown(fields)}')
+    if needed == "inputs" and next(iter(fields), None) in TEXT_TASKS:
+        raise BadPayload(
+            f'this model takes named arrays (task = "tensors"), and no text: the payload has "{next(iter(fields))}"'
+        )
     if needed not in fields:
         raise BadPayload(f'the payload must be a MessagePack map with "{needed}", got {shown(fields)}')
     for name in fields:

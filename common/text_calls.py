@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgpack
 
 from rota.common.errors import BadPayload
-from rota.common.model_call import unpacked
+from rota.common.model_call import TEXT_TASKS, unpacked
 from rota.common.shown import shown
 from rota.common.text_checks import (
     check_fields,
@@ -34,10 +34,7 @@ from rota.common.text_checks import (
     refuse,
 )
 
-GENERATE: Final = "generate"
-EMBED: Final = "embed"
-CLASSIFY: Final = "classify"
-TEXT_TASKS: Final = (GENERATE, EMBED, CLASSIFY)
+GENERATE, EMBED, CLASSIFY = TEXT_TASKS
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 OUTPUT_KINDS: Final = ("json_schema", "regex", "grammar", "choices")

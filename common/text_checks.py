@@ -121,6 +121,8 @@ def check_json_object(name: str, value: Any) -> str:
     """Return the text of a JSON object, given as text, which is returned as it is, or as a map."""
     if isinstance(value, Mapping):
         return json.dumps(check_plain(name, value), ensure_ascii=False, separators=(",", ":"))
+    if not isinstance(value, str):
+        refuse(name, "a JSON object, as text or as a map", value)
     text = check_text(name, value)
     # Before the parser sees it: at which depth that gives up depends on the depth of the caller's stack.
     if _depth(text) > VALUE_DEPTH_MAX:
@@ -128,9 +130,9 @@ def check_json_object(name: str, value: Any) -> str:
     try:
         found = json.loads(text, parse_constant=_no_constant)
     except ValueError:
-        refuse(name, "the text of a JSON object, or a map", value)
+        refuse(name, "a JSON object, as text or as a map", value)
     if not isinstance(found, dict):
-        refuse(name, "the text of a JSON object, or a map", value)
+        refuse(name, "a JSON object, as text or as a map", value)
     return text
 
 

@@ -5,7 +5,7 @@ Whatever a worker would refuse as bad input of any model is refused here, before
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from rota.common import limits
@@ -14,6 +14,10 @@ from rota.common.errors import BadPayload, BadTarget
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
 from rota.common.text_calls import (
+    CLASSIFY,
+    DIGEST_BYTES,
+    EMBED,
+    GENERATE,
     NEW_CONVERSATION,
     GenerateCall,
     TextCall,
@@ -24,6 +28,11 @@ from rota.common.text_calls import (
 )
 
 _TEXTS_PER_TASK: Final = 64  # enough to fill a batch, few enough to keep several workers busy
+_CALL_OF: Final[Mapping[str, Callable[[Any], TextCall]]] = {
+    GENERATE: generate_call,
+    EMBED: embed_call,
+    CLASSIFY: classify_call,
+}
 _CHARS_PER_TASK: Final = limits.PAYLOAD_BYTES_MAX // 8  # at most four bytes each
 
 
@@ -35,10 +44,34 @@ def generate_payload(given: Mapping[str, Any]) -> bytes:
 def call_of(given: Mapping[str, Any]) -> GenerateCall:
     """Return the generate task that named arguments mean; None: not given. Raises `BadPayload`."""
     fields = {name: value for name, value in given.items() if value is not None}
+    if "conversation" in fields:
+        fields["conversation"] = head_bytes(fields["conversation"])
     # A conversation that starts is nil in a payload, where None here means that there is none.
     if fields.get("conversation") == NEW_CONVERSATION:
         fields["conversation"] = None
     return generate_call(fields)
+
+
+def head_bytes(head: Any) -> Any:
+    """Return the bytes of a head that is given as hex digits, as commands print it; anything else as it is."""
+    if isinstance(head, str) and len(head) == 2 * DIGEST_BYTES:
+        try:
+            return bytes.fromhex(head)
+        except ValueError:
+            pass
+    return head
+
+
+def text_payload(value: Mapping[str, Any]) -> bytes | None:
+    """Return the payload of a text task that is given as its map, `{"generate": {...}}`; None for another map.
+
+    Raises `BadPayload` for a text task that is wrong.
+    """
+    if len(value) != 1:
+        return None
+    ((kind, fields),) = value.items()
+    check = _CALL_OF.get(kind)
+    return encoded(check(fields)) if check is not None and isinstance(fields, Mapping) else None
 
 
 def embed_payloads(texts: Iterable[str], truncate: bool) -> list[bytes]:

@@ -17,8 +17,8 @@ import msgpack
 
 from rota.common.errors import BadPayload
 from rota.common.limits import MESSAGE_ITEMS_MAX
-from rota.common.model_call import Tensor, decode_tensor, unpacked
-from rota.common.text_calls import CLASSIFY, DIGEST_BYTES, EMBED, GENERATE, TEXT_TASKS, ToolCall, tool_calls
+from rota.common.model_call import TEXT_TASKS, Tensor, decode_tensor, unpacked
+from rota.common.text_calls import CLASSIFY, DIGEST_BYTES, EMBED, GENERATE, ToolCall, tool_calls
 from rota.common.text_checks import (
     check_fields,
     check_finite,

@@ -162,6 +162,11 @@ class TextEncoder:
 
     def _checked_inputs(self, inputs: Mapping[str, Port]) -> dict[str, str]:
         """Return the dtype of each input of the graph. Raises `CodeError` for inputs that are not made from tokens."""
+        if IDS not in inputs:
+            raise CodeError(
+                f'{self._where}: a model with task = "{self._task}" needs an input {IDS}; this one has '
+                f"{', '.join(inputs) or 'none'}"
+            )
         for name, port in inputs.items():
             if name not in (IDS, MASK, TYPES) or port.dtype not in _WHOLE or len(port.extents) != 2:
                 raise CodeError(
@@ -169,8 +174,6 @@ class TextEncoder:
                     f'some of them, {" or ".join(_WHOLE)} [rows, length]; this one has "{name}", {port.dtype} '
                     f"{port.shape_text()}"
                 )
-        if IDS not in inputs:
-            raise CodeError(f'{self._where}: a model with task = "{self._task}" needs an input {IDS}')
         return {name: port.dtype for name, port in inputs.items()}
 
     def _checked_output(self, wanted: Sequence[str], outputs: Mapping[str, Port]) -> str:

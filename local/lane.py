@@ -215,7 +215,7 @@ class LocalLane(View):
         return LocalGeneration(self, self.submit(model_target(model), payload, priority=priority).turn)
 
     def chat(
-        self, model: str, *, system: str | None = None, conversation: bytes | None = None, **options: Any
+        self, model: str, *, system: str | None = None, conversation: bytes | str | None = None, **options: Any
     ) -> Chat[LocalGeneration]:
         """Return a dialogue with a model, which begins, or goes on at the head `conversation`. Submits nothing yet."""
         dialogue = Dialogue(conversation, system, options)

@@ -1,8 +1,8 @@
 """Converts values to payloads and back, and divides payloads among messages.
 
 Bytes are sent unchanged. Other values are packed (values.py); large arrays, or many small ones, go into the tensor
-store and are sent as references. A model takes a map of input name to array. A value that cannot be sent raises
-`BadPayload`, with the remedy, before anything is sent.
+store and are sent as references. A model takes a map of input name to array, or a text task as its map. A value that
+cannot be sent raises `BadPayload`, with the remedy, before anything is sent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rota.common.errors import BadPayload, BadTarget, TensorError
 from rota.common.messages import TaskRun
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
+from rota.common.text_requests import text_payload
 from rota.common.work import TensorRef
 
 if TYPE_CHECKING:
@@ -116,10 +117,13 @@ class Payloads:
         return "send large data as numpy arrays, which travel through the tensor store"
 
     def _pack_model_inputs(self, value: Any) -> Packed:
+        text = text_payload(value) if isinstance(value, Mapping) else None
+        if text is not None:
+            return text, ()
         if not isinstance(value, Mapping) or not _are_arrays(value.values()):
             raise BadPayload(
-                "a model takes a map of input name to numpy array, or the payload as bytes: "
-                'client.submit("model:NAME", {"input": array}); `rota model show NAME` lists the inputs'
+                'a model takes a map of input name to numpy array, {"input": array}, or a text task, {"generate": '
+                '{"prompt": "..."}}, or the payload as bytes; `rota model show NAME` lists the inputs'
             )
         if self._calls is None:
             from rota.tensors.arrays import CallPacker

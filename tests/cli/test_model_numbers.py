@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rota.cli.model_numbers import print_models, provenance_text, tell_provenances
+from rota.cli.models import _folded
 from rota.common.messages import ModelNumbers
 from rota.common.work import Provenance
 
@@ -44,3 +45,14 @@ def test_loaded_models_are_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "model:m@2 runs on" not in told
     print_models([workers[1]])
     assert capsys.readouterr().out == ""
+
+
+def test_ports_that_differ_in_a_number_are_one_line() -> None:
+    """Goal: the ports of 30 layers do not hide the others. Method: two kinds by layer, two ports beside them."""
+    rows: list[dict[str, Any]] = [{"name": "ids", "dtype": "int64", "shape": (1, None)}]
+    for layer in range(5):
+        rows += [{"name": f"past.{layer}.{what}", "dtype": "float32", "shape": (1, 4)} for what in ("key", "value")]
+    rows += [{"name": f"x{number}", "dtype": "float32", "shape": (1,)} for number in range(3)]
+    assert [row["input"] for row in _folded(rows, "input")] == [
+        "ids", "past.N.key (5, past.0.key first)", "past.N.value (5, past.0.value first)", "x0", "x1", "x2",
+    ]  # fmt: skip

@@ -131,3 +131,10 @@ def test_models_are_listed_with_what_is_wrong(rota: Rota, run_dir: Path) -> None
     code, out, _ = rota("model", "ls")
     assert (code, "m@2 cannot be used: " in out) == (ExitCode.OK, True)
     assert rota("model", "rm", "m@2")[0] == ExitCode.OK
+
+
+def test_a_model_folder_that_is_not_there(rota: Rota, tmp_path: Path) -> None:
+    """Goal: a mistyped folder is not an empty one. Method: the commands that read it."""
+    for arguments in (["ls"], ["show", "m"], ["deploy", "m"], ["rm", "m"]):
+        code, _, err = rota("model", *arguments, "--models", str(tmp_path / "nowhere"))
+        assert (code, "nowhere is not a folder" in err) == (ExitCode.CONFIG, True), err

@@ -80,6 +80,7 @@ def test_any_value_decodes_or_is_bad(value: Any) -> None:
     [
         (120, 'must be a MessagePack map with "inputs"; its bytes mean 120'),
         ({}, 'must be a MessagePack map with "inputs", got a map of 0'),
+        ({"generate": {}}, 'takes named arrays (task = "tensors"), and no text: the payload has "generate"'),
         ({"inputs": {}, "more": 1}, "unknown field 'more'"),
         ({"inputs": []}, '"inputs" must be a map'),
         ({"inputs": {"": GOOD}}, "input names are text of 1 to 200 characters"),

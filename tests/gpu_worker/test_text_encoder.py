@@ -307,7 +307,7 @@ def test_graphs_of_another_kind_are_refused(tmp_path: Path, kit: Any) -> None:
     fit the output."""
     folder = build_tiny_encoder(tmp_path / "m")
     kit.multilayer(folder / "model.onnx")
-    with pytest.raises(CodeError, match=r'this one has "x", float32 \[n, 16\]'):
+    with pytest.raises(CodeError, match="needs an input input_ids; this one has x"):
         Loaded(folder)
     other = build_tiny_encoder(tmp_path / "o", task="classify", labels=("a", "b"))
     text = (other / "model.toml").read_text().replace('"classify"', '"embed"').replace('labels = "labels.json"\n', "")

@@ -3,9 +3,9 @@
 It answers text tasks through the real session, loop and store of conversations; only the model is a script. The answer
 of a generate task is its prompt, or its last message behind the number of messages before it, word by word. Some words
 are done instead of said: `[gate]` waits until a file `gate` exists in DIR, `[die]` waits and then ends the process, the
-first time; `[tick]` says a word again and again until the gate is there; `[cut]` ends the text as too long; `[fail]`
-ends the task as `bad_input`, `[chance]` says another word in each process. A vector of a text is its length and its
-number of words; its labels are `long` and `short`.
+first time; `[tick]` says a word again and again until the gate is there; `[hold]` waits for ever; `[cut]`
+ends the text as too long; `[fail]` ends the task as `bad_input`, `[chance]` says another word in each process. A vector
+of a text is its length and its number of words; its labels are `long` and `short`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Speech:
             self._end(self._result(self._call))
             return []
         word = self._words[0]
-        if word in ("[gate]", "[die]") and not (self._folder / "gate").exists():
+        if word == "[hold]" or (word in ("[gate]", "[die]") and not (self._folder / "gate").exists()):
             return []
         if word == "[tick]" and not (self._folder / "gate").exists():
             time.sleep(_GATE_POLL_S)

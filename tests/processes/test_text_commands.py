@@ -8,23 +8,25 @@ import os
 import pty
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest
+from smallest_model import SMALLEST_MODEL
 
 from rota.cli.__main__ import main
 from rota.cli.exits import ExitCode
 from rota.client import Client
+from rota.gpu_worker.repository import Repository
+from rota.host.endpoints import RunFolder
 
 pytestmark = pytest.mark.processes
 
 WAIT_SECONDS = 60.0
 
-Start = Callable[..., Any]
 Run = Callable[..., tuple[str, str]]
 
 
@@ -47,19 +49,19 @@ def rota(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, spe
 def test_an_answer_and_what_it_took(rota: Run) -> None:
     """Goal: the text alone on stdout, the rest on stderr. Method: as a message, raw, from stdin, at once, as JSON."""
     out, err = rota("generate", "script", "Why so blue?")
-    assert out == "0: Why so blue? "
+    assert out == "0: Why so blue? \n"
     assert err == (
         "7 tokens of prompt, 4 tokens generated; on script (no device speaks by script), certificate A, bitwise\n"
     )
-    assert rota("generate", "script", "-", "--raw", "--no-stream", text="from stdin")[0] == "from stdin "
+    assert rota("generate", "script", "-", "--raw", "--no-stream", text="from stdin")[0] == "from stdin \n"
     out, _ = rota("generate", "script", "a b", "--json", "--logprobs", "0", "--conversation", "new", "--system", "c")
     facts = json.loads(out)
     assert (facts["text"], facts["finish"], facts["usage"]) == ("1: a b ", "stop", {"prompt": 7, "generated": 3})
-    assert "result" not in facts, "each field once"
     assert facts["logprobs"] == [{"chosen": -0.5, "top": []}] * 3
     assert facts["provenance"]["certificate"] == "A"
-    out, err = rota("generate", "script", "more", "--conversation", facts["conversation"])
-    assert out == "3: more "
+    assert "result" not in facts, "every field stands once"
+    out, err = rota("generate", "script", "more", "--conversation", facts["conversation"][:8])
+    assert out == "3: more \n"
     assert err.startswith("conversation ")
     out, err = rota("result", str(facts["seq"]))
     assert (out, "certificate A, bitwise" in err) == ("1: a b ", True)
@@ -79,35 +81,82 @@ def test_an_answer_that_does_not_end_is_not_waited_for(rota: Run) -> None:
     assert "has no outcome yet: `rota result" in err
 
 
-def test_an_answer_that_lost_its_form_is_a_failure(rota: Run) -> None:
-    """Goal: no program takes broken JSON for an answer. Method: texts that were cut off, with a form and without."""
-    form = ("--regex", "[a-z]+")
-    _, err = rota("generate", "script", "a [cut]", *form, code=ExitCode.FAILED)
-    assert err.endswith("error: the answer was cut off (--max-tokens), so it is not what it had to be\n")
-    out, _ = rota("generate", "script", "a [cut]", "--json", *form, code=ExitCode.FAILED)
-    assert json.loads(out)["finish"] == "length"
-    rota("generate", "script", "a [cut]")
-    rota("generate", "script", "a", *form)
+def test_a_cut_off_answer_is_no_success_where_it_had_to_be_whole(rota: Run, tmp_path: Path) -> None:
+    """Goal: a script does not take half a JSON for one. Method: each rule, a tool, as JSON; and none of them."""
+    (tmp_path / "s.json").write_text('{"type": "object"}')
+    (tmp_path / "t.json").write_text('[{"name": "look"}]')
+    tools = ("--tools", str(tmp_path / "t.json"), "--tool-choice")
+    said = ("generate", "script", "half [cut]")
+    for rule in (("--schema", str(tmp_path / "s.json")), ("--regex", "a*"), ("--choice", "half"), (*tools, "required")):
+        option = "--tool-choice required" if "required" in rule else rule[0]
+        expected = f"error: cut off before it was complete, as {option} needs it: raise --max-tokens"
+        out, err = rota(*said, *rule, code=ExitCode.FAILED)
+        assert (out, expected in err) == ("0: half \n", True)
+        out, err = rota(*said, *rule, "--json", code=ExitCode.FAILED)
+        assert (json.loads(out)["finish"], expected in err) == ("length", True)
+    assert ", cut off by --max-tokens" in rota(*said)[1]
+    rota(*said, *tools, "auto")
 
 
-def test_an_interrupt_cancels_the_answer(speaker: Path, start_process: Start) -> None:
-    """Goal: nothing goes on for nobody. Method: Ctrl-C while the answer is held; the task is then cancelled. One that
-    comes before the command knows its task, which may run already, cannot cancel it; then once more.
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--schema", "{list}"), "--schema must be a JSON object, as text or as a map, got [1]"),
+        (("--tools", "{list}"), "--tools[0] must be a map, got 1"),
+        (("--choice", ""), "--choice must be text of 1 to"),
+        (("--temperature", "200"), "--temperature must be a number from 0 to 100, got 200.0"),
+        (("--conversation", "00"), "'00' is no head: give its first 6 to 64 hex digits"),
+        (("--conversation", "0" * 64), "no conversation in"),
+        (("--conversation", "0" * 64, "--system", "a"), "--system: the conversation has its first messages already"),
+    ],
+)
+def test_what_is_wrong_is_named_as_on_the_command_line(
+    rota: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """Goal: errors name options, not fields of the payload. Method: wrong values, before anything is sent."""
+    (tmp_path / "list.json").write_text("[1]")
+    given = [one.replace("{list}", str(tmp_path / "list.json")) for one in arguments]
+    assert message in rota("generate", "script", "a", *given, code=ExitCode.USAGE)[1]
+
+
+def test_a_dialogue_does_not_begin_at_an_unknown_head(rota: Run) -> None:
+    """Goal: known before the first message. Method: a head that the store has not."""
+    assert (
+        "no conversation in" in rota("chat", "script", "--conversation", "0" * 64, text="a\n", code=ExitCode.USAGE)[1]
+    )
+
+
+def test_a_version_that_is_not_deployed(rota: Run, speaker: Path, tmp_path: Path) -> None:
+    """Goal: the remedy is the command to give. Method: a version of the repository, one that it lacks, no model."""
+    (tmp_path / "m.onnx").write_bytes(SMALLEST_MODEL)
+    Repository(RunFolder(speaker).models).add(tmp_path / "m.onnx", "small")
+    for name, remedy in (
+        ("small@1", "`rota model deploy small@1` binds it"),
+        ("small@7", "The repository has version 1 of small"),
+        ("nope", "`rota model add nope PATH` adds one"),
+    ):
+        assert remedy in rota("embed", name, "a", code=ExitCode.USAGE)[1]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, None])
+def test_an_answer_that_nobody_reads_is_cancelled(speaker: Path, end: signal.Signals | None) -> None:
+    """Goal: nothing goes on for nobody. Method: a signal while the answer is held; or the pipe is closed after the
+    first word, and then another word comes.
     """
-    with Client(speaker) as client:
+    words = [sys.executable, "-m", "rota.cli", "generate", "script", "a [gate] b [hold]", "--dir", str(speaker)]
+    with Client(speaker) as client, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
         events = client.events(("task",), timeout_s=60)
-        for seq in range(1, 20):
-            command = start_process("-m", "rota.cli", "generate", "script", "a [gate]", "--dir", str(speaker))
-            while not any((task["seq"], task["state"]) == (seq, "running") for task in client.query("tasks")):
-                pass
-            command.send(signal.SIGINT)
-            assert command.wait() == ExitCode.INTERRUPTED
-            if f"task {seq} is cancelled" in command.text:
-                break
-            assert client.cancel(seq), "nobody else cancelled it"
-            next(events)
-        event = next(events)
-        assert (event.what.seq, event.what.kind) == (seq, "cancelled")  # type: ignore[union-attr]
+        assert command.stdout is not None
+        assert command.stderr is not None
+        assert command.stdout.read(1) == b"0"
+        if end is None:
+            command.stdout.close()
+            (speaker / "gate").touch()
+        else:
+            command.send_signal(end)
+        assert b"task 1 is cancelled" in command.stderr.read()
+        assert command.wait(WAIT_SECONDS) == (0 if end is None else 128 + end)
+        assert next(iter(events)).what.kind == "cancelled"  # type: ignore[union-attr]
 
 
 def test_a_dialogue_from_a_pipe(rota: Run) -> None:
@@ -116,7 +165,7 @@ def test_a_dialogue_from_a_pipe(rota: Run) -> None:
     out, err = rota("chat", "script", "--system", "Be brief.", text=lines, code=ExitCode.FAILED)
     said = [line for line in out.splitlines() if line not in ("3: ", "3: a ")]  # of the answer that failed, if in time
     assert said == ["1: one ", "3: two ", "3: three ", "1: four ", "3: five "]
-    assert err.count("rota chat script --conversation ") == 2
+    assert err.count("rota chat script --conversation ") == 3, "/head, /fork and /reset"
     for words in ("after answer 1;", "/fork takes", "a new conversation", "no command /nothing", "told to fail"):
         assert words in err
     head = err.split("--conversation ")[1].split()[0]
@@ -175,7 +224,8 @@ def test_vectors_and_labels(rota: Run, tmp_path: Path) -> None:
     out, err = rota("embed", "script", "-", "--output", str(tmp_path / "v.npy"), text="ab\na b c\n")
     assert (out, err[:13]) == ("", "2 vectors of ")
     numpy.testing.assert_array_equal(numpy.load(tmp_path / "v.npy"), [[2, 1], [5, 3]])
-    assert json.loads(rota("embed", "script", "ab", "--json")[0])["vectors"] == [[2, 1]]
+    facts = json.loads(rota("embed", "script", "ab", "--json")[0])
+    assert (facts["vectors"], facts["seqs"], facts["usage"]) == ([[2, 1]], [3], {"prompt": 2})
     out, err = rota("classify", "script", "a", "b" * 90)
     assert [line.split() for line in out.splitlines()][:2] == [["score", "label", "text"], ["0.9900", "short", "a"]]
     assert err.startswith("2 texts; on script (no device ")

@@ -141,6 +141,14 @@ def test_a_broker_that_is_started_again_goes_on_with_the_text(run_dir: Path, sta
         assert "".join(answer) == "after "
 
 
+def test_many_texts_at_once(speaker: Path) -> None:
+    """Goal: a list of prompts needs no loop. Method: text tasks as maps, to `map`."""
+    with Client(speaker) as client:
+        calls = [{"generate": {"prompt": f"text {number}"}} for number in range(20)]
+        texts = [one.value["generate"]["text"] for one in client.map("model:script", calls)]
+    assert texts == [f"text {number} " for number in range(20)]
+
+
 def test_a_dialogue_goes_on_by_its_head(speaker: Path) -> None:
     """Goal: what was said is known, and sent once. Method: three turns, a fork, a failed turn, and a turn of another
     client; the script tells how many messages it knows.
@@ -162,6 +170,10 @@ def test_a_dialogue_goes_on_by_its_head(speaker: Path) -> None:
     with Client(speaker) as client:
         again = client.chat("script", conversation=chat.head)
         assert "".join(again.say("four")) == "7: four "
+        assert chat.head is not None
+        assert client.chat("script", conversation=chat.head.hex()).say("as digits").result().text == "7: as digits "
+        said = [{"role": "user", "content": "so too"}]
+        assert client.generate("script", messages=said, conversation=chat.head.hex()).result().text == "7: so too "
         direct = client.generate("script", messages=[{"role": "user", "content": "x"}], conversation=NEW_CONVERSATION)
         assert direct.result().conversation is not None
         none = client.generate("script", messages=[{"role": "user", "content": "x"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy
@@ -13,6 +14,7 @@ from rota.common.errors import BadPayload, BadTarget, TensorError
 from rota.common.messages import ResultItem, Submit
 from rota.common.model_call import decode_call
 from rota.common.results import result_of
+from rota.common.text_calls import decode_text_call, encode_text_call
 from rota.common.wire import decode, encode
 from rota.tensors.payloads import RUN_BYTES_MAX, Payloads, check_message, check_targets, run_of
 
@@ -51,6 +53,25 @@ def test_nothing_touches_the_disk_before_it_must(tmp_path: Path) -> None:
     """Goal: a producer of small tasks needs no store. Method: no folder appears."""
     Payloads(tmp_path / "tensors").pack("echo", b"raw")
     assert not (tmp_path / "tensors").exists()
+
+
+def test_models_take_text_tasks_as_maps() -> None:
+    """Goal: many texts at once, checked before they are sent. Method: each task; wrong ones; an input of such a name."""
+    payloads = Payloads(None)
+    texts = {"texts": ["a"]}
+    for value in ({"generate": {"prompt": "a"}}, {"embed": texts}, {"classify": {**texts, "top": 2}}):
+        packed, tensors = payloads.pack("model:text", value)
+        assert tensors == ()
+        assert encode_text_call(decode_text_call(packed)) == packed
+    for wrong, words in (
+        ({"generate": {"prompt": "a", "top_p": 7}}, '"generate.top_p" must be'),
+        ({"generate": "a"}, 'or a text task, {"generate": '),
+        ({"say": {"prompt": "a"}}, "a model takes a map of input name to numpy array"),
+    ):
+        with pytest.raises(BadPayload, match=re.escape(words)):
+            payloads.pack("model:text", wrong)
+    array = numpy.zeros(1, numpy.float32)
+    assert list(decode_call(payloads.pack("model:x", {"embed": array})[0], ()).inputs) == ["embed"]
 
 
 def test_models_take_arrays_by_name(tmp_path: Path) -> None:
