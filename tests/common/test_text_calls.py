@@ -115,7 +115,7 @@ def test_any_bytes_decode_or_are_bad(data: bytes) -> None:
         ({"prompt": "a", "stop": [""]}, '"generate.stop[0]" must be text of 1 to 256 characters'),
         ({"prompt": "a", "logprobs": 21}, '"generate.logprobs" must be a whole number from 0 to 20, got 21'),
         ({"prompt": "a", "output": {}}, "exactly one of json_schema, regex, grammar, choices, got []"),
-        ({"prompt": "a", "output": {"json_schema": "{"}}, '"generate.output.json_schema" must be the text of a JSON'),
+        ({"prompt": "a", "output": {"json_schema": "{"}}, '"generate.output.json_schema" must be a JSON object'),
         ({"prompt": "a", "output": {"json_schema": "[]"}}, "a JSON object, as text or as a map, got '[]'"),
         ({"prompt": "a", "output": {"json_schema": '{"a": NaN}'}}, "a JSON object, as text or as a map"),
         ({"prompt": "a", "output": {"json_schema": '{"a":' * 70}}, "is nested more than 64 levels deep"),

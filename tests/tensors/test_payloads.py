@@ -56,7 +56,7 @@ def test_nothing_touches_the_disk_before_it_must(tmp_path: Path) -> None:
 
 
 def test_models_take_text_tasks_as_maps() -> None:
-    """Goal: many texts at once, checked before they are sent. Method: each task; wrong ones; an input of such a name."""
+    """Goal: many texts at once, checked before. Method: each task; wrong ones; an input of such a name."""
     payloads = Payloads(None)
     texts = {"texts": ["a"]}
     for value in ({"generate": {"prompt": "a"}}, {"embed": texts}, {"classify": {**texts, "top": 2}}):
