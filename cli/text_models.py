@@ -86,7 +86,7 @@ def classify(
     payloads = classify_payloads(wanted, top, truncate)
     with connection.open() as client, options_named():
         results = _results(client, connection, model, payloads, lane, wait_timeout)
-    labels = labels_of(results)
+        labels = labels_of(results)
     if json:
         print_json({"labels": labels, **_facts(results)})
         return
@@ -112,6 +112,18 @@ def _results(
             return batch.outcomes(math.inf if wait_s is None else wait_s)
     except TimeoutError:
         raise TimeoutError(not_there_yet(batch.seqs)) from None
+
+
+def _facts(results: Sequence[Result]) -> dict[str, Any]:
+    """Return what --json has beside the vectors or labels."""
+    from rota.common.text_results import decode_text_result
+
+    usages = [decode_text_result(one.payload or b"", one.tensors).usage for one in results]
+    return {
+        "seqs": [one.seq for one in results],
+        "usage": {"prompt": sum(usage.prompt for usage in usages)},
+        "provenance": results[0].provenance,
+    }
 
 
 def _check_writable(path: Path) -> None:
