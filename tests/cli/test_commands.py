@@ -332,7 +332,11 @@ def test_a_model_is_shown_with_what_it_takes(run: Run, tmp_path: Path) -> None:
         (("generate", "m", "a", "--raw", "--system", "b"), ExitCode.USAGE, "--raw has no messages"),
         (("generate", "m", "a", "--choice", "b", "--regex", "c"), ExitCode.USAGE, "give one of --schema, --regex"),
         (("generate", "m", "a", "--template", "b"), ExitCode.USAGE, "is not NAME=VALUE"),
-        (("generate", "m", "a", "--conversation", "b"), ExitCode.USAGE, "is no head: give its first 6 to 64 hex digits"),
+        (
+            ("generate", "m", "a", "--conversation", "b"),
+            ExitCode.USAGE,
+            "is no head: give its first 6 to 64 hex digits",
+        ),
         (("generate", "m", "a", "--schema", __file__), ExitCode.USAGE, "is no JSON"),
         (("generate", "m", "a", "--temperature", "-1"), ExitCode.USAGE, "--temperature"),
         (("chat", "m", "--conversation", "b"), ExitCode.USAGE, "is no head"),
