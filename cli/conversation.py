@@ -45,7 +45,7 @@ def conversation() -> None:
 @json_option
 @_run_option
 def ls(limit: int, json: bool, run: Path | None, folder: Path) -> None:
-    """List the ends of the conversations in a run, those used last first.
+    """List the ends of the conversations in a run, by the day of their last use, the latest first.
 
     A conversation that was continued in two ways has two ends.
 

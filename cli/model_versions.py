@@ -73,6 +73,8 @@ def bound(connection: Connection, name: str, entry: ModelEntry, options: BindOpt
             info = client.deploy_model(
                 name, entry.digest, recorded=options["recorded"], code_limits=code_limits, lane=lane, check=check
             )
+    if info:  # a worker may have loaded the same bytes under another name
+        info = {**info, "model": entry.name, "version": entry.version}
     return {"deployed": True, "target": f"{MODEL_PREFIX}{name}", "lane": lane, **info}
 
 

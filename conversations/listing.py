@@ -26,7 +26,10 @@ class Tip(NamedTuple):
 
 
 def tips(path: Path, limit: int) -> tuple[list[Tip], int]:
-    """Return the ends of the conversations in a store, those used last first, up to `limit`; and how many there are."""
+    """Return the ends of the conversations in a store, up to `limit`, and how many there are.
+
+    Those of the latest day of use come first; those of one day in the order of their heads.
+    """
     if not path.exists():
         return [], 0
     with usable(path), opened_to_read(path) as connection:

@@ -158,11 +158,11 @@ class ModelExecutor:
         begun_ns = time.perf_counter_ns()
         for fold in job.folds:
             line = self._line(fold.fold.code, fold.fold.address)
-            if line.resident is None or line.closing:
+            if self._serves(line):
+                self._admit(line, fold)
+            else:
                 line.folds.append(fold)
                 self._load(line, reports)
-            else:
-                self._admit(line, fold)
         job.elapsed_us += (time.perf_counter_ns() - begun_ns) / 1_000
         self._end_if_done(job, reports)
 
@@ -362,11 +362,21 @@ class ModelExecutor:
 
     def _look(self, look: Look, reports: list[Report]) -> None:
         line = self._line(look.code, look.address)
-        if line.resident is None:
+        if self._serves(line):
+            assert line.resident is not None
+            reports.append(_looked(line.resident, look))
+        else:
             line.looks.append(look)
             self._load(line, reports)
-        else:
-            reports.append(_looked(line.resident, look))
+
+    def _serves(self, line: ModelLine) -> bool:
+        """Return whether a model is loaded and takes more calls. One whose version was removed finishes what it has."""
+        if line.resident is not None and not line.resident.entry.is_there:
+            if line.has_work:
+                line.closing = True
+            else:
+                self._residents.unload(line)
+        return line.resident is not None and not line.closing
 
     def _load(self, line: ModelLine, reports: list[Report]) -> None:
         """Load a model that something waits for, now or when there is room for it."""

@@ -74,6 +74,11 @@ class ModelEntry:
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the version was not removed since."""
+        return (self.folder / MANIFEST_FILE).exists()
+
     def graph(self) -> Graph:
         """Return the inputs and outputs of the model. Raises `CodeError` if its file cannot be read."""
         try:

@@ -18,6 +18,7 @@ from smallest_model import SMALLEST_MODEL
 from rota.common.errors import CodeError, ConfigError
 from rota.common.model_call import Tensor, decode_result, encode_call
 from rota.common.work import Code, Done, Failed, FoldResult, TensorRef
+from rota.gpu_worker.certificate_store import CertificateStore
 from rota.gpu_worker.executor import ModelExecutor
 from rota.gpu_worker.loaded_model import KEPT_BYTES_MAX
 from rota.gpu_worker.providers import why_not
@@ -349,6 +350,30 @@ def test_a_load_without_memory_is_refused(bench: Any, kit: Any, monkeypatch: pyt
     monkeypatch.setattr("rota.gpu_worker.sessions.open_session", lambda *_, **__: no_memory())
     with pytest.raises(CodeError, match="not enough memory to load"):
         bench.prepare(code)
+
+
+def test_a_removed_version_is_served_no_more(bench: Any, kit: Any) -> None:
+    """Goal: what a worker has loaded does not show. Method: remove a loaded version while a call of it waits, with and
+    without another version of the same bytes; a deploy then finds that one, and its certificate is on file again.
+    """
+    code = bench.add(kit.multilayer, "first")
+    x = kit.call(x=np.ones((1, 16), np.float32))
+    answer = bench.run(code, x)
+    certificates = CertificateStore(bench.repository.root)
+    assert bench.add(kit.multilayer, "second") == code
+    begun = bench.take(code, *[x] * 200)
+    bench.step()  # one batch of several
+    bench.repository.remove("first", 1)
+    results = bench.end(begun, bench.take(code, x))
+    assert [result.outcomes for result in results] == [answer.outcomes * 200, answer.outcomes]
+    assert (bench.prepare(code)["model"], bench.prepare(code)["version"]) == ("second", 1)
+    bench.repository.remove("second", 1)
+    (result,) = bench.end(bench.take(code, x))
+    assert (result.stopped, "add it on this host" in result.reason) == ("refused", True)
+    assert list(certificates.all_of(code.digest.hex())) == []
+    assert bench.add(kit.multilayer, "third") == code
+    assert bench.prepare(code)["model"] == "third"
+    assert len(list(certificates.all_of(code.digest.hex()))) == 1
 
 
 def test_models_used_last_stay_within_the_budget_of_memory(bench: Any, kit: Any) -> None:
