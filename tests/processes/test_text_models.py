@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,3 +201,17 @@ def test_a_rule_without_an_end_costs_its_task_only(up: Any, run_dir: Path, built
         assert client.generate("speaker", **CALLS[0]).result() == built.answers[0]
         answer = client.generate("speaker", "a", max_tokens=5, output={"grammar": f"start: r0\n{chain}\n"})
         assert answer.result().text == "xxxxx"
+
+
+def test_equal_bytes_under_another_name(up: Any, run_dir: Path, built: Built) -> None:
+    """Goal: what was added is shown, not what the worker has loaded. Method: the folder of a loaded model once more."""
+    with Client(run_dir, timeout_s=120) as client:
+        client.classify("moods", TEXTS[:1])
+    command = [sys.executable, "-m", "rota.cli", "model", "add", "twin", str(built.models.parent / "moods"), "--json"]
+    done = subprocess.run(
+        [*command, "--dir", str(run_dir), "--models", str(built.models)], capture_output=True, text=True, check=False
+    )
+    Repository(built.models).remove("twin", 1)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["name"], said["model"], said["version"], said["deployed"]) == ("twin", "twin", 1, True)
