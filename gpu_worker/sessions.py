@@ -27,7 +27,7 @@ from rota.gpu_worker.repository import ModelEntry
 from rota.gpu_worker.residents import Resident
 from rota.gpu_worker.settings import FILE_NAME as SETTINGS_FILE
 from rota.gpu_worker.settings import ModelSettings
-from rota.gpu_worker.text_encoder import TextEncoder
+from rota.gpu_worker.text_encoder import TextEncoder, text_libraries
 from rota.gpu_worker.watchdog import RunWatchdog
 from rota.tensors.store import TensorStore
 
@@ -124,6 +124,8 @@ class ModelLoader:
         sets = settings.shape_sets(tuple(model.inputs))
         probe = self._probe(model, sets[0] if sets else {})
         model.facts = session_facts(opened, entry.digest, probe)
+        if settings.text is not None:
+            model.facts = {**model.facts, "text": text_libraries()}
         model.fingerprint = digest_of_facts(model.facts)
         return model
 

@@ -201,6 +201,11 @@ class TextEncoder:
         )
 
 
+def text_libraries() -> dict[str, str]:
+    """Return the versions of the libraries between text and rows, and between rows and results, for the fingerprint."""
+    return {"tokenizers": tokenizers.__version__, "numpy": np.__version__}
+
+
 class TextRows(NamedTuple):
     """The texts of one call as rows for the model: `EncodedTexts`."""
 

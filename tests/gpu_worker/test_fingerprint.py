@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
+from tiny_encoder import build_tiny_encoder
 
 from rota.gpu_worker.fingerprint import digest_of_facts, machine_facts, probe_input
 from rota.gpu_worker.hardware import gpu_facts, processor_facts
@@ -59,6 +60,16 @@ def test_fingerprint_moves_with_model_threads_and_graph_level(bench: Any, kit: A
     assert loaded[1].facts["settings"]["threads"] == "2"
     assert loaded[0].facts["probe"] == loaded[1].facts["probe"]
     assert loaded[0].facts["nodes"]["CPUExecutionProvider"] >= "1"
+
+
+def test_fingerprint_moves_with_the_libraries_of_texts(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: another tokenizer may give other tokens, so the fingerprint is another. Method: change its version."""
+    entry = bench.repository.add(build_tiny_encoder(bench.folder / "encoder"), "m")
+    loader = ModelLoader(threads=1, require="cpu", tensors=None)
+    first = loader.session(entry, entry.settings())
+    assert {*first.facts["text"]} == {"tokenizers", "numpy"}
+    monkeypatch.setattr("tokenizers.__version__", "0.0.0")
+    assert loader.session(entry, entry.settings()).fingerprint != first.fingerprint
 
 
 def test_a_probe_that_the_model_refuses_is_said_and_can_be_given_its_shape(bench: Any, kit: Any) -> None:
