@@ -164,5 +164,6 @@ class _Talk:
 
     def _print_head(self) -> None:
         head = self._chat.head
-        said = "nothing was said yet" if head is None else f"rota chat {self._chat.model} --conversation {head.hex()}"
-        click.echo(said, err=True)
+        lane = "" if self._lane == "main" else f" --lane {self._lane}"
+        goes_on = f"rota chat {self._chat.model}{lane} --conversation {(head or b'').hex()}"
+        click.echo("nothing was said yet" if head is None else goes_on, err=True)

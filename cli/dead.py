@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +14,9 @@ from rota.cli.submit import print_outcome
 from rota.cli.waiting import noticed
 from rota.common.errors import UnknownTask
 from rota.common.work import failure_text
+from rota.runs.readable import readable
+
+_PAYLOAD_CHARS: Final = 1_000
 
 
 @click.group()
@@ -125,4 +128,7 @@ def drop(connection: Connection, seqs: tuple[int, ...], every: bool, lane: str, 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
     """Return a dead task for people. 0 attempts: an earlier broker dispatched it; its count is not kept."""
     said = failure_text(row["kind"], row["message"], row.get("log", ()))
-    return {**row, "message": said, "attempts": row["attempts"] or None}
+    facts = {**row, "message": said, "attempts": row["attempts"] or None}
+    if isinstance(row.get("payload"), bytes):
+        facts["payload"] = str(readable(row["payload"], _PAYLOAD_CHARS))
+    return facts

@@ -175,7 +175,7 @@ def _execution_facts(family: Family, room: int) -> _Facts:
     elif trace.outcome is None:
         yield "completed", "not yet"
     else:
-        yield "completed", "without an execution" if trace.completed else "before the records that are kept"
+        yield "completed", "no execution gave an outcome" if trace.completed else "before the records that are kept"
     if family.worker is not None:
         worker = family.worker
         facts = ", ".join([f"{name} {value}" for name, value in worker.facts.items()])

@@ -106,7 +106,7 @@ def deploy(
     entry = repository_of(connection.folder, models).show(name, named_version or version)
     reference = name if named_version is None else f"{name}@{named_version}"
     facts = {"name": name, "version": entry.version, "digest": entry.digest}
-    _show({**facts, **bound(connection, reference, entry, options)}, json)
+    print_model({**facts, **bound(connection, reference, entry, options)}, json)
 
 
 @click.command()
@@ -140,7 +140,7 @@ def rm(connection: Connection, model: str, force: bool, models: Path | None, jso
             _check_unused(connection, name, one.digest, force=force)
     for one in entries:
         repository.remove(name, one.version)
-    _show({"name": name, "removed": [one.version for one in entries]}, json)
+    print_model({"name": name, "removed": [one.version for one in entries]}, json)
 
 
 def _check_unused(connection: Connection, name: str, digest: bytes, *, force: bool) -> None:
@@ -180,8 +180,9 @@ def _uses(connection: Connection, digest: bytes) -> Sequence[Mapping[str, Any]]:
         return code_uses(walk.world, digest)
 
 
-def _show(facts: dict[str, Any], json: bool) -> None:
+def print_model(facts: dict[str, Any], json: bool) -> None:
+    """Print what was done with a model, and what a worker said of it."""
     if json:
         print_json(facts)
     else:
-        print_facts(facts)
+        print_facts({("why_this_provider" if name == "reason" else name): value for name, value in facts.items()})

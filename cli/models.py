@@ -18,7 +18,7 @@ from rota.cli.common_options import (
 )
 from rota.cli.model_options import models_option, repository_of
 from rota.cli.model_probe import certificates_of, print_certificate, probe
-from rota.cli.model_versions import BindOptions, bind_options, bound, deploy, rm
+from rota.cli.model_versions import BindOptions, bind_options, bound, deploy, print_model, rm
 from rota.cli.output import Progress, print_facts, print_json, print_table
 from rota.common.errors import CodeError, RotaError
 
@@ -62,7 +62,7 @@ def add(
     rota model add digits ./digits --no-deploy
     """
     connection.run_folder().prepare()
-    _show(_added(connection, repository_of(connection.folder, models, make=True), name, path, deploy), json)
+    print_model(_added(connection, repository_of(connection.folder, models, make=True), name, path, deploy), json)
 
 
 @model.command()
@@ -95,7 +95,7 @@ def fetch(
     with line, built(name, form, repository.root, lambda text: line.show(f"{name}: {text}"), wheel) as folder:
         line.clear()
         facts = _added(connection, repository, name, folder, deploy)
-    _show(facts, json)
+    print_model(facts, json)
 
 
 class _AddOptions(BindOptions):
@@ -123,13 +123,6 @@ def _added(
             click.echo(f"model {name} version {entry.version} is added, but not deployed:", err=True)
             raise
     return facts
-
-
-def _show(facts: dict[str, Any], json: bool) -> None:
-    if json:
-        print_json(facts)
-    else:
-        print_facts(facts)
 
 
 @model.command("ls")

@@ -115,7 +115,7 @@ def _agents_options(arguments: list[str]) -> argparse.Namespace:
     add("--gpu-workers", type=_count(1, 64), default=1, metavar="M", help="processes that run the model (default: 1)")
     add("--letters", type=_count(1, len(LETTERS)), default=len(LETTERS), metavar="N", help="how many messages")
     add("--form", choices=["fp32", "q4"], default="fp32", help="the form of the model's weights (default: fp32)")
-    add("--model", type=Path, metavar="FOLDER", help="another model folder")
+    add("--model", type=_model, metavar="FOLDER", help="another model folder")
     add("--keep", type=Path, metavar="DIR", help="run in this new folder and keep it: journal, logs, models")
     return parser.parse_args(arguments)
 
@@ -123,6 +123,12 @@ def _agents_options(arguments: list[str]) -> argparse.Namespace:
 def _folder(text: str) -> Path:
     if not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor `agents`, the name of the other demo")
+    return Path(text)
+
+
+def _model(text: str) -> Path:
+    if not os.path.isfile(os.path.join(text, "model.onnx")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder with a model.onnx")
     return Path(text)
 
 

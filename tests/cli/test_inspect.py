@@ -460,7 +460,7 @@ def test_models_verdicts_and_recorded_lanes(call: Call, tmp_path: Path) -> None:
     ] == [3]
     faulted = "\n".join(printed(call, "show", 3, "--run", folder))
     assert "decided         faulted in record" in faulted
-    assert "completed       without an execution" in faulted
+    assert "completed       no execution gave an outcome" in faulted
     assert "faulted         no worker could do it, in 3 tries: out of memory" in faulted
     assert "in the line" not in shown, "a place decides nothing where completions do"
     log = printed(call, "log", folder, "--lane", "side", "--kind", "verdict")

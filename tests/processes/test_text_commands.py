@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgpack
 import numpy
 import pytest
 from smallest_model import SMALLEST_MODEL
@@ -117,6 +118,17 @@ def test_what_is_wrong_is_named_as_on_the_command_line(
     (tmp_path / "list.json").write_text("[1]")
     given = [one.replace("{list}", str(tmp_path / "list.json")) for one in arguments]
     assert message in rota("generate", "script", "a", *given, code=ExitCode.USAGE)[1]
+
+
+def test_a_failed_call_was_computed_nowhere(rota: Run, tmp_path: Path) -> None:
+    """Goal: no provider is named for a result that is not there. Method: a failed task and a good one, with `submit`;
+    the failed one is dead, and its payload is shown as text.
+    """
+    for word, code, told in (("[fail]", ExitCode.FAILED, False), ("good", ExitCode.OK, True)):
+        (tmp_path / "call").write_bytes(msgpack.packb({"generate": {"prompt": f"a {word}"}}))
+        _, err = rota("submit", "model:script", "--file", str(tmp_path / "call"), "--wait", code=code)
+        assert ("computed on" in err) is told, err
+    assert '{"generate": {"prompt": "a [fail]"}}' in rota("dead", "show", "1")[0]
 
 
 def test_a_dialogue_does_not_begin_at_an_unknown_head(rota: Run) -> None:
