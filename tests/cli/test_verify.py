@@ -27,6 +27,7 @@ from rota.cli.exits import ExitCode
 from rota.cli.verify import verify
 from rota.common.digests import digest
 from rota.local import LocalLane
+from rota.model_builds.random_encoder import build_random_encoder
 
 AGENTS = Path(__file__).resolve().parents[2] / "examples" / "agents"
 RELAY, COUNTER, TENSOR_SUM = (AGENTS / f"{name}.wasm" for name in ("relay", "counter", "tensor_sum"))
@@ -249,3 +250,18 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
             process.kill()
     assert (process.returncode, out) == (ExitCode.INTERRUPTED, "")
     assert err.splitlines()[-1] == "interrupted"
+
+
+def test_results_of_a_model_that_was_removed_are_named(tmp_path: Path) -> None:
+    """Goal: nobody looks for another processor where the model is gone. Method: a run of a model, then without it."""
+    (tmp_path / "vectors").mkdir()
+    build_random_encoder(tmp_path / "vectors")
+    (tmp_path / "models").mkdir()
+    with LocalLane(models=tmp_path / "models") as lane:
+        lane.deploy("model:vectors", tmp_path / "vectors")
+        lane.embed("vectors", ["a"])
+        lane.save(tmp_path / "run")
+    told = CliRunner().invoke(verify, [str(tmp_path / "run")], catch_exceptions=False).output
+    assert "; 1 result of models that are not computed here" in told
+    assert "another fingerprint" not in told
+    assert "it cannot be run here" in told
