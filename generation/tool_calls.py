@@ -41,16 +41,30 @@ def format_of(template: str, takes_tools: bool) -> ToolFormat:
 def call_schema(tools: Sequence[ChatTool], tool_choice: str, form: ToolFormat) -> dict[str, Any]:
     """Return the JSON schema of one call, of any of the tools or of the one that is named."""
     wanted = [tool for tool in tools if tool_choice in ("required", "auto", tool.name)]
-    return {"anyOf": [_schema_of(tool, form.arguments) for tool in wanted]}
+    return {"anyOf": [_schema_of(tool, form.arguments, place) for place, tool in enumerate(wanted)]}
 
 
-def _schema_of(tool: ChatTool, arguments: str) -> dict[str, Any]:
-    parameters = json.loads(tool.parameters)
+def _schema_of(tool: ChatTool, arguments: str, place: int) -> dict[str, Any]:
+    parameters = _with_refs_below(json.loads(tool.parameters), f"#/anyOf/{place}/properties/{arguments}")
     return {
         "type": "object",
         "properties": {"name": {"const": tool.name}, arguments: {"type": "object", **parameters}},
         "required": ["name", arguments],
         "additionalProperties": False,
+    }
+
+
+def _with_refs_below(schema: Any, root: str) -> Any:
+    """Return a schema whose references to its own root lead to `root`, where it stands in a larger one."""
+    if isinstance(schema, list):
+        return [_with_refs_below(part, root) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:]
+        if key == "$ref" and isinstance(value, str) and value[:1] == "#"
+        else _with_refs_below(value, root)
+        for key, value in schema.items()
     }
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rota.common.text_calls import ChatMessage, ChatTool, ToolCall
+from rota.generation.constraint import Grammars
 from rota.generation.tool_calls import begin_of_calls, call_schema, calls_in, format_of, told_of_tools
+from rota.model_builds.byte_tokenizer import SPECIAL, STOP_TOKEN, VOCABULARY
+from rota.model_builds.random_decoder import build_random_decoder
 
 TOOLS = (
     ChatTool("weather", "Tells it.", '{"type":"object","properties":{"city":{"type":"string"}}}'),
@@ -68,6 +73,22 @@ def test_a_call_may_be_of_any_tool_or_of_the_named_one() -> None:
     for choice, names in (("required", ["weather", "stop"]), ("stop", ["stop"])):
         schema = call_schema(TOOLS, choice, TAGS)
         assert [one["properties"]["name"]["const"] for one in schema["anyOf"]] == names
+
+
+def test_references_of_a_tool_stay_within_its_parameters(tmp_path: Path) -> None:
+    """Goal: schemas with definitions, as pydantic writes them, can be tools. Method: the library follows the combined
+    schema; its references are those of each tool.
+    """
+    place = '{"type":"object","properties":{"at":{"$ref":"#/$defs/Place"}},"$defs":{"Place":{"enum":["Bern"]}}}'
+    tools = (ChatTool("stop"), ChatTool("go", "", place))
+    build_random_decoder(tmp_path)
+    grammars = Grammars(tmp_path / "tokenizer.json", VOCABULARY, (STOP_TOKEN,))
+    for choice in ("required", "go"):
+        constraint = grammars.tool_call("", "", call_schema(tools, choice, BARE))
+        for byte in b'{"name": "go", "arguments": {"at": "':
+            assert constraint.allowed()[len(SPECIAL) + byte]
+            constraint.accept(len(SPECIAL) + byte)
+        assert constraint.allowed().nonzero()[0].tolist() == [len(SPECIAL) + ord("B")]
 
 
 def test_a_template_without_tools_is_told_of_them() -> None:
