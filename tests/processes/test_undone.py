@@ -82,7 +82,7 @@ def test_one_call_too_large_fails_one_call(rota_up: RotaUp, run_dir: Path, tmp_p
             assert [(place, one.kind) for place, one in enumerate(outcomes) if not one.ok] == [(5, "faulted")]
             assert outcomes[5].message == "no worker could do it, in 3 tries"
             assert "Failed to allocate memory" in outcomes[5].log[-1]
-            assert client.query("dead", lane="main")[0]["log"] == outcomes[5].log
+            assert client.query("dead", lane="main")[0]["log"] == list(outcomes[5].log)
             client.wait_idle(timeout_s=WAIT_SECONDS)
             digests.append(client.digest()["digest"])
         up.close()
