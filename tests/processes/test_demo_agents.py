@@ -63,5 +63,5 @@ def test_a_model_that_cannot_do_it_is_told(run_dir: Path, tmp_path: Path) -> Non
     assert code == 1, said
     assert "FAILED     3 messages have no department or no title" in said
     code, said = demo(run_dir, "--model", str(tmp_path / "nothing"))
-    assert code == 1, said
-    assert "demo: " in said
+    assert code == 2, said
+    assert "nothing' is no folder with a model.onnx" in said
