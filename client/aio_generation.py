@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from rota.client.options import ChatNames
 from rota.client.texts import TextSoFar
-from rota.common.chat import Dialogue, generated
+from rota.common.chat import ChatState, Dialogue, generated
 from rota.common.results import Result
 from rota.common.text_results import GenerateResult
 
@@ -74,7 +74,7 @@ class AsyncGeneration:
         return f"<generation {self.seq}>"
 
 
-class AsyncChat:
+class AsyncChat(ChatState[AsyncGeneration]):
     """A dialogue with a model, kept as a chain of messages of which only the head is sent (docs/INFERENCE.md).
 
     `say` sends the next message and returns the answer. What was said before an answer that failed or was cancelled
@@ -82,10 +82,8 @@ class AsyncChat:
     """
 
     def __init__(self, client: AsyncClient, model: str, dialogue: Dialogue) -> None:
-        self.model = model
+        super().__init__(model, dialogue)
         self._client = client
-        self._dialogue = dialogue
-        self._last: AsyncGeneration | None = None
 
     async def say(self, content: str | Sequence[Mapping[str, Any]], **options: Unpack[ChatNames]) -> AsyncGeneration:
         """Send text as the user, or the given messages, for example those of tools, and return the answer.
@@ -98,24 +96,8 @@ class AsyncChat:
         self._last = await self._client.generate(self.model, **names)
         return self._last
 
-    @property
-    def head(self) -> bytes | None:
-        """The head after the last answer whose result was received; None before the first."""
-        return self._dialogue_here().head
-
     async def fork(self) -> AsyncChat:
         """Return another dialogue that goes on from here. Costs nothing."""
         if self._last is not None:
             await self._last.outcome()
         return AsyncChat(self._client, self.model, self._dialogue_here().fork())
-
-    def _dialogue_here(self) -> Dialogue:
-        """Return the dialogue, past an answer that has been received."""
-        if self._last is not None and self._last.received is not None:
-            self._dialogue.settle(self._last.received)
-            self._last = None
-        return self._dialogue
-
-    def __repr__(self) -> str:
-        head = self.head
-        return f"<chat with {self.model}{'' if head is None else f' at {head.hex()[:8]}'}>"

@@ -99,10 +99,10 @@ class TextNames(TypedDict, total=False):
     timeout_s: float | None
 
 
-class ChatNames(TypedDict, total=False):
+class ChatNames(TextNames, total=False):
     """The named arguments of a chat and of its `say`: how the text is made, and how the task is submitted.
 
-    None: not given. docs/PROTOCOL.md says what each does, `SubmitOptions` explains the last six.
+    None: not given. docs/PROTOCOL.md says what each of these does.
     """
 
     max_tokens: int | None
@@ -119,12 +119,6 @@ class ChatNames(TypedDict, total=False):
     tools: Sequence[ChatTool | Mapping[str, Any]] | None
     tool_choice: str | None
     template: Mapping[str, Any] | None
-    lane: str
-    priority: int
-    number: int | None
-    now_ms: int | None
-    block: bool
-    timeout_s: float | None
 
 
 class GenerateNames(ChatNames, total=False):

@@ -1,7 +1,7 @@
 """A dialogue with a model, kept as a chain of messages: a task is sent the head of the chain and what is new. PURE.
 
-`Chat` is for the blocking client and for `rota.local`, and is given their `generate`. The asyncio client has a twin of
-it, with the same `Dialogue`.
+`Chat` is for the blocking client and for `rota.local`, and is given their `generate`. The asyncio client has its own,
+over the same `ChatState`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,49 @@ from rota.common.text_requests import head_bytes
 from rota.common.text_results import GenerateResult, decode_text_result
 
 
-class Answering(Protocol):
+class Receiving(Protocol):
     """A generate task that was submitted."""
 
     @property
     def received(self) -> Result | None: ...
 
+
+class Answering(Receiving, Protocol):
+    """One whose outcome can be waited for."""
+
     def outcome(self) -> Result: ...
 
 
+Last = TypeVar("Last", bound=Receiving)
 Answer = TypeVar("Answer", bound=Answering)
 
 
-class Chat(Generic[Answer]):
+class ChatState(Generic[Last]):
+    """A dialogue and the last answer in it; the base of the chats of all clients."""
+
+    def __init__(self, model: str, dialogue: Dialogue) -> None:
+        self.model = model
+        self._dialogue = dialogue
+        self._last: Last | None = None
+
+    @property
+    def head(self) -> bytes | None:
+        """The head after the last answer whose result was received; None before the first."""
+        return self._dialogue_here().head
+
+    def _dialogue_here(self) -> Dialogue:
+        """Return the dialogue, past an answer that has been received."""
+        if self._last is not None and self._last.received is not None:
+            self._dialogue.settle(self._last.received)
+            self._last = None
+        return self._dialogue
+
+    def __repr__(self) -> str:
+        head = self.head
+        return f"<chat with {self.model}{'' if head is None else f' at {head.hex()[:8]}'}>"
+
+
+class Chat(ChatState[Answer]):
     """A dialogue with a model, kept as a chain of messages of which only the head is sent (docs/INFERENCE.md).
 
     `say` sends the next message and returns the answer. What was said before an answer that failed or was cancelled
@@ -38,10 +68,8 @@ class Chat(Generic[Answer]):
     """
 
     def __init__(self, generate: Callable[..., Answer], model: str, dialogue: Dialogue) -> None:
-        self.model = model
+        super().__init__(model, dialogue)
         self._generate = generate
-        self._dialogue = dialogue
-        self._last: Answer | None = None
 
     def say(self, content: str | Sequence[Mapping[str, Any]], **options: Any) -> Answer:
         """Send text as the user, or the given messages, for example those of tools, and return the answer.
@@ -54,27 +82,11 @@ class Chat(Generic[Answer]):
         self._last = self._generate(self.model, **names)
         return self._last
 
-    @property
-    def head(self) -> bytes | None:
-        """The head after the last answer whose result was received; None before the first."""
-        return self._dialogue_here().head
-
     def fork(self) -> Chat[Answer]:
         """Return another dialogue that goes on from here. Costs nothing."""
         if self._last is not None:
             self._last.outcome()
         return Chat(self._generate, self.model, self._dialogue_here().fork())
-
-    def _dialogue_here(self) -> Dialogue:
-        """Return the dialogue, past an answer that has been received."""
-        if self._last is not None and self._last.received is not None:
-            self._dialogue.settle(self._last.received)
-            self._last = None
-        return self._dialogue
-
-    def __repr__(self) -> str:
-        head = self.head
-        return f"<chat with {self.model}{'' if head is None else f' at {head.hex()[:8]}'}>"
 
 
 class Dialogue:

@@ -26,14 +26,14 @@ ENVIRONMENT: Final = {
 
 
 class Provider(NamedTuple):
-    """A provider. `library_name` is that of ONNX Runtime; `package` says how to get it.
+    """A provider. `runtime_name` is that of ONNX Runtime; `package` says how to get it.
 
     `devices`: the variable that says which devices a process sees; empty if there is none, then only device 0 can be
     used. `beside`: a provider that takes the nodes this one cannot, in strict sessions too.
     """
 
     title: str
-    library_name: str
+    runtime_name: str
     options: Mapping[str, str]
     package: str
     devices: str = ""

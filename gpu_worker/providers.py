@@ -145,7 +145,7 @@ def why_not(provider: str) -> str:
 def offered() -> tuple[str, ...]:
     """Return the providers that the installed ONNX Runtime was built with, whether they work or not."""
     names = onnxruntime.get_available_providers()
-    return tuple(name for name, row in PROVIDERS.items() if row.library_name in names)
+    return tuple(name for name, row in PROVIDERS.items() if row.runtime_name in names)
 
 
 def error_text(error: Exception) -> str:
@@ -190,7 +190,7 @@ def _why(provider: str, error: _NotThere) -> str:
 def _open_on(name: str, model: str | bytes, settings: ModelSettings, threads: int) -> OpenSession:
     """Build a session on one provider, strictly. Raises `_NotThere`, or `DeviceLost` if it has worked before."""
     provider = PROVIDERS[name]
-    if provider.library_name not in onnxruntime.get_available_providers():
+    if provider.runtime_name not in onnxruntime.get_available_providers():
         has = f"the installed {onnxruntime.package_name} {onnxruntime.__version__} has no {provider.title}"
         raise _NotThere(f"{has}: {provider.package}")
     strict = not settings.allow_cpu_nodes
@@ -208,17 +208,17 @@ def _open_on(name: str, model: str | bytes, settings: ModelSettings, threads: in
             raise MemoryError(f"{provider.title} refuses it: {error}") from error
         raise _NotThere(_reason(provider, error.said, str(error))) from error
     # A graph without nodes always passes the strict check, and a session that fails it falls back by itself.
-    if session.get_providers()[0] != provider.library_name:
+    if session.get_providers()[0] != provider.runtime_name:
         raise _NotThere(_reason(provider, said, ""))
     _used[name] = True
     return OpenSession(session, name, "", _settings_of(settings, threads, provider.options, strict=strict))
 
 
 def _provider_list(provider: Provider, *, strict: bool) -> list[tuple[str, dict[str, str]]]:
-    listed = [(provider.library_name, dict(provider.options))]
+    listed = [(provider.runtime_name, dict(provider.options))]
     if provider.beside:
         other = PROVIDERS[provider.beside]
-        listed.append((other.library_name, dict(other.options)))
+        listed.append((other.runtime_name, dict(other.options)))
     return listed if strict else [*listed, (CPU, {})]
 
 
