@@ -18,8 +18,9 @@ from typing import Final
 from rota.broker.log import Entry, Extent, Position
 from rota.broker.records import FORMAT_VERSION
 from rota.broker.run_file_end import EndNote, FileIdentity, check_regular, missing_records, missing_wal, noted_end
-from rota.broker.sqlite_file import SqliteFile, beside, create_file, not_usable, refusal, rows_beside_a_writer
+from rota.broker.sqlite_file import SqliteFile, create_file, not_usable, refusal, rows_beside_a_writer
 from rota.common.errors import JournalError, JournalLost, StorageFull
+from rota.host.sqlite_files import beside
 
 APPLICATION_ID: Final = 0x524F5441  # "ROTA"
 SCHEMA: Final = (

@@ -17,8 +17,8 @@ from typing import Final
 
 from rota.broker.run_file import RunFile
 from rota.broker.run_file_end import NOTE_SUFFIX, check_regular
-from rota.broker.sqlite_file import beside
 from rota.common.errors import JournalError
+from rota.host.sqlite_files import beside
 
 _LOOKS_MAX: Final = 10
 _LOOK_AGAIN_SECONDS: Final = 0.02  # a broker starts a new WAL within far less

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from rota.broker.log import Position
-from rota.broker.sqlite_file import beside, refusal
+from rota.broker.sqlite_file import refusal
 from rota.common.errors import JournalError, JournalLost
 from rota.host.files import PRIVATE_FILE_MODE, make_private
+from rota.host.sqlite_files import beside
 
 NOTE_SUFFIX: Final = "-end"
 _NOTE: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{64})\n")

@@ -16,14 +16,18 @@ from typing import Any, Final
 
 from rota.broker.wal import find_damage
 from rota.common.errors import JournalError, RotaError, StorageFull
-from rota.host.files import make_private, private_opener, sync_folder
+from rota.host.files import make_private
+from rota.host.sqlite_files import beside, connect, create_sqlite
 
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _HEAD_BYTES: Final = 100  # of the file; user version at 60, application id at 68, big-endian
 _LOCK_SECONDS: Final = 1.0  # to wait for another writer; less than workers wait for a heartbeat
+_PAGE_BYTES: Final = 4_096
 _CHECKPOINT_PAGES: Final = 2_048  # 8 MiB of WAL between checkpoints: each costs two more fsyncs and copying
 _CHECKED_WHOLE_BYTES: Final = 64 << 20  # files up to this size are checked page by page at each start
-_WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (24 + 4_096)  # header and frames: https://www.sqlite.org/fileformat2.html
+_WAL_BYTES: Final = 32 + _CHECKPOINT_PAGES * (
+    24 + _PAGE_BYTES
+)  # header and frames: https://www.sqlite.org/fileformat2.html
 
 
 class SqliteFile:
@@ -40,7 +44,7 @@ class SqliteFile:
             damage = find_damage(beside(path, "-wal"))
             if damage:
                 raise refusal(path, f"its {path.name}-wal is damaged: {damage}")
-            self._connection = _connect(path, _reading_mode(path))
+            self._connection = connect(path, _reading_mode(path), _LOCK_SECONDS)
         except (sqlite3.Error, OSError) as error:
             raise not_usable(path, error) from error
 
@@ -151,7 +155,7 @@ class SqliteFile:
             if file.exists():
                 make_private(file)
         try:
-            self._connection = _connect(self.path, "rw")
+            self._connection = connect(self.path, "rw", _LOCK_SECONDS)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -173,23 +177,11 @@ class SqliteFile:
 
 
 def create_file(path: Path, schema: tuple[str, ...], first_rows: tuple[str, ...]) -> None:
-    """Make a file under a temporary name and rename it, so that a half-made one is never seen."""
+    """Make a file. Raises `JournalError` if there is a WAL of another one."""
     wal = beside(path, "-wal")
     if wal.exists() and wal.stat().st_size:
         raise refusal(path, f"it is not there, but its {path.name}-wal is; the two belong together")
-    draft = beside(path, ".draft")
-    for leftover in (draft, *(beside(draft, suffix) for suffix in ("-journal", "-wal", "-shm"))):
-        leftover.unlink(missing_ok=True)
-    with open(draft, "xb", opener=private_opener):
-        pass  # SQLite treats an empty file as new, and gives -wal and -shm the mode of their file
-    with contextlib.closing(_connect(draft, "rw")) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in (*schema, *first_rows):
-            connection.execute(statement)
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA journal_mode = WAL")
-    os.replace(draft, path)
-    sync_folder(path.parent)
+    create_sqlite(path, (*schema, *first_rows), _PAGE_BYTES)
 
 
 def rows_beside_a_writer(path: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -201,15 +193,10 @@ def rows_beside_a_writer(path: Path, statement: str, *values: Any) -> list[tuple
     if beside(path, "-wal").exists() and not beside(path, "-shm").exists():
         return []  # a writer is just starting or ending, or the pair is a copy without a writer
     try:
-        with contextlib.closing(_connect(path, _reading_mode(path))) as connection:
+        with contextlib.closing(connect(path, _reading_mode(path), _LOCK_SECONDS)) as connection:
             return connection.execute(statement, values).fetchall()
     except sqlite3.Error as error:
         raise JournalError(f"{path} cannot be read any more: {error}; start again") from error
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """Return the path of a file with this suffix."""
-    return path.with_name(path.name + suffix)
 
 
 def not_usable(path: Path, error: Exception, where: str = "") -> RotaError:
@@ -232,11 +219,6 @@ def refusal(path: Path, why: str, remedy: str = "") -> JournalError:
 def _reading_mode(path: Path) -> str:
     """Return the URI mode. A file without WAL has no writer: it is opened as immutable, or SQLite would leave files."""
     return "ro" if beside(path, "-wal").exists() else "ro&immutable=1"
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_LOCK_SECONDS)
 
 
 def _check_head(path: Path, schema: tuple[str, ...]) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from rota.common.errors import ConversationError
-from rota.host.files import locked, make_private, private_opener, sync_folder
+from rota.host.files import locked, make_private
 from rota.host.private_folder import PrivateFolder
+from rota.host.sqlite_files import beside, connect, create_sqlite
 
 FORMAT_VERSION: Final = 1
 APPLICATION_ID: Final = 0x526F7443  # "RotC"
@@ -45,7 +46,7 @@ def open_to_write(path: Path, bytes_max: int) -> sqlite3.Connection:
         for file in (path, beside(path, "-wal"), beside(path, "-shm")):
             if file.exists():
                 make_private(file)
-        connection = _connect(path, "rw")
+        connection = connect(path, "rw", _LOCK_SECONDS)
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA max_page_count = {max(1, bytes_max // _PAGE_BYTES)}").fetchone()
@@ -70,7 +71,7 @@ def opened_to_read(path: Path) -> Iterator[sqlite3.Connection]:
             mode = "ro&immutable=1"  # there is no writer; otherwise SQLite would leave files
         elif not os.access(shared, os.W_OK):  # a copy of a run that was killed, or one that only its owner may change
             path = _copied(path, stack)
-        connection = stack.enter_context(contextlib.closing(_connect(path, mode)))
+        connection = stack.enter_context(contextlib.closing(connect(path, mode, _LOCK_SECONDS)))
         _check_schema(path, connection)
         yield connection
 
@@ -119,35 +120,12 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def beside(path: Path, suffix: str) -> Path:
-    """Return the path of a file with this suffix."""
-    return path.with_name(path.name + suffix)
-
-
 def _make(path: Path) -> None:
-    """Make an empty store under another name and rename it. The caller holds the lock."""
-    draft = beside(path, ".draft")
-    for leftover in (draft, *(beside(draft, suffix) for suffix in ("-journal", "-wal", "-shm"))):
-        leftover.unlink(missing_ok=True)
-    with open(draft, "xb", opener=private_opener):
-        pass  # SQLite treats an empty file as new, and gives -wal and -shm the mode of their file
-    with contextlib.closing(_connect(draft, "rw")) as connection:
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        connection.execute(TABLE)
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    """Make an empty store. The caller holds the lock."""
     for stale in ("-wal", "-shm"):  # of a store that was removed without them: they belong to no file
         beside(path, stale).unlink(missing_ok=True)
-    os.replace(draft, path)
-    sync_folder(path.parent)
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_LOCK_SECONDS)
+    marks = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {FORMAT_VERSION}")
+    create_sqlite(path, (*marks, TABLE), _PAGE_BYTES)
 
 
 def _check_head(path: Path) -> None:
