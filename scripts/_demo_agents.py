@@ -14,17 +14,15 @@ message has a department and a title, and the repetition is equal.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 import msgpack
 from _demo_letters import LETTERS
-from _demo_processes import StartError, Up, run_folder
+from _demo_processes import StartError, Up, started
 from _demo_screen import Step, bar
 from _demo_talk import Preparing, Talk
 from _environment import REPOSITORY
@@ -65,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with Step("model") as step:
             folder = _model(options, step)
-        with _started(options) as (up, place):
+        with started(options.cpu_workers, options.gpu_workers, options.keep) as (up, place):
             found, retired = _sort(up, place, folder, letters)
             digest, verdict = _verify(place, options.gpu_workers, retired)
             _tell_tree(place)
@@ -86,21 +84,6 @@ def _model(options: argparse.Namespace, step: Step) -> Path:
     folder = cached(MODEL, form, REPOSITORY / ".cache" / f"{MODEL}-{form}", step.show)
     step.show(f"{MODEL} ({form}), in .cache/{MODEL}-{form}")
     return folder
-
-
-@contextlib.contextmanager
-def _started(options: argparse.Namespace) -> Iterator[tuple[Up, RunFolder]]:
-    """Yield the running processes and their folder; end and remove them afterwards."""
-    cpu, gpu = options.cpu_workers, options.gpu_workers
-    with run_folder(options.keep) as folder, Up(folder, cpu, gpu) as up:
-        try:
-            with Step("processes") as step:
-                up.wait_ready(step.show)
-                step.show(f"1 broker, {cpu} CPU workers (agents), {gpu} GPU workers (models), in {folder.root}")
-            yield up, folder
-        except (StartError, RotaError, TimeoutError):
-            print(f"the last lines that the processes wrote:\n{up.last_lines()}", file=sys.stderr)
-            raise
 
 
 def _sort(up: Up, place: RunFolder, model: Path, letters: tuple[tuple[str, str], ...]) -> tuple[list[Letter], int]:

@@ -19,7 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from _demo_screen import Step
+
 from rota.client import Client
+from rota.common.errors import RotaError
 from rota.host.endpoints import RunFolder
 from rota.host.service import PARENT_FD_VARIABLE
 
@@ -132,6 +135,21 @@ class Up:
         except (OSError, KeyError):
             return None
         return seconds
+
+
+@contextlib.contextmanager
+def started(cpu_workers: int, gpu_workers: int, keep: Path | None) -> Iterator[tuple[Up, RunFolder]]:
+    """Yield the running processes of a demo and their folder; end and remove them afterwards."""
+    with run_folder(keep) as folder, Up(folder, cpu_workers, gpu_workers) as up:
+        try:
+            with Step("processes") as step:
+                up.wait_ready(step.show)
+                workers = f"{cpu_workers} CPU workers (agents), {gpu_workers} GPU workers (models)"
+                step.show(f"1 broker, {workers}, in {folder.root}")
+            yield up, folder
+        except (StartError, RotaError, TimeoutError):
+            print(f"the last lines that the processes wrote:\n{up.last_lines()}", file=sys.stderr)
+            raise
 
 
 def seconds_between(before: dict[str, float] | None, after: dict[str, float] | None) -> dict[str, float] | None:

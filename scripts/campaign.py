@@ -14,15 +14,11 @@ need several tries. Not part of CI. Exit code 0: every round passed.
 from __future__ import annotations
 
 import argparse
-import random
 import sys
-import time
 from pathlib import Path
 
+import _rounds
 from _environment import ensure_environment
-
-MINUTES_DEFAULT = 3.0
-INTERRUPTED = 130
 
 
 def main() -> int:
@@ -30,32 +26,18 @@ def main() -> int:
     ensure_environment(["cpu"])
     from _campaign_round import Failure, run_round
 
-    ends = time.monotonic() + options.minutes * 60
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
-    done = failed = 0
-    try:
-        while (done < options.rounds) if options.rounds else (done == 0 or time.monotonic() < ends):
-            started = time.monotonic()
-            try:
-                said = run_round(seed, options.keep, options.disturb_seconds)
-            except Failure as failure:
-                failed += 1
-                said = f"FAILED: {failure}\n    repeat: python3 scripts/campaign.py --seed {seed} --rounds 1"
-            print(f"seed {seed}: {said} ({time.monotonic() - started:.0f} s)", flush=True)
-            done += 1
-            seed += 1
-    except KeyboardInterrupt:
-        print("campaign: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    print(f"campaign: {done} rounds, {failed} failed")
-    return 1 if failed else 0
+    def one(seed: int) -> tuple[bool, str]:
+        try:
+            return True, run_round(seed, options.keep, options.disturb_seconds)
+        except Failure as failure:
+            return False, f"FAILED: {failure}\n    repeat: python3 scripts/campaign.py --seed {seed} --rounds 1"
+
+    return _rounds.run("campaign", options, one)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=MINUTES_DEFAULT, help="begin no round after so long")
-    parser.add_argument("--seed", type=int, help="of the first round; the next ones count up (default: by chance)")
-    parser.add_argument("--rounds", type=int, default=0, help="number of rounds; overrides --minutes")
+    _rounds.add_options(parser)
     parser.add_argument("--disturb-seconds", type=float, default=8.0, help="how long a round is disturbed")
     parser.add_argument("--keep", type=Path, help="keep the run folders of failed rounds below this one")
     return parser.parse_args()

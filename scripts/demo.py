@@ -15,14 +15,12 @@ succeeded, the table has every file, and the repetition is equal.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
 import sysconfig
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,7 +140,7 @@ def _count(low: int, high: int) -> Any:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from _demo_processes import StartError
+    from _demo_processes import StartError, started
 
     from rota.common.errors import RotaError
     from rota.model_builds.catalog import cached
@@ -166,7 +164,7 @@ def _demo(options: argparse.Namespace) -> int:
         print(f"demo: {folder} has no files that can be read", file=sys.stderr)
         return 1
     try:
-        with _started(options) as (up, run_folder):
+        with started(options.cpu_workers, options.gpu_workers, options.keep) as (up, run_folder):
             run = _sort(options, up, run_folder, magika, chosen)
     except (StartError, RotaError, TimeoutError) as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -175,25 +173,6 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 # --- the run --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _started(options: argparse.Namespace) -> Iterator[tuple[Up, RunFolder]]:
-    """Yield the running processes and their folder; end and remove them afterwards."""
-    from _demo_processes import StartError, Up, run_folder
-
-    from rota.common.errors import RotaError
-
-    cpu, gpu = options.cpu_workers, options.gpu_workers
-    with run_folder(options.keep) as folder, Up(folder, cpu, gpu) as up:
-        try:
-            with Step("processes") as step:
-                up.wait_ready(step.show)
-                step.show(f"1 broker, {cpu} CPU workers (agents), {gpu} GPU workers (models), in {folder.root}")
-            yield up, folder
-        except (StartError, RotaError, TimeoutError):
-            print(f"the last lines that the processes wrote:\n{up.last_lines()}", file=sys.stderr)
-            raise
 
 
 def _sort(options: argparse.Namespace, up: Up, run_folder: RunFolder, magika: Path, chosen: Samples) -> Run:
