@@ -25,7 +25,7 @@ _TOKENS: Final = "rota 2026-11 probe prompt"
 _LENGTHS: Final = (2, 3, 9, 21, 70, 1)  # of prompts; that of a single token is read by a decode
 _BASE_SCRIPT: Final = 2
 _FOLLOWING: Final = 6
-_KNOWN: Final = (2, 16, 19, 32)  # cells of an earlier prompt; the cache has multiples of 16
+_KNOWN: Final = (2, 16, 19, 32)  # cells of an earlier prompt; stricter than the cache, which takes whole blocks only
 _FOLLOWING_COPIES: Final = 2
 _SIZES: Final = (1, 2, 4, 8, 16, 32)
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from rota.common.columns import new_tuple
 from rota.common.errors import BadPayload, CodeError, TensorError
-from rota.common.limits import MODELS_SHOWN_MAX, STUCK_MS, TENSORS_PER_TASK_MAX
+from rota.common.limits import MODELS_SHOWN_MAX, TENSORS_PER_TASK_MAX
 from rota.common.work import MODEL, Code, Done, Outcome
 from rota.conversations.store import ConversationStore
 from rota.gpu_worker.admission import Admission
@@ -134,11 +134,7 @@ class ModelExecutor:
             if not all(call.fold.job.dropped for call in running):
                 return  # it ends with its batch, which is others' too
             self._watchdog.interrupt()
-            now_s = time.monotonic()
-            if found.interrupted_s is None:
-                found.interrupted_s = now_s
-            elif now_s - found.interrupted_s > STUCK_MS / 1_000:
-                found.interrupted_s = float("inf")
+            if found.stopping.is_stuck(time.monotonic()):
                 self._outside.tell(Stuck(found.number, None, 0))
 
     def close(self) -> None:

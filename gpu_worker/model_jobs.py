@@ -16,6 +16,7 @@ from rota.common.work import Done, Failed, Fold, FoldResult, Outcome, Provenance
 from rota.gpu_worker.call_forms import InlineCall
 from rota.gpu_worker.call_plan import CallPlan
 from rota.gpu_worker.text_model import EncodedTexts
+from rota.worker.stopping import Stopping
 
 _REFERENCED: Final = "referenced"
 
@@ -80,7 +81,7 @@ class FoldRun:
 class JobRun:
     """A job of folds."""
 
-    __slots__ = ("began", "dropped", "elapsed_us", "folds", "interrupted_s", "left", "number")
+    __slots__ = ("began", "dropped", "elapsed_us", "folds", "left", "number", "stopping")
 
     def __init__(self, number: int, folds: Sequence[Fold]) -> None:
         self.number = number
@@ -89,7 +90,7 @@ class JobRun:
         self.elapsed_us = 0.0
         self.began = False
         self.dropped = False
-        self.interrupted_s: float | None = None  # when its running call was told to stop
+        self.stopping = Stopping()
 
     def results(self) -> tuple[FoldResult, ...] | None:
         """Return the results of all folds; None if it was dropped before one began."""

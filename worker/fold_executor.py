@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from rota.common.errors import CodeError
-from rota.common.limits import STUCK_MS
 from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
 from rota.worker.executor import Ended, Job, Look, Looked, Outside, Preparing, Report, Stuck
 from rota.worker.preparations import Preparations
+from rota.worker.stopping import Stopping
 
 _INTERRUPTED: Final = FoldResult(NO_OUTCOMES, None, "interrupted")
 
@@ -72,11 +72,11 @@ class _Taken:
         "dropped",
         "elapsed_us",
         "folds",
-        "interrupted_s",
         "left",
         "number",
         "place",
         "results",
+        "stopping",
         "todo",
     )
 
@@ -90,7 +90,7 @@ class _Taken:
         self.elapsed_us = 0
         self.began = False
         self.dropped = False
-        self.interrupted_s: float | None = None  # when it was told to stop, if it was running
+        self.stopping = Stopping()
 
 
 class _Waiting:
@@ -151,11 +151,7 @@ class FoldExecutor:
                 self._outside.wake()  # if it waits for code, it ends without
                 return
             self._runner.interrupt()
-            now_s = time.monotonic()
-            if taken.interrupted_s is None:
-                taken.interrupted_s = now_s
-            elif now_s - taken.interrupted_s > STUCK_MS / 1_000:
-                taken.interrupted_s = float("inf")
+            if taken.stopping.is_stuck(time.monotonic()):
                 self._outside.tell(Stuck(taken.number, None, 0))
 
     def close(self) -> None:
