@@ -4,7 +4,8 @@
     python3 scripts/test.py --fast                 no type checkers, no tests that start processes
     python3 scripts/test.py tests/broker -k lane   other arguments go to pytest
 
-pytest's summary comes last; if a check failed, one more line names it. Exit code 0 means that all checks and all tests
+The whole suite is spread over the processors (pytest-xdist); a part of it runs in one process, so that `-s` and `--pdb`
+work. pytest's summary comes last; if a check failed, one more line names it. Exit code 0 means that all checks and all tests
 passed; docs/TESTING.md says how to read and repeat a failure.
 """
 
@@ -24,6 +25,7 @@ from check import run_checks
 
 # After the first, pytest stops between two tests; the second is for a test that hangs in native code.
 SESSION_SECONDS_MAX = 2400
+_PROCESSES_MAX = 4  # more gain little: some tests start a dozen processes of their own
 _TAKEN = REPOSITORY / ".cache" / "test-seconds.json"  # the times of whole runs here, by kind of run
 _FIRST_RUN = {"all": "5 to 25 minutes, less the more cores there are", "fast": "2 to 10 minutes"}
 TOTAL_SECONDS_MAX = SESSION_SECONDS_MAX + 180
@@ -64,6 +66,12 @@ def run_pytest(python: Path, arguments: list[str]) -> int:
         return 1
 
 
+def side_by_side() -> list[str]:
+    """Return the arguments that spread the tests over the processors; none where there is one."""
+    count = min(os.cpu_count() or 1, _PROCESSES_MAX)
+    return ["-n", str(count), "--dist", "worksteal"] if count > 1 else []
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt pytest, so that it reports and cleans up; kill its group if it does not end."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,7 +103,8 @@ def main() -> int:
         say_how_long(what)
     started = time.monotonic()
     failed = run_checks(python, with_types=not options.fast)
-    status = run_pytest(python, (["-m", "not processes"] if options.fast else []) + arguments)
+    chosen = ["-m", "not processes"] if options.fast else []
+    status = run_pytest(python, chosen + (arguments or side_by_side()))
     if not arguments and status == 0:
         remember(what, time.monotonic() - started)
     if failed:
