@@ -5,8 +5,8 @@
     python3 scripts/test.py tests/broker -k lane   other arguments go to pytest
 
 The whole suite is spread over the processors (pytest-xdist); a part of it runs in one process, so that `-s` and `--pdb`
-work. pytest's summary comes last; if a check failed, one more line names it. Exit code 0 means that all checks and all tests
-passed; docs/TESTING.md says how to read and repeat a failure.
+work. pytest's summary comes last; if a check failed, one more line names it. Exit code 0 means that all checks and all
+tests passed; docs/TESTING.md says how to read and repeat a failure.
 """
 
 from __future__ import annotations
