@@ -28,6 +28,7 @@ from rota.common.limits import (
 )
 from rota.common.targets import is_target
 from rota.common.work import EMIT_KINDS, TELL, TIMER, Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
+from rota.cpu_worker.task_log import TaskLog
 
 VERSION: Final = 1
 STATUS_DONE: Final = 0
@@ -118,30 +119,32 @@ def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_see
 
 
 def decode_output(
-    data: bytes, *, address: str, state: bytes | None, task: TaskInput, limits: Limits, fuel: int
+    data: bytes, *, address: str, state: bytes | None, task: TaskInput, limits: Limits, fuel: int, log: TaskLog
 ) -> tuple[Outcome, bytes | None]:
-    """Return the outcome of a guest's answer, and the new state (None: unchanged). `state`: the one before."""
-    log: tuple[str, ...] = ()
+    """Return the outcome of a guest's answer, and the new state (None: unchanged). `state`: the one before.
+
+    `log` has the lines that the guest wrote during the call; those of the answer are added.
+    """
     held = 0 if state is None else len(state)
     try:
         fields = _unpack(data)
         if len(fields) == len(DONE_FIELDS) and fields[4] == fields[5] == fields[6] == []:
             # A fast path: most outputs have no emits, log or tensors.
             new, result = _state(fields[2], limits.state_bytes), _result(fields[3], limits.result_bytes)
-            return _done(task, held, new, result, (), (), fuel, ()), new
+            return _done(task, held, new, result, (), log.lines(), fuel, ()), new
         if fields[1] == STATUS_ERROR:
-            log = _log(fields, 4, limits.log_bytes)
-            return Failed("error", _error_message(fields), log, fuel), None
-        log = _log(fields, 5, limits.log_bytes)
+            _add_log(fields, 4, log)
+            return Failed("error", _error_message(fields), log.lines(), fuel), None
+        _add_log(fields, 5, log)
         new = _state(fields[2], limits.state_bytes)
         result = _result(fields[3], limits.result_bytes)
         emits = _emits(fields[4], address, task, limits) if len(fields) > 4 else ()
         tensors = _tensors(fields[6], "tensors", task.tensors) if len(fields) > 6 else ()
-        return _done(task, held, new, result, emits, log, fuel, tensors), new
+        return _done(task, held, new, result, emits, log.lines(), fuel, tensors), new
     except _BadOutput as error:
-        return Failed("bad_output", str(error)[:MESSAGE_CHARS_MAX], log, fuel), None
+        return Failed("bad_output", str(error)[:MESSAGE_CHARS_MAX], log.lines(), fuel), None
     except _Overflow as error:
-        return Failed("overflow", str(error), log, fuel), None
+        return Failed("overflow", str(error), log.lines(), fuel), None
 
 
 def _done(
@@ -260,26 +263,18 @@ def _result(value: Any, bytes_max: int) -> bytes | None:
     return value
 
 
-def _log(fields: list[Any], index: int, bytes_max: int) -> tuple[str, ...]:
-    """Return the log lines up to the bounds; the line that crosses `bytes_max` is cut, the rest is dropped."""
+def _add_log(fields: list[Any], index: int, log: TaskLog) -> None:
+    """Add the lines of an answer to the log."""
     if len(fields) <= index:
-        return ()
+        return
     lines = fields[index]
     if type(lines) is not list:
         raise _BadOutput(f"log: {_show(lines)}, not an array of str")
-    kept: list[str] = []
-    left = bytes_max
+    log.flush()
     for position, line in enumerate(lines):
         if type(line) is not str:
             raise _BadOutput(f"log[{position}]: {_show(line)}, not a str")
-        if left <= 0 or len(kept) == LOG_LINES_MAX:
-            continue
-        encoded = line.encode()
-        if len(encoded) > left:
-            line = encoded[:left].decode(errors="ignore")
-        left -= len(encoded)
-        kept.append(line)
-    return tuple(kept)
+        log.text(line)
 
 
 def _emits(value: Any, address: str, task: TaskInput, limits: Limits) -> tuple[Emit, ...]:

@@ -25,6 +25,7 @@ from rota.cpu_worker.host_limits import check_guest_room, check_stack
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
+from rota.cpu_worker.task_log import TaskLog
 from rota.cpu_worker.tensor_access import TensorReader
 from rota.cpu_worker.watchdog import EpochWatchdog
 
@@ -116,10 +117,11 @@ class WasmExecutor:
             # A fold's outcomes go into one message; tasks that do not fit run again in another assignment.
             if self._watchdog.reason_to_stop() == "interrupted" or answered_bytes > OUTPUT_BYTES_MAX:
                 return FoldResult(tuple(outcomes), new_state, "interrupted")
+            log = TaskLog(fold.code.limits.log_bytes)
             try:
-                outcome, changed = run_task(fold, task, state)
+                outcome, changed = run_task(fold, task, state, log)
             except GuestFault as fault:
-                outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), None
+                outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None
             except GuestStopped as stopped:
                 return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
             outcomes.append(outcome)
@@ -128,7 +130,9 @@ class WasmExecutor:
                 state = new_state = changed
         return FoldResult(tuple(outcomes), new_state)
 
-    def _run_agent(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:
+    def _run_agent(
+        self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
+    ) -> tuple[Outcome, bytes | None]:
         data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)
         answer = self._sandbox.call(data, task.tensors)
         return abi.decode_output(
@@ -138,17 +142,20 @@ class WasmExecutor:
             task=task,
             limits=fold.code.limits,
             fuel=self._sandbox.fuel_used,
+            log=log,
         )
 
-    def _run_function(self, fold: Fold, task: TaskInput, state: bytes | None) -> tuple[Outcome, bytes | None]:
+    def _run_function(
+        self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
+    ) -> tuple[Outcome, bytes | None]:
         """Run a function: bytes in, bytes out; it has no state and emits nothing."""
         answer = self._sandbox.call(task.payload, task.tensors)
         bytes_max = fold.code.limits.result_bytes
         fuel = self._sandbox.fuel_used
         if len(answer) > bytes_max:
             message = f"result: {len(answer)} bytes, at most {bytes_max} (result_bytes)"
-            return Failed("bad_output", message, (), fuel), None
-        return Done(answer, None, (), (), fuel, ()), None
+            return Failed("bad_output", message, log.lines(), fuel), None
+        return Done(answer, None, (), log.lines(), fuel, ()), None
 
     def _why(self, stopped: GuestStopped) -> Literal["interrupted", "timeout", "faulted"]:
         if stopped.why != "interrupted":

@@ -91,15 +91,15 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "emits-of-a-failure", "a failed task emits nothing", "cpu_worker/abi.py",
-        '            return Failed("error", _error_message(fields), log, fuel), None\n',
+        '            return Failed("error", _error_message(fields), log.lines(), fuel), None\n',
         '            emits = _emits([["a/b", b""]], address, task, limits)\n'
-        "            return Done(None, None, emits, log, fuel, ()), None\n",
+        "            return Done(None, None, emits, log.lines(), fuel, ()), None\n",
         ("tests/cpu_worker/test_abi.py", "tests/cpu_worker/test_executor.py"),
     ),
     Mutation(
         "state-of-a-failure", "a failed task leaves the state as it was", "cpu_worker/executor.py",
-        "outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), None",
-        'outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), b"leaked"', _CPU,
+        "outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None",
+        'outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), b"leaked"', _CPU,
     ),
     Mutation(
         "state-not-threaded", "each task of a fold sees the state of the one before", "cpu_worker/executor.py",

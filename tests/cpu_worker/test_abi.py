@@ -21,6 +21,7 @@ from rota.common.limits import (
 )
 from rota.common.work import Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
 from rota.cpu_worker import abi
+from rota.cpu_worker.task_log import STDOUT, TaskLog
 
 REFS = (TensorRef(b"a" * 32, "float32", (2,)), TensorRef(b"b" * 32, "uint8", (3, 4)))
 TASK = TaskInput(1, "tell", None, b"", 0, None, REFS, 3, 4_000)
@@ -28,8 +29,9 @@ LIMITS = Limits(emits_max=8, result_bytes=4, state_bytes=5, log_bytes=10)
 
 
 def decode(value: Any, task: TaskInput = TASK, limits: Limits = LIMITS) -> tuple[Outcome, bytes | None]:
+    log = TaskLog(limits.log_bytes)
     return abi.decode_output(
-        msgpack.packb(value), address="counter/alice", state=None, task=task, limits=limits, fuel=9
+        msgpack.packb(value), address="counter/alice", state=None, task=task, limits=limits, fuel=9, log=log
     )
 
 
@@ -145,7 +147,9 @@ def test_output_that_breaks_a_rule(value: Any, message: str) -> None:
 def test_text_that_is_not_utf_8_is_named(fields: Any, named: str) -> None:
     """Goal: a Latin-1 line in the log is easily found. Method: such bytes in each field that may hold text."""
     data = msgpack.packb(fields, unicode_errors="surrogateescape")
-    outcome, _ = abi.decode_output(data, address="a", state=None, task=TASK, limits=Limits(), fuel=0)
+    outcome, _ = abi.decode_output(
+        data, address="a", state=None, task=TASK, limits=Limits(), fuel=0, log=TaskLog(16384)
+    )
     assert isinstance(outcome, Failed)
     assert (outcome.kind, outcome.message) == ("bad_output", f"{named}: a str that is not UTF-8")
 
@@ -194,7 +198,9 @@ def test_growth() -> None:
     def kind(state: bytes | None, *payloads: bytes, before: bytes | None = None) -> str:
         data = msgpack.packb([1, 0, state, None, [["a/b", payload] for payload in payloads]])
         limits = LIMITS._replace(state_bytes=100)
-        outcome, _ = abi.decode_output(data, address="a/b", state=before, task=task, limits=limits, fuel=1)
+        outcome, _ = abi.decode_output(
+            data, address="a/b", state=before, task=task, limits=limits, fuel=1, log=TaskLog(limits.log_bytes)
+        )
         return outcome.kind if isinstance(outcome, Failed) else "done"
 
     assert kind(None, b"x" * 13) == "done"
@@ -219,6 +225,17 @@ def test_log_is_cut() -> None:
     assert outcome.log == ("1234567890",)
     outcome, _ = decode([1, 0, None, None, [], [""] * (LOG_LINES_MAX + 5)])
     assert len(outcome.log) == LOG_LINES_MAX
+
+
+def test_log_of_the_call_comes_first() -> None:
+    """Goal: one log, in order, under one bound. Method: lines of the call, one open, then the answer's."""
+    log = TaskLog(10)
+    log.write(STDOUT, b"a\nb")
+    outcome, _ = abi.decode_output(
+        msgpack.packb([1, 0, None, None, [], ["c", "123456789"]]),
+        address="a", state=None, task=TASK, limits=LIMITS, fuel=1, log=log,
+    )  # fmt: skip
+    assert outcome.log == ("a", "b", "c", "1234567")
 
 
 def test_log_of_a_bad_output_is_kept() -> None:
@@ -247,7 +264,9 @@ def test_more_containers_than_any_good_output_has(inner: Any) -> None:
 )
 def test_bytes_that_are_no_message(data: bytes) -> None:
     """Goal: truncated, trailing, invalid, deep or undecodable bytes are `bad_output`. Method: one of each."""
-    outcome, state = abi.decode_output(data, address="a/b", state=None, task=TASK, limits=LIMITS, fuel=1)
+    outcome, state = abi.decode_output(
+        data, address="a/b", state=None, task=TASK, limits=LIMITS, fuel=1, log=TaskLog(10)
+    )
     assert isinstance(outcome, Failed)
     assert (outcome.kind, state) == ("bad_output", None)
 
@@ -259,7 +278,9 @@ def test_any_bytes_become_an_outcome(data: bytes) -> None:
     Method: arbitrary bytes, whole and as the fields of a well-formed start.
     """
     for candidate in (data, b"\x97\x01\x00" + data, b"\x95\x01\x01" + data):
-        outcome, _ = abi.decode_output(candidate, address="a/b", state=None, task=TASK, limits=LIMITS, fuel=1)
+        outcome, _ = abi.decode_output(
+            candidate, address="a/b", state=None, task=TASK, limits=LIMITS, fuel=1, log=TaskLog(10)
+        )
         assert isinstance(outcome, Done | Failed)
 
 

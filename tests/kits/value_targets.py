@@ -34,6 +34,7 @@ from rota.common.text_calls import decode_text_call, encode_text_call
 from rota.common.text_results import decode_text_result, encode_text_result
 from rota.common.work import Done, Failed, FoldResult, Limits, TaskInput, TensorRef
 from rota.cpu_worker import abi
+from rota.cpu_worker.task_log import TaskLog
 from rota.tensors.format import DTYPES, check_tensor, dtype_name, npy_header, numpy_dtype
 from rota.tensors.payloads import Payloads
 from rota.tensors.store import TensorStore
@@ -221,8 +222,18 @@ OUTPUTS = st.one_of(
 
 def check_output(data: bytes) -> bool:
     """Anything a guest returns is an outcome, always the same, and the broker's decoder accepts it."""
-    outcome, state = abi.decode_output(data, address="counter/alice", state=b"12", task=_TASK, limits=_LIMITS, fuel=9)
-    again = abi.decode_output(data, address="counter/alice", state=b"12", task=_TASK, limits=_LIMITS, fuel=9)
+    (outcome, state), again = [
+        abi.decode_output(
+            data,
+            address="counter/alice",
+            state=b"12",
+            task=_TASK,
+            limits=_LIMITS,
+            fuel=9,
+            log=TaskLog(_LIMITS.log_bytes),
+        )
+        for _ in range(2)
+    ]
     assert again == (outcome, state)
     assert isinstance(outcome, Done | Failed)
     message = messages.Completed("w1", 1, FoldResults.of((FoldResult((outcome,), state),)), 5)
