@@ -237,7 +237,7 @@ class _Compaction:
         self._refer_tensors(named_tensors(record))
 
     def _refer_code(self, code: Code) -> None:
-        if kind_of(code).is_module:
+        if kind_of(code).is_kept:
             self.modules[code.digest] = None
 
     def _refer_tensors(self, refs: list[TensorRef]) -> None:

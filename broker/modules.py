@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rota.common.code_kinds import kind_of
+from rota.common.code_kinds import IS_MODULE, kind_of
 from rota.common.digests import digest
 from rota.common.errors import CodeError, StorageFull
 from rota.common.messages import Deploy
@@ -30,12 +30,13 @@ class ModuleStore:
         Raises `CodeError` if the module does not fit the deploy, `StorageFull` if it cannot be written.
         """
         code = request.code
-        if not kind_of(code).is_module:
+        if not kind_of(code).is_kept:
             return  # models are in the GPU workers' repository
         module = request.module if request.module is not None else self._read(code.digest)
         if digest(module) != code.digest:
             raise CodeError(f"{request.name}: the module's digest is not the one that was announced; send it again")
-        check_interface(inspect_module(module), code.kind, dict(code.exports))
+        if kind_of(code).content == IS_MODULE:
+            check_interface(inspect_module(module), code.kind, dict(code.exports))
         self._write(code.digest, module)
 
     def collect(self, referenced: dict[bytes, None], artefacts: Path) -> tuple[int, int]:

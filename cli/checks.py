@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from rota.common.code_kinds import MODULE_KINDS
+from rota.common.code_kinds import KEPT_KINDS
 from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
 from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder, shut_path
 from rota.host.install import install_command
@@ -304,7 +304,7 @@ def _gone_modules(client: Client, connection: Connection, lane: str) -> Iterator
     """Yield each name that is bound to a module without a file, its lane and that file."""
     for code in client.query("deploys", lane=lane):
         file = connection.run_folder().modules / f"{code['digest'].hex()}.wasm"
-        if code["kind"] in MODULE_KINDS and not file.exists():
+        if code["kind"] in KEPT_KINDS and not file.exists():
             yield code["name"], lane, file
 
 

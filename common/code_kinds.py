@@ -7,10 +7,16 @@ executor that runs it; docs/ARCHITECTURE.md shows the table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from rota.common.targets import MODEL_PREFIX
-from rota.common.work import AGENT, FUNCTION, MODEL, Code
+from rota.common.work import AGENT, COMMAND, COMPONENT, FUNCTION, MODEL, SOURCE, Code
+
+# What the digest of a kind's code is of. The first three are kept by the broker, models by the GPU workers.
+IS_MODULE: Final = "module"  # a core WebAssembly module
+IS_BUNDLE: Final = "bundle"  # bundle.py: it names its program, a core module, by digest
+IS_COMPONENT: Final = "component"  # a WebAssembly component
+IS_MODEL: Final = "model"  # a model of the repository
 
 
 class KindFacts(NamedTuple):
@@ -21,32 +27,56 @@ class KindFacts(NamedTuple):
     name_prefix: str  # prefix of the names that it is bound to
     keeps_state: bool  # an address has a state, so its tasks run one after another; else in parallel
     emits: bool  # its tasks may emit tasks
-    is_module: bool  # a WebAssembly module sent with the deploy; else a model of the repository
+    content: Literal["module", "bundle", "component", "model"]  # what its digest is of
     has_provenance: bool  # its results say where they came from; only some of them are repeatable
+    may_reuse: bool  # a deploy may keep an instance for many tasks
     roles: tuple[tuple[str, str], ...]  # of the needed exports, with their default names
     names_exports: bool  # a deploy may name the exports for the roles
     failures: tuple[str, ...]  # the kinds of failure that its execution can end in
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the broker keeps the bytes; else it is a model of the repository."""
+        return self.content != IS_MODEL
+
 
 _ALLOC: Final = ("alloc", "rota_alloc")
-_MODULE_FAILURES: Final = ("trap", "fuel", "memory", "bad_output")
+_SANDBOX_FAILURES: Final = ("trap", "fuel", "memory", "bad_output")
 
 _ROWS: Final = (
     KindFacts(
-        AGENT, "cpu", "", keeps_state=True, emits=True, is_module=True, has_provenance=False,
-        roles=(_ALLOC, ("step", "rota_step")), names_exports=False, failures=("error", *_MODULE_FAILURES, "overflow"),
+        AGENT, "cpu", "", keeps_state=True, emits=True, content=IS_MODULE, has_provenance=False, may_reuse=True,
+        roles=(_ALLOC, ("step", "rota_step")), names_exports=False, failures=("error", *_SANDBOX_FAILURES, "overflow"),
     ),
     KindFacts(
-        FUNCTION, "cpu", "", keeps_state=False, emits=False, is_module=True, has_provenance=False,
-        roles=(_ALLOC, ("call", "rota_call")), names_exports=True, failures=_MODULE_FAILURES,
+        FUNCTION, "cpu", "", keeps_state=False, emits=False, content=IS_MODULE, has_provenance=False, may_reuse=True,
+        roles=(_ALLOC, ("call", "rota_call")), names_exports=True, failures=_SANDBOX_FAILURES,
     ),
     KindFacts(
-        MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, is_module=False, has_provenance=True,
-        roles=(), names_exports=False, failures=("bad_input", "bad_output"),
+        COMMAND, "cpu", "", keeps_state=False, emits=False, content=IS_BUNDLE, has_provenance=False, may_reuse=False,
+        roles=(), names_exports=False, failures=("error", *_SANDBOX_FAILURES),
+    ),
+    KindFacts(
+        SOURCE, "cpu", "", keeps_state=True, emits=True, content=IS_BUNDLE, has_provenance=False, may_reuse=False,
+        roles=(), names_exports=False, failures=("error", *_SANDBOX_FAILURES, "overflow"),
+    ),
+    KindFacts(
+        COMPONENT, "cpu", "", keeps_state=True, emits=True, content=IS_COMPONENT, has_provenance=False, may_reuse=True,
+        roles=(), names_exports=False, failures=("error", *_SANDBOX_FAILURES, "bad_input", "overflow"),
+    ),
+    KindFacts(
+        MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, content=IS_MODEL, has_provenance=True,
+        may_reuse=False, roles=(), names_exports=False, failures=("bad_input", "bad_output"),
     ),
 )  # fmt: skip
 KINDS: Final[Mapping[str, KindFacts]] = {row.name: row for row in _ROWS}
-MODULE_KINDS: Final = tuple([row.name for row in _ROWS if row.is_module])
+KEPT_KINDS: Final = tuple([row.name for row in _ROWS if row.is_kept])
+MODULE_KINDS: Final = tuple([row.name for row in _ROWS if row.content == IS_MODULE])
+
+
+def content_file(digest: bytes, content: str) -> str:
+    """Return the name of the file that holds the bytes with this digest, in the folder of modules."""
+    return f"{digest.hex()}.{'bundle' if content == IS_BUNDLE else 'wasm'}"
 
 
 def kind_of(code: Code) -> KindFacts:

@@ -100,6 +100,11 @@ STREAMS_FOLLOWED_MAX: Final = 4_096  # tasks whose text is published, since some
 
 # --- code -----------------------------------------------------------------------------------------
 MODULE_BYTES_MAX: Final = 48 << 20
+BUNDLE_FILES_MAX: Final = 4_096  # of one bundle; the standard library of a language is in its runtime
+BUNDLE_PATH_BYTES_MAX: Final = 512
+BUNDLE_DEPTH_MAX: Final = 32  # parts of a path
+BUNDLE_TEXTS_MAX: Final = 4_096  # arguments; names and values of the environment
+BUNDLE_TEXT_BYTES_MAX: Final = 256 << 10  # of the arguments together, and of the environment; exec has 128 KiB or more
 WASM_ITEMS_MAX: Final = (
     100_000  # entries of a section; with the next bound, the broker reads any module in about a second
 )

@@ -70,8 +70,11 @@ MESSAGE_KINDS: Final = (TELL, ASK, REPLY, FAILURE, TIMER)
 
 AGENT: Final = "agent"
 FUNCTION: Final = "function"
+COMMAND: Final = "command"
+SOURCE: Final = "source"
+COMPONENT: Final = "component"
 MODEL: Final = "model"
-CODE_KINDS: Final = (AGENT, FUNCTION, MODEL)
+CODE_KINDS: Final = (AGENT, FUNCTION, COMMAND, SOURCE, COMPONENT, MODEL)
 
 BITWISE: Final = "bitwise"
 RECORDED: Final = "recorded"

@@ -13,12 +13,12 @@ from typing import Final
 
 from wasmtime import FuncType, Linker, MemoryType, WasmtimeError
 
-from rota.common.code_kinds import KINDS, kind_of
-from rota.common.digests import digest as digest_bytes
+from rota.common.code_kinds import IS_MODULE, KINDS, kind_of
 from rota.common.errors import CodeError
 from rota.common.wasm_module import check_interface, inspect_module
 from rota.common.work import Code
 from rota.cpu_worker.compiler import Compiler
+from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.guest import INITIALIZE, MEMORY, PreparedCode
 
 POOL: Final = "cpu"
@@ -33,7 +33,7 @@ class CodeStore:
     """Prepared code, keyed by digest and way of calling."""
 
     def __init__(self, modules_dir: Path, compiler: Compiler, linker: Linker) -> None:
-        self._dir = modules_dir
+        self._contents = Contents(modules_dir)
         self._compiler = compiler
         self._linker = linker
         self._prepared: dict[_Key, PreparedCode] = {}
@@ -71,7 +71,9 @@ class CodeStore:
         if kind_of(code).pool != POOL:
             ours = " and ".join(kind.name for kind in KINDS.values() if kind.pool == POOL)
             raise CodeError(f"a CPU worker runs kinds {ours}, not {code.kind}: send it to its own pool")
-        wasm = self._read(code.digest)
+        if kind_of(code).content != IS_MODULE:
+            raise CodeError(f"this Rota does not run kind {code.kind} yet: use agent or function")
+        wasm = self._contents.module(code.digest)
         check_interface(inspect_module(wasm), code.kind, dict(code.exports))
         return wasm
 
@@ -101,21 +103,6 @@ class CodeStore:
             memory_bytes_min=memory.limits.min * WASM_PAGE_BYTES,
             native_bytes=native_bytes,
         )
-
-    def _read(self, digest: bytes) -> bytes:
-        path = self._dir / f"{digest.hex()}.wasm"
-        try:
-            wasm = path.read_bytes()
-        except FileNotFoundError:
-            raise CodeError(f"module file {path.name} is not in {self._dir}: deploy it again") from None
-        except OSError as error:
-            raise CodeError(
-                f"module file {path.name} in {self._dir} cannot be read: {error.strerror}; remove what is there and "
-                "deploy it again"
-            ) from None
-        if digest_bytes(wasm) != digest:
-            raise CodeError(f"module file {path.name} is damaged: its content has another digest; deploy it again")
-        return wasm
 
 
 def check_type(found: object, name: str, expected: str) -> None:

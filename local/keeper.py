@@ -103,7 +103,7 @@ def _copy_tensors(found: Iterable[records.Record], source: TensorStore, target: 
 
 def _copy_models(found: Iterable[records.Record], source: Path, target: Path) -> None:
     codes = [
-        record.code for record in found if isinstance(record, records.Deployed) and not kind_of(record.code).is_module
+        record.code for record in found if isinstance(record, records.Deployed) and not kind_of(record.code).is_kept
     ]
     for digest in dict.fromkeys(code.digest for code in codes):
         model = find_model(source, digest)

@@ -139,7 +139,7 @@ class Processes:
     def _prepare(self, folds: Sequence[Fold]) -> None:
         """Compile new code in one process; the others find the artefact."""
         for fold in folds:
-            if fold.code.digest not in self._prepared and kind_of(fold.code).is_module:
+            if fold.code.digest not in self._prepared and kind_of(fold.code).is_kept:
                 self._prepared[fold.code.digest] = None
                 self._ask(PrepareCode(fold.code, fold.address))
 

@@ -13,7 +13,7 @@ from rota.runs.open import RunSource
 
 def changed_code(source: RunSource, code: Code, address: str) -> str:
     """Return a sentence about the file of a code that is not the one that ran; empty if there is none."""
-    if not kind_of(code).is_module:
+    if not kind_of(code).is_kept:
         try:
             find_model(source.models, code.digest)
         except CodeError as error:

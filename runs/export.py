@@ -125,7 +125,7 @@ class _Collected:
             self._tensors[ref.digest] = None
 
     def _see_code(self, code: Code) -> None:
-        (self._modules if kind_of(code).is_module else self._models)[code.digest] = None
+        (self._modules if kind_of(code).is_kept else self._models)[code.digest] = None
 
 
 # --- which files that is --------------------------------------------------------------------------

@@ -165,8 +165,8 @@ def test_the_table_of_kinds_is_the_one_in_the_code() -> None:
     for kind in KINDS.values():
         cells = [
             f"`{kind.name}`", kind.pool, f"`{kind.name_prefix}NAME`", *["yes" if one else "no" for one in kind[3:5]],
-            "module" if kind.is_module else "model of the repository",
-            "by certificate" if kind.has_provenance else "derived",
+            "model of the repository" if not kind.is_kept else kind.content,
+            "by certificate" if kind.has_provenance else "derived", "yes" if kind.may_reuse else "no",
             ", ".join(f"`{usual}`" for _, usual in kind.roles),
         ]  # fmt: skip
         assert "| " + " | ".join(cells) in text, kind.name
