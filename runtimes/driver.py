@@ -23,16 +23,18 @@ from typing import Final, NamedTuple, Protocol
 
 from rota.common.wasm_binary import FuncType
 
-FREEZE_FILE: Final = "/rota/freeze"  # a guest that opens it for writing, and then closes it, is stopped there
+FREEZE_FILE: Final = "/rota/freeze"  # once a guest has written it, its next clock read stops it (see `Frozen`)
 NOTE_BYTES_MAX: Final = 1 << 20  # of a driver's note, and of what a guest may write into FREEZE_FILE
 TABLE_ARGUMENTS_MAX: Final = 4  # of `Interpreter.call_table`
+NESTED_CALLS_MAX: Final = 4  # of a guest by a host function that the guest has called, and so on
 
 
 class Frozen(Exception):
-    """The guest asked to be stopped while it ran: it opened `FREEZE_FILE` for writing, wrote `note` and closed it.
+    """The guest asked to be stopped while it ran: it wrote `note` into `FREEZE_FILE`, and then read a clock. Only while
+    an image is made; in a task the file means nothing.
 
-    The call does not return, and its frames stay in the guest's memory: set the stack pointer below them (or leave it)
-    before calling again.
+    Stopped at a clock read, since an interpreter may give up its lock around the calls of files. The call does not
+    return, and its frames stay in the guest's memory: leave the stack pointer where it is, or set it below them.
     """
 
     def __init__(self, note: bytes) -> None:
@@ -63,6 +65,9 @@ class Interpreter(GuestMemory, Protocol):
     ends with it. They raise `Frozen` when the guest stops itself.
     """
 
+    files: Mapping[str, bytes]
+    """The files that the guest sees, by path without a leading slash: those of the bundle; in `start`, `rota/` only."""
+
     stack_pointer: int
     """The module's first mutable i32 global, where LLVM keeps its stack pointer. Can be set."""
 
@@ -86,13 +91,38 @@ class Interpreter(GuestMemory, Protocol):
         ...
 
 
+class HostServices(Protocol):
+    """What a host function may use of the task that runs, beside the guest itself."""
+
+    def log(self, text: str) -> None:
+        """Add lines to the task's log, within its bounds."""
+        ...
+
+    def tensor_read(self, index: int, offset: int, pointer: int, size: int) -> int:
+        """Do what the import `rota.tensor_read` does."""
+        ...
+
+    def tensor_new(
+        self, dtype_pointer: int, dtype_size: int, shape_pointer: int, rank: int, data_pointer: int, data_size: int
+    ) -> int:
+        """Do what the import `rota.tensor_new` does."""
+        ...
+
+    def charge(self, fuel: int) -> None:
+        """Take fuel from the guest. A host function charges for what it does: about one unit per byte."""
+        ...
+
+
 class HostFunction(NamedTuple):
-    """A function that a runtime imports beside WASI. `call` gets the guest's memory and unsigned arguments; it is
-    PURE, must not raise, and returns 0 where the type has no result.
+    """A function that a runtime imports beside WASI, `call(guest, services, *arguments) -> result`.
+
+    Arguments are unsigned; the result is ignored where the type has none. It keeps nothing between calls, and may call
+    the guest, `NESTED_CALLS_MAX` deep. A fault of the guest that it lets through ends the task; anything else that it
+    raises is a bug.
     """
 
     type: FuncType  # i32 and i64 only
-    call: Callable[..., int]
+    call: Callable[..., int | None]
 
 
 class Driver(Protocol):
