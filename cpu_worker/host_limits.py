@@ -26,7 +26,7 @@ SLOTS: Final = REUSED_INSTANCES_MAX + 2  # plus the running one and a spare
 POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
 WORKER_BYTES: Final = 128 << 20  # about what interpreter and libraries need; with less they end the process
 
-STACK_BYTES_MIN: Final = 2 << 20  # `max_wasm_stack` plus Python's own frames
+STACK_BYTES_MIN: Final = 8 << 20  # `max_wasm_stack` plus Python's own frames
 _THREAD_ATTRIBUTES_BYTES: Final = 256  # of C's pthread_attr_t: 56 on x86-64, 64 on aarch64
 
 PROT_NONE: Final = 0

@@ -5,8 +5,9 @@ itself accepts artefacts compiled under some other settings (NaN canonicalizatio
 another wasmtime version in pyproject.toml, is a new fingerprint: say so in CHANGELOG.md.
 
 `wasm_multi_memory` off makes wasmtime's *component* compiler panic and abort the process. This engine never compiles
-components (`wasm_component_model` is off); one that does needs a profile of its own. A `max_wasm_stack` above 2 MiB
-aborts as well.
+components (`wasm_component_model` is off); one that does needs a profile of its own. A `max_wasm_stack` above the size
+of stacks for asynchronous calls, 2 MiB by default, aborts as well; so `new_engine` raises that first, although nothing
+here is asynchronous.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import wasmtime
+from wasmtime import _ffi as ffi
 
 from rota.common.digests import digest, digest_of
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
@@ -30,7 +32,7 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
     # What is metered, and how a runaway guest is stopped.
     ("consume_fuel", True),
     ("epoch_interruption", True),
-    ("max_wasm_stack", 1 << 20),
+    ("max_wasm_stack", 6 << 20),  # so deep that an interpreter's own bound of recursion comes first
     # Needed for the same bits on every machine.
     ("cranelift_nan_canonicalization", True),
     ("wasm_relaxed_simd", True),
@@ -63,11 +65,13 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
 )
 
 INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not of the task's fuel
-THREAD_STACK_BYTES: Final = 8 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
+THREAD_STACK_BYTES: Final = 16 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
+
+INSTANCES_PER_GUEST_MAX: Final = 2  # a source has its memory and its interpreter in one each
 
 # How instances get memory. Guests cannot see it, so it is not part of the fingerprint.
 POOL_SETTINGS: Final = (
-    ("total_core_instances", SLOTS),
+    ("total_core_instances", INSTANCES_PER_GUEST_MAX * SLOTS),
     ("total_memories", SLOTS),
     ("total_tables", SLOTS * WASM_TABLES_MAX),
     ("max_tables_per_module", WASM_TABLES_MAX),
@@ -88,6 +92,7 @@ _EMPTY_MODULE: Final = b"\0asm\x01\0\0\0"
 def new_engine(configure: Callable[[wasmtime.Config], None] | None = None) -> wasmtime.Engine:
     """Return an engine of this profile; `configure` sets the source of memory (guest_memory.py)."""
     config = wasmtime.Config()
+    ffi.wasmtime_config_async_stack_size_set(config.ptr(), THREAD_STACK_BYTES)
     for name, value in ENGINE_SETTINGS:
         setattr(config, name, value)
     if configure is not None:

@@ -244,5 +244,5 @@ else:
     command = ["bash", "-c", f"ulimit -s 1024; exec {sys.executable} -"]
     done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "agents need a stack of 2097152 bytes" in done.stdout
+    assert "agents need a stack of 8388608 bytes" in done.stdout
     assert "ulimit -s" in done.stdout

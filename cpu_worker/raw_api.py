@@ -1,0 +1,58 @@
+"""The calls of wasmtime's C API that guests need, through our own ctypes prototypes.
+
+Short calls that cannot block keep the interpreter lock (PyDLL), since each release may switch to another thread. Calls
+that run guest code or map memory release it (CDLL), or a runaway guest would block the watchdog. The C API:
+https://docs.wasmtime.dev/c-api/. When wasmtime is updated, compare `wasmtime/func.h`, `store.h`, `linker.h`, `global.h`
+and `val.h`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint64, c_void_p
+from typing import Any, Final
+
+from wasmtime import _ffi as ffi
+
+assert sys.byteorder == "little", "arguments are written as 64-bit words, which is only right on little-endian hosts"
+assert ctypes.sizeof(ffi.wasmtime_val_raw_t) == 16, "a raw value must be two 64-bit words"
+
+WORDS_PER_VALUE: Final = 2
+EXTERN_BYTES: Final = ctypes.sizeof(ffi.wasmtime_extern_t)
+EXTERN_VALUE_OFFSET: Final[int] = ffi.wasmtime_extern_t.of.offset
+
+# Our own handles on the library that the package has loaded: changing the prototypes of its handles would break it.
+_releasing = ctypes.CDLL(ffi.dll._name)
+_holding = ctypes.PyDLL(ffi.dll._name)
+
+
+def _prototype(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    function = library[name]
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+store_new = _prototype(_releasing, "wasmtime_store_new", c_void_p, c_void_p, c_void_p, c_void_p)
+store_delete = _prototype(_releasing, "wasmtime_store_delete", None, c_void_p)
+instantiate = _prototype(
+    _releasing, "wasmtime_instance_pre_instantiate", c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p)
+)
+func_call = _prototype(
+    _releasing, "wasmtime_func_call_unchecked", c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, POINTER(c_void_p)
+)
+store_context = _prototype(_holding, "wasmtime_store_context", c_void_p, c_void_p)
+store_limiter = _prototype(_holding, "wasmtime_store_limiter", None, c_void_p, *(c_int64,) * 5)
+set_fuel = _prototype(_holding, "wasmtime_context_set_fuel", c_void_p, c_void_p, c_uint64)
+get_fuel = _prototype(_holding, "wasmtime_context_get_fuel", c_void_p, c_void_p, POINTER(c_uint64))
+set_epoch_deadline = _prototype(_holding, "wasmtime_context_set_epoch_deadline", None, c_void_p, c_uint64)
+export_get = _prototype(
+    _holding, "wasmtime_instance_export_get", c_bool, c_void_p, c_void_p, c_char_p, c_size_t, c_void_p
+)
+memory_data = _prototype(_holding, "wasmtime_memory_data", c_void_p, c_void_p, c_void_p)
+memory_data_size = _prototype(_holding, "wasmtime_memory_data_size", c_size_t, c_void_p, c_void_p)
+trap_code = _prototype(_holding, "wasmtime_trap_code", c_bool, c_void_p, POINTER(c_int))
+trap_delete = _prototype(_holding, "wasm_trap_delete", None, c_void_p)
+error_message = _prototype(_holding, "wasmtime_error_message", None, c_void_p, c_void_p)
+error_delete = _prototype(_holding, "wasmtime_error_delete", None, c_void_p)
