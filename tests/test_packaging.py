@@ -79,6 +79,12 @@ def test_no_module_is_loaded_under_another_name() -> None:
     assert not wrong
 
 
+def _sdk_files() -> list[str]:
+    """Return the files of the SDKs of other languages, which are data: all below a folder of sdk/."""
+    found = [path for path in (REPOSITORY / "sdk").glob("*/**/*") if path.is_file() and path.suffix != ".pyc"]
+    return [path.relative_to(REPOSITORY).as_posix() for path in found]
+
+
 @pytest.mark.processes
 def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
     """Goal: what is installed is what is here, and nothing else. Method: build the wheel from a copy and list it."""
@@ -101,6 +107,7 @@ def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
         for path in (REPOSITORY / name).iterdir()
         if path.suffix == ".py" or path.name == "py.typed"
     )
+    expected = sorted({*expected, *(f"rota/{path}" for path in _sdk_files())})
     assert held == expected
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.endswith("LICENSE") for name in archive.namelist())

@@ -1,0 +1,1 @@
+"""Write agents: the SDKs of all languages with their examples and templates, shipped as data, and what builds them."""

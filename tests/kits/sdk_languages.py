@@ -1,0 +1,50 @@
+"""The languages that have an SDK: how the example of each becomes something to deploy, and how its programs end.
+
+A new language is one more `Language` in LANGUAGES; tests/sdk runs them all over the cases of sdk_cases.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rota.common.work import AGENT, CodeKind
+
+SDK: Final = Path(__file__).resolve().parents[2] / "sdk"
+
+
+class Content(NamedTuple):
+    """What a deploy of one example needs: the content that the code names, and others that must be there beside it."""
+
+    data: bytes
+    beside: tuple[bytes, ...] = ()
+
+
+class End(NamedTuple):
+    """How a program ends that crashes, recurses without end or spins: the failure's kind, and a part of its message."""
+
+    kind: str
+    text: str
+
+
+class Language(NamedTuple):
+    """`content` makes an example ready to deploy; it may skip the test with the reason. `ends`: see `OWN_ENDS`.
+
+    `packs`: whether its programs return the arrays of docs/AGENTS.md, so that the bytes can be compared; otherwise only
+    outcomes are.
+    """
+
+    name: str
+    content: Callable[[str], Content]
+    ends: dict[str, End]
+    kind: CodeKind = AGENT
+    packs: bool = True
+
+
+def built(language: str) -> Callable[[str], Content]:
+    """Return what reads the committed module of an example."""
+    return lambda example: Content((SDK / language / "examples" / f"{example}.wasm").read_bytes())
+
+
+LANGUAGES: Final[tuple[Language, ...]] = ()

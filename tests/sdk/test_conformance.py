@@ -1,0 +1,124 @@
+"""Every SDK gives the same bytes for the same inputs: tests/kits/sdk_cases.py over tests/kits/sdk_languages.py.
+
+The examples run on the real executor, each case in a fresh instance, with compiled code shared by the module's tests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from sdk_cases import CASES, EXAMPLES, LANE_SEED, Case
+from sdk_languages import LANGUAGES, Language
+
+from rota.common.digests import digest
+from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome
+from rota.cpu_worker import abi
+from rota.cpu_worker.executor import WasmExecutor
+
+LIMITS = Limits(fuel=200_000_000)
+
+
+class Seen(NamedTuple):
+    """What came of a case. `packed`: the output's bytes, None if it ended without."""
+
+    outcome: Outcome
+    state: bytes | None
+    packed: bytes | None
+
+
+class Runner:
+    """Runs cases; a code is prepared when its first case comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._modules = folder / "modules"
+        self._modules.mkdir()
+        self._executor = WasmExecutor(self._modules, folder / "artefacts", None, lambda: time.monotonic() * 1000)
+        self._codes: dict[tuple[str, str], Code] = {}
+        self.outputs: list[bytes] = []
+
+    def run(self, language: Language, case: Case) -> Seen:
+        self.outputs.clear()
+        fold = Fold(LANE_SEED, self._code(language, case.example), f"{case.example}/case", case.state, (case.task,))
+        result = self._executor.run(fold)
+        if result.stopped is not None:
+            return Seen(Failed(result.stopped, result.reason, case.log, 0), None, None)
+        (outcome,) = result.outcomes
+        return Seen(outcome, result.state, self.outputs[0] if self.outputs else None)
+
+    def close(self) -> None:
+        self._executor.close()
+
+    def _code(self, language: Language, example: str) -> Code:
+        found = self._codes.get((language.name, example))
+        if found is None:
+            content = language.content(example)
+            for data in (content.data, *content.beside):
+                (self._modules / f"{digest(data).hex()}.wasm").write_bytes(data)
+            found = Code(digest(content.data), language.kind, limits=LIMITS)
+            self._executor.prepare(found, example)
+            self._codes[language.name, example] = found
+        return found
+
+
+@pytest.fixture(scope="module")
+def shared_runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    made = Runner(tmp_path_factory.mktemp("sdk"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(shared_runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Callable[[Language, Case], Seen]:
+    """Runs a case and keeps the bytes that the guest returned, which the outcome no longer has."""
+    decode = abi.decode_output
+
+    def keep(data: bytes, *args: object, **more: object) -> object:
+        shared_runner.outputs.append(data)
+        return decode(data, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(abi, "decode_output", keep)
+    return shared_runner.run
+
+
+def _expected(case: Case, limits: Limits) -> tuple[Outcome, bytes | None]:
+    outcome, state = abi.decode_output(
+        case.packed, address=f"{case.example}/case", state=case.state, task=case.task, limits=limits, fuel=0
+    )
+    return outcome._replace(log=case.log), state
+
+
+def _check(seen: Seen, case: Case, language: Language) -> str | None:
+    """Return what differs, None if nothing does."""
+    outcome = seen.outcome
+    if case.output is None:
+        end = language.ends[case.name]
+        good = isinstance(outcome, Failed) and outcome.kind == end.kind and end.text in outcome.message
+        if not good or case.log[0] not in outcome.log:
+            return f"{case.name}: {outcome}, not {end}"
+        return None
+    expected, state = _expected(case, LIMITS)
+    if outcome._replace(fuel=0) != expected or seen.state != state:
+        return f"{case.name}: {outcome}, state {seen.state!r}; not {expected}, state {state!r}"
+    if language.packs and isinstance(outcome, Done) and seen.packed != case.packed:
+        return f"{case.name}: {seen.packed!r}, not {case.packed!r}"
+    return None
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
+def test_an_example_gives_the_agreed_bytes(
+    language: Language, example: str, run: Callable[[Language, Case], Seen]
+) -> None:
+    """Goal: one shape in all languages. Method: each case of the example, and the output byte by byte."""
+    cases = [case for case in CASES if case.example == example]
+    differences = [_check(run(language, case), case, language) for case in cases]
+    assert not [text for text in differences if text is not None]
+
+
+def test_every_example_has_cases() -> None:
+    """Goal: no example is forgotten. Method: the names in the cases."""
+    assert sorted({case.example for case in CASES}) == sorted(EXAMPLES)
