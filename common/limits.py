@@ -109,6 +109,7 @@ WASM_ITEMS_MAX: Final = (
     100_000  # entries of a section; with the next bound, the broker reads any module in about a second
 )
 WASM_SECTION_BYTES_MAX: Final = 1 << 20  # of a section that the broker reads; code and data are not read
+WASM_NAME_BYTES_MAX: Final = 16 << 10  # of a function, in the name section: the engine copies 20 of them at a trap
 WASM_TABLES_MAX: Final = 4  # per module
 WASM_TABLE_ELEMENTS_MAX: Final = 1 << 20  # 8 bytes each on the host; `table.grow` past it returns -1
 COMPILE_MS_MAX: Final = 60_000

@@ -30,6 +30,7 @@ from rota.common.wasm_binary import (
     read_value_types,
     skip_constant,
 )
+from rota.common.wasm_names import NAME_SECTION, check_names
 
 External = Union[FuncType, MemoryType, TableType, GlobalType]  # noqa: UP007 - a runtime alias
 _CUSTOM_SECTIONS_MAX: Final = 1_000  # compilers write fewer than 20
@@ -67,13 +68,14 @@ def inspect_module(data: bytes) -> WasmInterface:
     reader = Reader(data, 0, len(data))
     _read_preamble(reader)
     module = _Module()
-    previous = customs = 0
+    previous = customs = names = 0
     while reader.position < reader.end:
         start = reader.position
         section = reader.byte("a section id")
         body = reader.sub(reader.count("a section's size"), "a section")
         if section == 0:
-            body.name("a custom section's name")  # "Custom Section"; the rest may be anything
+            if body.name("a custom section's name") == NAME_SECTION:  # "Custom Section"; others may hold anything
+                names = check_names(body, names)
             customs += 1
             if customs > _CUSTOM_SECTIONS_MAX:
                 raise reader.error(f"more than {_CUSTOM_SECTIONS_MAX} custom sections", start)

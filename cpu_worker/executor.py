@@ -121,6 +121,7 @@ class WasmExecutor:
             try:
                 outcome, changed = run_task(fold, task, state, log)
             except GuestFault as fault:
+                log.end_with(fault.stack)
                 outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None
             except GuestStopped as stopped:
                 return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)

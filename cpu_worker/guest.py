@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from wasmtime import InstancePre, Module
+from wasmtime import InstancePre, Module, Trap
 
 from rota.common.limits import OUTPUT_BYTES_MAX
+from rota.cpu_worker.trap_stack import stack_of
 
 _PIECE_BYTES: Final = 1 << 20
 
@@ -35,12 +36,13 @@ class PreparedCode:
 
 
 class GuestFault(Exception):
-    """The guest failed in a way that follows from the inputs; this is the task's outcome."""
+    """The guest failed in a way that follows from the inputs; this is the task's outcome. `stack` ends its log."""
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(kind, message)
+    def __init__(self, kind: str, message: str, stack: tuple[str, ...] = ()) -> None:
+        super().__init__(kind, message, stack)
         self.kind = kind
         self.message = message
+        self.stack = stack
 
 
 class GuestStopped(Exception):
@@ -89,20 +91,22 @@ def pieces(data: memoryview) -> Iterator[tuple[int, bytes]]:
         yield offset, bytes(data[offset : offset + _PIECE_BYTES])
 
 
-def fault_of_trap(code: str, where: str) -> GuestFault | GuestStopped:
-    """Return what a trap means for the task (execution model, parts 4 and 5).
+def fault_of_trap(trap: Trap, where: str) -> GuestFault | GuestStopped:
+    """Return what a trap of the engine means for the task (execution model, parts 4 and 5).
 
     The usable depth of the stack depends on the compiler, so a stack overflow is a fault of the host, never a result.
     """
+    assert trap.trap_code is not None, "only a host function that raises causes a trap without a code"
+    code = trap.trap_code.name.lower()
     if code == "out_of_fuel":
-        return GuestFault("fuel", f"out of fuel in {where}")
+        return GuestFault("fuel", f"out of fuel in {where}", stack_of(trap))
     if code == "interrupt":
         return GuestStopped("interrupted", "")
     if code == "stack_overflow":
         return GuestStopped(
             "faulted", f"stack overflow in {where}: recursion deeper than the sandbox's stack; use less of it"
         )
-    return GuestFault("trap", f"{code} in {where}")
+    return GuestFault("trap", f"{code} in {where}", stack_of(trap))
 
 
 def check_fits(prepared: PreparedCode, memory_bytes: int) -> None:

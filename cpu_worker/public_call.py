@@ -106,7 +106,5 @@ def _signed(value: int) -> int:
 
 def _meaning(error: Trap | WasmtimeError, where: str) -> GuestFault | GuestStopped:
     if isinstance(error, Trap):
-        code = error.trap_code
-        assert code is not None, "only a host function that raises causes a trap without a code; ours does not"
-        return fault_of_trap(code.name.lower(), where)
+        return fault_of_trap(error, where)
     return GuestStopped("faulted", f"{where}: {error}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from ctypes import POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_int64, c_size_t, c_uint64, c_void_p
 from typing import Any, Final
 
 from wasmtime import _ffi as ffi
@@ -52,7 +52,5 @@ export_get = _prototype(
 )
 memory_data = _prototype(_holding, "wasmtime_memory_data", c_void_p, c_void_p, c_void_p)
 memory_data_size = _prototype(_holding, "wasmtime_memory_data_size", c_size_t, c_void_p, c_void_p)
-trap_code = _prototype(_holding, "wasmtime_trap_code", c_bool, c_void_p, POINTER(c_int))
-trap_delete = _prototype(_holding, "wasm_trap_delete", None, c_void_p)
 error_message = _prototype(_holding, "wasmtime_error_message", None, c_void_p, c_void_p)
 error_delete = _prototype(_holding, "wasmtime_error_delete", None, c_void_p)

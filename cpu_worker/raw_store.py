@@ -8,19 +8,18 @@ Python. Every returned error or trap pointer is freed here.
 from __future__ import annotations
 
 import ctypes
-from ctypes import addressof, byref, c_int, c_uint64, c_void_p
+from ctypes import addressof, byref, c_uint64, c_void_p
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
-from wasmtime import Engine, TrapCode
+from wasmtime import Engine
 from wasmtime import _ffi as ffi
 from wasmtime._func import maybe_raise_last_exn
 
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker import raw_api as api
 from rota.cpu_worker.guest import GuestStopped, fault_of_trap, pieces
-
-_TRAP_NAMES: Final = {code.value: code.name.lower() for code in TrapCode}
+from rota.cpu_worker.trap_stack import trap_at
 
 encoded: Final = lru_cache(str.encode)  # names of exports: the same few for every instance
 
@@ -105,12 +104,10 @@ class RawStore:
             ffi.wasm_byte_vec_delete(byref(message))
             api.error_delete(error)
             raise GuestStopped("faulted", f"{where}: {text}")
-        code = c_int()
-        known = api.trap_code(self._trap, byref(code))
-        api.trap_delete(self._trap)
+        trap = trap_at(self._trap)
         self._trap.value = None
-        if not known:
+        if trap.trap_code is None:
             # Only a host function that raises causes a trap without a code; the library keeps the exception.
             maybe_raise_last_exn()
             raise GuestStopped("faulted", f"{where}: a trap without a code")
-        raise fault_of_trap(_TRAP_NAMES.get(code.value, f"trap {code.value}"), where)
+        raise fault_of_trap(trap, where)

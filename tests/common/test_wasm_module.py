@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rota.common.errors import CodeError
-from rota.common.limits import WASM_ITEMS_MAX, WASM_SECTION_BYTES_MAX
+from rota.common.limits import WASM_ITEMS_MAX, WASM_NAME_BYTES_MAX, WASM_SECTION_BYTES_MAX
 from rota.common.wasm_binary import FuncType, GlobalType, MemoryType, Reader, TableType
 from rota.common.wasm_module import Export, Import, check_interface, inspect_module
 
@@ -335,3 +335,24 @@ def test_deploy_refused(kind: str, exports: dict[str, str], message: str) -> Non
     """Goal: roles and kinds are checked before the module. Method: a good module, wrong words."""
     with pytest.raises(CodeError, match=message):
         check_interface(inspect_module(AGENT_MODULE), kind, exports)
+
+
+def names(*entries: tuple[int, bytes]) -> bytes:
+    body = b"".join(leb(index) + leb(len(name)) + name for index, name in entries)
+    part = leb(len(entries)) + body
+    return section(0, b"\x04name\x01" + leb(len(part)) + part)
+
+
+def test_names_of_functions_are_bounded() -> None:
+    """Goal: the engine copies names at each trap, so none is long, and reading them is bounded.
+
+    Method: at the bound and above, in a second section, behind damage, and too many in many small parts.
+    """
+    longest, longer = b"a" * WASM_NAME_BYTES_MAX, b"a" * (WASM_NAME_BYTES_MAX + 1)
+    inspect_module(AGENT_MODULE + names((0, longest), (1, b"")))
+    with pytest.raises(CodeError, match=r"the name of function 7 has 16385 bytes, at most 16384: strip the names"):
+        inspect_module(AGENT_MODULE + names((0, b"")) + names((0, b"ok"), (7, longer)))
+    inspect_module(AGENT_MODULE + section(0, b"\x04name\x01\x05\x02\x00\xff\xff\x7f"))
+    for many in (names(*[(0, b"")] * (WASM_ITEMS_MAX + 1)), section(0, b"\x04name" + b"\x07\x00" * 200_000)):
+        with pytest.raises(CodeError, match=r"names more than 100000 functions: strip"):
+            inspect_module(AGENT_MODULE + many)

@@ -93,3 +93,22 @@ def test_addresses_above_two_gib(world: Any, guests: Any, run: Any) -> None:
     raw, public = both(world, run, world.function(text, memory_bytes=4 << 30), b"high")
     assert raw == public
     assert raw.outcomes[0].result == b"high"  # type: ignore[union-attr]
+
+
+def test_agree_on_the_stack_of_a_trap(world: Any, guests: Any, run: Any) -> None:
+    """Goal: a trap says where it was: names of the module, or numbers without them, the innermost first.
+
+    Method: three functions deep, one name that is no text for a screen, one function without a name; by an instruction,
+    and out of fuel in a loop.
+    """
+    text = f"""(module (memory (export "memory") 1) {guests["alloc"]} {guests["pack"]}
+      (func $inner (param i32) (if (i32.eqz (local.get 0)) (then unreachable)) (loop $again (br $again)))
+      (func $"two\\nlines" (param i32) (call $inner (local.get 0)))
+      (func (export "rota_call") (param $p i32) (param $n i32) (result i64)
+        (call $"two\\nlines" (i32.load8_u (local.get $p))) (i64.const 0)))"""
+    raw, public = both(world, run, world.function(text, fuel=10_000), b"\0", b"\1")
+    assert raw == public
+    trap, spin = raw.outcomes
+    assert [line.split(" (module+0x")[0] for line in trap.log] == ["  at inner", "  at two?lines", "  at function 4"]
+    assert spin.kind == "fuel"  # type: ignore[union-attr]
+    assert [line.split(" (")[0] for line in spin.log] == ["  at inner", "  at two?lines", "  at function 4"]
