@@ -452,7 +452,7 @@ MUTATIONS: Final = (
         "            if self._memories.refusal and not answer:\n", ("tests/cpu_worker/test_host_memory.py",),
     ),
     Mutation(
-        "fuel-not-reset", "each task has all of its fuel", "cpu_worker/raw_call.py",
+        "fuel-not-reset", "each task has all of its fuel", "cpu_worker/raw_store.py",
         "    def _give(self, fuel: int) -> None:\n",
         "    def _give(self, fuel: int) -> None:\n        fuel = self.fuel_left() or fuel\n", _CPU,
     ),
