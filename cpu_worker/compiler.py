@@ -1,41 +1,25 @@
-"""A disk cache of compiled modules, authenticated with a key and shared by the workers of a host.
+"""Compiles modules, with a disk cache of native code that the workers of a host share (artefacts.py).
 
-Native code is as trusted as this program, and wasmtime accepts artefacts with flipped bytes, so only bytes with our MAC
-are loaded. The key is a file that only the owner can read, made once per run folder. An artefact's name is a keyed
-digest of everything that decides its content (module, wasmtime version, profile, processor), and its MAC covers the
-name. A changed or renamed artefact is never loaded and no error: the module is compiled again. If the folder cannot be
-read or written, code is compiled each time. Compiling happens in a one-shot process (compile_main.py).
-
-Layout of an artefact: 32 bytes MAC, then the result of `Module.serialize`. Workers may race: each writes its own
-temporary file and renames it, and the bytes are equal.
+The name of an artefact covers the module, the wasmtime version, the profile and the processor. Compiling happens in a
+one-shot process (compile_main.py). If the folder cannot be read or written, code is compiled each time.
 """
 
 from __future__ import annotations
 
-import hmac
-import logging
-import os
-import secrets
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
-from blake3 import blake3
 from wasmtime import Engine, Module, WasmtimeError
 
-from rota.common.errors import CodeError, ConfigError
+from rota.common.errors import CodeError
 from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
+from rota.cpu_worker.artefacts import Artefacts
 from rota.cpu_worker.compile_main import COPIED_IMAGES, EXIT_INVALID
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.profile import artefact_scope
 
-log = logging.getLogger(__name__)
-
-KEY_FILE: Final = "artefacts.key"
-KEY_BYTES: Final = 32
-MAC_BYTES: Final = 32
 SUFFIX: Final = ".native"
 _MADE_MAX: Final = 4
 
@@ -50,14 +34,7 @@ class Compiler:
         """
         self._engine = engine
         self._maps_images = maps_images
-        self._dir = artefacts_dir
-        try:
-            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._key = _read_or_make_key(artefacts_dir / KEY_FILE)
-        except OSError as error:
-            raise ConfigError(
-                f"{artefacts_dir} cannot be used: {error.strerror}; delete it, it is only a cache"
-            ) from error
+        self._artefacts = Artefacts(artefacts_dir)
         self._scope = artefact_scope(engine)
         self.compiled_count = 0
         self._made: dict[bytes, bytes] = {}  # native code by digest, about to be loaded
@@ -68,8 +45,7 @@ class Compiler:
         """Return whether a valid artefact exists, so that loading is fast."""
         if digest in self._made:
             return True
-        name = self._name(digest)
-        native = self._read(self._path(name), name)
+        native = self._artefacts.read(self._name(digest))
         if native is not None:
             self._hold(digest, native)
         return native is not None
@@ -91,7 +67,7 @@ class Compiler:
         Raises `CodeError` if it does not compile.
         """
         name = self._name(digest)
-        native = self._made.pop(digest, None) or self._read(self._path(name), name)
+        native = self._made.pop(digest, None) or self._artefacts.read(name)
         if native is None:
             native = self._compile(wasm, digest, name)
         try:
@@ -112,7 +88,7 @@ class Compiler:
             raise CodeError("the worker is ending and compiles nothing more")
         native = compile_apart(wasm, digest, self._processes, maps_images=self._maps_images)
         self.compiled_count += 1
-        self._keep(self._path(name), name, native)
+        self._artefacts.keep(name, native)
         return native
 
     def _hold(self, digest: bytes, native: bytes) -> None:
@@ -121,39 +97,7 @@ class Compiler:
             self._made.pop(next(iter(self._made)), None)
 
     def _name(self, digest: bytes) -> str:
-        return blake3(b"name" + self._scope + digest, key=self._key).hexdigest()
-
-    def _path(self, name: str) -> Path:
-        return self._dir / (name + SUFFIX)
-
-    def _mac(self, name: str, native: bytes) -> bytes:
-        return blake3(b"code" + name.encode() + native, key=self._key).digest()
-
-    def _read(self, path: Path, name: str) -> bytes | None:
-        """Return the native code of an artefact; None if there is none with a valid MAC for this name."""
-        try:
-            data = path.read_bytes()
-        except OSError:
-            return None
-        mac, native = data[:MAC_BYTES], data[MAC_BYTES:]
-        return native if hmac.compare_digest(mac, self._mac(name, native)) else None
-
-    def _keep(self, path: Path, name: str, native: bytes) -> None:
-        """Write an artefact for the next worker; a failure is only logged."""
-        try:
-            self._write(path, name, native)
-        except OSError as error:
-            log.warning("%s cannot be kept (%s): it is compiled again each time; remove what is there", path, error)
-
-    def _write(self, path: Path, name: str, native: bytes) -> None:
-        descriptor, temporary = tempfile.mkstemp(dir=self._dir, prefix="new-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._mac(name, native) + native)
-            Path(temporary).replace(path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        return self._artefacts.name(SUFFIX, self._scope, digest)
 
 
 def compile_apart(
@@ -199,23 +143,3 @@ def compile_apart(
         f"the compiler of module {short} ended with {process.returncode}: probably over {COMPILE_MS_MAX} ms of "
         f"processor time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller. {text[-500:]}"
     )
-
-
-def _read_or_make_key(path: Path) -> bytes:
-    """Return the folder's key: the first process that links its key to the name wins, the others read it."""
-    if not path.exists():
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix="key-")  # made with mode 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            Path(temporary).unlink()
-    key = path.read_bytes()
-    if len(key) != KEY_BYTES:
-        raise ConfigError(f"{path} has {len(key)} bytes, not {KEY_BYTES}: delete the folder, it is only a cache")
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise ConfigError(f"{path} can be read by others: delete the folder, it is only a cache")
-    return key

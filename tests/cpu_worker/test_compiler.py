@@ -13,7 +13,8 @@ from wasmtime import wat2wasm
 from rota.common.digests import digest
 from rota.common.errors import CodeError, ConfigError
 from rota.cpu_worker import compiler as compiler_module
-from rota.cpu_worker.compiler import KEY_FILE, SUFFIX, Compiler
+from rota.cpu_worker.artefacts import KEY_FILE, read_or_make_key
+from rota.cpu_worker.compiler import SUFFIX, Compiler
 from rota.cpu_worker.profile import new_engine
 
 
@@ -122,7 +123,7 @@ def test_workers_that_race_share_one_key(folder: Path) -> None:
 
     def make() -> None:
         barrier.wait()
-        keys.append(compiler_module._read_or_make_key(folder / KEY_FILE))
+        keys.append(read_or_make_key(folder / KEY_FILE))
 
     threads = [threading.Thread(target=make) for _ in range(8)]
     for thread in threads:
