@@ -11,7 +11,7 @@ from rota.cli.output import print_facts, print_json
 from rota.cli.waiting import tell_if_no_worker, wait_option
 from rota.common import limits
 from rota.common.code_kinds import KINDS, MODULE_KINDS
-from rota.common.work import AGENT, Limits
+from rota.common.work import AGENT, FUNCTION, Limits
 
 _DEFAULTS = Limits()
 
@@ -33,7 +33,7 @@ _DEFAULTS = Limits()
     "exports",
     metavar="ROLE=NAME",
     multiple=True,
-    help="For a function: the module's own name for `alloc` or `call`.",
+    help="For a function: the module's own name for `alloc`, `call`, or both `output_ptr` and `output_len`.",
 )
 @option(
     "--fuel",
@@ -100,10 +100,13 @@ def deploy(
 
 
 def _exports(given: tuple[str, ...]) -> dict[str, str]:
-    roles = {}
+    roles = [*dict(KINDS[FUNCTION].roles), *KINDS[FUNCTION].optional_roles]
+    named = {}
     for text in given:
         role, separator, name = text.partition("=")
-        if not separator or role not in ("alloc", "call") or not name:
-            raise click.BadParameter(f"{text!r} is not alloc=NAME or call=NAME", param_hint="--export")
-        roles[role] = name
-    return roles
+        if not separator or role not in roles or not name:
+            raise click.BadParameter(
+                f"{text!r} is not ROLE=NAME, ROLE one of {', '.join(roles)}", param_hint="--export"
+            )
+        named[role] = name
+    return named

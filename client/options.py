@@ -200,7 +200,7 @@ class DeployNames(ModelNames, total=False):
 class DeployOptions(_Options):
     """How code is bound to a name.
 
-    `reuse`: one instance for many tasks. `exports`: the module's own names for `alloc` and `call`. `recorded`: accept
+    `reuse`: one instance for many tasks. `exports`: the module's own names by role (docs/AGENTS.md). `recorded`: accept
     results of a model that a repetition might not give again. `check`: a worker checks the code before the deploy takes
     effect. `number`, `timeout_s`: as for a submit.
     """
@@ -226,7 +226,9 @@ class DeployOptions(_Options):
             )
         flag("check", self.check)
         if self.exports is not None and not isinstance(self.exports, Mapping):
-            raise CodeError(f"exports={shown(self.exports)}: give a map of `alloc` or `call` to the module's own name")
+            raise CodeError(
+                f"exports={shown(self.exports)}: give a map of roles (`call`, ...) to the module's own names"
+            )
         if self.code_limits is not None and not isinstance(self.code_limits, Limits):
             raise CodeError(f"code_limits={shown(self.code_limits)}: give a Limits (from rota.client import Limits)")
         _check_request(self.number, self.timeout_s)

@@ -32,6 +32,7 @@ class KindFacts(NamedTuple):
     may_reuse: bool  # a deploy may keep an instance for many tasks
     roles: tuple[tuple[str, str], ...]  # of the needed exports, with their default names
     names_exports: bool  # a deploy may name the exports for the roles
+    optional_roles: tuple[str, ...]  # given together or not at all, without default names
     failures: tuple[str, ...]  # the kinds of failure that its execution can end in
 
     @property
@@ -40,33 +41,37 @@ class KindFacts(NamedTuple):
         return self.content != IS_MODEL
 
 
+OUTPUT_ROLES: Final = ("output_ptr", "output_len")  # of a function whose answer is read from two exports of its own
 _ALLOC: Final = ("alloc", "rota_alloc")
 _SANDBOX_FAILURES: Final = ("trap", "fuel", "memory", "bad_output")
 
 _ROWS: Final = (
     KindFacts(
         AGENT, "cpu", "", keeps_state=True, emits=True, content=IS_MODULE, has_provenance=False, may_reuse=True,
-        roles=(_ALLOC, ("step", "rota_step")), names_exports=False, failures=("error", *_SANDBOX_FAILURES, "overflow"),
+        roles=(_ALLOC, ("step", "rota_step")), names_exports=False, optional_roles=(),
+        failures=("error", *_SANDBOX_FAILURES, "overflow"),
     ),
     KindFacts(
         FUNCTION, "cpu", "", keeps_state=False, emits=False, content=IS_MODULE, has_provenance=False, may_reuse=True,
-        roles=(_ALLOC, ("call", "rota_call")), names_exports=True, failures=_SANDBOX_FAILURES,
+        roles=(_ALLOC, ("call", "rota_call")), names_exports=True, optional_roles=OUTPUT_ROLES,
+        failures=("error", *_SANDBOX_FAILURES),
     ),
     KindFacts(
         COMMAND, "cpu", "", keeps_state=False, emits=False, content=IS_BUNDLE, has_provenance=False, may_reuse=False,
-        roles=(), names_exports=False, failures=("error", *_SANDBOX_FAILURES),
+        roles=(), names_exports=False, optional_roles=(), failures=("error", *_SANDBOX_FAILURES),
     ),
     KindFacts(
         SOURCE, "cpu", "", keeps_state=True, emits=True, content=IS_BUNDLE, has_provenance=False, may_reuse=False,
-        roles=(), names_exports=False, failures=("error", *_SANDBOX_FAILURES, "overflow"),
+        roles=(), names_exports=False, optional_roles=(), failures=("error", *_SANDBOX_FAILURES, "overflow"),
     ),
     KindFacts(
-        COMPONENT, "cpu", "", keeps_state=True, emits=True, content=IS_COMPONENT, has_provenance=False, may_reuse=True,
-        roles=(), names_exports=False, failures=("error", *_SANDBOX_FAILURES, "bad_input", "overflow"),
+        COMPONENT, "cpu", "", keeps_state=True, emits=True, content=IS_COMPONENT, has_provenance=False,
+        may_reuse=False, roles=(), names_exports=False, optional_roles=(),
+        failures=("error", *_SANDBOX_FAILURES, "overflow"),
     ),
     KindFacts(
         MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, content=IS_MODEL, has_provenance=True,
-        may_reuse=False, roles=(), names_exports=False, failures=("bad_input", "bad_output"),
+        may_reuse=False, roles=(), names_exports=False, optional_roles=(), failures=("bad_input", "bad_output"),
     ),
 )  # fmt: skip
 KINDS: Final[Mapping[str, KindFacts]] = {row.name: row for row in _ROWS}

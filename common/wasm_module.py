@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Union
 
-from rota.common.code_kinds import KINDS, MODULE_KINDS, KindFacts
+from rota.common.code_kinds import KINDS, MODULE_KINDS, OUTPUT_ROLES, KindFacts
 from rota.common.errors import CodeError
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.wasm_binary import (
@@ -109,7 +109,9 @@ _INITIALIZE: Final = FuncType((), ())
 IMPORTS_ALLOWED: Final[Mapping[tuple[str, str], FuncType]] = {
     ("rota", "tensor_read"): FuncType((_I32, _I64, _I32, _I32), (_I32,)),
 }
-_SIGNATURES: Final[Mapping[str, FuncType]] = {"alloc": _ALLOC, "step": _CALL, "call": _CALL}  # by role
+_SIGNATURES: Final[Mapping[str, tuple[FuncType, ...]]] = {"alloc": (_ALLOC,), "step": (_CALL,), "call": (_CALL,)}
+_STATUS_CALLS: Final = (FuncType((), (_I32,)), FuncType((_I32, _I32), (_I32,)))  # of a function with OUTPUT_ROLES
+_OUTPUT: Final = FuncType((), (_I32,))
 
 
 def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[str, str]) -> None:
@@ -127,20 +129,26 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
     for wanted in interface.imports:
         _check_import(wanted)
     _check_tables(interface.tables)
-    _check_export(interface, "memory", None, "the host passes messages through it: link with --export-memory")
+    _check_export(interface, "memory", (), "the host passes messages through it: link with --export-memory")
     for role, usual in kind.roles:
         name = exports.get(role, usual)
         remedy = f"export a function of this name and type (role {role!r}"
         remedy += "; another name can be given at deploy" if kind.names_exports else ""
-        _check_export(interface, name, _SIGNATURES[role], f"{remedy}; docs/AGENTS.md has templates)")
+        signatures = _STATUS_CALLS if role == "call" and OUTPUT_ROLES[0] in exports else _SIGNATURES[role]
+        _check_export(interface, name, signatures, f"{remedy}; docs/AGENTS.md has templates)")
+    for role in kind.optional_roles:
+        if role in exports:
+            _check_export(
+                interface, exports[role], (_OUTPUT,), f"name another export for role {role!r} or leave it out"
+            )
     if "_initialize" in interface.exports:
         _check_export(
-            interface, "_initialize", _INITIALIZE, "build a WASI reactor (-mexec-model=reactor), or leave it out"
+            interface, "_initialize", (_INITIALIZE,), "build a WASI reactor (-mexec-model=reactor), or leave it out"
         )
 
 
 def _check_roles(kind: KindFacts, exports: Mapping[str, str]) -> None:
-    roles = [role for role, _ in kind.roles]
+    roles = [*[role for role, _ in kind.roles], *kind.optional_roles]
     for role, name in exports.items():
         if not kind.names_exports:
             text = f"kind {kind.name} has fixed export names and takes none for {role!r}: leave it out"
@@ -149,6 +157,12 @@ def _check_roles(kind: KindFacts, exports: Mapping[str, str]) -> None:
             raise CodeError(f"{role!r} is no role of kind {kind.name}: use {', '.join(roles)}", role=role)
         if not isinstance(name, str):
             raise CodeError(f"the export name of role {role!r} must be text, not {name!r}", role=role)
+    missing = [role for role in kind.optional_roles if role not in exports]
+    if missing and len(missing) < len(kind.optional_roles):
+        raise CodeError(
+            f"roles {' and '.join(kind.optional_roles)} go together: name the export for {missing[0]!r} too",
+            role=missing[0],
+        )
 
 
 def _check_import(wanted: Import) -> None:
@@ -189,12 +203,13 @@ def _import_remedy(wanted: Import) -> str:
     return "remove it and return what the module wants done as emits"
 
 
-def _check_export(interface: WasmInterface, name: str, signature: FuncType | None, remedy: str) -> None:
-    wanted = f"func {signature}" if signature else "memory"
+def _check_export(interface: WasmInterface, name: str, signatures: tuple[FuncType, ...], remedy: str) -> None:
+    """Check that a function of one of these types is exported, or, without any, a memory."""
+    wanted = " or ".join([f"func {signature}" for signature in signatures]) or "memory"
     found = interface.exports.get(name)
     if found is None:
         raise CodeError(f"the module has no export {name!r} ({wanted} is needed): {remedy}", export=name)
-    if found.kind != ("func" if signature else "memory") or (signature and found.signature != signature):
+    if found.kind != ("func" if signatures else "memory") or (signatures and found.signature not in signatures):
         has = f"func {found.signature}" if found.kind == "func" else found.kind
         raise CodeError(f"the module's export {name!r} is {has} and {wanted} is needed: {remedy}", export=name)
 

@@ -115,8 +115,9 @@ class Limits(NamedTuple):
 class Code(NamedTuple):
     """What a deploy binds to a name: the digest of the code, and how to call it.
 
-    `exports` maps the roles of kind `function` (`alloc`, `call`) to the module's own export names. `recorded`, for
-    models: accept results that a repetition might not give again (class recorded); without it such a model is refused.
+    `exports` maps the roles of kind `function` (`alloc`, `call`, ...; code_kinds.py) to the module's own export names.
+    `recorded`, for models: accept results that a repetition might not give again (class recorded); without it such a
+    model is refused.
     """
 
     digest: Digest

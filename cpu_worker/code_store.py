@@ -13,7 +13,7 @@ from typing import Final
 
 from wasmtime import FuncType, Linker, MemoryType, WasmtimeError
 
-from rota.common.code_kinds import IS_MODULE, KINDS, kind_of
+from rota.common.code_kinds import IS_MODULE, KINDS, OUTPUT_ROLES, kind_of
 from rota.common.errors import CodeError
 from rota.common.wasm_module import check_interface, inspect_module
 from rota.common.work import Code
@@ -82,7 +82,15 @@ class CodeStore:
         given = dict(code.exports)
         alloc, call = (given.get(role, usual) for role, usual in kind_of(code).roles)
         types = {export.name: export.type for export in module.exports}
-        expected = {alloc: "(i32) -> (i32)", call: "(i32, i32) -> (i64)"}
+        output = (given[OUTPUT_ROLES[0]], given[OUTPUT_ROLES[1]]) if OUTPUT_ROLES[0] in given else None
+        call_type = types.get(call)
+        call_values = 2 if output is None or not isinstance(call_type, FuncType) else len(call_type.params)
+        expected = {alloc: "(i32) -> (i32)"}
+        if output is None:
+            expected[call] = "(i32, i32) -> (i64)"
+        else:
+            expected[call] = "(i32, i32) -> (i32)" if call_values else "() -> (i32)"
+            expected.update(dict.fromkeys(output, "() -> (i32)"))
         if INITIALIZE in types:
             expected[INITIALIZE] = "() -> ()"
         for name, signature in expected.items():
@@ -99,6 +107,8 @@ class CodeStore:
             linked=linked,
             alloc=alloc,
             call=call,
+            call_values=call_values,
+            output=output,
             has_initialize=INITIALIZE in types,
             memory_bytes_min=memory.limits.min * WASM_PAGE_BYTES,
             native_bytes=native_bytes,

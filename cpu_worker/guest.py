@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 
 from wasmtime import InstancePre, Module, Trap
 
-from rota.common.limits import OUTPUT_BYTES_MAX
+from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX
 from rota.cpu_worker.trap_stack import stack_of
 
 _PIECE_BYTES: Final = 1 << 20
@@ -30,9 +30,16 @@ class PreparedCode:
     linked: InstancePre
     alloc: str
     call: str
+    call_values: int  # parameters of `call`: address and length of the input, or none
+    output: tuple[str, str] | None  # exports that give address and length of the answer; None: `call` returns both
     has_initialize: bool
     memory_bytes_min: int
     native_bytes: int
+
+
+# What `call` returns if the answer is in `output`.
+STATUS_UNCHANGED: Final = 0  # the answer is the input
+STATUS_ANSWER: Final = 1  # any other: the answer is the text of an error
 
 
 class GuestFault(Exception):
@@ -124,6 +131,13 @@ def check_allocated(name: str, pointer: int, size: int, memory_bytes: int) -> No
         raise GuestFault("memory", f"{name} returned 0 for {size} bytes")
     if pointer + size > memory_bytes:
         raise GuestFault("bad_output", f"{name}: pointer + length is outside the memory of {memory_bytes} bytes")
+
+
+def check_status(name: str, status: int, answer: bytes) -> None:
+    """Raise the outcome of a function whose status says that its answer is the text of an error."""
+    if status != STATUS_ANSWER:
+        text = answer.decode(errors="replace") or f"status {status}"
+        raise GuestFault("error", f"{name}: {text}"[:MESSAGE_CHARS_MAX])
 
 
 def check_answer(name: str, pointer: int, size: int, memory_bytes: int) -> None:

@@ -12,12 +12,14 @@ from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker.guest import (
     INITIALIZE,
     MEMORY,
+    STATUS_UNCHANGED,
     GuestFault,
     GuestStopped,
     PreparedCode,
     check_allocated,
     check_answer,
     check_fits,
+    check_status,
     fault_of_trap,
     pieces,
 )
@@ -59,9 +61,18 @@ class PublicGuest:
         check_allocated(prepared.alloc, pointer, len(data), self._memory.data_len(self._store))
         if data:
             self._memory.write(self._store, data, pointer)
-        packed = self._run(prepared.call, pointer, len(data)) & 0xFFFFFFFFFFFFFFFF
-        pointer, size = packed >> 32, packed & 0xFFFFFFFF
-        check_answer(prepared.call, pointer, size, self._memory.data_len(self._store))
+        returned = self._run(prepared.call, *(pointer, len(data))[: prepared.call_values])
+        if prepared.output is None:
+            return self._answer((returned >> 32) & 0xFFFFFFFF, returned & 0xFFFFFFFF)
+        if returned == STATUS_UNCHANGED:
+            return data
+        pointer, size = [self._run(name) & 0xFFFFFFFF for name in prepared.output]
+        answer = self._answer(pointer, size)
+        check_status(prepared.call, returned, answer)
+        return answer
+
+    def _answer(self, pointer: int, size: int) -> bytes:
+        check_answer(self._prepared.call, pointer, size, self._memory.data_len(self._store))
         return bytes(self._memory.read(self._store, pointer, pointer + size))
 
     def fuel_left(self) -> int:

@@ -7,18 +7,27 @@ raw_store.py takes 1-2 us. public_call.py does the same on the public API, and t
 from __future__ import annotations
 
 import ctypes
-from ctypes import addressof, c_uint64
+from ctypes import addressof, c_int32, c_uint64
 from typing import Final
 
 from wasmtime import Engine
 from wasmtime import _ffi as ffi
 
 from rota.cpu_worker import raw_api as api
-from rota.cpu_worker.guest import INITIALIZE, MEMORY, PreparedCode, check_allocated, check_answer, check_fits
+from rota.cpu_worker.guest import (
+    INITIALIZE,
+    MEMORY,
+    STATUS_UNCHANGED,
+    PreparedCode,
+    check_allocated,
+    check_answer,
+    check_fits,
+    check_status,
+)
 from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.raw_store import RawStore
 
-_Externs: Final = ffi.wasmtime_extern_t * 3  # memory, alloc, call
+_Externs: Final = ffi.wasmtime_extern_t * 5  # memory, alloc, call, output_ptr, output_len
 _Words: Final = c_uint64 * (2 * api.WORDS_PER_VALUE)
 
 
@@ -52,6 +61,8 @@ class RawGuest(RawStore):
         self._size_at_start = self._size
         self._alloc = self._export(instance, 1, prepared.alloc)
         self._call = self._export(instance, 2, prepared.call)
+        if prepared.output is not None:
+            self._output = [self._export(instance, 3 + index, name) for index, name in enumerate(prepared.output)]
 
     def call(self, data: bytes, *, fuel: int) -> bytes:
         prepared = self._prepared
@@ -66,12 +77,29 @@ class RawGuest(RawStore):
         ctypes.memmove(self._base + pointer, data, size)
         words[0] = pointer
         words[api.WORDS_PER_VALUE] = size
-        self._run(self._call, 2, prepared.call)
+        self._run(self._call, prepared.call_values, prepared.call)
         packed = words[0]
-        pointer, size = packed >> 32, packed & 0xFFFFFFFF
+        if prepared.output is None:
+            return self._answer(packed >> 32, packed & 0xFFFFFFFF)
+        status = c_int32(packed & 0xFFFFFFFF).value
+        if status == STATUS_UNCHANGED:
+            return data
+        pointer, size = [
+            self._word(function, name) for function, name in zip(self._output, prepared.output, strict=True)
+        ]
+        answer = self._answer(pointer, size)
+        check_status(prepared.call, status, answer)
+        return answer
+
+    def _answer(self, pointer: int, size: int) -> bytes:
         self._refresh()
-        check_answer(prepared.call, pointer, size, self._size)
+        check_answer(self._prepared.call, pointer, size, self._size)
         return ctypes.string_at(self._base + pointer, size)
+
+    def _word(self, function: int, name: str) -> int:
+        """Return the u32 that a function without parameters gives."""
+        self._run(function, 0, name)
+        return self._words[0] & 0xFFFFFFFF
 
     def size(self) -> int:
         return self._size_at_start

@@ -165,7 +165,9 @@ class LocalLane(View):
             if kind not in CODE_KINDS or module is None:
                 raise CodeError(f"{name}: give a module, and as its kind one of {', '.join(CODE_KINDS)}, not {kind!r}")
             if exports is not None and not isinstance(exports, Mapping):
-                raise CodeError(f"exports={shown(exports)}: give a map of `alloc` or `call` to the module's own name")
+                raise CodeError(
+                    f"exports={shown(exports)}: give a map of roles (`call`, ...) to the module's own names"
+                )
             data = module if isinstance(module, bytes) else read_module(module)
             code = Code(digest(data), kind, reuse, tuple((exports or {}).items()), code_limits)
         request = messages.Deploy(self._next_number, self.name, name, code, data, True)

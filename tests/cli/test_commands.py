@@ -159,7 +159,7 @@ def test_without_a_broker_a_command_says_what_to_do(run: Run, arguments: tuple[s
         (("dead", "drop"), "--all"),
         (("drain", "--off", "--wait"), "exclude"),
         (("lane", "open", "two", "--seed", "12"), "64 hex digits"),
-        (("deploy", "echo", __file__, "--export", "memory=x"), "alloc=NAME or call=NAME"),
+        (("deploy", "echo", __file__, "--export", "memory=x"), "ROLE one of alloc, call, output_ptr, output_len"),
         (("result", "0"), "x>=1"),
         (("model", "show", "nothing"), "there is no model 'nothing'"),
         (("model", "add", "bad/name", __file__), "cannot name a model"),

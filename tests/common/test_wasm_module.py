@@ -279,6 +279,24 @@ def test_function_with_names_of_its_own() -> None:
         check_interface(interface, "function", {"alloc": "memory", "call": "format_impl"})
 
 
+@pytest.mark.parametrize("call", ["(result i32)", "(param i32 i32) (result i32)"])
+def test_function_with_an_output_of_its_own(call: str) -> None:
+    """Goal: a module that keeps its answer runs unmodified. Method: both shapes of its call; then one fault each."""
+    text = f"""(module (memory (export "memory") 1)
+      (func (export "alloc") (param i32) (result i32) (i32.const 8)) (func (export "format") {call} (i32.const 0))
+      (func (export "output_ptr") (result i32) (i32.const 0))
+      (func (export "output_len") (result i32) (i32.const 0)))"""
+    interface = inspect_module(module(text))
+    roles = {role: role for role in ("alloc", "output_ptr", "output_len")} | {"call": "format"}
+    check_interface(interface, "function", roles)
+    with pytest.raises(CodeError, match="go together: name the export for 'output_len' too"):
+        check_interface(interface, "function", {**dict(list(roles.items())[:2]), "call": "format"})
+    with pytest.raises(CodeError, match=r"'alloc' is func \(i32\) -> \(i32\) and func \(\) -> \(i32\) is needed"):
+        check_interface(interface, "function", {**roles, "output_len": "alloc"})
+    with pytest.raises(CodeError, match=r"'format' is func .* and func \(i32, i32\) -> \(i64\) is needed"):
+        check_interface(interface, "function", {"alloc": "alloc", "call": "format"})
+
+
 def test_usual_names_of_a_function() -> None:
     """Goal: the defaults are rota_alloc and rota_call. Method: a module with them and no mapping."""
     text = FUNCTION_TEXT.replace('"alloc"', '"rota_alloc"').replace("format_impl", "rota_call")
@@ -326,7 +344,7 @@ def test_tables_past_the_bounds_are_refused(tables: str, message: str) -> None:
     ("kind", "exports", "message"),
     [
         ("agent", {"step": "other"}, "fixed export names"),
-        ("function", {"step": "other"}, "'step' is no role of kind function: use alloc, call"),
+        ("function", {"step": "other"}, "'step' is no role of kind function: use alloc, call, output_ptr, output_len"),
         ("function", {"call": 3}, "must be text"),
         ("model", {}, "cannot be deployed as 'model': use one of agent, function"),
     ],

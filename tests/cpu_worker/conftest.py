@@ -113,9 +113,9 @@ class World:
         self.executors.append(executor)
         return executor
 
-    def deploy(self, text: str, kind: str, **settings: Any) -> Code:
-        """Put a module into the folder and return the code that a deploy would bind."""
-        wasm = bytes(wat2wasm(text))
+    def deploy(self, module: str | bytes, kind: str, **settings: Any) -> Code:
+        """Put a module, or the text of one, into the folder and return the code that a deploy would bind."""
+        wasm = module if isinstance(module, bytes) else bytes(wat2wasm(module))
         (self.modules_dir / f"{digest(wasm).hex()}.wasm").write_bytes(wasm)
         limits = {key: settings.pop(key) for key in list(settings) if key in Limits._fields}
         return Code(digest(wasm), kind, limits=Limits(**limits), **settings)
@@ -123,7 +123,7 @@ class World:
     def agent(self, text: str, **settings: Any) -> Code:
         return self.deploy(text, AGENT, **settings)
 
-    def function(self, text: str, **settings: Any) -> Code:
+    def function(self, text: str | bytes, **settings: Any) -> Code:
         return self.deploy(text, FUNCTION, **settings)
 
 

@@ -54,6 +54,31 @@ def test_agree_on_a_memory_without_pages(world: Any, guests: Any, run: Any, reus
     assert (first.result, second.result, full.kind) == (b"", b"", "memory")  # type: ignore[union-attr]
 
 
+# Answers by its first byte: 0 the input, 1 the rest in upper case, other bytes an error with the rest as its text; a
+# rest that begins with "!" lies outside the memory.
+STATUS = """(module (memory (export "memory") 1) (global $size (mut i32) (i32.const 0))
+  (func (export "alloc") (param i32) (result i32) (global.set $size (local.get 0)) i32.const 64)
+  (func (export "format") {params} (result i32) (i32.load8_s (i32.const 64)))
+  (func (export "output_ptr") (result i32)
+    (if (result i32) (i32.eq (i32.load8_u (i32.const 65)) (i32.const 33)) (then i32.const -1) (else i32.const 65)))
+  (func (export "output_len") (result i32) (i32.sub (global.get $size) (i32.const 1))))"""
+
+
+@pytest.mark.parametrize("params", ["", "(param i32 i32)"])
+def test_agree_on_a_function_with_an_output_of_its_own(world: Any, run: Any, params: str) -> None:
+    """Goal: status, answer and error of such a function, by both paths. Method: each status, in both shapes of call."""
+    roles = tuple({"alloc": "alloc", "call": "format", "output_ptr": "output_ptr", "output_len": "output_len"}.items())
+    code = world.function(STATUS.format(params=params), exports=roles)
+    payloads = [b"\0same", b"\1answer", b"\2bad \xff", b"\xff", b"\1!"]
+    raw, public = both(world, run, code, *payloads)
+    assert raw == public
+    same, answer, bad, silent, outside = raw.outcomes
+    assert (same.result, answer.result) == (b"\0same", b"answer")  # type: ignore[union-attr]
+    assert (bad.kind, bad.message) == ("error", "format: bad \ufffd")  # type: ignore[union-attr]
+    assert (silent.kind, silent.message) == ("error", "format: status -1")  # type: ignore[union-attr]
+    assert (outside.kind, outside.message.partition(":")[0]) == ("bad_output", "format")  # type: ignore[union-attr]
+
+
 def test_agree_on_agents(world: Any, guests: Any, run: Any, task: Any) -> None:
     """Goal: state, errors and traps agree. Method: the counter."""
     tasks = [task(turn=turn, kind=kind) for turn, kind in enumerate(["tell", "ask", "tell", "timer", "tell"], 1)]
