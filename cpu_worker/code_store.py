@@ -69,7 +69,7 @@ class CodeStore:
     def _checked(self, code: Code) -> bytes:
         """Return the bytes of a module after checking its exports for its kind. Raises `CodeError`."""
         if kind_of(code).pool != POOL:
-            ours = " and ".join(kind.name for kind in KINDS.values() if kind.pool == POOL)
+            ours = ", ".join(kind.name for kind in KINDS.values() if kind.pool == POOL)
             raise CodeError(f"a CPU worker runs kinds {ours}, not {code.kind}: send it to its own pool")
         if kind_of(code).content != IS_MODULE:
             raise CodeError(f"this Rota does not run kind {code.kind} yet: use agent or function")
