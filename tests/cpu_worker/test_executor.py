@@ -380,7 +380,7 @@ def test_code_that_cannot_be_used_is_refused(world: Any, guests: Any, run: Any, 
     result = run(executor, missing, b"x")
     assert (tuple(result.outcomes), result.stopped) == ((), "refused")
     assert "deploy it again" in result.reason
-    with pytest.raises(CodeError, match="kinds agent, function, .*, not model"):
+    with pytest.raises(CodeError, match=r"kinds agent, function, .*, not model"):
         executor.prepare(Code(bytes(32), MODEL), "model:a")
 
 
