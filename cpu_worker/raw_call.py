@@ -99,7 +99,7 @@ class RawGuest(RawStore):
     def _word(self, function: int, name: str) -> int:
         """Return the u32 that a function without parameters gives."""
         self._run(function, 0, name)
-        return self._words[0] & 0xFFFFFFFF
+        return int(self._words[0] & 0xFFFFFFFF)
 
     def size(self) -> int:
         return self._size_at_start
