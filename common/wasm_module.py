@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple, Union
 
 from rota.common.code_kinds import KINDS, MODULE_KINDS, OUTPUT_ROLES, KindFacts
 from rota.common.errors import CodeError
-from rota.common.import_remedies import remedy_for
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.wasm_binary import (
     FuncType,
@@ -170,9 +169,10 @@ def _check_import(wanted: Import) -> None:
     where = f"{wanted.module}.{wanted.name}"[:_SHOWN_CHARS]
     allowed = IMPORTS_ALLOWED.get((wanted.module, wanted.name))
     if allowed is None:
+        offered = ", ".join(f"{module}.{name}" for module, name in IMPORTS_ALLOWED)
         raise CodeError(
-            f"the module imports {where!r} ({wanted.kind}), which is not offered: "
-            f"{remedy_for(wanted.module, wanted.name)}",
+            f"the module imports {where!r} ({wanted.kind}), which is not offered: the only import is {offered}; "
+            f"{_import_remedy(wanted)}",
             **{"import": where},
         )
     if wanted.kind != "func" or wanted.signature != allowed:
@@ -191,6 +191,16 @@ def _check_tables(tables: Sequence[TableType]) -> None:
                 f"a table of the module starts with {table.items_min} elements, at most "
                 f"{WASM_TABLE_ELEMENTS_MAX}: make it smaller"
             )
+
+
+def _import_remedy(wanted: Import) -> str:
+    if wanted.module.startswith("wasi"):
+        return "build without WASI (a freestanding target such as wasm32-freestanding or wasm32-unknown-unknown)"
+    if wanted.module == "env":
+        return "define the symbol in the module; a linker flag such as --allow-undefined hides that it is missing"
+    if wanted.module.startswith(("__wbindgen", "wbg")):
+        return "build without wasm-bindgen"
+    return "remove it and return what the module wants done as emits"
 
 
 def _check_export(interface: WasmInterface, name: str, signatures: tuple[FuncType, ...], remedy: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = sorted(path.parent.name for path in REPOSITORY.glob("[!.]*/__init__.py"))
+AGENT = REPOSITORY / "sdk" / "python" / "rota" / "agent"  # the package `rota.agent`: in the sandbox and on the host
 
 # The base install is for hosts that only produce; it must not grow unnoticed.
 BASE_DEPENDENCIES = ("blake3", "click", "msgpack", "msgspec", "numpy", "pyzmq")
@@ -27,8 +28,9 @@ HEAVY_MODULES = ("wasmtime", "onnxruntime", "ml_dtypes", "onnx")
 def test_the_list_of_packages_is_the_folders() -> None:
     """Goal: no package is forgotten in the wheel. Method: folders with an `__init__.py` against both lists."""
     settings = PROJECT["tool"]["setuptools"]
-    assert settings["packages"] == [f"rota.{name}" for name in FOLDERS]
-    assert settings["package-dir"] == {f"rota.{name}": name for name in FOLDERS}
+    expected = {"rota.agent": "sdk/python/rota/agent", **{f"rota.{name}": name for name in FOLDERS}}
+    assert settings["packages"] == list(expected)
+    assert settings["package-dir"] == expected
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -43,6 +45,7 @@ def test_static_tools_name_every_package() -> None:
     """Goal: mypy checks every package. Method: its list against the folders."""
     listed = PROJECT["tool"]["mypy"]["files"]
     assert not [name for name in FOLDERS if f".checker/rota/{name}" not in listed]
+    assert "sdk/python/rota" in listed
     banned = PROJECT["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
     assert not [name for name in FOLDERS if name not in banned]
 
@@ -107,7 +110,8 @@ def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
         for path in (REPOSITORY / name).iterdir()
         if path.suffix == ".py" or path.name == "py.typed"
     )
-    expected = sorted({*expected, *(f"rota/{path}" for path in _sdk_files())})
+    agent = [f"rota/agent/{path.name}" for path in AGENT.iterdir() if path.suffix == ".py" or path.name == "py.typed"]
+    expected = sorted({*expected, *agent, *(f"rota/{path}" for path in _sdk_files())})
     assert held == expected
     with zipfile.ZipFile(wheel) as archive:
         assert any(name.endswith("LICENSE") for name in archive.namelist())

@@ -1,0 +1,109 @@
+"""Python: CPython for WASI, which has `_start` and its memory as exports and nothing else.
+
+The interpreter is started with a script (sdk/python/rota/agent/boot.py) that loads Rota's part, writes the addresses of
+a few objects into the freeze file and reads the clock, where the instance is stopped: that is the base image. From then
+on Python functions are called as the interpreter itself calls them, through the slot `tp_call` of their type, with a
+tuple of arguments that is empty. Input is one bytes object, which is written into free memory with its head and put
+into a tuple that the functions read; output is a bytes object too. So a task allocates nothing before its handler runs.
+
+The layouts below are those of CPython 3.12 on a 32-bit machine. They are facts of a build that its digest names.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Mapping
+from struct import Struct
+from typing import Final, NamedTuple
+
+import msgpack
+
+from rota.common.errors import CodeError
+from rota.runtimes.driver import Frozen, HostFunction, Interpreter
+
+PAGE_BYTES: Final = 1 << 16
+STACK_PAGES: Final = 128  # the build's own stack, of 512 KiB, ends before Python's limits of recursion do
+ROOM_PAGES: Final = 1  # for the input object, if it is small
+
+# PyObject: ob_refcnt, ob_type. PyVarObject: ob_size too. PyBytesObject: ob_shash, then the bytes and a zero.
+BYTES_HEAD: Final = Struct("<IIII")
+BYTES_SIZE_AT: Final = 8
+IMMORTAL: Final = 0x3FFFFFFF  # a count of references that is never changed
+HASH_UNKNOWN: Final = 0xFFFFFFFF
+TUPLE_ITEMS_AT: Final = 12
+TYPE_CALL_AT: Final = 64  # of PyTypeObject: tp_call, a table index
+MARSHAL_VERSION: Final = 2  # the last one whose bytes depend on the values alone
+
+_NO_MEMORY: Final = msgpack.packb([1, 1, "MemoryError", "Python had no memory left to say where", []])
+
+
+class PythonNote(NamedTuple):
+    """The note of both images: addresses of objects, and of the room for input. All are u32."""
+
+    load: int  # a function, as `step`
+    step: int
+    arguments: int  # the tuple that they read
+    empty: int  # the empty tuple
+    call: int  # table index of a function type's `tp_call`
+    bytes_type: int
+    room: int  # of `ROOM_PAGES` pages
+
+
+_NOTE: Final = Struct(f"<{len(PythonNote._fields)}I")
+
+
+class PythonDriver:
+    """See `Driver`."""
+
+    name: Final = "python"
+    version: Final = 1
+    exports: Final = ("_start",)
+    imports: Final[Mapping[tuple[str, str], HostFunction]] = {}
+    args: Final = ("python", "-B", "-E", "-s", "-S", "/rota/agent/boot.py")
+
+    def start(self, guest: Interpreter) -> bytes:
+        try:
+            guest.call("_start")
+        except Frozen as frozen:
+            note = frozen.note
+        else:
+            raise CodeError("the start script of Python ended, and did not stop where it should")
+        load, step, arguments, empty, function_type, bytes_type = msgpack.unpackb(note)
+        first = guest.add_pages(STACK_PAGES + ROOM_PAGES)
+        room = (first + STACK_PAGES) * PAGE_BYTES
+        guest.stack_pointer = room  # a stack grows downwards; the frames of the start script stay where they are
+        call = guest.word(function_type + TYPE_CALL_AT)
+        return _NOTE.pack(load, step, arguments, empty, call, bytes_type, room)
+
+    def load(self, guest: Interpreter, note: bytes, entry: str) -> bytes:
+        addresses = PythonNote(*_NOTE.unpack(note))
+        said = _call(guest, addresses, addresses.load, entry.encode())
+        if said is None:
+            raise CodeError(f"{entry} cannot be loaded: Python had no memory left to say why")
+        if said:
+            raise CodeError(said.decode(errors="replace"))
+        return note
+
+    def step(self, guest: Interpreter, note: bytes, message: bytes) -> bytes:
+        addresses = PythonNote(*_NOTE.unpack(note))
+        fields = msgpack.unpackb(message, use_list=False)
+        answer = _call(guest, addresses, addresses.step, marshal.dumps(fields[1:], MARSHAL_VERSION))
+        return _NO_MEMORY if answer is None else answer
+
+
+def _call(guest: Interpreter, addresses: PythonNote, function: int, data: bytes) -> bytes | None:
+    """Call a function without arguments on `data`; return what it returns, None if it raised."""
+    size = BYTES_HEAD.size + len(data) + 1
+    place = addresses.room
+    if size > ROOM_PAGES * PAGE_BYTES:
+        place = guest.add_pages(-(-size // PAGE_BYTES)) * PAGE_BYTES
+    head = BYTES_HEAD.pack(IMMORTAL, addresses.bytes_type, len(data), HASH_UNKNOWN)
+    guest.write(place, b"%b%b\0" % (head, data))
+    guest.write(addresses.arguments + TUPLE_ITEMS_AT, place.to_bytes(4, "little"))
+    answer = guest.call_table(addresses.call, function, addresses.empty, 0)
+    if not answer:
+        return None
+    return guest.read(answer + BYTES_HEAD.size, guest.word(answer + BYTES_SIZE_AT))
+
+
+DRIVER: Final = PythonDriver()

@@ -1,0 +1,88 @@
+"""Runs in the sandbox only, once: makes the interpreter ready, and has itself frozen into the base image.
+
+The host then calls two functions that take no arguments: `_load`, which loads a source, and `_step`, which runs one
+task. Their input is the one item of the tuple `_ARGUMENTS`, which the host replaces by a bytes object of its own; their
+result is a bytes object. A task's fields come as `marshal`, which is read at once. docs/RUNTIMES.md has the
+addresses, and why it is done this way.
+"""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import sys
+import time
+from typing import Any, Final
+
+# In place of the folder of this script. The source's own folder comes before it when it is loaded.
+sys.path[:] = [path for path in sys.path if not path.startswith("/rota")]
+sys.path.insert(0, "/")
+
+from rota.agent import context, loading, step  # noqa: E402  (after sys.path)
+from rota.agent.messagepack import pack  # noqa: E402
+
+# What agents import most. A module that is loaded here costs a deploy nothing; a late one up to 0.1 s of a task.
+for _name in (
+    "abc", "ast", "base64", "bisect", "collections.abc", "contextlib", "copy", "csv", "dataclasses", "datetime",
+    "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "html", "io", "itertools", "json", "math",
+    "operator", "os", "pathlib", "random", "re", "statistics", "string", "struct", "textwrap", "time", "traceback",
+    "types", "typing", "unicodedata", "uuid",
+):  # fmt: skip
+    __import__(_name)
+
+FREEZE_FILE: Final = "/rota/freeze"
+WARM_UPS: Final = 20
+_ARGUMENTS: Final[tuple[bytes]] = (bytes(1),)
+_handler: Any = None
+
+
+def _load() -> bytes:
+    """Load the source; empty if that went well, else a text for its author."""
+    global _handler
+    try:
+        _handler = loading.load(_ARGUMENTS[0].decode())
+    except loading.LoadError as error:
+        return str(error).encode(errors="backslashreplace") or b"?"
+    _settle()
+    return b""
+
+
+def _step() -> bytes:
+    return step.step(_handler, marshal.loads(_ARGUMENTS[0]))
+
+
+def _warm_up() -> None:
+    """Run a task's way often enough for the interpreter to specialise its code, which is then part of the image."""
+    fields: tuple[Any, ...] = (b"\x01", "tell", None, b"", 1, 0, bytes(32), None, [], "name/key")
+    for _ in range(WARM_UPS):
+        step.step(_nothing, fields)
+
+
+def _nothing(ctx: context.Context) -> None:
+    ctx.state += 1
+    ctx.reply("")
+
+
+def _settle() -> None:
+    """Leave nothing behind for the first task to do: collect garbage, and never look again at what is alive now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.collect()
+    gc.freeze()
+
+
+def _freeze() -> None:
+    """Note the addresses that the host needs, and read the clock, which is where the image is taken."""
+    empty: tuple[()] = ()
+    note = [id(item) for item in (_load, _step, _ARGUMENTS, empty, type(_load), bytes)]
+    with open(FREEZE_FILE, "wb") as file:
+        file.write(pack(note))
+    time.time()
+
+
+sys.dont_write_bytecode = True
+sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+_warm_up()
+_settle()
+_freeze()

@@ -1,0 +1,67 @@
+"""Loading an author's source in the sandbox: the files of the bundle below `/`, one of which has the handler."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from types import ModuleType
+from typing import Any, Final
+
+from rota.agent.step import Handler, describe
+
+ROOT: Final = "/"
+HANDLER: Final = "agent"
+RESERVED: Final = "rota"
+
+
+class LoadError(Exception):
+    """The source cannot be loaded; the text says why, for its author."""
+
+
+def load(entry: str) -> Handler:
+    """Load the file at path `entry` below `/` and return its handler.
+
+    Raises `LoadError`, with the source's own traceback if it raised.
+    """
+    folder, _, file = f"{ROOT}{entry}".rpartition("/")
+    sys.path[:] = [path for path in (folder, ROOT) if path] + sys.path if folder else [ROOT, *sys.path]
+    importlib.invalidate_caches()
+    _check_names(folder or ROOT, file)
+    try:
+        module = _run_file(f"{ROOT}{entry}", file)
+    except BaseException as error:
+        name, text, whole = describe(error)
+        raise LoadError(f"{entry}: {name}: {text}\n{whole}") from None
+    handler: Any = getattr(module, HANDLER, None)
+    if not callable(handler):
+        raise LoadError(f"{entry} has no function `{HANDLER}`; write: def {HANDLER}(ctx): ...")
+    return handler  # type: ignore[no-any-return]
+
+
+def _run_file(path: str, file: str) -> ModuleType:
+    """Import the file under its own name, or a longer one if a module of the standard library has it already."""
+    stem = file.rsplit(".", 1)[0]
+    name = f"{stem}_{HANDLER}" if stem in sys.modules or stem in sys.stdlib_module_names else stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check_names(folder: str, entry_file: str) -> None:
+    """Refuse names that could not be imported: those of the standard library, parts of which are loaded already."""
+    for file in sorted(os.listdir(folder)):
+        stem = file.removesuffix(".py")
+        if file != entry_file and (stem in sys.stdlib_module_names and (stem != file or _is_package(folder, file))):
+            raise LoadError(f"{file} has the name of a module of Python's standard library; give it another")
+        if file == f"{RESERVED}.py":
+            raise LoadError(f"{file} has a name that is reserved, as the package `{RESERVED}`; give it another")
+
+
+def _is_package(folder: str, name: str) -> bool:
+    return os.path.exists(f"{folder}/{name}/__init__.py")

@@ -1,0 +1,111 @@
+"""One task: the fields that `rota_step` gets, to the array that it returns (docs/AGENTS.md), around a handler.
+
+Whatever the handler raises becomes an `error` with the name of the exception, its text and the traceback of the
+source's own files. A handler may be `async`: it is driven here until it ends, and fails if it waits for anything, since
+nothing can come while a task runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from rota.agent.context import Context, Fail, Message, pack_failure
+
+Handler = Callable[[Context], Any]
+
+MESSAGE_CHARS_MAX: Final = 1900  # of an uncaught exception's text and traceback; the task keeps 2,000 with the code
+FRAMES_MAX: Final = 40  # of a traceback, the innermost
+_OURS: Final = __file__.rsplit("/", 1)[0] + "/"
+_LIBRARY: Final = inspect.isclass.__code__.co_filename.rsplit("/", 1)[0] + "/"
+
+
+def step(handler: Handler, fields: Sequence[Any]) -> bytes:
+    """Run `handler` on one input and return the output; nothing that the handler does makes this raise, except that
+    there is no memory left. `fields`: those of the ABI's input without `version`.
+    """
+    state, *rest = fields
+    message = Message(rest)
+    seed(message.entropy)
+    context = Context(message, state)
+    try:
+        _drive(handler(context))
+        return context.output()
+    except Fail as failure:
+        return pack_failure(failure.code, failure.message)
+    except BaseException as error:
+        return _failed(error)
+
+
+def seed(entropy: bytes) -> None:
+    """Seed `random` from a task's entropy, as `random.seed(int.from_bytes(entropy, "big"))` does."""
+    random.seed(int.from_bytes(entropy, "big"))
+
+
+def describe(error: BaseException) -> tuple[str, str, str]:
+    """Return an exception's name, its text, and its traceback without our own frames, cut after some frames."""
+    _cut_ours(error)
+    try:
+        text = str(error)
+    except Exception as second:
+        text = f"(its text cannot be had: {type(second).__name__})"
+    if isinstance(error, SyntaxError):
+        text = error.msg or text
+    lines = traceback.TracebackException(
+        type(error), error, error.__traceback__, limit=-FRAMES_MAX, compact=True
+    ).format()
+    return type(error).__name__, text, "".join(lines)
+
+
+def _drive(answer: Any) -> None:
+    """Run a coroutine to its end. Raises `TypeError` if the handler returned anything else, or waits."""
+    if inspect.iscoroutine(answer):
+        try:
+            answer.send(None)
+        except StopIteration as end:
+            answer = end.value
+        else:
+            answer.close()
+            raise RuntimeError("the handler waits for something that cannot come while a task runs; ask, and return")
+    if answer is not None:
+        raise TypeError(f"the handler returned {type(answer).__name__}; use ctx.reply(...), and return nothing")
+
+
+def _failed(error: BaseException) -> bytes:
+    """Return the output for an uncaught exception: the whole traceback in the log, its own part in the message."""
+    name, text, whole = describe(error)
+    print(_printable(whole), end="", file=sys.stderr, flush=True)
+    message = _printable(f"{text}\n{_own_part(error)}".strip())
+    if len(message) > MESSAGE_CHARS_MAX:
+        message = f"{message[:400]}\n...\n{message[400 - MESSAGE_CHARS_MAX :]}"
+    return pack_failure(name, message)
+
+
+def _own_part(error: BaseException) -> str:
+    """Return the frames of the source's own files, the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__, limit=-FRAMES_MAX)
+    return "".join(traceback.format_list([frame for frame in frames if not _is_library(frame.filename)]))
+
+
+def _cut_ours(error: BaseException, depth: int = 0) -> None:
+    """Take our own frames off the outer end of the traceback of an exception and of those that led to it."""
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename.startswith(_OURS):
+        place = place.tb_next
+    error.__traceback__ = place
+    for other in (error.__cause__, error.__context__):
+        if other is not None and depth < 10:
+            _cut_ours(other, depth + 1)
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith(("<frozen ", _OURS, _LIBRARY))
+
+
+def _printable(text: str) -> str:
+    """Return text without lone surrogates, which have no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

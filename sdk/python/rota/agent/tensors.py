@@ -1,0 +1,128 @@
+"""Tensors of a task: references that travel untouched, whose data is read when it is asked for.
+
+In the sandbox they are files: `/rota/tensors/N` holds the data of tensor N, and what is written to `/rota/tensors/new`
+becomes a new one.
+"""
+
+from __future__ import annotations
+
+from array import array
+from math import prod
+from typing import Any, Final
+
+from rota.agent.messagepack import pack
+
+FOLDER: Final = "/rota/tensors"
+# Size of an element, and its code in `memoryview` and `array`: empty where Python has none.
+DTYPES: Final[dict[str, tuple[int, str]]] = {
+    "bool": (1, "?"),
+    "int8": (1, "b"),
+    "int16": (2, "h"),
+    "int32": (4, "i"),
+    "int64": (8, "q"),
+    "uint8": (1, "B"),
+    "uint16": (2, "H"),
+    "uint32": (4, "I"),
+    "uint64": (8, "Q"),
+    "float16": (2, ""),
+    "float32": (4, "f"),
+    "float64": (8, "d"),
+    "bfloat16": (2, ""),
+    "float8_e4m3fn": (1, ""),
+    "float8_e4m3fnuz": (1, ""),
+    "float8_e5m2": (1, ""),
+    "float8_e5m2fnuz": (1, ""),
+}
+
+
+class Tensor:
+    """A tensor of the task. `index`: its place among the task's tensors."""
+
+    __slots__ = ("digest", "dtype", "index", "shape")
+
+    def __init__(self, index: int, digest: bytes, dtype: str, shape: tuple[int, ...]) -> None:
+        self.index = index
+        self.digest = digest  # of a tensor that this task has made: empty, as its host has not said it
+        self.dtype = dtype
+        self.shape = shape
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the data in bytes."""
+        return self.size * _element(self.dtype)[0]
+
+    def read(self, offset: int = 0, size: int | None = None) -> bytes:
+        """Return `size` bytes of the data from byte `offset` on; fewer at the end, all if None. One fuel per byte."""
+        with open(f"{FOLDER}/{self.index}", "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(self.nbytes - offset if size is None else size)
+
+    def view(self) -> memoryview[Any]:
+        """Return the data as a memoryview of the tensor's dtype and shape; of bytes, flat, for those of
+        16 and 8 bits that memoryview does not know.
+        """
+        data = memoryview(self.read())
+        code = _element(self.dtype)[1]
+        if not code:
+            return data
+        if not self.shape or not self.size:
+            return data.cast(code)  # type: ignore[call-overload, no-any-return]
+        return data.cast(code, self.shape)  # type: ignore[call-overload, no-any-return]
+
+    def array(self) -> array[Any]:
+        """Return the data as a flat `array.array`. Raises `TypeError` for a dtype that it does not know."""
+        code = _element(self.dtype)[1]
+        if code in ("", "?"):
+            raise TypeError(f"array.array has no {self.dtype}; use read or view")
+        return array(code, self.read())
+
+    def numpy(self) -> Any:
+        """Return the data as a numpy array. Raises `ImportError` where the runtime has no numpy."""
+        import numpy
+
+        return numpy.frombuffer(self.read(), dtype=self.dtype).reshape(self.shape)
+
+    def __repr__(self) -> str:
+        return f"<tensor {self.index}: {self.dtype} {list(self.shape)}>"
+
+
+class NewTensors:
+    """Makes the tensors of one task, whose indices follow those that it was given."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self, given: int) -> None:
+        self._next = given
+
+    def make(self, dtype: str, shape: tuple[int, ...], data: Any) -> Tensor:
+        """See `Context.tensor`."""
+        width = _element(dtype)[0]
+        view = memoryview(data)
+        if any(type(side) is not int or side < 0 for side in shape):
+            raise ValueError(f"a shape holds ints of 0 or more, not {shape!r}")
+        if view.nbytes != prod(shape) * width:
+            raise ValueError(f"{dtype} {list(shape)} takes {prod(shape) * width} bytes, not {view.nbytes}")
+        _store(pack([dtype, list(shape)]) + view.tobytes())
+        tensor = Tensor(self._next, b"", dtype, shape)
+        self._next += 1
+        return tensor
+
+
+def _store(content: bytes) -> None:
+    """Write a new tensor's head and data, as one file."""
+    with open(f"{FOLDER}/new", "wb", buffering=0) as file:
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+
+
+def _element(dtype: str) -> tuple[int, str]:
+    found = DTYPES.get(dtype)
+    if found is None:
+        raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    return found
