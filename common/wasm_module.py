@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Union
 from rota.common.code_kinds import KINDS, MODULE_KINDS, OUTPUT_ROLES, KindFacts
 from rota.common.errors import CodeError
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
+from rota.common.wasi_imports import WASI_IMPORTS, WASI_MODULE
 from rota.common.wasm_binary import (
     FuncType,
     GlobalType,
@@ -108,6 +109,7 @@ _INITIALIZE: Final = FuncType((), ())
 
 IMPORTS_ALLOWED: Final[Mapping[tuple[str, str], FuncType]] = {
     ("rota", "tensor_read"): FuncType((_I32, _I64, _I32, _I32), (_I32,)),
+    **{(WASI_MODULE, name): signature for name, signature in WASI_IMPORTS.items()},
 }
 _SIGNATURES: Final[Mapping[str, tuple[FuncType, ...]]] = {"alloc": (_ALLOC,), "step": (_CALL,), "call": (_CALL,)}
 _STATUS_CALLS: Final = (FuncType((), (_I32,)), FuncType((_I32, _I32), (_I32,)))  # of a function with OUTPUT_ROLES
@@ -169,9 +171,10 @@ def _check_import(wanted: Import) -> None:
     where = f"{wanted.module}.{wanted.name}"[:_SHOWN_CHARS]
     allowed = IMPORTS_ALLOWED.get((wanted.module, wanted.name))
     if allowed is None:
-        offered = ", ".join(f"{module}.{name}" for module, name in IMPORTS_ALLOWED)
+        ours = [f"{module}.{name}" for module, name in IMPORTS_ALLOWED if module != WASI_MODULE]
+        offered = f"{', '.join(ours)} and the functions of {WASI_MODULE}"
         raise CodeError(
-            f"the module imports {where!r} ({wanted.kind}), which is not offered: the only import is {offered}; "
+            f"the module imports {where!r} ({wanted.kind}), which is not offered: the only imports are {offered}; "
             f"{_import_remedy(wanted)}",
             **{"import": where},
         )
@@ -195,7 +198,7 @@ def _check_tables(tables: Sequence[TableType]) -> None:
 
 def _import_remedy(wanted: Import) -> str:
     if wanted.module.startswith("wasi"):
-        return "build without WASI (a freestanding target such as wasm32-freestanding or wasm32-unknown-unknown)"
+        return "build for WASI preview 1 (targets wasm32-wasi, wasm32-wasip1, GOOS=wasip1), or without WASI"
     if wanted.module == "env":
         return "define the symbol in the module; a linker flag such as --allow-undefined hides that it is missing"
     if wanted.module.startswith(("__wbindgen", "wbg")):

@@ -21,6 +21,7 @@ from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.guest import GuestFault, GuestStopped, check_fits
 from rota.cpu_worker.guest_memory import guest_memories
+from rota.cpu_worker.host_calls import task_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
@@ -135,7 +136,7 @@ class WasmExecutor:
         self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
     ) -> tuple[Outcome, bytes | None]:
         data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)
-        answer = self._sandbox.call(data, task.tensors)
+        answer = self._sandbox.call(data, task_facts(fold, task, log))
         return abi.decode_output(
             answer,
             address=fold.address,
@@ -150,7 +151,7 @@ class WasmExecutor:
         self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
     ) -> tuple[Outcome, bytes | None]:
         """Run a function: bytes in, bytes out; it has no state and emits nothing."""
-        answer = self._sandbox.call(task.payload, task.tensors)
+        answer = self._sandbox.call(task.payload, task_facts(fold, task, log))
         bytes_max = fold.code.limits.result_bytes
         fuel = self._sandbox.fuel_used
         if len(answer) > bytes_max:

@@ -15,6 +15,7 @@ from wasmtime import InstancePre, Module, Trap
 
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX
 from rota.cpu_worker.trap_stack import stack_of
+from rota.wasi.program import NO_PROGRAM, Program
 
 _PIECE_BYTES: Final = 1 << 20
 
@@ -28,13 +29,14 @@ class PreparedCode:
 
     module: Module
     linked: InstancePre
-    alloc: str
+    alloc: str  # "": the guest takes no input by `call`, as a command, which reads it from its standard input
     call: str
     call_values: int  # parameters of `call`: address and length of the input, or none
     output: tuple[str, str] | None  # exports that give address and length of the answer; None: `call` returns both
     has_initialize: bool
     memory_bytes_min: int
     native_bytes: int
+    program: Program = NO_PROGRAM
 
 
 # What `call` returns if the answer is in `output`.
@@ -61,13 +63,28 @@ class GuestStopped(Exception):
         self.reason = reason
 
 
+class GuestExit(Exception):
+    """The guest ended itself with an exit code: for a command this is its end, for others a trap."""
+
+    def __init__(self, code: int, where: str, stack: tuple[str, ...]) -> None:
+        super().__init__(code, where, stack)
+        self.code = code
+        self.where = where
+        self.stack = stack
+
+
+class OutOfFuel(Exception):
+    """A host function would need more fuel than the guest has left."""
+
+
 class Guest(Protocol):
-    """One instance in a store of its own."""
+    """One instance in a store of its own. Its host functions see it as a `host_calls.HostedGuest`."""
 
     def call(self, data: bytes, *, fuel: int) -> bytes:
         """Copy `data` into the guest, run its entry point and return a copy of its answer.
 
-        Raises `GuestFault` or `GuestStopped`; close the guest then, since its memory is in an unknown state.
+        Raises `GuestFault`, `GuestStopped` or `GuestExit`; close the guest then, since its memory is in an unknown
+        state.
         """
         ...
 
@@ -81,18 +98,10 @@ class Guest(Protocol):
         """Return whether the memory is larger now than before the first call."""
         ...
 
-    def charge(self, fuel: int) -> None:
-        """Take fuel from the running guest, down to zero; the guest then stops at its next check."""
-        ...
-
-    def write(self, pointer: int, data: memoryview) -> bool:
-        """Copy `data` into guest memory; returns False, and writes nothing, if it would not fit."""
-        ...
-
     def close(self) -> None: ...
 
 
-def pieces(data: memoryview) -> Iterator[tuple[int, bytes]]:
+def pieces(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
     """Yield data in small copies with their offsets, since a tensor may be as large as a guest's memory."""
     for offset in range(0, len(data), _PIECE_BYTES):
         yield offset, bytes(data[offset : offset + _PIECE_BYTES])

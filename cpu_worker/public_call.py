@@ -6,15 +6,21 @@ Tests compare the raw path with it, and it is the fallback if an update of wasmt
 
 from __future__ import annotations
 
+from ctypes import addressof
+
 from wasmtime import Engine, Func, Memory, Store, Trap, WasmtimeError
+from wasmtime import _ffi as ffi
+from wasmtime._extern import wrap_extern
 
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
+from rota.cpu_worker import raw_api as api
 from rota.cpu_worker.guest import (
     INITIALIZE,
     MEMORY,
     STATUS_UNCHANGED,
     GuestFault,
     GuestStopped,
+    OutOfFuel,
     PreparedCode,
     check_allocated,
     check_answer,
@@ -23,16 +29,22 @@ from rota.cpu_worker.guest import (
     fault_of_trap,
     pieces,
 )
+from rota.cpu_worker.host_calls import HostCalls
 from rota.cpu_worker.profile import INITIALIZE_FUEL
 
 
 class PublicGuest:
     """An instance with its own store, over the public API (see `guest.Guest`)."""
 
-    def __init__(self, engine: Engine, prepared: PreparedCode, *, memory_bytes: int) -> None:
-        """Instantiate the module and run `_initialize`; raises `GuestFault` or `GuestStopped` if that fails."""
+    def __init__(self, engine: Engine, prepared: PreparedCode, hosts: HostCalls, *, memory_bytes: int) -> None:
+        """Instantiate the module and run `_initialize`; raises `GuestFault` or `GuestStopped` if that fails.
+
+        `hosts` must serve the task by then.
+        """
         check_fits(prepared, memory_bytes)
         self._prepared = prepared
+        self._hosts = hosts
+        self.has_memory = False
         self._store = Store(engine)
         try:
             self._open(memory_bytes)
@@ -43,20 +55,26 @@ class PublicGuest:
     def _open(self, memory_bytes: int) -> None:
         self._store.set_limits(memory_size=memory_bytes, table_elements=WASM_TABLE_ELEMENTS_MAX, tables=WASM_TABLES_MAX)
         self._give(INITIALIZE_FUEL)
+        self._hosts.attach(self)
         try:
             self._exports = self._prepared.linked.instantiate(self._store).exports(self._store)
         except (Trap, WasmtimeError) as error:
-            raise _meaning(error, "instantiation") from None
+            raise self._meaning(error, "instantiation") from None
         memory = self._exports[MEMORY]
         assert isinstance(memory, Memory)
         self._memory = memory
+        self.has_memory = True
         if self._prepared.has_initialize:
             self._run(INITIALIZE)
         self._size_at_start = memory.data_len(self._store)
 
     def call(self, data: bytes, *, fuel: int) -> bytes:
         prepared = self._prepared
+        self._hosts.attach(self)
         self._give(fuel)
+        if not prepared.alloc:
+            self._run(prepared.call)
+            return b""
         pointer = self._run(prepared.alloc, len(data)) & 0xFFFFFFFF
         check_allocated(prepared.alloc, pointer, len(data), self._memory.data_len(self._store))
         if data:
@@ -84,10 +102,30 @@ class PublicGuest:
     def has_grown(self) -> bool:
         return self._memory.data_len(self._store) != self._size_at_start
 
-    def charge(self, fuel: int) -> None:
-        self._store.set_fuel(max(0, self.fuel_left() - fuel))
+    def find_memory(self, caller: int) -> None:
+        found = ffi.wasmtime_extern_t()
+        has = api.caller_export_get(caller, MEMORY.encode(), len(MEMORY), addressof(found))
+        assert has, "it was checked when the code was prepared"
+        memory = wrap_extern(found)
+        assert isinstance(memory, Memory)
+        self._memory = memory
+        self.has_memory = True
 
-    def write(self, pointer: int, data: memoryview) -> bool:
+    def charge(self, fuel: int) -> None:
+        left = self.fuel_left() - fuel
+        self._store.set_fuel(max(0, left))
+        if left <= 0:
+            raise OutOfFuel
+
+    def memory_bytes(self) -> int:
+        return self._memory.data_len(self._store)
+
+    def read(self, pointer: int, size: int) -> bytes | None:
+        if pointer + size > self._memory.data_len(self._store):
+            return None
+        return bytes(self._memory.read(self._store, pointer, pointer + size))
+
+    def write(self, pointer: int, data: bytes | memoryview) -> bool:
         if pointer + len(data) > self._memory.data_len(self._store):
             return False
         for offset, piece in pieces(data):
@@ -107,15 +145,16 @@ class PublicGuest:
         try:
             return function(self._store, *(_signed(value) for value in values)) or 0
         except (Trap, WasmtimeError) as error:
-            raise _meaning(error, name) from None
+            raise self._meaning(error, name) from None
+
+    def _meaning(self, error: Trap | WasmtimeError, where: str) -> GuestFault | GuestStopped:
+        if isinstance(error, Trap):
+            if error.trap_code is None:
+                self._hosts.raise_kept(error, where)
+            return fault_of_trap(error, where)
+        return GuestStopped("faulted", f"{where}: {error}")
 
 
 def _signed(value: int) -> int:
     """Return an address or a length as the signed i32 that the library expects."""
     return value - (1 << 32) if value >= 1 << 31 else value
-
-
-def _meaning(error: Trap | WasmtimeError, where: str) -> GuestFault | GuestStopped:
-    if isinstance(error, Trap):
-        return fault_of_trap(error, where)
-    return GuestStopped("faulted", f"{where}: {error}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from ctypes import POINTER, c_bool, c_char_p, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint64, c_void_p
 from typing import Any, Final
 
 from wasmtime import _ffi as ffi
@@ -52,5 +52,20 @@ export_get = _prototype(
 )
 memory_data = _prototype(_holding, "wasmtime_memory_data", c_void_p, c_void_p, c_void_p)
 memory_data_size = _prototype(_holding, "wasmtime_memory_data_size", c_size_t, c_void_p, c_void_p)
+caller_export_get = _prototype(_holding, "wasmtime_caller_export_get", c_bool, c_void_p, c_char_p, c_size_t, c_void_p)
+HostCallback: Final = CFUNCTYPE(c_size_t, c_void_p, c_void_p, POINTER(c_uint64), c_size_t)
+NO_FINALIZER: Final = CFUNCTYPE(None, c_void_p)()
+linker_define_func = _prototype(
+    _holding,
+    "wasmtime_linker_define_func_unchecked",
+    *(c_void_p, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_void_p, HostCallback, c_void_p),
+    type(NO_FINALIZER),
+)
+trap_new = _prototype(_holding, "wasmtime_trap_new", c_void_p, c_char_p, c_size_t)
 error_message = _prototype(_holding, "wasmtime_error_message", None, c_void_p, c_void_p)
 error_delete = _prototype(_holding, "wasmtime_error_delete", None, c_void_p)
+
+view_of_memory = ctypes.pythonapi.PyMemoryView_FromMemory
+view_of_memory.restype = ctypes.py_object
+view_of_memory.argtypes = (c_void_p, c_size_t, c_int)
+WRITABLE: Final = 0x200  # PyBUF_WRITE

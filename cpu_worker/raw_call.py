@@ -24,6 +24,7 @@ from rota.cpu_worker.guest import (
     check_fits,
     check_status,
 )
+from rota.cpu_worker.host_calls import HostCalls
 from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.raw_store import RawStore
 
@@ -34,11 +35,14 @@ _Words: Final = c_uint64 * (2 * api.WORDS_PER_VALUE)
 class RawGuest(RawStore):
     """An instance with its own store, over the C API (see `guest.Guest`)."""
 
-    def __init__(self, engine: Engine, prepared: PreparedCode, *, memory_bytes: int) -> None:
-        """Instantiate the module and run `_initialize`; raises `GuestFault` or `GuestStopped` if that fails."""
+    def __init__(self, engine: Engine, prepared: PreparedCode, hosts: HostCalls, *, memory_bytes: int) -> None:
+        """Instantiate the module and run `_initialize`; raises `GuestFault` or `GuestStopped` if that fails.
+
+        `hosts` must serve the task by then.
+        """
         check_fits(prepared, memory_bytes)
         self._prepared = prepared
-        super().__init__(engine, _Words(), _Externs())
+        super().__init__(engine, hosts, _Words(), _Externs())
         try:
             self._open(memory_bytes)
         except BaseException:
@@ -51,6 +55,7 @@ class RawGuest(RawStore):
         instance = addressof(self._instance)
         self._limit(memory_bytes)
         self._give(INITIALIZE_FUEL)
+        self._hosts.attach(self)
         error = api.instantiate(prepared.linked.ptr(), self._context, instance, self._trap_reference)
         if error or self._trap.value:
             self._raise(error, "instantiation")
@@ -59,7 +64,8 @@ class RawGuest(RawStore):
             self._run(self._export(instance, 1, INITIALIZE), 0, INITIALIZE)
             self._refresh()
         self._size_at_start = self._size
-        self._alloc = self._export(instance, 1, prepared.alloc)
+        if prepared.alloc:
+            self._alloc = self._export(instance, 1, prepared.alloc)
         self._call = self._export(instance, 2, prepared.call)
         if prepared.output is not None:
             self._output = [self._export(instance, 3 + index, name) for index, name in enumerate(prepared.output)]
@@ -68,7 +74,11 @@ class RawGuest(RawStore):
         prepared = self._prepared
         words = self._words
         size = len(data)
+        self._hosts.attach(self)
         self._give(fuel)
+        if not prepared.alloc:
+            self._run(self._call, 0, prepared.call)
+            return b""
         words[0] = size
         self._run(self._alloc, 1, prepared.alloc)
         pointer = words[0] & 0xFFFFFFFF

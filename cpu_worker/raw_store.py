@@ -7,30 +7,38 @@ Python. Every returned error or trap pointer is freed here.
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import addressof, byref, c_uint64, c_void_p
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 from wasmtime import Engine
 from wasmtime import _ffi as ffi
-from wasmtime._func import maybe_raise_last_exn
 
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker import raw_api as api
-from rota.cpu_worker.guest import GuestStopped, fault_of_trap, pieces
+from rota.cpu_worker.guest import GuestStopped, OutOfFuel, fault_of_trap
+from rota.cpu_worker.host_calls import HostCalls
 from rota.cpu_worker.trap_stack import trap_at
 
 encoded: Final = lru_cache(str.encode)  # names of exports: the same few for every instance
 
 
+_MEMORY: Final = b"memory"  # MEMORY of guest.py
+
+
 class RawStore:
-    """A store with one memory, which `_bind_memory` names once it is there."""
+    """A store with one memory, which `_bind_memory` names once it is there. A `host_calls.HostedGuest`."""
 
     _memory: int  # the address of the memory's extern value
 
-    def __init__(self, engine: Engine, words: Any, externs: Any) -> None:
-        """Make the store. `words`: an array for arguments and results; `externs`: one for the exports that are used."""
+    def __init__(self, engine: Engine, hosts: HostCalls, words: Any, externs: Any) -> None:
+        """Make the store, for guests whose host functions are those of `hosts`.
+
+        `words`: an array for arguments and results; `externs`: one for the exports that are used, the memory first.
+        """
+        self._hosts = hosts
+        self.has_memory = False
+        self._view: memoryview | None = None
         self._trap = c_void_p()
         self._trap_reference = byref(self._trap)
         self._fuel = c_uint64()
@@ -48,16 +56,42 @@ class RawStore:
         return self._fuel.value
 
     def charge(self, fuel: int) -> None:
-        error = api.set_fuel(self._context, max(0, self.fuel_left() - fuel))
+        left = self.fuel_left() - fuel
+        error = api.set_fuel(self._context, max(0, left))
         assert not error
+        if left <= 0:
+            raise OutOfFuel
 
-    def write(self, pointer: int, data: memoryview) -> bool:
+    def find_memory(self, caller: int) -> None:
+        address = self._externs_address
+        found = api.caller_export_get(caller, _MEMORY, len(_MEMORY), address)
+        assert found, "it was checked when the code was prepared"
+        self._bind_memory(address + api.EXTERN_VALUE_OFFSET)
+
+    def memory_bytes(self) -> int:
         self._refresh()
-        if pointer + len(data) > self._size:
+        return self._size
+
+    def read(self, pointer: int, size: int) -> bytes | None:
+        end = pointer + size
+        if end > self.memory_bytes():
+            return None
+        return bytes(self._window()[pointer:end]) if size else b""
+
+    def write(self, pointer: int, data: bytes | memoryview) -> bool:
+        end = pointer + len(data)
+        if end > self.memory_bytes():
             return False
-        for offset, piece in pieces(data):
-            ctypes.memmove(self._base + pointer + offset, piece, len(piece))
+        if data:
+            self._window()[pointer:end] = data
         return True
+
+    def _window(self) -> memoryview:
+        """Return the whole memory as a view, which is made when a host function first needs it."""
+        view = self._view
+        if view is None:
+            view = self._view = api.view_of_memory(self._base, self._size, api.WRITABLE)
+        return view
 
     def close(self) -> None:
         if self._store is not None:
@@ -79,6 +113,7 @@ class RawStore:
 
     def _bind_memory(self, memory: int) -> None:
         self._memory = memory
+        self.has_memory = True
         self._refresh()
 
     def _refresh(self) -> None:
@@ -87,6 +122,7 @@ class RawStore:
         if size != self._size:
             self._size = size
             self._base = api.memory_data(self._context, self._memory)
+            self._view = None
 
     def _export(self, instance_address: int, place: int, name: str) -> int:
         """Return the address, in our array, of an export that is known to exist and to be of the right kind."""
@@ -107,7 +143,6 @@ class RawStore:
         trap = trap_at(self._trap)
         self._trap.value = None
         if trap.trap_code is None:
-            # Only a host function that raises causes a trap without a code; the library keeps the exception.
-            maybe_raise_last_exn()
+            self._hosts.raise_kept(trap, where)  # only a host function stops a guest by a trap without a code
             raise GuestStopped("faulted", f"{where}: a trap without a code")
         raise fault_of_trap(trap, where)

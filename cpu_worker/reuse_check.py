@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 from rota.common.errors import CodeError
-from rota.common.work import AGENT, TELL, Code, TaskInput
+from rota.common.work import AGENT, TELL, Code, Limits, TaskInput
 from rota.cpu_worker import abi
 from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode
+from rota.cpu_worker.host_calls import TaskFacts
 from rota.cpu_worker.sandbox import Sandbox
+from rota.cpu_worker.task_log import TaskLog
 
 FUEL_MAX: Final = 10_000_000  # about ten milliseconds
 
@@ -31,10 +33,10 @@ def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: s
     sandbox.begin(prepared, code._replace(limits=limits))
     try:
         sandbox.forget()
-        first = sandbox.call(data, ()), sandbox.fuel_used
+        first = sandbox.call(data, _facts(limits)), sandbox.fuel_used
         if not sandbox.has_kept():
             return  # its memory has grown, so no other task gets this instance
-        second = _answer_of(sandbox, data), sandbox.fuel_used
+        second = _answer_of(sandbox, data, limits), sandbox.fuel_used
     except (GuestFault, GuestStopped):
         return
     finally:
@@ -48,9 +50,13 @@ def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: s
         )
 
 
-def _answer_of(sandbox: Sandbox, data: bytes) -> bytes | None:
+def _facts(limits: Limits) -> TaskFacts:
+    return TaskFacts(0, bytes(32), TaskLog(0), limits)
+
+
+def _answer_of(sandbox: Sandbox, data: bytes, limits: Limits) -> bytes | None:
     """Return the answer of a call; None if it fails."""
     try:
-        return sandbox.call(data, ())
+        return sandbox.call(data, _facts(limits))
     except GuestFault:
         return None

@@ -8,23 +8,30 @@ from the inputs) or `GuestStopped` (which does not).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Final
 
-from wasmtime import Engine, Linker
+from wasmtime import Engine
 
-from rota.common.work import Code, TensorRef
-from rota.cpu_worker.guest import Guest, GuestFault, GuestStopped, PreparedCode
+from rota.common.work import Code
+from rota.cpu_worker.guest import Guest, GuestExit, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
+from rota.cpu_worker.host_calls import HostCalls, TaskFacts
 from rota.cpu_worker.host_limits import REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
-from rota.cpu_worker.tensor_access import TensorAccess, TensorReader
+from rota.cpu_worker.task_log import TaskLog
+from rota.cpu_worker.tensor_access import TensorReader
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.host.float_environment import FloatEnvironment
 
+_NO_ENTROPY: Final = bytes(32)
+
 
 class Sandbox:
-    """Belongs to one thread: `begin`, any number of `call`, `end`. `fuel_used`, `answer_bytes`: of the last call."""
+    """Belongs to one thread: `begin`, any number of `call`, `end`.
+
+    Of the last call: `fuel_used`, `answer_bytes`, and the `exit_code` of a command.
+    """
 
     def __init__(
         self,
@@ -40,15 +47,15 @@ class Sandbox:
         self._memories = memories
         self._floats = FloatEnvironment()
         self._watchdog = watchdog
-        self._tensors = TensorAccess(tensors)
         self._guest_type: type[RawGuest] | type[PublicGuest] = RawGuest if raw_calls else PublicGuest
         self._reused: dict[Code, Guest] = {}
         self._reused_bytes = 0
         self._kept: Guest | None = None
-        self.linker = Linker(engine)
-        self._tensors.define(self.linker)
+        self.hosts = HostCalls(engine, tensors)
+        self.linker = self.hosts.new_linker()
         self.fuel_used = 0
         self.answer_bytes = 0
+        self.exit_code = 0
 
     def begin(self, prepared: PreparedCode, code: Code) -> None:
         """Start a fold; code with `reuse` gets its kept instance."""
@@ -61,8 +68,8 @@ class Sandbox:
         self._floats.begin()
         self._watchdog.begin(code.limits.timeout_ms)
 
-    def call(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
-        """Run one task and return the guest's answer.
+    def call(self, data: bytes, facts: TaskFacts) -> bytes:
+        """Run one task and return the guest's answer; of a command, its standard output.
 
         Raises `GuestFault` or `GuestStopped`. A guest that was stopped by mistake runs again (see watchdog.py), as does
         one that the host refused memory, if kept instances can be closed to free some.
@@ -70,8 +77,9 @@ class Sandbox:
         while True:
             self._watchdog.next_task()
             try:
-                return self._call_once(data, tensors)
+                return self._call_once(data, facts)
             except GuestStopped as stopped:
+                facts.log.clear()
                 self._memories.begin()
                 if stopped.why == "faulted" and not self._give_up_kept():
                     raise
@@ -106,6 +114,7 @@ class Sandbox:
     def close(self) -> None:
         self._give_up_kept()
         self.linker.close()
+        self.hosts.close()
 
     def _give_up_kept(self) -> bool:
         """Close the kept instances; return whether there were any."""
@@ -116,30 +125,46 @@ class Sandbox:
         self._reused_bytes = 0
         return found
 
-    def _call_once(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
-        """Call a guest. If the host refused it memory, that decides, whatever the guest returned."""
+    def _call_once(self, data: bytes, facts: TaskFacts) -> bytes:
+        """Call a guest. If the host cannot do its part, that decides, whatever the guest returned."""
         try:
-            return self._call_guest(data, tensors)
+            return self._call_guest(data, facts)
         except GuestFault:
-            self._check_memories()
+            self._check_host()
             raise
+        finally:
+            self.hosts.end()
 
-    def _call_guest(self, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
+    def _guest_for(self, facts: TaskFacts) -> Guest:
+        """Return the instance for this task. One that others will use, too, sees none of them while it is made."""
+        if self._kept is None:
+            reuse = self._code.reuse
+            self.hosts.begin(TaskFacts(0, _NO_ENTROPY, TaskLog(0), facts.limits) if reuse else facts)
+            memory_bytes = self._code.limits.memory_bytes
+            guest: Guest = self._guest_type(self._engine, self._prepared, self.hosts, memory_bytes=memory_bytes)
+            if not reuse:
+                return guest
+            self.hosts.end()
+        else:
+            guest, self._kept = self._kept, None
+        self.hosts.begin(facts)
+        return guest
+
+    def _call_guest(self, data: bytes, facts: TaskFacts) -> bytes:
         self.fuel_used = self.answer_bytes = 0
         limits = self._code.limits
-        guest = self._kept or self._guest_type(self._engine, self._prepared, memory_bytes=limits.memory_bytes)
-        self._kept = None
         try:
-            answer = (
-                self._call_with_tensors(guest, data, tensors) if tensors else guest.call(data, fuel=limits.fuel + 1)
-            )
+            guest = self._guest_for(facts)
+        except GuestExit as ended:
+            raise _fault_of_exit(ended) from None
+        try:
+            answer = self._answer(guest, data)
             left = guest.fuel_left()
             if not left:
                 # The engine checks fuel only when a function or a loop starts, so the end of a call may overrun.
                 # Giving one unit more than the limit and requiring one to be left makes the limit exact.
                 raise GuestFault("fuel", f"out of fuel in {self._prepared.call}")
-            if self._memories.refusal:
-                self._check_memories()
+            self._check_host()
         except (GuestFault, GuestStopped):
             self.fuel_used = min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
             guest.close()
@@ -152,22 +177,26 @@ class Sandbox:
             guest.close()
         return answer
 
-    def _check_memories(self) -> None:
-        refusal = self._memories.refusal
-        if refusal:
-            raise GuestStopped("faulted", refusal) from None
-
-    def _call_with_tensors(self, guest: Guest, data: bytes, tensors: Sequence[TensorRef]) -> bytes:
-        """Call with tensors accessible. If this host cannot read one, that decides, whatever the guest returned."""
-        self._tensors.begin(guest, tensors)
+    def _answer(self, guest: Guest, data: bytes) -> bytes:
+        """Return what the guest returns, or what a command has written to its standard output."""
+        fuel = self._code.limits.fuel + 1
+        if self._prepared.alloc:
+            try:
+                return guest.call(data, fuel=fuel)
+            except GuestExit as ended:
+                raise _fault_of_exit(ended) from None
         try:
-            answer = guest.call(data, fuel=self._code.limits.fuel + 1)
-            if self._tensors.fault:
-                raise GuestStopped("faulted", self._tensors.fault)
-        except GuestFault:
-            if self._tensors.fault:
-                raise GuestStopped("faulted", self._tensors.fault) from None
-            raise
-        finally:
-            self._tensors.end()
-        return answer
+            guest.call(data, fuel=fuel)
+            self.exit_code = 0
+        except GuestExit as ended:
+            self.exit_code = ended.code
+        return self.hosts.stdout
+
+    def _check_host(self) -> None:
+        reason = self._memories.refusal or self.hosts.fault
+        if reason:
+            raise GuestStopped("faulted", reason) from None
+
+
+def _fault_of_exit(ended: GuestExit) -> GuestFault:
+    return GuestFault("trap", f"proc_exit({ended.code}) in {ended.where}", ended.stack)

@@ -74,6 +74,12 @@ class TaskLog:
         for line in open_lines.values():
             self.text(line.decode(errors="replace"))
 
+    def clear(self) -> None:
+        """Forget everything: the task runs again."""
+        self._left = self.bytes_max
+        self._lines = []
+        self._open = {}
+
     def end_with(self, lines: Sequence[str]) -> None:
         """Add the last lines, such as the stack of a trap, and make room for them by dropping the end of the log."""
         self.flush()

@@ -448,8 +448,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "refused-memory-unseen", "memory that the host refuses is never part of a result", "cpu_worker/sandbox.py",
-        "            if self._memories.refusal:\n",
-        "            if self._memories.refusal and not answer:\n", ("tests/cpu_worker/test_host_memory.py",),
+        "            self._check_host()\n        except",
+        "            if not answer: self._check_host()\n        except", ("tests/cpu_worker/test_host_memory.py",),
     ),
     Mutation(
         "fuel-not-reset", "each task has all of its fuel", "cpu_worker/raw_store.py",
@@ -458,8 +458,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "fuel-off-by-one", "the fuel limit is exact", "cpu_worker/sandbox.py",
-        "guest.call(data, fuel=limits.fuel + 1)\n            )",
-        "guest.call(data, fuel=limits.fuel + 2)\n            )", _CPU,
+        "fuel = self._code.limits.fuel + 1",
+        "fuel = self._code.limits.fuel + 2", _CPU,
     ),
     # --- tensors and snapshots ------------------------------------------------------------------------------------
     Mutation(

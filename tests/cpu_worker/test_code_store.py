@@ -29,9 +29,9 @@ def test_exports_named_at_deploy(world: Any, guests: Any, run: Any) -> None:
 def test_rules_are_those_of_the_deploy(world: Any, guests: Any) -> None:
     """Goal: imports, exports and roles are held to common/wasm_module.py. Method: one breach each, and no compile."""
     executor, echo = world.executor(artefacts_dir=world.modules_dir / "own"), guests["echo"]
-    wasi = '(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
+    wasi = '(module (import "wasi_unstable" "fd_write" (func (param i32 i32 i32 i32) (result i32)))'
     breaches = [
-        (world.function(echo.replace("(module", wasi)), "imports 'wasi_snapshot_preview1.fd_write' .* not offered"),
+        (world.function(echo.replace("(module", wasi)), "imports 'wasi_unstable.fd_write' .* not offered"),
         (world.function(echo.replace('(export "memory") ', "")), "has no export 'memory'"),
         (world.agent(echo), "has no export 'rota_step'"),
         (world.function(echo.replace("(param i32) (result i32)", "(param i64) (result i32)")), "'rota_alloc' is func"),
