@@ -8,6 +8,7 @@ addresses, and why it is done this way.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import marshal
 import sys
@@ -18,7 +19,7 @@ from typing import Any, Final
 sys.path[:] = [path for path in sys.path if not path.startswith("/rota")]
 sys.path.insert(0, "/")
 
-from rota.agent import context, loading, step  # noqa: E402  (after sys.path)
+from rota.agent import context, event_loop, loading, step  # noqa: E402  (after sys.path)
 from rota.agent.messagepack import pack  # noqa: E402
 
 # What agents import most. A module that is loaded here costs a deploy nothing; a late one up to 0.1 s of a task.
@@ -83,6 +84,7 @@ def _freeze() -> None:
 sys.dont_write_bytecode = True
 sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+asyncio.set_event_loop_policy(event_loop.EventLoopPolicy())
 _warm_up()
 _settle()
 _freeze()

@@ -25,12 +25,11 @@ def load(entry: str) -> Handler:
 
     Raises `LoadError`, with the source's own traceback if it raised.
     """
-    folder, _, file = f"{ROOT}{entry}".rpartition("/")
-    sys.path[:] = [path for path in (folder, ROOT) if path] + sys.path if folder else [ROOT, *sys.path]
     importlib.invalidate_caches()
-    _check_names(folder or ROOT, file)
     try:
-        module = _run_file(f"{ROOT}{entry}", file)
+        module = _import_ours(entry) if entry.startswith(f"{RESERVED}/") else _import_file(entry)
+    except LoadError:
+        raise
     except BaseException as error:
         name, text, whole = describe(error)
         raise LoadError(f"{entry}: {name}: {text}\n{whole}") from None
@@ -40,13 +39,24 @@ def load(entry: str) -> Handler:
     return handler  # type: ignore[no-any-return]
 
 
-def _run_file(path: str, file: str) -> ModuleType:
-    """Import the file under its own name, or a longer one if a module of the standard library has it already."""
+def _import_ours(entry: str) -> ModuleType:
+    """Import a module of Rota's: a program that comes with it."""
+    return importlib.import_module(entry.removesuffix(".py").replace("/", "."))
+
+
+def _import_file(entry: str) -> ModuleType:
+    """Import a file by its path, with its folder and `/` on the path of modules. It gets its own name, or a longer one
+    if a module of the standard library has that already.
+    """
+    folder, _, file = entry.rpartition("/")
+    if folder:
+        sys.path.insert(0, f"{ROOT}{folder}")
+    _check_names(f"{ROOT}{folder}", file)
     stem = file.rsplit(".", 1)[0]
     name = f"{stem}_{HANDLER}" if stem in sys.modules or stem in sys.stdlib_module_names else stem
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, f"{ROOT}{entry}")
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
+        raise LoadError(f"{entry} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

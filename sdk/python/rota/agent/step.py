@@ -1,12 +1,12 @@
 """One task: the fields that `rota_step` gets, to the array that it returns (docs/AGENTS.md), around a handler.
 
 Whatever the handler raises becomes an `error` with the name of the exception, its text and the traceback of the
-source's own files. A handler may be `async`: it is driven here until it ends, and fails if it waits for anything, since
-nothing can come while a task runs.
+source's own files. A handler may be `async`: it runs in an event loop of its own until it ends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import random
 import sys
@@ -19,7 +19,8 @@ from rota.agent.context import Context, Fail, Message, pack_failure
 Handler = Callable[[Context], Any]
 
 MESSAGE_CHARS_MAX: Final = 1900  # of an uncaught exception's text and traceback; the task keeps 2,000 with the code
-FRAMES_MAX: Final = 40  # of a traceback, the innermost
+FRAMES_MAX: Final = 20  # of a traceback, the innermost
+CHAIN_MAX: Final = 10  # exceptions that led to one
 _OURS: Final = __file__.rsplit("/", 1)[0] + "/"
 _LIBRARY: Final = inspect.isclass.__code__.co_filename.rsplit("/", 1)[0] + "/"
 
@@ -48,7 +49,7 @@ def seed(entropy: bytes) -> None:
 
 def describe(error: BaseException) -> tuple[str, str, str]:
     """Return an exception's name, its text, and its traceback without our own frames, cut after some frames."""
-    _cut_ours(error)
+    _cut(error)
     try:
         text = str(error)
     except Exception as second:
@@ -62,15 +63,9 @@ def describe(error: BaseException) -> tuple[str, str, str]:
 
 
 def _drive(answer: Any) -> None:
-    """Run a coroutine to its end. Raises `TypeError` if the handler returned anything else, or waits."""
+    """Run a coroutine to its end. Raises `TypeError` if the handler returned anything else."""
     if inspect.iscoroutine(answer):
-        try:
-            answer.send(None)
-        except StopIteration as end:
-            answer = end.value
-        else:
-            answer.close()
-            raise RuntimeError("the handler waits for something that cannot come while a task runs; ask, and return")
+        answer = asyncio.run(answer)
     if answer is not None:
         raise TypeError(f"the handler returned {type(answer).__name__}; use ctx.reply(...), and return nothing")
 
@@ -87,19 +82,26 @@ def _failed(error: BaseException) -> bytes:
 
 def _own_part(error: BaseException) -> str:
     """Return the frames of the source's own files, the innermost last."""
-    frames = traceback.extract_tb(error.__traceback__, limit=-FRAMES_MAX)
+    frames = traceback.extract_tb(error.__traceback__)
     return "".join(traceback.format_list([frame for frame in frames if not _is_library(frame.filename)]))
 
 
-def _cut_ours(error: BaseException, depth: int = 0) -> None:
-    """Take our own frames off the outer end of the traceback of an exception and of those that led to it."""
-    place = error.__traceback__
+def _cut(error: BaseException, depth: int = 0) -> None:
+    """Leave of the traceback of an exception, and of those that led to it, the innermost frames and none of ours at the
+    outer end. A long traceback costs much to format.
+    """
+    place, frames = error.__traceback__, 0
     while place is not None and place.tb_frame.f_code.co_filename.startswith(_OURS):
         place = place.tb_next
-    error.__traceback__ = place
+    error.__traceback__ = end = place
+    while end is not None:
+        end, frames = end.tb_next, frames + 1
+    for _ in range(frames - FRAMES_MAX):
+        assert error.__traceback__ is not None
+        error.__traceback__ = error.__traceback__.tb_next
     for other in (error.__cause__, error.__context__):
-        if other is not None and depth < 10:
-            _cut_ours(other, depth + 1)
+        if other is not None and depth < CHAIN_MAX:
+            _cut(other, depth + 1)
 
 
 def _is_library(filename: str) -> bool:
