@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from wasmtime import Engine, Linker, Trap, ValType
+from wasmtime import Engine, Linker, ValType, WasmtimeError
 from wasmtime import FuncType as EngineFuncType
 
 from rota.common.digests import entropy
 from rota.common.wasi_imports import WASI_IMPORTS, WASI_MODULE
 from rota.common.wasm_binary import FuncType
+from rota.common.wasm_module import ROTA_MODULE
 from rota.common.work import Fold, Limits, TaskInput, TensorRef
 from rota.cpu_worker import raw_api as api
 from rota.cpu_worker.guest import GuestExit, GuestFault, GuestStopped, OutOfFuel
+from rota.cpu_worker.task_calls import TASK_FUNCTIONS, task_function
 from rota.cpu_worker.task_log import TaskLog
 from rota.cpu_worker.tensor_access import TENSOR_FUNCTIONS, TensorAccess, TensorReader
 from rota.cpu_worker.trap_stack import stack_of
@@ -114,6 +116,8 @@ class HostCalls:
         define = self._define
         for (module, name), (signature, method) in TENSOR_FUNCTIONS.items():
             define(linker, module, name, signature, getattr(self._tensors, method))
+        for name, signature in TASK_FUNCTIONS.items():
+            define(linker, ROTA_MODULE, name, signature, task_function(name, self._log))
         for name in WASI_FUNCTIONS:
             define(linker, WASI_MODULE, name, WASI_IMPORTS[name], self._wasi_function(name))
         for (module, name), (signature, function) in (more or {}).items():
@@ -140,15 +144,18 @@ class HostCalls:
     def close(self) -> None:
         self._callbacks.clear()
 
-    def raise_kept(self, trap: Trap, where: str) -> None:
-        """Raise what a host function has raised to stop the guest in `where`, by this trap; nothing if none has."""
+    def raise_kept(self, error: WasmtimeError, where: str) -> None:
+        """Raise what a host function has raised to stop the guest in `where`; nothing if none has.
+
+        `error`: what the engine makes of a guest that a host function stopped.
+        """
         kept, self._kept = self._kept, None
         if kept is None:
             return
         if isinstance(kept, OutOfFuel):
-            raise GuestFault("fuel", f"out of fuel in {where}", stack_of(trap))
+            raise GuestFault("fuel", f"out of fuel in {where}", stack_of(error))
         if isinstance(kept, ProcessExit):
-            raise GuestExit(kept.code, where, stack_of(trap))
+            raise GuestExit(kept.code, where, stack_of(error))
         if isinstance(kept, FreezeReached):
             raise Frozen(kept.note)
         if isinstance(kept, MemoryError):
@@ -171,6 +178,11 @@ class HostCalls:
                 freezes=facts.freezes,
             )
         return self._process
+
+    def _log(self) -> TaskLog:
+        facts = self.facts
+        assert facts is not None, "a guest runs between begin and end"
+        return facts.log
 
     def _wasi_function(self, name: str) -> ImportFunction:
         function = WASI_FUNCTIONS[name]

@@ -149,9 +149,8 @@ class PublicGuest:
 
     def _meaning(self, error: Trap | WasmtimeError, where: str) -> GuestFault | GuestStopped:
         if isinstance(error, Trap):
-            if error.trap_code is None:
-                self._hosts.raise_kept(error, where)
             return fault_of_trap(error, where)
+        self._hosts.raise_kept(error, where)
         return GuestStopped("faulted", f"{where}: {error}")
 
 

@@ -62,8 +62,6 @@ linker_define_func = _prototype(
     type(NO_FINALIZER),
 )
 trap_new = _prototype(_holding, "wasmtime_trap_new", c_void_p, c_char_p, c_size_t)
-error_message = _prototype(_holding, "wasmtime_error_message", None, c_void_p, c_void_p)
-error_delete = _prototype(_holding, "wasmtime_error_delete", None, c_void_p)
 
 view_of_memory = ctypes.pythonapi.PyMemoryView_FromMemory
 view_of_memory.restype = ctypes.py_object

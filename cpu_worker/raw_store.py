@@ -12,13 +12,12 @@ from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 from wasmtime import Engine
-from wasmtime import _ffi as ffi
 
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker import raw_api as api
 from rota.cpu_worker.guest import GuestStopped, OutOfFuel, fault_of_trap
 from rota.cpu_worker.host_calls import HostCalls
-from rota.cpu_worker.trap_stack import trap_at
+from rota.cpu_worker.trap_stack import error_at, trap_at
 
 encoded: Final = lru_cache(str.encode)  # names of exports: the same few for every instance
 
@@ -134,15 +133,9 @@ class RawStore:
 
     def _raise(self, error: int | None, where: str) -> NoReturn:
         if error:
-            message = ffi.wasm_byte_vec_t()
-            api.error_message(error, addressof(message))
-            text = ffi.to_str(message)
-            ffi.wasm_byte_vec_delete(byref(message))
-            api.error_delete(error)
-            raise GuestStopped("faulted", f"{where}: {text}")
+            failure = error_at(error)
+            self._hosts.raise_kept(failure, where)
+            raise GuestStopped("faulted", f"{where}: {failure}")
         trap = trap_at(self._trap)
         self._trap.value = None
-        if trap.trap_code is None:
-            self._hosts.raise_kept(trap, where)  # only a host function stops a guest by a trap without a code
-            raise GuestStopped("faulted", f"{where}: a trap without a code")
         raise fault_of_trap(trap, where)
