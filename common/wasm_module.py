@@ -107,12 +107,12 @@ _ALLOC: Final = FuncType((_I32,), (_I32,))
 _CALL: Final = FuncType((_I32, _I32), (_I64,))
 _INITIALIZE: Final = FuncType((), ())
 
-ROTA_MODULE: Final = "rota"  # of what we offer beside WASI
+OWN_MODULE: Final = "rota"  # of what we offer beside WASI
 
 IMPORTS_ALLOWED: Final[Mapping[tuple[str, str], FuncType]] = {
-    (ROTA_MODULE, "tensor_read"): FuncType((_I32, _I64, _I32, _I32), (_I32,)),
-    (ROTA_MODULE, "log"): FuncType((_I32, _I32), ()),
-    (ROTA_MODULE, "fail"): FuncType((_I32, _I32, _I32, _I32), ()),
+    (OWN_MODULE, "tensor_read"): FuncType((_I32, _I64, _I32, _I32), (_I32,)),
+    (OWN_MODULE, "log"): FuncType((_I32, _I32), ()),
+    (OWN_MODULE, "fail"): FuncType((_I32, _I32, _I32, _I32), ()),
     **{(WASI_MODULE, name): signature for name, signature in WASI_IMPORTS.items()},
 }
 _SIGNATURES: Final[Mapping[str, tuple[FuncType, ...]]] = {"alloc": (_ALLOC,), "step": (_CALL,), "call": (_CALL,)}

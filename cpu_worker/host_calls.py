@@ -19,7 +19,7 @@ from wasmtime import FuncType as EngineFuncType
 from rota.common.digests import entropy
 from rota.common.wasi_imports import WASI_IMPORTS, WASI_MODULE
 from rota.common.wasm_binary import FuncType
-from rota.common.wasm_module import ROTA_MODULE
+from rota.common.wasm_module import OWN_MODULE
 from rota.common.work import Fold, Limits, TaskInput, TensorRef
 from rota.cpu_worker import raw_api as api
 from rota.cpu_worker.guest import GuestExit, GuestFault, GuestStopped, OutOfFuel
@@ -117,7 +117,7 @@ class HostCalls:
         for (module, name), (signature, method) in TENSOR_FUNCTIONS.items():
             define(linker, module, name, signature, getattr(self._tensors, method))
         for name, signature in TASK_FUNCTIONS.items():
-            define(linker, ROTA_MODULE, name, signature, task_function(name, self._log))
+            define(linker, OWN_MODULE, name, signature, task_function(name, self._log))
         for name in WASI_FUNCTIONS:
             define(linker, WASI_MODULE, name, WASI_IMPORTS[name], self._wasi_function(name))
         for (module, name), (signature, function) in (more or {}).items():
