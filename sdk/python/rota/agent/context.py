@@ -199,16 +199,8 @@ class Context:
             if encoded != self._encoded:
                 state = encoded
         result, tensors = self._result or (None, [])
-        out = bytearray((0x97 if tensors else 0x96, ABI_VERSION, 0))
-        for field in (state, result, self._emits):
-            if field is None:
-                out.append(0xC0)
-            else:
-                out += pack(field)
-        out.append(0x90)  # log lines were written when they came
-        if tensors:
-            out += pack(tensors)
-        return bytes(out)
+        fields = [ABI_VERSION, 0, state, result, self._emits, []]  # log lines were written when they came
+        return pack([*fields, tensors] if tensors else fields)
 
 
 def pack_failure(code: str, message: str) -> bytes:
