@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rota.common.code_kinds import IS_MODULE, kind_of
+from rota.common.code_kinds import IS_COMPONENT, IS_MODULE, kind_of
+from rota.common.component_binary import check_component, inspect_component
 from rota.common.digests import digest
 from rota.common.errors import CodeError, StorageFull
 from rota.common.messages import Deploy
@@ -37,6 +38,8 @@ class ModuleStore:
             raise CodeError(f"{request.name}: the module's digest is not the one that was announced; send it again")
         if kind_of(code).content == IS_MODULE:
             check_interface(inspect_module(module), code.kind, dict(code.exports))
+        elif kind_of(code).content == IS_COMPONENT:
+            check_component(inspect_component(module))
         self._write(code.digest, module)
 
     def collect(self, referenced: dict[bytes, None], artefacts: Path) -> tuple[int, int]:

@@ -254,7 +254,7 @@ def _read_preamble(reader: Reader) -> None:
     # Definitions").
     if head[6:8] == b"\x01\x00":
         raise CodeError(
-            "this is a WebAssembly component, and a core module is needed: deploy the core module it was made of",
+            "this is a WebAssembly component, and a core module is needed: deploy it as kind component",
             offset=6,
         )
     if head[4:8] != b"\x01\0\0\0":

@@ -2,8 +2,8 @@
 
 Compiling hostile input can take any amount of time and memory, and fuel does not cover it. So it runs in this process,
 which has limits and holds no key, socket or file. With the argument `--copied-images` the code is for an engine that
-copies the images of memories instead of mapping them. Exit codes: 0 done, 2 the module is not valid (the reason is on
-standard error), anything else: the process hit its limits.
+copies the images of memories instead of mapping them; with `--component` the input is a component. Exit codes: 0 done,
+2 the module is not valid (the reason is on standard error), anything else: the process hit its limits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXIT_INVALID: Final = 2
 COPIED_IMAGES: Final = "--copied-images"
+COMPONENT: Final = "--component"
 
 
 def main() -> int:
@@ -25,15 +26,20 @@ def main() -> int:
     limit_resources()
     # Imported here so that the limits cover it too.
     from wasmtime import Module, WasmtimeError
+    from wasmtime.component import Component
 
-    from rota.cpu_worker.profile import new_engine
+    from rota.cpu_worker.profile import new_component_engine, new_engine
 
     wasm = sys.stdin.buffer.read(MODULE_BYTES_MAX + 1)
     if len(wasm) > MODULE_BYTES_MAX:
         sys.stderr.write(f"larger than {MODULE_BYTES_MAX} bytes")
         return EXIT_INVALID
     try:
-        compiled = Module(new_engine(_copy_images if COPIED_IMAGES in sys.argv else None), wasm).serialize()
+        configure = _copy_images if COPIED_IMAGES in sys.argv else None
+        if COMPONENT in sys.argv:
+            compiled = bytes(Component(new_component_engine(configure), wasm).serialize())
+        else:
+            compiled = bytes(Module(new_engine(configure), wasm).serialize())
     except WasmtimeError as error:
         sys.stderr.write(str(error))
         return EXIT_INVALID

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from wasmtime import Engine, Module, WasmtimeError
+from wasmtime.component import Component
 
 from rota.common.errors import CodeError
 from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
 from rota.cpu_worker.artefacts import Artefacts
-from rota.cpu_worker.compile_main import COPIED_IMAGES, EXIT_INVALID
+from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.profile import artefact_scope
 
@@ -27,13 +29,16 @@ _MADE_MAX: Final = 4
 class Compiler:
     """Compiles modules for one engine."""
 
-    def __init__(self, engine: Engine, artefacts_dir: Path, *, maps_images: bool = True) -> None:
-        """Use or make a folder of artefacts. `maps_images`: whether the engine does (see guest_memory.py).
+    def __init__(
+        self, engine: Engine, artefacts_dir: Path, *, maps_images: bool = True, components: bool = False
+    ) -> None:
+        """Use or make a folder of artefacts. `maps_images`: whether the engine does (see guest_memory.py);
+        `components`: whether it is for components, which are loaded with `load_component`.
 
         Raises `ConfigError` if the folder cannot be used or its key is not private.
         """
         self._engine = engine
-        self._maps_images = maps_images
+        self._options = [*([] if maps_images else [COPIED_IMAGES]), *([COMPONENT] if components else [])]
         self._artefacts = Artefacts(artefacts_dir)
         self._scope = artefact_scope(engine)
         self.compiled_count = 0
@@ -66,27 +71,28 @@ class Compiler:
 
         Raises `CodeError` if it does not compile.
         """
-        name = self._name(digest)
-        native = self._made.pop(digest, None) or self._artefacts.read(name)
-        if native is None:
-            native = self._compile(wasm, digest, name)
+        native = self._native(wasm, digest)
         try:
             return Module.deserialize(self._engine, native), len(native)
         except WasmtimeError as error:
-            if "os error" in str(error):
-                raise CodeError(
-                    f"this worker has no room for the code of module {digest.hex()[:16]}: {error}; give it more memory "
-                    "(ulimit -v, ulimit -d)"
-                ) from None
-            # The bytes are ours, so the only remaining reason is a module past the engine's bounds.
-            raise CodeError(
-                f"module {digest.hex()[:16]} is over a bound of the sandbox (docs/AGENTS.md): {error}"
-            ) from None
+            raise _why_not_loaded(error, digest) from None
+
+    def load_component(self, wasm: bytes, digest: bytes) -> tuple[Component, int]:
+        """Return the compiled component and the size of its code in bytes, as `load` does."""
+        native = self._native(wasm, digest)
+        try:
+            return Component.deserialize(self._engine, native), len(native)
+        except WasmtimeError as error:
+            raise _why_not_loaded(error, digest) from None
+
+    def _native(self, wasm: bytes, digest: bytes) -> bytes:
+        name = self._name(digest)
+        return self._made.pop(digest, None) or self._artefacts.read(name) or self._compile(wasm, digest, name)
 
     def _compile(self, wasm: bytes, digest: bytes, name: str) -> bytes:
         if self._stopped:
             raise CodeError("the worker is ending and compiles nothing more")
-        native = compile_apart(wasm, digest, self._processes, maps_images=self._maps_images)
+        native = compile_apart(wasm, digest, self._processes, options=self._options)
         self.compiled_count += 1
         self._artefacts.keep(name, native)
         return native
@@ -100,14 +106,26 @@ class Compiler:
         return self._artefacts.name(SUFFIX, self._scope, digest)
 
 
+def _why_not_loaded(error: WasmtimeError, digest: bytes) -> CodeError:
+    short = digest.hex()[:16]
+    if "os error" in str(error):
+        return CodeError(
+            f"this worker has no room for the code of module {short}: {error}; give it more memory (ulimit -v, "
+            "ulimit -d)"
+        )
+    # The bytes are ours, so the only remaining reason is a module past the engine's bounds.
+    return CodeError(f"module {short} is over a bound of the sandbox (docs/AGENTS.md): {error}")
+
+
 def compile_apart(
     wasm: bytes,
     digest: bytes,
     processes: dict[int, subprocess.Popen[bytes]] | None = None,
     *,
-    maps_images: bool = True,
+    options: Sequence[str] = (),
 ) -> bytes:
-    """Compile in a one-shot process and return native code; the process is in `processes` while it runs.
+    """Compile in a one-shot process and return native code; the process is in `processes` while it runs. `options`: of
+    compile_main.py.
 
     Raises `CodeError` with the reason.
     """
@@ -115,7 +133,7 @@ def compile_apart(
     if len(wasm) > MODULE_BYTES_MAX:
         raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")
     # -P keeps the working directory, which may hold anything, off the module path.
-    command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main", *([] if maps_images else [COPIED_IMAGES])]
+    command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main", *options]
     processes = {} if processes is None else processes
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:

@@ -13,13 +13,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from rota.common.code_kinds import IS_COMPONENT, kind_of
+from rota.common.component_binary import HANDLE
 from rota.common.errors import CodeError
 from rota.common.limits import OUTPUT_BYTES_MAX
 from rota.common.work import FUNCTION, NO_OUTCOMES, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
 from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.compiler import Compiler
-from rota.cpu_worker.guest import GuestFault, GuestStopped, check_fits
+from rota.cpu_worker.component_guest import PreparedComponent
+from rota.cpu_worker.component_runs import Components
+from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode, check_fits
 from rota.cpu_worker.guest_memory import guest_memories
 from rota.cpu_worker.host_calls import task_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
@@ -56,12 +60,16 @@ class WasmExecutor:
         self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
         self._compiler = compiler
         self._codes = CodeStore(modules_dir, compiler, self._sandbox.linker)
+        self._components = Components(modules_dir, artefacts_dir, memories, self._watchdog)
 
     def fingerprint(self) -> Mapping[str, Any]:
         return fingerprint()
 
     def prepare(self, code: Code, address: str) -> Mapping[str, Any]:
         """Compile, check and link the code of `address`. Raises `CodeError`."""
+        if kind_of(code).content == IS_COMPONENT:
+            self._components.try_out(self._components.get(code), code.limits.memory_bytes)
+            return {"kind": code.kind, "call": HANDLE}
         prepared = self._codes.get(code)
         try:
             check_fits(prepared, code.limits.memory_bytes)
@@ -78,6 +86,8 @@ class WasmExecutor:
         }
 
     def preparation(self, code: Code) -> Callable[[], None] | None:
+        if kind_of(code).content == IS_COMPONENT:
+            return self._components.preparation(code)
         return self._codes.preparation(code)
 
     def install(self, code: Code, prepared: None) -> None:
@@ -85,13 +95,18 @@ class WasmExecutor:
 
     def stop_preparing(self) -> None:
         self._compiler.stop()
+        self._components.stop()
 
     def so_far(self) -> FoldResult:
         raise AssertionError("a guest can always be stopped")
 
     def run(self, fold: Fold) -> FoldResult:
         try:
-            prepared = self._codes.get(fold.code)
+            prepared: PreparedCode | PreparedComponent = (
+                self._components.get(fold.code)
+                if kind_of(fold.code).content == IS_COMPONENT
+                else self._codes.get(fold.code)
+            )
         except CodeError as error:
             return FoldResult(NO_OUTCOMES, None, "refused", error.message)
         self._sandbox.begin(prepared, fold.code)
@@ -106,6 +121,7 @@ class WasmExecutor:
     def close(self) -> None:
         self._watchdog.close()
         self._codes.close()
+        self._components.close()
         self._sandbox.close()
         self._engine.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from wasmtime import InstancePre, Module, Trap
+from wasmtime import InstancePre, Module, Trap, TrapCode
 
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX
 from rota.cpu_worker.trap_stack import stack_of
@@ -113,16 +113,20 @@ def fault_of_trap(trap: Trap, where: str) -> GuestFault | GuestStopped:
     The usable depth of the stack depends on the compiler, so a stack overflow is a fault of the host, never a result.
     """
     assert trap.trap_code is not None, "only a host function that raises causes a trap without a code"
-    code = trap.trap_code.name.lower()
-    if code == "out_of_fuel":
-        return GuestFault("fuel", f"out of fuel in {where}", stack_of(trap))
-    if code == "interrupt":
+    return fault_of_code(trap.trap_code, where, stack_of(trap))
+
+
+def fault_of_code(code: TrapCode, where: str, stack: tuple[str, ...]) -> GuestFault | GuestStopped:
+    """Return what a trap with this code means; `stack`: the lines that end the task's log."""
+    if code is TrapCode.OUT_OF_FUEL:
+        return GuestFault("fuel", f"out of fuel in {where}", stack)
+    if code is TrapCode.INTERRUPT:
         return GuestStopped("interrupted", "")
-    if code == "stack_overflow":
+    if code is TrapCode.STACK_OVERFLOW:
         return GuestStopped(
             "faulted", f"stack overflow in {where}: recursion deeper than the sandbox's stack; use less of it"
         )
-    return GuestFault("trap", f"{code} in {where}", stack_of(trap))
+    return GuestFault("trap", f"{code.name.lower()} in {where}", stack)
 
 
 def check_fits(prepared: PreparedCode, memory_bytes: int) -> None:

@@ -41,6 +41,10 @@ class GuestMemories(Protocol):
         """Make engines with this config use this source."""
         ...
 
+    def configure_component(self, config: wasmtime.Config) -> None:
+        """Make engines for components with this config use this source, or one that is as safe on this host."""
+        ...
+
     refusal: str
     """Why memory was, or unseen may have been, refused by the host since `begin`; "" if none. Read after each call."""
 
@@ -75,6 +79,11 @@ class PooledMemories:
         ffi.wasmtime_pooling_allocation_strategy_set(config.ptr(), pool)
         ffi.wasmtime_pooling_allocation_config_delete(pool)
 
+    def configure_component(self, config: wasmtime.Config) -> None:
+        """Leave the engine's own source, which reserves memory on demand: a component has several instances, whose
+        number and size a pool would have to bound for all of its slots. This host cannot refuse a growth there either.
+        """
+
     def begin(self) -> None:
         if data_is_limited():
             self.refusal = "a limit of data (prlimit --data) was set while this worker ran: start it again"
@@ -105,6 +114,8 @@ class WatchedMemories:
     def configure(self, config: wasmtime.Config) -> None:
         config.memory_init_cow = False
         ffi.wasmtime_config_host_memory_creator_set(config.ptr(), ctypes.byref(self._creator))
+
+    configure_component = configure
 
     def begin(self) -> None:
         self.refusal = ""

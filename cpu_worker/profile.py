@@ -4,8 +4,8 @@ The whole profile is part of the fingerprint of a run and of the name of every c
 itself accepts artefacts compiled under some other settings (NaN canonicalization, stack size). A changed value here, or
 another wasmtime version in pyproject.toml, is a new fingerprint: say so in CHANGELOG.md.
 
-`wasm_multi_memory` off makes wasmtime's *component* compiler panic and abort the process. This engine never compiles
-components (`wasm_component_model` is off); one that does needs a profile of its own. A `max_wasm_stack` above the size
+Components have an engine of their own, with COMPONENT_SETTINGS on top: `wasm_multi_memory` off makes wasmtime's
+component compiler panic and abort the process. A `max_wasm_stack` above the size
 of stacks for asynchronous calls, 2 MiB by default, aborts as well; so `new_engine` raises that first, although nothing
 here is asynchronous.
 """
@@ -64,6 +64,24 @@ ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
     ("debug_info", False),
 )
 
+COMPONENT_SETTINGS: Final[tuple[tuple[str, bool], ...]] = (
+    ("wasm_multi_memory", True),
+    ("wasm_component_model", True),
+    # Off: `handle` is called and returns, and nothing else happens at the same time.
+    ("wasm_component_model_async", False),
+    ("wasm_component_model_async_stackful", False),
+    ("wasm_component_model_more_async_builtins", False),
+    ("wasm_component_model_map", False),
+    ("wasm_component_model_accessors", False),
+    ("wasm_component_model_implements", False),
+)
+# Of one component. Those of Python have about 40 instances, and those of JavaScript three memories, of which two are
+# small. Each memory may have `memory_bytes`.
+COMPONENT_INSTANCES_MAX: Final = 256
+COMPONENT_MEMORIES_MAX: Final = 4
+COMPONENT_TABLES_MAX: Final = 16
+_COMPONENT_BOUNDS: Final = (COMPONENT_INSTANCES_MAX, COMPONENT_MEMORIES_MAX, COMPONENT_TABLES_MAX)
+
 INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not of the task's fuel
 THREAD_STACK_BYTES: Final = 16 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
 
@@ -100,6 +118,18 @@ def new_engine(configure: Callable[[wasmtime.Config], None] | None = None) -> wa
     return wasmtime.Engine(config)
 
 
+def new_component_engine(configure: Callable[[wasmtime.Config], None] | None = None) -> wasmtime.Engine:
+    """Return an engine for components, of the profile with COMPONENT_SETTINGS."""
+
+    def configure_component(config: wasmtime.Config) -> None:
+        for name, value in COMPONENT_SETTINGS:
+            getattr(ffi, f"wasmtime_config_{name}_set")(config.ptr(), value)
+        if configure is not None:
+            configure(config)
+
+    return new_engine(configure_component)
+
+
 def use_large_thread_stacks() -> None:
     """Give every thread started from now on a stack for the deepest guest; call it before the first one."""
     threading.stack_size(THREAD_STACK_BYTES)
@@ -111,6 +141,8 @@ def profile() -> Mapping[str, Any]:
         "abi": ABI_VERSION,
         "wasmtime": WASMTIME_VERSION,
         "engine": dict(ENGINE_SETTINGS),
+        "component_engine": dict(COMPONENT_SETTINGS),
+        "component_bounds": list(_COMPONENT_BOUNDS),
         "initialize_fuel": INITIALIZE_FUEL,
         "table_elements": WASM_TABLE_ELEMENTS_MAX,
         "tables": WASM_TABLES_MAX,
@@ -119,7 +151,8 @@ def profile() -> Mapping[str, Any]:
 
 def fingerprint() -> Mapping[str, Any]:
     """Return the profile and the facts of this machine."""
-    settings = digest_of([*ENGINE_SETTINGS, INITIALIZE_FUEL, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX]).hex()[:16]
+    bounds = (INITIALIZE_FUEL, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX, *_COMPONENT_BOUNDS)
+    settings = digest_of([*ENGINE_SETTINGS, *COMPONENT_SETTINGS, *bounds]).hex()[:16]
     return {
         # Must be equal for all CPU workers of a broker, since derived results may not depend on the worker.
         "profile": f"abi {ABI_VERSION}, wasmtime {WASMTIME_VERSION}, settings {settings}",
@@ -141,5 +174,5 @@ def native_digest(engine: wasmtime.Engine) -> bytes:
 
 def artefact_scope(engine: wasmtime.Engine) -> bytes:
     """Return the digest of everything, except the module, that decides whether compiled code can be used here."""
-    settings = [[name, value] for name, value in ENGINE_SETTINGS]
+    settings = [[name, value] for name, value in (*ENGINE_SETTINGS, *COMPONENT_SETTINGS)]
     return digest_of([WASMTIME_VERSION, settings, platform.machine(), native_digest(engine)])

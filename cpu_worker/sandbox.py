@@ -13,6 +13,7 @@ from typing import Final
 from wasmtime import Engine
 
 from rota.common.work import Code
+from rota.cpu_worker.component_guest import ComponentGuest, PreparedComponent
 from rota.cpu_worker.guest import Guest, GuestExit, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.host_calls import HostCalls, TaskFacts
@@ -57,7 +58,7 @@ class Sandbox:
         self.answer_bytes = 0
         self.exit_code = 0
 
-    def begin(self, prepared: PreparedCode, code: Code) -> None:
+    def begin(self, prepared: PreparedCode | PreparedComponent, code: Code) -> None:
         """Start a fold; code with `reuse` gets its kept instance."""
         self._prepared = prepared
         self._code = code
@@ -141,7 +142,11 @@ class Sandbox:
             reuse = self._code.reuse
             self.hosts.begin(TaskFacts(0, _NO_ENTROPY, TaskLog(0), facts.limits) if reuse else facts)
             memory_bytes = self._code.limits.memory_bytes
-            guest: Guest = self._guest_type(self._engine, self._prepared, self.hosts, memory_bytes=memory_bytes)
+            guest: Guest
+            if isinstance(self._prepared, PreparedComponent):
+                guest = ComponentGuest(self._prepared, memory_bytes=memory_bytes)
+            else:
+                guest = self._guest_type(self._engine, self._prepared, self.hosts, memory_bytes=memory_bytes)
             if not reuse:
                 return guest
             self.hosts.end()

@@ -23,7 +23,7 @@ class EpochWatchdog:
     """Belongs to the executor's thread, except for `interrupt`."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
-        self._engine = engine
+        self._engines = (engine,)
         self._clock = clock
         self._timeout_ms = 0
         self._serial = 0
@@ -34,6 +34,10 @@ class EpochWatchdog:
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rota-watchdog", daemon=True)
         self._thread.start()
+
+    def watch(self, engine: Engine) -> None:
+        """Stop the guests of another engine too. Only one guest runs at a time, whatever its engine."""
+        self._engines = (*self._engines, engine)
 
     def begin(self, timeout_ms: int) -> None:
         """Watch a series of tasks, each with this timeout. An earlier interrupt is forgotten."""
@@ -56,7 +60,7 @@ class EpochWatchdog:
     def interrupt(self) -> None:
         """Stop what runs now; callable from any thread."""
         self._interrupted = True
-        self._engine.increment_epoch()
+        self._stop_guest()
 
     def reason_to_stop(self) -> Literal["interrupted", "timeout"] | None:
         """Return why the running task has to stop; None if it need not."""
@@ -68,6 +72,10 @@ class EpochWatchdog:
         self._closed.set()
         self._running.set()
         self._thread.join()
+
+    def _stop_guest(self) -> None:
+        for engine in self._engines:
+            engine.increment_epoch()
 
     def _watch(self) -> None:
         serial, since_ms = -1, 0.0
@@ -85,8 +93,8 @@ class EpochWatchdog:
                 serial, since_ms = self._serial, now_ms
             if self._interrupted:
                 # Repeated, because the first advance may have come just before the task set its deadline.
-                self._engine.increment_epoch()
+                self._stop_guest()
             elif now_ms - since_ms >= self._timeout_ms:
                 self._expired_serial = serial
-                self._engine.increment_epoch()
+                self._stop_guest()
             self._closed.wait(TICK_MS / 1000)
