@@ -124,11 +124,7 @@ def put_arguments(data: bytes, slots: Any) -> None:
 
 def _put_bytes(slot: _Value, kind: int, data: bytes) -> None:
     slot.kind = kind
-    _set_name(slot.of.string, data)
-
-
-def _set_name(vector: Any, data: bytes) -> None:
-    ffi.wasm_byte_vec_new(byref(vector), len(data), ctypes.cast(data, ctypes.POINTER(ctypes.c_uint8)))
+    slot.of.string = ffi.bytes_to_capi(data)
 
 
 def _put_text(slot: _Value, text: str) -> None:
@@ -153,7 +149,7 @@ def _put_content(slot: _Value, data: bytes) -> None:
         data, case = data.decode("latin-1").encode(), b"binary"
     _put_bytes(inner, _STRING, data)
     slot.kind = _VARIANT
-    _set_name(slot.of.variant.discriminant, case)
+    slot.of.variant.discriminant = ffi.bytes_to_capi(case)
     slot.of.variant.val = ffi.wasmtime_component_val_new(byref(inner))
 
 
@@ -207,7 +203,7 @@ def _put_record(slot: _Value, fields: Sequence[tuple[bytes, Any, _Put]]) -> None
     ffi.wasmtime_component_valrecord_new_uninit(byref(slot.of.record), len(fields))
     for index, (name, value, put) in enumerate(fields):
         entry = slot.of.record.data[index]
-        _set_name(entry.name, name)
+        entry.name = ffi.bytes_to_capi(name)
         put(entry.val, value)
 
 
@@ -226,7 +222,7 @@ def read_answer(answer: _Value) -> bytes:
     reader = _Reader()
     if outcome.is_ok:
         state, output, emits, log, tensors = _fields(outcome.val.contents)
-        fields = [
+        fields: list[Any] = [
             abi.VERSION, abi.STATUS_DONE, reader.optional_content(state, "state"),
             reader.optional_content(output, "result"), reader.emits(emits), reader.lines(log), _indices(tensors),
         ]  # fmt: skip

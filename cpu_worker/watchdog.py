@@ -23,7 +23,7 @@ class EpochWatchdog:
     """Belongs to the executor's thread, except for `interrupt`."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
-        self._engines = (engine,)
+        self._engines: tuple[Engine, ...] = (engine,)
         self._clock = clock
         self._timeout_ms = 0
         self._serial = 0
