@@ -219,7 +219,7 @@ def read_answer(answer: _Value) -> bytes:
     if count != 1:
         raise GuestFault("bad_output", f"{HANDLE}: {count} outcomes for 1 message")
     outcome = answer.of.list.data[0].of.result
-    reader = _Reader()
+    reader = _AnswerReader()
     if outcome.is_ok:
         state, output, emits, log, tensors = _fields(outcome.val.contents)
         fields: list[Any] = [
@@ -233,7 +233,7 @@ def read_answer(answer: _Value) -> bytes:
     return packed
 
 
-class _Reader:
+class _AnswerReader:
     """Reads strings while all of them together are within what one task may return."""
 
     def __init__(self) -> None:
