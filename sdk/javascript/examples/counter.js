@@ -1,0 +1,6 @@
+// Counts its messages.
+
+export function agent(ctx) {
+  ctx.state = (ctx.state ?? 0) + 1;
+  ctx.reply(String(ctx.state));
+}
