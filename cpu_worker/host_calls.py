@@ -28,7 +28,8 @@ from rota.cpu_worker.task_log import TaskLog
 from rota.cpu_worker.tensor_access import TENSOR_FUNCTIONS, TensorAccess, TensorReader
 from rota.cpu_worker.trap_stack import stack_of
 from rota.runtimes.driver import Frozen
-from rota.wasi.process import WASI_FUNCTIONS, FreezeReached, Process, ProcessExit
+from rota.wasi.functions import WASI_FUNCTIONS, call_function
+from rota.wasi.process import FreezeReached, Process, ProcessExit
 from rota.wasi.program import NO_PROGRAM, Program
 
 _MASKS: Final = {"i32": 0xFFFF_FFFF, "i64": 0xFFFF_FFFF_FFFF_FFFF}
@@ -188,7 +189,7 @@ class HostCalls:
         function = WASI_FUNCTIONS[name]
 
         def call(guest: HostedGuest, *values: int) -> int | None:
-            return function(self._process or self.process(), guest, *values)
+            return call_function(function, self._process or self.process(), guest, values)
 
         return call
 

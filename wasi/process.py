@@ -1,13 +1,39 @@
-"""One task as a WASI process. PURE."""
+"""One task as a WASI process: its clock, its chance, its streams and its open files. PURE.
+
+Everything follows from the task's inputs. The clock begins at the task's time and goes on by a fixed step each time it
+is read, and by what `poll_oneoff` waits; nothing else takes time. The functions that a guest calls are in the files
+*_functions.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from rota.common.wasi_imports import WASI_IMPORTS
-from rota.wasi.errno import ENOSYS
+from blake3 import blake3
+
+from rota.wasi.descriptors import (
+    FD_READ,
+    FD_WRITE,
+    FILE_RIGHTS,
+    FOLDER_RIGHTS,
+    Descriptor,
+    Descriptors,
+    OpenFile,
+    OpenFolder,
+    Stream,
+)
+from rota.wasi.files import FileNode, FileSystem, FolderNode
 from rota.wasi.program import Program
+
+STDIN: Final = 0
+STDOUT: Final = 1
+CLOCK_STEP_NS: Final = 1_000  # by which a clock goes on each time that it is read
+CLOCK_MAX_NS: Final = (1 << 63) - 1
+FREEZE_FOLDER: Final = "rota"
+FREEZE_FILE: Final = "freeze"
+
+_CHANCE: Final = "rota 2026-11 the chance of a task"  # a context of BLAKE3's key derivation
 
 
 class ProcessExit(Exception):
@@ -41,17 +67,87 @@ class Process:
         log: Callable[[int, bytes], None],
         freezes: bool = False,
     ) -> None:
-        """Start. Streams that are not kept are passed to `log`, with their descriptor."""
+        """Start with descriptors 0 to 2, and 3 for the folder `/`.
+
+        `stdout_bytes_max`: keep that many bytes and one more of standard output; None: pass it to `log`, as standard
+        error is, with its descriptor.
+        """
+        self.program = program
+        self.files = FileSystem(program.files, memory_bytes, self.now)
+        self.descriptors = Descriptors([Stream(0, FD_READ), Stream(1, FD_WRITE), Stream(2, FD_WRITE)])
+        self.descriptors.add(OpenFolder(self.files.root, FOLDER_RIGHTS, FILE_RIGHTS | FOLDER_RIGHTS, name=b"/"))
+        self._start_ns = now_ms * 1_000_000
+        self._elapsed_ns = 0
+        self._entropy = entropy
+        self._chance_used = 0
+        self._stdin = stdin
+        self._stdin_read = 0
+        self._stdout_max = stdout_bytes_max
+        self._stdout = bytearray()
+        self._log = log
+        self._freezes = freezes
+        if freezes and self.files.root.get(FREEZE_FOLDER) is None:
+            self.files.root.put(FREEZE_FOLDER, FolderNode(2, 1, None, self.now()))
+
+    # --- time and chance ------------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """Return the time in nanoseconds since 1970, without reading the clock."""
+        return min(self._start_ns + self._elapsed_ns, CLOCK_MAX_NS)
+
+    def elapsed(self) -> int:
+        """Return the nanoseconds since the start, without reading the clock."""
+        return self._elapsed_ns
+
+    def read_clock(self) -> None:
+        """Let a step pass. Raises `FreezeReached` if the guest has asked for it."""
+        self._elapsed_ns += CLOCK_STEP_NS
+        if self._freezes:
+            folder = self.files.root.get(FREEZE_FOLDER)
+            note = folder.get(FREEZE_FILE) if type(folder) is FolderNode else None
+            if type(note) is FileNode and not note.opens:
+                raise FreezeReached(bytes(note.data))
+
+    def wait(self, nanoseconds: int) -> None:
+        """Let time pass."""
+        self._elapsed_ns = min(self._elapsed_ns + nanoseconds, CLOCK_MAX_NS)
+
+    def chance(self, size: int) -> bytes:
+        """Return the next bytes of the task's chance: BLAKE3 of its entropy, as long as needed."""
+        hasher = blake3(self._entropy, derive_key_context=_CHANCE)
+        data = hasher.digest(size, seek=self._chance_used)
+        self._chance_used += size
+        return data
+
+    # --- streams --------------------------------------------------------------------------------------------------
+
+    def stdin_left(self) -> int:
+        return len(self._stdin) - self._stdin_read
+
+    def read_stdin(self, size: int) -> bytes:
+        data = self._stdin[self._stdin_read : self._stdin_read + size]
+        self._stdin_read += len(data)
+        return data
+
+    def write_stream(self, number: int, data: bytes) -> None:
+        if number == STDOUT and self._stdout_max is not None:
+            # One byte more than allowed shows that there was too much; the rest need not be kept.
+            self._stdout += data[: max(0, self._stdout_max + 1 - len(self._stdout))]
+        else:
+            self._log(number, data)
 
     def stdout(self) -> bytes:
-        return b""
+        return bytes(self._stdout)
+
+    # --- descriptors ----------------------------------------------------------------------------------------------
+
+    def release(self, descriptor: Descriptor | None) -> None:
+        """Note that a descriptor is closed."""
+        if type(descriptor) is OpenFile:
+            descriptor.node.opens -= 1
+            self.files.release(descriptor.node)
 
     def close(self) -> None:
-        """Release the files."""
-
-
-def _missing(*_: Any) -> int:
-    return ENOSYS
-
-
-WASI_FUNCTIONS: Final[Mapping[str, Callable[..., int | None]]] = dict.fromkeys(WASI_IMPORTS, _missing)
+        """Release everything."""
+        self.files.root = FolderNode(1, 1, None, 0)
+        self.descriptors = Descriptors([])
