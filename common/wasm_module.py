@@ -32,6 +32,7 @@ from rota.common.wasm_binary import (
     skip_constant,
 )
 from rota.common.wasm_names import NAME_SECTION, check_names
+from rota.common.work import COMMAND
 
 External = Union[FuncType, MemoryType, TableType, GlobalType]  # noqa: UP007 - a runtime alias
 _CUSTOM_SECTIONS_MAX: Final = 1_000  # compilers write fewer than 20
@@ -115,17 +116,22 @@ IMPORTS_ALLOWED: Final[Mapping[tuple[str, str], FuncType]] = {
     (OWN_MODULE, "fail"): FuncType((_I32, _I32, _I32, _I32), ()),
     **{(WASI_MODULE, name): signature for name, signature in WASI_IMPORTS.items()},
 }
-_SIGNATURES: Final[Mapping[str, tuple[FuncType, ...]]] = {"alloc": (_ALLOC,), "step": (_CALL,), "call": (_CALL,)}
+_SIGNATURES: Final[Mapping[str, tuple[FuncType, ...]]] = {
+    "alloc": (_ALLOC,),
+    "step": (_CALL,),
+    "call": (_CALL,),
+    "start": (_INITIALIZE,),
+}
 _STATUS_CALLS: Final = (FuncType((), (_I32,)), FuncType((_I32, _I32), (_I32,)))  # of a function with OUTPUT_ROLES
 _OUTPUT: Final = FuncType((), (_I32,))
 
 
 def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[str, str]) -> None:
-    """Raise `CodeError`, with the reason and the remedy, if a module cannot run as this kind of code.
+    """Raise `CodeError`, with the reason and the remedy, if a module cannot run as this kind of code, or in a command.
 
     `exports` maps roles of kind `function` to the module's own names; other roles have their default names.
     """
-    if code_kind not in MODULE_KINDS:
+    if code_kind not in (*MODULE_KINDS, COMMAND):
         raise CodeError(
             f"a WebAssembly module cannot be deployed as {code_kind!r}: use one of {', '.join(MODULE_KINDS)}",
             kind=code_kind,
@@ -147,7 +153,7 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
             _check_export(
                 interface, exports[role], (_OUTPUT,), f"name another export for role {role!r} or leave it out"
             )
-    if "_initialize" in interface.exports:
+    if "_initialize" in interface.exports and code_kind != COMMAND:
         _check_export(
             interface, "_initialize", (_INITIALIZE,), "build a WASI reactor (-mexec-model=reactor), or leave it out"
         )

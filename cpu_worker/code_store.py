@@ -7,19 +7,22 @@ our reader must not be enough to call a function with the wrong type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from wasmtime import FuncType, Linker, MemoryType, WasmtimeError
+from wasmtime import FuncType, InstancePre, Linker, MemoryType, Module, WasmtimeError
 
+from rota.common.bundle import Bundle
 from rota.common.code_kinds import IS_MODULE, KINDS, OUTPUT_ROLES, kind_of
 from rota.common.errors import CodeError
 from rota.common.wasm_module import check_interface, inspect_module
-from rota.common.work import Code
+from rota.common.work import COMMAND, Code
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.guest import INITIALIZE, MEMORY, PreparedCode
+from rota.wasi.program import program_of
 
 POOL: Final = "cpu"
 PREPARED_MAX: Final = 64
@@ -58,27 +61,47 @@ class CodeStore:
 
         The function raises `CodeError` if the code cannot be used.
         """
-        if (code.digest, code.kind, code.exports) in self._prepared or self._compiler.is_made(code.digest):
+        if (code.digest, code.kind, code.exports) in self._prepared:
             return None
-        return lambda: self._compiler.make(self._checked(code), code.digest)
+        try:
+            digest = self._module_of(code, self._bundle(code))
+        except CodeError as error:
+            return partial(_refuse, error)
+        return (
+            None if self._compiler.is_made(digest) else lambda: self._compiler.make(self._checked(code, digest), digest)
+        )
 
     def close(self) -> None:
         self._prepared.clear()
         self._bytes = 0
 
-    def _checked(self, code: Code) -> bytes:
-        """Return the bytes of a module after checking its exports for its kind. Raises `CodeError`."""
+    def _bundle(self, code: Code) -> Bundle | None:
+        """Return the bundle of a command; None for what is a module. Raises `CodeError`."""
         if kind_of(code).pool != POOL:
             ours = ", ".join(kind.name for kind in KINDS.values() if kind.pool == POOL)
             raise CodeError(f"a CPU worker runs kinds {ours}, not {code.kind}: send it to its own pool")
+        if code.kind == COMMAND:
+            return self._contents.bundle(code.digest)
         if kind_of(code).content != IS_MODULE:
             raise CodeError(f"this Rota does not run kind {code.kind} yet: use agent or function")
-        wasm = self._contents.module(code.digest)
+        return None
+
+    @staticmethod
+    def _module_of(code: Code, bundle: Bundle | None) -> bytes:
+        return code.digest if bundle is None else bundle.module
+
+    def _checked(self, code: Code, digest: bytes) -> bytes:
+        """Return the bytes of a module after checking its exports for its kind. Raises `CodeError`."""
+        wasm = self._contents.module(digest)
         check_interface(inspect_module(wasm), code.kind, dict(code.exports))
         return wasm
 
     def _prepare(self, code: Code) -> PreparedCode:
-        module, native_bytes = self._compiler.load(self._checked(code), code.digest)
+        bundle = self._bundle(code)
+        digest = self._module_of(code, bundle)
+        module, native_bytes = self._compiler.load(self._checked(code, digest), digest)
+        if bundle is not None:
+            return self._prepared_command(bundle, module, native_bytes)
         given = dict(code.exports)
         alloc, call = (given.get(role, usual) for role, usual in kind_of(code).roles)
         types = {export.name: export.type for export in module.exports}
@@ -95,24 +118,51 @@ class CodeStore:
             expected[INITIALIZE] = "() -> ()"
         for name, signature in expected.items():
             check_type(types.get(name), name, signature)
-        memory = types.get(MEMORY)
-        if not isinstance(memory, MemoryType):
-            raise CodeError(f"export {MEMORY!r} is no memory to the engine: rebuild the module")
-        try:
-            linked = self._linker.instantiate_pre(module)
-        except WasmtimeError as error:
-            raise CodeError(f"the engine does not link the module: {error}; rebuild it") from None
         return PreparedCode(
             module=module,
-            linked=linked,
+            linked=self._linked(module),
             alloc=alloc,
             call=call,
             call_values=call_values,
             output=output,
             has_initialize=INITIALIZE in types,
-            memory_bytes_min=memory.limits.min * WASM_PAGE_BYTES,
+            memory_bytes_min=_memory_bytes_min(types),
             native_bytes=native_bytes,
         )
+
+    def _prepared_command(self, bundle: Bundle, module: Module, native_bytes: int) -> PreparedCode:
+        ((_, start),) = KINDS[COMMAND].roles
+        types = {export.name: export.type for export in module.exports}
+        check_type(types.get(start), start, "() -> ()")
+        return PreparedCode(
+            module=module,
+            linked=self._linked(module),
+            alloc="",
+            call=start,
+            call_values=0,
+            output=None,
+            has_initialize=False,
+            memory_bytes_min=_memory_bytes_min(types),
+            native_bytes=native_bytes + sum([len(file.data) for file in bundle.files]),
+            program=program_of(bundle.args, bundle.env, bundle.files),
+        )
+
+    def _linked(self, module: Module) -> InstancePre:
+        try:
+            return self._linker.instantiate_pre(module)
+        except WasmtimeError as error:
+            raise CodeError(f"the engine does not link the module: {error}; rebuild it") from None
+
+
+def _memory_bytes_min(types: Mapping[str, object]) -> int:
+    memory = types.get(MEMORY)
+    if not isinstance(memory, MemoryType):
+        raise CodeError(f"export {MEMORY!r} is no memory to the engine: rebuild the module")
+    return int(memory.limits.min) * WASM_PAGE_BYTES
+
+
+def _refuse(error: CodeError) -> None:
+    raise error
 
 
 def check_type(found: object, name: str, expected: str) -> None:

@@ -17,9 +17,10 @@ from rota.common.code_kinds import IS_COMPONENT, kind_of
 from rota.common.component_binary import HANDLE
 from rota.common.errors import CodeError
 from rota.common.limits import OUTPUT_BYTES_MAX
-from rota.common.work import FUNCTION, NO_OUTCOMES, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
+from rota.common.work import COMMAND, FUNCTION, NO_OUTCOMES, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
 from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
+from rota.cpu_worker.command_runs import run_command
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.component_guest import PreparedComponent
 from rota.cpu_worker.component_runs import Components
@@ -126,7 +127,7 @@ class WasmExecutor:
         self._engine.close()
 
     def _run_tasks(self, fold: Fold) -> FoldResult:
-        run_task = self._run_function if fold.code.kind == FUNCTION else self._run_agent
+        run_task = {FUNCTION: self._run_function, COMMAND: self._run_command}.get(fold.code.kind, self._run_agent)
         outcomes: list[Outcome] = []
         state, new_state = fold.state, None
         answered_bytes = 0
@@ -174,6 +175,11 @@ class WasmExecutor:
             message = f"result: {len(answer)} bytes, at most {bytes_max} (result_bytes)"
             return Failed("bad_output", message, log.lines(), fuel), None
         return Done(answer, None, (), log.lines(), fuel, ()), None
+
+    def _run_command(
+        self, fold: Fold, task: TaskInput, _state: bytes | None, log: TaskLog
+    ) -> tuple[Outcome, bytes | None]:
+        return run_command(self._sandbox, fold, task, log), None
 
     def _why(self, stopped: GuestStopped) -> Literal["interrupted", "timeout", "faulted"]:
         if stopped.why != "interrupted":

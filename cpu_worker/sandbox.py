@@ -24,6 +24,7 @@ from rota.cpu_worker.task_log import TaskLog
 from rota.cpu_worker.tensor_access import TensorReader
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.host.float_environment import FloatEnvironment
+from rota.wasi.program import Program
 
 _NO_ENTROPY: Final = bytes(32)
 
@@ -86,6 +87,11 @@ class Sandbox:
                     raise
                 if stopped.why == "interrupted" and self._watchdog.reason_to_stop() is not None:
                     raise
+
+    @property
+    def program(self) -> Program:
+        """The program of the code that this fold runs."""
+        return self._prepared.program
 
     def has_kept(self) -> bool:
         """Return whether the next call of this fold will reuse the last call's instance."""

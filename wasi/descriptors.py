@@ -31,9 +31,10 @@ STREAM_RIGHTS: Final = (1 << 3) | (1 << 4) | (1 << 21) | (1 << 27)
 T = TypeVar("T")
 
 
-class Stream:
-    """Standard input, output or error, as `number` says, whatever number its descriptor gets later. `rights`: FD_READ or
-    FD_WRITE.
+class StandardStream:
+    """Standard input, output or error, as `number` says, whatever number its descriptor gets later.
+
+    `rights`: FD_READ or FD_WRITE.
     """
 
     __slots__ = ("flags", "inheriting", "number", "rights")
@@ -66,9 +67,7 @@ class OpenFolder:
     __slots__ = ("flags", "inheriting", "name", "node", "rights")
     filetype: Final = FolderNode.filetype
 
-    def __init__(
-        self, node: FolderNode, rights: int, inheriting: int, flags: int = 0, name: bytes | None = None
-    ) -> None:
+    def __init__(self, node: FolderNode, rights: int, inheriting: int, *, flags: int, name: bytes | None) -> None:
         self.node = node
         self.rights = rights & FOLDER_RIGHTS
         self.inheriting = inheriting & (FILE_RIGHTS | FOLDER_RIGHTS)
@@ -76,7 +75,7 @@ class OpenFolder:
         self.name = name
 
 
-Descriptor = Union[Stream, OpenFile, OpenFolder]  # noqa: UP007 - a runtime alias
+Descriptor = Union[StandardStream, OpenFile, OpenFolder]  # noqa: UP007 - a runtime alias
 
 
 class Descriptors:
@@ -95,14 +94,14 @@ class Descriptors:
 
     def file(self, number: int) -> OpenFile:
         found = self.get(number)
-        if type(found) is not OpenFile:
+        if not isinstance(found, OpenFile):
             raise Refusal(EBADF)
         return found
 
     def folder(self, number: int, right: int = 0) -> OpenFolder:
         """Return a folder, which has this right."""
         found = self.get(number)
-        if type(found) is not OpenFolder:
+        if not isinstance(found, OpenFolder):
             raise Refusal(ENOTDIR)
         if right and not found.rights & right:
             raise Refusal(ENOTCAPABLE)

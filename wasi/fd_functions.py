@@ -6,7 +6,15 @@ import struct
 from typing import Final
 
 from rota.wasi.costs import BYTE_FUEL, ENTRY_FUEL
-from rota.wasi.descriptors import FD_ALLOCATE, FD_FILESTAT_SET_SIZE, FD_READ, FD_WRITE, OpenFile, OpenFolder, Stream
+from rota.wasi.descriptors import (
+    FD_ALLOCATE,
+    FD_FILESTAT_SET_SIZE,
+    FD_READ,
+    FD_WRITE,
+    OpenFile,
+    OpenFolder,
+    StandardStream,
+)
 from rota.wasi.errno import (
     EBADF,
     EFBIG,
@@ -20,7 +28,7 @@ from rota.wasi.errno import (
     SUCCESS,
     Refusal,
 )
-from rota.wasi.files import FileNode, FolderNode, Node
+from rota.wasi.files import FileNode, FolderNode, Node, is_shared
 from rota.wasi.guest_access import GuestAccess, charge_copy, load, store, store_u32, store_u64, vectors
 from rota.wasi.process import STDIN, Process
 
@@ -91,7 +99,7 @@ def fd_fdstat_set_rights(process: Process, guest: GuestAccess, number: int, righ
 
 def fd_filestat_get(process: Process, guest: GuestAccess, number: int, out: int) -> int:
     found = process.descriptors.get(number)
-    if type(found) is Stream:
+    if isinstance(found, StandardStream):
         store(guest, out, _STATISTICS.pack(0, found.number, found.filetype, 1, 0, 0, 0, 0))
     else:
         store(guest, out, statistics(found.node))
@@ -119,21 +127,17 @@ def fd_filestat_set_times(
     process: Process, guest: GuestAccess, number: int, accessed: int, modified: int, flags: int
 ) -> int:
     found = process.descriptors.get(number)
-    if type(found) is Stream:
+    if isinstance(found, StandardStream):
         return EBADF
-    set_times(process, found.node, accessed, modified, flags, is_shared=_is_shared(found.node))
+    set_times(process, found.node, accessed, modified, flags)
     return SUCCESS
 
 
-def _is_shared(node: Node) -> bool:
-    return (type(node) is FileNode and node.is_shared) or (type(node) is FolderNode and node.shared is not None)
-
-
-def set_times(process: Process, node: Node, accessed: int, modified: int, flags: int, *, is_shared: bool) -> None:
+def set_times(process: Process, node: Node, accessed: int, modified: int, flags: int) -> None:
     """Set times as the flags say; a pair of them that contradict each other is EINVAL."""
     if flags & ~0xF or flags & 3 == 3 or flags & 12 == 12:
         raise Refusal(EINVAL)
-    if is_shared:
+    if is_shared(node):
         raise Refusal(EROFS)
     now = process.now()
     if flags & (_ACCESSED | _ACCESSED_NOW):
@@ -145,9 +149,9 @@ def set_times(process: Process, node: Node, accessed: int, modified: int, flags:
 
 def fd_read(process: Process, guest: GuestAccess, number: int, buffers: int, count: int, out: int) -> int:
     found = _with(process, number, FD_READ)
-    if type(found) is Stream:
+    if isinstance(found, StandardStream):
         return _read_stream(process, guest, found, buffers, count, out)
-    assert type(found) is OpenFile
+    assert isinstance(found, OpenFile)
     size = _read_file(guest, found.node, found.position, buffers, count, out)
     found.position += size
     return SUCCESS
@@ -155,13 +159,15 @@ def fd_read(process: Process, guest: GuestAccess, number: int, buffers: int, cou
 
 def fd_pread(process: Process, guest: GuestAccess, number: int, buffers: int, count: int, offset: int, out: int) -> int:
     found = _with(process, number, FD_READ)
-    if type(found) is not OpenFile:
+    if not isinstance(found, OpenFile):
         return ESPIPE
     _read_file(guest, found.node, offset, buffers, count, out)
     return SUCCESS
 
 
-def _read_stream(process: Process, guest: GuestAccess, stream: Stream, buffers: int, count: int, out: int) -> int:
+def _read_stream(
+    process: Process, guest: GuestAccess, stream: StandardStream, buffers: int, count: int, out: int
+) -> int:
     wanted = vectors(guest, buffers, count)
     left = process.stdin_left() if stream.number == STDIN else 0
     size = min(left, sum([length for _, length in wanted]))
@@ -194,11 +200,11 @@ def _scatter(guest: GuestAccess, wanted: list[tuple[int, int]], data: bytes | me
 def fd_write(process: Process, guest: GuestAccess, number: int, buffers: int, count: int, out: int) -> int:
     found = _with(process, number, FD_WRITE)
     data = _gather(guest, buffers, count, out)
-    if type(found) is Stream:
+    if isinstance(found, StandardStream):
         process.write_stream(found.number, data)
         store_u32(guest, out, len(data))
         return SUCCESS
-    assert type(found) is OpenFile
+    assert isinstance(found, OpenFile)
     offset = found.node.size if found.flags & APPEND else found.position
     size = _write_file(process, guest, found.node, offset, data)
     found.position = offset + size
@@ -210,7 +216,7 @@ def fd_pwrite(
     process: Process, guest: GuestAccess, number: int, buffers: int, count: int, offset: int, out: int
 ) -> int:
     found = _with(process, number, FD_WRITE)
-    if type(found) is not OpenFile:
+    if not isinstance(found, OpenFile):
         return ESPIPE
     data = _gather(guest, buffers, count, out)
     if found.flags & APPEND:  # as Linux does
@@ -268,8 +274,8 @@ def _grow(process: Process, guest: GuestAccess, node: FileNode, size: int) -> No
 
 def fd_seek(process: Process, guest: GuestAccess, number: int, offset: int, whence: int, out: int) -> int:
     found = process.descriptors.get(number)
-    if type(found) is not OpenFile:
-        return ESPIPE if type(found) is Stream else EBADF
+    if not isinstance(found, OpenFile):
+        return ESPIPE if isinstance(found, StandardStream) else EBADF
     if whence > SEEK_END:
         return EINVAL
     start = (0, found.position, found.node.size)[whence]
@@ -283,8 +289,8 @@ def fd_seek(process: Process, guest: GuestAccess, number: int, offset: int, when
 
 def fd_tell(process: Process, guest: GuestAccess, number: int, out: int) -> int:
     found = process.descriptors.get(number)
-    if type(found) is not OpenFile:
-        return ESPIPE if type(found) is Stream else EBADF
+    if not isinstance(found, OpenFile):
+        return ESPIPE if isinstance(found, StandardStream) else EBADF
     store_u64(guest, out, found.position)
     return SUCCESS
 
@@ -305,7 +311,7 @@ def fd_prestat_dir_name(process: Process, guest: GuestAccess, number: int, point
 def _preopened(process: Process, number: int) -> bytes:
     """Return the name of a preopened folder."""
     found = process.descriptors.get(number)
-    if type(found) is not OpenFolder or found.name is None:
+    if not isinstance(found, OpenFolder) or found.name is None:
         raise Refusal(EBADF)
     return found.name
 
@@ -315,8 +321,8 @@ def fd_readdir(process: Process, guest: GuestAccess, number: int, buffer: int, s
     entry's number.
     """
     found = process.descriptors.get(number)
-    if type(found) is not OpenFolder:
-        return EBADF if type(found) is Stream else ENOTDIR
+    if not isinstance(found, OpenFolder):
+        return EBADF if isinstance(found, StandardStream) else ENOTDIR
     charge_copy(guest, buffer, size)
     node = found.node
     data = bytearray()
@@ -348,7 +354,7 @@ def fd_renumber(process: Process, guest: GuestAccess, number: int, to: int) -> i
     return SUCCESS
 
 
-def _with(process: Process, number: int, right: int) -> Stream | OpenFile | OpenFolder:
+def _with(process: Process, number: int, right: int) -> StandardStream | OpenFile | OpenFolder:
     """Return a descriptor that has this right, to read or to write; so it is no folder."""
     found = process.descriptors.get(number)
     if not found.rights & right:

@@ -110,7 +110,7 @@ class FolderNode:
     def is_empty(self) -> bool:
         return not self._numbers and not (self.shared is not None and self.shared.entries)
 
-    def is_shared(self, name: str) -> bool:
+    def has_shared(self, name: str) -> bool:
         """Whether this entry came with the program."""
         return self.shared is not None and name in self.shared.entries
 
@@ -118,20 +118,20 @@ class FolderNode:
         node = self._own.get(name)
         if node is None and self.shared is not None:
             entry = self.shared.entries.get(name)
-            if type(entry) is SharedFile:
+            if isinstance(entry, SharedFile):
                 node = self._own[name] = FileNode(entry.inode, entry.data, SHARED_TIME_NS)
-            elif type(entry) is SharedFolder:
+            elif isinstance(entry, SharedFolder):
                 node = self._own[name] = FolderNode(entry.inode, self.inode, entry, SHARED_TIME_NS)
         return node
 
     def put(self, name: str, node: Node) -> None:
         """Add or replace an entry that is not shared."""
-        assert not self.is_shared(name)
+        assert not self.has_shared(name)
         if name not in self._numbers:
             self._numbers[name] = self._next
             self._next += 1
         self._own[name] = node
-        if type(node) is FolderNode:
+        if isinstance(node, FolderNode):
             node.parent_inode = self.inode
 
     def take(self, name: str) -> None:
@@ -147,14 +147,19 @@ class FolderNode:
 
     def own_folders(self) -> Iterator[FolderNode]:
         for node in self._own.values():
-            if type(node) is FolderNode:
+            if isinstance(node, FolderNode):
                 yield node
 
 
 Node = Union[FileNode, FolderNode, LinkNode]  # noqa: UP007 - a runtime alias
 
 
-class Place(NamedTuple):
+def is_shared(node: Node) -> bool:
+    """Return whether a file or folder came with the program."""
+    return node.is_shared if isinstance(node, FileNode) else isinstance(node, FolderNode) and node.shared is not None
+
+
+class PathEnd(NamedTuple):
     """Where a path leads: an entry `name` of `folder`, and what is there (None: nothing). `folder` is None if the path
     names the folder where it began, or ends in `..`. `as_folder`: the path says that it is a folder (`name/`).
     """
@@ -176,7 +181,7 @@ class FileSystem:
         self._used = 0
         self._inode = 1 << 32  # above those of shared files
 
-    def resolve(self, guest: GuestAccess, start: FolderNode, path: str, *, follow: bool) -> Place:
+    def resolve(self, guest: GuestAccess, start: FolderNode, path: str, *, follow: bool) -> PathEnd:
         """Follow a path from a folder. `follow`: also a link at its end."""
         pending, as_folder = _parts(path)
         way = [start]
@@ -192,7 +197,7 @@ class FileSystem:
             if len(name.encode()) > NAME_BYTES_MAX:
                 raise Refusal(ENAMETOOLONG)
             node = way[-1].get(name)
-            if type(node) is LinkNode and (pending or follow or as_folder):
+            if isinstance(node, LinkNode) and (pending or follow or as_folder):
                 followed += 1
                 if followed > LINKS_FOLLOWED_MAX:
                     raise Refusal(ELOOP)
@@ -201,15 +206,15 @@ class FileSystem:
                 pending += more
                 continue
             if not pending:
-                return Place(way[-1], name, node, as_folder)
+                return PathEnd(way[-1], name, node, as_folder)
             if node is None:
                 raise Refusal(ENOENT)
-            if type(node) is not FolderNode:
+            if not isinstance(node, FolderNode):
                 raise Refusal(ENOTDIR)
             way.append(node)
-        return Place(None, "", way[-1], True)
+        return PathEnd(None, "", way[-1], True)
 
-    def new_place(self, place: Place) -> FolderNode:
+    def new_place(self, place: PathEnd) -> FolderNode:
         """Return the folder in which something new can be made at this place."""
         if place.node is not None or place.folder is None:
             raise Refusal(EEXIST)
@@ -217,13 +222,13 @@ class FileSystem:
             raise Refusal(ENOENT)
         return place.folder
 
-    def own_place(self, place: Place) -> tuple[FolderNode, Node]:
+    def own_place(self, place: PathEnd) -> tuple[FolderNode, Node]:
         """Return folder and node of an entry that can be removed or moved."""
         if place.folder is None:
             raise Refusal(EINVAL)
         if place.node is None:
             raise Refusal(ENOENT)
-        if place.folder.is_shared(place.name):
+        if place.folder.has_shared(place.name):
             raise Refusal(EROFS)
         return place.folder, place.node
 
@@ -254,11 +259,11 @@ class FileSystem:
         self._used -= NODE_BYTES + len(name)
         node.links -= 1
         node.times.changed = self._now()
-        if type(node) is FolderNode:
+        if isinstance(node, FolderNode):
             node.removed = True
-        elif type(node) is LinkNode:
+        elif isinstance(node, LinkNode):
             self._used -= len(node.target) if not node.links else 0
-        elif type(node) is FileNode:
+        elif isinstance(node, FileNode):
             self.release(node)
 
     def move(self, folder: FolderNode, name: str, node: Node, to: FolderNode, to_name: str) -> None:

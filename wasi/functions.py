@@ -15,15 +15,11 @@ from rota.wasi.process import Process
 Function = Callable[..., int]
 
 
-def _found(name: str) -> Function:
-    for module in (process_functions, fd_functions, path_functions):
-        function = getattr(module, name, None)
-        if function is not None:
-            return function
-    raise AssertionError(f"no function {name}")
+_MODULES: Final = {"fd": fd_functions, "path": path_functions}  # by the first part of a function's name
 
-
-WASI_FUNCTIONS: Final[Mapping[str, Function]] = {name: _found(name) for name in WASI_IMPORTS}
+WASI_FUNCTIONS: Final[Mapping[str, Function]] = {
+    name: getattr(_MODULES.get(name.split("_")[0], process_functions), name) for name in WASI_IMPORTS
+}
 
 
 def call_function(function: Function, process: Process, guest: GuestAccess, values: tuple[int, ...]) -> int:

@@ -22,7 +22,7 @@ from rota.wasi.errno import (
     Refusal,
 )
 from rota.wasi.fd_functions import set_times, statistics
-from rota.wasi.files import FileNode, FolderNode, LinkNode, Node, Place
+from rota.wasi.files import FileNode, FolderNode, LinkNode, Node, PathEnd
 from rota.wasi.guest_access import GuestAccess, load, load_path, store, store_u32
 from rota.wasi.process import Process
 
@@ -57,8 +57,7 @@ def path_filestat_set_times(
     flags: int,
 ) -> int:
     place = _place(process, guest, number, pointer, size, follow=bool(lookup & FOLLOW))
-    node = _existing(place)
-    set_times(process, node, accessed, modified, flags, is_shared=_is_shared(place, node))
+    set_times(process, _existing(place), accessed, modified, flags)
     return SUCCESS
 
 
@@ -77,11 +76,11 @@ def path_link(
         return EINVAL
     node = _existing(_place(process, guest, number, pointer, size, follow=False))
     to = _place(process, guest, to_number, to_pointer, to_size, follow=False)
-    if type(node) is FolderNode:
+    if isinstance(node, FolderNode):
         return EPERM
     if to.as_folder and to.node is None:
         return ENOENT
-    assert type(node) is not FolderNode
+    assert not isinstance(node, FolderNode)
     process.files.link(guest, node, process.files.new_place(to), to.name)
     return SUCCESS
 
@@ -119,12 +118,12 @@ def path_open(
     elif how & CREATE and how & EXCLUSIVE:
         return EEXIST
     rights &= folder.inheriting
-    if type(node) is FileNode:
-        opened = _open_file(process, guest, folder, place, node, how, rights, flags)
-    elif type(node) is FolderNode:
-        if how & (CREATE | TRUNCATE) or (rights & FD_WRITE and not how & DIRECTORY):
+    if isinstance(node, FileNode):
+        opened: OpenFile | OpenFolder = _open_file(process, guest, folder, place, node, how, rights, flags)
+    elif isinstance(node, FolderNode):
+        if how & (CREATE | TRUNCATE) or rights & FD_WRITE:
             return EINVAL if how & CREATE and how & DIRECTORY else EISDIR
-        opened = OpenFolder(node, rights, inheriting & folder.inheriting, flags)
+        opened = OpenFolder(node, rights, inheriting & folder.inheriting, flags=flags, name=None)
     else:
         return ENOTDIR if how & DIRECTORY else ELOOP
     store_u32(guest, out, process.descriptors.add(opened))
@@ -135,7 +134,7 @@ def _open_file(
     process: Process,
     guest: GuestAccess,
     folder: OpenFolder,
-    place: Place,
+    place: PathEnd,
     node: FileNode,
     how: int,
     rights: int,
@@ -157,7 +156,7 @@ def path_readlink(
     process: Process, guest: GuestAccess, number: int, pointer: int, size: int, buffer: int, buffer_size: int, out: int
 ) -> int:
     node = _existing(_place(process, guest, number, pointer, size, follow=False))
-    if type(node) is not LinkNode:
+    if not isinstance(node, LinkNode):
         return EINVAL
     target = node.target.encode()[:buffer_size]
     guest.charge(len(target) * BYTE_FUEL)
@@ -168,10 +167,10 @@ def path_readlink(
 
 def path_remove_directory(process: Process, guest: GuestAccess, number: int, pointer: int, size: int) -> int:
     place = _place(process, guest, number, pointer, size, follow=False)
-    if place.node is not None and type(place.node) is not FolderNode:
+    if place.node is not None and not isinstance(place.node, FolderNode):
         return ENOTDIR
     folder, node = process.files.own_place(place)
-    assert type(node) is FolderNode
+    assert isinstance(node, FolderNode)
     if not node.is_empty:
         return ENOTEMPTY
     process.files.remove(folder, place.name, node)
@@ -194,17 +193,17 @@ def path_rename(
     folder, node = files.own_place(place)
     if to.folder is None:
         return EINVAL
-    is_folder = type(node) is FolderNode
+    is_folder = isinstance(node, FolderNode)
     if (place.as_folder or to.as_folder) and not is_folder:
         return ENOTDIR
     if to.folder.removed:
         return ENOENT
-    if type(node) is FolderNode and files.is_inside(guest, to.folder, node):
+    if isinstance(node, FolderNode) and files.is_inside(guest, to.folder, node):
         return EINVAL
     if to.node is node:
         return SUCCESS
     if to.node is not None:
-        if to.folder.is_shared(to.name):
+        if to.folder.has_shared(to.name):
             return EROFS
         _check_replaceable(to.node, is_folder=is_folder)
         files.remove(to.folder, to.name, to.node)
@@ -214,7 +213,7 @@ def path_rename(
 
 def _check_replaceable(node: Node, *, is_folder: bool) -> None:
     """Refuse a rename onto something of another kind, or onto a folder that holds something."""
-    if type(node) is FolderNode:
+    if isinstance(node, FolderNode):
         if not is_folder:
             raise Refusal(EISDIR)
         if not node.is_empty:
@@ -232,7 +231,7 @@ def path_symlink(
     if not target:
         return ENOENT
     place = _place(process, guest, number, to_pointer, to_size, follow=False)
-    if place.as_folder and type(place.node) is not FolderNode:
+    if place.as_folder and not isinstance(place.node, FolderNode):
         return ENOENT if place.node is None else ENOTDIR
     process.files.new_symlink(guest, process.files.new_place(place), place.name, target)
     return SUCCESS
@@ -240,7 +239,7 @@ def path_symlink(
 
 def path_unlink_file(process: Process, guest: GuestAccess, number: int, pointer: int, size: int) -> int:
     place = _place(process, guest, number, pointer, size, follow=False)
-    if type(place.node) is FolderNode:
+    if isinstance(place.node, FolderNode):
         return EISDIR
     folder, node = process.files.own_place(place)
     if place.as_folder:
@@ -249,22 +248,15 @@ def path_unlink_file(process: Process, guest: GuestAccess, number: int, pointer:
     return SUCCESS
 
 
-def _place(process: Process, guest: GuestAccess, number: int, pointer: int, size: int, *, follow: bool) -> Place:
+def _place(process: Process, guest: GuestAccess, number: int, pointer: int, size: int, *, follow: bool) -> PathEnd:
     """Return where a path leads from the folder with this descriptor."""
     folder = process.descriptors.folder(number)
     return process.files.resolve(guest, folder.node, load_path(guest, pointer, size), follow=follow)
 
 
-def _existing(place: Place) -> Node:
+def _existing(place: PathEnd) -> Node:
     if place.node is None:
         raise Refusal(ENOENT)
-    if place.as_folder and type(place.node) is not FolderNode:
+    if place.as_folder and not isinstance(place.node, FolderNode):
         raise Refusal(ENOTDIR)
     return place.node
-
-
-def _is_shared(place: Place, node: Node) -> bool:
-    """Return whether this is a file or folder that came with the program."""
-    if type(node) is FileNode:
-        return node.is_shared
-    return type(node) is FolderNode and node.shared is not None

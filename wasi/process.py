@@ -21,7 +21,7 @@ from rota.wasi.descriptors import (
     Descriptors,
     OpenFile,
     OpenFolder,
-    Stream,
+    StandardStream,
 )
 from rota.wasi.files import FileNode, FileSystem, FolderNode
 from rota.wasi.program import Program
@@ -74,8 +74,11 @@ class Process:
         """
         self.program = program
         self.files = FileSystem(program.files, memory_bytes, self.now)
-        self.descriptors = Descriptors([Stream(0, FD_READ), Stream(1, FD_WRITE), Stream(2, FD_WRITE)])
-        self.descriptors.add(OpenFolder(self.files.root, FOLDER_RIGHTS, FILE_RIGHTS | FOLDER_RIGHTS, name=b"/"))
+        self.descriptors = Descriptors(
+            [StandardStream(0, FD_READ), StandardStream(1, FD_WRITE), StandardStream(2, FD_WRITE)]
+        )
+        rights = FILE_RIGHTS | FOLDER_RIGHTS
+        self.descriptors.add(OpenFolder(self.files.root, rights, rights, flags=0, name=b"/"))
         self._start_ns = now_ms * 1_000_000
         self._elapsed_ns = 0
         self._entropy = entropy
@@ -104,8 +107,8 @@ class Process:
         self._elapsed_ns += CLOCK_STEP_NS
         if self._freezes:
             folder = self.files.root.get(FREEZE_FOLDER)
-            note = folder.get(FREEZE_FILE) if type(folder) is FolderNode else None
-            if type(note) is FileNode and not note.opens:
+            note = folder.get(FREEZE_FILE) if isinstance(folder, FolderNode) else None
+            if isinstance(note, FileNode) and not note.opens:
                 raise FreezeReached(bytes(note.data))
 
     def wait(self, nanoseconds: int) -> None:
@@ -143,7 +146,7 @@ class Process:
 
     def release(self, descriptor: Descriptor | None) -> None:
         """Note that a descriptor is closed."""
-        if type(descriptor) is OpenFile:
+        if isinstance(descriptor, OpenFile):
             descriptor.node.opens -= 1
             self.files.release(descriptor.node)
 

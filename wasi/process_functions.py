@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from rota.wasi.costs import EVENT_FUEL
-from rota.wasi.descriptors import FD_READ, FD_WRITE, OpenFile, Stream
+from rota.wasi.descriptors import FD_READ, FD_WRITE, OpenFile, StandardStream
 from rota.wasi.errno import EBADF, EFAULT, EINVAL, ENOSYS, ENOTSOCK, ENOTSUP, SUCCESS, Refusal
 from rota.wasi.guest_access import GuestAccess, charge_copy, load, store, store_u32, store_u64
 from rota.wasi.process import CLOCK_STEP_NS, STDIN, Process, ProcessExit
@@ -139,10 +139,10 @@ def _readiness(process: Process, tag: int, number: int) -> tuple[int, int, int, 
         return EBADF, tag, 0, 0
     if tag == WRITE_EVENT:
         return SUCCESS, tag, 65_536, 0
-    if type(descriptor) is Stream:
+    if isinstance(descriptor, StandardStream):
         left = process.stdin_left() if descriptor.number == STDIN else 0
         return SUCCESS, tag, left, 0 if left else _HANGUP
-    assert type(descriptor) is OpenFile
+    assert isinstance(descriptor, OpenFile)
     return SUCCESS, tag, max(0, descriptor.node.size - descriptor.position), 0
 
 
@@ -156,9 +156,7 @@ def sock_recv(
     return _no_socket(process, number)
 
 
-def sock_send(
-    process: Process, guest: GuestAccess, number: int, buffers: int, count: int, flags: int, size: int
-) -> int:
+def sock_send(process: Process, guest: GuestAccess, number: int, buffers: int, count: int, flags: int, out: int) -> int:
     return _no_socket(process, number)
 
 
