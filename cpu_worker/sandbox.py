@@ -90,7 +90,8 @@ class Sandbox:
 
     @property
     def program(self) -> Program:
-        """The program of the code that this fold runs."""
+        """The program of the command that this fold runs."""
+        assert isinstance(self._prepared, PreparedCode), "a command is a module"
         return self._prepared.program
 
     def has_kept(self) -> bool:
