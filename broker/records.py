@@ -45,7 +45,7 @@ from rota.common.outcomes import Outcomes, check_counts
 from rota.common.shape import Shape
 from rota.common.work import Code, Done, Outcome, Provenance, TensorRef
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 
 Facts = Annotated[tuple[tuple[Text, Text], ...], Meta(max_length=1_024)]
 Bound = Annotated[tuple[tuple[CodeName, Code], ...], Meta(max_length=limits.DEPLOYS_MAX)]

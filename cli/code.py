@@ -67,6 +67,13 @@ _DEFAULTS = Limits()
     metavar="BYTES",
     help="By how much a task may grow its lane with emits and state, beyond what it brought.",
 )
+@option(
+    "--tensors",
+    type=ByteCount(0, limits.TASK_TENSOR_BYTES_MAX),
+    default=_DEFAULTS.tensor_bytes,
+    metavar="BYTES",
+    help="How large the tensors that a task makes may be together.",
+)
 @lane_option
 @option("--check/--no-check", default=True, help="Have a worker compile it before the deploy takes effect.")
 @wait_option
@@ -74,7 +81,7 @@ _DEFAULTS = Limits()
 @broker_options
 def deploy(
     connection: Connection, name: str, file: Path, kind: str, reuse: bool, exports: tuple[str, ...], fuel: int,
-    memory: int, timeout_ms: int, emits: int, growth: int, lane: str, check: bool, wait: bool, json: bool,
+    memory: int, timeout_ms: int, emits: int, growth: int, tensors: int, lane: str, check: bool, wait: bool, json: bool,
 ) -> None:  # fmt: skip
     """Bind NAME to the WASM module in FILE. Tasks that are issued from now on run it.
 
@@ -83,7 +90,12 @@ def deploy(
     rota deploy slug slug.wasm --kind function --reuse --export alloc=malloc --export call=slugify
     """
     code_limits = _DEFAULTS._replace(
-        fuel=fuel, memory_bytes=memory, timeout_ms=timeout_ms, emits_max=emits, growth_bytes=growth
+        fuel=fuel,
+        memory_bytes=memory,
+        timeout_ms=timeout_ms,
+        emits_max=emits,
+        growth_bytes=growth,
+        tensor_bytes=tensors,
     )
     roles = _exports(exports)
     with connection.open() as client:

@@ -155,7 +155,12 @@ def _code_facts(code: Code) -> _Facts:
     yield "code", f"{code.kind} {code.digest.hex()}" + (", instance reused" if code.reuse else "")
     limits = code.limits
     yield "limits", f"fuel {limits.fuel:,}, memory {size_text(limits.memory_bytes)}, {limits.timeout_ms:,} ms"
-    sizes = (("result", limits.result_bytes), ("state", limits.state_bytes), ("log", limits.log_bytes))
+    sizes = (
+        ("result", limits.result_bytes),
+        ("state", limits.state_bytes),
+        ("log", limits.log_bytes),
+        ("new tensors", limits.tensor_bytes),
+    )
     yield "", ", ".join([f"{name} {size_text(size)}" for name, size in sizes]) + f", {limits.emits_max} emits"
 
 

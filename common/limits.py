@@ -37,6 +37,8 @@ FUEL_MAX: Final = (1 << 62) - 1
 MEMORY_BYTES_MAX: Final = 4 << 30  # the size of a 32-bit memory
 TIMEOUT_MS_MAX: Final = 24 * 3600 * 1000
 EMITS_MAX: Final = 4_096  # per task, whatever the deploy's limit
+TASK_TENSOR_BYTES_DEFAULT: Final = 64 << 20  # of the tensors that one task makes, together
+TASK_TENSOR_BYTES_MAX: Final = 1 << 30  # a worker holds them in memory until the task ends
 GROWTH_BYTES_DEFAULT: Final = 128 << 10  # a full window of them is half of a lane's budget
 GROWTH_BYTES_MAX: Final = MESSAGE_BYTES_MAX
 

@@ -109,6 +109,7 @@ class Limits(NamedTuple):
     state_bytes: Annotated[int, Meta(ge=0, le=limits.OUTPUT_BYTES_MAX)] = 1 << 20
     log_bytes: Annotated[int, Meta(ge=0, le=limits.PAYLOAD_BYTES_MAX)] = 16 << 10
     growth_bytes: GrowthBytes = limits.GROWTH_BYTES_DEFAULT  # see budget.py
+    tensor_bytes: Annotated[int, Meta(ge=0, le=limits.TASK_TENSOR_BYTES_MAX)] = limits.TASK_TENSOR_BYTES_DEFAULT
 
 
 @all_travel

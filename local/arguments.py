@@ -26,6 +26,7 @@ class LimitChanges(TypedDict, total=False):
     state_bytes: int
     log_bytes: int
     growth_bytes: int
+    tensor_bytes: int
 
 
 def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:

@@ -105,20 +105,27 @@ class TensorStore:
     def put(self, array: numpy.typing.NDArray[Any], *, durable: bool = True) -> TensorRef:
         """Store a copy of an array and return its reference. Content that exists is not written again."""
         name, shape = dtype_name(array.dtype), tuple(array.shape)
-        header, total = self._check_new(name, shape)
         data = flat_bytes(array)
         ref = TensorRef(tensor_digest(name, shape, data), name, shape)
+        self.keep(ref, data, durable=durable)
+        return ref
+
+    def keep(self, ref: TensorRef, data: bytes | memoryview, *, durable: bool = True) -> None:
+        """Store a tensor whose reference is known. `data`: its elements as flat bytes, as in a file.
+
+        The digest of `ref` must be that of `tensor_digest`. Raises `TensorError` if the store has no room.
+        """
+        header, total = self._check_new(ref.dtype, ref.shape)
         if self._adopt(ref, durable):
-            return ref
+            return
         descriptor, path = self._new_file()
         try:
-            with disk_errors(f"store a tensor {name} {shape}", self.root, total):
+            with disk_errors(f"store a tensor {ref.dtype} {ref.shape}", self.root, total):
                 write_all(descriptor, header)
                 write_all(descriptor, data)
             self._publish(descriptor, path, ref, durable)
         finally:
             _drop_file(descriptor, path)
-        return ref
 
     def open(self, ref: TensorRef, *, verify: bool = False) -> numpy.typing.NDArray[Any]:
         """Return the tensor as a read-only array over the mapped file, valid even after the file is removed.

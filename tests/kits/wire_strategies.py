@@ -38,7 +38,7 @@ LIMITS = st.builds(
     work.Limits, st.integers(1, limits.FUEL_MAX), st.integers(1 << 16, limits.MEMORY_BYTES_MAX),
     st.integers(1, limits.TIMEOUT_MS_MAX), st.integers(0, limits.EMITS_MAX), COUNT.map(lambda n: n % (1 << 20)),
     COUNT.map(lambda n: n % (1 << 20)), st.integers(0, limits.PAYLOAD_BYTES_MAX),
-    st.integers(0, limits.GROWTH_BYTES_MAX),
+    st.integers(0, limits.GROWTH_BYTES_MAX), st.integers(0, limits.TASK_TENSOR_BYTES_MAX),
 )  # fmt: skip
 CODE = st.builds(work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS, FLAG)
 EMIT = st.builds(
