@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rota.common.errors import TaskFailed
+from rota.common.limits import PAYLOAD_BYTES_MAX
 from rota.common.messages import ResultItem
 from rota.common.work import Provenance, TensorRef, failure_text
 
@@ -60,6 +61,18 @@ class Result:
     def payload(self) -> bytes | None:
         """The result's bytes; None if the task failed, or succeeded without a result."""
         return self._item.result
+
+    @property
+    def data(self) -> bytes | None:
+        """The result's bytes, however many: the payload, or the tensor that a large one became (docs/AGENTS.md).
+
+        Raises like `tensor_arrays`.
+        """
+        large = self.tensors[-1:] if self.payload == b"" else ()
+        if large and large[0].dtype == "uint8" and len(large[0].shape) == 1 and large[0].shape[0] > PAYLOAD_BYTES_MAX:
+            data: bytes = self._decoder.tensor_arrays(large)[0].tobytes()
+            return data
+        return self.payload
 
     @property
     def tensors(self) -> tuple[TensorRef, ...]:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Union
 from rota.common.code_kinds import KINDS, MODULE_KINDS, OUTPUT_ROLES, KindFacts
 from rota.common.errors import CodeError
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
+from rota.common.rota_imports import OWN_IMPORTS, OWN_MODULE
 from rota.common.wasi_imports import WASI_IMPORTS, WASI_MODULE
 from rota.common.wasm_binary import (
     FuncType,
@@ -108,12 +109,8 @@ _ALLOC: Final = FuncType((_I32,), (_I32,))
 _CALL: Final = FuncType((_I32, _I32), (_I64,))
 _INITIALIZE: Final = FuncType((), ())
 
-OWN_MODULE: Final = "rota"  # of what we offer beside WASI
-
 IMPORTS_ALLOWED: Final[Mapping[tuple[str, str], FuncType]] = {
-    (OWN_MODULE, "tensor_read"): FuncType((_I32, _I64, _I32, _I32), (_I32,)),
-    (OWN_MODULE, "log"): FuncType((_I32, _I32), ()),
-    (OWN_MODULE, "fail"): FuncType((_I32, _I32, _I32, _I32), ()),
+    **{(OWN_MODULE, name): signature for name, signature in OWN_IMPORTS.items()},
     **{(WASI_MODULE, name): signature for name, signature in WASI_IMPORTS.items()},
 }
 _SIGNATURES: Final[Mapping[str, tuple[FuncType, ...]]] = {

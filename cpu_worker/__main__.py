@@ -29,7 +29,7 @@ def serve(settings: CpuWorkerSettings) -> Exit:
         raise ConfigError(f"a CPU worker needs wasmtime ({error}): {install_command('cpu')}") from error
     from rota.cpu_worker.executor import WasmExecutor
     from rota.cpu_worker.profile import use_large_thread_stacks
-    from rota.cpu_worker.tensor_access import StoreTensorReader
+    from rota.cpu_worker.tensor_access import StoreTensors
     from rota.tensors.store import TensorStore
     from rota.worker.fold_executor import FoldExecutor
 
@@ -41,7 +41,7 @@ def serve(settings: CpuWorkerSettings) -> Exit:
             return WasmExecutor(
                 folder.modules,
                 folder.artefacts,
-                StoreTensorReader(TensorStore(folder.tensors)),
+                StoreTensors(TensorStore(folder.tensors)),
                 lambda: time.monotonic() * 1_000,
                 raw_calls=settings.raw_calls,
             )

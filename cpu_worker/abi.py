@@ -57,7 +57,7 @@ DONE_FIELDS: Final = (
     ("result", "bin or nil", "at most result_bytes"),
     ("emits", "array of emits", "at most emits_max"),
     ("log", "array of str", f"the first log_bytes bytes and {LOG_LINES_MAX} lines are kept"),
-    ("tensors", "array of int", f"at most {TENSORS_PER_TASK_MAX}, indices into the task's own tensors"),
+    ("tensors", "array of int", f"at most {TENSORS_PER_TASK_MAX}, indices of the task's tensors, then of new ones"),
 )
 ERROR_FIELDS: Final = (
     ("version", "int", "1"),
@@ -74,7 +74,7 @@ EMIT_FIELDS: Final = (
     (
         "tensors",
         "array of int",
-        f"at most {TENSORS_PER_TASK_MAX}, indices into the task's own tensors; empty if left out",
+        f"at most {TENSORS_PER_TASK_MAX}, indices of the task's tensors, then of new ones; empty if left out",
     ),
     ("delay_ms", "int", f"0 to {DELAY_MS_MAX}, more than 0 for timers only; 0 if left out"),
 )
@@ -119,12 +119,22 @@ def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_see
 
 
 def decode_output(
-    data: bytes, *, address: str, state: bytes | None, task: TaskInput, limits: Limits, fuel: int, log: TaskLog
+    data: bytes,
+    *,
+    address: str,
+    state: bytes | None,
+    task: TaskInput,
+    limits: Limits,
+    fuel: int,
+    log: TaskLog,
+    made: Sequence[TensorRef] = (),
 ) -> tuple[Outcome, bytes | None]:
     """Return the outcome of a guest's answer, and the new state (None: unchanged). `state`: the one before.
 
-    `log` has the lines that the guest wrote during the call; those of the answer are added.
+    `log` has the lines that the guest wrote during the call; those of the answer are added. `made` are the tensors that
+    it made; their indices follow those of the task's own.
     """
+    own = (*task.tensors, *made) if made else task.tensors
     held = 0 if state is None else len(state)
     try:
         fields = _unpack(data)
@@ -138,8 +148,8 @@ def decode_output(
         _add_log(fields, 5, log)
         new = _state(fields[2], limits.state_bytes)
         result = _result(fields[3], limits.result_bytes)
-        emits = _emits(fields[4], address, task, limits) if len(fields) > 4 else ()
-        tensors = _tensors(fields[6], "tensors", task.tensors) if len(fields) > 6 else ()
+        emits = _emits(fields[4], address, task, limits, own) if len(fields) > 4 else ()
+        tensors = _tensors(fields[6], "tensors", own) if len(fields) > 6 else ()
         return _done(task, held, new, result, emits, log.lines(), fuel, tensors), new
     except _BadOutput as error:
         return Failed("bad_output", str(error)[:MESSAGE_CHARS_MAX], log.lines(), fuel), None
@@ -277,13 +287,13 @@ def _add_log(fields: list[Any], index: int, log: TaskLog) -> None:
         log.text(line)
 
 
-def _emits(value: Any, address: str, task: TaskInput, limits: Limits) -> tuple[Emit, ...]:
+def _emits(value: Any, address: str, task: TaskInput, limits: Limits, tensors: Sequence[TensorRef]) -> tuple[Emit, ...]:
     if type(value) is not list:
         raise _BadOutput(f"emits: {_show(value)}, not an array")
     count_max = min(task.emits_max, limits.emits_max, EMITS_MAX)
     if len(value) > count_max:
         raise _Overflow(f"emits: {len(value)}, at most {count_max} (emits_max)")
-    return tuple([_emit(fields, f"emits[{index}]", address, task.tensors) for index, fields in enumerate(value)])
+    return tuple([_emit(fields, f"emits[{index}]", address, tensors) for index, fields in enumerate(value)])
 
 
 def _emit(fields: Any, where: str, address: str, tensors: Sequence[TensorRef]) -> Emit:
@@ -314,7 +324,7 @@ def _emit(fields: Any, where: str, address: str, tensors: Sequence[TensorRef]) -
 
 
 def _tensors(value: Any, where: str, tensors: Sequence[TensorRef]) -> tuple[TensorRef, ...]:
-    """Return the task's own tensors that the indices choose."""
+    """Return the tensors that the indices choose: of the task, then those that it made."""
     if type(value) is not list or len(value) > TENSORS_PER_TASK_MAX:
         raise _BadOutput(f"{where}: {_show(value)}, not an array of at most {TENSORS_PER_TASK_MAX} indices")
     for index in value:

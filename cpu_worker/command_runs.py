@@ -31,4 +31,4 @@ def run_command(sandbox: Sandbox, fold: Fold, task: TaskInput, log: TaskLog) -> 
     if len(result) > bytes_max:
         message = f"standard output: more than {bytes_max} bytes (result_bytes)"
         return Failed("bad_output", message, log.lines(), fuel)
-    return Done(result, None, (), log.lines(), fuel, ())
+    return Done(result, None, (), log.lines(), fuel, sandbox.made_refs)

@@ -28,11 +28,12 @@ from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode, check_
 from rota.cpu_worker.guest_memory import guest_memories
 from rota.cpu_worker.host_calls import task_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
+from rota.cpu_worker.outcome_tensors import keep_tensors
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
 from rota.cpu_worker.task_log import TaskLog
-from rota.cpu_worker.tensor_access import TensorReader
+from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 
 
@@ -43,7 +44,7 @@ class WasmExecutor:
         self,
         modules_dir: Path,
         artefacts_dir: Path,
-        tensors: TensorReader | None,
+        tensors: TensorAccess | None,
         clock: Callable[[], float],
         *,
         raw_calls: bool = True,
@@ -60,6 +61,7 @@ class WasmExecutor:
         self._watchdog = EpochWatchdog(self._engine, clock)
         self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
         self._compiler = compiler
+        self._tensors = tensors
         self._codes = CodeStore(modules_dir, compiler, self._sandbox.linker)
         self._components = Components(modules_dir, artefacts_dir, memories, self._watchdog)
 
@@ -138,6 +140,8 @@ class WasmExecutor:
             log = TaskLog(fold.code.limits.log_bytes)
             try:
                 outcome, changed = run_task(fold, task, state, log)
+                if type(outcome) is Done:
+                    outcome = keep_tensors(outcome, self._sandbox.made, self._tensors)
             except GuestFault as fault:
                 log.end_with(fault.stack)
                 outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None
@@ -145,7 +149,7 @@ class WasmExecutor:
                 return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
             outcomes.append(outcome)
             answered_bytes += self._sandbox.answer_bytes
-            if changed is not None:
+            if changed is not None and type(outcome) is Done:
                 state = new_state = changed
         return FoldResult(tuple(outcomes), new_state)
 
@@ -162,19 +166,20 @@ class WasmExecutor:
             limits=fold.code.limits,
             fuel=self._sandbox.fuel_used,
             log=log,
+            made=self._sandbox.made_refs,
         )
 
     def _run_function(
         self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
     ) -> tuple[Outcome, bytes | None]:
-        """Run a function: bytes in, bytes out; it has no state and emits nothing."""
+        """Run a function: bytes in, bytes out; no state and no emits. All tensors that it makes are results."""
         answer = self._sandbox.call(task.payload, task_facts(fold, task, log))
         bytes_max = fold.code.limits.result_bytes
         fuel = self._sandbox.fuel_used
         if len(answer) > bytes_max:
             message = f"result: {len(answer)} bytes, at most {bytes_max} (result_bytes)"
             return Failed("bad_output", message, log.lines(), fuel), None
-        return Done(answer, None, (), log.lines(), fuel, ()), None
+        return Done(answer, None, (), log.lines(), fuel, self._sandbox.made_refs), None
 
     def _run_command(
         self, fold: Fold, task: TaskInput, _state: bytes | None, log: TaskLog

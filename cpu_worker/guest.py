@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from wasmtime import InstancePre, Module, Trap, TrapCode
+from wasmtime import InstancePre, Module, Trap, TrapCode, WasmtimeError
 
 from rota.common.limits import MESSAGE_CHARS_MAX, OUTPUT_BYTES_MAX
 from rota.cpu_worker.trap_stack import stack_of
@@ -21,6 +21,7 @@ _PIECE_BYTES: Final = 1 << 20
 
 INITIALIZE: Final = "_initialize"
 MEMORY: Final = "memory"
+PANIC: Final = "panic"  # the error code of a program that gave up: a Rust panic, an abort, a failed allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,20 @@ class GuestExit(Exception):
         self.code = code
         self.where = where
         self.stack = stack
+
+
+class GuestFail(Exception):
+    """The guest ended its task with an error of its own."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def fault(self, ended: WasmtimeError) -> GuestFault:
+        """Return the outcome, for how the engine ended it. Only a panic, which nobody wanted, has a stack."""
+        stack = stack_of(ended) if self.code == PANIC else ()
+        return GuestFault("error", f"{self.code}: {self.message}"[:MESSAGE_CHARS_MAX], stack)
 
 
 class OutOfFuel(Exception):

@@ -17,15 +17,15 @@ from wasmtime import Engine, Linker, ValType, WasmtimeError
 from wasmtime import FuncType as EngineFuncType
 
 from rota.common.digests import entropy
+from rota.common.rota_imports import OWN_IMPORTS, OWN_MODULE
 from rota.common.wasi_imports import WASI_IMPORTS, WASI_MODULE
 from rota.common.wasm_binary import FuncType
-from rota.common.wasm_module import OWN_MODULE
 from rota.common.work import Fold, Limits, TaskInput, TensorRef
 from rota.cpu_worker import raw_api as api
-from rota.cpu_worker.guest import GuestExit, GuestFault, GuestStopped, OutOfFuel
-from rota.cpu_worker.task_calls import TASK_FUNCTIONS, task_function
+from rota.cpu_worker.guest import GuestExit, GuestFail, GuestFault, GuestStopped, OutOfFuel
+from rota.cpu_worker.rota_calls import RotaCalls
 from rota.cpu_worker.task_log import TaskLog
-from rota.cpu_worker.tensor_access import TENSOR_FUNCTIONS, TensorAccess, TensorReader
+from rota.cpu_worker.tensor_access import TaskTensors, TensorAccess
 from rota.cpu_worker.trap_stack import stack_of
 from rota.runtimes.driver import Frozen
 from rota.wasi.functions import WASI_FUNCTIONS, call_function
@@ -89,13 +89,14 @@ ImportFunctions = Mapping[tuple[str, str], tuple[FuncType, ImportFunction]]  # b
 class HostCalls:
     """The functions that guests may import, and the task that they serve."""
 
-    def __init__(self, engine: Engine, tensors: TensorReader | None) -> None:
+    def __init__(self, engine: Engine, tensors: TensorAccess | None) -> None:
         self._engine = engine
         self._callbacks: list[Any] = []  # called from native code, so they live as long as the linkers
         self._guest: HostedGuest | None = None
         self._kept: BaseException | None = None
         self._process: Process | None = None
-        self._tensors = TensorAccess(tensors)
+        self.tensors = TaskTensors(tensors)
+        self._rota = RotaCalls(self.tensors)
         self.facts: TaskFacts | None = None
 
     @property
@@ -106,7 +107,7 @@ class HostCalls:
     @property
     def fault(self) -> str:
         """Why this host cannot do the task, whatever the guest returned; "" if nothing is wrong."""
-        return self._tensors.fault
+        return self.tensors.fault
 
     def new_linker(self, more: ImportFunctions | None = None) -> Linker:
         """Return a linker with all functions, and those of `more`: i32 and i64 only, at most one result.
@@ -115,10 +116,8 @@ class HostCalls:
         """
         linker = Linker(self._engine)
         define = self._define
-        for (module, name), (signature, method) in TENSOR_FUNCTIONS.items():
-            define(linker, module, name, signature, getattr(self._tensors, method))
-        for name, signature in TASK_FUNCTIONS.items():
-            define(linker, OWN_MODULE, name, signature, task_function(name, self._log))
+        for name, method in self._rota.functions.items():
+            define(linker, OWN_MODULE, name, OWN_IMPORTS[name], method)
         for name in WASI_FUNCTIONS:
             define(linker, WASI_MODULE, name, WASI_IMPORTS[name], self._wasi_function(name))
         for (module, name), (signature, function) in (more or {}).items():
@@ -128,7 +127,8 @@ class HostCalls:
     def begin(self, facts: TaskFacts) -> None:
         """Serve this task from now on, before its guest is instantiated or called."""
         self.facts = facts
-        self._tensors.begin(facts.tensors)
+        self.tensors.begin(facts.tensors, facts.limits.tensor_bytes)
+        self._rota.log = facts.log
 
     def attach(self, guest: HostedGuest) -> None:
         """Serve this guest from now on."""
@@ -137,7 +137,7 @@ class HostCalls:
     def end(self) -> None:
         """Serve no task, and release what was made for it."""
         self._guest = self._kept = self.facts = None
-        self._tensors.end()
+        self.tensors.end()
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -155,6 +155,8 @@ class HostCalls:
             return
         if isinstance(kept, OutOfFuel):
             raise GuestFault("fuel", f"out of fuel in {where}", stack_of(error))
+        if isinstance(kept, GuestFail):
+            raise kept.fault(error)
         if isinstance(kept, ProcessExit):
             raise GuestExit(kept.code, where, stack_of(error))
         if isinstance(kept, FreezeReached):
@@ -179,11 +181,6 @@ class HostCalls:
                 freezes=facts.freezes,
             )
         return self._process
-
-    def _log(self) -> TaskLog:
-        facts = self.facts
-        assert facts is not None, "a guest runs between begin and end"
-        return facts.log
 
     def _wasi_function(self, name: str) -> ImportFunction:
         function = WASI_FUNCTIONS[name]

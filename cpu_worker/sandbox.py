@@ -12,7 +12,7 @@ from typing import Final
 
 from wasmtime import Engine
 
-from rota.common.work import Code
+from rota.common.work import Code, TensorRef
 from rota.cpu_worker.component_guest import ComponentGuest, PreparedComponent
 from rota.cpu_worker.guest import Guest, GuestExit, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
@@ -21,7 +21,7 @@ from rota.cpu_worker.host_limits import REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
 from rota.cpu_worker.task_log import TaskLog
-from rota.cpu_worker.tensor_access import TensorReader
+from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.host.float_environment import FloatEnvironment
 from rota.wasi.program import Program
@@ -32,7 +32,7 @@ _NO_ENTROPY: Final = bytes(32)
 class Sandbox:
     """Belongs to one thread: `begin`, any number of `call`, `end`.
 
-    Of the last call: `fuel_used`, `answer_bytes`, and the `exit_code` of a command.
+    Of the last call: `fuel_used`, `answer_bytes`, the `exit_code` of a command, and the tensors that it has `made`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Sandbox:
         engine: Engine,
         memories: GuestMemories,
         watchdog: EpochWatchdog,
-        tensors: TensorReader | None,
+        tensors: TensorAccess | None,
         *,
         raw_calls: bool,
     ) -> None:
@@ -58,6 +58,7 @@ class Sandbox:
         self.fuel_used = 0
         self.answer_bytes = 0
         self.exit_code = 0
+        self.made: tuple[tuple[TensorRef, bytes], ...] = ()
 
     def begin(self, prepared: PreparedCode | PreparedComponent, code: Code) -> None:
         """Start a fold; code with `reuse` gets its kept instance."""
@@ -93,6 +94,11 @@ class Sandbox:
         """The program of the command that this fold runs."""
         assert isinstance(self._prepared, PreparedCode), "a command is a module"
         return self._prepared.program
+
+    @property
+    def made_refs(self) -> tuple[TensorRef, ...]:
+        """The references of the tensors in `made`."""
+        return tuple([ref for ref, _ in self.made]) if self.made else ()
 
     def has_kept(self) -> bool:
         """Return whether the next call of this fold will reuse the last call's instance."""
@@ -164,6 +170,7 @@ class Sandbox:
 
     def _call_guest(self, data: bytes, facts: TaskFacts) -> bytes:
         self.fuel_used = self.answer_bytes = 0
+        self.made = ()
         limits = self._code.limits
         try:
             guest = self._guest_for(facts)
@@ -183,6 +190,7 @@ class Sandbox:
             raise
         self.fuel_used = limits.fuel + 1 - left
         self.answer_bytes = len(answer)
+        self.made = self.hosts.tensors.made()
         if self._code.reuse and not guest.has_grown():
             self._kept = guest
         else:

@@ -1,45 +1,43 @@
-"""The tensors of the running task, for the import `rota.tensor_read`.
+"""The tensors of the running task: those that it was given, and those that it makes.
 
 A guest names a tensor by its index in the task, never by digest or path, so it can read only its task's tensors. A
-tensor that this host cannot read is a fault of the host: the reason goes into `fault`, and the sandbox ends the task as
-faulted, whatever the guest does with the error number. host_calls.py defines the import.
+tensor that this host cannot read or keep is a fault of the host: the reason goes into `fault`, and the sandbox ends the
+task as faulted, whatever the guest does with the error number. Tensors that a task makes are held in memory; those that
+its outcome names are written to the store before the outcome leaves, so a failed task or a crash leaves nothing there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from rota.common.errors import TensorError
-from rota.common.wasm_binary import FuncType
+from rota.common.limits import TENSORS_PER_TASK_MAX
 from rota.common.work import TensorRef
-from rota.tensors.format import flat_bytes
+from rota.tensors.format import check_tensor, flat_bytes, tensor_digest
 from rota.tensors.store import TensorStore
-
-if TYPE_CHECKING:
-    from rota.cpu_worker.host_calls import HostedGuest
-
-# The imports about tensors: their types, and the methods of `TensorAccess` behind them.
-TENSOR_FUNCTIONS: Final[Mapping[tuple[str, str], tuple[FuncType, str]]] = {
-    ("rota", "tensor_read"): (FuncType(("i32", "i64", "i32", "i32"), ("i32",)), "read"),
-}
 
 BAD_INDEX: Final = -9  # the task has no tensor with that index (EBADF)
 BAD_ADDRESS: Final = -14  # pointer + length is outside the guest's memory (EFAULT)
-BAD_OFFSET: Final = -22  # the offset is negative or past the end (EINVAL)
+BAD_ARGUMENT: Final = -22  # the offset is past the end; dtype, shape and data do not fit (EINVAL)
+NO_ROOM: Final = -28  # more tensors than a task may have, or more bytes than `tensor_bytes` (ENOSPC)
 HOST_FAULT: Final = -5  # this host cannot read the tensor (EIO); the sandbox reports the task as faulted
 
 
-class TensorReader(Protocol):
-    """Opens tensors by reference."""
+class TensorAccess(Protocol):
+    """Reads tensors by reference, and keeps new ones."""
 
     def open(self, ref: TensorRef) -> memoryview:
         """Return the raw data bytes of a tensor. Raises `TensorError` if it is missing or damaged."""
         ...
 
+    def keep(self, ref: TensorRef, data: bytes) -> None:
+        """Store a tensor; when this returns it is on the disk. Raises `TensorError` if there is no room."""
+        ...
 
-class StoreTensorReader:
-    """A `TensorReader` over this host's tensor store, without copies."""
+
+class StoreTensors:
+    """A `TensorAccess` over this host's tensor store; reading makes no copies."""
 
     def __init__(self, store: TensorStore) -> None:
         self._store = store
@@ -47,56 +45,75 @@ class StoreTensorReader:
     def open(self, ref: TensorRef) -> memoryview:
         return flat_bytes(self._store.open(ref))
 
+    def keep(self, ref: TensorRef, data: bytes) -> None:
+        self._store.keep(ref, data)
 
-class TensorAccess:
-    """What the imports may access now: one task's tensors."""
 
-    def __init__(self, reader: TensorReader | None) -> None:
-        self._reader = reader
-        self._tensors: Sequence[TensorRef] = ()
+class TaskTensors:
+    """The tensors of one task at a time: `begin`, any calls, `end`."""
+
+    def __init__(self, access: TensorAccess | None) -> None:
+        self._access = access
+        self._given: Sequence[TensorRef] = ()
+        self._made: list[tuple[TensorRef, bytes]] = []
+        self._bytes_left = 0
         self._opened: dict[int, memoryview] = {}
         self.fault = ""
 
-    def begin(self, tensors: Sequence[TensorRef]) -> None:
-        """Serve this task from now on."""
-        self._tensors = tensors
+    def begin(self, given: Sequence[TensorRef], bytes_max: int) -> None:
+        """Serve a task with these tensors, which may make others of `bytes_max` bytes together."""
+        self._given = given
+        self._bytes_left = bytes_max
 
     def end(self) -> None:
-        """Serve no task, and release the mapped tensors."""
-        self._tensors = ()
+        """Serve no task, and release what is mapped and held."""
+        self._given = ()
         self.fault = ""
         if self._opened:
             self._opened = {}
+        if self._made:
+            self._made = []
 
-    def read(self, guest: HostedGuest, index: int, offset: int, pointer: int, size: int) -> int:
-        """Copy up to `size` bytes from `offset` on; each copied byte costs one unit of fuel, as in `memory.copy`."""
-        if index >= len(self._tensors):
-            return BAD_INDEX
-        data = self._open(index)
-        if data is None:
-            return HOST_FAULT
-        if offset > len(data):
-            return BAD_OFFSET
-        # The return value is an i32, so one call copies less than 2 GiB.
-        part = data[offset : offset + min(size, 0x7FFFFFFF)]
-        if pointer + len(part) > guest.memory_bytes():
-            return BAD_ADDRESS
-        guest.charge(len(part))
-        guest.write(pointer, part)
-        return len(part)
+    def made(self) -> tuple[tuple[TensorRef, bytes], ...]:
+        """Return the tensors that the task has made, with their data, in the order of their indices."""
+        return tuple(self._made)
 
-    def _open(self, index: int) -> memoryview | None:
+    def __len__(self) -> int:
+        return len(self._given) + len(self._made)
+
+    def open(self, index: int) -> memoryview | None:
+        """Return the data of a tensor of the task; None if this host cannot, for the reason in `fault`."""
         data = self._opened.get(index)
-        if data is None:
-            if self._reader is None:
-                self.fault = "this worker has no tensor store"
-                return None
-            try:
-                data = self._opened[index] = self._reader.open(self._tensors[index])
-            except TensorError as error:
-                self.fault = error.message
-                return None
-            except MemoryError:
-                self.fault = "the host has no memory to map a tensor"
-                return None
+        if data is not None:
+            return data
+        if index >= len(self._given):
+            return memoryview(self._made[index - len(self._given)][1])
+        if self._access is None:
+            self.fault = "this worker has no tensor store"
+            return None
+        try:
+            data = self._opened[index] = self._access.open(self._given[index])
+        except TensorError as error:
+            self.fault = error.message
+        except MemoryError:
+            self.fault = "the host has no memory to map a tensor"
         return data
+
+    def refuse(self, dtype: str, shape: tuple[int, ...], size: int) -> int:
+        """Return why a tensor with `size` bytes of data cannot be made, BAD_ARGUMENT or NO_ROOM; 0 if it can."""
+        try:
+            wanted = check_tensor(dtype, shape)
+        except TensorError:
+            return BAD_ARGUMENT
+        if size != wanted:
+            return BAD_ARGUMENT
+        return NO_ROOM if len(self) >= TENSORS_PER_TASK_MAX or size > self._bytes_left else 0
+
+    def make(self, dtype: str, shape: tuple[int, ...], data: bytes) -> int:
+        """Make a tensor and return its index, or why not, as `refuse` does. `data`: row-major, little-endian."""
+        refusal = self.refuse(dtype, shape, len(data))
+        if refusal or (dtype == "bool" and data.strip(b"\0\1")):
+            return refusal or BAD_ARGUMENT
+        self._bytes_left -= len(data)
+        self._made.append((TensorRef(tensor_digest(dtype, shape, data), dtype, shape), data))
+        return len(self) - 1

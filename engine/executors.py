@@ -159,11 +159,11 @@ class Executors:
     def _make_cpu(self, outside: Outside) -> Executor:
         try:
             from rota.cpu_worker.executor import WasmExecutor
-            from rota.cpu_worker.tensor_access import StoreTensorReader
+            from rota.cpu_worker.tensor_access import StoreTensors
         except ImportError as error:
             raise ConfigError(f"agents and functions need wasmtime ({error}): {install_command('cpu')}") from error
         self._folders.artefacts.mkdir(parents=True, exist_ok=True)
-        reader, folders = StoreTensorReader(self._tensors()), self._folders
+        reader, folders = StoreTensors(self._tensors()), self._folders
         return FoldExecutor(
             lambda _: WasmExecutor(folders.modules, folders.artefacts, reader, lambda: time.monotonic() * 1_000),
             outside,

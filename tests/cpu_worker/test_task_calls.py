@@ -8,7 +8,7 @@ import pytest
 
 from rota.common.work import Done, Failed
 from rota.cpu_worker.executor import WasmExecutor
-from rota.cpu_worker.task_calls import CALL_FUEL
+from rota.wasi.costs import CALL_FUEL
 
 # A function that logs payload[4:4 + payload[1]], then, by payload[0]: returns nothing, traps, fails with the code
 # payload[4:4 + payload[2]] and the message payload[4:4 + payload[3]], or names memory that it does not have.

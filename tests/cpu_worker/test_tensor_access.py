@@ -12,14 +12,15 @@ import pytest
 from rota.common.errors import TensorError
 from rota.common.work import TensorRef
 from rota.cpu_worker.executor import WasmExecutor
-from rota.cpu_worker.tensor_access import BAD_ADDRESS, BAD_INDEX, BAD_OFFSET, StoreTensorReader
+from rota.cpu_worker.tensor_access import BAD_ADDRESS, BAD_ARGUMENT, BAD_INDEX, StoreTensors
 from rota.tensors.store import TensorStore
+from rota.wasi.costs import CALL_FUEL
 
 DATA = bytes(range(100, 120))
 
 
-class MemoryReader:
-    """Tensors in a dict: a small real reader."""
+class MemoryTensors:
+    """Tensors in a dict: a small real access."""
 
     def __init__(self, tensors: dict[TensorRef, bytes]) -> None:
         self._tensors = tensors
@@ -29,10 +30,13 @@ class MemoryReader:
             raise TensorError(f"tensor {ref.digest.hex()[:8]} is not in the store: submit it again")
         return memoryview(self._tensors[ref])
 
+    def keep(self, ref: TensorRef, data: bytes) -> None:
+        self._tensors[ref] = data
+
 
 @pytest.fixture(params=[True, False], ids=["raw", "public"])
 def executor(world: Any, tensor: Any, request: pytest.FixtureRequest) -> Iterator[WasmExecutor]:
-    return world.executor(tensors=MemoryReader({tensor(DATA): DATA}), raw_calls=request.param)
+    return world.executor(tensors=MemoryTensors({tensor(DATA): DATA}), raw_calls=request.param)
 
 
 def read(run: Any, task: Any, executor: WasmExecutor, code: Any, ref: TensorRef, *arguments: int) -> tuple[int, bytes]:
@@ -59,8 +63,8 @@ def test_refusals(world: Any, guests: Any, run: Any, task: Any, tensor: Any, exe
     code, ref = world.function(guests["reader"]), tensor(DATA)
     assert read(run, task, executor, code, ref, 1, 0, 8) == (BAD_INDEX, bytes(8))
     assert read(run, task, executor, code, ref, -1, 0, 8) == (BAD_INDEX, bytes(8))
-    assert read(run, task, executor, code, ref, 0, 21, 8) == (BAD_OFFSET, bytes(8))
-    assert read(run, task, executor, code, ref, 0, -1, 8) == (BAD_OFFSET, bytes(8))
+    assert read(run, task, executor, code, ref, 0, 21, 8) == (BAD_ARGUMENT, bytes(8))
+    assert read(run, task, executor, code, ref, 0, -1, 8) == (BAD_ARGUMENT, bytes(8))
     assert read(run, task, executor, code, ref, 0, 0, 8, 1) == (BAD_ADDRESS, bytes(8))
 
 
@@ -76,16 +80,16 @@ def test_task_without_tensors(
 
 
 def test_reading_costs_fuel(world: Any, guests: Any, run: Any, task: Any, tensor: Any, executor: WasmExecutor) -> None:
-    """Goal: one fuel per byte, so that reading is bounded like computing.
+    """Goal: a call and each byte cost fuel, so that reading is bounded like computing.
 
-    Method: compare ten bytes with none, then allow too little.
+    Method: compare ten bytes with none, and with no tensor; then allow too little.
     """
     code = world.function(guests["reader"])
     none, ten = (
         run(executor, code, task(bytes([0, 0, size, 0]), tensors=(tensor(DATA),))).outcomes[0] for size in (0, 10)
     )
     assert ten.fuel == none.fuel + 10
-    assert none.fuel == run(executor, code, bytes(4)).outcomes[0].fuel
+    assert run(executor, code, bytes(4)).outcomes[0].fuel == none.fuel > CALL_FUEL
     short = world.function(guests["reader"], fuel=ten.fuel - 1)
     assert run(executor, short, task(bytes([0, 0, 10, 0]), tensors=(tensor(DATA),))).outcomes[0].kind == "fuel"
 
@@ -115,14 +119,14 @@ def test_bytes_of_a_stored_tensor(tmp_path: Path, shape: tuple[int, ...]) -> Non
     """Goal: a stored tensor of any shape is its data bytes. Method: the real store; no, one and two axes, and empty."""
     array = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
     store = TensorStore(tmp_path)
-    assert bytes(StoreTensorReader(store).open(store.put(array))) == array.tobytes()
+    assert bytes(StoreTensors(store).open(store.put(array))) == array.tobytes()
 
 
 def test_guest_reads_from_the_store(world: Any, guests: Any, run: Any, task: Any, tmp_path: Path) -> None:
     """Goal: the whole way, from a file of the store into a guest. Method: four floats, read at an offset."""
     store = TensorStore(tmp_path / "tensors")
     array = np.array([1.5, -2.0, 3.0, 4.0], dtype=np.float32)
-    executor = world.executor(tensors=StoreTensorReader(store))
+    executor = world.executor(tensors=StoreTensors(store))
     code = world.function(guests["reader"])
     assert read(run, task, executor, code, store.put(array), 0, 4, 8) == (8, array[1:3].tobytes())
     missing = run(executor, code, task(bytes(4), tensors=(TensorRef(bytes(32), "float32", (4,)),)))
@@ -142,9 +146,10 @@ def test_large_reads(world: Any, guests: Any, run: Any, task: Any, tensor: Any, 
         (i32.store (i32.const 4) (call $read (i32.const 0) (i64.const 0) (local.get $at) (i32.const {len(data)})))
         (if (i32.lt_s (i32.load (i32.const 4)) (i32.const 0)) (then (return (i64.const 0x4_0000_0004))))
         (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32)) (i64.const {len(data)}))))"""
-    executor = world.executor(tensors=MemoryReader({tensor(data): data}), raw_calls=raw)
+    tensors = MemoryTensors({tensor(data): data})
+    executor = world.executor(tensors=tensors, raw_calls=raw)
     code = world.function(text, result_bytes=4 << 20)
     fits, past = (task(payload, tensors=(tensor(data),)) for payload in (b"", b"x"))
     result = run(executor, code, fits, past)
-    assert result.outcomes[0].result == data
+    assert (result.outcomes[0].result, bytes(tensors.open(result.outcomes[0].tensors[0]))) == (b"", data)
     assert int.from_bytes(result.outcomes[1].result, "little", signed=True) == BAD_ADDRESS
