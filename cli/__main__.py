@@ -35,6 +35,11 @@ _SECTIONS: Final[dict[str, dict[str, _CommandEntry]]] = {
         "deploy": _CommandEntry("code", "deploy", "Bind a name to a WASM module in a lane."),
         "model": _CommandEntry("models", "model", "Add, list and show ONNX models."),
     },
+    "Agents in any language": {
+        "new": _CommandEntry("projects", "new", "Make a project of an agent."),
+        "build": _CommandEntry("projects", "build", "Build a project of an agent."),
+        "dev": _CommandEntry("dev", "dev", "Build and deploy a project at each change, and print what it does."),
+    },
     "Tasks": {
         "submit": _CommandEntry("submit", "submit", "Submit tasks."),
         "result": _CommandEntry("tasks", "result", "Print the result of a task."),

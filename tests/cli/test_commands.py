@@ -48,7 +48,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
     names = [" ".join(path) for path, _ in commands(rota, ())]
     assert names[1:] == [
         "up", "broker", "cpu-worker", "gpu-worker", "deploy", "model", "model add", "model deploy", "model fetch",
-        "model ls", "model probe", "model rm", "model show",
+        "model ls", "model probe", "model rm", "model show", "new", "new agent", "build", "dev",
         "submit", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
         "generate", "chat", "embed", "classify",
         "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",
