@@ -26,11 +26,13 @@ _FILES_MAX: Final = 10_000
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
+@click.argument(
+    "project", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".", metavar="[FOLDER]"
+)
 @option("--lane", default="dev", help="The lane to deploy into; it is opened if it is not there.")
 @option("--once", is_flag=True, help="Build and deploy once, print what has happened in the lane since, and end.")
 @broker_options
-def dev(connection: Connection, folder: Path, lane: str, once: bool) -> None:
+def dev(connection: Connection, project: Path, lane: str, once: bool) -> None:
     """Watch the project in FOLDER: build and deploy it at each change, and print what its lane does, until Ctrl-C.
 
     \b
@@ -43,10 +45,10 @@ def dev(connection: Connection, folder: Path, lane: str, once: bool) -> None:
         turns = _Turns(connection, lane)
         seen: Mapping[Path, int] = {}
         while True:
-            found = _times(folder)
+            found = _times(project)
             if found != seen:
                 seen = found
-                _deploy(client, folder, lane, ends=once)
+                _deploy(client, project, lane, ends=once)
             turns.show()
             if once:
                 return

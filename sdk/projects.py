@@ -117,9 +117,9 @@ def new_project(name: str, language: str, parent: Path) -> Project:
 
 
 def sdk_is_current(project: Project) -> bool:
-    """Return whether the project's copy of the SDK is this version's. True for languages without a copy."""
+    """Return whether the project's copy of the SDK is this version's. True for a project without one."""
     copied = _LANGUAGES[project.language][1]
-    if not copied:
+    if not copied or not (project.folder / SDK).is_dir():
         return True
     ours = {path.relative_to(sdk_folder(copied)): path.read_bytes() for path in _files(sdk_folder(copied))}
     folder = project.folder / SDK
