@@ -50,9 +50,9 @@ class TaskFacts(NamedTuple):
     freezes: bool = False  # an image is being made: the guest may stop itself (`runtimes.driver.Frozen`)
 
 
-def task_facts(fold: Fold, task: TaskInput, log: TaskLog) -> TaskFacts:
+def task_facts(fold: Fold, task: TaskInput, log: TaskLog, program: Program = NO_PROGRAM) -> TaskFacts:
     """Return the facts of a task of a fold."""
-    return TaskFacts(task.now_ms, entropy(fold.lane_seed, task.turn), log, fold.code.limits, task.tensors)
+    return TaskFacts(task.now_ms, entropy(fold.lane_seed, task.turn), log, fold.code.limits, task.tensors, program)
 
 
 class HostedGuest(Protocol):
@@ -103,6 +103,17 @@ class HostCalls:
     def stdout(self) -> bytes:
         """What the task has written to standard output, if its facts keep it: up to `stdout_bytes_max` + 1 bytes."""
         return self._process.stdout() if self._process is not None else b""
+
+    @property
+    def guest(self) -> HostedGuest:
+        """The guest that runs."""
+        assert self._guest is not None, "a guest attaches itself before it runs"
+        return self._guest
+
+    @property
+    def tensors(self) -> TensorAccess:
+        """The tensors of the task."""
+        return self._tensors
 
     @property
     def fault(self) -> str:
