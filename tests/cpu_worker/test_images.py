@@ -76,6 +76,17 @@ def test_tasks_begin_where_the_source_was_loaded(deploy: Any, new_executor: Any,
     assert len({outcome.fuel for outcome in first.outcomes}) == 1
 
 
+def test_chance_and_time_are_of_the_task(deploy: Any, new_executor: Any, run: Any, task: Any) -> None:
+    """Goal: what was drawn while loading is not frozen into tasks. Method: tasks of two turns and times, twice."""
+    tasks = [task(turn=1, now_ms=1_000), task(turn=2, now_ms=2_000)]
+    executor, code = new_executor(), deploy("khello")
+    first, second = [run(executor, code, *tasks).outcomes for _ in range(2)]
+    assert first == second
+    (one, two) = [outcome.result[15:23] for outcome in first]
+    assert one != two
+    assert [int.from_bytes(outcome.result[23:31], "little") // 1_000_000_000 for outcome in first] == [1, 2]
+
+
 def test_memory_that_a_task_writes_is_gone(deploy: Any, new_executor: Any, run: Any) -> None:
     """Goal: neither written nor grown memory reaches the next task. Method: one that fills, one that grows, twice."""
     executor = new_executor()
@@ -285,6 +296,7 @@ def order_of(compiled: CompiledProgram, source: Image | None, text: str) -> Orde
         ("print", "agent.tiny does not load: it used up the 1000000 units of fuel that loading may take"),
         ("grow", "agent.tiny does not load: trap: unreachable in own"),
         ("trap", "agent.tiny does not load: trap: unreachable in own"),
+        ("exit", "agent.tiny does not load: it ended with exit code 3"),
         ("error", "agent.tiny does not load: the reason"),
         ("table", "agent.tiny changes a table of the runtime"),
         ("recursion", "agent.tiny does not load: stack overflow in own"),
