@@ -96,7 +96,7 @@ class HostCalls:
         self._kept: BaseException | None = None
         self._process: Process | None = None
         self.tensors = TaskTensors(tensors)
-        self._rota = RotaCalls(self.tensors)
+        self.rota = RotaCalls(self.tensors)
         self.facts: TaskFacts | None = None
 
     @property
@@ -111,11 +111,6 @@ class HostCalls:
         return self._guest
 
     @property
-    def tensors(self) -> TensorAccess:
-        """The tensors of the task."""
-        return self._tensors
-
-    @property
     def fault(self) -> str:
         """Why this host cannot do the task, whatever the guest returned; "" if nothing is wrong."""
         return self.tensors.fault
@@ -127,7 +122,7 @@ class HostCalls:
         """
         linker = Linker(self._engine)
         define = self._define
-        for name, method in self._rota.functions.items():
+        for name, method in self.rota.functions.items():
             define(linker, OWN_MODULE, name, OWN_IMPORTS[name], method)
         for name in WASI_FUNCTIONS:
             define(linker, WASI_MODULE, name, WASI_IMPORTS[name], self._wasi_function(name))
@@ -139,7 +134,7 @@ class HostCalls:
         """Serve this task from now on, before its guest is instantiated or called."""
         self.facts = facts
         self.tensors.begin(facts.tensors, facts.limits.tensor_bytes)
-        self._rota.log = facts.log
+        self.rota.log = facts.log
 
     def attach(self, guest: HostedGuest) -> None:
         """Serve this guest from now on."""

@@ -339,4 +339,14 @@ class Services:
         self._hosts.guest.charge(fuel)
 
     def tensor_read(self, index: int, offset: int, pointer: int, size: int) -> int:
-        return self._hosts.tensors.read(self._hosts.guest, index, offset, pointer, size)
+        return self._own("tensor_read", index, offset, pointer, size)
+
+    def tensor_new(
+        self, dtype_pointer: int, dtype_size: int, shape_pointer: int, rank: int, data_pointer: int, data_size: int
+    ) -> int:
+        return self._own("tensor_new", dtype_pointer, dtype_size, shape_pointer, rank, data_pointer, data_size)
+
+    def _own(self, name: str, *arguments: int) -> int:
+        result = self._hosts.rota.functions[name](self._hosts.guest, *arguments)
+        assert result is not None
+        return result
