@@ -12,7 +12,6 @@ import click
 
 from rota.cli.common_options import Connection, broker_options, option
 from rota.common.errors import CodeError, ConfigError
-from rota.common.work import AGENT
 
 if TYPE_CHECKING:
     from rota.broker.tasks import Task
@@ -71,7 +70,7 @@ def _deploy(client: Client, folder: Path, lane: str, *, ends: bool) -> None:
         tell_if_sdk_is_old(folder)
         built = build_folder(folder)
         beside: dict[str, Any] = {"with_": built.beside} if built.beside else {}
-        client.deploy(built.name, built.path, built.kind or AGENT, lane=lane, **beside)
+        client.deploy(built.name, built.path, built.kind, lane=lane, **beside)
     except (CodeError, ConfigError) as error:
         if ends:
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 # --- the wire -------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 MESSAGE_BYTES_MAX: Final = 64 << 20  # one frame; a module is the largest thing sent inline
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # one task's payload; larger data is sent by tensor reference
 INLINE_BYTES_MAX: Final = 64 << 10  # tensors up to this are inline; above it, a file costs less than the copies
