@@ -258,10 +258,8 @@ class Server:
             return FromQuery(identity, wire.decode(frame, wire.QUERIES))  # type: ignore[arg-type]
         request = wire.decode(frame, wire.FROM_PRODUCERS)
         try:
-            if isinstance(request, messages.Keep):
-                self._modules.keep(request.digest, request.data)
-            elif isinstance(request, messages.Deploy):
-                self._modules.admit(request.name, request.code)
+            if isinstance(request, messages.Deploy):
+                self._modules.admit(request)
             elif isinstance(request, messages.Submit):
                 self._tensors.admit(request)
         except RotaError as error:

@@ -1,9 +1,9 @@
-"""Build examples/agents/*.c into the .wasm files beside them. Usage: build_agents.py [--check]
+"""Build the example agents in C into the .wasm files beside them. Usage: build_agents.py [--check]
 
-With --check nothing is written: each agent is built into a temporary folder and compared with the committed file, so
-that source and .wasm stay equal. Builds are reproducible: a pinned compiler (`ziglang` in pyproject.toml), no paths and
-no names in the output. DIGESTS is for `sha256sum -c`. After a change of rota.h or of the compiler, build all again and
-commit sources, .wasm files and DIGESTS together.
+They are in examples/agents and sdk/c/examples. With --check nothing is written: each agent is built into a temporary
+folder and compared with the committed file, so that source and .wasm stay equal. Builds are reproducible: a pinned
+compiler (`ziglang` in pyproject.toml), no paths and no names in the output. DIGESTS in each folder is for `sha256sum
+-c`. After a change of rota.h or of the compiler, build all again and commit sources, .wasm files and DIGESTS together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-AGENTS: Final = REPOSITORY / "examples" / "agents"
+FOLDERS: Final = (REPOSITORY / "examples" / "agents", REPOSITORY / "sdk" / "c" / "examples")
+HEADER: Final = REPOSITORY / "sdk" / "c"  # of rota.h
 CACHE: Final = REPOSITORY / ".cache" / "zig"
 DIGESTS: Final = "DIGESTS"
 
@@ -41,15 +42,15 @@ class BuildError(Exception):
 
 
 def sources() -> list[Path]:
-    """Return the agents' sources, in the order of their names."""
-    return sorted(AGENTS.glob("*.c"))
+    """Return the agents' sources, folder by folder, in the order of their names."""
+    return [path for folder in FOLDERS for path in sorted(folder.glob("*.c"))]
 
 
 def build(source: Path, target: Path, *, cache: Path = CACHE) -> None:
     """Compile one agent. Raises `BuildError` with what the compiler said."""
     # The cache must not go into the user's home.
     environment = os.environ | {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, source.name, "-o", str(target)]
+    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-I", str(HEADER), source.name, "-o", str(target)]
     done = subprocess.run(
         command,
         cwd=source.parent,
@@ -76,17 +77,18 @@ def differences() -> list[str]:
                 found.append(f"{committed.name} is missing")
             elif built.read_bytes() != committed.read_bytes():
                 found.append(f"{committed.name} is not what {source.name} makes")
-    wasm_names = {f"{source.stem}.wasm" for source in sources()}
-    found += [f"{path.name} has no source" for path in sorted(AGENTS.glob("*.wasm")) if path.name not in wasm_names]
-    if not (AGENTS / DIGESTS).exists() or (AGENTS / DIGESTS).read_text(encoding="utf-8") != digests():
-        found.append(f"{DIGESTS} does not list the .wasm files as they are")
+    for place in FOLDERS:
+        modules = sorted(place.glob("*.wasm"))
+        found += [f"{path.name} has no source" for path in modules if not path.with_suffix(".c").exists()]
+        if not (place / DIGESTS).exists() or (place / DIGESTS).read_text(encoding="utf-8") != digests(place):
+            found.append(f"{place.name}/{DIGESTS} does not list the .wasm files as they are")
     return found
 
 
-def digests() -> str:
-    """Return the lines of DIGESTS for the existing .wasm files."""
+def digests(folder: Path) -> str:
+    """Return the lines of DIGESTS for the existing .wasm files of a folder."""
     return "".join(
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(AGENTS.glob("*.wasm"))
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.glob("*.wasm"))
     )
 
 
@@ -96,7 +98,8 @@ def build_all() -> None:
         target = source.with_suffix(".wasm")
         build(source, target)
         print(f"{target.relative_to(REPOSITORY)} {target.stat().st_size} bytes")
-    (AGENTS / DIGESTS).write_text(digests(), encoding="utf-8")
+    for folder in FOLDERS:
+        (folder / DIGESTS).write_text(digests(folder), encoding="utf-8")
 
 
 def main() -> int:

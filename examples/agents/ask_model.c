@@ -8,49 +8,27 @@
  */
 #include "rota.h"
 
-/* {"generate": {"max_tokens": 64, "messages": [{"role": "user", "content": TEXT}]}} */
 static void ask(rota_bytes text) {
-    rota_writer call = {0};
-    rota_write_map(&call, 1);
-    rota_write_str(&call, ROTA_TEXT("generate"));
-    rota_write_map(&call, 2);
-    rota_write_str(&call, ROTA_TEXT("max_tokens"));
-    rota_write_uint(&call, 64);
-    rota_write_str(&call, ROTA_TEXT("messages"));
-    rota_write_array(&call, 1);
-    rota_write_map(&call, 2);
-    rota_write_str(&call, ROTA_TEXT("role"));
-    rota_write_str(&call, ROTA_TEXT("user"));
-    rota_write_str(&call, ROTA_TEXT("content"));
-    rota_write_str(&call, text);
-    rota_ask(ROTA_TEXT("model:smollm2"), rota_written(&call));
-    rota_result(ROTA_TEXT("asked"));
+    rota_value messages = ROTA_LIST(ROTA_MAP("role", "user", "content", rota_text(text)));
+    rota_ask("model:smollm2", ROTA_MAP("generate", ROTA_MAP("max_tokens", 64, "messages", messages)));
+    rota_reply("asked");
 }
 
-static void keep(rota_bytes text) {
-    rota_state(text);
-    rota_result(text);
+static void take_answer(rota_context *ctx) { /* {"generate": {"text": TEXT, ...}} */
+    ctx->state = rota_get(rota_get(ctx->message.value, "generate"), "text");
+    if (rota_is_none(ctx->state)) rota_fail("bad_answer", "the answer of the model has no text");
+    rota_reply(ctx->state);
 }
 
-static void take_answer(rota_bytes payload) { /* {"generate": {"text": TEXT, ...}} */
-    rota_reader answer = rota_read(payload);
-    rota_read_key(&answer, ROTA_TEXT("generate"));
-    rota_read_key(&answer, ROTA_TEXT("text"));
-    rota_bytes text = rota_read_bytes(&answer);
-    if (answer.bad) rota_error(ROTA_TEXT("bad_answer"), ROTA_TEXT("the answer of the model has no text"));
-    else keep(text);
+static void take_failure(rota_context *ctx) { /* [KIND, MESSAGE] */
+    rota_value kind = rota_at(ctx->message.value, 0), message = rota_at(ctx->message.value, 1);
+    ctx->state = rota_text(ROTA_JOIN(kind, ": ", message));
+    rota_reply(ctx->state);
 }
 
-static void take_failure(rota_bytes payload) { /* [KIND, MESSAGE] */
-    rota_reader failure = rota_read(payload);
-    rota_read_array(&failure);
-    rota_bytes kind = rota_read_bytes(&failure);
-    keep(ROTA_JOIN(kind, ROTA_TEXT(": "), rota_read_bytes(&failure)));
-}
-
-static void agent(const rota_input *input) {
-    if (input->kind == ROTA_REPLY) take_answer(input->payload);
-    else if (input->kind == ROTA_FAILURE) take_failure(input->payload);
-    else if (rota_equal(input->payload, ROTA_TEXT("get"))) rota_result(ROTA_JOIN(input->state));
-    else ask(input->payload);
+static void agent(rota_context *ctx) {
+    if (ctx->message.kind == ROTA_REPLY) take_answer(ctx);
+    else if (ctx->message.kind == ROTA_FAILURE) take_failure(ctx);
+    else if (!rota_equal(ctx->message.payload, ROTA_TEXT("get"))) ask(ctx->message.payload);
+    else rota_reply(rota_is_none(ctx->state) ? rota_text_of("") : ctx->state);
 }

@@ -12,7 +12,7 @@
 static void ask(rota_bytes text) {
     rota_bytes target = text.size > 0 ? rota_take_word(&text) : ROTA_TEXT("counter/x");
     rota_ask(target, text);
-    rota_result(ROTA_JOIN(ROTA_TEXT("asked "), target));
+    rota_reply(ROTA_JOIN(ROTA_TEXT("asked "), target));
 }
 
 static rota_bytes failure_text(rota_bytes payload) {
@@ -23,15 +23,15 @@ static rota_bytes failure_text(rota_bytes payload) {
     return ROTA_JOIN(ROTA_TEXT(" failed: "), kind, ROTA_TEXT(": "), message);
 }
 
-static void keep(rota_bytes answer) {
-    rota_state(answer);
-    rota_result(answer);
+static void keep(rota_context *ctx, rota_bytes answer) {
+    ctx->state = rota_text(answer);
+    rota_reply(answer);
 }
 
-static void agent(const rota_input *input) {
-    rota_bytes turn = rota_decimal(input->reply_to);
-    if (input->kind == ROTA_REPLY) keep(ROTA_JOIN(turn, ROTA_TEXT(": "), input->payload));
-    else if (input->kind == ROTA_FAILURE) keep(ROTA_JOIN(turn, failure_text(input->payload)));
-    else if (rota_equal(input->payload, ROTA_TEXT("get"))) rota_result(ROTA_JOIN(input->state));
-    else ask(input->payload);
+static void agent(rota_context *ctx) {
+    rota_bytes turn = rota_decimal(ctx->message.reply_to);
+    if (ctx->message.kind == ROTA_REPLY) keep(ctx, ROTA_JOIN(turn, ROTA_TEXT(": "), ctx->message.payload));
+    else if (ctx->message.kind == ROTA_FAILURE) keep(ctx, ROTA_JOIN(turn, failure_text(ctx->message.payload)));
+    else if (rota_equal(ctx->message.payload, ROTA_TEXT("get"))) rota_reply(rota_is_none(ctx->state) ? rota_text_of("") : ctx->state);
+    else ask(ctx->message.payload);
 }

@@ -49,7 +49,7 @@ static void tell_decision(uint32_t number, const department *winner, const depar
     rota_write_uint(&decision, number);
     rota_write_str(&decision, winner->name);
     rota_write_str(&decision, loudest->name);
-    rota_tell(ROTA_TEXT("desk/main"), rota_written(&decision));
+    rota_emit(ROTA_TEXT("desk/main"), rota_written(&decision));
 }
 
 /* Averages are compared as sums over `count` bids, so nothing is rounded. */
@@ -79,43 +79,43 @@ static bool add_up(rota_reader *bids, uint32_t bid_count, department *all, uint3
     return true;
 }
 
-static void keep(uint32_t count, uint32_t bid_count, rota_bytes bids, rota_bytes more) {
+static void keep(rota_context *ctx, uint32_t count, uint32_t bid_count, rota_bytes bids, rota_bytes more) {
     rota_writer state = {0};
     rota_write_array(&state, 2);
     rota_write_uint(&state, count);
     rota_write_array(&state, bid_count);
     rota_write_raw(&state, bids);
     rota_write_raw(&state, more);
-    rota_state(rota_written(&state));
+    ctx->state = rota_packed(&state);
 }
 
-static void begin(rota_bytes payload) {
-    rota_reader reader = rota_read(payload);
+static void begin(rota_context *ctx) {
+    rota_reader reader = rota_read(ctx->message.payload);
     rota_read_array(&reader);
     uint64_t count = rota_read_uint(&reader);
     if (reader.bad || count == 0 || count > COUNT_MAX)
-        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [count], 1 to 1000, first"));
-    else keep((uint32_t)count, 0, ROTA_NIL, ROTA_NIL);
+        rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [count], 1 to 1000, first"));
+    else keep(ctx, (uint32_t)count, 0, ROTA_NIL, ROTA_NIL);
 }
 
-static void agent(const rota_input *input) {
-    if (!input->state.data) {
-        begin(input->payload);
+static void agent(rota_context *ctx) {
+    if (!ctx->state.packed.data) {
+        begin(ctx);
         return;
     }
-    rota_reader state = rota_read(input->state);
+    rota_reader state = rota_read(ctx->state.packed);
     rota_read_array(&state);
     uint32_t count = (uint32_t)rota_read_uint(&state);
     uint32_t bid_count = rota_read_array(&state) + 1;
     rota_bytes before = {state.at, (uint32_t)(state.end - state.at)};
-    rota_bytes bids = ROTA_JOIN(before, input->payload);
+    rota_bytes bids = ROTA_JOIN(before, ctx->message.payload);
     rota_reader reader = rota_read(bids);
     department all[DEPARTMENTS] = {0};
     if (bid_count > DEPARTMENTS * count || !add_up(&reader, bid_count, all, count)) {
-        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [number, name, bid] of four departments"));
+        rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [number, name, bid] of four departments"));
         return;
     }
-    keep(count, bid_count, before, input->payload);
+    keep(ctx, count, bid_count, before, ctx->message.payload);
     if (bid_count == DEPARTMENTS * count) decide(all, count);
-    rota_result(rota_decimal(bid_count));
+    rota_reply(rota_decimal(bid_count));
 }

@@ -74,14 +74,14 @@ static department recall(rota_bytes state) {
     return of;
 }
 
-static void keep(const department *of) {
+static void keep(rota_context *ctx, const department *of) {
     rota_writer state = {0};
     rota_write_array(&state, 3);
     if (of->head.data) rota_write_bin(&state, of->head);
     else rota_write_nil(&state);
     rota_write_list(&state, of->waiting_count, &of->waiting);
     rota_write_list(&state, of->ask_count, &of->asks);
-    rota_state(rota_written(&state));
+    ctx->state = rota_packed(&state);
 }
 
 /* --- asking the model -------------------------------------------------------------------------------------------- */
@@ -166,8 +166,8 @@ static void ask_title(department *of, uint64_t number, rota_bytes text) {
 
 /* --- work comes in ----------------------------------------------------------------------------------------------- */
 
-static rota_bytes own_name(const rota_input *input) {
-    rota_bytes name = input->address;
+static rota_bytes own_name(rota_context *ctx) {
+    rota_bytes name = ctx->message.address;
     while (name.size > 0 && *name.data != '/') name.data++, name.size--;
     if (name.size > 0) name.data++, name.size--;
     return name;
@@ -185,19 +185,19 @@ static void want_title(department *of, uint64_t number, rota_bytes text) {
     of->waiting_count++;
 }
 
-static void take_work(const rota_input *input, department *of) {
-    rota_reader reader = rota_read(input->payload);
+static void take_work(rota_context *ctx, department *of) {
+    rota_reader reader = rota_read(ctx->message.payload);
     bool good = rota_read_array(&reader) == 3;
     rota_bytes what = rota_read_bytes(&reader);
     uint64_t number = rota_read_uint(&reader);
     rota_bytes text = rota_read_bytes(&reader);
-    if (good && !reader.bad && rota_equal(what, ROTA_TEXT("bid"))) ask_bid(of, own_name(input), number, text);
+    if (good && !reader.bad && rota_equal(what, ROTA_TEXT("bid"))) ask_bid(of, own_name(ctx), number, text);
     else if (good && !reader.bad && rota_equal(what, ROTA_TEXT("title"))) want_title(of, number, text);
     else {
-        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [\"bid\" or \"title\", number, text]"));
+        rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [\"bid\" or \"title\", number, text]"));
         return;
     }
-    keep(of);
+    keep(ctx, of);
 }
 
 /* --- an answer comes back ---------------------------------------------------------------------------------------- */
@@ -227,7 +227,7 @@ static void take_bid(rota_bytes answer, uint64_t number, rota_bytes name) {
         rota_skip(&reader);
     }
     if (reader.bad) {
-        rota_error(ROTA_TEXT("bad_answer"), ROTA_TEXT("the model's answer has no log-probabilities"));
+        rota_fail(ROTA_TEXT("bad_answer"), ROTA_TEXT("the model's answer has no log-probabilities"));
         return;
     }
     rota_writer bid = {0};
@@ -235,8 +235,8 @@ static void take_bid(rota_bytes answer, uint64_t number, rota_bytes name) {
     rota_write_uint(&bid, number);
     rota_write_str(&bid, name);
     rota_write_int(&bid, (int64_t)(sum * 1e6));
-    rota_tell(ROTA_TEXT("critic/main"), rota_written(&bid));
-    rota_result(rota_written(&bid));
+    rota_emit(ROTA_TEXT("critic/main"), rota_written(&bid));
+    rota_reply(rota_written(&bid));
 }
 
 static void take_title(rota_bytes answer, uint64_t number) {
@@ -247,8 +247,8 @@ static void take_title(rota_bytes answer, uint64_t number) {
     rota_write_str(&news, ROTA_TEXT("title"));
     rota_write_uint(&news, number);
     rota_write_str(&news, title);
-    rota_tell(ROTA_TEXT("desk/main"), rota_written(&news));
-    rota_result(title);
+    rota_emit(ROTA_TEXT("desk/main"), rota_written(&news));
+    rota_reply(title);
 }
 
 /* The head is there: ask for the titles that waited for it. */
@@ -272,12 +272,12 @@ static void tell_failure(rota_bytes failure, rota_bytes what) {
     rota_bytes kind = rota_read_bytes(&reader);
     rota_bytes message = rota_read_bytes(&reader);
     rota_log(ROTA_JOIN(ROTA_TEXT("no "), what, ROTA_TEXT(" from the model: "), kind, ROTA_TEXT(": "), message));
-    rota_result(kind);
+    rota_reply(kind);
 }
 
-static void take_answer(const rota_input *input, department *of) {
+static void take_answer(rota_context *ctx, department *of) {
     if (of->ask_count == 0) {
-        rota_error(ROTA_TEXT("not_asked"), ROTA_TEXT("an answer came, but none was asked for"));
+        rota_fail(ROTA_TEXT("not_asked"), ROTA_TEXT("an answer came, but none was asked for"));
         return;
     }
     rota_reader oldest = rota_read(rota_written(&of->asks));
@@ -288,15 +288,15 @@ static void take_answer(const rota_input *input, department *of) {
     rota_write_raw(&rest, (rota_bytes){oldest.at, (uint32_t)(oldest.end - oldest.at)});
     of->asks = rest;
     of->ask_count--;
-    if (input->kind == ROTA_FAILURE) tell_failure(input->payload, what);
-    else if (rota_equal(what, ROTA_TEXT("bid"))) take_bid(input->payload, number, own_name(input));
-    else if (rota_equal(what, ROTA_TEXT("title"))) take_title(input->payload, number);
-    else take_head(input->payload, of);
-    keep(of);
+    if (ctx->message.kind == ROTA_FAILURE) tell_failure(ctx->message.payload, what);
+    else if (rota_equal(what, ROTA_TEXT("bid"))) take_bid(ctx->message.payload, number, own_name(ctx));
+    else if (rota_equal(what, ROTA_TEXT("title"))) take_title(ctx->message.payload, number);
+    else take_head(ctx->message.payload, of);
+    keep(ctx, of);
 }
 
-static void agent(const rota_input *input) {
-    department of = recall(input->state);
-    if (input->answers) take_answer(input, &of);
-    else take_work(input, &of);
+static void agent(rota_context *ctx) {
+    department of = recall(ctx->state.packed);
+    if (ctx->message.answers) take_answer(ctx, &of);
+    else take_work(ctx, &of);
 }

@@ -43,7 +43,7 @@ static mail recall(rota_bytes state) {
     return all;
 }
 
-static void keep(const mail *all) {
+static void keep(rota_context *ctx, const mail *all) {
     rota_writer state = {0};
     rota_write_array(&state, all->count);
     for (uint32_t i = 0; i < all->count; i++) {
@@ -53,7 +53,7 @@ static void keep(const mail *all) {
             else rota_write_nil(&state);
         }
     }
-    rota_state(rota_written(&state));
+    ctx->state = rota_packed(&state);
 }
 
 static void tell_department(rota_bytes name, rota_bytes what, uint64_t number, rota_bytes text) {
@@ -62,33 +62,33 @@ static void tell_department(rota_bytes name, rota_bytes what, uint64_t number, r
     rota_write_str(&work, what);
     rota_write_uint(&work, number);
     rota_write_str(&work, text);
-    rota_tell(ROTA_JOIN(ROTA_TEXT("department/"), name), rota_written(&work));
+    rota_emit(ROTA_JOIN(ROTA_TEXT("department/"), name), rota_written(&work));
 }
 
-static void take_mail(rota_reader *reader, uint32_t count) {
+static void take_mail(rota_context *ctx, rota_reader *reader, uint32_t count) {
     mail all = {count, rota_new(count * sizeof(letter))};
     bool good = count > 0;
     rota_writer news = {0};
     rota_write_array(&news, 1);
     rota_write_uint(&news, count);
-    rota_tell(ROTA_TEXT("critic/main"), rota_written(&news));
+    rota_emit(ROTA_TEXT("critic/main"), rota_written(&news));
     for (uint32_t i = 0; i < count; i++) {
         all.letters[i] = (letter){{rota_read_bytes(reader)}};
         good = good && all.letters[i].fields[0].data;
         for (uint32_t d = 0; d < sizeof NAMES / sizeof *NAMES; d++)
             tell_department(NAMES[d], ROTA_TEXT("bid"), i, all.letters[i].fields[0]);
     }
-    if (good && !reader->bad) keep(&all);
-    else rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [text, ...]"));
+    if (good && !reader->bad) keep(ctx, &all);
+    else rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [text, ...]"));
 }
 
-static void take_news(mail *all, rota_bytes what, rota_reader *reader) {
+static void take_news(rota_context *ctx, mail *all, rota_bytes what, rota_reader *reader) {
     uint64_t number = rota_read_uint(reader);
     rota_bytes first = rota_read_bytes(reader);
     bool is_decision = rota_equal(what, ROTA_TEXT("decision"));
     rota_bytes loudest = is_decision ? rota_read_bytes(reader) : ROTA_NIL;
     if (reader->bad || number >= all->count || (!is_decision && !rota_equal(what, ROTA_TEXT("title")))) {
-        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send what the head of desk.c says"));
+        rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send what the head of desk.c says"));
         return;
     }
     letter *one = &all->letters[number];
@@ -97,18 +97,18 @@ static void take_news(mail *all, rota_bytes what, rota_reader *reader) {
         one->fields[LOUDEST] = loudest;
         tell_department(first, ROTA_TEXT("title"), number, one->fields[0]);
     }
-    keep(all);
+    keep(ctx, all);
 }
 
-static void agent(const rota_input *input) {
-    rota_reader reader = rota_read(input->payload);
+static void agent(rota_context *ctx) {
+    rota_reader reader = rota_read(ctx->message.payload);
     uint32_t count = rota_read_array(&reader);
-    if (reader.bad) rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send what the head of desk.c says"));
-    else if (!input->state.data) take_mail(&reader, count);
-    else if (count == 0) rota_result(ROTA_JOIN(input->state));
+    if (reader.bad) rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send what the head of desk.c says"));
+    else if (!ctx->state.packed.data) take_mail(ctx, &reader, count);
+    else if (count == 0) rota_reply(ROTA_JOIN(ctx->state.packed));
     else {
-        mail all = recall(input->state);
+        mail all = recall(ctx->state.packed);
         rota_bytes what = rota_read_bytes(&reader);
-        take_news(&all, what, &reader);
+        take_news(ctx, &all, what, &reader);
     }
 }

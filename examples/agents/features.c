@@ -32,8 +32,8 @@ static void tell_label(rota_bytes label, rota_bytes path, uint64_t size, float s
     rota_write_str(&payload, path);
     rota_write_uint(&payload, size);
     rota_write_float32(&payload, score);
-    rota_tell(ROTA_JOIN(ROTA_TEXT("tally/"), label), rota_written(&payload));
-    rota_result(label);
+    rota_emit(ROTA_JOIN(ROTA_TEXT("tally/"), label), rota_written(&payload));
+    rota_reply(label);
 }
 
 /* --- a file comes in --------------------------------------------------------------------------------------------- */
@@ -96,38 +96,38 @@ static void ask_model(const int32_t tokens[2 * END_TOKENS]) {
 }
 
 /* Put the file at the end of the queue. */
-static void remember(rota_bytes state, const file *in) {
-    rota_reader queue = rota_read(state);
-    uint32_t count = state.data ? rota_read_array(&queue) : 0;
+static void remember(rota_context *ctx, const file *in) {
+    rota_reader queue = rota_read(ctx->state.packed);
+    uint32_t count = ctx->state.packed.data ? rota_read_array(&queue) : 0;
     rota_writer longer = {0};
     rota_write_array(&longer, count + 1);
     rota_write_raw(&longer, (rota_bytes){queue.at, (uint32_t)(queue.end - queue.at)});
     rota_write_array(&longer, 2);
     rota_write_str(&longer, in->path);
     rota_write_uint(&longer, in->size);
-    rota_state(rota_written(&longer));
+    ctx->state = rota_packed(&longer);
 }
 
-static void take_file(const rota_input *input) {
+static void take_file(rota_context *ctx) {
     file in;
-    if (!read_file(input->payload, &in)) {
-        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [path, size, head, tail], see features.c"));
+    if (!read_file(ctx->message.payload, &in)) {
+        rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [path, size, head, tail], see features.c"));
         return;
     }
     int32_t *tokens = rota_new(2 * END_TOKENS * sizeof *tokens);
     if (in.size == 0) tell_label(ROTA_TEXT("empty"), in.path, 0, 1);
     else if (in.size >= SIZE_MIN && make_tokens(&in, tokens)) {
         ask_model(tokens);
-        remember(input->state, &in);
+        remember(ctx, &in);
     } else tell_label(is_utf8(in.head) ? ROTA_TEXT("txt") : ROTA_TEXT("unknown"), in.path, in.size, 1);
 }
 
 /* --- an answer comes back ---------------------------------------------------------------------------------------- */
 
 /* Take the oldest file off the queue; false where nothing is outstanding. */
-static bool recall(rota_bytes state, file *out) {
-    rota_reader queue = rota_read(state);
-    uint32_t count = state.data ? rota_read_array(&queue) : 0;
+static bool recall(rota_context *ctx, file *out) {
+    rota_reader queue = rota_read(ctx->state.packed);
+    uint32_t count = ctx->state.packed.data ? rota_read_array(&queue) : 0;
     if (count == 0) return false;
     rota_read_array(&queue);
     out->path = rota_read_bytes(&queue);
@@ -135,7 +135,7 @@ static bool recall(rota_bytes state, file *out) {
     rota_writer shorter = {0};
     rota_write_array(&shorter, count - 1);
     rota_write_raw(&shorter, (rota_bytes){queue.at, (uint32_t)(queue.end - queue.at)});
-    rota_state(rota_written(&shorter));
+    ctx->state = rota_packed(&shorter);
     return true;
 }
 
@@ -162,13 +162,13 @@ static void take_scores(rota_bytes raw, const file *of) {
     tell_label(name, of->path, of->size, scores[best]);
 }
 
-static void take_answer(const rota_input *input) {
+static void take_answer(rota_context *ctx) {
     file of;
-    if (!recall(input->state, &of)) {
-        rota_error(ROTA_TEXT("not_asked"), ROTA_TEXT("an answer came, but no file waits for one"));
+    if (!recall(ctx, &of)) {
+        rota_fail(ROTA_TEXT("not_asked"), ROTA_TEXT("an answer came, but no file waits for one"));
         return;
     }
-    rota_bytes scores = input->kind == ROTA_REPLY ? read_scores(input->payload) : ROTA_NIL;
+    rota_bytes scores = ctx->message.kind == ROTA_REPLY ? read_scores(ctx->message.payload) : ROTA_NIL;
     if (scores.data) {
         take_scores(scores, &of);
         return;
@@ -177,7 +177,7 @@ static void take_answer(const rota_input *input) {
     tell_label(ROTA_TEXT("failed"), of.path, of.size, 0);
 }
 
-static void agent(const rota_input *input) {
-    if (input->answers) take_answer(input);
-    else take_file(input);
+static void agent(rota_context *ctx) {
+    if (ctx->message.answers) take_answer(ctx);
+    else take_file(ctx);
 }

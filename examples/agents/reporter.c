@@ -39,17 +39,17 @@ static rota_bytes table_with(rota_bytes table, rota_bytes label, uint64_t files,
     return rota_written(&map);
 }
 
-static void agent(const rota_input *input) {
-    if (rota_equal(input->payload, ROTA_TEXT("report"))) {
+static void agent(rota_context *ctx) {
+    if (rota_equal(ctx->message.payload, ROTA_TEXT("report"))) {
         rota_writer empty = {0};
         rota_write_map(&empty, 0);
-        rota_result(input->state.data ? input->state : rota_written(&empty));
+        rota_reply(ctx->state.packed.data ? ctx->state.packed : rota_written(&empty));
         return;
     }
-    rota_reader payload = rota_read(input->payload);
+    rota_reader payload = rota_read(ctx->message.payload);
     bool good = rota_read_array(&payload) == 3;
     rota_bytes label = rota_read_bytes(&payload);
     uint64_t files = rota_read_uint(&payload), bytes = rota_read_uint(&payload);
-    if (good && !payload.bad && label.data) rota_state(table_with(input->state, label, files, bytes));
-    else rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [label, files, bytes] or \"report\""));
+    if (good && !payload.bad && label.data) ctx->state.packed = table_with(ctx->state.packed, label, files, bytes);
+    else rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send MessagePack [label, files, bytes] or \"report\""));
 }

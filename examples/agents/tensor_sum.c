@@ -7,9 +7,9 @@
 
 enum { SLICE_BYTES = 64 << 10 };
 
-static void agent(const rota_input *input) {
-    if (input->tensor_count == 0) {
-        rota_error(ROTA_TEXT("bad_payload"), ROTA_TEXT("send a tensor along"));
+static void agent(rota_context *ctx) {
+    if (ctx->message.tensor_count == 0) {
+        rota_fail(ROTA_TEXT("bad_payload"), ROTA_TEXT("send a tensor along"));
         return;
     }
     uint8_t *slice = rota_new(SLICE_BYTES);
@@ -20,9 +20,8 @@ static void agent(const rota_input *input) {
         offset += (uint64_t)count;
     }
     if (count < 0) {
-        rota_error(ROTA_TEXT("unreadable"), ROTA_TEXT("the tensor could not be read"));
+        rota_fail(ROTA_TEXT("unreadable"), ROTA_TEXT("the tensor could not be read"));
         return;
     }
-    rota_result(rota_decimal(sum));
-    rota_result_tensor(0);
+    rota_reply(rota_decimal((int64_t)sum), .tensors = (uint32_t[]){0}, .tensor_count = 1);
 }

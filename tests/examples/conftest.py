@@ -25,7 +25,7 @@ class Emit(NamedTuple):
     priority: int
     kind: str
     tensors: list[int]
-    delay_ms: int
+    delay_ms: int = 0
 
 
 class Step(NamedTuple):
@@ -38,6 +38,10 @@ class Step(NamedTuple):
     tensors: list[int]
     error: str = ""
     message: str = ""
+
+
+class GuestFailed(Exception):
+    """The guest has called `rota.fail`."""
 
 
 class Modules:
@@ -56,7 +60,9 @@ class Modules:
 
 
 class Guest:
-    """One instance of a module; `tensors` are what `rota.tensor_read` reads."""
+    """One instance of a module; `tensors` are what `rota.tensor_read` reads. `call` may raise `failed`."""
+
+    failed = GuestFailed
 
     def __init__(self, modules: Modules, name: str, tensors: tuple[bytes, ...] = ()) -> None:
         self._tensors = tensors
@@ -64,12 +70,27 @@ class Guest:
         linker = wasmtime.Linker(modules.engine)
         i32, i64 = wasmtime.ValType.i32(), wasmtime.ValType.i64()
         linker.define_func("rota", "tensor_read", wasmtime.FuncType([i32, i64, i32, i32], [i32]), self._tensor_read)
+        linker.define_func("rota", "log", wasmtime.FuncType([i32, i32], []), self._log)
+        linker.define_func("rota", "fail", wasmtime.FuncType([i32, i32, i32, i32], []), self._fail)
+        self.log: list[str] = []
+        self.failure: tuple[str, str] | None = None
         self._exports = linker.instantiate(self._store, modules.by_name[name]).exports(self._store)
 
     def _tensor_read(self, index: int, offset: int, pointer: int, size: int) -> int:
         part = self._tensors[index][offset : offset + size]
         self._exports["memory"].write(self._store, part, pointer)
         return len(part)
+
+    def _text(self, pointer: int, size: int) -> str:
+        start = pointer & 0xFFFFFFFF
+        return bytes(self._exports["memory"].read(self._store, start, start + size)).decode()
+
+    def _log(self, pointer: int, size: int) -> None:
+        self.log.append(self._text(pointer, size))
+
+    def _fail(self, code: int, code_size: int, message: int, size: int) -> None:
+        self.failure = self._text(code, code_size), self._text(message, size)
+        raise GuestFailed
 
     def call(self, export: str, data: bytes) -> bytes:
         """Pass `data` to `export` and return its answer."""
@@ -108,16 +129,17 @@ class Agent:
         references = [[bytes(32), "uint8", [len(data)]] for data in tensors]
         head = [1, self.state, kind, sender, payload, self.turn, NOW_MS, ENTROPY]
         message = [*head, reply_to, references, f"{self.name}/alice"]
-        packed = Guest(self._modules, self.name, tensors).call("rota_step", msgpack.packb(message))
-        version, failed, *fields = msgpack.unpackb(packed)
-        assert version == 1
-        if failed:
-            code, text, log = fields
-            return Step(None, None, [], log, [], code, text)
-        state, result, emits, log, indices = fields
+        guest = Guest(self._modules, self.name, tensors)
+        try:
+            packed = guest.call("rota_step", msgpack.packb(message))
+        except GuestFailed:
+            assert guest.failure is not None
+            return Step(None, None, [], guest.log, [], *guest.failure)
+        version, failed, state, result, emits, log, *indices = msgpack.unpackb(packed)
+        assert (version, failed, log) == (1, 0, [])
         if state is not None:
             self.state = state
-        return Step(state, result, [Emit(*emit) for emit in emits], log, indices)
+        return Step(state, result, [Emit(*emit) for emit in emits], guest.log, [*indices, []][0])
 
 
 @pytest.fixture(scope="session")

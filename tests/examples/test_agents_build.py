@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+AGENTS = REPOSITORY / "examples" / "agents"
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +33,27 @@ def test_every_module_is_what_its_source_makes(build_agents: Any) -> None:
 def test_a_build_does_not_depend_on_its_folder(build_agents: Any, tmp_path: Path) -> None:
     """Goal: reproducible builds. Method: build the largest agent in another folder, with an empty compiler cache."""
     elsewhere = tmp_path / "some where else"
-    shutil.copytree(build_agents.AGENTS, elsewhere)
+    shutil.copytree(AGENTS, elsewhere)
     target = tmp_path / "built.wasm"
     build_agents.build(elsewhere / "features.c", target, cache=tmp_path / "cache")
-    assert target.read_bytes() == (build_agents.AGENTS / "features.wasm").read_bytes()
+    assert target.read_bytes() == (AGENTS / "features.wasm").read_bytes()
     assert str(tmp_path).encode() not in target.read_bytes()
 
 
 def test_a_changed_source_is_seen(build_agents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: the check can fail. Method: a copy with a changed source, a missing module, a stray one."""
     elsewhere = tmp_path / "agents"
-    shutil.copytree(build_agents.AGENTS, elsewhere)
+    shutil.copytree(AGENTS, elsewhere)
     counter = (elsewhere / "counter.c").read_text(encoding="utf-8")
-    (elsewhere / "counter.c").write_text(counter.replace("count = 0;", "count = 1;"), encoding="utf-8")
+    (elsewhere / "counter.c").write_text(counter.replace("++count", "--count"), encoding="utf-8")
     (elsewhere / "echo.wasm").unlink()
     shutil.copy(elsewhere / "relay.wasm", elsewhere / "stray.wasm")
-    monkeypatch.setattr(build_agents, "AGENTS", elsewhere)
+    monkeypatch.setattr(build_agents, "FOLDERS", (elsewhere,))
     assert build_agents.differences() == [
         "counter.wasm is not what counter.c makes",
         "echo.wasm is missing",
         "stray.wasm has no source",
-        "DIGESTS does not list the .wasm files as they are",
+        "agents/DIGESTS does not list the .wasm files as they are",
     ]
 
 
@@ -64,9 +65,9 @@ def test_a_compiler_error_is_told(build_agents: Any, tmp_path: Path) -> None:
         build_agents.build(source, tmp_path / "broken.wasm")
 
 
-def test_digests_list_the_modules() -> None:
+@pytest.mark.parametrize("folder", [AGENTS, REPOSITORY / "sdk" / "c" / "examples"], ids=["examples", "sdk"])
+def test_digests_list_the_modules(folder: Path) -> None:
     """Goal: DIGESTS is right where no compiler is installed. Method: hash the files."""
-    folder = REPOSITORY / "examples" / "agents"
     lines = (folder / "DIGESTS").read_text(encoding="utf-8").splitlines()
     files = sorted(folder.glob("*.wasm"))
     assert lines == [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]

@@ -47,4 +47,28 @@ def built(language: str) -> Callable[[str], Content]:
     return lambda example: Content((SDK / language / "examples" / f"{example}.wasm").read_bytes())
 
 
-LANGUAGES: Final[tuple[Language, ...]] = ()
+OUT_OF_FUEL: Final = End("fuel", "out of fuel")
+
+LANGUAGES: Final[tuple[Language, ...]] = (
+    Language(
+        "c",
+        built("c"),
+        {"crash": End("trap", "unreachable"), "deep": End("trap", "memory_out_of_bounds"), "spin": OUT_OF_FUEL},
+    ),
+    Language(
+        "rust",
+        built("rust"),
+        {"crash": End("error", "panic: panicked at"), "deep": End("trap", "memory_out"), "spin": OUT_OF_FUEL},
+    ),
+    Language(
+        "zig",
+        built("zig"),
+        {"crash": End("error", "panic: crashed"), "deep": End("trap", "memory_out"), "spin": OUT_OF_FUEL},
+    ),
+    Language(
+        "assemblyscript",
+        built("assemblyscript"),
+        # It keeps its stack in the engine's, whose end depends on the host.
+        {"crash": End("error", "abort: crashed at"), "deep": End("faulted", "stack"), "spin": OUT_OF_FUEL},
+    ),
+)

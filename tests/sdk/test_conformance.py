@@ -18,6 +18,7 @@ from rota.common.digests import digest
 from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome
 from rota.cpu_worker import abi
 from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.task_log import TaskLog
 
 LIMITS = Limits(fuel=200_000_000)
 
@@ -86,7 +87,13 @@ def run(shared_runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Callable[[Lan
 
 def _expected(case: Case, limits: Limits) -> tuple[Outcome, bytes | None]:
     outcome, state = abi.decode_output(
-        case.packed, address=f"{case.example}/case", state=case.state, task=case.task, limits=limits, fuel=0
+        case.packed,
+        address=f"{case.example}/case",
+        state=case.state,
+        task=case.task,
+        limits=limits,
+        fuel=0,
+        log=TaskLog(limits.log_bytes),
     )
     return outcome._replace(log=case.log), state
 

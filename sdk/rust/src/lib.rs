@@ -1,0 +1,64 @@
+//! Write Rota agents in Rust. No dependencies; the whole SDK is this crate.
+//!
+//! ```ignore
+//! use rota::Context;
+//!
+//! rota::agent!(agent);
+//!
+//! fn agent(ctx: &mut Context) {
+//!     let count = ctx.state.int_or(0) + 1;
+//!     ctx.state = count.into();
+//!     ctx.reply(count.to_string());
+//! }
+//! ```
+//!
+//! The handler gets one message at a time. It reads `ctx.message` and `ctx.state`, says what should happen, and returns;
+//! then all of it happens, or none. A panic is an `error` with code `panic` and the panic's text, a failed allocation
+//! one with code `out_of_memory`. docs/SDK.md describes the shape, docs/AGENTS.md the arrays beneath.
+
+mod context;
+mod host;
+mod message;
+mod pack;
+mod value;
+
+pub use context::{Context, Options, Payload};
+pub use host::{run, Memory};
+pub use message::{Kind, Message, ReplyTo, Tensor};
+pub use value::Value;
+
+/// Make the function the handler of this module: `rota::agent!(agent);`, once, at the top level.
+#[macro_export]
+macro_rules! agent {
+    ($handler:path) => {
+        #[cfg(target_arch = "wasm32")]
+        #[global_allocator]
+        static ROTA_MEMORY: $crate::Memory = $crate::Memory;
+
+        #[no_mangle]
+        pub extern "C" fn rota_alloc(size: usize) -> *mut u8 {
+            $crate::Memory::room_for_input(size)
+        }
+
+        /// # Safety
+        /// Called by the host, with what `rota_alloc` returned.
+        #[no_mangle]
+        pub unsafe extern "C" fn rota_step(data: *mut u8, size: usize) -> u64 {
+            $crate::run(data, size, $handler)
+        }
+    };
+}
+
+/// A map value: `map! {"step" => 1, "text" => text}`. Keys and values are anything that becomes a `Value`.
+#[macro_export]
+macro_rules! map {
+    ($($key:expr => $value:expr),* $(,)?) => {
+        $crate::Value::Map(vec![$(($crate::Value::from($key), $crate::Value::from($value))),*])
+    };
+}
+
+/// A list value: `list![1, "two", 3.5]`.
+#[macro_export]
+macro_rules! list {
+    ($($item:expr),* $(,)?) => { $crate::Value::List(vec![$($crate::Value::from($item)),*]) };
+}
