@@ -28,7 +28,7 @@ from rota.broker.snapshot_store import SnapshotStore, broker_ms
 from rota.broker.snapshotter import STOP_RECORDS_MIN
 from rota.broker.tensor_keeper import collect_tensors
 from rota.broker.world import World
-from rota.common.code_kinds import kind_of
+from rota.common.code_kinds import IS_BUNDLE, kind_of
 from rota.common.errors import ConfigError, LocalError
 from rota.common.work import Code, TensorRef
 from rota.conversations.retention import Removed, heads_in, remove_unused
@@ -119,7 +119,7 @@ def compact(
         if dry_run:
             return report
         say("removing modules and tensors")
-        modules = ModuleStore(folder.modules).collect(work.modules, folder.artefacts)
+        modules = ModuleStore(folder.modules).collect(work.modules, work.bundles, folder.artefacts)
         tensors = collect_tensors(folder.tensors, work.tensors, lease_ms, clock.wall_ms())
         messages = Removed(0, 0)
         if conversation_days is not None:
@@ -140,6 +140,7 @@ class _Compaction:
 
     def __init__(self, journal: Journal, say: Say) -> None:
         self.modules: dict[bytes, None] = {}
+        self.bundles: dict[bytes, None] = {}
         self.tensors: dict[bytes, None] = {}
         self._journal = journal
         self._store = SnapshotStore(journal)
@@ -237,8 +238,9 @@ class _Compaction:
         self._refer_tensors(named_tensors(record))
 
     def _refer_code(self, code: Code) -> None:
-        if kind_of(code).is_kept:
-            self.modules[code.digest] = None
+        kind = kind_of(code)
+        if kind.is_kept:
+            (self.bundles if kind.content == IS_BUNDLE else self.modules)[code.digest] = None
 
     def _refer_tensors(self, refs: list[TensorRef]) -> None:
         self.tensors.update(dict.fromkeys([ref.digest for ref in refs]))

@@ -26,7 +26,7 @@ QUERY: Final = "query"
 
 
 class FromProducer(NamedTuple):
-    """A request from the frontend socket. The shell has stored and checked its module.
+    """A request from the frontend socket. The shell has stored what a Keep brings, and checked the code of a deploy.
 
     `objection` is the shell's reason to refuse the request (a bad module, a missing tensor).
     """

@@ -1,81 +1,138 @@
-"""The broker's store of WASM modules: one file per digest.
+"""The broker's store of code: modules, components and bundles, one file per digest.
 
-The shell stores and checks a module before the core gets its deploy, so that a deploy in the journal always names
-stored bytes. Files are content-addressed and written once: storing the same bytes again changes nothing, and a deploy
-refused later leaves an unreferenced file, which is harmless.
+A producer brings bytes with a Keep, ahead of the deploy that names them. The shell checks a deploy against what is
+stored before the core gets it, so a deploy in the journal always names stored bytes, and a bundle a stored program.
+Files are content-addressed and written once; what no deploy names is harmless, and `collect` removes it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
-from rota.common.code_kinds import IS_COMPONENT, IS_MODULE, kind_of
+from rota.common.bundle import Bundle, decode_bundle
+from rota.common.code_kinds import IS_BUNDLE, IS_COMPONENT, IS_MODULE, KindFacts, content_file, kind_of
 from rota.common.component_binary import check_component, inspect_component
 from rota.common.digests import digest
-from rota.common.errors import CodeError, StorageFull
-from rota.common.messages import Deploy
-from rota.common.wasm_module import check_interface, inspect_module
+from rota.common.errors import CodeError, NotKept, StorageFull
+from rota.common.wasm_module import check_interface, check_roles, inspect_module
+from rota.common.work import Code
 from rota.host.files import private_opener, sync_folder
+
+_SUFFIXES: Final = (".wasm", ".bundle")
+_WASM: Final = b"\0asm"
 
 
 class ModuleStore:
-    """The folder of modules, `<hex digest>.wasm`."""
+    """The folder of modules, components and bundles; `content_file` names the files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def admit(self, request: Deploy) -> None:
-        """Check and store the module of a deploy.
+    def keep(self, named: bytes, data: bytes) -> None:
+        """Store bytes under their digest; a damaged file of that name is replaced.
 
-        Raises `CodeError` if the module does not fit the deploy, `StorageFull` if it cannot be written.
+        Raises `CodeError` if they have another digest or are no code, `StorageFull` if they cannot be written.
         """
-        code = request.code
-        if not kind_of(code).is_kept:
+        if digest(data) != named:
+            raise CodeError("the digest of the code is not the one that was announced; send it again")
+        content = IS_MODULE
+        if not data.startswith(_WASM):
+            content = IS_BUNDLE
+            decode_bundle(data)
+        self._write(named, content, data)
+
+    def bring(self, name: str, code: Code, parts: Mapping[bytes, Callable[[], bytes]]) -> None:
+        """Check the code of a deploy, and store those of its parts that are not here. Raises as `keep` and `admit`."""
+        left = dict(parts)
+        while True:
+            try:
+                self.admit(name, code)
+                return
+            except NotKept as error:
+                missing = [bytes.fromhex(one) for one in error.fields["missing"]]
+                if any(one not in left for one in missing):
+                    raise
+            for one in missing:
+                self.keep(one, left.pop(one)())
+
+    def bundle(self, named: bytes) -> Bundle:
+        """Return a stored bundle. Raises `CodeError` if it is not here."""
+        return decode_bundle(self._read(named, IS_BUNDLE))
+
+    def admit(self, name: str, code: Code) -> None:
+        """Check the stored bytes of a deploy.
+
+        Raises `NotKept` if they, or the program of a bundle, are not here, `CodeError` if they do not fit the deploy.
+        """
+        kind = kind_of(code)
+        if not kind.is_kept:
             return  # models are in the GPU workers' repository
-        module = request.module if request.module is not None else self._read(code.digest)
-        if digest(module) != code.digest:
-            raise CodeError(f"{request.name}: the module's digest is not the one that was announced; send it again")
-        if kind_of(code).content == IS_MODULE:
-            check_interface(inspect_module(module), code.kind, dict(code.exports))
-        elif kind_of(code).content == IS_COMPONENT:
-            check_component(inspect_component(module))
-        self._write(code.digest, module)
+        if code.reuse and not kind.may_reuse:
+            raise CodeError(
+                f"{name}: reuse is not for kind {kind.name}: its program keeps caches, so a second call would take "
+                "other fuel than the first; leave it out",
+                name=name,
+            )
+        check_roles(kind, dict(code.exports))
+        data = self._read(code.digest, kind.content)
+        if kind.content == IS_BUNDLE:
+            self._check_bundle(name, kind, decode_bundle(data))
+        elif kind.content == IS_COMPONENT:
+            check_component(inspect_component(data))
+        else:
+            check_interface(inspect_module(data), kind.name, dict(code.exports))
 
-    def collect(self, referenced: dict[bytes, None], artefacts: Path) -> tuple[int, int]:
-        """Remove unreferenced modules; return how many, and their bytes. No broker may be running on the folder.
+    def collect(self, modules: Iterable[bytes], bundles: Iterable[bytes], artefacts: Path) -> tuple[int, int]:
+        """Remove all but these modules, components and bundles, and the programs of these bundles.
 
-        All compiled artefacts are removed: without an engine, their names do not tell whose they are, and workers
+        Returns how many files were removed, and their bytes. No broker may be running on the folder. All compiled
+        artefacts go with the first removed file: without an engine, their names do not tell whose they are, and workers
         compile again on demand.
         """
+        named = dict.fromkeys(bundles)
+        kept = [content_file(one, IS_BUNDLE) for one in named]
+        kept += [content_file(one, IS_MODULE) for one in dict.fromkeys([*modules, *programs(self._folder, named)])]
         removed = freed = 0
-        names = [code.hex() for code in referenced]
         for path in sorted(self._folder.glob("*")):
-            kept = path.suffix == ".wasm" and path.stem in names
-            if path.suffix in (".wasm", ".draft") and not kept:
+            if path.suffix in (*_SUFFIXES, ".draft") and path.name not in kept:
                 freed += path.stat().st_size
                 path.unlink()
-                removed += path.suffix == ".wasm"
+                removed += path.suffix in _SUFFIXES
         if removed:
             for path in sorted(artefacts.glob("*.native")):
                 freed += path.stat().st_size
                 path.unlink()
         return removed, freed
 
-    def _read(self, code: bytes) -> bytes:
-        try:
-            return self._path(code).read_bytes()
-        except FileNotFoundError:
-            raise CodeError(f"no module {code.hex()} is kept here: send its bytes with the deploy") from None
+    def _check_bundle(self, name: str, kind: KindFacts, bundle: Bundle) -> None:
+        if bool(bundle.entry) != kind.has_entry:
+            wants = "names its main file" if kind.has_entry else "has no entry"
+            raise CodeError(f"{name}: a bundle of kind {kind.name} {wants}, and this one's is {bundle.entry!r}")
+        if kind.roles:
+            check_interface(inspect_module(self._read(bundle.module, IS_MODULE)), kind.name, {})
+        elif not (self._folder / content_file(bundle.module, IS_MODULE)).exists():
+            raise _not_kept(bundle.module, "runtime")  # what it exports is between the worker and a driver
 
-    def _write(self, code: bytes, module: bytes) -> None:
-        path = self._path(code)
-        if path.exists():
+    def _read(self, named: bytes, content: str) -> bytes:
+        try:
+            data = (self._folder / content_file(named, content)).read_bytes()
+        except FileNotFoundError:
+            data = b""
+        if digest(data) != named:
+            raise _not_kept(named, content)
+        return data
+
+    def _write(self, named: bytes, content: str, data: bytes) -> None:
+        path = self._folder / content_file(named, content)
+        if path.exists() and path.read_bytes() == data:
             return
         draft = path.with_suffix(f".{os.getpid()}.draft")
         try:
             with open(draft, "wb", opener=private_opener) as file:
-                file.write(module)
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)
@@ -84,5 +141,22 @@ class ModuleStore:
             draft.unlink(missing_ok=True)
             raise StorageFull(f"{path.parent}: {error.strerror}; free some space and deploy again") from error
 
-    def _path(self, code: bytes) -> Path:
-        return self._folder / f"{code.hex()}.wasm"
+
+def programs(folder: Path, bundles: Iterable[bytes]) -> dict[bytes, None]:
+    """Return the digests of the programs that bundles of a folder of modules name, in order.
+
+    A bundle that is missing or damaged is left out: without it nobody can tell, or run, its program.
+    """
+    found: dict[bytes, None] = {}
+    for named in bundles:
+        try:
+            data = (folder / content_file(named, IS_BUNDLE)).read_bytes()
+            if digest(data) == named:
+                found[decode_bundle(data).module] = None
+        except (OSError, CodeError):
+            continue
+    return found
+
+
+def _not_kept(named: bytes, what: str) -> NotKept:
+    return NotKept(f"the {what} {named.hex()} is not kept here: send its bytes first", missing=[named.hex()])

@@ -47,7 +47,7 @@ def _requests(record: Any, lanes: Iterable[str]) -> Iterator[messages.FrontendRe
             for now_ms in (None, record.now_ms):  # the producer may have pinned it
                 yield messages.Submit(number, record.lane, record.runs, False, now_ms, record.retry_of)
         case records.Deployed():
-            yield messages.Deploy(number, record.lane, record.name, record.code, None, False)
+            yield messages.Deploy(number, record.lane, record.name, record.code, False)
         case records.Cancelled():
             yield messages.Cancel(number, record.seq)
         case records.WindowSet():

@@ -24,7 +24,7 @@ class PendingDeploy:
     def __init__(self, number: int, identity: bytes, request: Deploy, origin: Origin) -> None:
         self.number = number  # of its Prepare
         self.identity = identity  # the connection to answer
-        self.request = request  # without the module's bytes, which are stored
+        self.request = request
         self.origin = origin
         self.worker = NOBODY  # the worker that was asked
         self.deaths = 0  # of workers that were asked
@@ -57,7 +57,7 @@ class PendingDeploys:
         oldest = None
         if len(self._by_number) >= PENDING_DEPLOYS_MAX:
             oldest = self._by_number.pop(next(iter(self._by_number)))
-        pending = PendingDeploy(self._next_number, identity, request._replace(module=None), origin)
+        pending = PendingDeploy(self._next_number, identity, request, origin)
         self._next_number += 1
         self._by_number[pending.number] = pending
         return pending, oldest

@@ -35,6 +35,8 @@ def take(
                 "say Hello first: the broker does not know which producer this connection belongs to"
             )
         if type(request) in _CONVERSATIONS:
+            if objection is not None:
+                raise objection
             _CONVERSATIONS[type(request)](broker, identity, request)
         else:
             _take_input(broker, identity, request, objection)
@@ -81,6 +83,11 @@ def _closed(broker: BrokerState, request: messages.FrontendRequest) -> errors.Ro
 def _hello(broker: BrokerState, identity: bytes, request: messages.Hello) -> None:
     broker.greet(identity, request.producer)
     broker.answer(identity, messages.Welcome(request.number, broker.world.boot, broker.version))
+
+
+def _keep(broker: BrokerState, identity: bytes, request: messages.Keep) -> None:
+    """Acknowledge bytes that the shell has stored."""
+    broker.answer(identity, messages.Accepted(request.number, 0, 0))
 
 
 def _drain(broker: BrokerState, identity: bytes, request: messages.Drain) -> None:
@@ -264,6 +271,7 @@ _CONVERSATIONS: Final[dict[type, Callable[[Any, bytes, Any], None]]] = {
     messages.Hello: _hello,
     messages.Await: _await,
     messages.Drain: _drain,
+    messages.Keep: _keep,
 }
 _INPUTS: Final[dict[type, Callable[[Any, bytes, Any, records.Origin], messages.Accepted | messages.Answer | None]]] = {
     messages.Submit: _submit,

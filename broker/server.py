@@ -258,8 +258,10 @@ class Server:
             return FromQuery(identity, wire.decode(frame, wire.QUERIES))  # type: ignore[arg-type]
         request = wire.decode(frame, wire.FROM_PRODUCERS)
         try:
-            if isinstance(request, messages.Deploy):
-                self._modules.admit(request)
+            if isinstance(request, messages.Keep):
+                self._modules.keep(request.digest, request.data)
+            elif isinstance(request, messages.Deploy):
+                self._modules.admit(request.name, request.code)
             elif isinstance(request, messages.Submit):
                 self._tensors.admit(request)
         except RotaError as error:

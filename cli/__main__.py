@@ -32,8 +32,14 @@ _SECTIONS: Final[dict[str, dict[str, _CommandEntry]]] = {
         "gpu-worker": _CommandEntry("processes", "gpu_worker", "Run a worker for ONNX models."),
     },
     "Code and models": {
-        "deploy": _CommandEntry("code", "deploy", "Bind a name to a WASM module in a lane."),
+        "deploy": _CommandEntry("code", "deploy", "Bind a name to a source or a WASM module in a lane."),
+        "runtime": _CommandEntry("runtimes", "runtime", "Fetch and list what runs Python and JavaScript."),
         "model": _CommandEntry("models", "model", "Add, list and show ONNX models."),
+    },
+    "Agents in any language": {
+        "new": _CommandEntry("projects", "new", "Make a project of an agent."),
+        "build": _CommandEntry("projects", "build", "Build a project of an agent."),
+        "dev": _CommandEntry("dev", "dev", "Build and deploy a project at each change, and print what it does."),
     },
     "Tasks": {
         "submit": _CommandEntry("submit", "submit", "Submit tasks."),

@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from rota.common.code_kinds import KEPT_KINDS
+from rota.broker.modules import programs
+from rota.common.code_kinds import IS_BUNDLE, IS_MODULE, KINDS, content_file
 from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
 from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder, shut_path
 from rota.host.install import install_command
@@ -301,11 +302,16 @@ def check_broker(connection: Connection) -> Iterator[Finding]:
 
 
 def _gone_modules(client: Client, connection: Connection, lane: str) -> Iterator[tuple[str, str, Path]]:
-    """Yield each name that is bound to a module without a file, its lane and that file."""
+    """Yield each name that is bound to code without a file, its lane and that file."""
+    folder = connection.run_folder().modules
     for code in client.query("deploys", lane=lane):
-        file = connection.run_folder().modules / f"{code['digest'].hex()}.wasm"
-        if code["kind"] in KEPT_KINDS and not file.exists():
-            yield code["name"], lane, file
+        kind = KINDS[code["kind"]]
+        files = [content_file(code["digest"], kind.content)]
+        if kind.content == IS_BUNDLE:
+            files += [content_file(program, IS_MODULE) for program in programs(folder, [code["digest"]])]
+        for name in files if kind.is_kept else ():
+            if not (folder / name).exists():
+                yield code["name"], lane, folder / name
 
 
 CHECKS: Final[tuple[Callable[[Connection], Iterator[Finding]], ...]] = (

@@ -1,30 +1,35 @@
-"""`rota deploy`: binds a name in a lane to a WASM module."""
+"""`rota deploy`: binds a name in a lane to code: a source, a WASM module, a component."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from rota.cli.common_options import ByteCount, Connection, Whole, broker_options, json_option, lane_option, option
-from rota.cli.output import print_facts, print_json
-from rota.cli.waiting import tell_if_no_worker, wait_option
+from rota.cli.output import Progress, print_facts, print_json
+from rota.cli.runtimes import fetch_runtime_of
+from rota.cli.waiting import noticed, tell_if_no_worker, wait_option
 from rota.common import limits
-from rota.common.code_kinds import KINDS, MODULE_KINDS
-from rota.common.work import AGENT, FUNCTION, Limits
+from rota.common.code_kinds import KEPT_KINDS, KINDS
+from rota.common.work import FUNCTION, Limits
 
-_DEFAULTS = Limits()
+CPU: Final = "cpu"  # the pool of all that is deployed from a file
+_DEFAULTS: Final = Limits()
 
 
 @click.command()
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@option(
-    "--kind",
-    type=click.Choice(MODULE_KINDS),
-    default=AGENT,
-    help="How it is called: the agent ABI, or plain bytes in and out.",
-)
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@option("--kind", type=click.Choice(KEPT_KINDS), help="How it is called; default: by what it is (docs/AGENTS.md).")
+@option("--with", "with_", metavar="[GUEST=]PATH", multiple=True, help="Beside a source: a file, a folder, a wheel.")
+@option("--entry", default="", metavar="FILE", help="The main file of a folder; default: agent.py, agent.js.")
+@option("--runtime", default="", metavar="NAME", help="What runs a source, if its suffix does not tell.")
+@option("--fetch", is_flag=True, help="Fetch the runtime of a source first, if it is not here.")
+@option("--arg", "args", metavar="ARG", multiple=True, help="An argument of a command or a source.")
+@option("--env", metavar="KEY=VALUE", multiple=True, help="A variable of its environment.")
+@option("--file", "files", metavar="GUEST=HOST", multiple=True, help="A file that it sees as /GUEST.")
 @option(
     "--reuse", is_flag=True, help="Keep one instance for many tasks: only for modules that keep nothing between calls."
 )
@@ -80,13 +85,20 @@ _DEFAULTS = Limits()
 @json_option
 @broker_options
 def deploy(
-    connection: Connection, name: str, file: Path, kind: str, reuse: bool, exports: tuple[str, ...], fuel: int,
-    memory: int, timeout_ms: int, emits: int, growth: int, tensors: int, lane: str, check: bool, wait: bool, json: bool,
+    connection: Connection, name: str, file: Path, kind: str | None, with_: tuple[str, ...], entry: str, runtime: str,
+    fetch: bool, args: tuple[str, ...], env: tuple[str, ...], files: tuple[str, ...], reuse: bool,
+    exports: tuple[str, ...], fuel: int, memory: int, timeout_ms: int, emits: int, growth: int, tensors: int, lane: str,
+    check: bool, wait: bool, json: bool,
 ) -> None:  # fmt: skip
-    """Bind NAME to the WASM module in FILE. Tasks that are issued from now on run it.
+    """Bind NAME to the code in FILE. Tasks that are issued from now on run it.
+
+    FILE is a source (Python, JavaScript), a folder with one, or a WASM module or component.
 
     \b
+    rota deploy planner planner.py
+    rota deploy planner ./planner --with shared.py --with deps/tomli-2.0.1-py3-none-any.whl
     rota deploy counter counter.wasm
+    rota deploy resize resvg.wasm --arg --width --arg 64
     rota deploy slug slug.wasm --kind function --reuse --export alloc=malloc --export call=slugify
     """
     code_limits = _DEFAULTS._replace(
@@ -98,17 +110,44 @@ def deploy(
         tensor_bytes=tensors,
     )
     roles = _exports(exports)
+    extras: dict[str, Any] = {
+        "args": args,
+        "env": dict(_pair(one, "--env", "KEY=VALUE") for one in env),
+        "files": {guest: Path(host) for guest, host in (_pair(one, "--file", "GUEST=HOST") for one in files)},
+        "with_": [_beside(one) for one in with_],
+    }
+    if fetch:
+        fetch_runtime_of(file, entry, runtime)
     with connection.open() as client:
         if check:
-            tell_if_no_worker(client, connection, KINDS[kind].pool, name, wait=wait)
-        info = client.deploy(
-            name, file, kind, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane, check=check
-        )
+            tell_if_no_worker(client, connection, CPU, name, wait=wait)
+        with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
+            info = client.deploy(
+                name, file, kind, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane, check=check,
+                entry=entry, runtime=runtime, **extras,
+            )  # fmt: skip
     facts = {"name": name, "lane": lane, **info}
     if json:
         print_json(facts)
     else:
         print_facts(facts)
+
+
+def _beside(given: str) -> Path | tuple[str, Path]:
+    """Return what goes beside a source: a path, or with GUEST= before it a pair."""
+    guest, separator, host = given.partition("=")
+    found = Path(given) if not separator or Path(given).exists() else (guest, Path(host))
+    place = found if isinstance(found, Path) else found[1]
+    if not place.exists():
+        raise click.BadParameter(f"{place} is not there", param_hint="--with")
+    return found
+
+
+def _pair(given: str, hint: str, form: str) -> tuple[str, str]:
+    name, separator, value = given.partition("=")
+    if not separator or not name:
+        raise click.BadParameter(f"{given!r} is not {form}", param_hint=hint)
+    return name, value
 
 
 def _exports(given: tuple[str, ...]) -> dict[str, str]:

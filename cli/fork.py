@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rota.engine.executors import Executors
     from rota.proof.changed import Consequences
     from rota.proof.continuation import Change
+    from rota.proof.fork import NewCode
     from rota.runs.open import RunSource
 
 _VERDICTS: Final = {"accept": ExitCode.OK, "reject": ExitCode.FAILED, "untested": ExitCode.UNTESTED}
@@ -26,7 +27,10 @@ _VERDICTS: Final = {"accept": ExitCode.OK, "reject": ExitCode.FAILED, "untested"
 @option("--at", "turn", type=Whole(0), required=True, help="The last turn that both share; 0: none.")
 @option("--to", "folder", type=click.Path(path_type=Path), required=True, help="The new run folder.")
 @lane_option
-@option("--deploy", "deploys", metavar="NAME=FILE", multiple=True, help="Bind a name to a WASM module there.")
+@option(
+    "--deploy", "deploys", metavar="NAME=FILE", multiple=True,
+    help="Bind a name to new code there: a WASM file, a source file or its folder.",
+)  # fmt: skip
 @option(
     "--drop-input", "dropped", metavar="RECORD", type=Whole(1), multiple=True,
     help="Leave out a later input: the number of its record.",
@@ -59,8 +63,8 @@ def fork(
     from rota.proof.fork import fork as make_fork
 
     with _opened(run) as source, Progress(progress, "turns") as shown:
-        modules = _modules(source, deploys, lane, turn)
-        change = _change(tuple([(name, code) for name, code, _ in modules]), dropped, edits, seed)
+        new = _new_code(source, deploys, lane, turn)
+        change = _change(tuple([(one.name, one.code) for one in new]), dropped, edits, seed)
         what = ", ".join(
             [f"deploy {given}" for given in deploys]
             + [f"drop input {number}" for number in dropped]
@@ -69,7 +73,7 @@ def fork(
             + ["no later inputs"] * (not inputs)
         )
         plan = ChangePlan(lane, turn, change, turns_max=turns_max, inputs=inputs)
-        came = make_fork(source, plan, modules, folder, what or "nothing", progress=shown)
+        came = make_fork(source, plan, new, folder, what or "nothing", progress=shown)
     if json:
         print_json({"made": str(folder), "change": what, **_facts(came)})
         return
@@ -103,7 +107,7 @@ def check_upgrade(
 
     name, file = _named_file(upgrade, "NAME=FILE")
     with _opened(run) as source, Progress(progress, "turns") as shown:
-        came = check(source, name, file.read_bytes(), lane=lane, turn=turn, compare_state=state, progress=shown)
+        came = check(source, name, file, lane=lane, turn=turn, compare_state=state, progress=shown)
         first_record = source.extent()[0]
     verdict = verdict_of(came)
     if json:
@@ -181,25 +185,22 @@ def _change(
     return Change(deploys=deploys, dropped=dropped, edited=tuple(map(_edit, edits)), seed=seed_of(seed))
 
 
-def _modules(source: RunSource, deploys: tuple[str, ...], lane: str, turn: int) -> list[tuple[str, Any, bytes]]:
-    """Return names, codes and modules; the old binding of a name says how its module is called."""
-    from rota.common.digests import digest
-    from rota.common.work import AGENT, Code
+def _new_code(source: RunSource, deploys: tuple[str, ...], lane: str, turn: int) -> list[NewCode]:
+    """Return the code to deploy; the old binding of a name says how it is called."""
+    from rota.proof.fork import NewCode
     from rota.proof.upgrade import binding_at
 
-    found: list[tuple[str, Any, bytes]] = []
+    found: list[NewCode] = []
     for given in deploys:
         name, file = _named_file(given, "--deploy")
-        module = file.read_bytes()
-        code = binding_at(source, name, lane, turn) or Code(b"", AGENT)
-        found.append((name, code._replace(digest=digest(module)), module))
+        found.append(NewCode.like(name, binding_at(source, name, lane, turn), file, source.modules))
     return found
 
 
 def _named_file(given: str, hint: str) -> tuple[str, Path]:
     name, separator, file = given.partition("=")
-    if not separator or not name or not Path(file).is_file():
-        raise click.BadParameter(f"{given!r} is not NAME=FILE with a file that is there", param_hint=hint)
+    if not separator or not name or not Path(file).exists():
+        raise click.BadParameter(f"{given!r} is not NAME=FILE with a file or folder that is there", param_hint=hint)
     return name, Path(file)
 
 

@@ -45,8 +45,9 @@ from rota.client.watch import EventFilter, Missed
 from rota.common.errors import RotaError
 from rota.common.messages import Event
 from rota.common.results import Result
-from rota.common.work import AGENT, MODEL
+from rota.common.work import MODEL
 from rota.host.sockets import Socket, subscriber
+from rota.runtimes.content import Paths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,7 +167,7 @@ class AsyncClient:
     # --- code and lanes -------------------------------------------------------------------------------
 
     async def deploy(
-        self, name: str, module: Path | str | bytes, kind: str = AGENT, **options: Unpack[DeployNames]
+        self, name: str, module: Paths | bytes, kind: str | None = None, **options: Unpack[DeployNames]
     ) -> dict[str, Any]:
         """Bind `name` in a lane to a WASM module, given as a file or as bytes."""
         flow = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))

@@ -43,8 +43,9 @@ from rota.common.chat import Chat
 from rota.common.errors import LocalError
 from rota.common.messages import Event
 from rota.common.results import Result
-from rota.common.work import AGENT, MODEL
+from rota.common.work import MODEL
 from rota.host.sockets import Socket, subscriber
+from rota.runtimes.content import Paths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,9 +185,9 @@ class Client:
     # --- code and lanes -------------------------------------------------------------------------------
 
     def deploy(
-        self, name: str, module: Path | str | bytes, kind: str = AGENT, **options: Unpack[DeployNames]
+        self, name: str, module: Paths | bytes, kind: str | None = None, **options: Unpack[DeployNames]
     ) -> dict[str, Any]:
-        """Bind `name` in a lane to a WASM module, given as a file or as bytes.
+        """Bind `name` in a lane to code: a source file or folder, or a WASM file or its bytes.
 
         With `check` a worker compiles it first; its findings are returned, or raised as `CodeError`. See
         `DeployOptions`.

@@ -6,10 +6,8 @@ is a method here and one in each of the two.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rota.client.core import Core, milliseconds, now_ms
@@ -19,8 +17,8 @@ from rota.client.session import RESULTS_HELD_MAX
 from rota.client.watch import EventFilter
 from rota.common import digests, limits
 from rota.common.arguments import check_model_name, check_name, checked, flag, seconds, seq_of, several, whole
-from rota.common.code_kinds import MODULE_KINDS, pool_of
-from rota.common.errors import BadPayload, CodeError, LocalError, UnknownLane
+from rota.common.code_kinds import pool_of
+from rota.common.errors import BadPayload, CodeError, LocalError, NotKept, UnknownLane
 from rota.common.messages import (
     Accepted,
     Answer,
@@ -28,6 +26,7 @@ from rota.common.messages import (
     DeadDrop,
     Deploy,
     Drain,
+    Keep,
     OpenLane,
     Query,
     SetPaused,
@@ -38,6 +37,7 @@ from rota.common.messages import (
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
 from rota.common.work import MODEL, Code, Limits
+from rota.runtimes.content import Parts, Paths, content_of, extras_of
 from rota.tensors.payloads import check_message, check_targets, run_of
 
 IDLE_POLL_MS: Final = 20  # between two polls of a working lane; grows to the bound below
@@ -114,19 +114,12 @@ class Operations:
 
     # --- code and lanes -------------------------------------------------------------------------------
 
-    def deploy(self, name: str, module: Path | str | bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
+    def deploy(self, name: str, module: Paths | bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
         check_name(name, "an agent")
-        if options.kind not in MODULE_KINDS:
-            kinds = " or a ".join(f"`{kind}`" for kind in MODULE_KINDS)
-            raise CodeError(f"kind {shown(options.kind)}: a module is an {kinds}; models go with deploy_model")
-        if not isinstance(module, bytes | str | os.PathLike):
-            raise CodeError(f"module={shown(module)}: give the path of a WASM file, or its bytes")
-        data = module if isinstance(module, bytes) else _read(Path(module))
-        if len(data) > limits.MODULE_BYTES_MAX:
-            raise CodeError(f"the module has {len(data)} bytes, the limit is {limits.MODULE_BYTES_MAX}")
+        content = content_of(module, options.kind, extras_of(options))
         exports = tuple((options.exports or {}).items())
-        code = Code(digests.digest(data), options.kind, options.reuse, exports, options.code_limits or Limits())
-        return self._deploy(name, code, data, options)
+        code = Code(content.digest, content.kind, options.reuse, exports, options.code_limits or Limits())
+        return self._deploy(name, code, content.parts, options)
 
     def deploy_model(self, name: str, digest: bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
         name = check_model_name(name)
@@ -137,7 +130,7 @@ class Operations:
             )
         self._core.check_version(name, digest)
         code = Code(digest, MODEL, limits=options.code_limits or Limits(), recorded=options.recorded)
-        return self._deploy(MODEL_PREFIX + name, code, None, options)
+        return self._deploy(MODEL_PREFIX + name, code, {}, options)
 
     def open_lane(self, lane: str, options: LaneOptions) -> Flow[Any]:
         check_name(lane, "a lane")
@@ -221,15 +214,33 @@ class Operations:
 
         Raises `LocalError` for a request that cannot be encoded, before anything is sent.
         """
-        checked(request, CodeError if isinstance(request, Deploy) else LocalError)
+        checked(request, CodeError if isinstance(request, Deploy | Keep) else LocalError)
         reply = yield from self._flows.request(request, deadline_ms or self._deadline(None))
         return reply.value if isinstance(reply, Answer) else {}
 
-    def _deploy(self, name: str, code: Code, module: bytes | None, options: DeployOptions) -> Flow[dict[str, Any]]:
+    def _deploy(self, name: str, code: Code, parts: Parts, options: DeployOptions) -> Flow[dict[str, Any]]:
+        """Deploy code; send those of its parts that the broker does not have, and deploy again under the same number.
+
+        A refused deploy had no effect, so the number is still free.
+        """
         taken = self._session.take_number(options.number)
+        request = Deploy(taken, options.lane, name, code, options.check)
+        left = dict(parts)
+        while True:
+            try:
+                value: dict[str, Any] = yield from self._checked_deploy(request, options)
+                return value
+            except NotKept as error:
+                missing = [bytes.fromhex(one) for one in error.fields.get("missing", ())]
+                if not missing or any(one not in left for one in missing):
+                    raise
+            for one in missing:
+                data = left.pop(one)()
+                yield from self._answer(Keep(self._session.take_pair_number(), one, data))
+
+    def _checked_deploy(self, request: Deploy, options: DeployOptions) -> Flow[dict[str, Any]]:
         # Compiling has its own limit; a client that gives up earlier would not learn the error.
         extra_ms = limits.COMPILE_MS_MAX if options.check and options.timeout_s is None else 0
-        request = Deploy(taken, options.lane, name, code, module, options.check)
         latest_ms = now_ms() + limits.PREPARE_MS_MAX
         while True:
             try:
@@ -237,11 +248,11 @@ class Operations:
                 return value
             except TimeoutError:
                 # A large model is loaded and certified for minutes. The same request again is the same deploy.
-                is_at_it = extra_ms and now_ms() < latest_ms and (yield from self._is_preparing(name))
+                is_at_it = extra_ms and now_ms() < latest_ms and (yield from self._is_preparing(request.name))
                 if not is_at_it:
-                    pool = pool_of(code)
+                    pool = pool_of(request.code)
                     raise TimeoutError(
-                        f"no {pool} worker has looked at {name} in time: start one with `rota {pool}-worker`, "
+                        f"no {pool} worker has looked at {request.name} in time: start one with `rota {pool}-worker`, "
                         "or deploy without check"
                     ) from None
 
@@ -305,10 +316,3 @@ def _ranges_of(tasks: Any) -> Ranges:
     if ranges is not None:
         return ranges
     return tuple([(seq_of(task), 1) for task in several("tasks", tasks)])
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise CodeError(f"{path} cannot be read: {getattr(error, 'strerror', error)}", path=str(path)) from error

@@ -7,7 +7,7 @@ defaults for the operations. A test keeps the two equal.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypedDict
 
 from rota.common import limits
@@ -194,20 +194,34 @@ class DeployNames(ModelNames, total=False):
 
     reuse: bool
     exports: Mapping[str, str] | None
+    args: Sequence[str]
+    env: Mapping[str, str]
+    files: Mapping[str, Any]
+    with_: Sequence[Any]
+    entry: str
+    runtime: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployOptions(_Options):
     """How code is bound to a name.
 
-    `reuse`: one instance for many tasks. `exports`: the module's own names by role (docs/AGENTS.md). `recorded`: accept
-    results of a model that a repetition might not give again. `check`: a worker checks the code before the deploy takes
-    effect. `number`, `timeout_s`: as for a submit.
+    `kind` None: found by what the code is. `reuse`: one instance for many tasks. `exports`: the module's own names by
+    role (docs/AGENTS.md). Of a command or a source: `args`, `env`, and `files` by guest path, as bytes or a path of the
+    host. Of a source: `with_`: files, folders and wheels beside it, or pairs (guest path, path); `entry`: the main file
+    of a folder; `runtime`: by name. `recorded`: accept results of a model that a repetition might not give again.
+    `check`: a worker checks the code before the deploy takes effect. `number`, `timeout_s`: as for a submit.
     """
 
-    kind: str = AGENT
+    kind: str | None = None
     reuse: bool = False
     exports: Mapping[str, str] | None = None
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+    with_: Sequence[Any] = ()
+    entry: str = ""
+    runtime: str = ""
     recorded: bool = False
     code_limits: Limits | None = None
     lane: str = "main"
@@ -216,13 +230,14 @@ class DeployOptions(_Options):
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kind, str) or self.kind not in CODE_KINDS:
+        if self.kind is not None and (not isinstance(self.kind, str) or self.kind not in CODE_KINDS):
             raise CodeError(f"kind={shown(self.kind)}: code is one of {', '.join(CODE_KINDS)}")
         check_name(self.lane, "a lane")
+        check_extras(self)
         flag("reuse", self.reuse)
         if flag("recorded", self.recorded) and self.kind != MODEL:
             raise CodeError(
-                f"recorded=True: a result of kind {self.kind} is always derived; only models can be recorded"
+                f"recorded=True: a result of kind {self.kind or AGENT} is always derived; only models can be recorded"
             )
         flag("check", self.check)
         if self.exports is not None and not isinstance(self.exports, Mapping):
@@ -232,6 +247,19 @@ class DeployOptions(_Options):
         if self.code_limits is not None and not isinstance(self.code_limits, Limits):
             raise CodeError(f"code_limits={shown(self.code_limits)}: give a Limits (from rota.client import Limits)")
         _check_request(self.number, self.timeout_s)
+
+
+def check_extras(given: Any) -> None:
+    """Raise `CodeError` for a wrong type of what a command or a source starts with (see `DeployOptions`)."""
+    for name in ("args", "with_"):
+        if not isinstance(getattr(given, name), list | tuple):
+            raise CodeError(f"{name}={shown(getattr(given, name))}: give a list")
+    for name in ("env", "files"):
+        if not isinstance(getattr(given, name), Mapping):
+            raise CodeError(f"{name}={shown(getattr(given, name))}: give a map")
+    for name in ("entry", "runtime"):
+        if not isinstance(getattr(given, name), str):
+            raise CodeError(f"{name}={shown(getattr(given, name))}: give text")
 
 
 class LaneNames(TypedDict, total=False):

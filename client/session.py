@@ -33,6 +33,7 @@ from rota.common.messages import (
     Deploy,
     Drain,
     Hello,
+    Keep,
     OpenLane,
     Refused,
     ResultItem,
@@ -55,7 +56,7 @@ REJECTED_MAX: Final = 2  # retries of a request because the broker asked for a H
 OPEN_REQUESTS_MAX: Final = 1_024  # well below NUMBERS_KEPT_MAX, so that a resent number is never stale
 
 Input = Submit | OpenLane | Deploy | Cancel | SetPaused | SetWindow | DeadDrop
-Request = Input | Drain
+Request = Input | Drain | Keep
 Reply = Accepted | Answer
 
 

@@ -30,10 +30,11 @@ class KindFacts(NamedTuple):
     content: Literal["module", "bundle", "component", "model"]  # what its digest is of
     has_provenance: bool  # its results say where they came from; only some of them are repeatable
     may_reuse: bool  # a deploy may keep an instance for many tasks
-    roles: tuple[tuple[str, str], ...]  # of the needed exports, with their default names
+    roles: tuple[tuple[str, str], ...]  # of the exports that its module needs, with their default names
     names_exports: bool  # a deploy may name the exports for the roles
     optional_roles: tuple[str, ...]  # given together or not at all, without default names
     failures: tuple[str, ...]  # the kinds of failure that its execution can end in
+    has_entry: bool = False  # its bundle names a main file, and its program is a runtime
 
     @property
     def is_kept(self) -> bool:
@@ -63,6 +64,7 @@ _ROWS: Final = (
     KindFacts(
         SOURCE, "cpu", "", keeps_state=True, emits=True, content=IS_BUNDLE, has_provenance=False, may_reuse=False,
         roles=(), names_exports=False, optional_roles=(), failures=("error", *_SANDBOX_FAILURES, "overflow"),
+        has_entry=True,
     ),
     KindFacts(
         COMPONENT, "cpu", "", keeps_state=True, emits=True, content=IS_COMPONENT, has_provenance=False,
@@ -76,7 +78,7 @@ _ROWS: Final = (
 )  # fmt: skip
 KINDS: Final[Mapping[str, KindFacts]] = {row.name: row for row in _ROWS}
 KEPT_KINDS: Final = tuple([row.name for row in _ROWS if row.is_kept])
-MODULE_KINDS: Final = tuple([row.name for row in _ROWS if row.content == IS_MODULE])
+PROGRAM_KINDS: Final = tuple([row.name for row in _ROWS if row.roles])  # whose module is the author's program
 
 
 def content_file(digest: bytes, content: str) -> str:

@@ -6,6 +6,7 @@
     │   ├── BadPayload        a payload of the wrong type or over a limit
     │   ├── ConfigError       a setting, flag or folder that cannot be used
     │   ├── CodeError         a module or model that cannot be deployed
+    │   │   └── NotKept       the broker does not have the bytes of the code: send them
     │   ├── TensorError       a tensor that is missing, damaged or over a limit
     │   └── ConversationError a conversation that is missing or damaged, or cannot be stored
     ├── RemoteError           the other side answered with an error
@@ -64,6 +65,12 @@ class ConfigError(LocalError):
 
 class CodeError(LocalError):
     code = "bad_code"
+
+
+class NotKept(CodeError):
+    """`fields`: missing, the digests in hex."""
+
+    code = "not_kept"
 
 
 class BadChange(LocalError):
@@ -163,7 +170,7 @@ _BY_CODE: dict[str, type[RotaError]] = {
     for cls in (
         BadTarget, BadPayload, ConfigError, CodeError, TensorError, ConversationError, RemoteError, Busy, Draining,
         StorageFull, UnknownLane, UnknownTask, Expired, NumberReused, StaleNumber, TaskFailed, ProtocolError,
-        NotGreeted, WorkerStuck, VersionMismatch, JournalError, NotReachable,
+        NotGreeted, NotKept, WorkerStuck, VersionMismatch, JournalError, NotReachable,
     )
 }  # fmt: skip
 

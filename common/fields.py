@@ -65,7 +65,7 @@ Payload = Annotated[
         description=f"at most {limits.PAYLOAD_BYTES_MAX} bytes; send more as tensors",
     ),
 ]
-Module = Annotated[bytes, Meta(max_length=limits.MODULE_BYTES_MAX)]
+Content = Annotated[bytes, Meta(max_length=limits.MODULE_BYTES_MAX)]  # a module, component or bundle
 PayloadLength = Annotated[
     int,
     Meta(

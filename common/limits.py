@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 # --- the wire -------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 3
+PROTOCOL_VERSION: Final = 4
 MESSAGE_BYTES_MAX: Final = 64 << 20  # one frame; a module is the largest thing sent inline
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # one task's payload; larger data is sent by tensor reference
 INLINE_BYTES_MAX: Final = 64 << 10  # tensors up to this are inline; above it, a file costs less than the copies
@@ -116,6 +116,10 @@ WASM_TABLES_MAX: Final = 4  # per module
 WASM_TABLE_ELEMENTS_MAX: Final = 1 << 20  # 8 bytes each on the host; `table.grow` past it returns -1
 COMPILE_MS_MAX: Final = 60_000
 COMPILE_MEMORY_BYTES_MAX: Final = 4 << 30
+RUNTIME_COMPILE_MS_MAX: Final = 600_000  # of an interpreter, once per user and version: 20 s on an idle core
+IMAGE_MS_MAX: Final = 120_000  # for making an image; its bound of fuel comes first
+IMAGE_BYTES_MAX: Final = 128 << 20  # of an image's memory that is not zero
+IMAGES_KEPT_BYTES: Final = 2 << 30  # of a run's images on the disk; the longest unused are removed, and made again
 
 # --- tensor store ---------------------------------------------------------------------------------
 TENSOR_BYTES_MAX: Final = 64 << 30

@@ -39,12 +39,12 @@ from rota.common.events import Happened, topic_of
 from rota.common.fields import (
     Blob,
     CodeName,
+    Content,
     Count,
     Digest,
     EmitsMax,
     FailureText,
     GrowthBytes,
-    Module,
     Name,
     Pid,
     PieceText,
@@ -294,14 +294,24 @@ class OpenLane(NamedTuple):
     deploys_from: Name | None
 
 
+class Keep(NamedTuple):
+    """Keep a module, component or bundle, for deploys that name it. No input of a lane; sending it again does no harm.
+
+    `digest` is that of `data`.
+    """
+
+    number: Count
+    digest: Digest
+    data: Content
+
+
 class Deploy(NamedTuple):
-    """Bind a name to code in a lane. `module`: the bytes of a WASM module, unless the broker has that digest."""
+    """Bind a name to code in a lane. Refused with `not_kept` while the broker does not have the code's bytes."""
 
     number: Count
     lane: Name
     name: CodeName
     code: Code
-    module: Module | None
     check: bool  # have a worker compile or load it first, and answer with its findings
 
 
@@ -582,7 +592,7 @@ class Event(NamedTuple):
         return topic_of(self.what)
 
 
-FrontendRequest = Hello | Submit | OpenLane | Deploy | Cancel | SetPaused | SetWindow | DeadDrop | Await | Drain
+FrontendRequest = Hello | Submit | OpenLane | Keep | Deploy | Cancel | SetPaused | SetWindow | DeadDrop | Await | Drain
 FrontendReply = Welcome | Accepted | Answer | Refused | Results
 WorkerMessage = Register | Heartbeat | Streamed | Completed | Prepared | Goodbye
 WorkerOrder = Registered | HeartbeatAck | Assign | Revoke | Prepare | Refused

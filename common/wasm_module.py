@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Union
 
-from rota.common.code_kinds import KINDS, MODULE_KINDS, OUTPUT_ROLES, KindFacts
+from rota.common.code_kinds import KINDS, OUTPUT_ROLES, PROGRAM_KINDS, KindFacts
 from rota.common.errors import CodeError
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.rota_imports import OWN_IMPORTS, OWN_MODULE
@@ -128,13 +128,13 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
 
     `exports` maps roles of kind `function` to the module's own names; other roles have their default names.
     """
-    if code_kind not in (*MODULE_KINDS, COMMAND):
+    if code_kind not in PROGRAM_KINDS:
         raise CodeError(
-            f"a WebAssembly module cannot be deployed as {code_kind!r}: use one of {', '.join(MODULE_KINDS)}",
+            f"a core WebAssembly module cannot be deployed as {code_kind!r}: use one of {', '.join(PROGRAM_KINDS)}",
             kind=code_kind,
         )
     kind = KINDS[code_kind]
-    _check_roles(kind, exports)
+    check_roles(kind, exports)
     for wanted in interface.imports:
         _check_import(wanted)
     _check_tables(interface.tables)
@@ -156,7 +156,8 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
         )
 
 
-def _check_roles(kind: KindFacts, exports: Mapping[str, str]) -> None:
+def check_roles(kind: KindFacts, exports: Mapping[str, str]) -> None:
+    """Raise `CodeError` if a deploy of this kind cannot name these exports by role."""
     roles = [*[role for role, _ in kind.roles], *kind.optional_roles]
     for role, name in exports.items():
         if not kind.names_exports:

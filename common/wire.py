@@ -37,6 +37,7 @@ class Tag(IntEnum):
     DEAD_DROP = 8
     AWAIT = 9
     DRAIN = 10
+    KEEP = 11
     WELCOME = 20
     ACCEPTED = 21
     ANSWER = 22
@@ -68,6 +69,7 @@ _CLASSES: Final[Mapping[Tag, Any]] = {
     Tag.DEAD_DROP: messages.DeadDrop,
     Tag.AWAIT: messages.Await,
     Tag.DRAIN: messages.Drain,
+    Tag.KEEP: messages.Keep,
     Tag.WELCOME: messages.Welcome,
     Tag.ACCEPTED: messages.Accepted,
     Tag.ANSWER: messages.Answer,
@@ -178,7 +180,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
 FROM_PRODUCERS: Final = frozenset(
     {
         messages.Hello, messages.Submit, messages.OpenLane, messages.Deploy, messages.Cancel, messages.SetPaused,
-        messages.SetWindow, messages.DeadDrop, messages.Await, messages.Drain,
+        messages.SetWindow, messages.DeadDrop, messages.Await, messages.Drain, messages.Keep,
     }
 )  # fmt: skip
 TO_PRODUCERS: Final = frozenset(

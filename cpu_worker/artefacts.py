@@ -26,6 +26,7 @@ from rota.common.errors import ConfigError
 log = logging.getLogger(__name__)
 
 KEY_FILE: Final = "artefacts.key"
+LOCK_FILE: Final = "artefacts.lock"
 KEY_BYTES: Final = 32
 MAC_BYTES: Final = 32
 
@@ -41,6 +42,11 @@ class Artefacts:
             self._key = read_or_make_key(folder / KEY_FILE)
         except OSError as error:
             raise ConfigError(f"{folder} cannot be used: {error.strerror}; delete it, it is only a cache") from error
+
+    @property
+    def lock_file(self) -> Path:
+        """The file by whose lock processes make content one after another."""
+        return self._dir / LOCK_FILE
 
     def name(self, suffix: str, *parts: bytes) -> str:
         """Return the file name of the content that `parts`, each of a fixed length, decide."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from wasmtime import FuncType, InstancePre, Linker, MemoryType, Module, WasmtimeError
@@ -18,10 +17,11 @@ from rota.common.bundle import Bundle
 from rota.common.code_kinds import IS_MODULE, KINDS, OUTPUT_ROLES, kind_of
 from rota.common.errors import CodeError
 from rota.common.wasm_module import check_interface, inspect_module
-from rota.common.work import COMMAND, Code
+from rota.common.work import COMMAND, SOURCE, Code
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.guest import INITIALIZE, MEMORY, PreparedCode
+from rota.cpu_worker.source_store import SourceStore
 from rota.wasi.program import program_of
 
 POOL: Final = "cpu"
@@ -35,8 +35,9 @@ _Key = tuple[bytes, str, tuple[tuple[str, str], ...]]
 class CodeStore:
     """Prepared code, keyed by digest and way of calling."""
 
-    def __init__(self, modules_dir: Path, compiler: Compiler, linker: Linker) -> None:
-        self._contents = Contents(modules_dir)
+    def __init__(self, contents: Contents, compiler: Compiler, linker: Linker, sources: SourceStore) -> None:
+        self._contents = contents
+        self._sources = sources
         self._compiler = compiler
         self._linker = linker
         self._prepared: dict[_Key, PreparedCode] = {}
@@ -63,6 +64,8 @@ class CodeStore:
         """
         if (code.digest, code.kind, code.exports) in self._prepared:
             return None
+        if code.kind == SOURCE:
+            return self._sources.preparation(code)
         try:
             digest = self._module_of(code, self._bundle(code))
         except CodeError as error:
@@ -97,6 +100,8 @@ class CodeStore:
         return wasm
 
     def _prepare(self, code: Code) -> PreparedCode:
+        if code.kind == SOURCE:
+            return self._sources.prepare(code)
         bundle = self._bundle(code)
         digest = self._module_of(code, bundle)
         module, native_bytes = self._compiler.load(self._checked(code, digest), digest)

@@ -2,8 +2,9 @@
 
 Compiling hostile input can take any amount of time and memory, and fuel does not cover it. So it runs in this process,
 which has limits and holds no key, socket or file. With the argument `--copied-images` the code is for an engine that
-copies the images of memories instead of mapping them; with `--component` the input is a component. Exit codes: 0 done,
-2 the module is not valid (the reason is on standard error), anything else: the process hit its limits.
+copies the images of memories instead of mapping them; with `--component` the input is a component; `--runtime` raises
+the limit of time. Exit codes: 0 done, 2 the module is not valid (the reason is on standard error), anything else: the
+process hit its limits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
-from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
+from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX, RUNTIME_COMPILE_MS_MAX
 
 if TYPE_CHECKING:
     from wasmtime import Config
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 EXIT_INVALID: Final = 2
 COPIED_IMAGES: Final = "--copied-images"
 COMPONENT: Final = "--component"
+RUNTIME: Final = "--runtime"
 
 
 def main() -> int:
     """Compile standard input to standard output."""
-    limit_resources()
+    limit_resources(RUNTIME_COMPILE_MS_MAX if RUNTIME in sys.argv else COMPILE_MS_MAX)
     # Imported here so that the limits cover it too.
     from wasmtime import Module, WasmtimeError
     from wasmtime.component import Component
@@ -35,7 +37,7 @@ def main() -> int:
         sys.stderr.write(f"larger than {MODULE_BYTES_MAX} bytes")
         return EXIT_INVALID
     try:
-        configure = _copy_images if COPIED_IMAGES in sys.argv else None
+        configure = copy_images if COPIED_IMAGES in sys.argv else None
         if COMPONENT in sys.argv:
             compiled = bytes(Component(new_component_engine(configure), wasm).serialize())
         else:
@@ -47,12 +49,15 @@ def main() -> int:
     return 0
 
 
-def _copy_images(config: Config) -> None:
+def copy_images(config: Config) -> None:
+    """Make the code of an engine with this config copy the images of memories."""
     config.memory_init_cow = False
 
 
-def limit_resources() -> None:
+def limit_resources(milliseconds: int, *, data_bytes: int = 0) -> None:
     """Limit processor time and address space where the platform can; elsewhere only the parent's timeout applies.
+
+    A process that runs guests reserves far more address space than it uses: `data_bytes` bounds what it uses instead.
 
     Existing limits are lowered, never raised.
     """
@@ -60,8 +65,10 @@ def limit_resources() -> None:
         import resource
     except ImportError:  # Windows
         return
-    wanted = [(resource.RLIMIT_CPU, max(1, COMPILE_MS_MAX // 1000)), (resource.RLIMIT_CORE, 0)]
-    if sys.platform != "darwin":  # macOS has this limit but refuses to set it
+    wanted = [(resource.RLIMIT_CPU, max(1, milliseconds // 1000)), (resource.RLIMIT_CORE, 0)]
+    if data_bytes:
+        wanted.append((resource.RLIMIT_DATA, data_bytes))
+    elif sys.platform != "darwin":  # macOS has this limit but refuses to set it
         wanted.append((resource.RLIMIT_AS, COMPILE_MEMORY_BYTES_MAX))
     for which, value in wanted:
         hard = resource.getrlimit(which)[1]

@@ -16,9 +16,9 @@ from wasmtime import Engine, Module, WasmtimeError
 from wasmtime.component import Component
 
 from rota.common.errors import CodeError
-from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX
+from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX, RUNTIME_COMPILE_MS_MAX
 from rota.cpu_worker.artefacts import Artefacts
-from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID
+from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID, RUNTIME
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.profile import artefact_scope
 
@@ -129,6 +129,7 @@ def compile_apart(
 
     Raises `CodeError` with the reason.
     """
+    ms_max = RUNTIME_COMPILE_MS_MAX if RUNTIME in options else COMPILE_MS_MAX
     short = digest.hex()[:16]
     if len(wasm) > MODULE_BYTES_MAX:
         raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")
@@ -139,9 +140,9 @@ def compile_apart(
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         processes[process.pid] = process
         try:
-            native, said = process.communicate(wasm, timeout=COMPILE_MS_MAX / 1000)
+            native, said = process.communicate(wasm, timeout=ms_max / 1000)
         except subprocess.TimeoutExpired:
-            text = f"module {short} took longer than {COMPILE_MS_MAX} ms to compile: make it smaller"
+            text = f"module {short} took longer than {ms_max} ms to compile: make it smaller"
             raise CodeError(text) from None
         finally:
             process.kill()
@@ -158,6 +159,6 @@ def compile_apart(
             f"{COMPILE_MEMORY_BYTES_MAX} bytes, so give this worker more memory. {text[-500:]}"
         )
     raise CodeError(
-        f"the compiler of module {short} ended with {process.returncode}: probably over {COMPILE_MS_MAX} ms of "
+        f"the compiler of module {short} ended with {process.returncode}: probably over {ms_max} ms of "
         f"processor time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller. {text[-500:]}"
     )

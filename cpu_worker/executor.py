@@ -24,17 +24,22 @@ from rota.cpu_worker.command_runs import run_command
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.component_guest import PreparedComponent
 from rota.cpu_worker.component_runs import Components
+from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode, check_fits
 from rota.cpu_worker.guest_memory import guest_memories
 from rota.cpu_worker.host_calls import task_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
+from rota.cpu_worker.image_maker import ImageMaker
 from rota.cpu_worker.outcome_tensors import keep_tensors
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
+from rota.cpu_worker.source_store import SourceStore
 from rota.cpu_worker.task_log import TaskLog
 from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
+from rota.runtimes.folder import runtimes_folder
+from rota.wasi.program import NO_PROGRAM
 
 
 class WasmExecutor:
@@ -48,8 +53,10 @@ class WasmExecutor:
         clock: Callable[[], float],
         *,
         raw_calls: bool = True,
+        runtimes_dir: Path | None = None,
     ) -> None:
-        """Make the engine. `modules_dir` holds `<digest>.wasm`; `artefacts_dir` is a cache; `clock`: monotonic ms.
+        """Make the engine. `modules_dir` holds `<digest>.wasm` and `<digest>.bundle`; `artefacts_dir` is a cache, and
+        `runtimes_dir` one of the user (None: the usual place); `clock`: monotonic ms.
 
         Raises `ConfigError` if this thread has no memory or stack for guests, or the cache cannot be used.
         """
@@ -62,7 +69,12 @@ class WasmExecutor:
         self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
         self._compiler = compiler
         self._tensors = tensors
-        self._codes = CodeStore(modules_dir, compiler, self._sandbox.linker)
+        contents, hosts = Contents(modules_dir), self._sandbox.hosts
+        self._images = ImageMaker(
+            self._engine, artefacts_dir, runtimes_dir or runtimes_folder(), maps_images=memories.maps_images
+        )
+        self._sources = SourceStore(self._engine, contents, self._images, hosts)
+        self._codes = CodeStore(contents, compiler, self._sandbox.linker, self._sources)
         self._components = Components(modules_dir, artefacts_dir, memories, self._watchdog)
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -99,6 +111,7 @@ class WasmExecutor:
     def stop_preparing(self) -> None:
         self._compiler.stop()
         self._components.stop()
+        self._images.stop()
 
     def so_far(self) -> FoldResult:
         raise AssertionError("a guest can always be stopped")
@@ -112,6 +125,7 @@ class WasmExecutor:
             )
         except CodeError as error:
             return FoldResult(NO_OUTCOMES, None, "refused", error.message)
+        self._program = NO_PROGRAM if isinstance(prepared, PreparedComponent) else prepared.program
         self._sandbox.begin(prepared, fold.code)
         try:
             return self._run_tasks(fold)
@@ -125,6 +139,7 @@ class WasmExecutor:
         self._watchdog.close()
         self._codes.close()
         self._components.close()
+        self._sources.close()
         self._sandbox.close()
         self._engine.close()
 
@@ -157,7 +172,7 @@ class WasmExecutor:
         self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
     ) -> tuple[Outcome, bytes | None]:
         data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)
-        answer = self._sandbox.call(data, task_facts(fold, task, log))
+        answer = self._sandbox.call(data, task_facts(fold, task, log, self._program))
         return abi.decode_output(
             answer,
             address=fold.address,

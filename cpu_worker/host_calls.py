@@ -50,9 +50,9 @@ class TaskFacts(NamedTuple):
     freezes: bool = False  # an image is being made: the guest may stop itself (`runtimes.driver.Frozen`)
 
 
-def task_facts(fold: Fold, task: TaskInput, log: TaskLog) -> TaskFacts:
+def task_facts(fold: Fold, task: TaskInput, log: TaskLog, program: Program = NO_PROGRAM) -> TaskFacts:
     """Return the facts of a task of a fold."""
-    return TaskFacts(task.now_ms, entropy(fold.lane_seed, task.turn), log, fold.code.limits, task.tensors)
+    return TaskFacts(task.now_ms, entropy(fold.lane_seed, task.turn), log, fold.code.limits, task.tensors, program)
 
 
 class HostedGuest(Protocol):
@@ -96,13 +96,19 @@ class HostCalls:
         self._kept: BaseException | None = None
         self._process: Process | None = None
         self.tensors = TaskTensors(tensors)
-        self._rota = RotaCalls(self.tensors)
+        self.rota = RotaCalls(self.tensors)
         self.facts: TaskFacts | None = None
 
     @property
     def stdout(self) -> bytes:
         """What the task has written to standard output, if its facts keep it: up to `stdout_bytes_max` + 1 bytes."""
         return self._process.stdout() if self._process is not None else b""
+
+    @property
+    def guest(self) -> HostedGuest:
+        """The guest that runs."""
+        assert self._guest is not None, "a guest attaches itself before it runs"
+        return self._guest
 
     @property
     def fault(self) -> str:
@@ -116,7 +122,7 @@ class HostCalls:
         """
         linker = Linker(self._engine)
         define = self._define
-        for name, method in self._rota.functions.items():
+        for name, method in self.rota.functions.items():
             define(linker, OWN_MODULE, name, OWN_IMPORTS[name], method)
         for name in WASI_FUNCTIONS:
             define(linker, WASI_MODULE, name, WASI_IMPORTS[name], self._wasi_function(name))
@@ -128,7 +134,7 @@ class HostCalls:
         """Serve this task from now on, before its guest is instantiated or called."""
         self.facts = facts
         self.tensors.begin(facts.tensors, facts.limits.tensor_bytes)
-        self._rota.log = facts.log
+        self.rota.log = facts.log
 
     def attach(self, guest: HostedGuest) -> None:
         """Serve this guest from now on."""

@@ -83,6 +83,8 @@ COMPONENT_TABLES_MAX: Final = 16
 _COMPONENT_BOUNDS: Final = (COMPONENT_INSTANCES_MAX, COMPONENT_MEMORIES_MAX, COMPONENT_TABLES_MAX)
 
 INITIALIZE_FUEL: Final = 1_000_000_000  # for the start function and `_initialize` together; not of the task's fuel
+IMAGE_FUEL: Final = 10_000_000_000  # for making an image, the base and a source's each: seconds
+IMAGE_MEMORY_BYTES: Final = 256 << 20  # of an instance while its image is made
 THREAD_STACK_BYTES: Final = 16 << 20  # a thread with less than `max_wasm_stack` to spare crashes on deep recursion
 
 INSTANCES_PER_GUEST_MAX: Final = 2  # a source has its memory and its interpreter in one each
@@ -105,6 +107,9 @@ POOL_SETTINGS: Final = (
 )
 
 _EMPTY_MODULE: Final = b"\0asm\x01\0\0\0"
+
+
+_BOUNDS: Final = (INITIALIZE_FUEL, IMAGE_FUEL, IMAGE_MEMORY_BYTES, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX)
 
 
 def new_engine(configure: Callable[[wasmtime.Config], None] | None = None) -> wasmtime.Engine:
@@ -144,6 +149,8 @@ def profile() -> Mapping[str, Any]:
         "component_engine": dict(COMPONENT_SETTINGS),
         "component_bounds": list(_COMPONENT_BOUNDS),
         "initialize_fuel": INITIALIZE_FUEL,
+        "image_fuel": IMAGE_FUEL,
+        "image_memory_bytes": IMAGE_MEMORY_BYTES,
         "table_elements": WASM_TABLE_ELEMENTS_MAX,
         "tables": WASM_TABLES_MAX,
     }
@@ -151,8 +158,7 @@ def profile() -> Mapping[str, Any]:
 
 def fingerprint() -> Mapping[str, Any]:
     """Return the profile and the facts of this machine."""
-    bounds = (INITIALIZE_FUEL, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX, *_COMPONENT_BOUNDS)
-    settings = digest_of([*ENGINE_SETTINGS, *COMPONENT_SETTINGS, *bounds]).hex()[:16]
+    settings = digest_of([*ENGINE_SETTINGS, *COMPONENT_SETTINGS, *_BOUNDS, *_COMPONENT_BOUNDS]).hex()[:16]
     return {
         # Must be equal for all CPU workers of a broker, since derived results may not depend on the worker.
         "profile": f"abi {ABI_VERSION}, wasmtime {WASMTIME_VERSION}, settings {settings}",

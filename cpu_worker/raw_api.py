@@ -62,6 +62,20 @@ linker_define_func = _prototype(
     type(NO_FINALIZER),
 )
 trap_new = _prototype(_holding, "wasmtime_trap_new", c_void_p, c_char_p, c_size_t)
+error_delete = _prototype(_holding, "wasmtime_error_delete", None, c_void_p)
+linker_define = _prototype(
+    _holding,
+    "wasmtime_linker_define",
+    *(c_void_p, c_void_p, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_void_p),
+)
+linker_instantiate = _prototype(
+    _releasing, "wasmtime_linker_instantiate", c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p)
+)
+memory_grow = _prototype(_releasing, "wasmtime_memory_grow", c_void_p, c_void_p, c_void_p, c_uint64, POINTER(c_uint64))
+global_get = _prototype(_holding, "wasmtime_global_get", None, c_void_p, c_void_p, c_void_p)
+global_set = _prototype(_holding, "wasmtime_global_set", c_void_p, c_void_p, c_void_p, c_void_p)
+table_size = _prototype(_holding, "wasmtime_table_size", c_uint64, c_void_p, c_void_p)
+table_get = _prototype(_holding, "wasmtime_table_get", c_bool, c_void_p, c_void_p, c_uint64, c_void_p)
 
 view_of_memory = ctypes.pythonapi.PyMemoryView_FromMemory
 view_of_memory.restype = ctypes.py_object

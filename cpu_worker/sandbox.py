@@ -18,6 +18,7 @@ from rota.cpu_worker.guest import Guest, GuestExit, GuestFault, GuestStopped, Pr
 from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.host_calls import HostCalls, TaskFacts
 from rota.cpu_worker.host_limits import REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
+from rota.cpu_worker.image_guest import ImageGuest, PreparedSource
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
 from rota.cpu_worker.task_log import TaskLog
@@ -155,11 +156,14 @@ class Sandbox:
             reuse = self._code.reuse
             self.hosts.begin(TaskFacts(0, _NO_ENTROPY, TaskLog(0), facts.limits) if reuse else facts)
             memory_bytes = self._code.limits.memory_bytes
+            prepared = self._prepared
             guest: Guest
-            if isinstance(self._prepared, PreparedComponent):
-                guest = ComponentGuest(self._prepared, memory_bytes=memory_bytes)
+            if isinstance(prepared, PreparedComponent):
+                guest = ComponentGuest(prepared, memory_bytes=memory_bytes)
+            elif isinstance(prepared, PreparedSource):
+                guest = ImageGuest(self._engine, prepared, self.hosts, memory_bytes=memory_bytes)
             else:
-                guest = self._guest_type(self._engine, self._prepared, self.hosts, memory_bytes=memory_bytes)
+                guest = self._guest_type(self._engine, prepared, self.hosts, memory_bytes=memory_bytes)
             if not reuse:
                 return guest
             self.hosts.end()

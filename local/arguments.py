@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from rota.common.digests import DIGEST_BYTES, lane_seed, pack
-from rota.common.errors import CodeError, ConfigError, LocalError
-from rota.common.limits import MODULE_BYTES_MAX, NOW_MS_MAX
+from rota.common.errors import ConfigError, LocalError
+from rota.common.limits import NOW_MS_MAX
 from rota.common.shape import Shape
 from rota.common.shown import shown
 from rota.common.work import Limits
@@ -42,19 +42,6 @@ def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error).replace("Limits: field", "limit")) from error
     return found
-
-
-def read_module(path: Path | str) -> bytes:
-    """Return the bytes of a module. Raises `CodeError` if it cannot be read."""
-    if not isinstance(path, str | Path):
-        raise CodeError(f"module={shown(path)}: give the path of a WASM file, or its bytes")
-    try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise CodeError(f"{path} cannot be read: {getattr(error, 'strerror', error)}", path=str(path)) from error
-    if len(data) > MODULE_BYTES_MAX:
-        raise CodeError(f"the module has {len(data)} bytes, the limit is {MODULE_BYTES_MAX}", path=str(path))
-    return data
 
 
 def seed_of(seed: bytes | int | None, lane: str) -> bytes:

@@ -33,14 +33,13 @@ from rota.common import limits as bounds
 from rota.common import messages
 from rota.common.arguments import check_model_name, check_name, check_options, checked, flag, several, whole
 from rota.common.chat import Chat, Dialogue
-from rota.common.digests import digest
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
 from rota.common.results import Result, result_of
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
 from rota.common.text_calls import GenerateCall
 from rota.common.text_requests import classify_payloads, embed_payloads, generate_payload, model_target
-from rota.common.work import AGENT, CODE_KINDS, MODEL, Code, Limits, TensorRef
+from rota.common.work import MODEL, Code, Limits, TensorRef
 from rota.engine.engine import Engine
 from rota.engine.executors import Executors
 from rota.engine.folds import plan
@@ -52,7 +51,6 @@ from rota.local.arguments import (
     limits_of,
     path_of,
     positive,
-    read_module,
     seed_of,
 )
 from rota.local.generation import LocalGeneration
@@ -63,6 +61,7 @@ from rota.local.places import LanePlace
 from rota.local.tables import Table
 from rota.local.turns import History, Turn, turn_table
 from rota.local.view import View, number_of, timer_order
+from rota.runtimes.content import Extras, Parts, content_of
 from rota.tensors.arrays import Array
 from rota.tensors.payloads import Payloads, check_targets, run_of
 from rota.tensors.text_values import Labels, labels_of, vectors_of
@@ -142,37 +141,41 @@ class LocalLane(View):
 
     @_operation
     def deploy(
-        self, name: str, module: Path | str | bytes | None = None, kind: str = AGENT, *, reuse: bool = False,
+        self, name: str, module: Path | str | bytes | None = None, kind: str | None = None, *, reuse: bool = False,
         exports: Mapping[str, str] | None = None, recorded: bool = False, limits: Limits | None = None,
-        **changes: Unpack[LimitChanges],
+        args: Sequence[str] = (), env: Mapping[str, str] | None = None, files: Mapping[str, Any] | None = None,
+        with_: Sequence[Any] = (), entry: str = "", runtime: str = "", **changes: Unpack[LimitChanges],
     ) -> dict[str, Any]:  # fmt: skip
         """Bind `name` to code and return the facts about it; tasks issued from now on run it.
 
-        `module`: a file or its bytes. For kind "model" (or a name `model:NAME`): an ONNX file or a folder with
-        model.onnx, which is added to the model folder, or the digest of a model there; default: the newest of that
-        name, or the version in `NAME@VERSION`. `recorded`: accept results that a repetition might not give again.
-        Limits can be given as `Limits` or by name (`fuel=1_000_000`). Raises `CodeError` for code that cannot run.
+        `module`: a source file or folder, or a WASM file or its bytes; `kind` is found by what it is. The options are
+        those of the client. For kind "model" (or a name `model:NAME`): an ONNX file or a folder with model.onnx, which
+        is added to the model folder, or the digest of a model there; default: the newest of that name, or the version
+        in `NAME@VERSION`. `recorded`: accept results that a repetition might not give again. Limits can be given as
+        `Limits` or by name (`fuel=1_000_000`). Raises `CodeError` for code that cannot run.
         """
         code_limits = limits_of(limits, changes)
         if not isinstance(name, str):
             check_name(name, "code")
+        parts: Parts = {}
         if kind == MODEL or name.startswith(MODEL_PREFIX):
             name = check_model_name(name)
-            code, data = Code(self._model(name, module), MODEL, limits=code_limits, recorded=recorded), None
+            code = Code(self._model(name, module), MODEL, limits=code_limits, recorded=recorded)
             name = MODEL_PREFIX + name
         else:
             check_name(name, "an agent")
-            if kind not in CODE_KINDS or module is None:
-                raise CodeError(f"{name}: give a module, and as its kind one of {', '.join(CODE_KINDS)}, not {kind!r}")
+            if module is None:
+                raise CodeError(f"{name}: give a file, a folder, or the bytes of a module")
             if exports is not None and not isinstance(exports, Mapping):
                 raise CodeError(
                     f"exports={shown(exports)}: give a map of roles (`call`, ...) to the module's own names"
                 )
-            data = module if isinstance(module, bytes) else read_module(module)
-            code = Code(digest(data), kind, reuse, tuple((exports or {}).items()), code_limits)
-        request = messages.Deploy(self._next_number, self.name, name, code, data, True)
-        request = checked(request, CodeError)
-        ModuleStore(self._place.run.modules).admit(request)
+            extras = Extras(args=args, env=env or {}, files=files or {}, with_=with_, entry=entry, runtime=runtime)
+            content = content_of(module, kind, extras)
+            code = Code(content.digest, content.kind, reuse, tuple((exports or {}).items()), code_limits)
+            parts = content.parts
+        request = checked(messages.Deploy(self._next_number, self.name, name, code, True), CodeError)
+        ModuleStore(self._place.run.modules).bring(name, request.code, parts)
         check_deploy(self._lane, name, request.code)
         info = dict(self._executors.prepare(request.code, name))
         self._apply(records.Deployed(*self._head(), self._origin(request), name, request.code))

@@ -10,9 +10,9 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from rota.broker import records, snapshot
 from rota.broker.journal import Journal
@@ -20,8 +20,8 @@ from rota.broker.modules import ModuleStore
 from rota.broker.producers import Producers
 from rota.broker.recovery import facts
 from rota.broker.snapshot_store import SnapshotStore
-from rota.common.digests import digest
-from rota.common.messages import Accepted, Deploy
+from rota.common.code_kinds import IS_BUNDLE, kind_of
+from rota.common.messages import Accepted
 from rota.common.work import Code
 from rota.conversations.retention import copy_store
 from rota.engine.executors import Executors, Folders
@@ -30,6 +30,7 @@ from rota.host.new_folder import new_folder
 from rota.proof.changed import ChangePlan, Consequences, follow_change
 from rota.runs.open import RunSource
 from rota.runs.walk import Walk
+from rota.runtimes.content import Extras, Parts, Paths, content_like, content_of
 
 _BATCH_RECORDS: Final = 1_024
 _FACT_CHARS_MAX: Final = 200
@@ -38,7 +39,7 @@ _FACT_CHARS_MAX: Final = 200
 def fork(
     source: RunSource,
     plan: ChangePlan,
-    modules: list[tuple[str, Code, bytes]],
+    deploys: Sequence[NewCode],
     folder: Path,
     what: str,
     *,
@@ -47,7 +48,7 @@ def fork(
 ) -> Consequences:
     """Make `folder` a run that continues from a turn with a change; return how it differs.
 
-    `modules` are the WASM modules that the change deploys; `what` describes the change in a line. Raises `ConfigError`
+    `deploys` is the code that the change deploys; `what` describes the change in a line. Raises `ConfigError`
     if the folder exists, and what `follow_change` raises; on an error no folder is left behind.
     """
     with new_folder(folder) as draft:
@@ -55,7 +56,7 @@ def fork(
         for part in ("modules", "models", "tensors"):
             copy_folder(getattr(source, part), getattr(run, part))
         copy_store(source.conversations, run.conversations)
-        add_modules(run.modules, modules)
+        add_code(run.modules, deploys)
         folders = Folders(modules=run.modules, artefacts=source.artefacts, models=run.models, tensors=run.tensors)
         with contextlib.closing(Journal.open(run.journal)) as journal, Executors(folders, device=device) as executors:
             for _ in journal.read():
@@ -72,12 +73,32 @@ def fork(
     return came
 
 
-def add_modules(folder: Path, modules: list[tuple[str, Code, bytes]]) -> None:
-    """Check modules as a broker does and store them. Raises `CodeError`."""
-    store = ModuleStore(folder)
-    for name, code, module in modules:
-        assert digest(module) == code.digest
-        store.admit(Deploy(0, "", name, code, module, False))
+class NewCode(NamedTuple):
+    """Code that is deployed in a changed run: its name, and its bytes by digest, as far as they are not there yet."""
+
+    name: str
+    code: Code
+    parts: Parts
+
+    @classmethod
+    def like(cls, name: str, old: Code | None, module: Paths | bytes, modules: Path) -> NewCode:
+        """Return code that takes the place of a binding: called, limited and started in the same way.
+
+        Of a bundle only the program, or of a source the main file, is replaced; a folder replaces all files of a
+        source. `modules`: the folder with the old code. Raises `CodeError` if it cannot be read.
+        """
+        if old is None:
+            content = content_of(module, None, Extras())
+            return cls(name, Code(content.digest, content.kind), content.parts)
+        bundle = ModuleStore(modules).bundle(old.digest) if kind_of(old).content == IS_BUNDLE else None
+        content = content_like(old.kind, bundle, module)
+        return cls(name, old._replace(digest=content.digest), content.parts)
+
+
+def add_code(folder: Path, deploys: Iterable[NewCode]) -> None:
+    """Check code as a broker does and store it. Raises `CodeError`."""
+    for name, code, parts in deploys:
+        ModuleStore(folder).bring(name, code, parts)
 
 
 def _begin_cut(journal: Journal, walk: Walk, lane: str, now_ms: int) -> tuple[int, Producers]:

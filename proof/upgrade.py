@@ -1,7 +1,7 @@
 """The upgrade proof: execute a journal with new code for a name, before deploying that code.
 
 New code is accepted if every turn has the same outcome and leaves the same state; the digest of the code itself is not
-compared. Kind, exports and limits stay those of the old module.
+compared. Kind, exports, limits, and what else a bundle holds, stay those of the old code.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Callable
 
 from rota.broker import records
 from rota.common.code_kinds import kind_of
-from rota.common.digests import digest
 from rota.common.errors import BadChange
 from rota.common.work import Code
 from rota.engine.executors import Executors
 from rota.host.private_folder import PrivateFolder
 from rota.proof.changed import ChangePlan, Consequences, follow_change
 from rota.proof.continuation import Change
-from rota.proof.fork import add_modules, copy_folder
+from rota.proof.fork import NewCode, add_code, copy_folder
 from rota.runs.open import RunSource
 from rota.runs.walk import Walk, lane_of
+from rota.runtimes.content import Paths
 
 
 def check_upgrade(
     source: RunSource,
     name: str,
-    module: bytes,
+    module: Paths | bytes,
     *,
     lane: str | None = None,
     turn: int = 0,
@@ -36,15 +36,17 @@ def check_upgrade(
 ) -> list[Consequences]:
     """Return what changes in each lane where the name is bound, or in one, with new code from a turn on.
 
-    Raises `BadChange` if the name is not bound there, `CodeError` if the module cannot take the old one's place.
+    `module`: a file or folder, or the bytes of a module (see `NewCode.like`; the newest binding counts). Raises
+    `BadChange` if the name is not bound there, `CodeError` if the module cannot take the old one's place.
     """
     bound = bindings(source, name, lane)
-    change = Change(instead=((name, digest(module)),))
+    new = NewCode.like(name, bound[-1][1], module, source.modules)
+    change = Change(instead=((name, new.code.digest),))
     with contextlib.closing(PrivateFolder()) as private:
         modules = private.path / "modules"
         copy_folder(source.modules, modules)
         modules.mkdir(exist_ok=True)
-        add_modules(modules, [(name, code._replace(digest=digest(module)), module) for _, code in bound])
+        add_code(modules, [new._replace(code=code._replace(digest=new.code.digest)) for _, code in bound])
         folders = source.folders()
         folders.modules = modules
         with Executors(folders, device=device) as executors:

@@ -6,7 +6,7 @@ Rules, kept by `pack` and checked by `unpack`:
 - `manifest.json`, the last member, lists every other one with its size and BLAKE3 digest, and identifies the run.
 - The zip comment, the last 64 bytes of the file, is the BLAKE3 digest of everything before it, so a change of any byte
   is detected, in the zip's own fields too.
-- Only names that match `_KINDS` are allowed, so nothing is written outside the folder. Modules and tensors must have
+- Only names that match `_KINDS` are allowed, so nothing is written outside the folder. Code and tensors must have
   the digest in their name.
 
 The seal detects damage. To detect tampering, compare its digest (`rota import` prints it) with one received by another
@@ -29,12 +29,13 @@ from typing import IO, Any, Final, NamedTuple
 
 from blake3 import blake3
 
+from rota.common.code_kinds import content_file
 from rota.common.digests import DIGEST_BYTES
 from rota.common.errors import ConfigError, JournalError, StorageFull
 from rota.host.endpoints import CONVERSATIONS
 from rota.host.files import private_opener, sync_folder
 
-ARCHIVE_FORMAT: Final = 2
+ARCHIVE_FORMAT: Final = 3
 ARCHIVE_MAGIC: Final = b"PK\x03\x04"
 JOURNAL: Final = "run.rota"
 _PRIVATE: Final = (JOURNAL, CONVERSATIONS)  # files that are written to: the others are read-only
@@ -56,7 +57,7 @@ _PART: Final = r"(?!\.)[^/\\:\x00-\x1f\x7f]+"
 _KINDS: Final = (
     re.compile(re.escape(JOURNAL)),
     re.compile(re.escape(CONVERSATIONS)),
-    re.compile(r"modules/(?P<digest>[0-9a-f]{64})\.wasm"),
+    re.compile(r"modules/(?P<digest>[0-9a-f]{64})\.(?:wasm|bundle)"),
     re.compile(
         r"tensors/(?P<first>[0-9a-f]{2})/(?P<second>[0-9a-f]{2})/(?P<digest>(?P=first)(?P=second)[0-9a-f]{60})\.npy"
     ),
@@ -90,9 +91,9 @@ class Packed(NamedTuple):
     seal: str
 
 
-def module_path(digest: bytes) -> str:
-    """Return the path of a module in an archive and in a run folder."""
-    return f"modules/{digest.hex()}.wasm"
+def code_path(digest: bytes, content: str) -> str:
+    """Return the path of a module, component or bundle in an archive and in a run folder."""
+    return f"modules/{content_file(digest, content)}"
 
 
 def tensor_path(digest: bytes) -> str:

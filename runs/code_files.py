@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rota.common.code_kinds import kind_of
+from rota.broker.modules import programs
+from rota.common.code_kinds import IS_BUNDLE, IS_MODULE, content_file, kind_of
 from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.targets import code_name
@@ -19,12 +20,21 @@ def changed_code(source: RunSource, code: Code, address: str) -> str:
         except CodeError as error:
             return f"a file of {address!r} is not the one that was added: {error.message}"
         return ""
-    path = source.modules / f"{code.digest.hex()}.wasm"
+    content = kind_of(code).content
+    changed = _changed_file(source, code.digest, content, address)
+    for program in programs(source.modules, [code.digest] if content == IS_BUNDLE else []):
+        changed = changed or _changed_file(source, program, IS_MODULE, address)
+    return changed
+
+
+def _changed_file(source: RunSource, named: bytes, content: str, address: str) -> str:
+    path = source.modules / content_file(named, content)
     try:
         found = digest(path.read_bytes())
     except FileNotFoundError:
         return ""
-    if found == code.digest:
+    if found == named:
         return ""
-    said = f"module file {path.name} of {code_name(address)!r} is not the module that ran"
-    return f"{said}: its content has digest {found.hex()[:16]}, the run says {code.digest.hex()[:16]}"
+    what = "bundle" if content == IS_BUNDLE else "module"
+    said = f"{what} file {path.name} of {code_name(address)!r} is not the {what} that ran"
+    return f"{said}: its content has digest {found.hex()[:16]}, the run says {named.hex()[:16]}"

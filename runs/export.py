@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rota.broker import records
+from rota.broker.modules import programs
 from rota.broker.records import FORMAT_VERSION, Record
 from rota.broker.world import World
-from rota.common.code_kinds import kind_of
+from rota.common.code_kinds import IS_BUNDLE, IS_MODEL, IS_MODULE, kind_of
 from rota.common.digests import digest_of
 from rota.common.errors import JournalError
 from rota.common.work import Code
@@ -24,7 +25,7 @@ from rota.engine.model_files import find_model
 from rota.host.endpoints import CONVERSATIONS, RunFolder
 from rota.host.files import sync_folder
 from rota.host.new_folder import new_folder
-from rota.runs.archive import JOURNAL, Packed, module_path, pack, tensor_path, unpack
+from rota.runs.archive import JOURNAL, Packed, code_path, pack, tensor_path, unpack
 from rota.runs.open import RunSource, open_run
 from rota.runs.snapshot_check import SnapshotCheck
 from rota.runs.walk import Walk
@@ -33,9 +34,12 @@ Progress = Callable[[str, int, int | None], None]  # activity, how much is done,
 
 
 class Needs(NamedTuple):
-    """The digests that a run names: what is needed to run it again. `conversations` are heads."""
+    """The digests that a run names: what is needed to run it again. `conversations` are heads, `modules` the programs
+    of bundles too, as far as the bundles are there.
+    """
 
     modules: tuple[bytes, ...]
+    bundles: tuple[bytes, ...]
     models: tuple[bytes, ...]
     tensors: tuple[bytes, ...]
     conversations: tuple[bytes, ...]
@@ -82,7 +86,7 @@ def read_needs(source: RunSource, progress: Progress | None = None) -> tuple[Nee
             collected.see(step.record)
     except JournalError as error:
         raise JournalError(f"{source.name}: {error.message}", **{**error.fields, "path": source.name}) from error
-    needs = collected.needs(tuple(sorted(source.named_heads(()).said)))
+    needs = collected.needs(source.modules, tuple(sorted(source.named_heads(()).said)))
     lanes = [
         {"lane": name, "retired": lane.retired, "digest": lane.digest.hex()} for name, lane in walk.world.lanes.items()
     ]
@@ -101,6 +105,7 @@ class _Collected:
 
     def __init__(self, world: World) -> None:
         self._modules: dict[bytes, None] = {}
+        self._bundles: dict[bytes, None] = {}
         self._models: dict[bytes, None] = {}
         self._tensors: dict[bytes, None] = dict(world.tensors_in_use())
         for lane in world.lanes.values():
@@ -108,9 +113,13 @@ class _Collected:
             for code in bound:
                 self._see_code(code)
 
-    def needs(self, conversations: tuple[bytes, ...]) -> Needs:
+    def needs(self, modules: Path, conversations: tuple[bytes, ...]) -> Needs:
         return Needs(
-            tuple(sorted(self._modules)), tuple(sorted(self._models)), tuple(sorted(self._tensors)), conversations
+            tuple(sorted({**self._modules, **programs(modules, self._bundles)})),
+            tuple(sorted(self._bundles)),
+            tuple(sorted(self._models)),
+            tuple(sorted(self._tensors)),
+            conversations,
         )
 
     def see(self, record: Record) -> None:
@@ -125,7 +134,8 @@ class _Collected:
             self._tensors[ref.digest] = None
 
     def _see_code(self, code: Code) -> None:
-        (self._modules if kind_of(code).is_kept else self._models)[code.digest] = None
+        named = {IS_MODEL: self._models, IS_BUNDLE: self._bundles}
+        named.get(kind_of(code).content, self._modules)[code.digest] = None
 
 
 # --- which files that is --------------------------------------------------------------------------
@@ -138,7 +148,9 @@ def _gather(
     sources = {JOURNAL: source.journal_path}
     missing: list[dict[str, str]] = []
     for digest in needs.modules:
-        _take(sources, missing, "module", digest, module_path(digest), source.modules.parent)
+        _take(sources, missing, "module", digest, code_path(digest, IS_MODULE), source.modules.parent)
+    for digest in needs.bundles:
+        _take(sources, missing, "bundle", digest, code_path(digest, IS_BUNDLE), source.modules.parent)
     for digest in needs.models:
         found = find_model(source.models, digest) if models else None
         if found is None:

@@ -19,7 +19,7 @@ in the note, since the three moments happen in different processes. `drivers.py`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from rota.common.wasm_binary import FuncType
 
@@ -84,6 +84,10 @@ class Interpreter(GuestMemory, Protocol):
         """
         ...
 
+    def fail(self, kind: str, message: str) -> NoReturn:
+        """End the task, or the deploy, with a fault of the guest: `memory`, `bad_output` or `trap`."""
+        ...
+
     def add_pages(self, pages: int) -> int:
         """Grow the memory by pages of 64 KiB of zeros; return its old size in pages. Raises a fault of the guest
         (`memory`) if the task's memory has no room.
@@ -137,10 +141,15 @@ class Driver(Protocol):
         ...
 
     @property
+    def args(self) -> tuple[str, ...]:
+        """The arguments that the runtime sees, the name of the program first; those of the bundle come behind them."""
+        ...
+
+    @property
     def exports(self) -> tuple[str, ...]:
         """The exports of the runtime that are called; all others are taken away, which saves time per instance.
-        `_start` and `_initialize` are no exception: name them to call them. The module's start function, if any, has
-        run before `start`.
+        `_start` is no exception. The module's start function and `_initialize`, if there are any, have run before
+        `start` and are not called again.
         """
         ...
 

@@ -45,7 +45,7 @@ def test_requests_need_a_hello(broker: Broker) -> None:
     for request in (
         messages.Submit(1, "main", (run,), True, None, None),
         messages.OpenLane(2, "l", LaneSettings(), False, None),
-        messages.Deploy(3, "main", "counter", COUNTER, None, False),
+        messages.Deploy(3, "main", "counter", COUNTER, False),
         messages.Cancel(4, 1),
         messages.SetPaused(5, "main", True),
         messages.SetWindow(6, "main", 5),
@@ -82,7 +82,7 @@ def test_the_same_number_gets_the_same_answer(restart: bool, broker: Broker) -> 
     requests = [
         messages.Submit(11, "main", (run,), False, None, None),
         messages.OpenLane(12, "l", LaneSettings(), False, "main"),
-        messages.Deploy(13, "main", "other", COUNTER, None, False),
+        messages.Deploy(13, "main", "other", COUNTER, False),
         messages.Cancel(14, 3),
         messages.SetPaused(15, "l", True),
         messages.SetWindow(16, "main", 5),
@@ -499,7 +499,7 @@ def test_a_deploy_beside_one_that_kills_workers_is_not_refused_with_it(broker: B
 def test_a_deploy_that_comes_again_without_check_takes_effect_once(broker: Broker) -> None:
     """Goal: one number has one effect. Method: the worker answers after the repeat has bound the name."""
     alice, worker = broker.producer(), broker.worker()
-    request = messages.Deploy(alice.next_number(), "main", "other", COUNTER, None, True)
+    request = messages.Deploy(alice.next_number(), "main", "other", COUNTER, True)
     assert alice.send(request) is None
     assert isinstance(alice.send(request._replace(check=False)), Answer)
     before = len(broker.journal)

@@ -47,8 +47,10 @@ def test_the_commands_are_those_of_the_manual() -> None:
     """Goal: no command gets lost or a wrong name. Method: the whole tree."""
     names = [" ".join(path) for path, _ in commands(rota, ())]
     assert names[1:] == [
-        "up", "broker", "cpu-worker", "gpu-worker", "deploy", "model", "model add", "model deploy", "model fetch",
-        "model ls", "model probe", "model rm", "model show",
+        "up", "broker", "cpu-worker", "gpu-worker", "deploy", "runtime",
+        "runtime fetch", "runtime ls", "runtime rm", "runtime show",
+        "model", "model add", "model deploy", "model fetch",
+        "model ls", "model probe", "model rm", "model show", "new", "new agent", "build", "dev",
         "submit", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
         "generate", "chat", "embed", "classify",
         "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",

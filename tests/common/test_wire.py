@@ -137,7 +137,7 @@ FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [
         (submit(["a", 0, [b"x", [2]], []]), "the lengths come to 2 bytes, the blob has 1"),
         (submit(["a", 0, [b"x" * ((1 << 20) + 1), [(1 << 20) + 1]], []]), "payloads.lengths[0]: wants payloads of at"),
         (submit(["a", 0, [b"x" * ((1 << 20) + 1), [(1 << 20) + 1]], []]), "send more as tensors"),
-        (packed(wire.Tag.DEPLOY, 1, "l", "a", [ZERO, "agent", True, []], None, True), "field code: wants an array"),
+        (packed(wire.Tag.DEPLOY, 1, "l", "a", [ZERO, "agent", True, []], True), "field code: wants an array"),
         (packed(wire.Tag.COMPLETED, "w", 1, [FAILED_TWICE, [END]], 1), "is a failure and a success"),
         (packed(wire.Tag.COMPLETED, "w", 1, [NO_OUTCOMES, [END]], 1), "the folds have 1 outcomes, there are 0"),
         (packed(wire.Tag.QUERY, 1, "status", {"a": [1]}), "Query: field arguments"),

@@ -266,7 +266,7 @@ class Producer:
         return self.send(messages.Submit(number, lane, runs, wait, now_ms, retry_of))
 
     def deploy(self, name: str, code: Code = scripted.COUNTER, *, lane: str = "main", check: bool = False) -> Any:
-        return self.send(messages.Deploy(self.next_number(), lane, name, code, None, check))
+        return self.send(messages.Deploy(self.next_number(), lane, name, code, check))
 
     def open_lane(self, lane: str, *, paused: bool = False, deploys_from: str | None = None, **settings: Any) -> Any:
         request = messages.OpenLane(self.next_number(), lane, LaneSettings(**settings), paused, deploys_from)

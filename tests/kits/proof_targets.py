@@ -26,9 +26,10 @@ from file_targets import SEEDS, journal_of
 from hypothesis import strategies as st
 
 from rota.broker import snapshot
+from rota.common.code_kinds import IS_BUNDLE, IS_MODULE
 from rota.common.digests import digest
 from rota.common.errors import ConfigError, JournalError, StorageFull
-from rota.runs.archive import JOURNAL, module_path, pack, tensor_path, unpack
+from rota.runs.archive import JOURNAL, code_path, pack, tensor_path, unpack
 
 
 @cache
@@ -84,7 +85,8 @@ def archive(kind: int) -> bytes:
         folder = Path(name)
         contents = {JOURNAL: b"journal" * 50 if kind else b""}
         if kind == 2:
-            contents[module_path(digest(b"module"))] = b"module"
+            contents[code_path(digest(b"module"), IS_MODULE)] = b"module"
+            contents[code_path(digest(b"bundle"), IS_BUNDLE)] = b"bundle"
             contents[tensor_path(digest(b"tensor"))] = b"tensor"
             contents["models/m/1/model.onnx"] = b"graph"
             contents["models/m/1/data/weights"] = bytes(300)

@@ -18,6 +18,7 @@ from rota.broker import records
 from rota.common.work import Code, Done, Emit, Failed, Outcome, ReplyTo, TaskInput
 
 TASK_BYTES, FAILURE_FREE = 256, 288  # what a task counts besides its payload, and how much of a failure is free
+STATEFUL = ("agent", "source", "component")  # the kinds whose addresses have a state
 UNPLACED = (records.Epoch, records.Completion, records.Mark, records.Diverged)
 
 
@@ -165,9 +166,9 @@ class Reference:
         for room.
         """
         emits = growth = 0
-        if task.code is not None and task.code.kind == "agent":
+        if task.code is not None and task.code.kind in STATEFUL:
             emits = task.code.limits.emits_max
-        if task.code is not None and (task.code.kind == "agent" or task.kind == "ask"):
+        if task.code is not None and (task.code.kind in STATEFUL or task.kind == "ask"):
             growth = task.code.limits.growth_bytes
         settings = self.opened.settings
         promised = sum(other.emits_max for other in self.line)
@@ -227,14 +228,14 @@ class Reference:
             remedy = "deploy the model with --recorded to accept them as recorded values"
             said = self._said(task, "its results differ from run to run")
             return Failed("refused", f"its results would not be repeatable: {remedy}", said, 0)
-        before = self.states.get(task.target) if code.kind == "agent" else None
+        before = self.states.get(task.target) if code.kind in STATEFUL else None
         try:
             outcome, after = scripted.run_task(seed, code, task.target, before, seen)
         except scripted.NoOutcome as end:
             if end.why != "fault":
                 raise AssertionError(f"turn {task.turn} has no outcome and got no verdict") from None
             return Failed("faulted", "no worker could do it, in 3 tries", self._said(task, "out of memory"), 0)
-        if code.kind == "agent" and after is not None:
+        if code.kind in STATEFUL and after is not None:
             self.states[task.target] = after
         return outcome
 
@@ -284,7 +285,7 @@ class Reference:
             task.turn, task.target, task.kind, task.sender, task.priority, task.payload, (), task.reply_to, code_digest
         ]  # fmt: skip
         if isinstance(outcome, Done):
-            state = self.states.get(task.target) if task.code is not None and task.code.kind == "agent" else None
+            state = self.states.get(task.target) if task.code is not None and task.code.kind in STATEFUL else None
             state_digest = None if state is None else blake3(state).digest()
             effect: list[Any] = [0, outcome.result, outcome.tensors, outcome.emits]
         else:

@@ -35,6 +35,7 @@ from rota.common.work import (
     MODEL,
     RECORDED,
     REPLY,
+    SOURCE,
     TELL,
     TIMER,
     Code,
@@ -86,7 +87,7 @@ def run_task(
     after = run.state
     seen = [after.counter, task.turn, task.kind, task.sender, task.reply_to, task.now_ms, bound.digest.hex()[:4]]
     result = json.dumps([*seen, entropy(seed, task.turn).hex()[:8]]).encode() + b" " * run.padding
-    changed = bound.kind == AGENT and (after.counter, after.padding) != (before.counter, before.padding)
+    changed = KINDS[bound.kind].keeps_state and (after.counter, after.padding) != (before.counter, before.padding)
     packed = after.pack() if changed else state
     state_digest = digest(packed) if changed and packed is not None else None
     size = 0 if state_digest is None or packed is None else len(packed)
@@ -205,6 +206,7 @@ def _steps(task: TaskInput) -> list[Any] | None:
 
 COUNTER = code("counter")
 FUNCTION_CODE = code("function", FUNCTION)
+SOURCE_CODE = code("source", SOURCE)
 MODEL_CODE = code("model", MODEL)
 UNRUNNABLE = code("unrunnable")
 UNSTABLE_REFUSED = code("unstable", MODEL)

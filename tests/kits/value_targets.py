@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from wire_strategies import TARGET
 
 from rota.common import limits, messages, wire
-from rota.common.errors import BadPayload, BadTarget, TensorError
+from rota.common.bundle import decode_bundle, encode_bundle, new_bundle
+from rota.common.errors import BadPayload, BadTarget, CodeError, TensorError
 from rota.common.model_call import (
     DTYPE_BYTES,
     Call,
@@ -55,6 +56,30 @@ _LEAVES = st.one_of(
 VALUES = st.recursive(
     _LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=4), max_leaves=10
 )
+
+
+_PATHS = st.lists(st.sampled_from(("a", "b", "data.bin", "ü")), min_size=1, max_size=3).map("/".join)
+BUNDLES = st.builds(
+    lambda entry, args, env, names: encode_bundle(
+        new_bundle(
+            bytes(32), entry=entry, args=args, env=env,
+            files={entry or "main": b"x", **{f"lib/{name}/end": b"\0" * 40 for name in names}},
+        )
+    ),
+    st.sampled_from(("", "main.py")), st.lists(st.text(max_size=3).filter(lambda text: "\0" not in text), max_size=3),
+    st.dictionaries(st.sampled_from(("A", "B", "PATH")), st.just("1"), max_size=3), st.lists(_PATHS, max_size=3),
+)  # fmt: skip
+
+
+def check_bundle(data: bytes) -> bool:
+    """A bundle is in its one form, and everything else is refused in words."""
+    try:
+        bundle = decode_bundle(data)
+    except CodeError as error:
+        check_words(error.message)
+        return False
+    assert encode_bundle(bundle) == data
+    return True
 
 
 def check_value(payload: bytes) -> bool:
@@ -295,5 +320,7 @@ TARGETS = [
     Target("tensor-words", _KINDS.map(msgpack.packb), mutate_msgpack, lambda _: check_tensor_words, damaged=20),
     Target("tensor-file", _KINDS.map(_tensor_file), mutate_tensor_file, start_tensor_file, bases=12, damaged=6),
     Target("agent-output", OUTPUTS, mutate_msgpack, lambda _: check_output, bases=40, damaged=20),
+    Target("bundle", BUNDLES, mutate_msgpack, lambda _: check_bundle, bases=40, damaged=20,
+           finds=(b"\x96\x01" + b"\x91" * 1_020 + b"\xc0",)),
     Target("client-payload", st.tuples(TARGET, VALUES | _ODD), mutate_pack, lambda _: check_pack, damaged=6),
 ]  # fmt: skip

@@ -120,8 +120,9 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     ),
     messages.OpenLane: st.builds(messages.OpenLane, COUNT, NAME, SETTINGS, FLAG, st.none() | NAME),
     messages.Deploy: st.builds(
-        messages.Deploy, COUNT, NAME, NAME | MODEL_NAME, CODE, st.none() | BLOB, FLAG
+        messages.Deploy, COUNT, NAME, NAME | MODEL_NAME, CODE, FLAG
     ),
+    messages.Keep: st.builds(messages.Keep, COUNT, DIGEST, BLOB),
     messages.Cancel: st.builds(messages.Cancel, COUNT, COUNT),
     messages.SetPaused: st.builds(messages.SetPaused, COUNT, NAME, FLAG),
     messages.SetWindow: st.builds(messages.SetWindow, COUNT, NAME, st.integers(1, limits.WINDOW_TASKS_MAX)),

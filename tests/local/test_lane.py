@@ -268,8 +268,8 @@ def test_wrong_calls_are_refused_in_words(rota_lane_factory: Factory, agents: Pa
         (local.CodeError, "cannot be read", lambda: lane.deploy("x", tmp_path / "none.wasm")),
         (local.CodeError, "text, not a module", lambda: lane.deploy("x", text)),
         (local.CodeError, "no export 'rota_call'", lambda: lane.deploy("x", agents / "counter.wasm", "function")),
-        (local.CodeError, "give a module", lambda: lane.deploy("x")),
-        (local.CodeError, "give a module", lambda: lane.deploy("x", b"", "python")),
+        (local.CodeError, "give a file, a folder", lambda: lane.deploy("x")),
+        (local.CodeError, "kind .python.: code is one of", lambda: lane.deploy("x", b"", "python")),
         (local.CodeError, "there is no model 'x'", lambda: lane.deploy("model:x")),
         (local.ConfigError, "limit timeout_ms: wants", lambda: lane.deploy("x", agents / "echo.wasm", timeout_ms=0)),
         (local.ConfigError, "no limit 'gas'", lambda: lane.deploy("x", b"", gas=1)),  # type: ignore[call-arg]

@@ -32,7 +32,7 @@ from rota.host.endpoints import RunFolder
 from rota.proof.bisect import Predicate, find_first
 from rota.proof.changed import ChangePlan, Consequences, follow_change
 from rota.proof.continuation import Change
-from rota.proof.fork import fork
+from rota.proof.fork import NewCode, fork
 from rota.proof.seek import lane_at
 from rota.proof.upgrade import check_upgrade
 from rota.proof.verify import VerifyOptions, verify
@@ -244,7 +244,11 @@ def test_a_deploy_takes_effect_from_its_turn_on(source: RunSource, tmp_path: Pat
     module = bytes_of("echo")
     code = Code(digest(module), "agent")
     came = forked(
-        source, tmp_path / "fork", order[2][0], Change(deploys=(("counter", code),)), [("counter", code, module)]
+        source,
+        tmp_path / "fork",
+        order[2][0],
+        Change(deploys=(("counter", code),)),
+        [NewCode("counter", code, {code.digest: lambda: module})],
     )
     assert came.first is not None
     assert came.first.before is not None
@@ -263,8 +267,9 @@ def test_what_cannot_be_changed_is_refused(source: RunSource, tmp_path: Path) ->
         with pytest.raises(BadChange, match=what):
             forked(source, tmp_path / "fork", 0, change)
     broken = Code(digest(b"\0asm"), "agent")
+    new = NewCode("relay", broken, {broken.digest: lambda: b"\0asm"})
     with pytest.raises(CodeError):
-        forked(source, tmp_path / "fork", 0, Change(deploys=(("relay", broken),)), [("relay", broken, b"\0asm")])
+        forked(source, tmp_path / "fork", 0, Change(deploys=(("relay", broken),)), [new])
     assert not list(tmp_path.iterdir())
     (tmp_path / "fork" / "something").mkdir(parents=True)
     with pytest.raises(ConfigError, match="is there already"):

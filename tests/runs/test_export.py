@@ -365,7 +365,7 @@ def _other_digest(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
 
 
 def _other_format(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
-    members[-1] = (members[-1][0], members[-1][1].replace(b'"format": 2', b'"format": 3'))
+    members[-1] = (members[-1][0], members[-1][1].replace(b'"format": 3', b'"format": 4'))
 
 
 def _missing_text(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
@@ -386,7 +386,7 @@ def _no_json(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
         (_alter, "was altered"),
         (_longer, "is not the one that its manifest.json names"),
         (_other_digest, "says something else of the run"),
-        (_other_format, "archive format 3"),
+        (_other_format, "archive format 4"),
         (_no_json, "cannot be read"),
         (_missing_text, "cannot be read"),
         (lambda members: members.pop(), "without manifest.json"),

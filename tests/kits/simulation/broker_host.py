@@ -81,14 +81,19 @@ class SimProcessWatch:
         self._pids.clear()
 
 
-class _AnyModule:
-    """Accepts every module."""
+class _AnyCode:
+    """Has all code."""
+
+    def admit(self, _name: str, _code: Any) -> None:
+        pass
+
+
+class _AnyTensor:
+    """Has all tensors."""
 
     def admit(self, _request: Any) -> None:
         pass
 
-
-class _AnyTensor(_AnyModule):
     def collect(self, _mono_ms: int) -> None:
         pass
 
@@ -174,7 +179,7 @@ class BrokerHost(SimProcess):
             self.disk.reserve()
         core = BrokerState(world, version="sim", host=HOST, heartbeat_ms=self.simulation.plan.heartbeat_ms)
         context: Any = Context(self.simulation.network, self)
-        stores: Any = (_AnyModule(), _AnyTensor())
+        stores: Any = (_AnyCode(), _AnyTensor())
         sockets: Any = ServerSockets.bind(context, ENDPOINTS)
         watch: Any = SimProcessWatch(self)
         snapshots = Snapshotter(journal, world, SnapshotPolicy(*self.simulation.plan.snapshots))

@@ -19,7 +19,7 @@ from simulation.plan import Plan, errand_of, lane_of
 from rota.common import messages
 from rota.common.digests import digest
 from rota.common.messages import Accepted, LaneSettings, TaskRun
-from rota.common.work import Limits
+from rota.common.work import AGENT, COMMAND, COMPONENT, FUNCTION, SOURCE, Limits
 
 if TYPE_CHECKING:
     pass
@@ -87,7 +87,7 @@ def set_up(plan: Plan) -> Errand:
                     messages.OpenLane(next(numbers), lane, settings_of(plan, number), False, None)
                 )
             for name, code in deploys(timeout_ms=50):
-                yield from client.ask_for(messages.Deploy(next(numbers), lane, name, code, None, False))
+                yield from client.ask_for(messages.Deploy(next(numbers), lane, name, code, False))
 
     return steps
 
@@ -100,7 +100,7 @@ def pinned_work(plan: Plan) -> Errand:
         numbers = Numbers(0)
         yield from client.ask_for(messages.OpenLane(numbers.take(), "pinned", settings_of(plan, 1), True, None))
         for name, code in deploys(timeout_ms=3_600_000):  # so that no worker counts as stuck, which could be a verdict
-            yield from client.ask_for(messages.Deploy(numbers.take(), "pinned", name, code, None, False))
+            yield from client.ask_for(messages.Deploy(numbers.take(), "pinned", name, code, False))
         seqs: list[int] = []
         for _ in range(4):
             request = messages.Submit(numbers.take(), "pinned", tuple(random_runs(chance)), True, 77, None)
@@ -203,16 +203,16 @@ def _deploy(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     limits = limits._replace(growth_bytes=chance.choice((0, 60, 128 << 10)))
     name, code = chance.choice(
         [
-            ("counter", scripted.code(f"counter{chance.randint(1, 3)}")),
+            ("counter", scripted.code(f"counter{chance.randint(1, 3)}", chance.choice((AGENT, SOURCE, COMPONENT)))),
             ("other", scripted.code("other2")),
-            ("function", scripted.FUNCTION_CODE),
+            ("function", scripted.code("function", chance.choice((FUNCTION, COMMAND)))),
             ("model:net", scripted.MODEL_CODE),
             ("model:net", scripted.UNSTABLE_CODE),
             ("model:net", scripted.UNSTABLE_REFUSED),
         ]
     )
     code = code._replace(limits=limits)
-    request = messages.Deploy(Numbers(number).take(), _lane(plan, chance), name, code, None, chance.random() < 0.5)
+    request = messages.Deploy(Numbers(number).take(), _lane(plan, chance), name, code, chance.random() < 0.5)
     yield from client.ask_for(request)
 
 

@@ -1,0 +1,87 @@
+"""`rota new agent` and `rota build`: projects of agents in any language. They use no broker."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from rota.cli.common_options import json_option, option
+from rota.cli.output import print_facts, print_json
+
+
+@click.group()
+def new() -> None:
+    """Make a new project.
+
+    \b
+    rota new agent planner --lang python
+    """
+
+
+@new.command()
+@click.argument("name")
+@option("--lang", "language", required=True, metavar="LANGUAGE", help="c, python, rust, ...; `?` lists them.")
+@option(
+    "--in",
+    "parent",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="The folder in which the project's folder is made.",
+)
+def agent(name: str, language: str, parent: Path) -> None:
+    """Make the folder NAME with an agent that builds, and a test of it.
+
+    \b
+    rota new agent planner --lang python
+    rota new agent counter --lang rust --in agents
+    """
+    from rota.sdk.files import languages
+    from rota.sdk.projects import new_project
+
+    if language == "?":
+        for one in languages():
+            click.echo(one)
+        return
+    project = new_project(name, language, parent)
+    click.echo(f"{project.folder}: {project.source} has the handler, test_agent.py a test; `rota dev {project.folder}`")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
+@option("--update-sdk", is_flag=True, help="First bring the project's copy of the SDK up to this version of Rota.")
+@json_option
+def build(folder: Path, update_sdk: bool, json: bool) -> None:
+    """Build the project in FOLDER, by default the current one. `rota.toml` there says how.
+
+    \b
+    rota build
+    rota build agents/counter --update-sdk
+    """
+    from rota.sdk import building, projects
+
+    project = projects.read_project(folder)
+    if update_sdk:
+        projects.update_sdk(project)
+    tell_if_sdk_is_old(folder)
+    began = time.monotonic()
+    built = building.build(project)
+    facts = {
+        "name": built.name,
+        "file": str(built.path),
+        "bytes": built.path.stat().st_size,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    if json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def tell_if_sdk_is_old(folder: Path) -> None:
+    """Say on stderr that a project's copy of the SDK is not the one of this version."""
+    from rota.sdk.projects import SDK, read_project, sdk_is_current
+
+    if not sdk_is_current(read_project(folder)):
+        click.echo(f"{folder / SDK} is not the SDK of this version: `rota build --update-sdk` replaces it", err=True)

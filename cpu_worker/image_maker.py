@@ -1,0 +1,242 @@
+"""Makes and keeps what sources run on: compiled runtimes, base images, images of sources.
+
+Compiled runtimes and base images are kept per user (a runtime compiles for 20 s), images of sources per run; both in
+folders of authenticated artefacts. Names cover all that decides the content, so nothing is ever out of date. Whatever
+is missing is made, in one-shot processes: the runtime is compiled, started to the base image, and the source is loaded
+into that. Processes that need the same runtime at the same time wait for the first.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from wasmtime import Engine
+
+from rota.common.bundle import RESERVED_FOLDER, Bundle
+from rota.common.digests import digest_of
+from rota.common.errors import CodeError, ConfigError
+from rota.common.limits import IMAGE_MS_MAX, IMAGES_KEPT_BYTES
+from rota.cpu_worker import module_split
+from rota.cpu_worker.artefacts import Artefacts
+from rota.cpu_worker.compile_main import COPIED_IMAGES, EXIT_INVALID, RUNTIME
+from rota.cpu_worker.compiler import compile_apart
+from rota.cpu_worker.host_limits import why_memory_is_short
+from rota.cpu_worker.image import (
+    BASE_SUFFIX,
+    IMAGE_SUFFIX,
+    PROGRAM_SUFFIX,
+    CompiledProgram,
+    Image,
+    decode_image,
+    decode_program,
+    encode,
+)
+from rota.cpu_worker.image_making import Order, encode_order
+from rota.cpu_worker.profile import IMAGE_FUEL, IMAGE_MEMORY_BYTES, artefact_scope
+from rota.host.files import locked
+from rota.runtimes.driver import Driver
+from rota.runtimes.drivers import driver_of
+
+log = logging.getLogger(__name__)
+
+COMPILED: Final = "compiled"  # the folder of compiled runtimes, in that of runtimes
+_MADE_MAX: Final = 2
+_LOCK_WAIT_S: Final = 0.2
+_TEXT_CHARS_MAX: Final = 4_000
+
+
+class ImageMaker:
+    """Makes images for one engine. `make` may be called in any thread, `load` in the engine's."""
+
+    def __init__(self, engine: Engine, artefacts_dir: Path, runtimes_dir: Path, *, maps_images: bool) -> None:
+        """`artefacts_dir` is of the run, `runtimes_dir` of the user. Raises `ConfigError` if the first is unusable."""
+        self._maps_images = maps_images
+        self._own = Artefacts(artefacts_dir)
+        self._shared_dir = runtimes_dir / COMPILED
+        self._shared_artefacts: Artefacts | None = None
+        self._scope = artefact_scope(engine)
+        self._made: dict[bytes, tuple[CompiledProgram, Image]] = {}  # about to be loaded, by the bundle's digest
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._stopped = False
+        self.made_count = 0  # of processes that ended well
+
+    def is_made(self, bundle: Bundle, digest: bytes) -> bool:
+        """Return whether everything for a source is there, so that loading it is fast."""
+        if digest in self._made:
+            return True
+        names = _Names(self._scope, bundle, digest)
+        program = self._read(self._shared, names.program)
+        image = self._read(self._own, names.image) if program is not None else None
+        if program is None or image is None:
+            return False
+        self._hold(digest, decode_program(program), decode_image(image))
+        return True
+
+    def make(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> None:
+        """Make what is missing for a source; `module` gives the runtime's bytes. Raises `CodeError` with the reason."""
+        self._hold(digest, *self._make(bundle, digest, module))
+
+    def load(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> tuple[CompiledProgram, Image]:
+        """Return runtime and image of a source, made if they are not there. Raises `CodeError` with the reason."""
+        return self._made.pop(digest, None) or self._make(bundle, digest, module)
+
+    def stop(self) -> None:
+        """End the processes; callable from any thread. Their waiting callers get a `CodeError`."""
+        self._stopped = True
+        for process in list(self._processes.values()):
+            process.kill()
+
+    def _make(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> tuple[CompiledProgram, Image]:
+        driver = driver_of(bundle.module)
+        names = _Names(self._scope, bundle, digest)
+        compiled = decode_program(
+            self._kept(self._shared, names.program, lambda: encode(self._compile(bundle.module, module(), driver)))
+        )
+        image = self._read(self._own, names.image)
+        if image is None:
+            base = decode_image(
+                self._kept(self._shared, names.base, lambda: self._run(_base_order(driver, compiled, bundle)))
+            )
+            image = self._run(_image_order(driver, compiled, base, bundle))
+            self._own.keep(names.image(self._own), image)
+            self._own.trim(IMAGE_SUFFIX, IMAGES_KEPT_BYTES)
+        return compiled, decode_image(image)
+
+    @property
+    def _shared(self) -> Artefacts:
+        """The user's folder; that of the run if it cannot be used."""
+        if self._shared_artefacts is None:
+            try:
+                self._shared_artefacts = Artefacts(self._shared_dir)
+            except ConfigError as error:
+                log.warning("compiled runtimes are kept in the run folder: %s", error.message)
+                self._shared_artefacts = self._own
+        return self._shared_artefacts
+
+    def _read(self, artefacts: Artefacts, name: Callable[[Artefacts], str]) -> bytes | None:
+        found = name(artefacts)
+        content = artefacts.read(found)
+        if content is not None:
+            artefacts.touch(found)
+        return content
+
+    def _kept(self, artefacts: Artefacts, name: Callable[[Artefacts], str], make: Callable[[], bytes]) -> bytes:
+        """Return content of the user, made by one process at a time if it is not there."""
+        content = self._read(artefacts, name)
+        if content is not None:
+            return content
+        with self._turn(artefacts):
+            content = self._read(artefacts, name)
+            if content is None:
+                content = make()
+                artefacts.keep(name(artefacts), content)
+                for suffix in (PROGRAM_SUFFIX, BASE_SUFFIX):
+                    artefacts.trim(suffix, IMAGES_KEPT_BYTES)
+        return content
+
+    @contextmanager
+    def _turn(self, artefacts: Artefacts) -> Iterator[None]:
+        while True:
+            self._check_going_on()
+            try:
+                with locked(artefacts.lock_file, exclusive=True, wait_s=_LOCK_WAIT_S):
+                    yield
+                    return
+            except TimeoutError:
+                continue
+
+    def _compile(self, digest: bytes, wasm: bytes, driver: Driver) -> CompiledProgram:
+        split = module_split.split_module(wasm, driver.exports)
+        log.info("compiling the runtime %s (%s), once per user: it takes seconds", driver.name, digest.hex()[:16])
+        self._check_going_on()
+        options = [RUNTIME] if self._maps_images else [RUNTIME, COPIED_IMAGES]
+        native = compile_apart(split.wasm, digest, self._processes, options=options)
+        self.made_count += 1
+        return CompiledProgram(native, split.program, split.memory)
+
+    def _run(self, order: Order) -> bytes:
+        """Make an image in a one-shot process and return it, encoded."""
+        self._check_going_on()
+        what = order.entry or f"the runtime {order.driver}"
+        command = [sys.executable, "-P", "-m", "rota.cpu_worker.image_main"]
+        pipe = subprocess.PIPE
+        order = order._replace(copies_images=not self._maps_images)
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            self._processes[process.pid] = process
+            try:
+                image, said = process.communicate(encode_order(order), timeout=IMAGE_MS_MAX / 1000)
+            except subprocess.TimeoutExpired:
+                raise CodeError(f"{what} took longer than {IMAGE_MS_MAX} ms to load: let it do less") from None
+            finally:
+                process.kill()
+                del self._processes[process.pid]
+        if process.returncode == 0:
+            self.made_count += 1
+            return image
+        text = said.decode(errors="replace").strip()
+        if process.returncode == EXIT_INVALID:
+            raise CodeError(_shortened(text))
+        self._check_going_on()
+        short_of = why_memory_is_short(IMAGE_MEMORY_BYTES)
+        raise CodeError(
+            f"the process that loads {what} ended with {process.returncode}{', and ' + short_of if short_of else ''}: "
+            f"probably over its memory or {IMAGE_MS_MAX} ms of processor time. {text[-500:]}"
+        )
+
+    def _hold(self, digest: bytes, compiled: CompiledProgram, image: Image) -> None:
+        self._made[digest] = (compiled, image)
+        if len(self._made) > _MADE_MAX:
+            self._made.pop(next(iter(self._made)), None)
+
+    def _check_going_on(self) -> None:
+        if self._stopped:
+            raise CodeError("the worker is ending and makes nothing more")
+
+
+class _Names:
+    """The names of the artefacts of a source, each a function of the folder, whose key is in it."""
+
+    def __init__(self, scope: bytes, bundle: Bundle, digest: bytes) -> None:
+        driver = driver_of(bundle.module)
+        imports = [[*key, str(function.type)] for key, function in sorted(driver.imports.items())]
+        self._program = digest_of(
+            [scope, module_split.FORMAT, bundle.module, driver.name, driver.version, list(driver.exports), imports]
+        )
+        boot = [list(file) for file in _boot_files(bundle)]
+        self._base = digest_of([self._program, list(driver.args), boot, IMAGE_FUEL, IMAGE_MEMORY_BYTES])
+        self._image = digest_of([self._base, digest])
+
+    def program(self, artefacts: Artefacts) -> str:
+        return artefacts.name(PROGRAM_SUFFIX, self._program)
+
+    def base(self, artefacts: Artefacts) -> str:
+        return artefacts.name(BASE_SUFFIX, self._base)
+
+    def image(self, artefacts: Artefacts) -> str:
+        return artefacts.name(IMAGE_SUFFIX, self._image)
+
+
+def _boot_files(bundle: Bundle) -> list[tuple[str, bytes]]:
+    return [(file.path, file.data) for file in bundle.files if file.path.startswith(RESERVED_FOLDER + "/")]
+
+
+def _base_order(driver: Driver, compiled: CompiledProgram, bundle: Bundle) -> Order:
+    return Order(driver.name, compiled, None, "", driver.args, (), tuple(_boot_files(bundle)), copies_images=False)
+
+
+def _image_order(driver: Driver, compiled: CompiledProgram, base: Image, bundle: Bundle) -> Order:
+    files = tuple([(file.path, file.data) for file in bundle.files])
+    args = (*driver.args, *bundle.args)
+    return Order(driver.name, compiled, base, bundle.entry, args, bundle.env, files, copies_images=False)
+
+
+def _shortened(text: str) -> str:
+    """Return a text whose middle is left out if it is long: both its ends matter."""
+    half = _TEXT_CHARS_MAX // 2
+    return text if len(text) <= _TEXT_CHARS_MAX else f"{text[:half]}\n[...]\n{text[-half:]}"

@@ -1,0 +1,77 @@
+"""Sources, ready to run: from a bundle in the folder of modules to an image in this process.
+
+A runtime is loaded once and shared by all of its sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from wasmtime import Engine, WasmtimeError
+
+from rota.common.bundle import Bundle
+from rota.common.errors import CodeError
+from rota.common.work import Code
+from rota.cpu_worker.contents import Contents
+from rota.cpu_worker.host_calls import HostCalls
+from rota.cpu_worker.image import CompiledProgram
+from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, link_memory, link_program
+from rota.cpu_worker.image_maker import ImageMaker
+from rota.cpu_worker.image_making import wasi_program
+from rota.runtimes.drivers import driver_of
+
+_RUNTIMES_MAX: Final = 4
+
+
+class SourceStore:
+    """Belongs to the engine's thread, except for what `preparation` returns."""
+
+    def __init__(self, engine: Engine, contents: Contents, maker: ImageMaker, hosts: HostCalls) -> None:
+        self._engine = engine
+        self._contents = contents
+        self._maker = maker
+        self._hosts = hosts
+        self._runtimes: dict[bytes, PreparedProgram] = {}
+
+    def prepare(self, code: Code) -> PreparedSource:
+        """Return a source ready to run. Raises `CodeError` with the reason if it cannot be used."""
+        bundle = self._bundle(code)
+        compiled, image = self._maker.load(bundle, code.digest, lambda: self._contents.module(bundle.module))
+        try:
+            runtime = self._runtime(bundle, compiled)
+            files = dict(bundle.files)
+            program = wasi_program((*runtime.driver.args, *bundle.args), bundle.env, bundle.files)
+            return link_memory(self._engine, runtime, image, program, files)
+        except WasmtimeError as error:
+            raise CodeError(f"this worker cannot load the image of {bundle.entry}: {error}") from None
+
+    def preparation(self, code: Code) -> Callable[[], None] | None:
+        """Return a function that makes what is missing for `prepare`, callable in any thread; None if nothing is."""
+        try:
+            bundle = self._bundle(code)
+        except CodeError:
+            return None  # `prepare` says so
+        if self._maker.is_made(bundle, code.digest):
+            return None
+        return lambda: self._maker.make(bundle, code.digest, lambda: self._contents.module(bundle.module))
+
+    def close(self) -> None:
+        for runtime in self._runtimes.values():
+            runtime.linker.close()
+        self._runtimes.clear()
+
+    def _bundle(self, code: Code) -> Bundle:
+        bundle = self._contents.bundle(code.digest)
+        if not bundle.entry:
+            raise CodeError("a source needs an entry, the path of its main file: give it (--entry)", field="entry")
+        return bundle
+
+    def _runtime(self, bundle: Bundle, compiled: CompiledProgram) -> PreparedProgram:
+        runtime = self._runtimes.pop(bundle.module, None)
+        if runtime is None:
+            runtime = link_program(self._engine, compiled, driver_of(bundle.module), self._hosts)
+            while len(self._runtimes) >= _RUNTIMES_MAX:
+                self._runtimes.pop(next(iter(self._runtimes)))  # its sources keep it alive as long as they need it
+        self._runtimes[bundle.module] = runtime
+        return runtime

@@ -1,0 +1,164 @@
+"""What a deploy binds and sends: a file or folder of the author becomes a kind, a digest, and bytes by digest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rota.common.bundle import Bundle, encode_bundle, new_bundle
+from rota.common.code_kinds import IS_BUNDLE, KEPT_KINDS, KINDS
+from rota.common.component_binary import is_component
+from rota.common.digests import digest
+from rota.common.errors import CodeError
+from rota.common.limits import MODULE_BYTES_MAX
+from rota.common.shown import shown
+from rota.common.wasm_module import inspect_module
+from rota.common.work import AGENT, COMMAND, COMPONENT, SOURCE
+from rota.runtimes.author_files import Given
+from rota.runtimes.bundles import convert, is_source, source_bundle
+from rota.runtimes.folder import runtime_bytes
+
+Paths = str | os.PathLike[str]
+Parts = Mapping[bytes, Callable[[], bytes]]
+"""How to get the bytes behind each digest: a runtime is read only if the other side does not have it."""
+
+_EXTRAS: Final = ("args", "env", "files", "with_", "entry", "runtime")
+_SOURCE_ONLY: Final = ("with_", "entry", "runtime")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What a command or a source starts with, as a caller gives it.
+
+    `files`: more files of the guest: bytes, or a path of the host. `with_`: files, folders and wheels beside a source,
+    each under its own name, or as a pair (guest path, path of the host). `entry`, `runtime`: see `source_bundle`.
+    """
+
+    args: Iterable[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes | Paths] = field(default_factory=dict)
+    with_: Iterable[Paths | tuple[str, Paths]] = ()
+    entry: str = ""
+    runtime: str = ""
+
+    def named(self) -> list[str]:
+        """Return the names of those that were given."""
+        return [name for name in _EXTRAS if getattr(self, name)]
+
+
+def extras_of(given: Any) -> Extras:
+    """Return the extras among the options of a deploy, whose types were checked."""
+    return Extras(**{name: getattr(given, name) for name in _EXTRAS})
+
+
+class Content(NamedTuple):
+    """What a deploy binds: its kind, its digest, and how to get the bytes behind each digest that it needs."""
+
+    kind: str
+    digest: bytes
+    parts: Parts
+
+
+def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Content:
+    """Return what a deploy of a file, folder or module binds. `kind` None: found by what it is.
+
+    A file with the suffix of a language and a folder are a source; of WASM, a component is a component, a module with
+    `_start` and without `rota_step` a command, all else an agent. Raises `CodeError` for what cannot be deployed, and
+    when its part is asked for `ConfigError` for a runtime that was not fetched.
+    """
+    if not isinstance(module, bytes | str | os.PathLike):
+        raise CodeError(f"module={shown(module)}: give the path of a file or folder, or the bytes of a module")
+    if kind is not None and kind not in KEPT_KINDS:
+        raise CodeError(f"kind {shown(kind)}: code is one of {', '.join(KEPT_KINDS)}; models go with deploy_model")
+    path = None if isinstance(module, bytes) else Path(module)
+    if kind is None and path is not None and is_source(path):
+        kind = SOURCE
+    if kind == SOURCE:
+        if path is None:
+            raise CodeError("a source is given by its path: a file, or a folder with a main file")
+        return _source(path, extras)
+    data = module if isinstance(module, bytes) else read_file(Path(module))
+    kind = kind_of_wasm(data) if kind is None else kind
+    wrong = [name for name in extras.named() if KINDS[kind].content != IS_BUNDLE or name in _SOURCE_ONLY]
+    if wrong:
+        what = "a source" if wrong[0] in _SOURCE_ONLY else "a command or a source"
+        raise CodeError(f"{wrong[0].rstrip('_')} is for {what}, and this is of kind {kind}: leave it out")
+    if kind == COMMAND:
+        found = new_bundle(digest(data), args=extras.args, env=extras.env, files=_more_files(extras))
+        return _content(COMMAND, found, lambda: data)
+    return Content(kind, digest(data), {digest(data): lambda: data})
+
+
+def content_like(kind: str, bundle: Bundle | None, module: Paths | bytes) -> Content:
+    """Return content of a kind that takes the place of other content; `bundle`: that, if it was one.
+
+    Of a command's bundle the program is replaced, of a source's the main file, or by a folder all files.
+    """
+    if bundle is None:
+        return content_of(module, kind, Extras())
+    if KINDS[kind].has_entry:
+        if not isinstance(module, bytes) and Path(module).is_dir():
+            return content_of(module, kind, Extras(args=bundle.args, env=dict(bundle.env)))
+        data = module if isinstance(module, bytes) else read_file(Path(module))
+        _, data = convert(bundle.module, "" if isinstance(module, bytes) else Path(module).name, data)
+        files = {**dict(bundle.files), bundle.entry: data}
+        new = new_bundle(bundle.module, entry=bundle.entry, args=bundle.args, env=dict(bundle.env), files=files)
+        encoded = encode_bundle(new)
+        return Content(kind, digest(encoded), {digest(encoded): lambda: encoded})
+    data = module if isinstance(module, bytes) else read_file(Path(module))
+    return _content(kind, bundle._replace(module=digest(data)), lambda: data)
+
+
+def kind_of_wasm(data: bytes) -> str:
+    """Return the kind that WASM bytes are deployed as if nothing else is said. Raises `CodeError` for other bytes."""
+    if is_component(data):
+        return COMPONENT
+    exports = inspect_module(data).exports
+    return COMMAND if "_start" in exports and "rota_step" not in exports else AGENT
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a module's file. Raises `CodeError` if it cannot be read or is too large."""
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MODULE_BYTES_MAX else b""
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise CodeError(f"{path} cannot be read: {getattr(error, 'strerror', error)}", path=str(path)) from error
+    if size > MODULE_BYTES_MAX:
+        raise CodeError(f"the module has {size} bytes, the limit is {MODULE_BYTES_MAX}", path=str(path))
+    return data
+
+
+def _source(path: Path, extras: Extras) -> Content:
+    found = source_bundle(
+        path,
+        with_=[_given(one) for one in extras.with_],
+        entry=extras.entry,
+        runtime=extras.runtime,
+        args=extras.args,
+        env=extras.env,
+        files=_more_files(extras),
+    )
+    return _content(SOURCE, found.bundle, lambda: runtime_bytes(found.runtime))
+
+
+def _content(kind: str, bundle: Bundle, program: Callable[[], bytes]) -> Content:
+    data = encode_bundle(bundle)
+    return Content(kind, digest(data), {bundle.module: program, digest(data): lambda: data})
+
+
+def _given(one: Any) -> Given:
+    if isinstance(one, str | os.PathLike):
+        return Given(Path(one))
+    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str):
+        return Given(Path(one[1]), one[0])
+    raise CodeError(f"with_={shown(one)}: give a path, or a pair (guest path, path)")
+
+
+def _more_files(extras: Extras) -> dict[str, bytes]:
+    return {
+        place: given if isinstance(given, bytes) else read_file(Path(given)) for place, given in extras.files.items()
+    }
