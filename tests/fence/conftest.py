@@ -1,0 +1,7 @@
+"""The fixtures of the sandbox, for the attacks."""
+
+from __future__ import annotations
+
+from sandbox_kit import compiled_dir, guests, lane_seed, run, task, tensor, world
+
+__all__ = ["compiled_dir", "guests", "lane_seed", "run", "task", "tensor", "world"]
