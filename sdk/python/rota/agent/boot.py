@@ -2,7 +2,7 @@
 
 The host then calls two functions that take no arguments: `_load`, which loads a source, and `_step`, which runs one
 task. Their input is the one item of the tuple `_ARGUMENTS`, which the host replaces by a bytes object of its own; their
-result is a bytes object. A task's fields come as `marshal`, which is read at once. docs/RUNTIMES.md has the
+result is a bytes object. Input comes as `marshal`, which is read at once. docs/RUNTIMES.md has the
 addresses, and why it is done this way.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import marshal
+import os
 import sys
 import time
 from typing import Any, Final
@@ -40,8 +41,11 @@ _handler: Any = None
 def _load() -> bytes:
     """Load the source; empty if that went well, else a text for its author."""
     global _handler
+    entry, args, env = marshal.loads(_ARGUMENTS[0])
+    sys.argv[:] = [entry, *args]
+    os.environ.update(env)
     try:
-        _handler = loading.load(_ARGUMENTS[0].decode())
+        _handler = loading.load(entry)
     except loading.LoadError as error:
         return str(error).encode(errors="backslashreplace") or b"?"
     _settle()

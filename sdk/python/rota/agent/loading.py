@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import sys
+from importlib.machinery import FileFinder
 from types import ModuleType
 from typing import Any, Final
 
@@ -25,9 +25,9 @@ def load(entry: str) -> Handler:
 
     Raises `LoadError`, with the source's own traceback if it raised.
     """
-    importlib.invalidate_caches()
+    _forget_folders()
     try:
-        module = _import_ours(entry) if entry.startswith(f"{RESERVED}/") else _import_file(entry)
+        module = _import_file(entry)
     except LoadError:
         raise
     except BaseException as error:
@@ -39,9 +39,13 @@ def load(entry: str) -> Handler:
     return handler  # type: ignore[no-any-return]
 
 
-def _import_ours(entry: str) -> ModuleType:
-    """Import a module of Rota's: a program that comes with it."""
-    return importlib.import_module(entry.removesuffix(".py").replace("/", "."))
+def _forget_folders() -> None:
+    """Have folders looked at again, whose files came after the interpreter started. `importlib.invalidate_caches` would
+    read the directory of the standard library's archive again too, which takes most of a second.
+    """
+    for finder in sys.path_importer_cache.values():
+        if isinstance(finder, FileFinder):
+            finder.invalidate_caches()
 
 
 def _import_file(entry: str) -> ModuleType:
