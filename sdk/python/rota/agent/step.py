@@ -87,11 +87,11 @@ def _own_part(error: BaseException) -> str:
 
 
 def _cut(error: BaseException, depth: int = 0) -> None:
-    """Leave of the traceback of an exception, and of those that led to it, the innermost frames and none of ours at the
-    outer end. A long traceback costs much to format.
+    """Leave of the traceback of an exception, and of those that led to it, the innermost frames, and at the outer end
+    none of ours or of the library's that called the source. A long traceback costs much to format.
     """
     place, frames = error.__traceback__, 0
-    while place is not None and place.tb_frame.f_code.co_filename.startswith(_OURS):
+    while place is not None and _is_library(place.tb_frame.f_code.co_filename):
         place = place.tb_next
     error.__traceback__ = end = place
     while end is not None:
