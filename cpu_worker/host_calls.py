@@ -185,6 +185,7 @@ class HostCalls:
                 stdout_bytes_max=facts.stdout_bytes_max,
                 log=facts.log.write,
                 freezes=facts.freezes,
+                tensors=None if facts.freezes else self.tensors,
             )
         return self._process
 

@@ -14,6 +14,7 @@ EFAULT: Final = 21  # a pointer or length outside the memory
 EFBIG: Final = 22
 EILSEQ: Final = 25  # a path that is not UTF-8
 EINVAL: Final = 28
+EIO: Final = 29  # this host cannot read a tensor; the task ends as `faulted`
 EISDIR: Final = 31
 ELOOP: Final = 32
 EMFILE: Final = 33  # too many open files

@@ -59,7 +59,10 @@ def fd_allocate(process: Process, guest: GuestAccess, number: int, offset: int, 
 
 
 def fd_close(process: Process, guest: GuestAccess, number: int) -> int:
-    process.release(process.descriptors.take(number))
+    found = process.descriptors.take(number)
+    process.release(found)
+    if process.tensors is not None and isinstance(found, OpenFile):
+        process.tensors.closed(guest, process.files, found.node)
     return SUCCESS
 
 

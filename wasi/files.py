@@ -46,12 +46,12 @@ class Times:
 
 
 class FileNode:
-    """A file. `data` is `bytes` if it is shared, and then nothing may change it."""
+    """A file. `data` is a `bytearray` if it is the task's own; nothing else may be changed."""
 
     __slots__ = ("data", "inode", "links", "opens", "times")
     filetype: Final = REGULAR_FILE
 
-    def __init__(self, inode: int, data: bytes | bytearray, now_ns: int) -> None:
+    def __init__(self, inode: int, data: bytes | bytearray | memoryview, now_ns: int) -> None:
         self.inode = inode
         self.data = data
         self.links = 1
@@ -64,7 +64,7 @@ class FileNode:
 
     @property
     def is_shared(self) -> bool:
-        return type(self.data) is bytes
+        return type(self.data) is not bytearray
 
 
 class LinkNode:

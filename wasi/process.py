@@ -25,6 +25,7 @@ from rota.wasi.descriptors import (
 )
 from rota.wasi.files import FileNode, FileSystem, FolderNode
 from rota.wasi.program import Program
+from rota.wasi.tensor_files import TensorSource, tensor_folder
 
 STDIN: Final = 0
 STDOUT: Final = 1
@@ -66,11 +67,12 @@ class Process:
         stdout_bytes_max: int | None = None,
         log: Callable[[int, bytes], None],
         freezes: bool = False,
+        tensors: TensorSource | None = None,
     ) -> None:
         """Start with descriptors 0 to 2, and 3 for the folder `/`.
 
         `stdout_bytes_max`: keep that many bytes and one more of standard output; None: pass it to `log`, as standard
-        error is, with its descriptor.
+        error is, with its descriptor. `tensors`: those of the task, which become files.
         """
         self.program = program
         self.files = FileSystem(program.files, memory_bytes, self.now)
@@ -88,6 +90,7 @@ class Process:
         self._stdout_max = stdout_bytes_max
         self._stdout = bytearray()
         self._log = log
+        self.tensors = None if tensors is None else tensor_folder(self.files.root, tensors)
         self._freezes = freezes
         if freezes and self.files.root.get(FREEZE_FOLDER) is None:
             self.files.root.put(FREEZE_FOLDER, FolderNode(2, 1, None, self.now()))
