@@ -281,6 +281,17 @@ class ImageInterpreter:
         self.files = guest.prepared.files
 
     @property
+    def args(self) -> tuple[str, ...]:
+        prepared = self._guest.prepared
+        own = prepared.program.args[len(prepared.runtime.driver.args) :]
+        return tuple([argument.decode() for argument in own])
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        pairs = [variable.decode().partition("=") for variable in self._guest.prepared.program.env]
+        return {name: value for name, _, value in pairs}
+
+    @property
     def stack_pointer(self) -> int:
         return self._guest.global_bits(self._stack_global())
 

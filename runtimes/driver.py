@@ -68,6 +68,16 @@ class Interpreter(GuestMemory, Protocol):
     files: Mapping[str, bytes]
     """The files that the guest sees, by path without a leading slash: those of the bundle; in `start`, `rota/` only."""
 
+    @property
+    def args(self) -> tuple[str, ...]:
+        """The arguments of the bundle, without those of the driver."""
+        ...
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The environment of the bundle."""
+        ...
+
     stack_pointer: int
     """The module's first mutable i32 global, where LLVM keeps its stack pointer. Can be set."""
 

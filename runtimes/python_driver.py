@@ -77,7 +77,7 @@ class PythonDriver:
 
     def load(self, guest: Interpreter, note: bytes, entry: str) -> bytes:
         addresses = PythonNote(*_NOTE.unpack(note))
-        order: tuple[str, tuple[str, ...], dict[str, str]] = (entry, (), {})
+        order = (entry, guest.args, dict(guest.env))
         said = _call(guest, addresses, addresses.load, marshal.dumps(order, MARSHAL_VERSION))
         if said is None:
             raise CodeError(f"{entry} cannot be loaded: Python had no memory left to say why")
