@@ -51,7 +51,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
         "runtime fetch", "runtime ls", "runtime rm", "runtime show",
         "model", "model add", "model deploy", "model fetch",
         "model ls", "model probe", "model rm", "model show", "new", "new agent", "build", "dev",
-        "submit", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
+        "submit", "run", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
         "generate", "chat", "embed", "classify",
         "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",
         "story", "state", "tree", "conversation", "conversation ls",
