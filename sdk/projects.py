@@ -22,7 +22,7 @@ from rota.sdk.files import languages
 MANIFEST: Final = "rota.toml"
 BUILD: Final = "build"  # folder of what is built
 SDK: Final = "sdk"  # folder of the copy
-WIT: Final = Path(__file__).resolve().parent / "wit"  # the world of components
+WIT: Final = Path(__file__).resolve().parent / "wit" / "agent.wit"  # the world of components
 
 # Language: main file of a project, and the language whose SDK it uses ("": the SDK comes with the deploy).
 _LANGUAGES: Final = {

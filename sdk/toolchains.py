@@ -151,11 +151,24 @@ def _python_component(project: Project) -> Command:
     compiler = _found("componentize-py")
     if not compiler:
         raise _missing("components of Python", "pip install componentize-py==0.25.1")
-    module = Path(project.source).stem
-    return Command(
-        (compiler, "-d", str(WIT), "-w", "agent", "componentize", "--stub-wasi", "-p", ".", module,
-         "-o", str(project.output))
-    )  # fmt: skip
+    main = _component_main(project)
+    folders = (project.folder, main.parent, WIT.parent / "python", WIT.parents[1] / "python")
+    return Command((
+        compiler, "-d", str(WIT), "-w", "agent", "componentize", "--stub-wasi",
+        *[word for folder in folders for word in ("-p", str(folder))], main.stem, "-o", str(project.output),
+    ))  # fmt: skip
+
+
+def _component_main(project: Project) -> Path:
+    """Return the module that componentize-py takes: the author's, if it knows the world; else one around its handler."""
+    source = project.folder / project.source
+    if "wit_world" in source.read_text(encoding="utf-8"):
+        return source
+    main = project.output.parent / "component" / "rota_main.py"
+    main.parent.mkdir(parents=True, exist_ok=True)
+    text = f"import {source.stem} as author\nfrom rota_component import handler_class\n\n"
+    main.write_text(f"{text}Handler = handler_class(author.agent)\n", encoding="utf-8")
+    return main
 
 
 def _javascript_component(project: Project) -> Command:
