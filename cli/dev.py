@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -69,8 +69,7 @@ def _deploy(client: Client, folder: Path, lane: str, *, ends: bool) -> None:
     try:
         tell_if_sdk_is_old(folder)
         built = build_folder(folder)
-        beside: dict[str, Any] = {"with_": built.beside} if built.beside else {}
-        client.deploy(built.name, built.path, built.kind, lane=lane, **beside)
+        client.deploy(built.name, built.path, built.kind, lane=lane, with_=built.beside)
     except (CodeError, ConfigError) as error:
         if ends:
             raise

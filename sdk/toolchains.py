@@ -160,7 +160,7 @@ def _python_component(project: Project) -> Command:
 
 
 def _component_main(project: Project) -> Path:
-    """Return the module that componentize-py takes: the author's, if it knows the world; else one around its handler."""
+    """Return the module for componentize-py: the author's, if it knows the world, else one around its handler."""
     source = project.folder / project.source
     if "wit_world" in source.read_text(encoding="utf-8"):
         return source

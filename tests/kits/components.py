@@ -70,6 +70,8 @@ _CASES: Final = {
     # As much as the memory holds: an answer that the engine refuses to copy.
     "g": "(call $pair (i32.const 1084) (call $free_bytes (i32.const 48000000)) (i32.const 6000000))",
     "h": "(call $pair (i32.const 1092) (call $free_bytes (i32.const 4000)) (i32.const 1000))",
+    "j": "(i32.store (i32.const 1044) (i32.const 1)) (i32.store (i32.const 1048) (i32.const 0))"
+    " (call $pair (i32.const 1052) (local.get $payload) (local.get $size))",
     "i": "(i32.store (i32.const 1060) (i32.const 0)) (i32.store (i32.const 1044) (local.get 0))"
     " (i32.store (i32.const 1048) (local.get 1)) (call $pair (i32.const 1052) (local.get 2) (local.get 3))",
 }
