@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from rota.common.bundle import Bundle, decode_bundle
+from rota.common.bundle import Bundle, decode_bundle, may_be_bundle
 from rota.common.code_kinds import IS_BUNDLE, IS_COMPONENT, IS_MODULE, KindFacts, content_file, kind_of
 from rota.common.component_binary import check_component, inspect_component
 from rota.common.digests import digest
@@ -39,9 +39,11 @@ class ModuleStore:
         if digest(data) != named:
             raise CodeError("the digest of the code is not the one that was announced; send it again")
         content = IS_MODULE
-        if not data.startswith(_WASM):
+        if may_be_bundle(data):
             content = IS_BUNDLE
             decode_bundle(data)
+        elif not data.startswith(_WASM):
+            inspect_module(data)  # says what these bytes are instead
         self._write(named, content, data)
 
     def bring(self, name: str, code: Code, parts: Mapping[bytes, Callable[[], bytes]]) -> None:

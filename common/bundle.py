@@ -71,6 +71,11 @@ def encode_bundle(bundle: Bundle) -> bytes:
     return data
 
 
+def may_be_bundle(data: bytes) -> bool:
+    """Return whether these bytes begin as a bundle does: an array of its version and its fields."""
+    return data[:1] == bytes([0x91 + len(Bundle._fields)])
+
+
 def decode_bundle(data: bytes) -> Bundle:
     """Return the bundle in these bytes. Raises `CodeError` naming the field if they are not the bytes of one."""
     if len(data) > MODULE_BYTES_MAX:
