@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from rota.common.errors import ConfigError
+from rota.sdk.files import folder as sdk_folder
 from rota.sdk.projects import SDK, WIT, Project
 
 _STACK_BYTES: Final = 65_536  # the default of zig, 16 MiB, would make every fresh instance slower
@@ -152,7 +153,7 @@ def _python_component(project: Project) -> Command:
     if not compiler:
         raise _missing("components of Python", "pip install componentize-py==0.25.1")
     main = _component_main(project)
-    folders = (project.folder, main.parent, WIT.parent / "python", WIT.parents[1] / "python")
+    folders = (project.folder, main.parent, sdk_folder("python"), sdk_folder("python") / "component")
     return Command((
         compiler, "-d", str(WIT), "-w", "agent", "componentize", "--stub-wasi",
         *[word for folder in folders for word in ("-p", str(folder))], main.stem, "-o", str(project.output),
