@@ -31,6 +31,7 @@ NAME_BYTES_MAX: Final = 255
 LINKS_FOLLOWED_MAX: Final = 40
 SHARED_TIME_NS: Final = 315_532_800 * 10**9  # 1980-01-01: the earliest that every archive format can hold
 
+CHARACTER_DEVICE: Final = 2
 REGULAR_FILE: Final = 4
 DIRECTORY: Final = 3
 SYMBOLIC_LINK: Final = 7
@@ -84,6 +85,20 @@ class LinkNode:
         return len(self.target.encode())
 
 
+class DeviceNode:
+    """A name for a stream of the process."""
+
+    __slots__ = ("inode", "links", "stream", "times")
+    filetype: Final = CHARACTER_DEVICE
+    size: Final = 0
+
+    def __init__(self, inode: int, stream: int) -> None:
+        self.inode = inode
+        self.stream = stream
+        self.links = 1
+        self.times = Times(SHARED_TIME_NS)
+
+
 class FolderNode:
     """A folder: entries of its own, above those of a shared folder. Shared nodes get a node here when they are met.
 
@@ -122,6 +137,8 @@ class FolderNode:
                 node = self._own[name] = FileNode(entry.inode, entry.data, SHARED_TIME_NS)
             elif isinstance(entry, SharedFolder):
                 node = self._own[name] = FolderNode(entry.inode, self.inode, entry, SHARED_TIME_NS)
+            elif entry is not None:
+                node = self._own[name] = DeviceNode(entry.inode, entry.stream)
         return node
 
     def put(self, name: str, node: Node) -> None:
@@ -151,12 +168,14 @@ class FolderNode:
                 yield node
 
 
-Node = Union[FileNode, FolderNode, LinkNode]  # noqa: UP007 - a runtime alias
+Node = Union[DeviceNode, FileNode, FolderNode, LinkNode]  # noqa: UP007 - a runtime alias
 
 
 def is_shared(node: Node) -> bool:
-    """Return whether a file or folder came with the program."""
-    return node.is_shared if isinstance(node, FileNode) else isinstance(node, FolderNode) and node.shared is not None
+    """Return whether a file, folder or device came with the program."""
+    if isinstance(node, FileNode):
+        return node.is_shared
+    return isinstance(node, DeviceNode) or (isinstance(node, FolderNode) and node.shared is not None)
 
 
 class PathEnd(NamedTuple):

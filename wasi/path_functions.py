@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from rota.wasi.costs import BYTE_FUEL
-from rota.wasi.descriptors import FD_WRITE, PATH_FILESTAT_SET_SIZE, OpenFile, OpenFolder
+from rota.wasi.descriptors import (
+    FD_READ,
+    FD_WRITE,
+    PATH_FILESTAT_SET_SIZE,
+    Descriptor,
+    OpenFile,
+    OpenFolder,
+    StandardStream,
+)
 from rota.wasi.errno import (
     EEXIST,
     EINVAL,
@@ -22,9 +30,9 @@ from rota.wasi.errno import (
     Refusal,
 )
 from rota.wasi.fd_functions import set_times, statistics
-from rota.wasi.files import FileNode, FolderNode, LinkNode, Node, PathEnd
+from rota.wasi.files import DeviceNode, FileNode, FolderNode, LinkNode, Node, PathEnd
 from rota.wasi.guest_access import GuestAccess, load, load_path, store, store_u32
-from rota.wasi.process import Process
+from rota.wasi.process import STDIN, Process
 
 FOLLOW: Final = 1  # a bit of how a path is looked up
 CREATE, DIRECTORY, EXCLUSIVE, TRUNCATE = 1, 2, 4, 8  # bits of how a file is opened
@@ -76,11 +84,10 @@ def path_link(
         return EINVAL
     node = _existing(_place(process, guest, number, pointer, size, follow=False))
     to = _place(process, guest, to_number, to_pointer, to_size, follow=False)
-    if isinstance(node, FolderNode):
+    if isinstance(node, DeviceNode | FolderNode):
         return EPERM
     if to.as_folder and to.node is None:
         return ENOENT
-    assert not isinstance(node, FolderNode)
     process.files.link(guest, node, process.files.new_place(to), to.name)
     return SUCCESS
 
@@ -119,11 +126,15 @@ def path_open(
         return EEXIST
     rights &= folder.inheriting
     if isinstance(node, FileNode):
-        opened: OpenFile | OpenFolder = _open_file(process, guest, folder, place, node, how, rights, flags)
+        opened: Descriptor = _open_file(process, guest, folder, place, node, how, rights, flags)
     elif isinstance(node, FolderNode):
         if how & (CREATE | TRUNCATE) or rights & FD_WRITE:
             return EINVAL if how & CREATE and how & DIRECTORY else EISDIR
         opened = OpenFolder(node, rights, inheriting & folder.inheriting, flags=flags, name=None)
+    elif isinstance(node, DeviceNode):
+        if place.as_folder or how & DIRECTORY:
+            return ENOTDIR
+        opened = StandardStream(node.stream, rights & (FD_READ if node.stream == STDIN else FD_READ | FD_WRITE))
     else:
         return ENOTDIR if how & DIRECTORY else ELOOP
     store_u32(guest, out, process.descriptors.add(opened))

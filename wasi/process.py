@@ -26,6 +26,7 @@ from rota.wasi.descriptors import (
 from rota.wasi.files import FileNode, FileSystem, FolderNode
 from rota.wasi.program import Program
 from rota.wasi.tensor_files import TensorSource, tensor_folder
+from rota.wasi.shared_files import NULL
 
 STDIN: Final = 0
 STDOUT: Final = 1
@@ -136,6 +137,8 @@ class Process:
         return data
 
     def write_stream(self, number: int, data: bytes) -> None:
+        if number == NULL:
+            return
         if number == STDOUT and self._stdout_max is not None:
             # One byte more than allowed shows that there was too much; the rest need not be kept.
             self._stdout += data[: max(0, self._stdout_max + 1 - len(self._stdout))]

@@ -19,6 +19,16 @@ class SharedFile:
         self.data = data
 
 
+class SharedDevice:
+    """A name for one of the process's streams, or for nothing (`NULL`)."""
+
+    __slots__ = ("inode", "stream")
+
+    def __init__(self, inode: int, stream: int) -> None:
+        self.inode = inode
+        self.stream = stream
+
+
 class SharedFolder:
     """Entries by name, in the order of the paths that made them."""
 
@@ -26,27 +36,35 @@ class SharedFolder:
 
     def __init__(self, inode: int) -> None:
         self.inode = inode
-        self.entries: dict[str, SharedFile | SharedFolder] = {}
+        self.entries: dict[str, SharedDevice | SharedFile | SharedFolder] = {}
 
 
-NO_FILES: Final = SharedFolder(1)
+NULL: Final = 3
+DEVICES: Final = ("stdin", "stdout", "stderr", "null")  # by number of the stream; in the folder `dev`
+_DEV: Final = "dev"
 
 
 def shared_folder(files: Iterable[tuple[str, bytes]]) -> SharedFolder:
-    """Return the root of a tree of files, given by path without a leading slash; no path is a folder and a file."""
-    root = SharedFolder(1)
-    inode = 1
+    """Return the root of a tree of files, given by path without a leading slash; no path is a folder and a file.
+
+    The devices are in it, too, unless files have their names.
+    """
+    root, dev = SharedFolder(1), SharedFolder(2)
+    dev.entries.update({name: SharedDevice(3 + stream, stream) for stream, name in enumerate(DEVICES)})
+    root.entries[_DEV] = dev
+    inode = 2 + len(DEVICES)
     for path, data in sorted(files):
         *folders, name = path.split("/")
         folder = root
         for part in folders:
             inside = folder.entries.get(part)
-            if inside is None:
+            if not isinstance(inside, SharedFolder):  # nothing yet, or a device
                 inode += 1
                 inside = folder.entries[part] = SharedFolder(inode)
-            assert isinstance(inside, SharedFolder), "the bundle was checked"
             folder = inside
         inode += 1
-        assert name not in folder.entries, "the bundle was checked"
         folder.entries[name] = SharedFile(inode, data)
     return root
+
+
+NO_FILES: Final = shared_folder(())
