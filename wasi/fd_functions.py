@@ -30,7 +30,7 @@ from rota.wasi.errno import (
 )
 from rota.wasi.files import FileNode, FolderNode, Node, is_shared
 from rota.wasi.guest_access import GuestAccess, charge_copy, load, store, store_u32, store_u64, vectors
-from rota.wasi.process import STDIN, Process
+from rota.wasi.process import Process
 
 APPEND: Final = 1
 _FLAGS: Final = 0x1F  # of a descriptor; beside APPEND they ask for what is always so: nothing blocks, nothing is late
@@ -172,11 +172,10 @@ def _read_stream(
     process: Process, guest: GuestAccess, stream: StandardStream, buffers: int, count: int, out: int
 ) -> int:
     wanted = vectors(guest, buffers, count)
-    left = process.stdin_left() if stream.number == STDIN else 0
-    size = min(left, sum([length for _, length in wanted]))
+    size = process.readable(stream.number, sum([length for _, length in wanted]))
     guest.charge(size * BYTE_FUEL)
     store_u32(guest, out, size)
-    _scatter(guest, wanted, process.read_stdin(size))
+    _scatter(guest, wanted, process.read_stream(stream.number, size))
     return SUCCESS
 
 

@@ -26,7 +26,7 @@ from rota.wasi.descriptors import (
 from rota.wasi.files import FileNode, FileSystem, FolderNode
 from rota.wasi.program import Program
 from rota.wasi.tensor_files import TensorSource, tensor_folder
-from rota.wasi.shared_files import NULL
+from rota.wasi.shared_files import NULL, RANDOM
 
 STDIN: Final = 0
 STDOUT: Final = 1
@@ -128,22 +128,28 @@ class Process:
 
     # --- streams --------------------------------------------------------------------------------------------------
 
-    def stdin_left(self) -> int:
-        return len(self._stdin) - self._stdin_read
+    def readable(self, stream: int, wanted: int) -> int:
+        """Return how many of the wanted bytes a stream has."""
+        if stream == STDIN:
+            return min(wanted, len(self._stdin) - self._stdin_read)
+        return wanted if stream == RANDOM else 0
 
-    def read_stdin(self, size: int) -> bytes:
-        data = self._stdin[self._stdin_read : self._stdin_read + size]
-        self._stdin_read += len(data)
-        return data
+    def read_stream(self, stream: int, size: int) -> bytes:
+        """Return bytes that are `readable`."""
+        if stream == RANDOM:
+            return self.chance(size)
+        start = self._stdin_read
+        self._stdin_read += size
+        return self._stdin[start : start + size]
 
-    def write_stream(self, number: int, data: bytes) -> None:
-        if number == NULL:
+    def write_stream(self, stream: int, data: bytes) -> None:
+        if stream in (NULL, RANDOM):
             return
-        if number == STDOUT and self._stdout_max is not None:
+        if stream == STDOUT and self._stdout_max is not None:
             # One byte more than allowed shows that there was too much; the rest need not be kept.
             self._stdout += data[: max(0, self._stdout_max + 1 - len(self._stdout))]
         else:
-            self._log(number, data)
+            self._log(stream, data)
 
     def stdout(self) -> bytes:
         return bytes(self._stdout)

@@ -10,12 +10,13 @@ from rota.wasi.costs import EVENT_FUEL
 from rota.wasi.descriptors import FD_READ, FD_WRITE, OpenFile, StandardStream
 from rota.wasi.errno import EBADF, EFAULT, EINVAL, ENOSYS, ENOTSOCK, ENOTSUP, SUCCESS, Refusal
 from rota.wasi.guest_access import GuestAccess, charge_copy, load, store, store_u32, store_u64
-from rota.wasi.process import CLOCK_STEP_NS, STDIN, Process, ProcessExit
+from rota.wasi.process import CLOCK_STEP_NS, Process, ProcessExit
 
 REALTIME, MONOTONIC, PROCESS_TIME, THREAD_TIME = range(4)
 CLOCK_EVENT, READ_EVENT, WRITE_EVENT = range(3)
 _ABSOLUTE_TIME: Final = 1
 _HANGUP: Final = 1
+_READY_BYTES: Final = 65_536  # what a poll says at most
 
 _SUBSCRIPTION: Final = struct.Struct("<QB7xI4xQQH6x")  # userdata, tag, clock or descriptor, timeout, precision, flags
 _EVENT: Final = struct.Struct("<QHB5xQH6x")  # userdata, errno, type, bytes, flags
@@ -138,9 +139,9 @@ def _readiness(process: Process, tag: int, number: int) -> tuple[int, int, int, 
     if not descriptor.rights & (FD_READ if tag == READ_EVENT else FD_WRITE):
         return EBADF, tag, 0, 0
     if tag == WRITE_EVENT:
-        return SUCCESS, tag, 65_536, 0
+        return SUCCESS, tag, _READY_BYTES, 0
     if isinstance(descriptor, StandardStream):
-        left = process.stdin_left() if descriptor.number == STDIN else 0
+        left = process.readable(descriptor.number, _READY_BYTES)
         return SUCCESS, tag, left, 0 if left else _HANGUP
     assert isinstance(descriptor, OpenFile)
     return SUCCESS, tag, max(0, descriptor.node.size - descriptor.position), 0

@@ -20,7 +20,7 @@ class SharedFile:
 
 
 class SharedDevice:
-    """A name for one of the process's streams, or for nothing (`NULL`)."""
+    """A name in the folder `dev` for a stream: one of the process's own, `NULL` or `RANDOM`."""
 
     __slots__ = ("inode", "stream")
 
@@ -39,8 +39,8 @@ class SharedFolder:
         self.entries: dict[str, SharedDevice | SharedFile | SharedFolder] = {}
 
 
-NULL: Final = 3
-DEVICES: Final = ("stdin", "stdout", "stderr", "null")  # by number of the stream; in the folder `dev`
+NULL, RANDOM = 3, 4  # behind the standard streams: nothing, and the task's chance
+DEVICES: Final = (("stdin", 0), ("stdout", 1), ("stderr", 2), ("null", NULL), ("random", RANDOM), ("urandom", RANDOM))
 _DEV: Final = "dev"
 
 
@@ -50,7 +50,7 @@ def shared_folder(files: Iterable[tuple[str, bytes]]) -> SharedFolder:
     The devices are in it, too, unless files have their names.
     """
     root, dev = SharedFolder(1), SharedFolder(2)
-    dev.entries.update({name: SharedDevice(3 + stream, stream) for stream, name in enumerate(DEVICES)})
+    dev.entries.update({name: SharedDevice(3 + place, stream) for place, (name, stream) in enumerate(DEVICES)})
     root.entries[_DEV] = dev
     inode = 2 + len(DEVICES)
     for path, data in sorted(files):
