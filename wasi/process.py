@@ -25,8 +25,8 @@ from rota.wasi.descriptors import (
 )
 from rota.wasi.files import FileNode, FileSystem, FolderNode
 from rota.wasi.program import Program
-from rota.wasi.tensor_files import TensorSource, tensor_folder
 from rota.wasi.shared_files import NULL, RANDOM
+from rota.wasi.tensor_files import TensorSource, tensor_folder
 
 STDIN: Final = 0
 STDOUT: Final = 1

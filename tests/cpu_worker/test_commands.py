@@ -137,7 +137,7 @@ def test_the_same_in_another_process(world: Any, run: Any, command: Any) -> None
     here = repr(run(world.executor(), code, *payloads).outcomes)
     program = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]
 from pathlib import Path
 from conftest import LANE_SEED, World, make_task
 from rota.common.work import *
