@@ -137,9 +137,9 @@ def test_the_same_in_another_process(world: Any, run: Any, command: Any) -> None
     here = repr(run(world.executor(), code, *payloads).outcomes)
     program = f"""
 import sys
-sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]
+sys.path.insert(0, {str(Path(__file__).parents[1] / "kits")!r})
 from pathlib import Path
-from conftest import LANE_SEED, World, make_task
+from sandbox_kit import LANE_SEED, World, make_task
 from rota.common.work import *
 world = World(Path({str(world.modules_dir)!r}), Path({str(world.artefacts_dir)!r}))
 code = Code(bytes.fromhex({code.digest.hex()!r}), "command")
