@@ -1,0 +1,231 @@
+// Package rota is the SDK for Rota agents in Go. It uses the standard library only.
+//
+//	package main
+//
+//	import ("fmt"; "rota")
+//
+//	func init() { rota.Handle(agent) }
+//	func main() {}
+//
+//	func agent(ctx *rota.Context) {
+//		count := ctx.State.IntOr(0) + 1
+//		ctx.State = rota.Of(count)
+//		ctx.Reply(fmt.Sprint(count))
+//	}
+//
+// A handler reads ctx.Message and ctx.State, says what should happen, and returns; then all of it happens, or none. A
+// panic is an `error` with code `panic`. Build with GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared. docs/SDK.md
+// describes the shape, docs/AGENTS.md the arrays beneath.
+package rota
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// Priority is -8 (last) to 7 (first); tensors are given by index.
+type options struct {
+	priority int64
+	tensors  []uint32
+}
+
+// An Option may follow a payload.
+type Option func(*options)
+
+func Priority(priority int64) Option   { return func(all *options) { all.priority = priority } }
+func Tensors(indices ...uint32) Option { return func(all *options) { all.tensors = indices } }
+
+func chosen(given []Option) options {
+	var all options
+	for _, option := range given {
+		option(&all)
+	}
+	return all
+}
+
+// Context has one message, the agent's state, and the verbs. State is none at first; what it is when the handler returns
+// is what the next message sees. A payload is []byte or string, which travel as they are, or anything that Of takes, as
+// MessagePack.
+type Context struct {
+	Message *Message
+	State   Value
+
+	emits         packer
+	emitCount     int
+	result        []byte
+	resultTensors []uint32
+}
+
+// Emit sends a message that gets no answer.
+func (ctx *Context) Emit(target string, payload any, given ...Option) {
+	ctx.send("tell", target, payload, -1, given)
+}
+
+// Ask sends a message whose outcome comes back as a later one. It returns what its ReplyTo.Emit will be.
+func (ctx *Context) Ask(target string, payload any, given ...Option) int {
+	return ctx.send("ask", target, payload, -1, given)
+}
+
+// Timer gets the payload back as a message of kind timer, delayMs after this message's NowMs.
+func (ctx *Context) Timer(delayMs int64, payload any) {
+	ctx.send("timer", ctx.Message.Address, payload, delayMs, nil)
+}
+
+// Reply sets the result of the task; the last call counts.
+func (ctx *Context) Reply(payload any, given ...Option) {
+	ctx.result = payloadOf(payload)
+	ctx.resultTensors = chosen(given).tensors
+}
+
+// Fail ends the task as `error` at once: the state stays as it was, nothing is sent.
+func (ctx *Context) Fail(code, message string) { fail(code, message) }
+
+// Log writes a line for the operator, at once.
+func (ctx *Context) Log(text string) {
+	hostLog(unsafe.Pointer(unsafe.StringData(text)), uint32(len(text)))
+}
+
+// Tensor makes a tensor of data (C order, little-endian) that Emit, Ask and Reply may name.
+func (ctx *Context) Tensor(dtype string, shape []uint64, data []byte) *Tensor {
+	index := hostTensorNew(
+		unsafe.Pointer(unsafe.StringData(dtype)), uint32(len(dtype)),
+		unsafe.Pointer(unsafe.SliceData(shape)), uint32(len(shape)),
+		unsafe.Pointer(unsafe.SliceData(data)), uint32(len(data)),
+	)
+	if index < 0 {
+		fail("bad_tensor", "dtype, shape and data do not fit, or there are too many tensors")
+	}
+	return &Tensor{Index: uint32(index), Dtype: dtype, Shape: shape}
+}
+
+func (ctx *Context) send(kind, target string, payload any, delayMs int64, given []Option) int {
+	all := chosen(given)
+	out := &ctx.emits
+	if delayMs < 0 {
+		out.array(5)
+	} else {
+		out.array(6)
+	}
+	out.text(target)
+	out.bin(payloadOf(payload))
+	out.int(all.priority)
+	out.text(kind)
+	out.indices(all.tensors)
+	if delayMs >= 0 {
+		out.uint(uint64(delayMs))
+	}
+	ctx.emitCount++
+	return ctx.emitCount - 1
+}
+
+func (ctx *Context) output(before []byte) []byte {
+	var out, state packer
+	state.value(ctx.State.held)
+	if len(ctx.resultTensors) == 0 {
+		out.array(6)
+	} else {
+		out.array(7)
+	}
+	out.uint(1)
+	out.uint(0)
+	if before == nil {
+		before = []byte{0xc0}
+	}
+	if string(state.bytes) == string(before) {
+		out.nil()
+	} else {
+		out.bin(state.bytes)
+	}
+	if ctx.result == nil {
+		out.nil()
+	} else {
+		out.bin(ctx.result)
+	}
+	out.array(ctx.emitCount)
+	out.bytes = append(out.bytes, ctx.emits.bytes...)
+	out.array(0) // the log is written by then
+	if len(ctx.resultTensors) > 0 {
+		out.indices(ctx.resultTensors)
+	}
+	return out.bytes
+}
+
+func payloadOf(payload any) []byte {
+	switch held := Of(payload).held.(type) {
+	case string:
+		return []byte(held)
+	case []byte:
+		if held == nil {
+			return []byte{}
+		}
+		return held
+	default:
+		var out packer
+		out.value(held)
+		return out.bytes
+	}
+}
+
+var (
+	handler func(*Context)
+	input   []byte
+	answer  []byte
+)
+
+// Handle makes a function the handler of this module. Call it in init.
+func Handle(agent func(*Context)) { handler = agent }
+
+//go:wasmimport rota log
+func hostLog(text unsafe.Pointer, size uint32)
+
+//go:wasmimport rota fail
+func hostFail(code unsafe.Pointer, codeSize uint32, message unsafe.Pointer, messageSize uint32)
+
+//go:wasmimport rota tensor_read
+func hostTensorRead(index uint32, offset uint64, to unsafe.Pointer, size uint32) int32
+
+//go:wasmimport rota tensor_new
+func hostTensorNew(
+	dtype unsafe.Pointer, dtypeSize uint32, shape unsafe.Pointer, rank uint32, data unsafe.Pointer, size uint32,
+) int32
+
+func fail(code, message string) {
+	hostFail(
+		unsafe.Pointer(unsafe.StringData(code)), uint32(len(code)),
+		unsafe.Pointer(unsafe.StringData(message)), uint32(len(message)),
+	)
+	panic("the host ends the task in rota.fail")
+}
+
+//go:wasmexport rota_alloc
+func alloc(size uint32) unsafe.Pointer {
+	input = make([]byte, max(size, 1))
+	return unsafe.Pointer(unsafe.SliceData(input))
+}
+
+//go:wasmexport rota_step
+func step(data unsafe.Pointer, size uint32) uint64 {
+	defer func() {
+		if reason := recover(); reason != nil {
+			fail("panic", fmt.Sprint(reason))
+		}
+	}()
+	if handler == nil {
+		fail("no_handler", "call rota.Handle(agent) in init")
+	}
+	message, before, ok := readMessage(unsafe.Slice((*byte)(data), size))
+	if !ok {
+		fail("abi", "this agent knows version 1 of the input array only")
+	}
+	ctx := &Context{Message: message}
+	if before != nil {
+		held, ok := unpack(before)
+		if !ok {
+			fail("bad_state", "the state is not one MessagePack value")
+		}
+		ctx.State = Value{held}
+	}
+	handler(ctx)
+	answer = ctx.output(before)
+	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(answer))))<<32 | uint64(len(answer))
+}
