@@ -14,6 +14,7 @@ import pytest
 from sdk_cases import CASES, EXAMPLES, LANE_SEED, Case
 from sdk_languages import LANGUAGES, Language
 
+from rota.common.code_kinds import IS_MODULE, KINDS, content_file
 from rota.common.digests import digest
 from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome
 from rota.cpu_worker import abi
@@ -57,8 +58,9 @@ class Runner:
         found = self._codes.get((language.name, example))
         if found is None:
             content = language.content(example)
-            for data in (content.data, *content.beside):
-                (self._modules / f"{digest(data).hex()}.wasm").write_bytes(data)
+            own = KINDS[language.kind].content
+            for data, kind in ((content.data, own), *((data, IS_MODULE) for data in content.beside)):
+                (self._modules / content_file(digest(data), kind)).write_bytes(data)
             found = Code(digest(content.data), language.kind, limits=LIMITS)
             self._executor.prepare(found, example)
             self._codes[language.name, example] = found
