@@ -6,6 +6,7 @@ one-shot process (compile_main.py). If the folder cannot be read or written, cod
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from rota.cpu_worker.artefacts import Artefacts
 from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID, RUNTIME
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.profile import artefact_scope
+
+log = logging.getLogger(__name__)
 
 SUFFIX: Final = ".native"
 _MADE_MAX: Final = 4
@@ -152,13 +155,15 @@ def compile_apart(
     text = said.decode(errors="replace").strip()
     if process.returncode == EXIT_INVALID:
         raise CodeError(f"module {short} is not WebAssembly of the profile in docs/AGENTS.md: {text}")
+    # What a process says that ran into a limit shows paths of this host, and the error goes to whoever deployed.
+    log.warning("the compiler of module %s ended with %d: %s", short, process.returncode, text[-500:])
     short_of = why_memory_is_short(COMPILE_MEMORY_BYTES_MAX)
     if short_of:
         raise CodeError(
             f"the compiler of module {short} ended with {process.returncode}, and {short_of}: it may need up to "
-            f"{COMPILE_MEMORY_BYTES_MAX} bytes, so give this worker more memory. {text[-500:]}"
+            f"{COMPILE_MEMORY_BYTES_MAX} bytes, so give this worker more memory"
         )
     raise CodeError(
         f"the compiler of module {short} ended with {process.returncode}: probably over {ms_max} ms of "
-        f"processor time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller. {text[-500:]}"
+        f"processor time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller"
     )

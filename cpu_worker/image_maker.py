@@ -183,10 +183,12 @@ class ImageMaker:
         if process.returncode == EXIT_INVALID:
             raise CodeError(_shortened(text))
         self._check_going_on()
+        # What a process says that ran into a limit shows paths of this host, and the error goes to whoever deployed.
+        log.warning("the process that loads %s ended with %d: %s", what, process.returncode, text[-500:])
         short_of = why_memory_is_short(IMAGE_MEMORY_BYTES)
         raise CodeError(
             f"the process that loads {what} ended with {process.returncode}{', and ' + short_of if short_of else ''}: "
-            f"probably over its memory or {IMAGE_MS_MAX} ms of processor time. {text[-500:]}"
+            f"probably over its memory or {IMAGE_MS_MAX} ms of processor time"
         )
 
     def _hold(self, digest: bytes, compiled: CompiledProgram, image: Image) -> None:
