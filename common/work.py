@@ -105,7 +105,7 @@ class Limits(NamedTuple):
     memory_bytes: Annotated[int, Meta(ge=1 << 16, le=limits.MEMORY_BYTES_MAX)] = 64 << 20
     timeout_ms: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_MS_MAX)] = 10_000
     emits_max: EmitsMax = 64
-    result_bytes: Annotated[int, Meta(ge=0, le=limits.OUTPUT_BYTES_MAX)] = 1 << 20
+    result_bytes: Annotated[int, Meta(ge=0, le=limits.OUTPUT_BYTES_MAX)] = limits.OUTPUT_BYTES_MAX
     state_bytes: Annotated[int, Meta(ge=0, le=limits.OUTPUT_BYTES_MAX)] = 1 << 20
     log_bytes: Annotated[int, Meta(ge=0, le=limits.PAYLOAD_BYTES_MAX)] = 16 << 10
     growth_bytes: GrowthBytes = limits.GROWTH_BYTES_DEFAULT  # see budget.py

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ SESSION_SECONDS_MAX = 2400
 _PROCESSES_MAX = 4  # more gain little: some tests start a dozen processes of their own
 _TAKEN = REPOSITORY / ".cache" / "test-seconds.json"  # the times of whole runs here, by kind of run
 _FIRST_RUN = {"all": "5 to 25 minutes, less the more cores there are", "fast": "2 to 10 minutes"}
+_RUNTIMES = ("python", "javascript")
+_FETCH_SECONDS_MAX = 180
+RUNTIMES = REPOSITORY / ".cache" / "runtimes"  # where tests find them; tests/conftest.py names the same folder
 TOTAL_SECONDS_MAX = SESSION_SECONDS_MAX + 180
 
 
@@ -50,6 +54,23 @@ def _read(taken: Path) -> dict[str, int]:
     except (OSError, ValueError):
         return {}
     return {what: found[what] for what in _FIRST_RUN if isinstance(found, dict) and type(found.get(what)) is int}
+
+
+def fetch_runtimes(python: Path) -> None:
+    """Fetch the runtimes that tests of sources use, once, if npm is here. Without them these tests are skipped."""
+    environment = {"ROTA_RUNTIMES": str(RUNTIMES), **os.environ}
+    folder = Path(environment["ROTA_RUNTIMES"])
+    if len(list(folder.glob("*.wasm"))) >= len(_RUNTIMES) or shutil.which("npm") is None:
+        return
+    for name in _RUNTIMES:
+        print(f"test: fetching the runtime {name}, once, into {folder}", flush=True)
+        command = [str(python), "-m", "rota.cli", "runtime", "fetch", name, "--no-progress"]
+        try:
+            subprocess.run(
+                command, cwd=REPOSITORY, env=environment, timeout=_FETCH_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            print(f"test: {name} did not come in {_FETCH_SECONDS_MAX} s; its tests are skipped", flush=True)
 
 
 def run_pytest(python: Path, arguments: list[str]) -> int:
@@ -102,6 +123,7 @@ def main() -> int:
     if not arguments:
         say_how_long(what)
     started = time.monotonic()
+    fetch_runtimes(python)
     failed = run_checks(python, with_types=not options.fast)
     chosen = ["-m", "not processes"] if options.fast else []
     status = run_pytest(python, chosen + (arguments or side_by_side()))

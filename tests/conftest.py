@@ -27,6 +27,9 @@ faulthandler.enable()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Runtimes, and what is compiled of them, are kept for all tests and for later runs. `test.py` fetches them there.
+os.environ.setdefault("ROTA_RUNTIMES", str(Path(__file__).resolve().parents[1] / ".cache" / "runtimes"))
+
 # The path of a unix socket may have 107 bytes on Linux, 103 on macOS, including the names below a run folder.
 RUN_DIR_CHARS_MAX = 60
 LEFTOVER_SECONDS_MAX = 5.0
