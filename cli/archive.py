@@ -14,7 +14,7 @@ from rota.cli.output import Progress, cell, counted, print_facts, print_json
 if TYPE_CHECKING:
     from rota.runs.archive import Packed
 
-_NEEDED = ("modules", "models", "tensors")
+_NEEDED = ("modules", "bundles", "models", "tensors")
 
 
 @click.command("export")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rota.common.bundle import Bundle, encode_bundle, new_bundle
+from rota.common.bundle import Bundle, decode_bundle, encode_bundle, new_bundle
 from rota.common.code_kinds import IS_BUNDLE, KEPT_KINDS, KINDS
 from rota.common.component_binary import is_component
 from rota.common.digests import digest
@@ -26,6 +26,7 @@ Parts = Mapping[bytes, Callable[[], bytes]]
 """How to get the bytes behind each digest: a runtime is read only if the other side does not have it."""
 
 _EXTRAS: Final = ("args", "env", "files", "with_", "entry", "runtime")
+_WASM: Final = b"\0asm"
 _SOURCE_ONLY: Final = ("with_", "entry", "runtime")
 
 
@@ -66,8 +67,9 @@ def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Conte
     """Return what a deploy of a file, folder or module binds. `kind` None: found by what it is.
 
     A file with the suffix of a language and a folder are a source; of WASM, a component is a component, a module with
-    `_start` and without `rota_step` a command, all else an agent. Raises `CodeError` for what cannot be deployed, and
-    when its part is asked for `ConfigError` for a runtime that was not fetched.
+    `_start` and without `rota_step` a command, all else an agent. Bytes of kind source, and of kind command if they are
+    no WASM, are a bundle that was made before, whose program must be there already. Raises `CodeError` for what cannot
+    be deployed, and when its part is asked for `ConfigError` for a runtime that was not fetched.
     """
     if not isinstance(module, bytes | str | os.PathLike):
         raise CodeError(f"module={shown(module)}: give the path of a file or folder, or the bytes of a module")
@@ -76,11 +78,11 @@ def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Conte
     path = None if isinstance(module, bytes) else Path(module)
     if kind is None and path is not None and is_source(path):
         kind = SOURCE
-    if kind == SOURCE:
-        if path is None:
-            raise CodeError("a source is given by its path: a file, or a folder with a main file")
+    if kind == SOURCE and path is not None:
         return _source(path, extras)
     data = module if isinstance(module, bytes) else read_file(Path(module))
+    if kind == SOURCE or (kind == COMMAND and path is None and not data.startswith(_WASM)):
+        return _made(data, kind, extras)
     kind = kind_of_wasm(data) if kind is None else kind
     wrong = [name for name in extras.named() if KINDS[kind].content != IS_BUNDLE or name in _SOURCE_ONLY]
     if wrong:
@@ -143,6 +145,14 @@ def _source(path: Path, extras: Extras) -> Content:
         files=_more_files(extras),
     )
     return _content(SOURCE, found.bundle, lambda: runtime_bytes(found.runtime))
+
+
+def _made(data: bytes, kind: str, extras: Extras) -> Content:
+    if extras.named():
+        name = extras.named()[0].rstrip("_")
+        raise CodeError(f"{name} is for what a bundle is made of, and this is one: leave it out")
+    decode_bundle(data)
+    return Content(kind, digest(data), {digest(data): lambda: data})
 
 
 def _content(kind: str, bundle: Bundle, program: Callable[[], bytes]) -> Content:

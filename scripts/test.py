@@ -66,9 +66,10 @@ def fetch_runtimes(python: Path) -> None:
         print(f"test: fetching the runtime {name}, once, into {folder}", flush=True)
         command = [str(python), "-m", "rota.cli", "runtime", "fetch", name, "--no-progress"]
         try:
-            subprocess.run(
-                command, cwd=REPOSITORY, env=environment, timeout=_FETCH_SECONDS_MAX, stdout=subprocess.DEVNULL, check=False
-            )  # fmt: skip
+            with open(os.devnull, "wb") as nowhere:
+                subprocess.run(
+                    command, cwd=REPOSITORY, env=environment, stdout=nowhere, timeout=_FETCH_SECONDS_MAX, check=False
+                )
         except subprocess.TimeoutExpired:
             print(f"test: {name} did not come in {_FETCH_SECONDS_MAX} s; its tests are skipped", flush=True)
 

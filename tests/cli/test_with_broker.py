@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from onnx import TensorProto, helper
+from wasi_programs import CAT
 
 from rota.cli.exits import ExitCode
 from rota.client import Client
+from rota.common.bundle import encode_bundle, new_bundle
+from rota.common.digests import digest
 
 ECHO = Path(__file__).parents[2] / "examples" / "agents" / "echo.wasm"
 
@@ -116,6 +119,32 @@ def test_the_doctor_misses_a_bound_module(broker: Path) -> None:
         for file in (broker / "modules").glob("*.wasm"):
             file.unlink()
     assert "rota deploy echo FILE --lane main" in found[0]["remedy"]
+
+
+def test_code_is_sent_once_and_what_is_lost_is_found(
+    broker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: a command line deploys commands and sources to a broker, and names what is missing. Method: a program with
+    arguments, deployed twice; a source whose runtime nobody has; then the program's file removed.
+    """
+    program = tmp_path / "cat.wasm"
+    program.write_bytes(CAT)
+    (tmp_path / "in.txt").write_text("in", encoding="utf-8")
+    given = ("--arg", "-n", "--env", "K=v", "--file", f"in.txt={tmp_path}/in.txt")
+    for _ in range(2):
+        assert ended(broker, "deploy", "cat", str(program), "--no-check", *given) == (ExitCode.OK, "")
+    bundle = new_bundle(digest(CAT), args=("-n",), env={"K": "v"}, files={"in.txt": b"in"})
+    kept = {path.name: path.read_bytes() for path in (broker / "modules").iterdir()}
+    encoded = encode_bundle(bundle)
+    assert kept == {f"{digest(CAT).hex()}.wasm": CAT, f"{digest(encoded).hex()}.bundle": encoded}
+    (tmp_path / "planner.py").write_text("x = 1", encoding="utf-8")
+    monkeypatch.setenv("ROTA_RUNTIMES", str(tmp_path / "none"))
+    code, err = ended(broker, "deploy", "planner", str(tmp_path / "planner.py"), "--no-check")
+    assert (code, "`rota runtime fetch python`" in err) == (ExitCode.CONFIG, True), err
+    (broker / "modules" / f"{digest(CAT).hex()}.wasm").unlink()
+    done = subprocess.run(rota(broker, "doctor", "--json"), capture_output=True, text=True, timeout=60, check=False)
+    (found,) = [one for one in json.loads(done.stdout) if one["check"] == "modules"]
+    assert f"{digest(CAT).hex()}.wasm" in found["message"]
 
 
 def test_a_task_cancelled_in_a_paused_lane_has_its_result(broker: Path) -> None:

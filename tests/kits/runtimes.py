@@ -1,4 +1,4 @@
-"""The fetched runtimes, for tests of sources. A test that needs one that is not here is skipped, and says how to get it.
+"""The fetched runtimes, for tests of sources. A test whose runtime is not here is skipped, and says how to get it.
 
 tests/conftest.py names their folder. What is compiled of them is kept there too, so only the first run compiles.
 """

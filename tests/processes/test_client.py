@@ -16,7 +16,9 @@ from typing import Any
 import numpy
 import onnx
 import pytest
+from wasi_programs import CAT
 
+from rota import local
 from rota.cli.__main__ import main
 from rota.client import (
     AsyncClient,
@@ -95,6 +97,29 @@ def test_tasks_there_and_back(rota_up: Start, run_dir: Path) -> None:
         idle = client.wait_idle(timeout_s=30)
         assert idle["retired"] == idle["stamped"] == client.status()["next_seq"] - 1
         assert client.digest()["digest"] == idle["digest"]
+
+
+def test_a_command_is_sent_with_its_program(rota_up: Start, run_dir: Path) -> None:
+    """Goal: a bundle reaches a worker through a real broker, and what is there is not sent again. Method: a command, a
+    second binding of the same program, and its digest beside that of a local lane.
+    """
+    rota_up(run_dir)
+    with Client(run_dir) as client:
+        assert client.deploy("cat", CAT)["kind"] == "command"
+        client.deploy("also", CAT, args=["more"])
+        assert client.submit("cat", b"hello").result(30).payload == b"hello"
+        assert client.submit("also", b"again").result(30).payload == b"again"
+        with pytest.raises(CodeError, match="reuse is not for kind command"):
+            client.deploy("cat", CAT, reuse=True)
+        found = client.digest()["digest"]
+    assert sorted(path.suffix for path in (run_dir / "modules").iterdir()) == [".bundle", ".bundle", ".wasm"]
+    with local.open_lane() as lane:
+        lane.deploy("cat", CAT)
+        lane.deploy("also", CAT, args=["more"])
+        lane.submit("cat", b"hello")
+        lane.submit("also", b"again")
+        lane.run()
+        assert lane.digest == found
 
 
 def test_errors_are_typed(rota_up: Start, run_dir: Path) -> None:
