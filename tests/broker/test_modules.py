@@ -44,7 +44,8 @@ def test_what_is_sent_is_kept_once_under_its_digest(store: ModuleStore, tmp_path
     assert (tmp_path / found[0]).read_bytes() == PROGRAM
     for data, named, said in (
         (PROGRAM, bytes(32), "not the one that was announced"),
-        (b"text", digest(b"text"), "this is no bundle"),
+        (b"text", digest(b"text"), "no WebAssembly module"),
+        (b"\x96\x01", digest(b"\x96\x01"), "this is no bundle"),
     ):
         with pytest.raises(CodeError, match=said):
             store.keep(named, data)
