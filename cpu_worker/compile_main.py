@@ -37,7 +37,7 @@ def main() -> int:
         sys.stderr.write(f"larger than {MODULE_BYTES_MAX} bytes")
         return EXIT_INVALID
     try:
-        configure = copy_images if COPIED_IMAGES in sys.argv else None
+        configure = _copy_images if COPIED_IMAGES in sys.argv else None
         if COMPONENT in sys.argv:
             compiled = bytes(Component(new_component_engine(configure), wasm).serialize())
         else:
@@ -49,8 +49,7 @@ def main() -> int:
     return 0
 
 
-def copy_images(config: Config) -> None:
-    """Make the code of an engine with this config copy the images of memories."""
+def _copy_images(config: Config) -> None:
     config.memory_init_cow = False
 
 

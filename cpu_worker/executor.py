@@ -29,6 +29,7 @@ from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode, check_
 from rota.cpu_worker.guest_memory import guest_memories
 from rota.cpu_worker.host_calls import task_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
+from rota.cpu_worker.image_guest import PreparedSource
 from rota.cpu_worker.image_maker import ImageMaker
 from rota.cpu_worker.outcome_tensors import keep_tensors
 from rota.cpu_worker.profile import fingerprint, new_engine
@@ -92,6 +93,8 @@ class WasmExecutor:
             raise CodeError(f"{fault.message}: no task could run; deploy it with more (--memory)") from None
         if code.reuse:
             check_reuse(self._sandbox, prepared, code, address)
+        if isinstance(prepared, PreparedSource):
+            return {"kind": code.kind, "runtime": prepared.call, "memory_bytes_min": prepared.memory_bytes_min}
         return {
             "kind": code.kind,
             "alloc": prepared.alloc,

@@ -11,7 +11,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import addressof, byref, c_uint64
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from wasmtime import Engine, Linker, Module
 from wasmtime import _ffi as ffi
@@ -34,6 +34,7 @@ from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.raw_store import RawStore
 from rota.runtimes.driver import NESTED_CALLS_MAX, TABLE_ARGUMENTS_MAX, Driver, HostFunction
 from rota.wasi.program import Program
+from rota.wasi.shared_files import shared_folder
 
 _ARGUMENTS_MAX: Final = 16
 _Words: Final = c_uint64 * (_ARGUMENTS_MAX * api.WORDS_PER_VALUE)
@@ -66,7 +67,23 @@ class PreparedSource(PreparedCode):
     runtime: PreparedProgram
     values: Any  # of the globals, as an array of the C API
     note: bytes
+    bundle: SourceBundle
+
+
+class SourceBundle(NamedTuple):
+    """What the files of a deploy are to its source."""
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
     files: Mapping[str, bytes]
+
+    def program(self, driver: Driver) -> Program:
+        """Return what the source sees through WASI."""
+        return Program(
+            tuple([text.encode() for text in (*driver.args, *self.args)]),
+            tuple([f"{name}={value}".encode() for name, value in self.env.items()]),
+            shared_folder(self.files.items()),
+        )
 
 
 def link_program(engine: Engine, compiled: CompiledProgram, driver: Driver, hosts: HostCalls) -> PreparedProgram:
@@ -85,10 +102,8 @@ def link_program(engine: Engine, compiled: CompiledProgram, driver: Driver, host
     return PreparedProgram(module, program, driver, linker, functions, externs, len(compiled.native))
 
 
-def link_memory(
-    engine: Engine, runtime: PreparedProgram, image: Image, program: Program, files: Mapping[str, bytes]
-) -> PreparedSource:
-    """Return an image that is ready to run. `program` and `files`: what its tasks see."""
+def link_memory(engine: Engine, runtime: PreparedProgram, image: Image, bundle: SourceBundle) -> PreparedSource:
+    """Return an image that is ready to run."""
     module = Module.deserialize(engine, image.native)
     values = (ffi.wasmtime_val_t * len(image.globals))()
     for value, kind, bits in zip(values, runtime.program.globals, image.globals, strict=bool(image.globals)):
@@ -96,18 +111,18 @@ def link_memory(
     return PreparedSource(
         module=module,
         linked=runtime.linker.instantiate_pre(module),
-        alloc=runtime.driver.name,
+        alloc=runtime.driver.name,  # it takes its input by `call`
         call=runtime.driver.name,
         call_values=0,
         output=None,
         has_initialize=False,
         memory_bytes_min=image.pages * _PAGE_BYTES,
         native_bytes=len(image.native),
-        program=program,
+        program=bundle.program(runtime.driver),
         runtime=runtime,
         values=values,
         note=image.note,
-        files=files,
+        bundle=bundle,
     )
 
 
@@ -274,22 +289,11 @@ class ImageGuest(RawStore):
 class ImageInterpreter:
     """What a driver may do with an instance: `Interpreter` of runtimes/driver.py."""
 
-    __slots__ = ("_guest", "files")
+    __slots__ = ("_guest", "args", "env", "files")
 
     def __init__(self, guest: ImageGuest) -> None:
         self._guest = guest
-        self.files = guest.prepared.files
-
-    @property
-    def args(self) -> tuple[str, ...]:
-        prepared = self._guest.prepared
-        own = prepared.program.args[len(prepared.runtime.driver.args) :]
-        return tuple([argument.decode() for argument in own])
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        pairs = [variable.decode().partition("=") for variable in self._guest.prepared.program.env]
-        return {name: value for name, _, value in pairs}
+        self.args, self.env, self.files = guest.prepared.bundle
 
     @property
     def stack_pointer(self) -> int:

@@ -12,8 +12,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from rota.common.limits import IMAGE_MS_MAX
-from rota.cpu_worker.compile_main import EXIT_INVALID, copy_images, limit_resources
-from rota.cpu_worker.profile import IMAGE_MEMORY_BYTES, new_engine, use_large_thread_stacks
+from rota.cpu_worker.compile_main import EXIT_INVALID, limit_resources
+from rota.cpu_worker.profile import IMAGE_MEMORY_BYTES, use_large_thread_stacks
 
 if TYPE_CHECKING:
     from rota.cpu_worker.image_making import Order
@@ -47,7 +47,7 @@ def _make(order: Order) -> int:
     floats = FloatEnvironment()
     floats.begin()
     try:
-        image = make_image(new_engine(copy_images if order.copies_images else None), order, driver_named(order.driver))
+        image = make_image(order, driver_named(order.driver))
     except CodeError as error:
         sys.stderr.write(error.message)
         return EXIT_INVALID

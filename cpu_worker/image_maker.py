@@ -229,13 +229,13 @@ def _boot_files(bundle: Bundle) -> list[tuple[str, bytes]]:
 
 
 def _base_order(driver: Driver, compiled: CompiledProgram, bundle: Bundle) -> Order:
-    return Order(driver.name, compiled, None, "", driver.args, (), tuple(_boot_files(bundle)), copies_images=False)
+    return Order(driver.name, compiled, None, "", (), (), tuple(_boot_files(bundle)), copies_images=False)
 
 
 def _image_order(driver: Driver, compiled: CompiledProgram, base: Image, bundle: Bundle) -> Order:
     files = tuple([(file.path, file.data) for file in bundle.files])
-    args = (*driver.args, *bundle.args)
-    return Order(driver.name, compiled, base, bundle.entry, args, bundle.env, files, copies_images=False)
+    program = compiled._replace(memory=b"")  # only the base image begins with it
+    return Order(driver.name, program, base, bundle.entry, bundle.args, bundle.env, files, copies_images=False)
 
 
 def _shortened(text: str) -> str:

@@ -15,15 +15,21 @@ from rota.common.errors import CodeError
 from rota.common.limits import IMAGE_BYTES_MAX
 from rota.common.work import Limits
 from rota.cpu_worker.guest import GuestExit, GuestFault, GuestStopped
+from rota.cpu_worker.guest_memory import WatchedMemories
 from rota.cpu_worker.host_calls import HostCalls, TaskFacts
 from rota.cpu_worker.image import CompiledProgram, Image
-from rota.cpu_worker.image_guest import ImageGuest, PreparedProgram, PreparedSource, link_memory, link_program
+from rota.cpu_worker.image_guest import (
+    ImageGuest,
+    PreparedProgram,
+    PreparedSource,
+    SourceBundle,
+    link_memory,
+    link_program,
+)
 from rota.cpu_worker.module_split import memory_module
-from rota.cpu_worker.profile import IMAGE_FUEL, IMAGE_MEMORY_BYTES
+from rota.cpu_worker.profile import IMAGE_FUEL, IMAGE_MEMORY_BYTES, new_engine
 from rota.cpu_worker.task_log import TaskLog
 from rota.runtimes.driver import NOTE_BYTES_MAX, Driver
-from rota.wasi.program import Program
-from rota.wasi.shared_files import shared_folder
 
 PAGE_BYTES: Final = 1 << 16
 _GAP_PAGES: Final = 64  # of zeros, for which a further data segment is worth it
@@ -53,50 +59,44 @@ def decode_order(data: bytes) -> Order:
     return _ORDER.decode(data)
 
 
-def make_image(engine: Engine, order: Order, driver: Driver) -> Image:
+def make_image(order: Order, driver: Driver) -> Image:
     """Make the image. Raises `CodeError` if the runtime does not start or the source does not load."""
-    hosts = HostCalls(engine, None)
-    runtime = link_program(engine, order.compiled, driver, hosts)
-    log = TaskLog(_LOG_BYTES)
-    program = wasi_program(order.args, order.env, order.files)
-    prepared = _begin_with(engine, order, runtime, program)
-    hosts.begin(TaskFacts(0, bytes(32), log, _LIMITS, program=program, freezes=True))
+    memories = WatchedMemories() if order.copies_images else None
+    engine = new_engine(memories.configure if memories else None)
     what = order.entry or f"the runtime {driver.name}"
+    log = TaskLog(_LOG_BYTES)
     try:
-        guest = ImageGuest(engine, prepared, hosts, memory_bytes=IMAGE_MEMORY_BYTES)
-        try:
-            tables = guest.tables()
-            note = _run(guest, order, driver)
-            if guest.tables() != tables:
-                raise CodeError(f"{what} changes a table of the runtime, which no image can hold: leave that out")
-            return _image_of(engine, guest, note, what)
-        finally:
-            guest.close()
+        return _make(engine, order, driver, what, log)
     except CodeError as error:
         raise CodeError(error.message + _said(log)) from None
     except (GuestFault, GuestExit, GuestStopped) as error:
         raise CodeError(f"{what} does not load: {_reason(error)}" + _said(log)) from None
     finally:
-        hosts.end()
+        if memories is not None and memories.refusal:  # then whatever came of it does not follow from the source
+            raise CodeError(f"{what} cannot be loaded on this host: {memories.refusal}")
 
 
-def wasi_program(
-    args: tuple[str, ...], env: tuple[tuple[str, str], ...], files: tuple[tuple[str, bytes], ...]
-) -> Program:
-    """Return what a source sees through WASI."""
-    return Program(
-        tuple([text.encode() for text in args]),
-        tuple([f"{name}={value}".encode() for name, value in env]),
-        shared_folder(files),
-    )
+def _make(engine: Engine, order: Order, driver: Driver, what: str, log: TaskLog) -> Image:
+    hosts = HostCalls(engine, None)
+    prepared = _begin_with(engine, order, link_program(engine, order.compiled, driver, hosts))
+    hosts.begin(TaskFacts(0, bytes(32), log, _LIMITS, program=prepared.program, freezes=True))
+    guest = ImageGuest(engine, prepared, hosts, memory_bytes=IMAGE_MEMORY_BYTES)
+    try:
+        tables = guest.tables()
+        note = _run(guest, order, driver)
+        if guest.tables() != tables:
+            raise CodeError(f"{what} changes a table of the runtime, which no image can hold: leave that out")
+        return _image_of(engine, guest, note, what)
+    finally:
+        guest.close()
 
 
-def _begin_with(engine: Engine, order: Order, runtime: PreparedProgram, program: Program) -> PreparedSource:
+def _begin_with(engine: Engine, order: Order, runtime: PreparedProgram) -> PreparedSource:
     image = order.source
     if image is None:
         native = bytes(Module(engine, order.compiled.memory).serialize())
         image = Image(native, order.compiled.program.memory.pages_min, (), b"", 0, 0)
-    return link_memory(engine, runtime, image, program, dict(order.files))
+    return link_memory(engine, runtime, image, SourceBundle(order.args, dict(order.env), dict(order.files)))
 
 
 def _run(guest: ImageGuest, order: Order, driver: Driver) -> bytes:

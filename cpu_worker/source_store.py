@@ -16,9 +16,8 @@ from rota.common.work import Code
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.host_calls import HostCalls
 from rota.cpu_worker.image import CompiledProgram
-from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, link_memory, link_program
+from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, SourceBundle, link_memory, link_program
 from rota.cpu_worker.image_maker import ImageMaker
-from rota.cpu_worker.image_making import wasi_program
 from rota.runtimes.drivers import driver_of
 
 _RUNTIMES_MAX: Final = 4
@@ -40,9 +39,8 @@ class SourceStore:
         compiled, image = self._maker.load(bundle, code.digest, lambda: self._contents.module(bundle.module))
         try:
             runtime = self._runtime(bundle, compiled)
-            files = dict(bundle.files)
-            program = wasi_program((*runtime.driver.args, *bundle.args), bundle.env, bundle.files)
-            return link_memory(self._engine, runtime, image, program, files)
+            given = SourceBundle(bundle.args, dict(bundle.env), dict(bundle.files))
+            return link_memory(self._engine, runtime, image, given)
         except WasmtimeError as error:
             raise CodeError(f"this worker cannot load the image of {bundle.entry}: {error}") from None
 
