@@ -67,10 +67,10 @@ class PreparedSource(PreparedCode):
     runtime: PreparedProgram
     values: Any  # of the globals, as an array of the C API
     note: bytes
-    bundle: SourceBundle
+    bundle: SourceFacts
 
 
-class SourceBundle(NamedTuple):
+class SourceFacts(NamedTuple):
     """What the files of a deploy are to its source."""
 
     args: tuple[str, ...]
@@ -102,7 +102,7 @@ def link_program(engine: Engine, compiled: CompiledProgram, driver: Driver, host
     return PreparedProgram(module, program, driver, linker, functions, externs, len(compiled.native))
 
 
-def link_memory(engine: Engine, runtime: PreparedProgram, image: Image, bundle: SourceBundle) -> PreparedSource:
+def link_memory(engine: Engine, runtime: PreparedProgram, image: Image, bundle: SourceFacts) -> PreparedSource:
     """Return an image that is ready to run."""
     module = Module.deserialize(engine, image.native)
     values = (ffi.wasmtime_val_t * len(image.globals))()

@@ -22,7 +22,7 @@ from rota.cpu_worker.image_guest import (
     ImageGuest,
     PreparedProgram,
     PreparedSource,
-    SourceBundle,
+    SourceFacts,
     link_memory,
     link_program,
 )
@@ -96,7 +96,7 @@ def _begin_with(engine: Engine, order: Order, runtime: PreparedProgram) -> Prepa
     if image is None:
         native = bytes(Module(engine, order.compiled.memory).serialize())
         image = Image(native, order.compiled.program.memory.pages_min, (), b"", 0, 0)
-    return link_memory(engine, runtime, image, SourceBundle(order.args, dict(order.env), dict(order.files)))
+    return link_memory(engine, runtime, image, SourceFacts(order.args, dict(order.env), dict(order.files)))
 
 
 def _run(guest: ImageGuest, order: Order, driver: Driver) -> bytes:

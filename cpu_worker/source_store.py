@@ -16,7 +16,7 @@ from rota.common.work import Code
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.host_calls import HostCalls
 from rota.cpu_worker.image import CompiledProgram
-from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, SourceBundle, link_memory, link_program
+from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, SourceFacts, link_memory, link_program
 from rota.cpu_worker.image_maker import ImageMaker
 from rota.runtimes.drivers import driver_of
 
@@ -39,7 +39,7 @@ class SourceStore:
         compiled, image = self._maker.load(bundle, code.digest, lambda: self._contents.module(bundle.module))
         try:
             runtime = self._runtime(bundle, compiled)
-            given = SourceBundle(bundle.args, dict(bundle.env), dict(bundle.files))
+            given = SourceFacts(bundle.args, dict(bundle.env), dict(bundle.files))
             return link_memory(self._engine, runtime, image, given)
         except WasmtimeError as error:
             raise CodeError(f"this worker cannot load the image of {bundle.entry}: {error}") from None
