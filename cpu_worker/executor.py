@@ -17,7 +17,19 @@ from rota.common.code_kinds import IS_COMPONENT, kind_of
 from rota.common.component_binary import HANDLE
 from rota.common.errors import CodeError
 from rota.common.limits import OUTPUT_BYTES_MAX
-from rota.common.work import COMMAND, FUNCTION, NO_OUTCOMES, Code, Done, Failed, Fold, FoldResult, Outcome, TaskInput
+from rota.common.work import (
+    COMMAND,
+    FUNCTION,
+    NO_OUTCOMES,
+    SOURCE,
+    Code,
+    Done,
+    Failed,
+    Fold,
+    FoldResult,
+    Outcome,
+    TaskInput,
+)
 from rota.cpu_worker import abi
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.command_runs import run_command
@@ -161,7 +173,8 @@ class WasmExecutor:
                 if type(outcome) is Done:
                     outcome = keep_tensors(outcome, self._sandbox.made, self._tensors)
             except GuestFault as fault:
-                log.end_with(fault.stack)
+                if fold.code.kind != SOURCE:  # its stack is the interpreter's, not the author's
+                    log.end_with(fault.stack)
                 outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None
             except GuestStopped as stopped:
                 return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
