@@ -30,6 +30,7 @@ _C_FLAGS: Final = (
 )  # fmt: skip
 _STANDARDS: Final = {"c": ("-std=c11",), "cpp": ("-std=c++20", "-fno-exceptions", "-fno-rtti")}
 _RUST_TARGET: Final = "wasm32-unknown-unknown"
+_DISTRIBUTION: Final = Path("/usr/bin")  # its Rust may have the target where one of rustup, earlier in PATH, has not
 
 
 class Command(NamedTuple):
@@ -73,7 +74,7 @@ def _zig_language(project: Project) -> Command:
         raise _missing("Zig", "pip install ziglang==0.17.1")
     words = (
         *zig, "build-exe", "-target", "wasm32-freestanding", _ZIG_CPU, "-O", "ReleaseSmall", "-fno-entry", "-rdynamic",
-        "--stack", str(_STACK_BYTES), f"-femit-bin={project.output}",
+        "-fstrip", "--stack", str(_STACK_BYTES), f"-femit-bin={project.output}",
         "--dep", "rota", "--dep", "agent", f"-Mroot={SDK}/main.zig",
         "--dep", "rota", f"-Magent={project.source}", f"-Mrota={SDK}/rota.zig",
     )  # fmt: skip
@@ -93,34 +94,34 @@ def _zig_caches(project: Project) -> dict[str, str]:
 
 
 def _rust(project: Project) -> Command:
-    cargo = _found("cargo")
-    if not cargo:
-        raise _missing("Rust", "https://rustup.rs, then rustup target add " + _RUST_TARGET, _DEBIAN_RUST)
-    compiler, linker = _rust_compiler()
-    # Distributions leave out the linker that rustup brings.
-    flags = "" if linker else "-C linker=wasm-ld -C linker-flavor=wasm-ld"
+    tools, has_linker = _rust_tools()
     target = str(project.output.parent / "cargo")
-    return Command(
-        (cargo, "build", "--release", "--target", _RUST_TARGET, "--target-dir", target),
-        {"RUSTC": compiler, **({"CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS": flags} if flags else {})},
-    )
+    environment = {"RUSTC": str(tools / "rustc")}
+    if not has_linker:  # distributions leave out the linker that rustup brings
+        environment["CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS"] = "-C linker=wasm-ld -C linker-flavor=wasm-ld"
+    words = (str(tools / "cargo"), "build", "--release", "--target", _RUST_TARGET, "--target-dir", target)
+    return Command(words, environment)
 
 
-_DEBIAN_RUST: Final = "apt-get install cargo libstd-rust-dev-wasm32 lld"
-
-
-def _rust_compiler() -> tuple[str, bool]:
-    """Return the first compiler that has the library for our target, and whether it has a linker of its own."""
-    for compiler in dict.fromkeys([_found("rustc"), shutil.which("rustc", path="/usr/bin")]):
-        if compiler is None:
+def _rust_tools() -> tuple[Path, bool]:
+    """Return the first folder with a compiler that has our target and the cargo of the same release, and whether the
+    compiler has a linker of its own.
+    """
+    found = _found("rustc")
+    folders = dict.fromkeys([*([] if found is None else [Path(found).parent]), _DISTRIBUTION])
+    missing = ["https://rustup.rs"]
+    for folder in folders:
+        compiler = folder / "rustc"
+        if not compiler.exists():
             continue
         asked = subprocess.run([compiler, "--print", "sysroot"], capture_output=True, text=True, check=False)
         library = Path(asked.stdout.strip()) / "lib" / "rustlib"
-        if (library / _RUST_TARGET).is_dir():
-            has_linker = any(library.glob("*/bin/rust-lld*"))
-            if has_linker or _found("wasm-ld"):
-                return compiler, has_linker
-    raise _missing(f"Rust's target {_RUST_TARGET}", f"rustup target add {_RUST_TARGET}", _DEBIAN_RUST)
+        has_linker = any(library.glob("*/bin/rust-lld*"))
+        if not (library / _RUST_TARGET).is_dir():
+            missing = [f"rustup target add {_RUST_TARGET}"]
+        elif (folder / "cargo").exists() and (has_linker or _found("wasm-ld")):
+            return folder, has_linker
+    raise _missing("Rust", *missing, "apt-get install cargo libstd-rust-dev-wasm32 lld")
 
 
 def _go(project: Project) -> Command:
@@ -142,10 +143,11 @@ def _assemblyscript(project: Project) -> Command:
     if not compiler:
         raise _missing("AssemblyScript", f"npm install --prefix {project.folder} assemblyscript@0.28")
     # Without --use, the compiler imports env.abort.
-    abort = f"abort={SDK}/rota/rotaAbort"
-    return Command(
-        (compiler, project.source, "-O3", "--runtime", "stub", "--use", abort, "--outFile", str(project.output))
-    )
+    abort = "abort=~lib/rota/rotaAbort"
+    return Command((
+        compiler, f"{SDK}/main.ts", "--lib", f"{SDK}/lib", "--lib", str(Path(project.source).parent), "-Osize",
+        "--runtime", "stub", "--use", abort, "-o", str(project.output),
+    ))  # fmt: skip
 
 
 def _python_component(project: Project) -> Command:
