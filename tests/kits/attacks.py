@@ -88,6 +88,7 @@ EMITTER = _agent(
 POINTER = "(call $pack (i32.load (local.get $p)) (i32.load offset=4 (local.get $p)))"
 
 
+RECURSION = "(func $deep (param i64) (result i64) (i64.add (call $deep (local.get 0)) (i64.const 1)))"
 _FOREVER = "(loop $again (br $again)) (i64.const 0)"
 _GROW = """(loop $again (br_if $again (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
   (i32.store (i32.const 0) (memory.size)) (call $pack (i32.const 0) (i32.const 4))"""
