@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
+from runtime_kit import python_runtime
 
-from rota.common.work import AGENT, CodeKind
+from rota.common.bundle import encode_bundle
+from rota.common.work import AGENT, SOURCE, CodeKind
+from rota.runtimes.bundles import source_bundle
+from rota.runtimes.folder import runtime_bytes
 
 SDK: Final = Path(__file__).resolve().parents[2] / "sdk"
 
@@ -84,6 +88,13 @@ def built_by_go(example: str) -> Content:
         return Content(target.read_bytes())
 
 
+def python_source(example: str) -> Content:
+    """Return an example in Python as a bundle, with the runtime beside it. Without the runtime, skip the test."""
+    runtime = python_runtime()
+    bundle = source_bundle(SDK / "python" / "examples" / f"{example}.py").bundle
+    return Content(encode_bundle(bundle), (runtime_bytes(runtime),))
+
+
 OUT_OF_FUEL: Final = End("fuel", "out of fuel")
 
 LANGUAGES: Final[tuple[Language, ...]] = (
@@ -113,5 +124,15 @@ LANGUAGES: Final[tuple[Language, ...]] = (
         built_by_go,
         # Its stack grows in its memory, and copying it takes the fuel before the memory ends.
         {"crash": End("error", "panic: crashed"), "deep": OUT_OF_FUEL, "spin": OUT_OF_FUEL},
+    ),
+    Language(
+        "python",
+        python_source,
+        {
+            "crash": End("error", 'ValueError: crashed\n  File "/failing.py"'),
+            "deep": End("error", 'RecursionError: maximum recursion depth exceeded\n  File "/failing.py"'),
+            "spin": OUT_OF_FUEL,
+        },
+        SOURCE,
     ),
 )

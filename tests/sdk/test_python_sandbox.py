@@ -1,0 +1,289 @@
+"""Sources in Python in the sandbox: files, chance, leaks, depth, failures, programs, tensors.
+
+test_conformance.py has the verbs. Compiled runtime and base image are shared by all tests of a user.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from runtime_kit import python_runtime
+
+from rota.broker.modules import ModuleStore
+from rota.common.bundle import encode_bundle, new_bundle
+from rota.common.digests import digest
+from rota.common.errors import CodeError
+from rota.common.work import SOURCE, Code, Done, Failed, Fold, Limits, Outcome, TaskInput, TensorRef
+from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.tensor_access import StoreTensors
+from rota.runtimes.folder import runtime_bytes
+from rota.runtimes.programs import decode_program_end, encode_program, program_path
+from rota.runtimes.python_language import LANGUAGE
+from rota.tensors.store import TensorStore
+
+NOW_MS = 1_700_000_000_000
+SEED = bytes(32)
+LIMITS = Limits()
+
+
+class Sandbox:
+    """Deploys sources and runs tasks of them, in one executor."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "modules").mkdir()
+        self._store = ModuleStore(folder / "modules")
+        self.runtime = python_runtime()
+        self._store.keep(self.runtime.digest, runtime_bytes(self.runtime))
+        self.tensors = TensorStore(folder / "tensors")
+        self.executor = WasmExecutor(
+            folder / "modules", folder / "artefacts", StoreTensors(self.tensors), lambda: time.monotonic() * 1000
+        )
+
+    def deploy(self, source: str | Mapping[str, str | bytes], **more: Any) -> Code:
+        """Return a source's code, ready to run. Raises `CodeError` as a deploy does."""
+        files = {"agent.py": source} if isinstance(source, str) else source
+        found = {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
+        bundle = new_bundle(
+            self.runtime.digest, entry=next(iter(found)), files={**found, **LANGUAGE.boot_files()}, **more
+        )
+        data = encode_bundle(bundle)
+        self._store.keep(digest(data), data)
+        code = Code(digest(data), SOURCE, limits=LIMITS)
+        self.executor.prepare(code, "test")
+        return code
+
+    def run(self, code: Code, payload: bytes = b"", *, turn: int = 1, tensors: tuple[TensorRef, ...] = ()) -> Outcome:
+        task = TaskInput(turn, "tell", None, payload, NOW_MS, None, tensors, 64, 1 << 20)
+        (outcome,) = self.executor.run(Fold(SEED, code, "agent/test", None, (task,))).outcomes
+        return outcome
+
+    def reply(self, code: Code, payload: bytes = b"", *, turn: int = 1) -> Any:
+        """Return the MessagePack value that a task replied."""
+        outcome = self.run(code, payload, turn=turn)
+        assert isinstance(outcome, Done), outcome
+        assert outcome.result is not None
+        return msgpack.unpackb(outcome.result, strict_map_key=False)
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    made = Sandbox(tmp_path_factory.mktemp("python"))
+    yield made
+    made.executor.close()
+
+
+@pytest.fixture(scope="module")
+def evaluator(sandbox: Sandbox) -> Code:
+    """An agent that executes its payload, with `ctx` and the module's own `kept`."""
+    return sandbox.deploy("kept = []\ndef agent(ctx):\n    exec(ctx.message.text, {**globals(), 'ctx': ctx})\n")
+
+
+def failure(sandbox: Sandbox, code: Code, payload: str) -> Failed:
+    outcome = sandbox.run(code, payload.encode())
+    assert isinstance(outcome, Failed), outcome
+    return outcome
+
+
+def test_files_and_packages_import_each_other(sandbox: Sandbox) -> None:
+    """Goal: a source of several files works as on the host. Method: modules, packages, data, args and environment."""
+    code = sandbox.deploy(
+        {
+            "src/main.py": (
+                "import os, sys, helper, pkg.inner, top\n"
+                "seen = [helper.NAME, pkg.inner.TEXT, top.X, open('/data/words.txt').read(), sys.argv[1:],\n"
+                "        os.environ.get('MODE'), __name__, sorted(os.listdir('/data'))]\n"
+                "def agent(ctx):\n"
+                "    open('/data/new.txt', 'w').write('x')\n"
+                "    ctx.reply([seen, sorted(os.listdir('/data'))])\n"
+            ),
+            "src/helper.py": "NAME = 'helper'\n",
+            "pkg/__init__.py": "",
+            "pkg/inner.py": "import helper\nTEXT = helper.NAME + ' inside'\n",
+            "top.py": "X = 1\n",
+            "data/words.txt": "words",
+        },
+        args=("a", "b"),
+        env={"MODE": "test"},
+    )
+    seen = ["helper", "helper inside", 1, "words", ["a", "b"], "test", "main", ["words.txt"]]
+    assert sandbox.reply(code) == [seen, ["new.txt", "words.txt"]]
+    assert sandbox.reply(code) == [seen, ["new.txt", "words.txt"]]
+
+
+def test_chance_is_the_tasks_own(sandbox: Sandbox, evaluator: Code) -> None:
+    """Goal: equal entropy gives equal chance, other entropy another. Method: every source of chance, in two turns."""
+    source = (
+        b"import os, random, secrets, uuid, time\n"
+        b"ctx.reply([random.random(), str(uuid.uuid4()), secrets.token_hex(8), os.urandom(8), random.Random().random(),"
+        b" random.SystemRandom().random()])"
+    )
+    first, again, other = (sandbox.reply(evaluator, source, turn=turn) for turn in (1, 1, 2))
+    assert first == again
+    assert not set(first) & set(other)
+    same = b"ctx.reply([hash('text'), list({'a', 'b', 'c', 'd'})])"
+    assert sandbox.reply(evaluator, same, turn=1) == sandbox.reply(evaluator, same, turn=2)
+    clocks = sandbox.reply(
+        evaluator, b"import time; a = time.time_ns(); time.sleep(60); ctx.reply([a, time.time_ns()])"
+    )
+    assert 0 <= clocks[0] - NOW_MS * 10**6 < 10**9
+    assert 60 * 10**9 <= clocks[1] - clocks[0] < 61 * 10**9
+
+
+def test_nothing_leaks_from_task_to_task(sandbox: Sandbox, evaluator: Code) -> None:
+    """Goal: a fresh instance for each task. Method: a global, a file and a module's state, changed and looked at."""
+    change = (
+        b"import json, sys; kept.append(1); open('/left', 'w').write('x'); json.left = 1; sys.setrecursionlimit(50)\n"
+        b"ctx.reply(len(kept))"
+    )
+    look = (
+        b"import json, os, sys\n"
+        b"ctx.reply([kept, os.path.exists('/left'), hasattr(json, 'left'), sys.getrecursionlimit()])"
+    )
+    fresh = [[], False, False, 1000]
+    assert sandbox.reply(evaluator, look) == fresh
+    fuel = sandbox.run(evaluator, look).fuel
+    assert sandbox.reply(evaluator, change) == sandbox.reply(evaluator, change) == 1
+    assert sandbox.reply(evaluator, look) == fresh
+    assert sandbox.run(evaluator, look).fuel == fuel
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "f = lambda n: f(n); f(0)",
+        "def f(): return max([1, 2], key=lambda x: f())\nf()",
+        "import json; json.loads('[' * 100_000)",
+        "a = []\nfor _ in range(50_000): a = [a]\nrepr(a)",
+        "class A:\n    def __repr__(self): return repr(self)\nrepr(A())",
+        "class A:\n    def __eq__(self, o): return [self] == [o]\nA() == A()",
+        "import copy\na = []\nfor _ in range(50_000): a = [a]\ncopy.deepcopy(a)",
+    ],
+)
+def test_deep_recursion_is_a_recursion_error(sandbox: Sandbox, evaluator: Code, source: str) -> None:
+    """Goal: the stack ends in the language's own error, also through C. Method: recursions of several kinds."""
+    assert failure(sandbox, evaluator, source).message.startswith("RecursionError: maximum recursion depth exceeded")
+    caught = f"try:\n    exec({source!r})\nexcept RecursionError:\n    ctx.reply('caught')"
+    outcome = sandbox.run(evaluator, caught.encode())
+    assert isinstance(outcome, Done), outcome
+
+
+def test_what_fails_says_where(sandbox: Sandbox) -> None:
+    """Goal: the source's own traceback. Method: an exception across files, with its text, its cause, and the log."""
+    code = sandbox.deploy(
+        {
+            "agent.py": "import helper\ndef agent(ctx):\n    print('before')\n    helper.parse(ctx.message.text)\n",
+            "helper.py": "import json\ndef parse(text):\n    return json.loads(text)\n",
+        }
+    )
+    failed = failure(sandbox, code, "{")
+    assert failed.kind == "error"
+    assert failed.message == (
+        "JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)\n"
+        '  File "/agent.py", line 4, in agent\n    helper.parse(ctx.message.text)\n'
+        '  File "/helper.py", line 3, in parse\n    return json.loads(text)\n'
+        "           ^^^^^^^^^^^^^^^^"
+    )
+    assert failed.log[0] == "before"
+    assert failed.log[1] == "Traceback (most recent call last):"
+    assert "rota" not in "".join(failed.log)
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({"agent.py": "def agent(ctx)\n"}, "SyntaxError: expected ':'"),
+        (
+            {"agent.py": "\nimport numpy\n"},
+            "named 'numpy'\nTraceback (most recent call last):\n  File \"/agent.py\", line 2,",
+        ),
+        ({"agent.py": "x = 1\n"}, "agent.py has no function `agent`"),
+        ({"agent.py": "def agent(ctx): pass\n", "random.py": ""}, "random.py has the name of a module of Python"),
+    ],
+)
+def test_a_source_that_does_not_load_says_why(sandbox: Sandbox, files: Mapping[str, str | bytes], text: str) -> None:
+    """Goal: a deploy fails with the source's own words. Method: what can go wrong while loading."""
+    with pytest.raises(CodeError) as caught:
+        sandbox.deploy(files)
+    assert text in caught.value.message
+    assert "/rota/agent" not in caught.value.message
+
+
+def test_bounds_end_a_task(sandbox: Sandbox, evaluator: Code) -> None:
+    """Goal: fuel, memory and messages are bounded, and what was printed before is kept. Method: over each bound."""
+    spin = failure(sandbox, evaluator, "print('before')\nwhile True: pass")
+    assert (spin.kind, spin.log) == ("fuel", ("before",))
+    memory = failure(sandbox, evaluator, "print('before'); 'x' * (1 << 30)")
+    assert (memory.kind, memory.log[0]) == ("error", "before")
+    assert memory.message.startswith("MemoryError")
+    small = failure(sandbox, evaluator, "a = []\nwhile True: a.append(bytes(1 << 16))")
+    assert small.message.startswith("MemoryError")
+    assert failure(sandbox, evaluator, "ctx.emit('a', bytes(2 << 20))").kind == "bad_output"
+    large = sandbox.run(evaluator, b"ctx.reply(len(ctx.message.payload))#" + bytes(1).replace(b"\0", b"x") * 1_000_000)
+    assert isinstance(large, Done)
+
+
+def test_programs_as_data(sandbox: Sandbox) -> None:
+    """Goal: code that comes as a message runs, and its end is a value. Method: programs through `encode_program`."""
+    path = program_path(sandbox.runtime)
+    code = sandbox.deploy({path.name: path.read_bytes()})
+
+    def run(source: str, **more: Any) -> Any:
+        outcome = sandbox.run(code, encode_program(source, **more))
+        assert isinstance(outcome, Done), outcome
+        assert outcome.result is not None
+        return decode_program_end(outcome.result)
+
+    read = "import sys\nprint(sys.argv[1:], input(), open('a/b.txt').read(), value, sys.argv[0])\n[1, {'a': None}]"
+    end = run(read, args=["x"], stdin=b"line\n", files={"a/b.txt": b"file"}, value=7, name="mine.py")
+    assert end == ("['x'] line file 7 mine.py\n", "", [1, {"a": None}], None, 0)
+    sleep = "import asyncio\nasync def main(): await asyncio.gather(*map(asyncio.sleep, range(5)))\n"
+    assert run(sleep + "asyncio.run(main())").error is None
+    assert (
+        run("import asyncio\nasync def f(): await asyncio.Future()\nasyncio.run(f())").error["type"] == "RuntimeError"
+    )
+    assert run("import threading\nthreading.Thread(target=print).start()").error["type"] == "RuntimeError"
+    assert run("import subprocess\nsubprocess.run(['ls'])").error["type"] == "OSError"
+    assert run("import socket\nsocket.socket()").error["type"] == "OSError"
+    assert run("open('/rota/agent/step.py', 'w')").error["type"] == "OSError"
+    assert run("raise SystemExit(3)").exit == 3
+    spin = sandbox.run(code, encode_program("while True: pass"))
+    assert isinstance(spin, Failed)
+    assert spin.kind == "fuel"
+
+
+def test_tensors_are_read_made_and_passed_on(sandbox: Sandbox, evaluator: Code) -> None:
+    """Goal: arrays in and out. Method: a given one is read in parts and as a view, a new one goes with the reply."""
+    given = np.arange(6, dtype=np.float32).reshape(2, 3)
+    ref = sandbox.tensors.put(given)
+    source = """
+first = ctx.message.tensors[0]
+view = first.view()
+made = ctx.tensor("float32", (3,), array.array("f", [sum(view[r, c] for r in range(2)) for c in range(3)]))
+ctx.emit("next/x", first.read(4, 8), tensors=[made, first])
+ctx.reply([first.dtype, first.shape, first.nbytes, view.tolist(), made.view().tolist(), list(first.array())], [made])
+"""
+    outcome = sandbox.run(evaluator, b"import array\n" + source.encode(), tensors=(ref,))
+    assert isinstance(outcome, Done), outcome
+    assert outcome.result is not None
+    dtype, shape, size, read, made, flat = msgpack.unpackb(outcome.result)
+    assert (dtype, shape, size) == ("float32", [2, 3], 24)
+    assert read == given.tolist()
+    assert flat == given.ravel().tolist()
+    assert made == [3.0, 5.0, 7.0]
+    (emit,) = outcome.emits
+    assert emit.payload == given.tobytes()[4:12]
+    assert emit.tensors == (*outcome.tensors, ref)
+    assert sandbox.tensors.open(outcome.tensors[0]).tolist() == made
+    for wrong, text in (
+        ("ctx.tensor('float32', (3,), b'')", "ValueError: float32 [3] takes 12 bytes, not 0"),
+        ("ctx.tensor('text', (3,), b'')", "ValueError: unknown dtype 'text'"),
+        ("ctx.tensor('bool', (1,), b'\\x02')", "OSError: "),
+        ("ctx.reply(b'', tensors=[1])", "TypeError: not a tensor of this task"),
+    ):
+        assert failure(sandbox, evaluator, wrong).message.startswith(text)
