@@ -3,10 +3,12 @@
 import "./globals.js";
 import { describeError, nameOf } from "./console.js";
 import { Failure, close, context, failTask, hasFailed, open } from "./context.js";
+import { noteRejection, takeLast, takeRejection } from "./endings.js";
 import { log } from "./host.js";
 import { load as loadModule, resolve } from "./modules.js";
+import "./program.js"; // so that it is in the image, as are the next two
 import { seed } from "./random.js";
-import "./require.js"; // into the image
+import "./require.js";
 import "./rota.js";
 import { runTimer } from "./timers.js";
 
@@ -15,14 +17,13 @@ const TEXT_MAX = 2000; // of a failure that the journal keeps
 let handler;
 let settled = false;
 let loading;
-const rejected = new Map();
 
 // For the engine's own questions, which the host passes on by name. Not writable, so an agent cannot take their place.
 Object.defineProperty(globalThis, "__rota", {
   value: Object.freeze({
     resolve,
     load: loadModule,
-    rejection: (promise, reason, handled) => (handled ? rejected.delete(promise) : rejected.set(promise, reason)),
+    rejection: noteRejection,
   }),
 });
 
@@ -43,12 +44,9 @@ export function load(entry) {
 export function loaded() {
   const { entry, namespace, problem } = loading;
   if (problem !== undefined) return problem;
-  try {
-    if (runTimer()) return undefined;
-  } catch (error) {
-    return described(error)[1];
-  }
-  if (rejected.size) return described(rejected.values().next().value)[1];
+  if (runTimer()) return undefined;
+  const rejection = takeRejection();
+  if (rejection) return described(rejection[0])[1];
   if (namespace === undefined) return `${entry}: it awaits what nothing resolves`;
   const exported = namespace.default;
   handler = [namespace.agent, exported?.agent, exported].find((one) => typeof one === "function");
@@ -74,12 +72,16 @@ export function begin(header, payload, state, entropy) {
 /** Return the parts of the output (`close` of context.js), or undefined after a timer, whose jobs are the host's to run. */
 export function finish() {
   try {
-    if (!hasFailed() && rejected.size) thrown(rejected.values().next().value);
-    if (!hasFailed() && runTimer()) return undefined;
-    if (!settled && !hasFailed()) failTask("Error", "the handler awaits what nothing resolves");
+    if (!hasFailed()) {
+      if (runTimer()) return undefined;
+      takeLast()?.();
+      const rejection = takeRejection();
+      if (rejection) thrown(rejection[0]);
+      else if (!settled) failTask("Error", "the handler awaits what nothing resolves");
+    }
     return close();
   } catch (error) {
-    thrown(error); // a timer threw, or the state cannot be stored
+    thrown(error); // the state cannot be stored
     return close();
   }
 }

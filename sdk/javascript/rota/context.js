@@ -23,6 +23,7 @@ const ARRAYS = {
   float64: Float64Array,
 };
 const OTHER_BYTES = { bfloat16: 2, complex64: 8, complex128: 16 }; // per element; one for what is not here (float8)
+const NEW_ERRORS = { "-22": "dtype, shape and number of bytes do not fit", "-28": "more tensors or bytes than a task may make" };
 const READ_ERRORS = { "-9": "there is no such tensor", "-22": "the offset is behind its end", "-5": "this host cannot read it" };
 
 let header;
@@ -141,7 +142,10 @@ function newTensor(dtype, shape, data) {
     throw new TypeError(`tensor: the data are ${show(data)}, not a typed array${Elements ? " or an array of numbers" : ""}`);
   }
   const index = Number(tensorNew(String(dtype), BigInt64Array.from(shape, BigInt), bytes));
-  if (index < 0) throw new RangeError(`tensor: error ${index} for ${dtype} of shape [${shape}] and ${bytes.length} bytes`);
+  if (index < 0) {
+    const what = `${dtype} of shape [${shape}] and ${bytes.length} bytes`;
+    throw new RangeError(`tensor: ${what}: ${NEW_ERRORS[index] ?? `error ${index}`}`);
+  }
   return new Tensor(index, undefined, dtype, [...shape], bytes.slice());
 }
 

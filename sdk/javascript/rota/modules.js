@@ -7,7 +7,7 @@ import { textOf } from "./text.js";
 const ENDINGS = ["", ".js", ".mjs", ".cjs", ".json", "/index.js", "/index.mjs", "/index.cjs", "/index.json"];
 const TEXTS = [".txt", ".md", ".csv", ".html", ".sql", ".yaml", ".yml", ".toml"];
 const OWN = "rota/"; // the folder of these files
-const PUBLIC = ["rota/rota.js", "rota/require.js"]; // what agents may import of them
+const PUBLIC = ["rota/program.js", "rota/require.js", "rota/rota.js"]; // what agents may import of them
 const IMPORT_CONDITIONS = ["import", "module", "default"];
 const REQUIRE_CONDITIONS = ["require", "node", "default"];
 const DECLARES = /^[ \t]*(?:import\s*(?:["'{*]|[\w$]+\s*(?:,|\bfrom\b))|export\s*(?:[{*]|(?:default|const|let|var|function|class|async)\b))/m;

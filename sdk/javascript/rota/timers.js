@@ -1,6 +1,8 @@
 // setTimeout and its relatives. No time passes inside a task: a timer fires when nothing else is left to do, the
 // shortest delay first. For a delay that takes time use `ctx.timer`.
 
+import { noteRejection } from "./endings.js";
+
 const waiting = new Map();
 let last = 0;
 
@@ -25,6 +27,10 @@ export function runTimer() {
   waiting.delete(first); // and added again at the end, after those that are due at the same time
   if (timer.every) waiting.set(first, { ...timer, due: timer.due + timer.every });
   for (const one of waiting.values()) one.due -= timer.due;
-  timer.call(...timer.values);
+  try {
+    timer.call(...timer.values);
+  } catch (error) {
+    noteRejection(timer, error, false);
+  }
   return true;
 }

@@ -1,0 +1,87 @@
+// Types of what an agent in JavaScript or TypeScript gets. docs/SDK.md describes it.
+
+declare module "rota" {
+  /** Bytes and texts travel as they are, any other value as MessagePack. */
+  export type Payload = string | ArrayBuffer | ArrayBufferView | Value;
+  /** What MessagePack holds. Integers beyond 2**53 are a `bigint`, bytes a `Uint8Array`; a map with other keys is a `Map`. */
+  export type Value = null | undefined | boolean | number | bigint | string | Uint8Array | Value[] | { [key: string]: Value } | Map<Value, Value> | Set<Value>;
+  export type Dtype =
+    | "bool" | "uint8" | "uint16" | "uint32" | "uint64" | "int8" | "int16" | "int32" | "int64"
+    | "float16" | "float32" | "float64" | "bfloat16" | "complex64" | "complex128"
+    | "float8_e4m3fn" | "float8_e4m3fnuz" | "float8_e5m2" | "float8_e5m2fnuz";
+  export type Elements = Uint8Array | Uint16Array | Uint32Array | BigUint64Array | Int8Array | Int16Array | Int32Array | BigInt64Array | Float32Array | Float64Array;
+
+  /** An array that travels beside the payload. */
+  export interface Tensor {
+    readonly index: number;
+    /** Hexadecimal; undefined for one that this task made. */
+    readonly digest: string | undefined;
+    readonly dtype: Dtype;
+    readonly shape: readonly number[];
+    /** The number of elements. */
+    readonly length: number;
+    /** Up to `size` bytes of the data from byte `offset` on. */
+    read(offset?: number, size?: number): Uint8Array;
+    /** All elements, as the typed array of the dtype; bytes for a dtype that JavaScript lacks. */
+    array(): Elements;
+  }
+
+  export interface Message {
+    readonly kind: "tell" | "ask" | "reply" | "failure" | "timer";
+    /** The address of an agent; null: a producer. */
+    readonly sender: string | null;
+    readonly payload: Uint8Array;
+    /** The payload as UTF-8. Throws a TypeError if it is none. */
+    readonly text: string;
+    /** The payload as one MessagePack value. Throws a RangeError if it is none. */
+    readonly value: any;
+    readonly turn: number;
+    /** Milliseconds since 1970. */
+    readonly now_ms: number;
+    /** 32 bytes, from which chance is seeded. */
+    readonly entropy: Uint8Array;
+    /** What a reply or failure answers; `emit` is what `ask` returned. */
+    readonly reply_to: { turn: number; asked_in: number; emit: number } | null;
+    readonly tensors: readonly Tensor[];
+    /** The agent's own address, name or name/key. */
+    readonly address: string;
+  }
+
+  export interface SendOptions {
+    /** -8 to 7. */
+    priority?: number;
+    tensors?: readonly Tensor[];
+  }
+
+  /** What a handler gets. What it is told to do takes place when the handler is done, all of it or none. */
+  export interface Context<State = any> {
+    readonly message: Message;
+    /** Null at first. Written back as MessagePack if it is another value than before. */
+    state: State | null;
+    /** Send a message that gets no answer. */
+    emit(target: string, payload: Payload, options?: SendOptions): number;
+    /** Send a message whose outcome comes back as `reply` or `failure`. Returns its index: `reply_to.emit` of the answer. */
+    ask(target: string, payload: Payload, options?: SendOptions): number;
+    /** Send a message of kind `timer` to this agent itself after a delay. */
+    timer(delay_ms: number, payload?: Payload, options?: SendOptions): number;
+    /** Give the task its result. */
+    reply(payload: Payload, options?: { tensors?: readonly Tensor[] }): void;
+    /** End the task as failed: the state stays as it was, and nothing is sent. */
+    fail(code: string, message?: string): never;
+    /** Write a line into the task's log, as console.log does. */
+    log(...values: unknown[]): void;
+    /** Make a tensor, for the result or for a message. */
+    tensor(dtype: Dtype, shape: readonly number[], data: readonly number[] | readonly bigint[] | ArrayBuffer | ArrayBufferView): Tensor;
+  }
+
+  export type Handler<State = any> = (ctx: Context<State>) => void | Promise<void>;
+
+  /** Return a value as MessagePack. */
+  export function pack(value: Value): Uint8Array;
+  /** Return the value of MessagePack bytes. Throws a RangeError if they are not one value. */
+  export function unpack(bytes: Uint8Array): any;
+  /** Return the bytes of a file that was deployed with the agent. Throws a ReferenceError if there is none. */
+  export function readFile(path: string): Uint8Array;
+  /** Return the text of a file that was deployed with the agent. */
+  export function readText(path: string): string;
+}

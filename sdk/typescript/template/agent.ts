@@ -1,0 +1,10 @@
+// The agent NAME: counts its messages, and replies how many there were.
+
+import type { Context } from "rota";
+
+/** Take one message. What ctx is told to do takes place when this is done, all of it or none. */
+export function agent(ctx: Context<number>): void {
+  ctx.state = (ctx.state ?? 0) + 1;
+  ctx.log(`message ${ctx.state} from ${ctx.message.sender ?? "outside"}`);
+  ctx.reply(`${ctx.message.text}: ${ctx.state}`);
+}
