@@ -3,11 +3,7 @@
 Its exports make values, evaluate and call; quickjs.py wraps them. What an agent sees is written in JavaScript, in the
 files sdk/javascript/rota/: boot.js begins and ends tasks, modules.js finds modules. The host passes on what these
 cannot do themselves: the functions of HOST, as properties of an object that host.js takes. The engine asks for modules
-and tells of rejected promises through imports of its own; the object `__rota` of boot.js answers them.
-
-The depth of recursion is bounded by the engine's own measure of its stack, STACK_BYTES. It must end before the stack of
-the host (6 MiB, profile.py) does, so that a deep recursion is a RangeError: the deepest found uses of the host's stack
-per byte of this one, in JSON.stringify and the parser, fill it at about 330 KiB.
+and tells of rejected promises through imports of its own; functions of boot.js, in kept slots, answer them.
 """
 
 from __future__ import annotations
@@ -25,15 +21,15 @@ from rota.common.wasm_binary import FuncType
 from rota.runtimes import plain_values, quickjs
 from rota.runtimes.driver import HostFunction, HostServices, Interpreter
 
-STACK_BYTES: Final = 240 << 10
 COLLECT_BYTES: Final = 16 << 20  # cycles are looked for once this much is in use; most tasks never come there
 BOOT_FILE: Final = "rota/boot.js"
-HOOKS: Final = "__rota"  # the object of boot.js that answers the engine
+CALL_FUEL: Final = 10_000  # of a call of the host, which calls the guest several times
 SOURCE_FUEL: Final = 8  # per byte of a module that is read and copied
 SPOILT: Final = "TypeError: the agent changed built-in objects in a way that Rota's own JavaScript cannot work with"
 PLAIN_FUEL: Final = 16  # per byte of JSON or MessagePack that the host makes into the other
 
-_BOOT_EXPORTS: Final = ("load", "loaded", "begin", "finish")
+_HOOKS: Final = ("resolve", "loadModule", "noteRejection")  # exports of boot.js that answer the engine
+_RESOLVE, _LOAD, _REJECTION = range(quickjs.SLOTS, quickjs.SLOTS + len(_HOOKS))
 
 
 class JavaScriptNote(NamedTuple):
@@ -61,9 +57,7 @@ class JavaScriptDriver:
         return _IMPORTS
 
     def start(self, guest: Interpreter) -> bytes:
-        if guest.call("qjs_init"):
-            raise CodeError("QuickJS could not begin")
-        guest.call("qjs_set_max_stack_size", STACK_BYTES)
+        quickjs.begin(guest)
         guest.call("qjs_set_gc_threshold", COLLECT_BYTES)
         guest.call("qjs_set_module_loader", 1)
         guest.call("qjs_set_promise_rejection_handler", 1)
@@ -75,7 +69,9 @@ class JavaScriptDriver:
         exported = guest.call("qjs_promise_result", boot)
         if problem or guest.call("qjs_promise_state", boot) != quickjs.FULFILLED:
             raise CodeError(f"{BOOT_FILE}: {problem or quickjs.text_of(guest, exported)}")
-        note = JavaScriptNote(*[quickjs.named(guest, exported, name) for name in _BOOT_EXPORTS])
+        note = JavaScriptNote(*[quickjs.named(guest, exported, name) for name in JavaScriptNote._fields])
+        for slot, name in enumerate(_HOOKS, quickjs.SLOTS):
+            quickjs.keep(guest, slot, quickjs.named(guest, exported, name))
         guest.call("qjs_run_gc")
         return _NOTE.pack(*note)
 
@@ -133,7 +129,7 @@ def _output(guest: Interpreter, parts: int) -> bytes:
         return guest.call("qjs_get_prop_uint32", parts, next(taken))
 
     def data() -> bytes:
-        return guest.read(*quickjs.place_of(guest, part()))
+        return quickjs.bytes_of(guest, part())
 
     try:
         match plain_values.parse(quickjs.utf8_of(guest, part())):
@@ -188,14 +184,11 @@ def _give_host(guest: Interpreter) -> None:
     """Put the functions of HOST into an object of the global object; host.js takes it away."""
     host = guest.call("qjs_new_object")
     for name, (_, parameters) in HOST.items():
-        encoded = name.encode()
-        pointer = quickjs.put(guest, encoded)
-        function = guest.call("qjs_new_host_function", pointer, len(encoded), parameters)
-        quickjs.set_named(guest, host, name, function)
+        quickjs.set_named(guest, host, name, quickjs.host_function(guest, name, parameters))
     quickjs.set_named(guest, guest.call("qjs_get_global"), "__rota_host", host)
 
 
-# --- Functions of the host, called by JavaScript: handles in, a handle out, or 0 to throw the exception that waits.
+# --- Functions of the host, called by JavaScript: handles in; out a new handle, or 0 to throw the exception that waits.
 
 
 def _log(guest: Interpreter, services: HostServices, text: int) -> int:
@@ -206,14 +199,7 @@ def _log(guest: Interpreter, services: HostServices, text: int) -> int:
 
 
 def _encode(guest: Interpreter, services: HostServices, text: int) -> int:
-    out = quickjs.allocate(guest, 4)
-    pointer = guest.call("qjs_get_string_len", text, out)
-    if not pointer:
-        return 0
-    buffer = guest.call("qjs_new_array_buffer", pointer, guest.word(out))
-    guest.call("qjs_free_cstring", pointer)
-    guest.call("wasm_free", out)
-    return buffer
+    return guest.call("qjs_new_array_buffer", *quickjs.place_of_text(guest, text))
 
 
 def _decode(guest: Interpreter, services: HostServices, data: int) -> int:
@@ -230,7 +216,7 @@ def _pack_plain(guest: Interpreter, services: HostServices, text: int) -> int:
 
 def _unpack_plain(guest: Interpreter, services: HostServices, data: int) -> int:
     """Return the JSON of a MessagePack value, undefined if the host leaves it to JavaScript."""
-    packed = guest.read(*quickjs.place_of(guest, data))
+    packed = quickjs.bytes_of(guest, data)
     services.charge(PLAIN_FUEL * len(packed))
     text = plain_values.unpack(packed)
     return guest.call("qjs_get_undefined") if text is None else quickjs.string_of(guest, text)
@@ -303,26 +289,19 @@ HOST: Final[Mapping[str, tuple[Callable[..., int], int]]] = {  # with the number
 def _host_call(
     guest: Interpreter, services: HostServices, name: int, size: int, this: int, given: int, arguments: int
 ) -> int:
+    services.charge(CALL_FUEL)
     function, parameters = HOST[guest.read(name, size).decode()]
     handles = [guest.word(arguments + 4 * index) for index in range(min(given, parameters))]
     while len(handles) < parameters:
-        handles.append(guest.call("qjs_get_undefined"))
+        handles.append(quickjs.undefined(guest))
     return function(guest, services, *handles)
-
-
-def _hook(guest: Interpreter, name: str) -> int:
-    """Return a handle of a function of HOOKS, or 0 while boot.js itself is loaded."""
-    hooks = quickjs.named(guest, guest.call("qjs_get_global"), HOOKS)
-    if guest.call("qjs_is_undefined", hooks):
-        return 0
-    return quickjs.named(guest, hooks, name)
 
 
 def _module_normalize(guest: Interpreter, services: HostServices, base: int, name: int) -> int:
     """Return the address of the path that an import means; 0 to throw."""
     asked = quickjs.text_at(guest, name)
-    hook = _hook(guest, "resolve")
-    if not hook:
+    hook = quickjs.kept(guest, _RESOLVE)
+    if not hook:  # an import of boot.js
         return quickjs.put(guest, asked.replace("./", "rota/").encode())
     from_path = quickjs.text_at(guest, base)
     answer = quickjs.call(guest, hook, quickjs.string(guest, from_path), quickjs.string(guest, asked))
@@ -334,7 +313,7 @@ def _module_normalize(guest: Interpreter, services: HostServices, base: int, nam
 def _module_load(guest: Interpreter, services: HostServices, name: int, size_out: int) -> int:
     """Return the address of a module's source, and its size at `size_out`; 0 to throw."""
     path = quickjs.text_at(guest, name)
-    hook = _hook(guest, "load")
+    hook = quickjs.kept(guest, _LOAD)
     if hook:
         answer = quickjs.call(guest, hook, quickjs.string(guest, path))
         if guest.call("qjs_is_exception", answer):
@@ -350,11 +329,9 @@ def _module_load(guest: Interpreter, services: HostServices, name: int, size_out
 
 def _promise_rejection(guest: Interpreter, services: HostServices, promise: int, reason: int, handled: int) -> None:
     """Tell boot.js of a promise that was rejected while nobody waits for it, or that somebody waits for it now."""
-    hook = _hook(guest, "rejection")
+    hook = quickjs.kept(guest, _REJECTION)
     if hook:
         quickjs.call(guest, hook, promise, reason, quickjs.truth(guest, value=bool(handled)))
-    guest.call("qjs_free_value", promise)
-    guest.call("qjs_free_value", reason)
 
 
 def _nothing(guest: Interpreter, services: HostServices, *arguments: int) -> int:

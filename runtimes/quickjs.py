@@ -1,9 +1,11 @@
 """Values of QuickJS as the host sees them: handles of the npm package quickjs-wasi, texts, bytes and calls. PURE.
 
-A *handle* is the address of a value in the guest's memory; whoever gets one from the guest frees it, unless the
-instance is dropped anyway. A call of a guest's function answers with a handle in all cases: `is_exception` tells
-whether it threw, and then the exception waits in the interpreter until it is taken, or until a host function answers
-with 0, which throws it on.
+A *handle* is the address of a value in the guest's memory. Handles are not freed here: an instance runs one task and is
+dropped. A call of a guest's function answers with a handle in all cases: `is_exception` tells whether it threw, and
+then the exception waits in the interpreter until it is taken, or until a host function answers with 0, which throws it.
+
+The module's stack is the first MiB of its memory, and grows downwards. QuickJS itself uses `STACK_BYTES` of it, so the
+lower part is free: there data is passed, and a few handles are kept for host functions, which know nothing else.
 """
 
 from __future__ import annotations
@@ -11,32 +13,70 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
+from rota.common.errors import CodeError
 from rota.common.wasm_binary import PAGES_MAX
 from rota.runtimes.driver import Interpreter
 
+STACK_TOP: Final = 1 << 20
+STACK_BYTES: Final = 240 << 10
+"""How deep recursion goes. It must end before the stack of the host does (profile.py, 6 MiB), so that it is a
+RangeError: what was found to use most of the host's stack, JSON.stringify and the parser, fills it at about 330 KiB.
+"""
+
+_ARGUMENTS_AT: Final = 1024  # handles for a call
+_OUT_AT: Final = 1088  # what a function writes beside its result
+_SLOTS_AT: Final = 1152  # handles that are kept
+_DATA_AT: Final = 4096
+_DATA_BYTES: Final = 512 << 10  # longer data is passed in memory of the heap
+assert _DATA_AT + _DATA_BYTES < STACK_TOP - 2 * STACK_BYTES
+
 _WORD: Final = Struct("<I")
-_OUT_BYTES: Final = 16  # room for the results that a function writes
 
 EXPORTS: Final = (
-    "memcmp", "qjs_call", "qjs_eval", "qjs_execute_pending_job", "qjs_free_cstring", "qjs_free_value",
-    "qjs_get_array_buffer", "qjs_get_big_int64", "qjs_get_exception", "qjs_get_false", "qjs_get_global",
-    "qjs_get_null", "qjs_get_prop_string", "qjs_get_prop_uint32", "qjs_get_string_len", "qjs_get_true",
-    "qjs_get_typed_array_buffer", "qjs_get_undefined", "qjs_init", "qjs_is_exception", "qjs_is_job_pending",
-    "qjs_is_undefined", "qjs_new_array_buffer", "qjs_new_big_int64", "qjs_new_host_function", "qjs_new_object",
-    "qjs_new_string", "qjs_new_uint8_array", "qjs_promise_result", "qjs_promise_state", "qjs_run_gc",
-    "qjs_set_gc_threshold", "qjs_set_max_stack_size", "qjs_set_module_loader", "qjs_set_promise_rejection_handler",
-    "qjs_set_prop_string", "strlen", "wasm_free", "wasm_malloc",
+    "memcmp", "qjs_call", "qjs_eval", "qjs_execute_pending_job", "qjs_get_array_buffer", "qjs_get_big_int64",
+    "qjs_get_exception", "qjs_get_false", "qjs_get_global", "qjs_get_null", "qjs_get_prop_string",
+    "qjs_get_prop_uint32", "qjs_get_string_len", "qjs_get_true", "qjs_get_typed_array_buffer", "qjs_get_undefined",
+    "qjs_init", "qjs_is_exception", "qjs_is_job_pending", "qjs_is_undefined", "qjs_new_array_buffer",
+    "qjs_new_big_int64", "qjs_new_host_function", "qjs_new_object", "qjs_new_string", "qjs_new_uint8_array",
+    "qjs_promise_result", "qjs_promise_state", "qjs_run_gc", "qjs_set_gc_threshold", "qjs_set_max_stack_size",
+    "qjs_set_module_loader", "qjs_set_promise_rejection_handler", "qjs_set_prop_string", "strlen", "wasm_free",
+    "wasm_malloc",
 )  # fmt: skip
 
 EVALUATE_SCRIPT: Final = 0
 EVALUATE_MODULE: Final = 1 << 0
 EVALUATE_ASYNC: Final = 1 << 7  # a script that may await; gives a promise of {value}
-
 FULFILLED: Final = 1
+
+_UNDEFINED: Final = 0  # a slot; those of the driver follow
+SLOTS: Final = 1
+
+
+def begin(guest: Interpreter) -> None:
+    """Initialise the interpreter. Raises `CodeError` if the module is another build than this file is for."""
+    if guest.stack_pointer != STACK_TOP or guest.call("qjs_init"):
+        raise CodeError("this build of QuickJS does not begin as the one that Rota knows")
+    guest.call("qjs_set_max_stack_size", STACK_BYTES)
+    keep(guest, _UNDEFINED, guest.call("qjs_get_undefined"))
+
+
+def keep(guest: Interpreter, slot: int, handle: int) -> None:
+    """Keep a handle for `kept`, in the image too."""
+    guest.write(_SLOTS_AT + _WORD.size * slot, _WORD.pack(handle))
+
+
+def kept(guest: Interpreter, slot: int) -> int:
+    """Return the handle in a slot; 0 if there is none."""
+    return guest.word(_SLOTS_AT + _WORD.size * slot)
+
+
+def undefined(guest: Interpreter) -> int:
+    """Return the one handle of undefined. A host function may not return it: the guest would free it."""
+    return kept(guest, _UNDEFINED)
 
 
 def allocate(guest: Interpreter, size: int) -> int:
-    """Return the address of `size` bytes. Raises the guest's fault `memory` if there is no room."""
+    """Return the address of `size` bytes of the heap. Raises the guest's fault `memory` if there is no room."""
     pointer = guest.call("wasm_malloc", max(size, 1))
     if not pointer:
         guest.add_pages(PAGES_MAX)  # more than any memory has: the fault is that of growing
@@ -44,10 +84,18 @@ def allocate(guest: Interpreter, size: int) -> int:
 
 
 def put(guest: Interpreter, data: bytes) -> int:
-    """Return the address of a copy of `data`, with a zero behind it."""
+    """Return the address of a copy in the heap, with a zero behind it; it is the guest's to free."""
     pointer = allocate(guest, len(data) + 1)
     guest.write(pointer, data + b"\0")
     return pointer
+
+
+def _pass(guest: Interpreter, data: bytes) -> int:
+    """Return the address of data, with a zero behind it, for a function that copies it before anything else."""
+    if len(data) >= _DATA_BYTES:
+        return put(guest, data)
+    guest.write(_DATA_AT, data + b"\0")
+    return _DATA_AT
 
 
 def text_at(guest: Interpreter, pointer: int) -> str:
@@ -57,24 +105,17 @@ def text_at(guest: Interpreter, pointer: int) -> str:
 
 def named(guest: Interpreter, holder: int, name: str) -> int:
     """Return a handle of a property; undefined if there is none."""
-    pointer = put(guest, name.encode())
-    handle = guest.call("qjs_get_prop_string", holder, pointer)
-    guest.call("wasm_free", pointer)
-    return handle
+    return guest.call("qjs_get_prop_string", holder, _pass(guest, name.encode()))
 
 
 def set_named(guest: Interpreter, holder: int, name: str, handle: int) -> None:
-    pointer = put(guest, name.encode())
-    guest.call("qjs_set_prop_string", holder, pointer, handle)
-    guest.call("wasm_free", pointer)
+    guest.call("qjs_set_prop_string", holder, _pass(guest, name.encode()), handle)
 
 
 def call(guest: Interpreter, function: int, *handles: int) -> int:
-    """Call a function with `this` undefined; return a handle of the answer."""
-    arguments = put(guest, b"".join([_WORD.pack(handle) for handle in handles]))
-    answer = guest.call("qjs_call", function, guest.call("qjs_get_undefined"), len(handles), arguments)
-    guest.call("wasm_free", arguments)
-    return answer
+    """Call a function with `this` undefined and at most eight arguments; return a handle of the answer."""
+    guest.write(_ARGUMENTS_AT, b"".join([_WORD.pack(handle) for handle in handles]))
+    return guest.call("qjs_call", function, undefined(guest), len(handles), _ARGUMENTS_AT)
 
 
 def string(guest: Interpreter, text: str) -> int:
@@ -83,40 +124,39 @@ def string(guest: Interpreter, text: str) -> int:
 
 
 def string_of(guest: Interpreter, data: bytes) -> int:
-    pointer = put(guest, data)
-    handle = guest.call("qjs_new_string", pointer, len(data))
-    guest.call("wasm_free", pointer)
-    return handle
+    return guest.call("qjs_new_string", _pass(guest, data), len(data))
 
 
 def array(guest: Interpreter, data: bytes) -> int:
     """Return a handle of a new Uint8Array."""
-    pointer = put(guest, data)
-    handle = guest.call("qjs_new_uint8_array", pointer, len(data))
-    guest.call("wasm_free", pointer)
-    return handle
+    return guest.call("qjs_new_uint8_array", _pass(guest, data), len(data))
 
 
 def buffer(guest: Interpreter, data: bytes) -> int:
     """Return a handle of a new ArrayBuffer."""
-    pointer = put(guest, data)
-    handle = guest.call("qjs_new_array_buffer", pointer, len(data))
-    guest.call("wasm_free", pointer)
-    return handle
+    return guest.call("qjs_new_array_buffer", _pass(guest, data), len(data))
+
+
+def host_function(guest: Interpreter, name: str, parameters: int) -> int:
+    """Return a handle of a function that the import `host_call` answers, by its name."""
+    encoded = name.encode()
+    return guest.call("qjs_new_host_function", _pass(guest, encoded), len(encoded), parameters)
+
+
+def place_of_text(guest: Interpreter, handle: int) -> tuple[int, int]:
+    """Return address and size of the UTF-8 of a value as text, with three bytes for a lone surrogate.
+
+    No bytes if it cannot be a text.
+    """
+    pointer = guest.call("qjs_get_string_len", handle, _OUT_AT)
+    if not pointer:
+        guest.call("qjs_get_exception")
+        return 0, 0
+    return pointer, guest.word(_OUT_AT)
 
 
 def utf8_of(guest: Interpreter, handle: int) -> bytes:
-    """Return the UTF-8 of a value as text, with three bytes for a lone surrogate; no bytes if it cannot be a text."""
-    out = allocate(guest, _OUT_BYTES)
-    pointer = guest.call("qjs_get_string_len", handle, out)
-    size = guest.word(out)
-    guest.call("wasm_free", out)
-    if not pointer:
-        guest.call("qjs_get_exception")
-        return b""
-    data = guest.read(pointer, size)
-    guest.call("qjs_free_cstring", pointer)
-    return data
+    return guest.read(*place_of_text(guest, handle))
 
 
 def text_of(guest: Interpreter, handle: int) -> str:
@@ -125,27 +165,24 @@ def text_of(guest: Interpreter, handle: int) -> str:
 
 def place_of(guest: Interpreter, handle: int) -> tuple[int, int]:
     """Return address and size of the bytes of a typed array; no bytes for anything else."""
-    out = allocate(guest, _OUT_BYTES)
-    buffer = guest.call("qjs_get_typed_array_buffer", handle, out, out + 4, out + 8)
-    if guest.call("qjs_is_exception", buffer):
+    whole = guest.call("qjs_get_typed_array_buffer", handle, _OUT_AT, _OUT_AT + 4, _OUT_AT + 8)
+    if guest.call("qjs_is_exception", whole):
         guest.call("qjs_get_exception")
         return 0, 0
-    offset, size = guest.word(out), guest.word(out + 4)
-    pointer = guest.call("qjs_get_array_buffer", buffer, out)
-    guest.call("qjs_free_value", buffer)
-    guest.call("wasm_free", out)
-    return pointer + offset, size
+    offset, size = guest.word(_OUT_AT), guest.word(_OUT_AT + 4)
+    return guest.call("qjs_get_array_buffer", whole, _OUT_AT) + offset, size
+
+
+def bytes_of(guest: Interpreter, handle: int) -> bytes:
+    return guest.read(*place_of(guest, handle))
 
 
 def integer_of(guest: Interpreter, handle: int) -> int:
     """Return the value of a BigInt, as signed 64 bits; 0 for what is none."""
-    out = allocate(guest, _OUT_BYTES)
-    if guest.call("qjs_get_big_int64", handle, out, out + 4):
+    if guest.call("qjs_get_big_int64", handle, _OUT_AT, _OUT_AT + 4):
         guest.call("qjs_get_exception")
         return 0
-    data = guest.read(out, 8)
-    guest.call("wasm_free", out)
-    return int.from_bytes(data, "little", signed=True)
+    return int.from_bytes(guest.read(_OUT_AT, 8), "little", signed=True)
 
 
 def integer(guest: Interpreter, value: int) -> int:
@@ -165,7 +202,8 @@ def exception_text(guest: Interpreter) -> str:
 
 def evaluate(guest: Interpreter, path: str, source: bytes, flags: int) -> int:
     """Evaluate a source under the name `path`; return a handle of its value."""
-    code, name = put(guest, source), put(guest, path.encode())
+    name = put(guest, path.encode())  # not where data is passed: the evaluation may use that before it needs the name
+    code = put(guest, source)
     handle = guest.call("qjs_eval", code, len(source), name, flags)
     guest.call("wasm_free", code)
     guest.call("wasm_free", name)

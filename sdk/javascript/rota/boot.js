@@ -3,9 +3,8 @@
 import "./globals.js";
 import { describeError, nameOf } from "./console.js";
 import { Failure, close, context, failTask, hasFailed, open } from "./context.js";
-import { noteRejection, takeLast, takeRejection } from "./endings.js";
+import { takeLast, takeRejection } from "./endings.js";
 import { log } from "./host.js";
-import { load as loadModule, resolve } from "./modules.js";
 import "./program.js"; // so that it is in the image, as are the next two
 import { seed } from "./random.js";
 import "./require.js";
@@ -18,14 +17,9 @@ let handler;
 let settled = false;
 let loading;
 
-// For the engine's own questions, which the host passes on by name. Not writable, so an agent cannot take their place.
-Object.defineProperty(globalThis, "__rota", {
-  value: Object.freeze({
-    resolve,
-    load: loadModule,
-    rejection: noteRejection,
-  }),
-});
+// What the engine asks, and the host passes on.
+export { load as loadModule, resolve } from "./modules.js";
+export { noteRejection } from "./endings.js";
 
 /** Begin to load an agent; the jobs that this leaves are the host's to run. */
 export function load(entry) {
