@@ -39,7 +39,7 @@ _ROWS: Final = (
     ),
     Runtime(
         "javascript", "3.7.0", bytes.fromhex("af02873ac11457cc61d5ced9bb6842ce12fd638897feebce2e0c13bbc40825ce"),
-        638_148, "quickjs-wasi", "quickjs.wasm", "MIT", "javascript", (".js", ".mjs"),
+        638_148, "quickjs-wasi", "quickjs.wasm", "MIT", "javascript", (".js", ".mjs", ".cjs", ".ts", ".mts"),
         "QuickJS-NG for WASI, an interpreter of ECMAScript",
     ),
 )  # fmt: skip

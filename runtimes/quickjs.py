@@ -14,7 +14,6 @@ from struct import Struct
 from typing import Final
 
 from rota.common.errors import CodeError
-from rota.common.wasm_binary import PAGES_MAX
 from rota.runtimes.driver import Interpreter
 
 STACK_TOP: Final = 1 << 20
@@ -79,7 +78,7 @@ def allocate(guest: Interpreter, size: int) -> int:
     """Return the address of `size` bytes of the heap. Raises the guest's fault `memory` if there is no room."""
     pointer = guest.call("wasm_malloc", max(size, 1))
     if not pointer:
-        guest.add_pages(PAGES_MAX)  # more than any memory has: the fault is that of growing
+        guest.fail("memory", f"no room for the {size} bytes that JavaScript is given")
     return pointer
 
 
