@@ -77,7 +77,8 @@ class JavaScriptDriver:
 
     def load(self, guest: Interpreter, note: bytes, entry: str) -> bytes:
         functions = JavaScriptNote(*_NOTE.unpack(note))
-        _call(guest, entry, functions.load, quickjs.string(guest, entry))
+        deployed = json.dumps([entry, guest.args, dict(guest.env)])
+        _call(guest, entry, functions.load, quickjs.string(guest, deployed))
         while True:
             said = _call(guest, entry, functions.loaded)
             if not guest.call("qjs_is_undefined", said):
@@ -194,7 +195,8 @@ def _give_host(guest: Interpreter) -> None:
 def _log(guest: Interpreter, services: HostServices, text: int) -> int:
     data = quickjs.utf8_of(guest, text)
     services.charge(len(data))
-    services.log(data.decode(errors="replace"))
+    for line in data.decode(errors="replace").split("\n"):
+        services.log(line)
     return guest.call("qjs_get_undefined")
 
 

@@ -76,6 +76,10 @@ declare module "rota" {
 
   export type Handler<State = any> = (ctx: Context<State>) => void | Promise<void>;
 
+  /** The arguments and the environment of the deploy (`--arg`, `--env`). */
+  export const args: readonly string[];
+  export const env: Readonly<Record<string, string>>;
+
   /** Return a value as MessagePack. */
   export function pack(value: Value): Uint8Array;
   /** Return the value of MessagePack bytes. Throws a RangeError if they are not one value. */

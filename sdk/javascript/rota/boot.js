@@ -3,6 +3,7 @@
 import "./globals.js";
 import { describeError, nameOf } from "./console.js";
 import { Failure, close, context, failTask, hasFailed, open } from "./context.js";
+import { setDeployed } from "./deployed.js";
 import { takeLast, takeRejection } from "./endings.js";
 import { log } from "./host.js";
 import "./program.js"; // so that it is in the image, as are the next two
@@ -21,8 +22,10 @@ let loading;
 export { load as loadModule, resolve } from "./modules.js";
 export { noteRejection } from "./endings.js";
 
-/** Begin to load an agent; the jobs that this leaves are the host's to run. */
-export function load(entry) {
+/** Begin to load an agent; the jobs that this leaves are the host's to run. `deployed`: JSON of entry, args, env. */
+export function load(deployed) {
+  const [entry, args, env] = JSON.parse(deployed);
+  setDeployed(args, env);
   loading = { entry };
   import(`/${entry}`).then(
     (namespace) => {

@@ -1,6 +1,7 @@
 // Modules: which file an import means, as in Node.js, and the source that the engine gets for it. All files are those
 // of the bundle; `add` gives a task more of them.
 
+import { args, env } from "./deployed.js";
 import { evaluate, read } from "./host.js";
 import { textOf } from "./text.js";
 
@@ -219,7 +220,13 @@ export function requireFile(path) {
   try {
     const head = "(function (exports, require, module, __filename, __dirname, process, global) {";
     const run = evaluate(path, `${head}${source.replace(/^#!.*/, "")}\n})`);
-    const process = { env: { NODE_ENV: "production" }, argv: [], platform: "wasi", versions: {}, nextTick: queueMicrotask };
+    const process = {
+      env: { NODE_ENV: "production", ...env },
+      argv: ["javascript", path, ...args],
+      platform: "wasi",
+      versions: {},
+      nextTick: queueMicrotask,
+    };
     run.call(module.exports, module.exports, requireOf(path), module, path, folderOf(path), process, globalThis);
   } catch (error) {
     required.delete(path);

@@ -3,6 +3,7 @@
 import { file, join } from "./modules.js";
 import { textOf } from "./text.js";
 
+export { args, env } from "./deployed.js";
 export { pack, unpack } from "./messagepack.js";
 
 /** Return the bytes of a file that was deployed with the agent. Throws a ReferenceError if there is none. */
