@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rota.runtimes import plain_values
 
-_TEXTS = st.text(st.characters(exclude_categories=("Cs", "Nd")))  # sixteen digits in a text may look like an integer
+_TEXTS = st.text('abü🎉"\\[]{}:, \n\0\x7f')  # without digits, since sixteen of them look like an integer
 _NUMBERS = st.integers(-(10**15) + 1, 10**15 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 _SCALARS = st.none() | st.booleans() | _NUMBERS | _TEXTS
 VALUES = st.recursive(_SCALARS, lambda item: st.lists(item) | st.dictionaries(_TEXTS, item), max_leaves=20)
