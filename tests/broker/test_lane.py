@@ -8,11 +8,11 @@ from collections.abc import Callable
 import msgpack
 import pytest
 from core_kit import Broker
-from scripted import FUNCTION_CODE, MODEL_CODE, code, program
+from scripted import COMMAND_CODE, FUNCTION_CODE, MODEL_CODE, code, program
 
 from rota.common.code_kinds import KINDS
 from rota.common.messages import TaskRun
-from rota.common.work import AGENT, Code, Limits
+from rota.common.work import AGENT, COMPONENT, SOURCE, Code, Limits
 
 MakeBroker = Callable[..., Broker]
 ADD = program(["add", 1])
@@ -346,7 +346,26 @@ def test_a_deploy_that_needs_less_room_lets_the_next_task_in(broker: Broker) -> 
     assert broker.line("l") == [1, 2, 3]
 
 
-@pytest.mark.parametrize("bound", [FUNCTION_CODE, MODEL_CODE])
+@pytest.mark.parametrize("kind", [AGENT, SOURCE, COMPONENT])
+def test_an_address_has_its_state_and_order_in_every_kind_of_agent(kind: str, broker: Broker) -> None:
+    """Goal: a source and a component are agents to the lane. Method: tasks of one address with two workers, emits, and
+    another kind bound to the name in between, which leaves the state alone.
+    """
+    alice = broker.producer()
+    alice.deploy("other", code("other", kind))
+    first, second = broker.worker("w1", slots=1), broker.worker("w2", slots=1)
+    alice.submit("other/a", *[ADD] * 3, program(["add", 1], ["tell", "other/b", [["add", 7]]]))
+    assert [bool(worker.orders) for worker in (first, second)] == [True, False]
+    broker.run()
+    assert [json.loads(alice.results[seq].result)[0] for seq in range(1, 5)] == [1, 2, 3, 4]
+    assert broker.counter("other/b") == 7
+    alice.deploy("other", code("counter", AGENT))
+    alice.submit("other/a", ADD)
+    broker.run()
+    assert broker.counter("other/a") == 5
+
+
+@pytest.mark.parametrize("bound", [FUNCTION_CODE, COMMAND_CODE, MODEL_CODE])
 def test_functions_and_models_keep_no_state_and_emit_nothing(bound: Code, broker: Broker) -> None:
     """Goal: what keeps no state has no order and no emits. Method: tasks of one target run on two workers at a time."""
     alice = broker.producer()

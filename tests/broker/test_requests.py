@@ -46,6 +46,7 @@ def test_requests_need_a_hello(broker: Broker) -> None:
         messages.Submit(1, "main", (run,), True, None, None),
         messages.OpenLane(2, "l", LaneSettings(), False, None),
         messages.Deploy(3, "main", "counter", COUNTER, False),
+        messages.Keep(8, bytes(32), b"code"),
         messages.Cancel(4, 1),
         messages.SetPaused(5, "main", True),
         messages.SetWindow(6, "main", 5),
@@ -53,6 +54,28 @@ def test_requests_need_a_hello(broker: Broker) -> None:
     ):
         assert refused(alice.send(request)) == errors.NotGreeted.code
     assert broker.core.world.next_seq == 1
+
+
+def test_code_that_was_stored_is_acknowledged_and_else_refused(broker: Broker) -> None:
+    """Goal: an accepted Keep is stored, a refused one is not, and neither is an input. Method: as the shell says, also
+    while draining; the number is free again.
+    """
+    alice = broker.producer()
+    before = list(broker.journal)
+    keep = messages.Keep(9, bytes(32), b"code")
+    assert refused(alice.send(keep, errors.CodeError("no code"))) == errors.CodeError.code
+    assert refused(alice.send(keep, errors.StorageFull("no room"))) == errors.StorageFull.code
+    alice.drain()
+    assert alice.send(keep) == Accepted(9, 0, 0)
+    assert alice.send(keep) == Accepted(9, 0, 0)
+    assert broker.journal == before
+    alice.drain(False)
+    missing = errors.NotKept("not here", missing=["ab"])
+    deploy = messages.Deploy(1, "main", "counter", COUNTER, False)
+    reply = alice.send(deploy, missing)
+    assert (refused(reply), reply.fields) == (errors.NotKept.code, {"missing": ["ab"]})
+    assert alice.send(deploy) == Answer(1, {})
+    assert alice.send(deploy, missing) == Answer(1, {})  # it took effect, so it is answered as before
 
 
 def test_draining_takes_no_more_tasks(broker: Broker) -> None:

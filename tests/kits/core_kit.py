@@ -37,6 +37,7 @@ from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common import messages, wire
 from rota.common.digests import ZERO_DIGEST, lane_seed
+from rota.common.errors import RotaError
 from rota.common.messages import (
     Accepted,
     Answer,
@@ -226,11 +227,11 @@ class Producer:
     def hello(self) -> None:
         self.send(messages.Hello(0, self.name))
 
-    def send(self, request: messages.FrontendRequest) -> Any:
-        """Send a request and return the reply to it, None if it has none yet."""
+    def send(self, request: messages.FrontendRequest, objection: RotaError | None = None) -> Any:
+        """Send a request, with the shell's objection to it; return the reply to it, None if it has none yet."""
         decoded = wire.decode(wire.encode(request), wire.FROM_PRODUCERS)
         seen = len(self.inbox)
-        self.broker.step(FromProducer(self.identity, decoded))  # type: ignore[arg-type]
+        self.broker.step(FromProducer(self.identity, decoded, objection))  # type: ignore[arg-type]
         return next((reply for reply in self.inbox[seen:] if reply.number == request.number), None)
 
     def take(self, message: Any) -> None:

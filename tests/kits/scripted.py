@@ -30,6 +30,7 @@ from rota.common.digests import digest, entropy
 from rota.common.work import (
     AGENT,
     ASK,
+    COMMAND,
     FAILURE,
     FUNCTION,
     MODEL,
@@ -206,6 +207,7 @@ def _steps(task: TaskInput) -> list[Any] | None:
 
 COUNTER = code("counter")
 FUNCTION_CODE = code("function", FUNCTION)
+COMMAND_CODE = code("command", COMMAND)
 SOURCE_CODE = code("source", SOURCE)
 MODEL_CODE = code("model", MODEL)
 UNRUNNABLE = code("unrunnable")
