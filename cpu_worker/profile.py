@@ -25,7 +25,7 @@ from rota.common.digests import digest, digest_of
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker.host_limits import MEMORY_BYTES, SLOTS
 
-ABI_VERSION: Final = 1
+ABI_VERSION: Final = 2
 WASMTIME_VERSION: Final = version("wasmtime")
 
 ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (

@@ -12,6 +12,7 @@ from _mutations_code import CODE_FAULTS
 from _mutations_models import MODEL_FAULTS
 from _mutations_records import FAULTS
 from _mutations_texts import TEXT_FAULTS
+from _mutations_wasi import WASI_FAULTS
 
 _LANE: Final = ("tests/broker/test_lane.py",)
 _CORE: Final = ("tests/broker/test_lane.py", "tests/broker/test_requests.py", "tests/broker/test_reference.py")
@@ -79,7 +80,7 @@ MUTATIONS: Final = (
         "given-back-reversed", "tasks of a dead worker run again in their order", "broker/dispatch.py",
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
-    *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS)],
+    *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS, *WASI_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane.py",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 
 import pytest
+from wasi_guest import DATA_AT, OUT_AT, PATH_TOO_AT, ROOT, FuelSpent, WasiKit
 
 from rota.wasi import errno
-from tests.kits.wasi_guest import DATA_AT, OUT_AT, PATH_TOO_AT, ROOT, FuelSpent, WasiKit
 
 CREATE, DIRECTORY, EXCLUSIVE, TRUNCATE = 1, 2, 4, 8
 

@@ -6,12 +6,12 @@ import struct
 from random import Random
 
 import pytest
+from wasi_guest import DATA_AT, OUT_AT, PATH_AT, ROOT, FuelSpent, WasiKit
 
 from rota.common.wasi_imports import WASI_IMPORTS
 from rota.wasi import errno
 from rota.wasi.functions import WASI_FUNCTIONS
 from rota.wasi.process import FreezeReached, ProcessExit
-from tests.kits.wasi_guest import DATA_AT, OUT_AT, PATH_AT, ROOT, FuelSpent, WasiKit
 
 
 def test_all_of_preview_1_is_there() -> None:
