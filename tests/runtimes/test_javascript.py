@@ -11,6 +11,7 @@ import msgpack
 import pytest
 from sdk_cases import task
 from sdk_languages import SDK
+from tests.kits.runtimes import javascript_runtime
 
 from rota.broker.modules import ModuleStore
 from rota.common.bundle import encode_bundle
@@ -20,7 +21,6 @@ from rota.common.work import SOURCE, Code, Done, Failed, Fold, Limits, Outcome
 from rota.cpu_worker.executor import WasmExecutor
 from rota.runtimes.bundles import SourceBundle, source_bundle
 from rota.runtimes.folder import runtime_bytes
-from tests.kits.runtimes import javascript_runtime
 
 SEED: Final = bytes(range(32))
 
