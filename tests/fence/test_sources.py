@@ -120,11 +120,12 @@ def test_ways_to_end(ask: Callable[..., Outcome]) -> None:
     """Goal: each end is the language's own error or a derived failure, with the log before it; the next task sees
     nothing of it. Method: one way after the other in one worker, twice each.
     """
+    is_python = ask.language == "python"  # type: ignore[attr-defined]
     ends: dict[str, tuple[str, str]] = {
         "spin": ("fuel", "out of fuel"),
         "print": ("fuel", "out of fuel"),
-        "deep": ("error", "RecursionError: " if ask.language == "python" else "RangeError: "),  # type: ignore[attr-defined]
-        "memory": ("error", "MemoryError" if ask.language == "python" else "InternalError: out of memory"),  # type: ignore[attr-defined]
+        "deep": ("error", "RecursionError: " if is_python else "RangeError: "),
+        "memory": ("error", "MemoryError" if is_python else "InternalError: out of memory"),
     }
     for what, (kind, message) in ends.items():
         first, second = ask(what), ask(what)
