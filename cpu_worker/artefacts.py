@@ -54,15 +54,16 @@ class Artefacts:
 
     def read(self, name: str) -> bytes | None:
         """Return the content; None if there is none with a valid MAC for this name."""
-        path = self._dir / name
         try:
-            data = path.read_bytes()
+            with (self._dir / name).open("rb") as file:
+                mac, content = file.read(MAC_BYTES), file.read()
         except OSError:
             return None
-        content = data[MAC_BYTES:]
-        if not hmac.compare_digest(data[:MAC_BYTES], self._mac(name, content)):
-            return None
-        return content
+        return content if hmac.compare_digest(mac, self._mac(name, content)) else None
+
+    def has(self, name: str) -> bool:
+        """Return whether there is content of this name, valid or not."""
+        return (self._dir / name).is_file()
 
     def touch(self, name: str) -> None:
         """Say that the content is used, so that `trim` keeps it longer."""
@@ -96,7 +97,9 @@ class Artefacts:
             log.warning("unused files of %s cannot be removed: %s", self._dir, error)
 
     def _mac(self, name: str, content: bytes) -> bytes:
-        return blake3(b"code" + name.encode() + content, key=self._key).digest()
+        hasher = blake3(b"code" + name.encode(), key=self._key)
+        hasher.update(content)
+        return hasher.digest()
 
     def _write(self, name: str, content: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=self._dir, prefix="new-")

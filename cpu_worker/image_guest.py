@@ -16,9 +16,10 @@ from typing import Any, Final, NamedTuple, NoReturn
 from wasmtime import Engine, Linker, Module
 from wasmtime import _ffi as ffi
 
+from rota.common.limits import MESSAGE_CHARS_MAX
 from rota.common.wasm_binary import FuncType
 from rota.cpu_worker import raw_api as api
-from rota.cpu_worker.guest import MEMORY, GuestFault, PreparedCode, check_answer, check_fits
+from rota.cpu_worker.guest import MEMORY, GuestExit, GuestFault, GuestStopped, PreparedCode, check_answer, check_fits
 from rota.cpu_worker.host_calls import HostCalls, ImportFunctions
 from rota.cpu_worker.image import CompiledProgram, Image
 from rota.cpu_worker.module_split import (
@@ -190,7 +191,15 @@ class ImageGuest(RawStore):
     def call(self, data: bytes, *, fuel: int) -> bytes:
         """Run one task by the driver."""
         self.give(fuel)
-        answer = self.prepared.runtime.driver.step(self.interpreter, self.prepared.note, data)
+        try:
+            answer = self.prepared.runtime.driver.step(self.interpreter, self.prepared.note, data)
+        except (GuestFault, GuestStopped, GuestExit):
+            raise
+        except MemoryError:
+            raise GuestStopped("faulted", f"{self.where}: the host has no memory for a task") from None
+        except Exception as error:  # a driver reads what guests return, which may be anything
+            text = f"{self.where}: what it returned cannot be read ({type(error).__name__}: {error})"
+            raise GuestFault("bad_output", text[:MESSAGE_CHARS_MAX]) from None
         self._refresh()
         check_answer(self.where, 0, len(answer), max(self._size, len(answer)))
         return answer

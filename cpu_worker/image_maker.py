@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from wasmtime import Engine
@@ -52,7 +53,7 @@ _TEXT_CHARS_MAX: Final = 4_000
 
 
 class ImageMaker:
-    """Makes images for one engine. `make` may be called in any thread, `load` in the engine's."""
+    """Makes images for one engine. All but the constructor may be called in any thread."""
 
     def __init__(self, engine: Engine, artefacts_dir: Path, runtimes_dir: Path, *, maps_images: bool) -> None:
         """`artefacts_dir` is of the run, `runtimes_dir` of the user. Raises `ConfigError` if the first is unusable."""
@@ -61,7 +62,7 @@ class ImageMaker:
         self._shared_dir = runtimes_dir / COMPILED
         self._shared_artefacts: Artefacts | None = None
         self._scope = artefact_scope(engine)
-        self._made: dict[bytes, tuple[CompiledProgram, Image]] = {}  # about to be loaded, by the bundle's digest
+        self._made: dict[bytes, Image] = {}  # about to be loaded, by the bundle's digest
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._stopped = False
         self.made_count = 0  # of processes that ended well
@@ -71,20 +72,28 @@ class ImageMaker:
         if digest in self._made:
             return True
         names = _Names(self._scope, bundle, digest)
-        program = self._read(self._shared, names.program)
-        image = self._read(self._own, names.image) if program is not None else None
-        if program is None or image is None:
+        if not self._shared.has(names.program(self._shared)):
             return False
-        self._hold(digest, decode_program(program), decode_image(image))
-        return True
+        image = self._read(self._own, names.image)
+        if image is not None:
+            self._hold(digest, decode_image(image))
+        return image is not None
 
     def make(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> None:
         """Make what is missing for a source; `module` gives the runtime's bytes. Raises `CodeError` with the reason."""
-        self._hold(digest, *self._make(bundle, digest, module))
+        self._hold(digest, self._image(bundle, digest, module))
 
-    def load(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> tuple[CompiledProgram, Image]:
-        """Return runtime and image of a source, made if they are not there. Raises `CodeError` with the reason."""
-        return self._made.pop(digest, None) or self._make(bundle, digest, module)
+    def image(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> Image:
+        """Return the image of a source, made if it is not there. Raises `CodeError` with the reason."""
+        return self._made.pop(digest, None) or self._image(bundle, digest, module)
+
+    def program(self, bundle: Bundle, module: Callable[[], bytes]) -> CompiledProgram:
+        """Return the compiled runtime of a source, made if it is not there. Raises `CodeError` with the reason."""
+        names = _Names(self._scope, bundle, b"")
+        driver = driver_of(bundle.module)
+        return decode_program(
+            self._kept(self._shared, names.program, lambda: encode(self._compile(bundle.module, module(), driver)))
+        )
 
     def stop(self) -> None:
         """End the processes; callable from any thread. Their waiting callers get a `CodeError`."""
@@ -92,21 +101,16 @@ class ImageMaker:
         for process in list(self._processes.values()):
             process.kill()
 
-    def _make(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> tuple[CompiledProgram, Image]:
-        driver = driver_of(bundle.module)
+    def _image(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> Image:
         names = _Names(self._scope, bundle, digest)
-        compiled = decode_program(
-            self._kept(self._shared, names.program, lambda: encode(self._compile(bundle.module, module(), driver)))
-        )
         image = self._read(self._own, names.image)
         if image is None:
-            base = decode_image(
-                self._kept(self._shared, names.base, lambda: self._run(_base_order(driver, compiled, bundle)))
-            )
-            image = self._run(_image_order(driver, compiled, base, bundle))
+            driver, compiled = driver_of(bundle.module), self.program(bundle, module)
+            base = self._kept(self._shared, names.base, lambda: self._run(_base_order(driver, compiled, bundle)))
+            image = self._run(_image_order(driver, compiled, decode_image(base), bundle))
             self._own.keep(names.image(self._own), image)
             self._own.trim(IMAGE_SUFFIX, IMAGES_KEPT_BYTES)
-        return compiled, decode_image(image)
+        return decode_image(image)
 
     @property
     def _shared(self) -> Artefacts:
@@ -165,17 +169,22 @@ class ImageMaker:
         self._check_going_on()
         what = order.entry or f"the runtime {order.driver}"
         command = [sys.executable, "-P", "-m", "rota.cpu_worker.image_main"]
-        pipe = subprocess.PIPE
         order = order._replace(copies_images=not self._maps_images)
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-            self._processes[process.pid] = process
-            try:
-                image, said = process.communicate(encode_order(order), timeout=IMAGE_MS_MAX / 1000)
-            except subprocess.TimeoutExpired:
-                raise CodeError(f"{what} took longer than {IMAGE_MS_MAX} ms to load: let it do less") from None
-            finally:
-                process.kill()
-                del self._processes[process.pid]
+        # Files without a name: tens of megabytes would pass a pipe in small pieces.
+        with TemporaryFile() as given, TemporaryFile() as made:
+            given.write(encode_order(order))
+            given.seek(0)
+            with subprocess.Popen(command, stdin=given, stdout=made, stderr=subprocess.PIPE) as process:
+                self._processes[process.pid] = process
+                try:
+                    _, said = process.communicate(timeout=IMAGE_MS_MAX / 1000)
+                except subprocess.TimeoutExpired:
+                    raise CodeError(f"{what} took longer than {IMAGE_MS_MAX} ms to load: let it do less") from None
+                finally:
+                    process.kill()
+                    del self._processes[process.pid]
+            made.seek(0)
+            image = made.read()
         if process.returncode == 0:
             self.made_count += 1
             return image
@@ -191,8 +200,8 @@ class ImageMaker:
             f"probably over its memory or {IMAGE_MS_MAX} ms of processor time"
         )
 
-    def _hold(self, digest: bytes, compiled: CompiledProgram, image: Image) -> None:
-        self._made[digest] = (compiled, image)
+    def _hold(self, digest: bytes, image: Image) -> None:
+        self._made[digest] = image
         if len(self._made) > _MADE_MAX:
             self._made.pop(next(iter(self._made)), None)
 

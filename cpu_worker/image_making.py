@@ -71,6 +71,9 @@ def make_image(order: Order, driver: Driver) -> Image:
         raise CodeError(error.message + _said(log)) from None
     except (GuestFault, GuestExit, GuestStopped) as error:
         raise CodeError(f"{what} does not load: {_reason(error)}" + _said(log)) from None
+    except Exception as error:  # a driver reads what guests return, which may be anything
+        text = f"{what} does not load: the driver {driver.name} cannot read what it returned"
+        raise CodeError(f"{text} ({type(error).__name__}: {error})" + _said(log)) from None
     finally:
         if memories is not None and memories.refusal:  # then whatever came of it does not follow from the source
             raise CodeError(f"{what} cannot be loaded on this host: {memories.refusal}")

@@ -175,12 +175,18 @@ def _memory_limits(memory: MemoryType) -> bytes:
 
 
 def _memory_module(memory: MemoryType, data: Sequence[tuple[int, bytes]]) -> bytes:
-    out = bytearray(b"\0asm\x01\0\0\0")
-    out += _section(_MEMORY, b"\x01" + _memory_limits(memory))
-    out += _section(_EXPORT, b"\x01" + _name("memory") + bytes([_MEMORY_KIND, 0]))
-    segments = [b"\x00\x41" + _s32(offset) + b"\x0b" + _blob(part) for offset, part in data]
-    out += _section(_DATA, _u32(len(segments)) + b"".join(segments))
-    return bytes(out)
+    heads = [b"\x00\x41" + _s32(offset) + b"\x0b" + _u32(len(part)) for offset, part in data]
+    count = _u32(len(data))
+    size = len(count) + sum([len(head) + len(part) for head, (_, part) in zip(heads, data, strict=True)])
+    out = [
+        b"\0asm\x01\0\0\0",
+        _section(_MEMORY, b"\x01" + _memory_limits(memory)),
+        _section(_EXPORT, b"\x01" + _name("memory") + bytes([_MEMORY_KIND, 0])),
+        bytes([_DATA]) + _u32(size) + count,
+    ]
+    for head, (_, part) in zip(heads, data, strict=True):
+        out += head, part  # joined once: a part may have many megabytes
+    return b"".join(out)
 
 
 # --- reading; inspect_module has found the sections well formed -------------------------------------------------------

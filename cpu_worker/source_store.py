@@ -15,7 +15,6 @@ from rota.common.errors import CodeError
 from rota.common.work import Code
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.host_calls import HostCalls
-from rota.cpu_worker.image import CompiledProgram
 from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, SourceFacts, link_memory, link_program
 from rota.cpu_worker.image_maker import ImageMaker
 from rota.runtimes.drivers import driver_of
@@ -36,11 +35,10 @@ class SourceStore:
     def prepare(self, code: Code) -> PreparedSource:
         """Return a source ready to run. Raises `CodeError` with the reason if it cannot be used."""
         bundle = self._bundle(code)
-        compiled, image = self._maker.load(bundle, code.digest, lambda: self._contents.module(bundle.module))
+        image = self._maker.image(bundle, code.digest, lambda: self._contents.module(bundle.module))
         try:
-            runtime = self._runtime(bundle, compiled)
-            given = SourceFacts(bundle.args, dict(bundle.env), dict(bundle.files))
-            return link_memory(self._engine, runtime, image, given)
+            facts = SourceFacts(bundle.args, dict(bundle.env), dict(bundle.files))
+            return link_memory(self._engine, self._runtime(bundle), image, facts)
         except WasmtimeError as error:
             raise CodeError(f"this worker cannot load the image of {bundle.entry}: {error}") from None
 
@@ -65,9 +63,10 @@ class SourceStore:
             raise CodeError("a source needs an entry, the path of its main file: give it (--entry)", field="entry")
         return bundle
 
-    def _runtime(self, bundle: Bundle, compiled: CompiledProgram) -> PreparedProgram:
+    def _runtime(self, bundle: Bundle) -> PreparedProgram:
         runtime = self._runtimes.pop(bundle.module, None)
         if runtime is None:
+            compiled = self._maker.program(bundle, lambda: self._contents.module(bundle.module))
             runtime = link_program(self._engine, compiled, driver_of(bundle.module), self._hosts)
             while len(self._runtimes) >= _RUNTIMES_MAX:
                 self._runtimes.pop(next(iter(self._runtimes)))  # its sources keep it alive as long as they need it
