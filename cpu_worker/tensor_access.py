@@ -9,13 +9,17 @@ its outcome names are written to the store before the outcome leaves, so a faile
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from rota.common.errors import TensorError
 from rota.common.limits import TENSORS_PER_TASK_MAX
 from rota.common.work import TensorRef
-from rota.tensors.format import check_tensor, flat_bytes, tensor_digest
-from rota.tensors.store import TensorStore
+
+if TYPE_CHECKING:
+    from rota.tensors.store import TensorStore
+
+# Functions of rota.tensors are imported where they are called: they load numpy, which takes longer than most sources
+# take to load in the process of image_main.py, and guests there have no tensors.
 
 BAD_INDEX: Final = -9  # the task has no tensor with that index (EBADF)
 BAD_ADDRESS: Final = -14  # pointer + length is outside the guest's memory (EFAULT)
@@ -43,6 +47,8 @@ class StoreTensors:
         self._store = store
 
     def open(self, ref: TensorRef) -> memoryview:
+        from rota.tensors.format import flat_bytes
+
         return flat_bytes(self._store.open(ref))
 
     def keep(self, ref: TensorRef, data: bytes) -> None:
@@ -101,6 +107,8 @@ class TaskTensors:
 
     def refuse(self, dtype: str, shape: tuple[int, ...], size: int) -> int:
         """Return why a tensor with `size` bytes of data cannot be made, BAD_ARGUMENT or NO_ROOM; 0 if it can."""
+        from rota.tensors.format import check_tensor
+
         try:
             wanted = check_tensor(dtype, shape)
         except TensorError:
@@ -115,5 +123,7 @@ class TaskTensors:
         if refusal or (dtype == "bool" and data.strip(b"\0\1")):
             return refusal or BAD_ARGUMENT
         self._bytes_left -= len(data)
+        from rota.tensors.format import tensor_digest
+
         self._made.append((TensorRef(tensor_digest(dtype, shape, data), dtype, shape), data))
         return len(self) - 1

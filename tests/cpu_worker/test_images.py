@@ -18,11 +18,15 @@ from rota.cpu_worker import executor as executor_module
 from rota.cpu_worker import image_making
 from rota.cpu_worker.artefacts import MAC_BYTES, Artefacts
 from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.guest import GuestFault
 from rota.cpu_worker.guest_memory import WatchedMemories
+from rota.cpu_worker.host_calls import HostCalls, TaskFacts
 from rota.cpu_worker.image import BASE_SUFFIX, IMAGE_SUFFIX, PROGRAM_SUFFIX, CompiledProgram, Image
+from rota.cpu_worker.image_guest import ImageGuest, SourceFacts, link_memory, link_program
 from rota.cpu_worker.image_making import Order, make_image
 from rota.cpu_worker.module_split import split_module
 from rota.cpu_worker.profile import new_engine
+from rota.cpu_worker.task_log import TaskLog
 from rota.runtimes.own_driver import DRIVER
 from tests.kits.tiny_runtime import LOAD, STEP, tiny_bundle, tiny_contents, tiny_runtime
 
@@ -335,3 +339,26 @@ def test_a_source_without_its_runtime(world: Any, new_executor: Any) -> None:
     (world.modules_dir / f"{digest(b'other').hex()}.wasm").write_bytes(b"other")
     with pytest.raises(CodeError, match="no WebAssembly module"):
         executor.prepare(code, "a")
+
+
+class MisreadingDriver(type(DRIVER)):  # type: ignore[misc]
+    """A driver that trusts what a guest returns."""
+
+    def step(self, guest: Any, note: bytes, message: bytes) -> bytes:
+        return {b"text": b""}[super().step(guest, note, message)]
+
+
+def test_a_driver_that_cannot_read_an_answer(base: tuple[CompiledProgram, Image]) -> None:
+    """Goal: whatever a guest makes its driver do is the task's outcome. Method: a driver that raises `KeyError`."""
+    engine, driver = new_engine(), MisreadingDriver()
+    hosts = HostCalls(engine, None)
+    image = make_image(order_of(*base, "khello"), DRIVER)
+    runtime = link_program(engine, base[0], driver, hosts)
+    prepared = link_memory(engine, runtime, image, SourceFacts((), {}, {}))
+    hosts.begin(TaskFacts(0, bytes(32), TaskLog(100), Limits(), program=prepared.program))
+    guest = ImageGuest(engine, prepared, hosts, memory_bytes=1 << 20)
+    with pytest.raises(GuestFault) as caught:
+        guest.call(b"", fuel=10_000)
+    assert caught.value.kind == "bad_output"
+    assert caught.value.message.startswith("own: what it returned cannot be read (KeyError: b'")
+    guest.close()
