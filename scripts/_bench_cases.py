@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 import zmq
+from _bench_agents import AGENTS
 from _bench_bounds import (
     copy_seconds,
     fsync_seconds,
@@ -50,7 +51,7 @@ from rota.proof.verify import VerifyOptions
 from rota.runs.open import open_run
 from rota.tensors.store import TensorStore
 
-AGENTS = REPOSITORY / "examples" / "agents"
+MODULES = REPOSITORY / "examples" / "agents"
 PAYLOAD = np.random.default_rng(1).bytes(100)
 KEYS = 64
 SUBMIT_TASKS = 1_000
@@ -90,14 +91,14 @@ class Kind(NamedTuple):
         return [f"{self.target}/{number % self.keys}" for number in range(tasks)] if self.keys else self.target
 
 
-FUNCTION_FRESH = Kind("function fresh", "function_fresh", AGENTS / "echo_function.wasm", FUNCTION, False)
-FUNCTION_REUSE = Kind("function reuse", "function_reuse", AGENTS / "echo_function.wasm", FUNCTION, True)
-AGENT_KEYS = Kind("agents, 64 keys", "agent_keys", AGENTS / "echo.wasm", AGENT, False, KEYS)
+FUNCTION_FRESH = Kind("function fresh", "function_fresh", MODULES / "echo_function.wasm", FUNCTION, False)
+FUNCTION_REUSE = Kind("function reuse", "function_reuse", MODULES / "echo_function.wasm", FUNCTION, True)
+AGENT_KEYS = Kind("agents, 64 keys", "agent_keys", MODULES / "echo.wasm", AGENT, False, KEYS)
 KINDS = (
     FUNCTION_FRESH,
     FUNCTION_REUSE,
-    Kind("agent fresh", "agent_fresh", AGENTS / "echo.wasm", AGENT, False),
-    Kind("agent reuse", "agent_reuse", AGENTS / "echo.wasm", AGENT, True),
+    Kind("agent fresh", "agent_fresh", MODULES / "echo.wasm", AGENT, False),
+    Kind("agent reuse", "agent_reuse", MODULES / "echo.wasm", AGENT, True),
     AGENT_KEYS,
 )
 
@@ -247,7 +248,7 @@ def tensor(place: Place) -> Iterator[None]:
     megabytes = f"{place.sizes.tensor_bytes >> 20} MiB"
     with Up(place.folder, 1, 1) as up, Client(place.folder.root, timeout_s=120) as client:
         up.wait_ready(place.say)
-        client.deploy("tensor_sum", AGENTS / "tensor_sum.wasm", AGENT, code_limits=TENSOR_LIMITS)
+        client.deploy("tensor_sum", MODULES / "tensor_sum.wasm", AGENT, code_limits=TENSOR_LIMITS)
         client.deploy_model("add_one", digest, code_limits=TENSOR_LIMITS)
         for number in _from_one():
             place.say(megabytes)
@@ -388,6 +389,7 @@ def _from_one() -> Iterator[int]:
 CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "tasks": [lambda place: tasks(place, 1), lambda place: tasks(place, 2)],
     "latency": [latency],
+    "agents": AGENTS,
     "tensor": [tensor],
     "inference": INFERENCE,
     "generation": [generation],

@@ -29,7 +29,19 @@ from _environment import REPOSITORY, ensure_environment
 if TYPE_CHECKING:
     from _bench_cases import Place, Sizes
 
-CASES = ("tasks", "latency", "tensor", "inference", "texts", "generation", "local", "recovery", "snapshots", "verify")
+CASES = (
+    "tasks",
+    "latency",
+    "agents",
+    "tensor",
+    "inference",
+    "texts",
+    "generation",
+    "local",
+    "recovery",
+    "snapshots",
+    "verify",
+)
 ROUNDS = 5
 QUIET_LOAD = 1.5
 PACKAGES = ("rota", "pyzmq", "msgpack", "blake3", "numpy", "wasmtime", "onnxruntime", "onnxruntime-gpu")
