@@ -17,7 +17,7 @@ ZERO_DIGEST: Final = bytes(DIGEST_BYTES)
 
 pack: Final = msgspec.msgpack.Encoder().encode  # the canonical MessagePack of a structure
 
-_ENTROPY_CONTEXT: Final = "rota 2026-11 task entropy"
+_ENTROPY: Final = blake3(derive_key_context="rota 2026-11 task entropy")
 _SEED_CONTEXT: Final = "rota 2026-11 lane seed"
 
 
@@ -38,4 +38,6 @@ def lane_seed(lane: str) -> bytes:
 
 def entropy(seed: bytes, turn: int) -> bytes:
     """Return the 32 random bytes of a turn: a counter-based generator keyed by the lane's seed."""
-    return blake3(seed + turn.to_bytes(8, "little"), derive_key_context=_ENTROPY_CONTEXT).digest()
+    hasher = _ENTROPY.copy()  # deriving the key each time would take longer than the rest
+    hasher.update(seed + turn.to_bytes(8, "little"))
+    return hasher.digest()

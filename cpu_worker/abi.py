@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from rota.common.budget import growth_max, growth_of
-from rota.common.digests import digest, entropy
+from rota.common.digests import digest
 from rota.common.limits import (
     DELAY_MS_MAX,
     EMITS_MAX,
@@ -98,8 +98,8 @@ class _Overflow(Exception):
     """The output has more emits than allowed, or grows its lane by too many bytes."""
 
 
-def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_seed: bytes) -> bytes:
-    """Return the guest's input."""
+def encode_input(task: TaskInput, *, address: str, state: bytes | None, entropy: bytes) -> bytes:
+    """Return the guest's input. `entropy`: 32 bytes."""
     packed: bytes = _packer.pack(
         (
             VERSION,
@@ -109,7 +109,7 @@ def encode_input(task: TaskInput, *, address: str, state: bytes | None, lane_see
             task.payload,
             task.turn,
             task.now_ms,
-            entropy(lane_seed, task.turn),
+            entropy,
             task.reply_to,
             task.tensors,
             address,

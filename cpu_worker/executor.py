@@ -187,8 +187,9 @@ class WasmExecutor:
     def _run_agent(
         self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
     ) -> tuple[Outcome, bytes | None]:
-        data = abi.encode_input(task, address=fold.address, state=state, lane_seed=fold.lane_seed)
-        answer = self._sandbox.call(data, task_facts(fold, task, log, self._program))
+        facts = task_facts(fold, task, log, self._program)
+        data = abi.encode_input(task, address=fold.address, state=state, entropy=facts.entropy)
+        answer = self._sandbox.call(data, facts)
         return abi.decode_output(
             answer,
             address=fold.address,

@@ -28,7 +28,7 @@ def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: s
     """Raise `CodeError` if an empty message shows that the code keeps state between calls."""
     data = b""
     if code.kind == AGENT:
-        data = abi.encode_input(_EMPTY, address=address, state=None, lane_seed=bytes(32))
+        data = abi.encode_input(_EMPTY, address=address, state=None, entropy=bytes(32))
     limits = code.limits._replace(fuel=min(code.limits.fuel, FUEL_MAX))
     sandbox.begin(prepared, code._replace(limits=limits))
     try:

@@ -147,7 +147,7 @@ class _Trial:
         self.reuse = reuse
         self.calls = max(10, min(tasks // 10, STATES_BYTES_MAX // (size + 1)))
         self.fold = tried.fold(module, self.calls, reuse=reuse, state=state)
-        data = abi.encode_input(self.fold.tasks[0], address=ADDRESS, state=state, lane_seed=bytes(32))
+        data = abi.encode_input(self.fold.tasks[0], address=ADDRESS, state=state, entropy=bytes(32))
         self.bare = BareModule(module, data)
         self.name = f"agent {'reuse' if reuse else 'fresh'}, 100 bytes, state of {_size(size)}"
 

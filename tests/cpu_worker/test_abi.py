@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rota.common.digests import digest
+from rota.common.digests import digest, entropy
 from rota.common.limits import (
     DELAY_MS_MAX,
     LOG_LINES_MAX,
@@ -309,7 +309,7 @@ def test_any_values_become_an_outcome(fields: list[Any]) -> None:
 
 def test_tables_name_the_encoded_fields() -> None:
     """Goal: the table of the input has one row per field. Method: compare lengths with an encoded task."""
-    encoded = msgpack.unpackb(abi.encode_input(TASK, address="a/b", state=None, lane_seed=bytes(32)))
+    encoded = msgpack.unpackb(abi.encode_input(TASK, address="a/b", state=None, entropy=entropy(bytes(32), TASK.turn)))
     assert len(encoded) == len(abi.IN_FIELDS)
 
 
