@@ -204,7 +204,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "entropy-without-the-turn", "every turn has entropy of its own", "common/digests.py",
-        'blake3(seed + turn.to_bytes(8, "little"), derive', "blake3(seed, derive", ("tests/broker",
+        'hasher.update(seed + turn.to_bytes(8, "little"))', "hasher.update(seed)", ("tests/broker",
         "tests/cpu_worker/test_executor.py"),
     ),
     Mutation(
