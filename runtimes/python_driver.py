@@ -19,8 +19,10 @@ from typing import Final, NamedTuple
 import msgpack
 
 from rota.common.errors import CodeError
+from rota.common.limits import OUTPUT_BYTES_MAX
 from rota.runtimes.driver import Frozen, HostFunction, Interpreter
 
+BOOT_FILE: Final = "rota/agent/boot.py"
 PAGE_BYTES: Final = 1 << 16
 STACK_PAGES: Final = 128  # the build's own stack, of 512 KiB, ends before Python's limits of recursion do
 ROOM_PAGES: Final = 1  # for the input object, if it is small
@@ -32,6 +34,7 @@ IMMORTAL: Final = 0x3FFFFFFF  # a count of references that is never changed
 HASH_UNKNOWN: Final = 0xFFFFFFFF
 TUPLE_ITEMS_AT: Final = 12
 TYPE_CALL_AT: Final = 64  # of PyTypeObject: tp_call, a table index
+ADDRESSES: Final = 6  # that the start script notes
 MARSHAL_VERSION: Final = 2  # the last one whose bytes depend on the values alone
 
 _NO_MEMORY: Final = msgpack.packb([1, 1, "MemoryError", "Python had no memory left to say where", []])
@@ -59,16 +62,17 @@ class PythonDriver:
     version: Final = 1
     exports: Final = ("_start",)
     imports: Final[Mapping[tuple[str, str], HostFunction]] = {}
-    args: Final = ("python", "-B", "-E", "-s", "-S", "/rota/agent/boot.py")
+    args: Final = ("python", "-B", "-E", "-s", "-S", f"/{BOOT_FILE}")
 
     def start(self, guest: Interpreter) -> bytes:
+        if BOOT_FILE not in guest.files:
+            raise CodeError(f"the bundle has no {BOOT_FILE}: make it with `rota deploy` or rota.runtimes.bundles")
         try:
             guest.call("_start")
         except Frozen as frozen:
-            note = frozen.note
+            load, step, arguments, empty, function_type, bytes_type = _addresses(frozen.note)
         else:
-            raise CodeError("the start script of Python ended, and did not stop where it should")
-        load, step, arguments, empty, function_type, bytes_type = msgpack.unpackb(note)
+            raise CodeError(f"{BOOT_FILE} ended, and did not stop where it should")
         first = guest.add_pages(STACK_PAGES + ROOM_PAGES)
         room = (first + STACK_PAGES) * PAGE_BYTES
         guest.stack_pointer = room  # a stack grows downwards; the frames of the start script stay where they are
@@ -92,6 +96,17 @@ class PythonDriver:
         return _NO_MEMORY if answer is None else answer
 
 
+def _addresses(note: bytes) -> list[int]:
+    """Return what the start script noted. Raises `CodeError`: anybody can send a bundle with a script of his own."""
+    try:
+        found = msgpack.unpackb(note)
+    except (ValueError, msgpack.UnpackException):
+        found = None
+    if type(found) is not list or len(found) != ADDRESSES or any(type(one) is not int or one >> 32 for one in found):
+        raise CodeError(f"{BOOT_FILE} is not the one of this version of Rota: it noted no {ADDRESSES} addresses")
+    return found
+
+
 def _call(guest: Interpreter, addresses: PythonNote, function: int, data: bytes) -> bytes | None:
     """Call a function without arguments on `data`; return what it returns, None if it raised."""
     size = BYTES_HEAD.size + len(data) + 1
@@ -104,7 +119,10 @@ def _call(guest: Interpreter, addresses: PythonNote, function: int, data: bytes)
     answer = guest.call_table(addresses.call, function, addresses.empty, 0)
     if not answer:
         return None
-    return guest.read(answer + BYTES_HEAD.size, guest.word(answer + BYTES_SIZE_AT))
+    size = guest.word(answer + BYTES_SIZE_AT)
+    if size > OUTPUT_BYTES_MAX:
+        guest.fail("bad_output", f"python: {size} bytes returned, at most {OUTPUT_BYTES_MAX}")
+    return guest.read(answer + BYTES_HEAD.size, size)
 
 
 DRIVER: Final = PythonDriver()

@@ -45,12 +45,17 @@ class Sandbox:
             folder / "modules", folder / "artefacts", StoreTensors(self.tensors), lambda: time.monotonic() * 1000
         )
 
-    def deploy(self, source: str | Mapping[str, str | bytes], **more: Any) -> Code:
+    def deploy(
+        self, source: str | Mapping[str, str | bytes], boot: Mapping[str, bytes] | None = None, **more: Any
+    ) -> Code:
         """Return a source's code, ready to run. Raises `CodeError` as a deploy does."""
         files = {"agent.py": source} if isinstance(source, str) else source
         found = {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
         bundle = new_bundle(
-            self.runtime.digest, entry=next(iter(found)), files={**found, **LANGUAGE.boot_files()}, **more
+            self.runtime.digest,
+            entry=next(iter(found)),
+            files={**found, **(LANGUAGE.boot_files() if boot is None else boot)},
+            **more,
         )
         data = encode_bundle(bundle)
         self._store.keep(digest(data), data)
@@ -212,6 +217,26 @@ def test_a_source_that_does_not_load_says_why(sandbox: Sandbox, files: Mapping[s
         sandbox.deploy(files)
     assert text in caught.value.message
     assert "/rota/agent" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("boot", "text"),
+    [
+        ({}, "the bundle has no rota/agent/boot.py"),
+        ({"rota/agent/boot.py": b"pass"}, "ended, and did not stop"),
+        (
+            {
+                "rota/agent/boot.py": b"import time\nwith open('/rota/freeze', 'w') as f: f.write('x')\ntime.time()",
+            },
+            "it noted no 6 addresses",
+        ),
+    ],
+)
+def test_a_bundle_with_other_boot_files_is_refused(sandbox: Sandbox, boot: Mapping[str, bytes], text: str) -> None:
+    """Goal: a bundle of anybody's making is an error of the deploy. Method: none of the files, and wrong ones."""
+    with pytest.raises(CodeError) as caught:
+        sandbox.deploy("def agent(ctx): pass\n", boot)
+    assert text in caught.value.message
 
 
 def test_bounds_end_a_task(sandbox: Sandbox, evaluator: Code) -> None:
