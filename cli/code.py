@@ -88,8 +88,8 @@ _DEFAULTS: Final = Limits()
 def deploy(
     connection: Connection, name: str, file: Path | None, program: str, kind: str | None, with_: tuple[str, ...],
     entry: str, runtime: str, fetch: bool, args: tuple[str, ...], env: tuple[str, ...], files: tuple[str, ...],
-    reuse: bool, exports: tuple[str, ...], fuel: int, memory: int, timeout_ms: int, emits: int, growth: int, tensors: int,
-    lane: str, check: bool, wait: bool, json: bool,
+    reuse: bool, exports: tuple[str, ...], fuel: int, memory: int, timeout_ms: int, emits: int, growth: int,
+    tensors: int, lane: str, check: bool, wait: bool, json: bool,
 ) -> None:  # fmt: skip
     """Bind NAME to the code in FILE. Tasks that are issued from now on run it.
 
