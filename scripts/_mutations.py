@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from _mutations_code import CODE_FAULTS
+from _mutations_fence import FENCE_FAULTS
 from _mutations_models import MODEL_FAULTS
 from _mutations_records import FAULTS
 from _mutations_texts import TEXT_FAULTS
@@ -80,7 +81,7 @@ MUTATIONS: Final = (
         "given-back-reversed", "tasks of a dead worker run again in their order", "broker/dispatch.py",
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
-    *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS, *WASI_FAULTS)],
+    *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS, *WASI_FAULTS, *FENCE_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane.py",
