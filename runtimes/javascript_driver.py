@@ -62,7 +62,10 @@ class JavaScriptDriver:
         guest.call("qjs_set_module_loader", 1)
         guest.call("qjs_set_promise_rejection_handler", 1)
         _give_host(guest)
-        boot = quickjs.evaluate(guest, BOOT_FILE, guest.files[BOOT_FILE], quickjs.EVALUATE_MODULE)
+        source = guest.files.get(BOOT_FILE)
+        if source is None:
+            raise CodeError(f"the bundle has no {BOOT_FILE}: let `source_bundle` of rota.runtimes.bundles make it")
+        boot = quickjs.evaluate(guest, BOOT_FILE, source, quickjs.EVALUATE_MODULE)
         if guest.call("qjs_is_exception", boot):
             raise CodeError(f"{BOOT_FILE}: {quickjs.exception_text(guest)}")
         problem = _run_jobs(guest)
@@ -322,7 +325,9 @@ def _module_load(guest: Interpreter, services: HostServices, name: int, size_out
             return 0
         source = quickjs.utf8_of(guest, answer)
     else:
-        source = guest.files[path]
+        source = guest.files.get(path, b"")
+        if not source:
+            return 0  # the engine says that it could not load the module
     services.charge(SOURCE_FUEL * len(source))
     pointer = quickjs.put(guest, source)
     guest.write(size_out, len(source).to_bytes(4, "little"))

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import msgpack
 import pytest
+from runtime_kit import javascript_runtime
 from sdk_cases import task
 from sdk_languages import SDK
-from tests.kits.runtimes import javascript_runtime
 
 from rota.broker.modules import ModuleStore
-from rota.common.bundle import encode_bundle
+from rota.common.bundle import encode_bundle, new_bundle
 from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.work import SOURCE, Code, Done, Failed, Fold, Limits, Outcome
@@ -174,6 +174,29 @@ def test_a_source_that_does_not_load_says_why_at_the_deploy(deploy: Deploy, sour
     with pytest.raises(CodeError) as caught:
         deploy(source, {"b.js": 'throw new TypeError("at load");'})
     assert text in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({}, "the bundle has no rota/boot.js: let `source_bundle`"),
+        (
+            {"rota/boot.js": b"import './lost.js';"},
+            "rota/boot.js: ReferenceError: could not load module 'rota/lost.js'",
+        ),
+        ({"rota/boot.js": b"throw new TypeError('no');"}, "rota/boot.js: TypeError: no"),
+        ({"rota/boot.js": b"export const begin = 1;"}, "agent.js: TypeError: not a function"),
+    ],
+)
+def test_a_bundle_whose_own_files_are_wrong_is_refused(
+    executor: WasmExecutor, modules: Path, files: dict[str, bytes], text: str
+) -> None:
+    """Goal: a bundle that somebody made himself does no harm."""
+    runtime = javascript_runtime()
+    bundle = new_bundle(runtime.digest, entry="agent.js", files={"agent.js": b"", **files})
+    with pytest.raises(CodeError) as caught:
+        put(executor, modules, SourceBundle(bundle, runtime))
+    assert caught.value.message.startswith(text)
 
 
 @pytest.mark.parametrize(
