@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from runtime_kit import python_runtime
+from runtime_kit import javascript_runtime, python_runtime
 
 from rota.common.bundle import encode_bundle
 from rota.common.work import AGENT, SOURCE, CodeKind
 from rota.runtimes.bundles import source_bundle
+from rota.runtimes.catalog import Runtime
 from rota.runtimes.folder import runtime_bytes
 
 SDK: Final = Path(__file__).resolve().parents[2] / "sdk"
@@ -88,11 +89,15 @@ def built_by_go(example: str) -> Content:
         return Content(target.read_bytes())
 
 
-def python_source(example: str) -> Content:
-    """Return an example in Python as a bundle, with the runtime beside it. Without the runtime, skip the test."""
-    runtime = python_runtime()
-    bundle = source_bundle(SDK / "python" / "examples" / f"{example}.py").bundle
-    return Content(encode_bundle(bundle), (runtime_bytes(runtime),))
+def source(runtime: Callable[[], Runtime], path: str) -> Callable[[str], Content]:
+    """Return what makes an example a bundle, with its runtime beside it; it skips where that is not to be had."""
+
+    def content(example: str) -> Content:
+        found = runtime()
+        bundle = source_bundle(SDK / path.format(example)).bundle
+        return Content(encode_bundle(bundle), (runtime_bytes(found),))
+
+    return content
 
 
 OUT_OF_FUEL: Final = End("fuel", "out of fuel")
@@ -127,10 +132,20 @@ LANGUAGES: Final[tuple[Language, ...]] = (
     ),
     Language(
         "python",
-        python_source,
+        source(python_runtime, "python/examples/{}.py"),
         {
             "crash": End("error", 'ValueError: crashed\n  File "/failing.py"'),
             "deep": End("error", 'RecursionError: maximum recursion depth exceeded\n  File "/failing.py"'),
+            "spin": OUT_OF_FUEL,
+        },
+        SOURCE,
+    ),
+    Language(
+        "javascript",
+        source(javascript_runtime, "javascript/examples/{}.js"),
+        {
+            "crash": End("error", "TypeError: crashed\n    at agent (failing.js:11:"),
+            "deep": End("error", "RangeError: Maximum call stack size exceeded\n    at deep (failing.js:4:"),
             "spin": OUT_OF_FUEL,
         },
         SOURCE,
