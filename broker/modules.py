@@ -22,6 +22,7 @@ from rota.common.work import Code
 from rota.host.files import private_opener, sync_folder
 
 _SUFFIXES: Final = (".wasm", ".bundle")
+_ARTEFACT_SUFFIXES: Final = (".native", ".program", ".base", ".image")  # of compiled code and images of sources
 _WASM: Final = b"\0asm"
 
 
@@ -104,7 +105,9 @@ class ModuleStore:
                 path.unlink()
                 removed += path.suffix in _SUFFIXES
         if removed:
-            for path in sorted(artefacts.glob("*.native")):
+            for path in sorted(artefacts.glob("*")):
+                if path.suffix not in _ARTEFACT_SUFFIXES:
+                    continue
                 freed += path.stat().st_size
                 path.unlink()
         return removed, freed

@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -83,18 +84,19 @@ class Artefacts:
     def trim(self, suffix: str, bytes_max: int) -> None:
         """Remove the longest unused files of this sort until they have at most `bytes_max` bytes together."""
         found: list[tuple[float, int, Path]] = []
-        try:
-            for path in self._dir.glob("*" + suffix):
+        for path in self._dir.glob("*" + suffix):
+            with suppress(FileNotFoundError):  # another process removes, too
                 state = path.stat()
                 found.append((state.st_mtime, state.st_size, path))
-            left = sum(size for _, size, _ in found) - bytes_max
-            for _, size, path in sorted(found):
-                if left <= 0:
-                    return
+        left = sum(size for _, size, _ in found) - bytes_max
+        for _, size, path in sorted(found):
+            if left <= 0:
+                return
+            left -= size
+            try:
                 path.unlink(missing_ok=True)
-                left -= size
-        except OSError as error:
-            log.warning("unused files of %s cannot be removed: %s", self._dir, error)
+            except OSError as error:
+                log.warning("%s cannot be removed (%s): the folder is over its bound of bytes", path, error)
 
     def _mac(self, name: str, content: bytes) -> bytes:
         hasher = blake3(b"code" + name.encode(), key=self._key)

@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
@@ -146,14 +146,17 @@ class ImageMaker:
 
     @contextmanager
     def _turn(self, artefacts: Artefacts) -> Iterator[None]:
-        while True:
-            self._check_going_on()
-            try:
-                with locked(artefacts.lock_file, exclusive=True, wait_s=_LOCK_WAIT_S):
-                    yield
-                    return
-            except TimeoutError:
-                continue
+        with ExitStack() as held:
+            while True:
+                self._check_going_on()
+                try:
+                    held.enter_context(locked(artefacts.lock_file, exclusive=True, wait_s=_LOCK_WAIT_S))
+                    break
+                except TimeoutError:
+                    continue
+                except OSError:  # a folder that can only be read: then content is made without waiting, and not kept
+                    break
+            yield
 
     def _compile(self, digest: bytes, wasm: bytes, driver: Driver) -> CompiledProgram:
         split = module_split.split_module(wasm, driver.exports)

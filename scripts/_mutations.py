@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from _mutations_code import CODE_FAULTS
 from _mutations_fence import FENCE_FAULTS
+from _mutations_images import IMAGE_FAULTS
 from _mutations_models import MODEL_FAULTS
 from _mutations_records import FAULTS
 from _mutations_texts import TEXT_FAULTS
@@ -81,7 +82,8 @@ MUTATIONS: Final = (
         "given-back-reversed", "tasks of a dead worker run again in their order", "broker/dispatch.py",
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
-    *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS, *WASI_FAULTS, *FENCE_FAULTS)],
+    *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS)],
+    *[Mutation(*fault) for fault in (*WASI_FAULTS, *FENCE_FAULTS, *IMAGE_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane.py",

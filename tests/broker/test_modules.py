@@ -120,7 +120,8 @@ def test_a_bundle_keeps_its_program(store: ModuleStore, tmp_path: Path) -> None:
     damaged.write_bytes(b"damaged")
     artefacts = tmp_path / "artefacts"
     artefacts.mkdir()
-    (artefacts / "a.native").write_bytes(b"code")
+    for suffix in ("native", "program", "base", "image"):
+        (artefacts / f"a.{suffix}").write_bytes(b"code")
     assert programs(tmp_path, [digest(COMMAND_BUNDLE), bytes(32), bytes.fromhex("ab" * 32)]) == {digest(PROGRAM): None}
     removed, _ = store.collect([digest(COUNTER)], [digest(COMMAND_BUNDLE), bytes.fromhex("ab" * 32)], artefacts)
     assert removed == 2
