@@ -202,6 +202,8 @@ def _verbs() -> list[Case]:
     sent = task(pack([1]), "ask", sender="desk/main", tensors=TENSORS)
     same = task(pack({"n": 1}))
     timer = task(b"again", "timer", sender="verbs/case")
+    answer = task(b"fine", "reply", sender="echo/x", reply_to=(9, 7, 1))
+    no_answer = task(pack(["unknown_agent", "echo/x"]), "failure", sender="echo/x", reply_to=(9, 7, 1))
     return [
         *found,
         Case("from an agent, with tensors", "verbs", sent, None, _verbs_output([1], None, 2), ("ask from desk/main",)),
@@ -214,6 +216,8 @@ def _verbs() -> list[Case]:
             ("tell from outside",),
         ),
         Case("timer", "verbs", timer, pack([2]), done(None, b"again"), ("timer from verbs/case",)),
+        Case("an answer", "verbs", answer, None, done(None, b"fine"), ("reply from echo/x",)),
+        Case("a failed answer", "verbs", no_answer, None, done(None, no_answer.payload), ("failure from echo/x",)),
     ]
 
 

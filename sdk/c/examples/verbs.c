@@ -5,7 +5,7 @@ static void agent(rota_context *ctx) {
     const rota_message *message = &ctx->message;
     rota_bytes sender = message->sender.data ? message->sender : ROTA_TEXT("outside");
     rota_log(ROTA_JOIN(rota_kind_names[message->kind], " from ", sender));
-    if (message->kind == ROTA_TIMER) {
+    if (message->kind != ROTA_TELL && message->kind != ROTA_ASK) {
         rota_reply(message->payload);
         return;
     }

@@ -3,7 +3,7 @@
 export function agent(ctx) {
   const message = ctx.message;
   ctx.log(`${message.kind} from ${message.sender ?? "outside"}`);
-  if (message.kind === "timer") {
+  if (message.kind !== "tell" && message.kind !== "ask") {
     ctx.reply(message.payload);
     return;
   }

@@ -6,7 +6,7 @@ from rota.agent import Context
 def agent(ctx: Context) -> None:
     message = ctx.message
     ctx.log(f"{message.kind} from {message.sender or 'outside'}")
-    if message.kind == "timer":
+    if message.kind not in ("tell", "ask"):
         ctx.reply(message.payload)
         return
     before, ctx.state = ctx.state, message.value

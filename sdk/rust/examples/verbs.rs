@@ -6,7 +6,7 @@ rota::agent!(agent);
 fn agent(ctx: &mut Context) {
     let message = &ctx.message;
     ctx.log(&format!("{} from {}", message.kind, message.sender.as_deref().unwrap_or("outside")));
-    if message.kind == Kind::Timer {
+    if message.kind != Kind::Tell && message.kind != Kind::Ask {
         return ctx.reply(&message.payload);
     }
     let value = message.value();

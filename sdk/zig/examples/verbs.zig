@@ -4,7 +4,7 @@ const rota = @import("rota");
 pub fn agent(ctx: *rota.Context) !void {
     const message = ctx.message;
     ctx.log(rota.join(&.{ @tagName(message.kind), " from ", message.sender orelse "outside" }));
-    if (message.kind == .timer) return ctx.reply(message.payload);
+    if (message.kind != .tell and message.kind != .ask) return ctx.reply(message.payload);
     const before = ctx.state;
     ctx.state = message.value();
     ctx.emit("log/main", ctx.state, .{ .priority = -3, .tensors = message.tensorIndices() });

@@ -4,7 +4,7 @@ import { Context, Value } from "rota";
 export function agent(ctx: Context): void {
   const message = ctx.message, sender = message.sender;
   ctx.log(`${message.kind} from ${sender === null ? "outside" : sender}`);
-  if (message.kind == "timer") {
+  if (message.kind != "tell" && message.kind != "ask") {
     ctx.reply(message.payload);
     return;
   }

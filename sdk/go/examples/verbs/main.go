@@ -13,7 +13,7 @@ func agent(ctx *rota.Context) {
 		sender = "outside"
 	}
 	ctx.Log(message.Kind + " from " + sender)
-	if message.Kind == "timer" {
+	if message.Kind != "tell" && message.Kind != "ask" {
 		ctx.Reply(message.Payload)
 		return
 	}
