@@ -124,7 +124,7 @@ def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> b
         print_json(outcome_facts(result))
     elif result.ok:
         told = text_facts(result)
-        shown = told["text"].encode() if told and "text" in told else result.payload or b""
+        shown = told["text"].encode() if told and "text" in told else result.data or b""
         write_bytes(shown + (b"\n" if in_lines else b""))
         for ref in result.tensors:
             name = ref.digest.hex()
@@ -144,7 +144,7 @@ def outcome_facts(result: Result) -> dict[str, Any]:
         "seq": result.seq, "lane": result.lane, "turn": result.turn, "ok": result.ok, "attempts": result.attempts,
     }  # fmt: skip
     if result.ok:
-        facts["result"] = text_facts(result) or result.payload
+        facts["result"] = text_facts(result) or result.data
     else:
         facts |= {"kind": result.kind, "message": result.message}
     facts["log"] = result.log

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from rota.common.errors import CodeError
 from rota.common.wasm_binary import Reader
+from rota.common.wasm_names import PARTS_WITH_MODULES, check_names_within
 
 WORLD: Final = "agent of rota:agent@1.0.0"  # sdk/wit/agent.wit
 HANDLER: Final = "rota:agent/handler@1.0.0"
@@ -50,7 +51,7 @@ def inspect_component(data: bytes) -> ComponentInterface:
     reader = Reader(data, len(PREAMBLE), len(data))
     imports: list[Named] = []
     exports: list[Named] = []
-    sections = 0
+    sections = names = 0
     while reader.position < reader.end:
         start = reader.position
         section = reader.byte("a section id")
@@ -58,7 +59,9 @@ def inspect_component(data: bytes) -> ComponentInterface:
         sections += 1
         if section > _SECTION_LAST or sections > _SECTIONS_MAX:
             raise reader.error(f"unknown section {section}, or more than {_SECTIONS_MAX} sections", start)
-        if section == _IMPORTS:
+        if section in PARTS_WITH_MODULES:
+            names = check_names_within(body, names)
+        elif section == _IMPORTS:
             _read_imports(body, imports)
         elif section == _EXPORTS:
             _read_exports(body, exports)

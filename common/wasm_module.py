@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Union
 
 from rota.common.code_kinds import KINDS, OUTPUT_ROLES, PROGRAM_KINDS, KindFacts
 from rota.common.errors import CodeError
+from rota.common.import_remedies import remedy_for
 from rota.common.limits import WASM_SECTION_BYTES_MAX, WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.rota_imports import OWN_IMPORTS, OWN_MODULE
 from rota.common.wasi_imports import WASI_IMPORTS, WASI_MODULE
@@ -179,11 +180,9 @@ def _check_import(wanted: Import) -> None:
     where = f"{wanted.module}.{wanted.name}"[:_SHOWN_CHARS]
     allowed = IMPORTS_ALLOWED.get((wanted.module, wanted.name))
     if allowed is None:
-        ours = [f"{module}.{name}" for module, name in IMPORTS_ALLOWED if module != WASI_MODULE]
-        offered = f"{', '.join(ours)} and the functions of {WASI_MODULE}"
         raise CodeError(
-            f"the module imports {where!r} ({wanted.kind}), which is not offered: the only imports are {offered}; "
-            f"{_import_remedy(wanted)}",
+            f"the module imports {where!r} ({wanted.kind}), which is not offered: "
+            f"{remedy_for(wanted.module, wanted.name)}",
             **{"import": where},
         )
     if wanted.kind != "func" or wanted.signature != allowed:
@@ -202,16 +201,6 @@ def _check_tables(tables: Sequence[TableType]) -> None:
                 f"a table of the module starts with {table.items_min} elements, at most "
                 f"{WASM_TABLE_ELEMENTS_MAX}: make it smaller"
             )
-
-
-def _import_remedy(wanted: Import) -> str:
-    if wanted.module.startswith("wasi"):
-        return "build for WASI preview 1 (targets wasm32-wasi, wasm32-wasip1, GOOS=wasip1), or without WASI"
-    if wanted.module == "env":
-        return "define the symbol in the module; a linker flag such as --allow-undefined hides that it is missing"
-    if wanted.module.startswith(("__wbindgen", "wbg")):
-        return "build without wasm-bindgen"
-    return "remove it and return what the module wants done as emits"
 
 
 def _check_export(interface: WasmInterface, name: str, signatures: tuple[FuncType, ...], remedy: str) -> None:

@@ -14,6 +14,7 @@ from rota.common.component_binary import (
     is_component,
 )
 from rota.common.errors import CodeError
+from rota.common.limits import WASM_NAME_BYTES_MAX
 from tests.kits.components import MISCHIEF, component_of
 
 AGENT = component_of(MISCHIEF)
@@ -85,3 +86,14 @@ def test_every_beginning_is_refused_or_read() -> None:
             inspect_component(AGENT[:end])
         except CodeError:
             continue
+
+
+@pytest.mark.parametrize(
+    "text", ["(component (core module {}))", "(component (component (component (core module) (core module {}))))"]
+)
+def test_names_of_functions_are_bounded(text: str) -> None:
+    """Goal: as in modules, no name makes traps costly. Method: a name at the bound and above it, at any depth."""
+    inspect_component(component(text.format(f"(func ${'a' * WASM_NAME_BYTES_MAX})")))
+    with pytest.raises(CodeError, match="has 16385 bytes, at most 16384: strip the names"):
+        inspect_component(component(text.format(f"(func ${'a' * (WASM_NAME_BYTES_MAX + 1)})")))
+    inspect_component(component("(component)") + b"\x01\x03\0as")  # damage inside is for the engine to find
