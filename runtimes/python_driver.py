@@ -37,7 +37,15 @@ TYPE_CALL_AT: Final = 64  # of PyTypeObject: tp_call, a table index
 ADDRESSES: Final = 6  # that the start script notes
 MARSHAL_VERSION: Final = 2  # the last one whose bytes depend on the values alone
 
-_NO_MEMORY: Final = msgpack.packb([1, 1, "MemoryError", "Python had no memory left to say where", []])
+_NO_ANSWER: Final = msgpack.packb(
+    [
+        1,
+        1,
+        "SystemError",
+        "Python could not say what went wrong: no memory was left, or the agent changed rota.agent",
+        [],
+    ]
+)
 
 
 class PythonNote(NamedTuple):
@@ -93,7 +101,7 @@ class PythonDriver:
         addresses = PythonNote(*_NOTE.unpack(note))
         fields = msgpack.unpackb(message, use_list=False)
         answer = _call(guest, addresses, addresses.step, marshal.dumps(fields[1:], MARSHAL_VERSION))
-        return _NO_MEMORY if answer is None else answer
+        return _NO_ANSWER if answer is None else answer
 
 
 def _addresses(note: bytes) -> list[int]:

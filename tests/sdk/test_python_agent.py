@@ -135,6 +135,37 @@ def test_ways_to_fail(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in failed[1]
 
 
+class _Mute(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def _raises(error: BaseException) -> Any:
+    raise error
+
+
+def test_a_failure_that_is_hard_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: whatever a handler raises is an `error`. Method: texts that cannot be had or sent, and no stderr."""
+    for error, code, text in (
+        (_Mute(), "_Mute", "its text cannot be had: ValueError"),
+        (ValueError("\ud800"), "ValueError", "\\ud800"),
+        (SystemExit(3), "SystemExit", "3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt", ""),
+    ):
+        failure = call(lambda ctx, error=error: _raises(error)).failure
+        assert failure is not None
+        assert failure[0] == code
+        assert text in failure[1]
+    assert call(lambda ctx: ctx.fail("\ud800", "\ud800")).failure == ("\\ud800", "\\ud800")
+    monkeypatch.setattr("sys.stderr", 5)
+    assert call(lambda ctx: _raises(ValueError("x"))).failure == (
+        "ValueError",
+        "(no traceback can be made: AttributeError)",
+    )
+
+
 def test_an_async_handler_runs() -> None:
     """Goal: `async def agent` works. Method: one that replies."""
     assert call(_waits_for_others).text == "later"

@@ -205,7 +205,12 @@ class Context:
 
 def pack_failure(code: str, message: str) -> bytes:
     """Return the ABI's output of a task that failed."""
-    return pack([ABI_VERSION, 1, code, message, []])
+    return pack([ABI_VERSION, 1, printable(code), printable(message), []])
+
+
+def printable(text: str) -> str:
+    """Return text without lone surrogates, which have no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _payload(value: Any) -> bytes:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from rota.agent.context import Context, Fail, Message, pack_failure
+from rota.agent.context import Context, Fail, Message, pack_failure, printable
 
 Handler = Callable[[Context], Any]
 
@@ -39,7 +39,12 @@ def step(handler: Handler, fields: Sequence[Any]) -> bytes:
     except Fail as failure:
         return pack_failure(failure.code, failure.message)
     except BaseException as error:
-        return _failed(error)
+        try:
+            return _failed(error)
+        except (
+            BaseException
+        ) as second:  # of a handler that has changed sys.stderr, or made an exception that has no text
+            return pack_failure(type(error).__name__, f"(no traceback can be made: {type(second).__name__})")
 
 
 def seed(entropy: bytes) -> None:
@@ -73,8 +78,8 @@ def _drive(answer: Any) -> None:
 def _failed(error: BaseException) -> bytes:
     """Return the output for an uncaught exception: the whole traceback in the log, its own part in the message."""
     name, text, whole = describe(error)
-    print(_printable(whole), end="", file=sys.stderr, flush=True)
-    message = _printable(f"{text}\n{_own_part(error)}".strip())
+    print(printable(whole), end="", file=sys.stderr, flush=True)
+    message = f"{text}\n{_own_part(error)}".strip()
     if len(message) > MESSAGE_CHARS_MAX:
         message = f"{message[:400]}\n...\n{message[400 - MESSAGE_CHARS_MAX :]}"
     return pack_failure(name, message)
@@ -106,8 +111,3 @@ def _cut(error: BaseException, depth: int = 0) -> None:
 
 def _is_library(filename: str) -> bool:
     return filename.startswith(("<frozen ", _OURS, _LIBRARY))
-
-
-def _printable(text: str) -> str:
-    """Return text without lone surrogates, which have no UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
