@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import attacks
 import msgpack
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from wasmtime import wat2wasm
 from rota import local
 from rota.broker.verdicts import verdict_text
 from rota.common.digests import lane_seed
-from rota.common.limits import INLINE_BYTES_MAX
+from rota.common.limits import INLINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from rota.common.work import Code
 
 Factory = Callable[..., local.LocalLane]
@@ -89,6 +90,16 @@ def test_results_are_those_of_the_client(rota_lane: local.LocalLane, agents: Pat
         lane.submit("sum", b"", tensors=[small._replace(digest=bytes(32))])
     with pytest.raises(local.BadPayload, match="tensors of its own"):
         lane.submit("sum", array, tensors=[small])
+
+
+def test_a_large_result_is_a_tensor(rota_lane: local.LocalLane) -> None:
+    """Goal: a result of any size comes back, and is in the store of the lane. Method: two bytes over the bound."""
+    size = PAYLOAD_BYTES_MAX + 2
+    text = attacks.module(f"(call $pack (i32.const 0) (i32.const {size}))", pages=32, more='(data (i32.const 9) "end")')
+    rota_lane.deploy("large", bytes(wat2wasm(text)), "function")
+    result = rota_lane.submit("large").result()
+    assert (result.payload, [ref.shape for ref in result.tensors]) == (b"", [(size,)])
+    assert result.data == bytes(9) + b"end" + bytes(size - 12)
 
 
 def test_a_failure_tells_all(rota_lane: local.LocalLane, agents: Path) -> None:
