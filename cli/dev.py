@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from rota.cli.code import CPU
 from rota.cli.common_options import Connection, broker_options, option
+from rota.cli.output import Progress
+from rota.cli.waiting import noticed, tell_if_no_worker
 from rota.common.errors import CodeError, ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def dev(connection: Connection, project: Path, lane: str, once: bool) -> None:
             found = _times(project)
             if found != seen:
                 seen = found
-                _deploy(client, project, lane, ends=once)
+                _deploy(client, connection, project, lane, ends=once)
             turns.show()
             if once:
                 return
@@ -60,7 +63,7 @@ def _open_lane(client: Client, lane: str) -> None:
         click.echo(f"lane {lane} is open", err=True)
 
 
-def _deploy(client: Client, folder: Path, lane: str, *, ends: bool) -> None:
+def _deploy(client: Client, connection: Connection, folder: Path, lane: str, *, ends: bool) -> None:
     """Build and deploy. What is wrong with the source is printed, and the next change is waited for."""
     from rota.cli.projects import tell_if_sdk_is_old
     from rota.sdk.building import build_folder
@@ -69,7 +72,9 @@ def _deploy(client: Client, folder: Path, lane: str, *, ends: bool) -> None:
     try:
         tell_if_sdk_is_old(folder)
         built = build_folder(folder)
-        client.deploy(built.name, built.path, built.kind, lane=lane, with_=built.beside)
+        tell_if_no_worker(client, connection, CPU, built.name, wait=True)
+        with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
+            client.deploy(built.name, built.path, built.kind, lane=lane, with_=built.beside)
     except (CodeError, ConfigError) as error:
         if ends:
             raise

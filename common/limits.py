@@ -116,6 +116,7 @@ WASM_TABLES_MAX: Final = 4  # per module
 WASM_TABLE_ELEMENTS_MAX: Final = 1 << 20  # 8 bytes each on the host; `table.grow` past it returns -1
 COMPILE_MS_MAX: Final = 60_000
 COMPILE_MEMORY_BYTES_MAX: Final = 4 << 30
+COMPONENT_COMPILE_MS_MAX: Final = 240_000  # of a component, which may have an interpreter in it: 15 s on an idle core
 RUNTIME_COMPILE_MS_MAX: Final = 600_000  # of an interpreter, once per user and version: 20 s on an idle core
 IMAGE_MS_MAX: Final = 120_000  # for making an image; its bound of fuel comes first
 IMAGE_BYTES_MAX: Final = 128 << 20  # of an image's memory that is not zero

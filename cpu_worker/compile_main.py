@@ -10,9 +10,16 @@ process hit its limits.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX, RUNTIME_COMPILE_MS_MAX
+from rota.common.limits import (
+    COMPILE_MEMORY_BYTES_MAX,
+    COMPILE_MS_MAX,
+    COMPONENT_COMPILE_MS_MAX,
+    MODULE_BYTES_MAX,
+    RUNTIME_COMPILE_MS_MAX,
+)
 
 if TYPE_CHECKING:
     from wasmtime import Config
@@ -25,7 +32,7 @@ RUNTIME: Final = "--runtime"
 
 def main() -> int:
     """Compile standard input to standard output."""
-    limit_resources(RUNTIME_COMPILE_MS_MAX if RUNTIME in sys.argv else COMPILE_MS_MAX)
+    limit_resources(compile_ms_max(sys.argv))
     # Imported here so that the limits cover it too.
     from wasmtime import Module, WasmtimeError
     from wasmtime.component import Component
@@ -47,6 +54,13 @@ def main() -> int:
         return EXIT_INVALID
     sys.stdout.buffer.write(compiled)
     return 0
+
+
+def compile_ms_max(options: Sequence[str]) -> int:
+    """Return how long a compile with these options may take, in processor time and by the clock."""
+    if RUNTIME in options:
+        return RUNTIME_COMPILE_MS_MAX
+    return COMPONENT_COMPILE_MS_MAX if COMPONENT in options else COMPILE_MS_MAX
 
 
 def _copy_images(config: Config) -> None:

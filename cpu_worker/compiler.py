@@ -17,9 +17,9 @@ from wasmtime import Engine, Module, WasmtimeError
 from wasmtime.component import Component
 
 from rota.common.errors import CodeError
-from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, COMPILE_MS_MAX, MODULE_BYTES_MAX, RUNTIME_COMPILE_MS_MAX
+from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, MODULE_BYTES_MAX
 from rota.cpu_worker.artefacts import Artefacts
-from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID, RUNTIME
+from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID, compile_ms_max
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.profile import artefact_scope
 
@@ -132,7 +132,7 @@ def compile_apart(
 
     Raises `CodeError` with the reason.
     """
-    ms_max = RUNTIME_COMPILE_MS_MAX if RUNTIME in options else COMPILE_MS_MAX
+    ms_max = compile_ms_max(options)
     short = digest.hex()[:16]
     if len(wasm) > MODULE_BYTES_MAX:
         raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")

@@ -430,6 +430,17 @@ MUTATIONS: Final = (
         "work-of-an-older-boot-reported", "a worker never reports work of an older boot", "worker/session.py",
         "            if job.boot != boot:\n", "            if boot < 0:\n", ("tests/worker/test_session.py",),
     ),
+    # --- components -----------------------------------------------------------------------------------------------
+    Mutation(
+        "component-imports-unread", "a component imports nothing", "common/component_binary.py",
+        "    if interface.imports:\n", "    if not interface:\n",
+        ("tests/common/test_component_binary.py", "tests/local/test_components.py"),
+    ),
+    Mutation(
+        "component-bytes-uncounted", "what a component answers is counted before it is copied",
+        "cpu_worker/component_values.py", "        if self._left < 0:\n", "        if self._left < -(1 << 40):\n",
+        ("tests/cpu_worker/test_components.py",),
+    ),
     # --- sandbox --------------------------------------------------------------------------------------------------
     Mutation(
         "trapped-instance-kept", "after a trap an instance is not used again", "cpu_worker/sandbox.py",

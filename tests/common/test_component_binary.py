@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from components import MISCHIEF, component_of
 from wasmtime import wat2wasm
 
 from rota.common.component_binary import (
@@ -15,7 +16,6 @@ from rota.common.component_binary import (
 )
 from rota.common.errors import CodeError
 from rota.common.limits import WASM_NAME_BYTES_MAX
-from tests.kits.components import MISCHIEF, component_of
 
 AGENT = component_of(MISCHIEF)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components import MISCHIEF, component_of
 from wasmtime import Config, Engine
 
 from rota.common.errors import CodeError
@@ -15,7 +16,6 @@ from rota.cpu_worker import guest_memory, profile
 from rota.cpu_worker.component_values import HANDLE_TYPE
 from rota.cpu_worker.guest_memory import WatchedMemories
 from rota.cpu_worker.host_limits import open_memory
-from tests.kits.components import MISCHIEF, component_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TENSOR = TensorRef(bytes(range(32)), "uint8", (2, 3))

@@ -21,6 +21,7 @@ import wasmtime
 from _fuzz_engine import Check, Target, check_words
 from _fuzz_mutators import mutate_bytes, mutate_json, mutate_msgpack
 from chaos import Chaos, deploy_all
+from components import component_of
 from core_kit import Broker
 from hypothesis import strategies as st
 from smallest_model import SMALLEST_MODEL
@@ -29,6 +30,7 @@ from rota.broker import records, wal
 from rota.broker.journal import Journal, link
 from rota.broker.recovery import fold
 from rota.broker.world import World
+from rota.common.component_binary import check_component, inspect_component
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import CodeError, ConfigError, JournalError, StorageFull
 from rota.common.wasm_module import check_interface, inspect_module
@@ -457,6 +459,23 @@ def check_module(data: bytes) -> bool:
     return True
 
 
+def check_component_bytes(data: bytes) -> bool:
+    try:
+        check_component(inspect_component(data))
+    except CodeError as error:
+        check_words(error.message)
+        return False
+    return True
+
+
+_COMPONENTS = [
+    component_of("(module)"),
+    *[bytes(wasmtime.wat2wasm(text)) for text in (
+        '(component (import "wasi:cli/environment@0.2.0" (instance)) (import "b" (type (sub resource))))',
+        '(component (core module $m) (export "a" (core module $m)) (import "c" (func)) (export "d" (func 0)))',
+    )],
+]  # fmt: skip
+
 TARGETS = [
     Target("record", BODIES, mutate_msgpack, lambda _: check_record, bases=50, damaged=20,
            finds=(b"\x91" * 1_020 + b"\xc0", b"\x94\x01\x01\x00\xdc\x00\x00")),
@@ -469,5 +488,7 @@ TARGETS = [
     Target("model-manifest", st.builds(manifest), mutate_json, start_repository, damaged=15),
     Target("endpoints-json", ENDPOINTS, mutate_json, start_endpoints, damaged=15),
     Target("wasm-module", st.integers(0, len(_TEXTS) - 1).map(module), mutate_module, lambda _: check_module, bases=40,
+           damaged=20),
+    Target("wasm-component", st.sampled_from(_COMPONENTS), mutate_module, lambda _: check_component_bytes, bases=40,
            damaged=20),
 ]  # fmt: skip

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from components import MISCHIEF, component_of
 from wasmtime import wat2wasm
 
 from rota import local
 from rota.common.work import Failed
-from tests.kits.components import MISCHIEF, component_of
 
 
 @pytest.mark.processes

@@ -6,6 +6,7 @@ prints and logs comes with the answer, because a component has no import to writ
 
 from __future__ import annotations
 
+import linecache
 import sys
 from typing import Any
 
@@ -18,7 +19,8 @@ from rota.agent.step import Handler, step
 
 
 def handler_class(agent: Handler) -> type[Any]:
-    """Return the class that componentize-py looks for, around a handler."""
+    """Return the class that componentize-py looks for, around a handler. It runs when the component is built."""
+    _keep_sources()
 
     class ComponentHandler(exports.Handler):  # type: ignore[misc]
         def handle(self, state: Any, messages: list[Any]) -> list[Any]:
@@ -31,6 +33,17 @@ def handler_class(agent: Handler) -> type[Any]:
             return outcomes
 
     return ComponentHandler
+
+
+def _keep_sources() -> None:
+    """Read the author's sources for tracebacks now, since a component has no files, and looking for one is a trap."""
+    library = linecache.__file__.rsplit("/", 1)[0] + "/"
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and file.endswith(".py") and not file.startswith(library):
+            linecache.getlines(file)
+    linecache.checkcache = lambda filename=None: None
+    linecache.updatecache = lambda filename, module_globals=None: []
 
 
 class _Lines:
