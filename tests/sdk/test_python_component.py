@@ -22,6 +22,8 @@ from rota.cpu_worker.task_log import TaskLog
 from rota.sdk.building import build_folder
 from rota.sdk.files import folder as sdk_folder
 
+pytestmark = pytest.mark.timeout(1_800)  # a busy host takes minutes to build and to compile
+
 LIMITS = Limits(fuel=200_000_000)
 # In a component no line is written before the answer, and the stack of the C code inside is not deep.
 ENDS = {"crash": "ValueError: crashed", "deep": "RecursionError", "spin": "out of fuel"}
