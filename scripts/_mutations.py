@@ -432,8 +432,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "component-bytes-uncounted", "an answer is counted before it is copied", "cpu_worker/component_values.py",
-        "        if self._left < 0:\n", "        if self._left < -(1 << 40):\n",
-        ("tests/cpu_worker/test_components.py",),
+        "        if self._left < 0:\n", "        if not self._left:\n", ("tests/cpu_worker/test_components.py",),
     ),
     # --- sandbox --------------------------------------------------------------------------------------------------
     Mutation(
