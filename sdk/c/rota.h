@@ -289,7 +289,7 @@ static inline void rota_read_key(rota_reader *reader, rota_bytes key) {
 
 /* --- writing MessagePack ----------------------------------------------------------------------------------------- */
 
-/* Start with `rota_writer writer = {0};`. Integers and lengths take their shortest form: one value, one encoding. */
+/* Start with `rota_writer writer = {NULL, 0, 0};`. Integers and lengths take their shortest form: one value, one encoding. */
 typedef struct {
     uint8_t *data;
     uint32_t size, room;
@@ -391,20 +391,20 @@ static inline rota_value rota_bool(bool value) {
 }
 
 static inline rota_value rota_int(int64_t value) {
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_int(&writer, value);
     return rota_packed(&writer);
 }
 
 static inline rota_value rota_float(double value) {
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_float64(&writer, value);
     return rota_packed(&writer);
 }
 
 /* Text, which must be UTF-8. */
 static inline rota_value rota_text(rota_bytes text) {
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_str(&writer, text);
     return rota_packed(&writer);
 }
@@ -412,7 +412,7 @@ static inline rota_value rota_text(rota_bytes text) {
 static inline rota_value rota_text_of(const char *text) { return rota_text(rota_string(text)); }
 
 static inline rota_value rota_bin(rota_bytes bytes) {
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_bin(&writer, bytes);
     return rota_packed(&writer);
 }
@@ -423,7 +423,7 @@ static inline void rota_write_value(rota_writer *writer, rota_value value) {
 }
 
 static inline rota_value rota_list_of(const rota_value *items, uint32_t count) {
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_array(&writer, count);
     for (uint32_t i = 0; i < count; i++) rota_write_value(&writer, items[i]);
     return rota_packed(&writer);
@@ -431,7 +431,7 @@ static inline rota_value rota_list_of(const rota_value *items, uint32_t count) {
 
 /* `items`: key, value, key, value, ...; `count`: of both together. */
 static inline rota_value rota_map_of(const rota_value *items, uint32_t count) {
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_map(&writer, count / 2);
     for (uint32_t i = 0; i < count; i++) rota_write_value(&writer, items[i]);
     return rota_packed(&writer);
@@ -521,7 +521,7 @@ static inline rota_value rota_put_value(rota_value map, rota_bytes key, rota_val
     uint32_t count = rota_count(map), found = count;
     for (uint32_t i = 0; i < count && found == count; i++)
         if (rota_same_values(rota_at(map, 2 * i), rota_text(key))) found = i;
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_map(&writer, found == count ? count + 1 : count);
     for (uint32_t i = 0; i < 2 * count; i++) rota_write_value(&writer, i == 2 * found + 1 ? value : rota_at(map, i));
     if (found == count) {
@@ -535,7 +535,7 @@ static inline rota_value rota_put_value(rota_value map, rota_bytes key, rota_val
 static inline rota_value rota_push_value(rota_value list, rota_value item) {
     uint32_t count = rota_count(list);
     rota_reader reader = rota_read(list.packed);
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_array(&writer, count + 1);
     if (list.packed.data) rota_read_array(&reader);
     rota_write_raw(&writer, (rota_bytes){reader.at, (uint32_t)(reader.end - reader.at)});
@@ -710,7 +710,7 @@ typedef struct {
 
 /* `payload` comes back to this agent as kind timer, `delay_ms` after this task's `now_ms`. */
 #define rota_timer(delay_ms, payload) \
-    rota_emit_with(ROTA_TIMER, rota_answer.address, ROTA_PAYLOAD(payload), delay_ms, (rota_options){0})
+    rota_emit_with(ROTA_TIMER, rota_answer.address, ROTA_PAYLOAD(payload), delay_ms, (rota_options){0, NULL, 0})
 
 /* A line for the operator, written at once; it must be UTF-8. */
 #define rota_log(text) rota_log_bytes(ROTA_BYTES(text))
@@ -726,7 +726,7 @@ static inline void rota_write_indices(rota_writer *writer, rota_options options)
 static inline void rota_reply_with(rota_bytes payload, rota_options options) {
     rota_answer.result = payload;
     rota_answer.has_result = true;
-    rota_answer.tensors = (rota_writer){0};
+    rota_answer.tensors = (rota_writer){NULL, 0, 0};
     rota_answer.tensor_count = options.tensor_count;
     rota_write_indices(&rota_answer.tensors, options);
 }
@@ -815,7 +815,7 @@ static inline void rota_write_list(rota_writer *writer, uint32_t count, const ro
 }
 
 static inline rota_bytes rota_pack_answer(rota_value before, rota_value state) {
-    rota_writer writer = {0};
+    rota_writer writer = {NULL, 0, 0};
     rota_write_array(&writer, rota_answer.tensor_count ? 7 : 6);
     rota_write_uint(&writer, ROTA_ABI);
     rota_write_uint(&writer, 0);

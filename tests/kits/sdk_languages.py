@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -67,26 +68,34 @@ def built_by_go(example: str) -> Content:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "built.wasm"
         words = [
-            go,
-            "build",
-            "-buildmode=c-shared",
-            "-trimpath",
-            "-ldflags=-s -w",
-            "-o",
-            str(target),
+            go, "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", str(target),
             f"./examples/{example}",
-        ]
-        done = subprocess.run(
-            words,
-            cwd=SDK / "go",
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        ]  # fmt: skip
+        _run(words, SDK / "go", environment)
         return Content(target.read_bytes())
+
+
+def built_as_cpp(example: str) -> Content:
+    """Compile an example in C as C++, where rota.h does its conversions by overloads and templates."""
+    pytest.importorskip("ziglang", reason="the compiler is in the extra `dev`")
+    cache = str(SDK.parent / ".cache" / "zig")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "built.wasm"
+        words = [
+            sys.executable, "-m", "ziglang", "c++", "-x", "c++", "-target", "wasm32-freestanding", "-std=c++20",
+            "-mcpu=mvp+bulk_memory+sign_ext+nontrapping_fptoint", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra",
+            "-Werror", "-Wno-missing-designated-field-initializers", "-Os", "-nostdlib", "-Wl,--no-entry",
+            "-Wl,-z,stack-size=65536", "-I", "..", f"{example}.c", "-o", str(target),
+        ]  # fmt: skip
+        _run(words, SDK / "c" / "examples", {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache})
+        return Content(target.read_bytes())
+
+
+def _run(words: list[str], folder: Path, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def source(runtime: Callable[[], Runtime], path: str) -> Callable[[str], Content]:
@@ -106,6 +115,11 @@ LANGUAGES: Final[tuple[Language, ...]] = (
     Language(
         "c",
         built("c"),
+        {"crash": End("trap", "unreachable"), "deep": End("trap", "memory_out_of_bounds"), "spin": OUT_OF_FUEL},
+    ),
+    Language(
+        "cpp",
+        built_as_cpp,
         {"crash": End("trap", "unreachable"), "deep": End("trap", "memory_out_of_bounds"), "spin": OUT_OF_FUEL},
     ),
     Language(

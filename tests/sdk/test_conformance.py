@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from sdk_cases import CASES, EXAMPLES, LANE_SEED, Case
+from sdk_cases import CASES, EXAMPLES, LANE_SEED, Case, task
 from sdk_languages import LANGUAGES, Language
 
 from rota.common.code_kinds import IS_MODULE, KINDS, content_file
@@ -42,9 +42,10 @@ class Runner:
         self._codes: dict[tuple[str, str], Code] = {}
         self.outputs: list[bytes] = []
 
-    def run(self, language: Language, case: Case) -> Seen:
+    def run(self, language: Language, case: Case, limits: Limits = LIMITS) -> Seen:
         self.outputs.clear()
-        fold = Fold(LANE_SEED, self._code(language, case.example), f"{case.example}/case", case.state, (case.task,))
+        code = self._code(language, case.example)._replace(limits=limits)
+        fold = Fold(LANE_SEED, code, f"{case.example}/case", case.state, (case.task,))
         result = self._executor.run(fold)
         if result.stopped is not None:
             return Seen(Failed(result.stopped, result.reason, case.log, 0), None, None)
@@ -126,6 +127,24 @@ def test_an_example_gives_the_agreed_bytes(
     cases = [case for case in CASES if case.example == example]
     differences = [_check(run(language, case), case, language) for case in cases]
     assert not [text for text in differences if text is not None]
+
+
+@pytest.mark.parametrize(
+    ("language", "memory_bytes", "kind", "text"),
+    [
+        ("c", 2 << 20, "error", "out_of_memory: the agent needs more than its memory_bytes"),
+        ("zig", 2 << 20, "error", "out_of_memory: the agent needs more than its memory_bytes"),
+        ("rust", 3 << 20, "error", "out_of_memory: the agent needs more than its memory_bytes"),
+        ("assemblyscript", 2 << 20, "trap", "unreachable"),
+    ],
+)
+def test_too_little_memory(shared_runner: Runner, language: str, memory_bytes: int, kind: str, text: str) -> None:
+    """Goal: an agent that needs more memory than it may have says so. Method: room for the input and none for more."""
+    case = Case("large", "echo", task(bytes(1 << 20)), None, None)
+    one = next(one for one in LANGUAGES if one.name == language)
+    outcome = shared_runner.run(one, case, Limits(memory_bytes=memory_bytes)).outcome
+    assert isinstance(outcome, Failed)
+    assert (outcome.kind, text in outcome.message) == (kind, True), outcome
 
 
 def test_every_example_has_cases() -> None:
