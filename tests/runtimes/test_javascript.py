@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgpack
+import numpy
 import pytest
 from runtime_kit import javascript_runtime
 from sdk_cases import task
@@ -19,8 +20,10 @@ from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.work import SOURCE, Code, Done, Failed, Fold, Limits, Outcome
 from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.tensor_access import StoreTensors
 from rota.runtimes.bundles import SourceBundle, source_bundle
 from rota.runtimes.folder import runtime_bytes
+from rota.tensors.store import TensorStore
 
 SEED: Final = bytes(range(32))
 
@@ -42,8 +45,14 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def executor(modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WasmExecutor]:
-    made = WasmExecutor(modules, tmp_path_factory.mktemp("artefacts"), None, lambda: time.monotonic() * 1000)
+def tensors(tmp_path_factory: pytest.TempPathFactory) -> TensorStore:
+    return TensorStore(tmp_path_factory.mktemp("tensors"))
+
+
+@pytest.fixture(scope="module")
+def executor(modules: Path, tensors: TensorStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WasmExecutor]:
+    artefacts = tmp_path_factory.mktemp("artefacts")
+    made = WasmExecutor(modules, artefacts, StoreTensors(tensors), lambda: time.monotonic() * 1000)
     yield made
     made.close()
 
@@ -366,6 +375,43 @@ def test_the_console_writes_to_the_log_whatever_happens_next(run_body: Call) -> 
         "{ self: [circular] } { bad: [throws TypeError] }",
         "in", "  a", "  b", "Assertion failed: not so",
     )  # fmt: skip
+
+
+def test_tensors_are_read_made_and_passed_on(run_body: Call, tensors: TensorStore) -> None:
+    given = numpy.arange(6, dtype="float32").reshape(2, 3)
+    ref = tensors.put(given)
+    body = """
+        const [first] = ctx.message.tensors;
+        const sums = [0, 1, 2].map((column) => first.array()[column] + first.array()[column + 3]);
+        const made = ctx.tensor("float32", [3], sums);
+        const wide = ctx.tensor("int64", [2], [-1n, 2n ** 40n]);
+        ctx.emit("next/x", first.read(4, 8), { tensors: [made, first] });
+        const facts = [first.dtype, first.shape, first.length, first.digest];
+        ctx.reply([...facts, first.read(20, 99), ...made.array()], { tensors: [wide] });
+    """
+    outcome = run_body(body, tensors=(ref,))
+    assert value_of(outcome) == ["float32", [2, 3], 6, ref.digest.hex(), given.tobytes()[20:], 3, 5, 7]
+    assert isinstance(outcome, Done)
+    (emit,) = outcome.emits
+    assert emit.payload == given.tobytes()[4:12]
+    assert tensors.open(emit.tensors[0]).tolist() == [3.0, 5.0, 7.0]
+    assert emit.tensors[1] == ref
+    assert tensors.open(outcome.tensors[0]).tolist() == [-1, 2**40]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("ctx.tensor('float32', [3], [1, 2])", "RangeError: tensor: float32 of shape [3] and 8 bytes: dtype, "),
+        ("ctx.tensor('text', [1], new Uint8Array(1))", "RangeError: tensor: text of shape [1] and 1 bytes: dtype, "),
+        ("ctx.tensor('float32', [1], 'a')", "TypeError: tensor: the data are a, not a typed array or"),
+        ("ctx.reply('', { tensors: ['a'] })", "TypeError: a is no tensor"),
+        ("ctx.message.tensors[0].read(25)", "RangeError: tensor 0: the offset is behind its end"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_is_an_error(run_body: Call, tensors: TensorStore, body: str, text: str) -> None:
+    ref = tensors.put(numpy.arange(6, dtype="float32"))
+    assert failure(run_body(body, tensors=(ref,))).startswith(f"error: {text}")
 
 
 # --- programs as data -------------------------------------------------------------------------------------------------
