@@ -24,18 +24,19 @@ BUILD: Final = "build"  # folder of what is built
 SDK: Final = "sdk"  # folder of the copy
 WIT: Final = Path(__file__).resolve().parent / "wit" / "agent.wit"  # the world of components
 
-# Language: main file of a project, and the language whose SDK it uses ("": the SDK comes with the deploy).
+# Language: main file of a project, and the language whose SDK it has a copy of ("": none; it comes with a deploy).
 _LANGUAGES: Final = {
     "assemblyscript": ("agent.ts", "assemblyscript"),
     "c": ("agent.c", "c"),
     "cpp": ("agent.cpp", "c"),
     "go": ("agent.go", "go"),
-    "javascript": ("agent.js", ""),
+    "javascript": ("agent.js", "javascript"),
     "python": ("agent.py", ""),
     "rust": ("src/lib.rs", "rust"),
-    "typescript": ("agent.ts", ""),
+    "typescript": ("agent.ts", "javascript"),
     "zig": ("agent.zig", "zig"),
 }
+_TYPES: Final = "rota.d.ts"  # for editors: all that a project has of the SDK of JavaScript
 _NOT_COPIED: Final = ("template", "target", "node_modules", "__pycache__")
 _KEYS: Final = {"agent": ("name", "language", "source", "kind", "with"), "build": ("command",)}
 _PROJECT_NAME: Final = re.compile("[A-Za-z][A-Za-z0-9_-]*")  # so that a crate and a Go module can have it, too
@@ -118,25 +119,32 @@ def new_project(name: str, language: str, parent: Path) -> Project:
 
 def sdk_is_current(project: Project) -> bool:
     """Return whether the project's copy of the SDK is this version's. True for a project without one."""
-    copied = _LANGUAGES[project.language][1]
-    if not copied or not (project.folder / SDK).is_dir():
+    copies = {project.folder / place: path for place, path in _copies(project.language).items()}
+    if not any(place.exists() for place in copies):
         return True
-    ours = {path.relative_to(sdk_folder(copied)): path.read_bytes() for path in _files(sdk_folder(copied))}
-    folder = project.folder / SDK
-    return all((folder / name).is_file() and (folder / name).read_bytes() == data for name, data in ours.items())
+    return all(place.is_file() and place.read_bytes() == path.read_bytes() for place, path in copies.items())
 
 
 def update_sdk(project: Project) -> None:
     """Copy the SDK of this version into the project, if its language needs one there."""
-    copied = _LANGUAGES[project.language][1]
+    copies = _copies(project.language)
+    if any(place.is_relative_to(SDK) for place in copies):
+        shutil.rmtree(project.folder / SDK, ignore_errors=True)
+    for place, path in copies.items():
+        target = project.folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _copies(language: str) -> dict[Path, Path]:
+    """Return what a project has of the SDK: places in the project, and the files."""
+    copied = _LANGUAGES[language][1]
     if not copied:
-        return
-    target = project.folder / SDK
-    shutil.rmtree(target, ignore_errors=True)
-    for path in _files(sdk_folder(copied)):
-        place = target / path.relative_to(sdk_folder(copied))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
+        return {}
+    folder = sdk_folder(copied)
+    if (folder / _TYPES).is_file():
+        return {Path(_TYPES): folder / _TYPES}
+    return {SDK / path.relative_to(folder): path for path in _files(folder)}
 
 
 def _words(value: object, where: str) -> tuple[str, ...]:

@@ -49,6 +49,18 @@ def test_a_new_project(tmp_path: Path, language: str) -> None:
     assert sdk_is_current(made)
 
 
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+def test_a_project_for_editors_of_javascript_has_the_types(tmp_path: Path, language: str) -> None:
+    made = new_project("planner", language, tmp_path)
+    types = made.folder / "rota.d.ts"
+    assert types.read_text(encoding="utf-8").startswith("// Types of what an agent in JavaScript")
+    assert not (made.folder / SDK).exists()
+    types.write_text("old", encoding="utf-8")
+    assert not sdk_is_current(made)
+    update_sdk(made)
+    assert sdk_is_current(made)
+
+
 @pytest.fixture(autouse=True)
 def _zig_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what zig compiles in the repository's folder for that, as scripts/build_agents.py does."""
