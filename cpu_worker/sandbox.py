@@ -25,6 +25,7 @@ from rota.cpu_worker.task_log import TaskLog
 from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.host.float_environment import FloatEnvironment
+from rota.wasi.costs import ANSWER_BYTES_FREE, BYTE_FUEL
 from rota.wasi.program import Program
 
 _NO_ENTROPY: Final = bytes(32)
@@ -180,16 +181,19 @@ class Sandbox:
             guest = self._guest_for(facts)
         except GuestExit as ended:
             raise _fault_of_exit(ended) from None
+        left: int | None = None
         try:
             answer = self._answer(guest, data)
-            left = guest.fuel_left()
+            # What the host copies and decodes is paid for; a command has paid when it wrote its output.
+            cost = max(0, len(answer) - ANSWER_BYTES_FREE) * BYTE_FUEL if self._prepared.alloc else 0
+            left = max(0, guest.fuel_left() - cost)
             if not left:
                 # The engine checks fuel only when a function or a loop starts, so the end of a call may overrun.
                 # Giving one unit more than the limit and requiring one to be left makes the limit exact.
                 raise GuestFault("fuel", f"out of fuel in {self._prepared.call}")
             self._check_host()
         except (GuestFault, GuestStopped):
-            self.fuel_used = min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
+            self.fuel_used = limits.fuel if left == 0 else min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
             guest.close()
             raise
         self.fuel_used = limits.fuel + 1 - left

@@ -10,6 +10,7 @@ from typing import Final
 
 CALL_FUEL: Final = 2_000  # each call: about as long as the host needs for one that does little
 BYTE_FUEL: Final = 1  # each byte that is copied, cleared or generated, as in `memory.copy`
+ANSWER_BYTES_FREE: Final = 65_536  # of what a call returns; each byte more costs BYTE_FUEL
 VECTOR_FUEL: Final = 200  # each buffer of a scattered read or write
 NAME_FUEL: Final = 500  # each name of a path that is followed, those in symbolic links too
 ENTRY_FUEL: Final = 100  # each entry of a folder that is looked at

@@ -132,6 +132,20 @@ def test_fuel_is_what_the_engine_counts(world: Any, guests: Any, run: Any, execu
     assert used == before - store.get_fuel()
 
 
+def test_a_large_answer_costs_fuel(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
+    """Goal: what the host copies is paid for. Method: answers at the free size and above, and exactly enough fuel."""
+    text = guests["echo"].replace(
+        "(call $pack (local.get 0) (local.get 1))", "(call $pack (i32.const 0) (i32.load (local.get 0)))"
+    )
+    text = text.replace('"memory") 1', '"memory") 3')
+    free, more = [struct.pack("<I", size) for size in (65_536, 65_536 + 1_000)]
+    first, second = run(executor, world.function(text), free, more).outcomes
+    assert second.fuel == first.fuel + 1_000
+    assert len(run(executor, world.function(text, fuel=second.fuel), more).outcomes[0].result) == 66_536
+    short = run(executor, world.function(text, fuel=second.fuel - 1), more).outcomes[0]
+    assert (short.kind, short.fuel) == ("fuel", second.fuel - 1)
+
+
 def test_memory_limit(world: Any, guests: Any, run: Any, executor: WasmExecutor) -> None:
     """Goal: a module that starts over its limit fails with `memory`; growing past it is refused, growing to it is not.
 
