@@ -14,7 +14,7 @@ from __future__ import annotations
 import marshal
 from collections.abc import Mapping
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -34,6 +34,8 @@ IMMORTAL: Final = 0x3FFFFFFF  # a count of references that is never changed
 HASH_UNKNOWN: Final = 0xFFFFFFFF
 TUPLE_ITEMS_AT: Final = 12
 TYPE_CALL_AT: Final = 64  # of PyTypeObject: tp_call, a table index
+PROTOCOL: Final = 1  # as in boot.py
+VALUE_BYTES_MAX: Final = 64 << 10  # of a state or payload that the host reads, at some 100 bytes for each byte
 ADDRESSES: Final = 6  # that the start script notes
 MARSHAL_VERSION: Final = 2  # the last one whose bytes depend on the values alone
 
@@ -100,8 +102,23 @@ class PythonDriver:
     def step(self, guest: Interpreter, note: bytes, message: bytes) -> bytes:
         addresses = PythonNote(*_NOTE.unpack(note))
         fields = msgpack.unpackb(message, use_list=False)
-        answer = _call(guest, addresses, addresses.step, marshal.dumps(fields[1:], MARSHAL_VERSION))
+        values = _value_of(fields[1]), _value_of(fields[4])  # of state and payload
+        answer = _call(guest, addresses, addresses.step, marshal.dumps((fields[1:], values), MARSHAL_VERSION))
         return _NO_ANSWER if answer is None else answer
+
+
+def _value_of(data: bytes | None) -> tuple[Any] | None:
+    """Return what bytes are as MessagePack. None: nothing that Python has too, or so much that the guest shall pay for
+    reading it.
+    """
+    if data is None or len(data) > VALUE_BYTES_MAX:
+        return None
+    try:
+        value = (msgpack.unpackb(data, strict_map_key=False),)
+        marshal.dumps(value, MARSHAL_VERSION)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        return None
+    return value
 
 
 def _addresses(note: bytes) -> list[int]:
@@ -110,9 +127,12 @@ def _addresses(note: bytes) -> list[int]:
         found = msgpack.unpackb(note)
     except (ValueError, msgpack.UnpackException):
         found = None
-    if type(found) is not list or len(found) != ADDRESSES or any(type(one) is not int or one >> 32 for one in found):
-        raise CodeError(f"{BOOT_FILE} is not the one of this version of Rota: it noted no {ADDRESSES} addresses")
-    return found
+    numbers = found if type(found) is list else []
+    if len(numbers) != 1 + ADDRESSES or any(type(one) is not int or one >> 32 for one in numbers):
+        raise CodeError(f"{BOOT_FILE} is not one of Rota: it noted no {ADDRESSES} addresses")
+    if numbers[0] != PROTOCOL:
+        raise CodeError(f"{BOOT_FILE} is of another version of Rota: deploy the source again")
+    return numbers[1:]
 
 
 def _call(guest: Interpreter, addresses: PythonNote, function: int, data: bytes) -> bytes | None:

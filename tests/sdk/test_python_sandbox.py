@@ -24,6 +24,7 @@ from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.tensor_access import StoreTensors
 from rota.runtimes.folder import runtime_bytes
 from rota.runtimes.programs import decode_program_end, encode_program, program_path
+from rota.runtimes.python_driver import VALUE_BYTES_MAX
 from rota.runtimes.python_language import LANGUAGE
 from rota.tensors.store import TensorStore
 
@@ -237,6 +238,22 @@ def test_a_bundle_with_other_boot_files_is_refused(sandbox: Sandbox, boot: Mappi
     with pytest.raises(CodeError) as caught:
         sandbox.deploy("def agent(ctx): pass\n", boot)
     assert text in caught.value.message
+
+
+def test_values_are_the_same_whoever_reads_them(sandbox: Sandbox) -> None:
+    """Goal: no value depends on whether the host or the guest reads it. Method: values below and above the bound of
+    size, and payloads that are no value.
+    """
+    code = sandbox.deploy("def agent(ctx):\n    ctx.reply([type(ctx.message.value).__name__, ctx.message.value])\n")
+    for value in (None, 1.5, [1, {"a": b"\xff"}], {1: "x", b"k": [None]}, "text"):
+        small, large = [value], [value, "x" * VALUE_BYTES_MAX]
+        assert sandbox.reply(code, msgpack.packb(small)) == ["list", small]
+        assert sandbox.reply(code, msgpack.packb(large)) == ["list", large]
+    for payload in (b"", b"\xc1", b"\xa1\xff", b"\xc7\x01\x05a", b"\x81\x90\x01", b"\x01\x01"):
+        for data in (payload, payload + b"\x01" * VALUE_BYTES_MAX):
+            outcome = sandbox.run(code, data)
+            assert isinstance(outcome, Failed)
+            assert outcome.message.startswith("ValueError: "), data[:10]
 
 
 def test_bounds_end_a_task(sandbox: Sandbox, evaluator: Code) -> None:

@@ -32,6 +32,7 @@ for _name in (
 ):  # fmt: skip
     __import__(_name)
 
+PROTOCOL: Final = 1  # between this file and runtimes/python_driver.py: raise both when one of them changes
 FREEZE_FILE: Final = "/rota/freeze"
 WARM_UPS: Final = 20
 _ARGUMENTS: Final[tuple[bytes]] = (bytes(1),)
@@ -53,7 +54,8 @@ def _load() -> bytes:
 
 
 def _step() -> bytes:
-    return step.step(_handler, marshal.loads(_ARGUMENTS[0]))
+    fields, values = marshal.loads(_ARGUMENTS[0])
+    return step.step(_handler, fields, values)
 
 
 def _warm_up() -> None:
@@ -81,7 +83,7 @@ def _freeze() -> None:
     empty: tuple[()] = ()
     note = [id(item) for item in (_load, _step, _ARGUMENTS, empty, type(_load), bytes)]
     with open(FREEZE_FILE, "wb") as file:
-        file.write(pack(note))
+        file.write(pack([PROTOCOL, *note]))
     time.time()
 
 

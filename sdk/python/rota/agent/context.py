@@ -42,7 +42,7 @@ class ReplyTo(NamedTuple):
 class Message:
     """One message to the agent; the same in every replay."""
 
-    __slots__ = ("address", "entropy", "kind", "now_ms", "payload", "reply_to", "sender", "tensors", "turn")
+    __slots__ = ("_value", "address", "entropy", "kind", "now_ms", "payload", "reply_to", "sender", "tensors", "turn")
 
     kind: str
     """`tell`, `ask`, `reply`, `failure` or `timer`."""
@@ -61,8 +61,9 @@ class Message:
     address: str
     """The agent's own: `name` or `name/key`."""
 
-    def __init__(self, fields: Sequence[Any]) -> None:
-        """Take the fields of the ABI's input but `version` and `state` (docs/AGENTS.md)."""
+    def __init__(self, fields: Sequence[Any], value: tuple[Any] | None = None) -> None:
+        """Take the fields of the ABI's input but `version` and `state` (docs/AGENTS.md). `value`: see `step`."""
+        self._value = value
         (
             self.kind,
             self.sender,
@@ -88,19 +89,24 @@ class Message:
 
     @property
     def value(self) -> Any:
-        """The payload as one MessagePack value; of a `failure`: [kind, message]. Raises `ValueError`."""
-        return unpack(self.payload)
+        """The payload as one MessagePack value; of a `failure`: [kind, message]. The same object each time. Raises
+        `ValueError`.
+        """
+        if self._value is None:
+            self._value = (unpack(self.payload),)
+        return self._value[0]
 
 
 class Context:
     """The message, the state and the verbs of one task. What the verbs say takes place when the handler returns."""
 
-    __slots__ = ("_emits", "_encoded", "_failed", "_new", "_result", "_state", "_used", "message")
+    __slots__ = ("_emits", "_encoded", "_failed", "_new", "_result", "_state", "_used", "_value", "message")
 
     message: Message
 
-    def __init__(self, message: Message, state: bytes | None) -> None:
-        """`state`: as stored. rota.agent makes contexts; an author only gets them."""
+    def __init__(self, message: Message, state: bytes | None, value: tuple[Any] | None = None) -> None:
+        """`state`: as stored; `value`: see `step`. rota.agent makes contexts; an author only gets them."""
+        self._value = value
         self.message = message
         self._encoded = state
         self._state: Any = None
@@ -119,7 +125,7 @@ class Context:
         """
         if not self._used:
             if self._encoded is not None:
-                self._state = unpack(self._encoded)
+                self._state = unpack(self._encoded) if self._value is None else self._value[0]
             self._used = True
         return self._state
 

@@ -25,14 +25,15 @@ _OURS: Final = __file__.rsplit("/", 1)[0] + "/"
 _LIBRARY: Final = inspect.isclass.__code__.co_filename.rsplit("/", 1)[0] + "/"
 
 
-def step(handler: Handler, fields: Sequence[Any]) -> bytes:
+def step(handler: Handler, fields: Sequence[Any], values: tuple[Any, Any] = (None, None)) -> bytes:
     """Run `handler` on one input and return the output; nothing that the handler does makes this raise, except that
-    there is no memory left. `fields`: those of the ABI's input without `version`.
+    there is no memory left. `fields`: those of the ABI's input without `version`; `values`: what state and payload are
+    as MessagePack, each in a tuple of one, if the host has read it already.
     """
     state, *rest = fields
-    message = Message(rest)
+    message = Message(rest, values[1])
     seed(message.entropy)
-    context = Context(message, state)
+    context = Context(message, state, values[0])
     try:
         _drive(handler(context))
         return context.output()
