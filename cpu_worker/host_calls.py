@@ -33,6 +33,7 @@ from rota.wasi.process import FreezeReached, Process, ProcessExit
 from rota.wasi.program import NO_PROGRAM, Program
 
 _MASKS: Final = {"i32": 0xFFFF_FFFF, "i64": 0xFFFF_FFFF_FFFF_FFFF}
+NO_ENTROPY: Final = bytes(32)
 _TRAP_TEXT: Final = b"stopped by the host"
 
 
@@ -40,7 +41,8 @@ class TaskFacts(NamedTuple):
     """What one task sees through host functions. Everything follows from the task's inputs."""
 
     now_ms: int  # where its clocks start
-    entropy: bytes  # 32 bytes, the seed of its chance
+    lane_seed: bytes
+    turn: int  # 0: no task, such as the making of an image or of an instance that is reused
     log: TaskLog
     limits: Limits
     tensors: Sequence[TensorRef] = ()
@@ -49,10 +51,15 @@ class TaskFacts(NamedTuple):
     stdout_bytes_max: int | None = None  # keep up to so many bytes in `HostCalls.stdout`; None: stdout goes to the log
     freezes: bool = False  # an image is being made: the guest may stop itself (`runtimes.driver.Frozen`)
 
+    @property
+    def entropy(self) -> bytes:
+        """The seed of its chance, 32 bytes. Not a field, since most tasks of functions need none."""
+        return entropy(self.lane_seed, self.turn) if self.turn else NO_ENTROPY
+
 
 def task_facts(fold: Fold, task: TaskInput, log: TaskLog, program: Program = NO_PROGRAM) -> TaskFacts:
     """Return the facts of a task of a fold."""
-    return TaskFacts(task.now_ms, entropy(fold.lane_seed, task.turn), log, fold.code.limits, task.tensors, program)
+    return TaskFacts(task.now_ms, fold.lane_seed, task.turn, log, fold.code.limits, task.tensors, program)
 
 
 class HostedGuest(Protocol):

@@ -82,7 +82,7 @@ def make_image(order: Order, driver: Driver) -> Image:
 def _make(engine: Engine, order: Order, driver: Driver, what: str, log: TaskLog) -> Image:
     hosts = HostCalls(engine, None)
     prepared = _begin_with(engine, order, link_program(engine, order.compiled, driver, hosts))
-    hosts.begin(TaskFacts(0, bytes(32), log, _LIMITS, program=prepared.program, freezes=True))
+    hosts.begin(TaskFacts(0, b"", 0, log, _LIMITS, program=prepared.program, freezes=True))
     guest = ImageGuest(engine, prepared, hosts, memory_bytes=IMAGE_MEMORY_BYTES)
     try:
         tables = guest.tables()

@@ -51,7 +51,7 @@ def check_reuse(sandbox: Sandbox, prepared: PreparedCode, code: Code, address: s
 
 
 def _facts(limits: Limits) -> TaskFacts:
-    return TaskFacts(0, bytes(32), TaskLog(0), limits)
+    return TaskFacts(0, b"", 0, TaskLog(0), limits)
 
 
 def _answer_of(sandbox: Sandbox, data: bytes, limits: Limits) -> bytes | None:

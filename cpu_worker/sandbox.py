@@ -8,8 +8,6 @@ from the inputs) or `GuestStopped` (which does not).
 
 from __future__ import annotations
 
-from typing import Final
-
 from wasmtime import Engine
 
 from rota.common.work import Code, TensorRef
@@ -27,8 +25,6 @@ from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.host.float_environment import FloatEnvironment
 from rota.wasi.costs import ANSWER_BYTES_FREE, BYTE_FUEL
 from rota.wasi.program import Program
-
-_NO_ENTROPY: Final = bytes(32)
 
 
 class Sandbox:
@@ -155,7 +151,7 @@ class Sandbox:
         """Return the instance for this task. One that others will use, too, sees none of them while it is made."""
         if self._kept is None:
             reuse = self._code.reuse
-            self.hosts.begin(TaskFacts(0, _NO_ENTROPY, TaskLog(0), facts.limits) if reuse else facts)
+            self.hosts.begin(TaskFacts(0, b"", 0, TaskLog(0), facts.limits) if reuse else facts)
             memory_bytes = self._code.limits.memory_bytes
             prepared = self._prepared
             guest: Guest

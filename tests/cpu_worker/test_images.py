@@ -355,7 +355,7 @@ def test_a_driver_that_cannot_read_an_answer(base: tuple[CompiledProgram, Image]
     image = make_image(order_of(*base, "khello"), DRIVER)
     runtime = link_program(engine, base[0], driver, hosts)
     prepared = link_memory(engine, runtime, image, SourceFacts((), {}, {}))
-    hosts.begin(TaskFacts(0, bytes(32), TaskLog(100), Limits(), program=prepared.program))
+    hosts.begin(TaskFacts(0, b"", 0, TaskLog(100), Limits(), program=prepared.program))
     guest = ImageGuest(engine, prepared, hosts, memory_bytes=1 << 20)
     with pytest.raises(GuestFault) as caught:
         guest.call(b"", fuel=10_000)
