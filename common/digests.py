@@ -7,6 +7,7 @@ every lane digest: it is a new format version (docs/JOURNAL.md).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -36,8 +37,12 @@ def lane_seed(lane: str) -> bytes:
     return blake3(lane.encode(), derive_key_context=_SEED_CONTEXT).digest()
 
 
+@lru_cache(maxsize=1)
 def entropy(seed: bytes, turn: int) -> bytes:
-    """Return the 32 random bytes of a turn: a counter-based generator keyed by the lane's seed."""
+    """Return the 32 random bytes of a turn: a counter-based generator keyed by the lane's seed.
+
+    The last ones are kept: an agent's task asks for them twice.
+    """
     hasher = _ENTROPY.copy()  # deriving the key each time would take longer than the rest
     hasher.update(seed + turn.to_bytes(8, "little"))
     return hasher.digest()

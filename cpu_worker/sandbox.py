@@ -187,7 +187,8 @@ class Sandbox:
                 # The engine checks fuel only when a function or a loop starts, so the end of a call may overrun.
                 # Giving one unit more than the limit and requiring one to be left makes the limit exact.
                 raise GuestFault("fuel", f"out of fuel in {self._prepared.call}")
-            self._check_host()
+            if self._memories.refusal or self.hosts.tensors.fault:
+                self._check_host()
         except (GuestFault, GuestStopped):
             self.fuel_used = limits.fuel if left == 0 else min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
             guest.close()

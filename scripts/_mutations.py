@@ -457,8 +457,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "refused-memory-unseen", "memory that the host refuses is never part of a result", "cpu_worker/sandbox.py",
-        "            self._check_host()\n        except",
-        "            if not answer: self._check_host()\n        except", ("tests/cpu_worker/test_host_memory.py",),
+        "            if self._memories.refusal or self.hosts.tensors.fault:\n",
+        "            if not answer and self._memories.refusal:\n", ("tests/cpu_worker/test_host_memory.py",),
     ),
     Mutation(
         "fuel-not-reset", "each task has all of its fuel", "cpu_worker/raw_store.py",
