@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from rota.common.bundle import Bundle, decode_bundle, may_be_bundle
-from rota.common.code_kinds import IS_BUNDLE, IS_COMPONENT, IS_MODULE, KindFacts, content_file, kind_of
+from rota.common.code_kinds import IS_BUNDLE, IS_COMPONENT, IS_MODULE, content_file, kind_of
 from rota.common.component_binary import check_component, inspect_component
 from rota.common.digests import digest
 from rota.common.errors import CodeError, NotKept, StorageFull
@@ -82,7 +82,7 @@ class ModuleStore:
         check_roles(kind, dict(code.exports))
         data = self._read(code.digest, kind.content)
         if kind.content == IS_BUNDLE:
-            self._check_bundle(name, kind, decode_bundle(data))
+            self._check_bundle(name, code, decode_bundle(data))
         elif kind.content == IS_COMPONENT:
             check_component(inspect_component(data))
         else:
@@ -112,12 +112,13 @@ class ModuleStore:
                 path.unlink()
         return removed, freed
 
-    def _check_bundle(self, name: str, kind: KindFacts, bundle: Bundle) -> None:
+    def _check_bundle(self, name: str, code: Code, bundle: Bundle) -> None:
+        kind = kind_of(code)
         if bool(bundle.entry) != kind.has_entry:
             wants = "names its main file" if kind.has_entry else "has no entry"
             raise CodeError(f"{name}: a bundle of kind {kind.name} {wants}, and this one's is {bundle.entry!r}")
         if kind.roles:
-            check_interface(inspect_module(self._read(bundle.module, IS_MODULE)), kind.name, {})
+            check_interface(inspect_module(self._read(bundle.module, IS_MODULE)), kind.name, dict(code.exports))
         elif not (self._folder / content_file(bundle.module, IS_MODULE)).exists():
             raise _not_kept(bundle.module, "runtime")  # what it exports is between the worker and a driver
 

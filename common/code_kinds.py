@@ -59,7 +59,7 @@ _ROWS: Final = (
     ),
     KindFacts(
         COMMAND, "cpu", "", keeps_state=False, emits=False, content=IS_BUNDLE, has_provenance=False, may_reuse=False,
-        roles=(("start", "_start"),), names_exports=False, optional_roles=(), failures=("error", *_SANDBOX_FAILURES),
+        roles=(("start", "_start"),), names_exports=True, optional_roles=(), failures=("error", *_SANDBOX_FAILURES),
     ),
     KindFacts(
         SOURCE, "cpu", "", keeps_state=True, emits=True, content=IS_BUNDLE, has_provenance=False, may_reuse=False,

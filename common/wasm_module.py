@@ -34,7 +34,6 @@ from rota.common.wasm_binary import (
     skip_constant,
 )
 from rota.common.wasm_names import NAME_SECTION, check_names
-from rota.common.work import COMMAND
 
 External = Union[FuncType, MemoryType, TableType, GlobalType]  # noqa: UP007 - a runtime alias
 _CUSTOM_SECTIONS_MAX: Final = 1_000  # compilers write fewer than 20
@@ -118,7 +117,7 @@ _SIGNATURES: Final[Mapping[str, tuple[FuncType, ...]]] = {
     "alloc": (_ALLOC,),
     "step": (_CALL,),
     "call": (_CALL,),
-    "start": (_INITIALIZE,),
+    "start": (_INITIALIZE, FuncType((), (_I32,))),
 }
 _STATUS_CALLS: Final = (FuncType((), (_I32,)), FuncType((_I32, _I32), (_I32,)))  # of a function with OUTPUT_ROLES
 _OUTPUT: Final = FuncType((), (_I32,))
@@ -151,7 +150,7 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
             _check_export(
                 interface, exports[role], (_OUTPUT,), f"name another export for role {role!r} or leave it out"
             )
-    if "_initialize" in interface.exports and code_kind != COMMAND:
+    if "_initialize" in interface.exports:
         _check_export(
             interface, "_initialize", (_INITIALIZE,), "build a WASI reactor (-mexec-model=reactor), or leave it out"
         )

@@ -106,7 +106,7 @@ class CodeStore:
         digest = self._module_of(code, bundle)
         module, native_bytes = self._compiler.load(self._checked(code, digest), digest)
         if bundle is not None:
-            return self._prepared_command(bundle, module, native_bytes)
+            return self._prepared_command(code, bundle, module, native_bytes)
         given = dict(code.exports)
         alloc, call = (given.get(role, usual) for role, usual in kind_of(code).roles)
         types = {export.name: export.type for export in module.exports}
@@ -135,10 +135,15 @@ class CodeStore:
             native_bytes=native_bytes,
         )
 
-    def _prepared_command(self, bundle: Bundle, module: Module, native_bytes: int) -> PreparedCode:
-        ((_, start),) = KINDS[COMMAND].roles
+    def _prepared_command(self, code: Code, bundle: Bundle, module: Module, native_bytes: int) -> PreparedCode:
+        ((role, usual),) = KINDS[COMMAND].roles
+        start = dict(code.exports).get(role, usual)
         types = {export.name: export.type for export in module.exports}
-        check_type(types.get(start), start, "() -> ()")
+        start_type = types.get(start)
+        gives_code = isinstance(start_type, FuncType) and bool(start_type.results)
+        check_type(start_type, start, "() -> (i32)" if gives_code else "() -> ()")
+        if INITIALIZE in types:
+            check_type(types[INITIALIZE], INITIALIZE, "() -> ()")
         return PreparedCode(
             module=module,
             linked=self._linked(module),
@@ -146,7 +151,8 @@ class CodeStore:
             call=start,
             call_values=0,
             output=None,
-            has_initialize=False,
+            gives_code=gives_code,
+            has_initialize=INITIALIZE in types,
             memory_bytes_min=_memory_bytes_min(types),
             native_bytes=native_bytes + sum([len(file.data) for file in bundle.files]),
             program=program_of(bundle.args, bundle.env, bundle.files),

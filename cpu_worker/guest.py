@@ -38,6 +38,7 @@ class PreparedCode:
     memory_bytes_min: int
     native_bytes: int
     program: Program = NO_PROGRAM
+    gives_code: bool = False  # `call` of a command returns its exit code
 
 
 # What `call` returns if the answer is in `output`.
@@ -86,6 +87,12 @@ class GuestFail(Exception):
         """Return the outcome, for how the engine ended it. Only a panic, which nobody wanted, has a stack."""
         stack = stack_of(ended) if self.code == PANIC else ()
         return GuestFault("error", f"{self.code}: {self.message}"[:MESSAGE_CHARS_MAX], stack)
+
+
+def check_exit(name: str, code: int) -> None:
+    """Raise `GuestExit` for what the start of a command returned, unless that is success."""
+    if code:
+        raise GuestExit(code, name, ())
 
 
 class OutOfFuel(Exception):

@@ -24,6 +24,7 @@ from rota.cpu_worker.guest import (
     PreparedCode,
     check_allocated,
     check_answer,
+    check_exit,
     check_fits,
     check_status,
     fault_of_trap,
@@ -73,7 +74,7 @@ class PublicGuest:
         self._hosts.attach(self)
         self._give(fuel)
         if not prepared.alloc:
-            self._run(prepared.call)
+            check_exit(prepared.call, self._run(prepared.call) & 0xFFFFFFFF)
             return b""
         pointer = self._run(prepared.alloc, len(data)) & 0xFFFFFFFF
         check_allocated(prepared.alloc, pointer, len(data), self._memory.data_len(self._store))

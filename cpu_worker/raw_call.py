@@ -21,6 +21,7 @@ from rota.cpu_worker.guest import (
     PreparedCode,
     check_allocated,
     check_answer,
+    check_exit,
     check_fits,
     check_status,
 )
@@ -78,6 +79,8 @@ class RawGuest(RawStore):
         self._give(fuel)
         if not prepared.alloc:
             self._run(self._call, 0, prepared.call)
+            if prepared.gives_code:
+                check_exit(prepared.call, words[0] & 0xFFFFFFFF)
             return b""
         words[0] = size
         self._run(self._alloc, 1, prepared.alloc)

@@ -63,13 +63,10 @@ TOOL = f"""(module {imports("fd_read", "fd_write", "random_get", "clock_time_get
 def command(world: Any) -> Callable[..., Code]:
     """Puts a program and its bundle into the folder of modules; returns the code that a deploy would bind."""
 
-    def make(
-        text: str | bytes, *, files: dict[str, bytes] | None = None, args: tuple[str, ...] = (), **limits: Any
-    ) -> Code:
-        module = world.function(text).digest
-        data = encode_bundle(new_bundle(module, args=args, files=files))
+    def make(text: str, *, files: dict[str, bytes] | None = None, start: str = "", **limits: Any) -> Code:
+        data = encode_bundle(new_bundle(world.function(text).digest, files=files))
         (world.modules_dir / f"{digest(data).hex()}.bundle").write_bytes(data)
-        return Code(digest(data), COMMAND, limits=Limits(**limits))
+        return Code(digest(data), COMMAND, exports=(("start", start),) if start else (), limits=Limits(**limits))
 
     return make
 
@@ -217,6 +214,21 @@ def test_functions_may_use_wasi(world: Any, run: Any, reuse: bool) -> None:
     assert (ended.kind, ended.log[0]) == ("trap", "1")  # type: ignore[union-attr]
     assert ended.message == "proc_exit(3) in rota_call"  # type: ignore[union-attr]
     assert again.result == b"A"  # type: ignore[union-attr]
+
+
+def test_another_export_may_be_the_start(world: Any, run: Any, command: Any) -> None:
+    """Goal: a program with another start runs as it is. Method: `_initialize`, then an export that gives a code."""
+    text = """(module (memory (export "memory") 1) (global $made (mut i32) (i32.const 0))
+      (func (export "_initialize") (global.set $made (i32.add (global.get $made) (i32.const 7))))
+      (func (export "main") (result i32) (global.get $made))
+      (func (export "quiet") (result i32) (i32.const 0)) (func (export "wrong") (param i32)))"""
+    (failed,) = both(world, run, command(text, start="main"), b"").outcomes
+    assert failed.message == "exit 7: it has written nothing to standard error"  # type: ignore[union-attr]
+    (done,) = both(world, run, command(text, start="quiet"), b"").outcomes
+    assert isinstance(done, Done)
+    for start, message in (("wrong", "'wrong' is func"), ("gone", "no export 'gone'"), ("", "no export '_start'")):
+        with pytest.raises(CodeError, match=message):
+            world.executor().prepare(command(text, start=start), "tool")
 
 
 def test_a_program_that_does_nothing_is_done(world: Any, run: Any, command: Any) -> None:
