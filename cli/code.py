@@ -13,7 +13,7 @@ from rota.cli.runtimes import fetch_runtime_of
 from rota.cli.waiting import noticed, tell_if_no_worker, wait_option
 from rota.common import limits
 from rota.common.code_kinds import KEPT_KINDS, KINDS
-from rota.common.work import FUNCTION, Limits
+from rota.common.work import Limits
 
 CPU: Final = "cpu"  # the pool of all that is deployed from a file
 _DEFAULTS: Final = Limits()
@@ -39,7 +39,8 @@ _DEFAULTS: Final = Limits()
     "exports",
     metavar="ROLE=NAME",
     multiple=True,
-    help="For a function: the module's own name for `alloc`, `call`, or both `output_ptr` and `output_len`.",
+    help="For a function: the module's own name for `alloc`, `call`, or both `output_ptr` and `output_len`; for a "
+    "command, for `start`.",
 )
 @option(
     "--fuel",
@@ -164,7 +165,8 @@ def _pair(given: str, hint: str, form: str) -> tuple[str, str]:
 
 
 def _exports(given: tuple[str, ...]) -> dict[str, str]:
-    roles = [*dict(KINDS[FUNCTION].roles), *KINDS[FUNCTION].optional_roles]
+    naming = [kind for kind in KINDS.values() if kind.names_exports]
+    roles = [role for kind in naming for role in (*dict(kind.roles), *kind.optional_roles)]
     named = {}
     for text in given:
         role, separator, name = text.partition("=")

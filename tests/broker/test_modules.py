@@ -74,7 +74,8 @@ def test_a_deploy_is_told_what_is_missing(store: ModuleStore, tmp_path: Path) ->
     ("data", "code", "said"),
     [
         (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, reuse=True), "reuse is not for kind command"),
-        (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, exports=(("call", "x"),)), "fixed export names"),
+        (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, exports=(("call", "x"),)), "no role of kind command"),
+        (SOURCE_BUNDLE, Code(digest(SOURCE_BUNDLE), SOURCE, exports=(("call", "x"),)), "fixed export names"),
         (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), SOURCE), "a bundle of kind source names its main file"),
         (SOURCE_BUNDLE, Code(digest(SOURCE_BUNDLE), COMMAND), "a bundle of kind command has no entry"),
         (PROGRAM, Code(digest(PROGRAM), AGENT), "no export 'rota_alloc'"),
