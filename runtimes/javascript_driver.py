@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from rota.common.errors import CodeError
+from rota.common.limits import LOG_LINES_MAX
 from rota.common.wasm_binary import FuncType
 from rota.runtimes import plain_values, quickjs
 from rota.runtimes.driver import HostFunction, HostServices, Interpreter
@@ -198,7 +199,7 @@ def _give_host(guest: Interpreter) -> None:
 def _log(guest: Interpreter, services: HostServices, text: int) -> int:
     data = quickjs.utf8_of(guest, text)
     services.charge(len(data))
-    for line in data.decode(errors="replace").split("\n"):
+    for line in data.decode(errors="replace").split("\n", LOG_LINES_MAX)[:LOG_LINES_MAX]:
         services.log(line)
     return guest.call("qjs_get_undefined")
 

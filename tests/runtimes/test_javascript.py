@@ -18,6 +18,7 @@ from rota.broker.modules import ModuleStore
 from rota.common.bundle import encode_bundle, new_bundle
 from rota.common.digests import digest
 from rota.common.errors import CodeError
+from rota.common.limits import LOG_LINES_MAX
 from rota.common.work import SOURCE, Code, Done, Failed, Fold, Limits, Outcome
 from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.tensor_access import StoreTensors
@@ -375,6 +376,12 @@ def test_the_console_writes_to_the_log_whatever_happens_next(run_body: Call) -> 
         "{ self: [circular] } { bad: [throws TypeError] }",
         "in", "  a", "  b", "Assertion failed: not so",
     )  # fmt: skip
+
+
+def test_a_log_of_millions_of_lines_is_cut(run_body: Call) -> None:
+    outcome = run_body("console.log('a\\n'.repeat(3e5)); console.log('x'.repeat(3e5)); ctx.reply('done');")
+    assert isinstance(outcome, Done), outcome
+    assert outcome.log == ("a",) * LOG_LINES_MAX
 
 
 def test_tensors_are_read_made_and_passed_on(run_body: Call, tensors: TensorStore) -> None:
