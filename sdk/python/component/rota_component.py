@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+import traceback
 from typing import Any
 
 from componentize_py_types import Err, Ok
@@ -44,6 +45,8 @@ def _keep_sources() -> None:
             linecache.getlines(file)
     linecache.checkcache = lambda filename=None: None
     linecache.updatecache = lambda filename, module_globals=None: []
+    # It compiles a part of a line to underline it, and a syntax error there looks for a file.
+    traceback._extract_caret_anchors_from_line_segment = lambda segment: None  # type: ignore[attr-defined]
 
 
 class _Lines:
