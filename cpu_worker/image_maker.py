@@ -171,37 +171,40 @@ class ImageMaker:
         """Make an image in a one-shot process and return it, encoded."""
         self._check_going_on()
         what = order.entry or f"the runtime {order.driver}"
+        try:
+            returncode, image, text = self._one_shot(encode_order(order._replace(copies_images=not self._maps_images)))
+        except subprocess.TimeoutExpired:
+            raise CodeError(f"{what} took longer than {IMAGE_MS_MAX} ms to load: let it do less") from None
+        except OSError as error:
+            raise CodeError(f"{what} cannot be loaded by this worker: {error.strerror}") from None
+        if returncode == 0:
+            self.made_count += 1
+            return image
+        if returncode == EXIT_INVALID:
+            raise CodeError(_shortened(text))
+        self._check_going_on()
+        short_of = why_memory_is_short(IMAGE_MEMORY_BYTES)
+        raise CodeError(
+            f"the process that loads {what} ended with {returncode}{', and ' + short_of if short_of else ''}: "
+            f"probably over its memory or {IMAGE_MS_MAX} ms of processor time. {text[-500:]}"
+        )
+
+    def _one_shot(self, order: bytes) -> tuple[int, bytes, str]:
+        """Run the process of image_main.py; return its exit code, the image and what it said."""
         command = [sys.executable, "-P", "-m", "rota.cpu_worker.image_main"]
-        order = order._replace(copies_images=not self._maps_images)
         # Files without a name: tens of megabytes would pass a pipe in small pieces.
         with TemporaryFile() as given, TemporaryFile() as made:
-            given.write(encode_order(order))
+            given.write(order)
             given.seek(0)
             with subprocess.Popen(command, stdin=given, stdout=made, stderr=subprocess.PIPE) as process:
                 self._processes[process.pid] = process
                 try:
                     _, said = process.communicate(timeout=IMAGE_MS_MAX / 1000)
-                except subprocess.TimeoutExpired:
-                    raise CodeError(f"{what} took longer than {IMAGE_MS_MAX} ms to load: let it do less") from None
                 finally:
                     process.kill()
                     del self._processes[process.pid]
             made.seek(0)
-            image = made.read()
-        if process.returncode == 0:
-            self.made_count += 1
-            return image
-        text = said.decode(errors="replace").strip()
-        if process.returncode == EXIT_INVALID:
-            raise CodeError(_shortened(text))
-        self._check_going_on()
-        # What a process says that ran into a limit shows paths of this host, and the error goes to whoever deployed.
-        log.warning("the process that loads %s ended with %d: %s", what, process.returncode, text[-500:])
-        short_of = why_memory_is_short(IMAGE_MEMORY_BYTES)
-        raise CodeError(
-            f"the process that loads {what} ended with {process.returncode}{', and ' + short_of if short_of else ''}: "
-            f"probably over its memory or {IMAGE_MS_MAX} ms of processor time"
-        )
+            return process.returncode, made.read(), said.decode(errors="replace").strip()
 
     def _hold(self, digest: bytes, image: Image) -> None:
         self._made[digest] = image
