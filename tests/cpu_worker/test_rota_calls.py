@@ -179,14 +179,14 @@ def test_lies_about_a_tensor(
 def test_tensors_of_a_task_are_counted(world: Any, guests: Any, outcome: Any, task: Any, store: TensorStore) -> None:
     """Goal: given and new tensors together are as many as a task may name, and their bytes are bounded.
 
-    Method: one more than fits, of a task with two; then as many bytes as fit.
+    Method: a task with all but two makes two, and three; then one more than the bytes allow.
     """
-    refs = tuple(store.put(np.full(3, value)) for value in (1, 2))
-    code = world.function(caller(guests, "tensor_new", times=TENSORS_PER_TASK_MAX - 2))
-    full = outcome(code, task(new(b"uint8", (4,), 4), tensors=refs))
-    assert (answer(full), len(full.tensors)) == (TENSORS_PER_TASK_MAX - 1, 254)
-    code = world.function(caller(guests, "tensor_new", times=TENSORS_PER_TASK_MAX - 1))
-    assert answer(outcome(code, task(new(b"uint8", (4,), 4), tensors=refs))) == NO_ROOM
+    refs = (store.put(np.zeros(3)),) * (TENSORS_PER_TASK_MAX - 2)
+    payload = new(b"uint8", (4,), 4)
+    full = outcome(world.function(caller(guests, "tensor_new", times=2)), task(payload, tensors=refs))
+    assert (answer(full), len(full.tensors)) == (TENSORS_PER_TASK_MAX - 1, 2)
+    more = outcome(world.function(caller(guests, "tensor_new", times=3)), task(payload, tensors=refs))
+    assert answer(more) == NO_ROOM
     code = world.function(caller(guests, "tensor_new", times=3), tensor_bytes=11)
     assert answer(outcome(code, new(b"uint8", (4,), 4))) == NO_ROOM
 
