@@ -231,8 +231,6 @@ def _gather(guest: GuestAccess, buffers: int, count: int, out: int) -> bytes:
     """Return what the buffers hold, if the number of bytes can be stored at `out`."""
     wanted = vectors(guest, buffers, count)
     size = sum([length for _, length in wanted])
-    if size > 0xFFFF_FFFF:
-        raise Refusal(EINVAL)
     load(guest, out, 4)
     guest.charge(size * BYTE_FUEL)
     return b"".join([load(guest, pointer, length) for pointer, length in wanted])

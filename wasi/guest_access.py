@@ -5,12 +5,14 @@ Pointers and sizes come from the guest: any value is possible. What is outside i
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from rota.wasi.costs import BYTE_FUEL, VECTOR_FUEL
 from rota.wasi.errno import EFAULT, EILSEQ, EINVAL, ENAMETOOLONG, Refusal
 
-PATH_BYTES_MAX = 4_096
+PATH_BYTES_MAX: Final = 4_096
+VECTORS_MAX: Final = 1_024  # buffers of one call, as on Linux
+TRANSFER_BYTES_MAX: Final = 16 << 20  # of one call: buffers may overlap, so guest memory does not bound them
 
 
 class GuestAccess(Protocol):
@@ -59,7 +61,12 @@ def charge_copy(guest: GuestAccess, pointer: int, size: int) -> None:
 
 
 def vectors(guest: GuestAccess, pointer: int, count: int) -> list[tuple[int, int]]:
-    """Return addresses and sizes of `count` buffers, all of them inside the memory."""
+    """Return addresses and sizes of `count` buffers, all of them inside the memory.
+
+    Together they have at most TRANSFER_BYTES_MAX bytes; the rest is cut off, as every read and write may be short.
+    """
+    if count > VECTORS_MAX:
+        raise Refusal(EINVAL)
     if pointer + 8 * count > guest.memory_bytes():
         raise Refusal(EFAULT)
     guest.charge(count * VECTOR_FUEL)
@@ -69,6 +76,11 @@ def vectors(guest: GuestAccess, pointer: int, count: int) -> list[tuple[int, int
     memory_bytes = guest.memory_bytes()
     if any(start + size > memory_bytes for start, size in pairs):
         raise Refusal(EFAULT)
+    left = TRANSFER_BYTES_MAX
+    for index, (start, size) in enumerate(pairs):
+        if size > left:
+            return [*pairs[:index], (start, left)]
+        left -= size
     return pairs
 
 

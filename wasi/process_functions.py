@@ -16,6 +16,8 @@ REALTIME, MONOTONIC, PROCESS_TIME, THREAD_TIME = range(4)
 CLOCK_EVENT, READ_EVENT, WRITE_EVENT = range(3)
 _ABSOLUTE_TIME: Final = 1
 _HANGUP: Final = 1
+_PIECE_BYTES: Final = 1 << 20  # of chance that the host makes at once
+_SUBSCRIPTIONS_MAX: Final = 4_096
 _READY_BYTES: Final = 65_536  # what a poll says at most
 
 _SUBSCRIPTION: Final = struct.Struct("<QB7xI4xQQH6x")  # userdata, tag, clock or descriptor, timeout, precision, flags
@@ -79,7 +81,8 @@ def _clock(process: Process, clock: int) -> int:
 
 def random_get(process: Process, guest: GuestAccess, buffer: int, size: int) -> int:
     charge_copy(guest, buffer, size)
-    store(guest, buffer, process.chance(size))
+    for done in range(0, size, _PIECE_BYTES):
+        store(guest, buffer + done, process.chance(min(size - done, _PIECE_BYTES)))
     return SUCCESS
 
 
@@ -99,7 +102,7 @@ def poll_oneoff(process: Process, guest: GuestAccess, subscriptions: int, events
     """Never wait for real: files and streams are ready at once; if only clocks are asked for, time goes on to the first
     of them.
     """
-    if count == 0:
+    if not 0 < count <= _SUBSCRIPTIONS_MAX:
         return EINVAL
     memory_bytes = guest.memory_bytes()
     if subscriptions + count * _SUBSCRIPTION.size > memory_bytes or events + count * _EVENT.size > memory_bytes:

@@ -231,3 +231,16 @@ def test_descriptors_are_bounded_and_reused() -> None:
     assert made.call("fd_renumber", 7, 50) == errno.EBADF
     assert made.call("fd_renumber", 7, 7) == 0
     assert made.read(7) == b"shared"
+
+
+def test_a_call_has_bounds() -> None:
+    """Goal: overlapping buffers do not multiply the memory of a guest. Method: too many buffers, too many bytes."""
+    made = WasiKit(pages=32, memory_bytes=64 << 20)
+    number = made.open("f", CREATE)
+    for index in range(1024):
+        struct.pack_into("<II", made.guest.memory, DATA_AT + 8 * index, 0, 1 << 20)
+    assert made.call("fd_write", number, DATA_AT, 1025, OUT_AT) == errno.EINVAL
+    assert made.call("fd_write", number, DATA_AT, 1024, OUT_AT) == 0
+    assert made.word() == 16 << 20
+    assert made.call("fd_read", made.open("dev/urandom"), DATA_AT, 1024, OUT_AT) == 0
+    assert made.call("poll_oneoff", DATA_AT, DATA_AT, 4097, OUT_AT) == errno.EINVAL
