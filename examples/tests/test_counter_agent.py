@@ -55,4 +55,4 @@ def test_the_same_inputs_give_the_same_digest(lane: LocalLane) -> None:
     """Goal: any change of the agent is seen, in its bytes too. Method: compare the lane digest with one from before."""
     lane.submit_many("counter/alice", [b"+", b"get", b"+"])
     lane.run()
-    assert lane.digest.hex() == "38b598f2e781de43c5c1fcd6053d79dd63912f07474a03d7483f028f0efcad72"
+    assert lane.digest.hex() == "733e1f0637330724765aa3563ee3899aa806908fe16f4f50002a7a64cc8c0345"

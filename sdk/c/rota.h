@@ -724,7 +724,8 @@ static inline void rota_write_indices(rota_writer *writer, rota_options options)
 }
 
 static inline void rota_reply_with(rota_bytes payload, rota_options options) {
-    rota_answer.result = payload;
+    bool lasts = (uintptr_t)payload.data >= (uintptr_t)&__heap_base; /* what is on the stack ends before the answer */
+    rota_answer.result = lasts ? payload : rota_join(&payload, 1);
     rota_answer.has_result = true;
     rota_answer.tensors = (rota_writer){NULL, 0, 0};
     rota_answer.tensor_count = options.tensor_count;

@@ -197,7 +197,7 @@ pub fn value(from: anytype) Value {
         .bool => return .{ .boolean = from },
         .comptime_int, .int => return if (from > std.math.maxInt(i64)) .{ .uint = from } else .{ .integer = @intCast(from) },
         .comptime_float, .float => return .{ .number = from },
-        .pointer => return .{ .string = from },
+        .pointer => return .{ .string = kept(from) },
         .@"struct" => |about| {
             const names = comptime std.meta.fieldNames(T);
             if (about.is_tuple) {
@@ -217,7 +217,13 @@ pub fn value(from: anytype) Value {
 
 /// Bytes that are no text, as a value.
 pub fn binary(from: []const u8) Value {
-    return .{ .binary = from };
+    return .{ .binary = kept(from) };
+}
+
+/// Bytes that last until the answer: what is on the stack is copied.
+fn kept(from: []const u8) []const u8 {
+    if (@intFromPtr(from.ptr) >= @intFromPtr(&__heap_base)) return from;
+    return allocator.dupe(u8, from) catch unreachable;
 }
 
 // --- MessagePack -----------------------------------------------------------------------------------------------------
@@ -519,7 +525,7 @@ pub const Context = struct {
     /// The same, with tensors by index.
     pub fn replyWith(self: *Context, content: anytype, tensors: []const u32) void {
         self.result = payload(content);
-        self.result_tensors = tensors;
+        self.result_tensors = allocator.dupe(u32, tensors) catch unreachable;
     }
 
     /// End the task as `error` at once: the state stays as it was, nothing is sent.
