@@ -19,7 +19,7 @@ from simulation.plan import Plan, errand_of, lane_of
 from rota.common import messages
 from rota.common.digests import digest
 from rota.common.messages import Accepted, LaneSettings, TaskRun
-from rota.common.work import AGENT, COMMAND, COMPONENT, FUNCTION, SOURCE, Limits
+from rota.common.work import AGENT, COMPONENT, SOURCE, Limits
 
 if TYPE_CHECKING:
     pass
@@ -198,14 +198,19 @@ def _cancel(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
         yield from client.ask_for(messages.Cancel(taken, seq))
 
 
+_COUNTERS = {
+    number: scripted.code(f"counter{number}", kind) for number, kind in enumerate((AGENT, SOURCE, COMPONENT), 1)
+}
+
+
 def _deploy(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     limits = Limits(emits_max=chance.choice((0, 2, 6)), timeout_ms=chance.choice((50, 2_000)))
     limits = limits._replace(growth_bytes=chance.choice((0, 60, 128 << 10)))
     name, code = chance.choice(
         [
-            ("counter", scripted.code(f"counter{chance.randint(1, 3)}", chance.choice((AGENT, SOURCE, COMPONENT)))),
+            ("counter", _COUNTERS[chance.randint(1, 3)]),
             ("other", scripted.code("other2")),
-            ("function", scripted.code("function", chance.choice((FUNCTION, COMMAND)))),
+            ("function", scripted.FUNCTION_CODE if limits.emits_max else scripted.COMMAND_CODE),
             ("model:net", scripted.MODEL_CODE),
             ("model:net", scripted.UNSTABLE_CODE),
             ("model:net", scripted.UNSTABLE_REFUSED),
