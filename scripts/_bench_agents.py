@@ -25,6 +25,7 @@ from rota.common.code_kinds import KINDS, content_file
 from rota.common.work import AGENT, TELL, Code, Done, Fold, Limits, TaskInput
 from rota.cpu_worker import abi
 from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.image_maker import COMPILED
 from rota.runtimes.catalog import RUNTIMES
 from rota.runtimes.content import Extras, content_of
 from rota.runtimes.fetch import fetch_runtime
@@ -201,10 +202,11 @@ def languages(place: Place) -> Iterator[None]:
 def _own_runtimes(place: Place) -> Iterator[bool]:
     """Use a runtimes folder of our own, in which nothing is compiled yet; yield whether there are runtimes.
 
-    A quick round takes what is fetched and compiled, and fetches nothing.
+    A quick round takes what is fetched and compiled, and fetches and compiles nothing.
     """
     if place.sizes.tasks < FOLD_TASKS * 10:
-        yield all(is_fetched(runtime) for runtime in RUNTIMES.values())
+        compiled = (runtimes_folder() / COMPILED).is_dir()
+        yield compiled and all(is_fetched(runtime) for runtime in RUNTIMES.values())
         return
     for runtime in RUNTIMES.values():
         if not is_fetched(runtime):
@@ -249,9 +251,10 @@ def deploys(place: Place) -> Iterator[None]:
                 taken = _first_result_ms(client, place, name, text, round_number * 100)
                 _row(place, f"{name}: deploy of a change to first result", taken)
                 before = _proportional_bytes(worker["pid"])
-                for number in range(1, IMAGES + 1):
+                images = min(IMAGES, place.sizes.tasks // FOLD_TASKS)
+                for number in range(1, images + 1):
                     _first_result_ms(client, place, name, text, round_number * 100 + number)
-                grown = (_proportional_bytes(worker["pid"]) - before) / IMAGES / (1 << 20)
+                grown = (_proportional_bytes(worker["pid"]) - before) / images / (1 << 20)
                 place.table.add("agents", f"{name}: memory of the worker for each image", "MiB", max(0.01, grown), {})
             held = _proportional_bytes(worker["pid"]) / (1 << 20)
             place.table.add("agents", "memory of the worker with all these images", "MiB", held, {})

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 BENCH = Path(__file__).resolve().parent.parent / "scripts" / "bench.py"
-SECONDS_MAX = 110
-WITHOUT_BOUND = ("p99", "max", "fsync", "the same", "run file")
+SECONDS_MAX = 280  # on a busy machine; about 30 alone
+WITHOUT_BOUND = ("p99", "max", "fsync", "the same", "run file", "counter in", "planner.", "memory of the worker with")
 
 
 def run_bench(*arguments: str, temporary: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,6 +29,7 @@ def run_bench(*arguments: str, temporary: Path | None = None) -> subprocess.Comp
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(SECONDS_MAX + 10)
 def test_a_quick_run_measures_every_case_and_leaves_nothing_behind(run_dir: Path) -> None:
     """Goal: a figure and its bounds for every case, nothing left. Method: `--quick --json`; read it, and its TMPDIR.
 
@@ -43,7 +44,7 @@ def test_a_quick_run_measures_every_case_and_leaves_nothing_behind(run_dir: Path
     assert report["machine"]["processors"] > 0
     assert report["machine"]["packages"]["rota"]
     cases = {
-        "tasks", "latency", "tensor", "inference", "texts", "generation", "local", "recovery",
+        "tasks", "latency", "agents", "tensor", "inference", "texts", "generation", "local", "recovery",
         "start by length of journal", "verify",
     }  # fmt: skip
     assert {row["case"] for row in report["rows"]} == cases
