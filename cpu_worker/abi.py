@@ -138,8 +138,8 @@ def decode_output(
     held = 0 if state is None else len(state)
     try:
         fields = _unpack(data)
-        if len(fields) == len(DONE_FIELDS) - 1 and fields[4] == fields[5] == []:
-            # A fast path: most outputs have no emits, log or tensors, and an SDK writes no empty tensors.
+        if len(fields) >= len(DONE_FIELDS) - 1 and fields[4] == fields[5] == [] and fields[6:] in ([], [[]]):
+            # A fast path: most outputs have no emits, log or tensors.
             new, result = _state(fields[2], limits.state_bytes), _result(fields[3], limits.result_bytes)
             return _done(task, held, new, result, (), log.lines(), fuel, ()), new
         if fields[1] == STATUS_ERROR:

@@ -43,7 +43,7 @@ from rota.cpu_worker.host_calls import task_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
 from rota.cpu_worker.image_guest import PreparedSource
 from rota.cpu_worker.image_maker import ImageMaker
-from rota.cpu_worker.outcome_tensors import keep_tensors
+from rota.cpu_worker.outcome_tensors import has_large_result, keep_tensors
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
@@ -170,7 +170,7 @@ class WasmExecutor:
             log = TaskLog(fold.code.limits.log_bytes)
             try:
                 outcome, changed = run_task(fold, task, state, log)
-                if type(outcome) is Done:
+                if type(outcome) is Done and (self._sandbox.made or has_large_result(outcome)):
                     outcome = keep_tensors(outcome, self._sandbox.made, self._tensors)
             except GuestFault as fault:
                 if fold.code.kind != SOURCE:  # its stack is the interpreter's, not the author's

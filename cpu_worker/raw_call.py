@@ -93,7 +93,10 @@ class RawGuest(RawStore):
         self._run(self._call, prepared.call_values, prepared.call)
         packed = words[0]
         if prepared.output is None:
-            return self._answer(packed >> 32, packed & 0xFFFFFFFF)
+            pointer, size = packed >> 32, packed & 0xFFFFFFFF
+            self._refresh()
+            check_answer(prepared.call, pointer, size, self._size)
+            return ctypes.string_at(self._base + pointer, size)
         status = c_int32(packed & 0xFFFFFFFF).value
         if status == STATUS_UNCHANGED:
             return data

@@ -179,39 +179,40 @@ class Sandbox:
             raise _fault_of_exit(ended) from None
         left: int | None = None
         try:
-            answer = self._answer(guest, data)
-            # What the host copies and decodes is paid for; a command has paid when it wrote its output.
-            cost = max(0, len(answer) - ANSWER_BYTES_FREE) * BYTE_FUEL if self._prepared.alloc else 0
-            left = max(0, guest.fuel_left() - cost)
+            if self._prepared.alloc:
+                answer = guest.call(data, fuel=limits.fuel + 1)
+                left = guest.fuel_left()
+                if len(answer) > ANSWER_BYTES_FREE:  # what the host copies and decodes is paid for
+                    left = max(0, left - (len(answer) - ANSWER_BYTES_FREE) * BYTE_FUEL)
+            else:
+                answer = self._output_of_command(guest)
+                left = guest.fuel_left()
             if not left:
                 # The engine checks fuel only when a function or a loop starts, so the end of a call may overrun.
                 # Giving one unit more than the limit and requiring one to be left makes the limit exact.
                 raise GuestFault("fuel", f"out of fuel in {self._prepared.call}")
             if self._memories.refusal or self.hosts.tensors.fault:
                 self._check_host()
-        except (GuestFault, GuestStopped):
+        except (GuestFault, GuestStopped, GuestExit) as end:
             self.fuel_used = limits.fuel if left == 0 else min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
             guest.close()
+            if isinstance(end, GuestExit):
+                raise _fault_of_exit(end) from None
             raise
         self.fuel_used = limits.fuel + 1 - left
         self.answer_bytes = len(answer)
-        self.made = self.hosts.tensors.made()
+        if self.hosts.tensors.has_made:
+            self.made = self.hosts.tensors.made()
         if self._code.reuse and not guest.has_grown():
             self._kept = guest
         else:
             guest.close()
         return answer
 
-    def _answer(self, guest: Guest, data: bytes) -> bytes:
-        """Return what the guest returns, or what a command has written to its standard output."""
-        fuel = self._code.limits.fuel + 1
-        if self._prepared.alloc:
-            try:
-                return guest.call(data, fuel=fuel)
-            except GuestExit as ended:
-                raise _fault_of_exit(ended) from None
+    def _output_of_command(self, guest: Guest) -> bytes:
+        """Run a command and return what it has written to its standard output; it has paid for that."""
         try:
-            guest.call(data, fuel=fuel)
+            guest.call(b"", fuel=self._code.limits.fuel + 1)
             self.exit_code = 0
         except GuestExit as ended:
             self.exit_code = ended.code

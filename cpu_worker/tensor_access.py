@@ -80,6 +80,11 @@ class TaskTensors:
         if self._made:
             self._made = []
 
+    @property
+    def has_made(self) -> bool:
+        """Whether the task has made a tensor."""
+        return bool(self._made)
+
     def made(self) -> tuple[tuple[TensorRef, bytes], ...]:
         """Return the tensors that the task has made, with their data, in the order of their indices."""
         return tuple(self._made)
