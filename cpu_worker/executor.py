@@ -163,11 +163,13 @@ class WasmExecutor:
         outcomes: list[Outcome] = []
         state, new_state = fold.state, None
         answered_bytes = 0
+        log = TaskLog(fold.code.limits.log_bytes)
         for task in fold.tasks:
             # A fold's outcomes go into one message; tasks that do not fit run again in another assignment.
             if self._watchdog.reason_to_stop() == "interrupted" or answered_bytes > OUTPUT_BYTES_MAX:
                 return FoldResult(tuple(outcomes), new_state, "interrupted")
-            log = TaskLog(fold.code.limits.log_bytes)
+            if log.is_used:
+                log.clear()
             try:
                 outcome, changed = run_task(fold, task, state, log)
                 if type(outcome) is Done and (self._sandbox.made or has_large_result(outcome)):

@@ -150,7 +150,8 @@ class HostCalls:
     def end(self) -> None:
         """Serve no task, and release what was made for it."""
         self._guest = self._kept = self.facts = None
-        self.tensors.end()
+        if self.tensors.is_used:
+            self.tensors.end()
         if self._process is not None:
             self._process.close()
             self._process = None

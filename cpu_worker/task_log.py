@@ -33,6 +33,11 @@ class TaskLog:
         """Whether everything that comes now is dropped."""
         return self._left <= 0 or len(self._lines) >= LOG_LINES_MAX
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was written."""
+        return bool(self._lines or self._open)
+
     def text(self, line: str) -> None:
         """Add one entry as it is; it may have several lines. `line` has no lone surrogates."""
         if self.is_full:
@@ -94,4 +99,4 @@ class TaskLog:
         """Return the log, with unfinished lines ended."""
         if self._open:
             self.flush()
-        return tuple(self._lines)
+        return tuple(self._lines) if self._lines else ()

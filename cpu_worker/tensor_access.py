@@ -81,6 +81,11 @@ class TaskTensors:
             self._made = []
 
     @property
+    def is_used(self) -> bool:
+        """Whether `end` has anything to release."""
+        return bool(self._given or self._made or self.fault)
+
+    @property
     def has_made(self) -> bool:
         """Whether the task has made a tensor."""
         return bool(self._made)
