@@ -437,8 +437,8 @@ MUTATIONS: Final = (
     # --- sandbox --------------------------------------------------------------------------------------------------
     Mutation(
         "trapped-instance-kept", "after a trap an instance is not used again", "cpu_worker/sandbox.py",
-        "            guest.close()\n            raise\n",
-        "            self._kept = guest if self._code.reuse else None\n            raise\n", _CPU,
+        "            guest.close()\n            if isinstance(end",
+        "            self._kept = guest if self._code.reuse else None\n            if isinstance(end", _CPU,
     ),
     Mutation(
         "instance-always-kept", "a fresh instance for each task unless deployed with reuse", "cpu_worker/sandbox.py",
@@ -467,8 +467,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "fuel-off-by-one", "the fuel limit is exact", "cpu_worker/sandbox.py",
-        "fuel = self._code.limits.fuel + 1",
-        "fuel = self._code.limits.fuel + 2", _CPU,
+        "guest.call(data, fuel=limits.fuel + 1)",
+        "guest.call(data, fuel=limits.fuel + 2)", _CPU,
     ),
     # --- tensors and snapshots ------------------------------------------------------------------------------------
     Mutation(

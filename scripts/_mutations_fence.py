@@ -43,8 +43,8 @@ FENCE_FAULTS: Final = (
         "large-result-inline",
         "a result that no message could carry is a tensor",
         "cpu_worker/outcome_tensors.py",
-        "    if result is not None and len(result) > PAYLOAD_BYTES_MAX:\n",
-        "    if result is not None and len(result) > PAYLOAD_BYTES_MAX + 1:\n",
+        "    return done.result is not None and len(done.result) > PAYLOAD_BYTES_MAX\n",
+        "    return done.result is not None and len(done.result) > PAYLOAD_BYTES_MAX + 1\n",
         _CALLS,
     ),
     (
