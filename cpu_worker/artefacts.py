@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ from typing import Final
 from blake3 import blake3
 
 from rota.common.errors import ConfigError
+from rota.host.memory_file import MemoryFile
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ KEY_FILE: Final = "artefacts.key"
 LOCK_FILE: Final = "artefacts.lock"
 KEY_BYTES: Final = 32
 MAC_BYTES: Final = 32
+_PIECE_BYTES: Final = 1 << 18
 
 
 class Artefacts:
@@ -60,7 +63,21 @@ class Artefacts:
                 mac, content = file.read(MAC_BYTES), file.read()
         except OSError:
             return None
-        return content if hmac.compare_digest(mac, self._mac(name, content)) else None
+        return content if hmac.compare_digest(mac, self._hasher(name).update(content).digest()) else None
+
+    def read_file(self, name: str) -> MemoryFile | None:
+        """Return the content as a sealed file, which cannot change after this check; None as of `read`."""
+        hasher, found = self._hasher(name), MemoryFile()
+        try:
+            with (self._dir / name).open("rb", buffering=0) as file:
+                mac, piece = file.read(MAC_BYTES), memoryview(bytearray(_PIECE_BYTES))
+                while size := file.readinto(piece):
+                    hasher.update(piece[:size])
+                    found.write(piece[:size])
+        except OSError:
+            return None
+        found.seal()
+        return found if hmac.compare_digest(mac, hasher.digest()) else None
 
     def has(self, name: str) -> bool:
         """Return whether there is content of this name, valid or not."""
@@ -73,10 +90,10 @@ class Artefacts:
         except OSError:
             return
 
-    def keep(self, name: str, content: bytes) -> None:
+    def keep(self, name: str, content: bytes | MemoryFile) -> None:
         """Write content for the next process; a failure is only logged."""
         try:
-            self._write(name, content)
+            self._write(name, [content] if isinstance(content, bytes) else content.pieces())
         except OSError as error:
             path = self._dir / name
             log.warning("%s cannot be kept (%s): it is made again each time; remove what is there", path, error)
@@ -98,17 +115,20 @@ class Artefacts:
             except OSError as error:
                 log.warning("%s cannot be removed (%s): the folder is over its bound of bytes", path, error)
 
-    def _mac(self, name: str, content: bytes) -> bytes:
-        hasher = blake3(b"code" + name.encode(), key=self._key)
-        hasher.update(content)
-        return hasher.digest()
+    def _hasher(self, name: str) -> blake3:
+        return blake3(b"code" + name.encode(), key=self._key)
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+        hasher = self._hasher(name)
         descriptor, temporary = tempfile.mkstemp(dir=self._dir, prefix="new-")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(self._mac(name, content))
-                file.write(content)
+                file.write(bytes(MAC_BYTES))
+                for piece in pieces:
+                    hasher.update(piece)
+                    file.write(piece)
+                file.seek(0)
+                file.write(hasher.digest())
             Path(temporary).replace(self._dir / name)
         except OSError:
             Path(temporary).unlink(missing_ok=True)

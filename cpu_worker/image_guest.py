@@ -21,7 +21,7 @@ from rota.common.wasm_binary import FuncType
 from rota.cpu_worker import raw_api as api
 from rota.cpu_worker.guest import MEMORY, GuestExit, GuestFault, GuestStopped, PreparedCode, check_answer, check_fits
 from rota.cpu_worker.host_calls import HostCalls, ImportFunctions
-from rota.cpu_worker.image import CompiledProgram, Image
+from rota.cpu_worker.image import ImageFacts
 from rota.cpu_worker.module_split import (
     INITIALIZE,
     MEMORY_IMPORT,
@@ -41,7 +41,10 @@ _ARGUMENTS_MAX: Final = 16
 _Words: Final = c_uint64 * (_ARGUMENTS_MAX * api.WORDS_PER_VALUE)
 _VALUE_KINDS: Final = {"i32": 0, "i64": 1, "f32": 2, "f64": 3}  # wasmtime/val.h
 _VALUE_BYTES: Final = ctypes.sizeof(ffi.wasmtime_val_t)
-_FUNCREF_BYTES: Final = ctypes.sizeof(ffi.wasmtime_func_t)
+_VALUE_WORDS: Final = _VALUE_BYTES // 8
+_FUNCREF_WORDS: Final = range(ffi.wasmtime_val_t.of.offset // 8, _VALUE_WORDS)[
+    : ctypes.sizeof(ffi.wasmtime_func_t) // 8
+]
 _VALUE_BITS: Final = {"i32": 32, "i64": 64, "f32": 32, "f64": 64}
 _M32: Final = 0xFFFF_FFFF
 _MEMORY_NAME: Final = tuple(part for text in MEMORY_IMPORT for part in (text.encode(), len(text)))
@@ -58,7 +61,6 @@ class PreparedProgram:
     linker: Linker
     functions: Mapping[str, FuncType]  # that can be called
     externs_type: type[Any]
-    native_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +89,14 @@ class SourceFacts(NamedTuple):
         )
 
 
-def link_program(engine: Engine, compiled: CompiledProgram, driver: Driver, hosts: HostCalls) -> PreparedProgram:
-    """Return a runtime that is ready for images. Raises `CodeError` if it imports what is not offered."""
-    module = Module.deserialize(engine, compiled.native)
-    program = compiled.program
+def link_program(
+    engine: Engine, native_path: str, program: SplitProgram, driver: Driver, hosts: HostCalls
+) -> PreparedProgram:
+    """Return a runtime that is ready for images; the engine maps the file of its code.
+
+    Raises `WasmtimeError` if the engine has no room for it.
+    """
+    module = Module.deserialize_file(engine, native_path)
     functions = dict(program.exports)
     if program.has_start:
         functions[START] = FuncType((), ())
@@ -100,12 +106,13 @@ def link_program(engine: Engine, compiled: CompiledProgram, driver: Driver, host
     linker = hosts.new_linker(_host_functions(driver, hosts))
     linker.allow_shadowing = True  # of the memory, which is another one for each instance
     externs = ffi.wasmtime_extern_t * (1 + len(program.globals) + program.tables + len(functions))
-    return PreparedProgram(module, program, driver, linker, functions, externs, len(compiled.native))
+    return PreparedProgram(module, program, driver, linker, functions, externs)
 
 
-def link_memory(engine: Engine, runtime: PreparedProgram, image: Image, bundle: SourceFacts) -> PreparedSource:
-    """Return an image that is ready to run."""
-    module = Module.deserialize(engine, image.native)
+def link_memory(
+    runtime: PreparedProgram, module: Module, image: ImageFacts, bundle: SourceFacts, *, native_bytes: int = 0
+) -> PreparedSource:
+    """Return an image that is ready to run. `module`: of its memory; `native_bytes`: the size of that, compiled."""
     values = (ffi.wasmtime_val_t * len(image.globals))()
     for value, kind, bits in zip(values, runtime.program.globals, image.globals, strict=bool(image.globals)):
         _set_value(value, kind, bits)
@@ -118,7 +125,7 @@ def link_memory(engine: Engine, runtime: PreparedProgram, image: Image, bundle: 
         output=None,
         has_initialize=False,
         memory_bytes_min=image.pages * _PAGE_BYTES,
-        native_bytes=len(image.native),
+        native_bytes=native_bytes,
         program=bundle.program(runtime.driver),
         runtime=runtime,
         values=values,
@@ -257,25 +264,25 @@ class ImageGuest(RawStore):
             if name in self.prepared.runtime.functions:
                 self.call_function(name, ())
 
-    def memory(self) -> bytes:
-        """Return a copy of the whole memory."""
+    def memory(self) -> memoryview:
+        """Return the whole memory, until the instance is called or closed."""
         self._refresh()
-        return ctypes.string_at(self._base, self._size)
+        return self._window()
 
     def tables(self) -> list[list[bytes]]:
         """Return what is in each table. Equal functions of a store are equal values."""
         return [self._table(place) for place in range(self.prepared.runtime.program.tables)]
 
     def _table(self, place: int) -> list[bytes]:
+        """Return the words of the items: the first of all, the second of all, ..."""
         table = self._export(self._program, 1 + len(self._globals) + place, table_export(place))
-        value = ffi.wasmtime_val_t()
-        items: list[bytes] = []
-        for index in range(api.table_size(self._context, table)):
-            ctypes.memset(addressof(value), 0, _VALUE_BYTES)
-            there = api.table_get(self._context, table, index, addressof(value))
+        values = (ffi.wasmtime_val_t * api.table_size(self._context, table))()
+        first, context = addressof(values), self._context
+        for index in range(len(values)):
+            there = api.table_get(context, table, index, first + index * _VALUE_BYTES)
             assert there
-            items.append(ctypes.string_at(addressof(value.of), _FUNCREF_BYTES))
-        return items
+        words = memoryview(values).cast("B").cast("Q") if values else memoryview(b"").cast("Q")
+        return [words[word::_VALUE_WORDS].tobytes() for word in _FUNCREF_WORDS]
 
     def grow(self, pages: int) -> int:
         """Add pages of zeros; return the old size in pages. Raises `GuestFault` past the limit."""

@@ -1,8 +1,9 @@
 """The one-shot process that makes one image: an order on standard input, the image on standard output.
 
 A source may do anything while it loads. Fuel and memory bound it, as they bound a task, and this process is thrown
-away; it holds no key, socket or file. Exit codes: 0 done, 2 the source or the runtime cannot be used (the reason is on
-standard error), anything else: the process hit its limits.
+away; it holds no key or socket, and of files only the sealed ones that it begins with (host/memory_file.py). Exit
+codes: 0 done, 2 the source or the runtime cannot be used (the reason is on standard error), anything else: the process
+hit its limits.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> int:
 
 def _make(order: Order) -> int:
     from rota.common.errors import CodeError
-    from rota.cpu_worker.image import encode
+    from rota.cpu_worker.image import write
     from rota.cpu_worker.image_making import make_image
     from rota.host.float_environment import FloatEnvironment
     from rota.runtimes.drivers import driver_named
@@ -47,13 +48,13 @@ def _make(order: Order) -> int:
     floats = FloatEnvironment()
     floats.begin()
     try:
-        image = make_image(order, driver_named(order.driver))
+        native, facts = make_image(order, driver_named(order.driver))
     except CodeError as error:
         sys.stderr.write(error.message)
         return EXIT_INVALID
     finally:
         floats.end()
-    sys.stdout.buffer.write(encode(image))
+    write(sys.stdout.buffer, native, facts)
     return 0
 
 

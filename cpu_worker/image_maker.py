@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Final
 
 from wasmtime import Engine
@@ -30,23 +29,26 @@ from rota.cpu_worker.compiler import compile_apart
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.image import (
     BASE_SUFFIX,
+    FORMAT,
     IMAGE_SUFFIX,
     PROGRAM_SUFFIX,
     CompiledProgram,
     Image,
-    decode_image,
-    decode_program,
-    encode,
+    file_of,
+    read_image,
+    read_program,
 )
-from rota.cpu_worker.image_making import Order, encode_order
+from rota.cpu_worker.image_making import BaseImage, Order, encode_order
 from rota.cpu_worker.profile import IMAGE_FUEL, IMAGE_MEMORY_BYTES, artefact_scope
 from rota.host.files import locked
+from rota.host.memory_file import MemoryFile
 from rota.runtimes.driver import Driver
 from rota.runtimes.drivers import driver_of
 
 log = logging.getLogger(__name__)
 
 COMPILED: Final = "compiled"  # the folder of compiled runtimes, in that of runtimes
+RUNTIMES_MAX: Final = 4  # that a worker keeps
 _MADE_MAX: Final = 2
 _LOCK_WAIT_S: Final = 0.2
 _TEXT_CHARS_MAX: Final = 4_000
@@ -63,6 +65,7 @@ class ImageMaker:
         self._shared_artefacts: Artefacts | None = None
         self._scope = artefact_scope(engine)
         self._made: dict[bytes, Image] = {}  # about to be loaded, by the bundle's digest
+        self._programs: dict[bytes, CompiledProgram] = {}  # by the runtime's digest; the engine maps the same files
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._stopped = False
         self.made_count = 0  # of processes that ended well
@@ -76,7 +79,7 @@ class ImageMaker:
             return False
         image = self._read(self._own, names.image)
         if image is not None:
-            self._hold(digest, decode_image(image))
+            self._hold(digest, read_image(image))
         return image is not None
 
     def make(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> None:
@@ -89,11 +92,15 @@ class ImageMaker:
 
     def program(self, bundle: Bundle, module: Callable[[], bytes]) -> CompiledProgram:
         """Return the compiled runtime of a source, made if it is not there. Raises `CodeError` with the reason."""
-        names = _Names(self._scope, bundle, b"")
-        driver = driver_of(bundle.module)
-        return decode_program(
-            self._kept(self._shared, names.program, lambda: encode(self._compile(bundle.module, module(), driver)))
-        )
+        found = self._programs.pop(bundle.module, None)
+        if found is None:
+            names, driver = _Names(self._scope, bundle, b""), driver_of(bundle.module)
+            made = self._kept(self._shared, names.program, lambda: self._compile(bundle.module, module(), driver))
+            found = read_program(made)
+        self._programs[bundle.module] = found
+        while len(self._programs) > RUNTIMES_MAX:
+            self._programs.pop(next(iter(self._programs)), None)
+        return found
 
     def stop(self) -> None:
         """End the processes; callable from any thread. Their waiting callers get a `CodeError`."""
@@ -106,11 +113,15 @@ class ImageMaker:
         image = self._read(self._own, names.image)
         if image is None:
             driver, compiled = driver_of(bundle.module), self.program(bundle, module)
-            base = self._kept(self._shared, names.base, lambda: self._run(_base_order(driver, compiled, bundle)))
-            image = self._run(_image_order(driver, compiled, decode_image(base), bundle))
+            base = self._kept(self._shared, names.base, lambda: self._make_base(driver, compiled, bundle, module()))
+            image = self._run(_image_order(driver, compiled, read_image(base), bundle), (compiled.native, base))
             self._own.keep(names.image(self._own), image)
             self._own.trim(IMAGE_SUFFIX, IMAGES_KEPT_BYTES)
-        return decode_image(image)
+        return read_image(image)
+
+    def _make_base(self, driver: Driver, compiled: CompiledProgram, bundle: Bundle, wasm: bytes) -> MemoryFile:
+        memory = module_split.split_module(wasm, driver.exports).memory
+        return self._run(_base_order(driver, compiled, memory, bundle), (compiled.native,))
 
     @property
     def _shared(self) -> Artefacts:
@@ -123,14 +134,16 @@ class ImageMaker:
                 self._shared_artefacts = self._own
         return self._shared_artefacts
 
-    def _read(self, artefacts: Artefacts, name: Callable[[Artefacts], str]) -> bytes | None:
+    def _read(self, artefacts: Artefacts, name: Callable[[Artefacts], str]) -> MemoryFile | None:
         found = name(artefacts)
-        content = artefacts.read(found)
+        content = artefacts.read_file(found)
         if content is not None:
             artefacts.touch(found)
         return content
 
-    def _kept(self, artefacts: Artefacts, name: Callable[[Artefacts], str], make: Callable[[], bytes]) -> bytes:
+    def _kept(
+        self, artefacts: Artefacts, name: Callable[[Artefacts], str], make: Callable[[], MemoryFile]
+    ) -> MemoryFile:
         """Return content of the user, made by one process at a time if it is not there."""
         content = self._read(artefacts, name)
         if content is not None:
@@ -158,21 +171,22 @@ class ImageMaker:
                     break
             yield
 
-    def _compile(self, digest: bytes, wasm: bytes, driver: Driver) -> CompiledProgram:
+    def _compile(self, digest: bytes, wasm: bytes, driver: Driver) -> MemoryFile:
         split = module_split.split_module(wasm, driver.exports)
         log.info("compiling the runtime %s (%s), once per user: it takes seconds", driver.name, digest.hex()[:16])
         self._check_going_on()
         options = [RUNTIME] if self._maps_images else [RUNTIME, COPIED_IMAGES]
         native = compile_apart(split.wasm, digest, self._processes, options=options)
         self.made_count += 1
-        return CompiledProgram(native, split.program, split.memory)
+        return file_of(native, split.program)
 
-    def _run(self, order: Order) -> bytes:
-        """Make an image in a one-shot process and return it, encoded."""
+    def _run(self, order: Order, files: Sequence[MemoryFile]) -> MemoryFile:
+        """Make an image in a one-shot process, which has these files open, and return it."""
         self._check_going_on()
         what = order.entry or f"the runtime {order.driver}"
         try:
-            returncode, image, text = self._one_shot(encode_order(order._replace(copies_images=not self._maps_images)))
+            given = encode_order(order._replace(copies_images=not self._maps_images))
+            returncode, image, text = self._one_shot(given, files)
         except subprocess.TimeoutExpired:
             raise CodeError(f"{what} took longer than {IMAGE_MS_MAX} ms to load: let it do less") from None
         except OSError as error:
@@ -189,22 +203,20 @@ class ImageMaker:
             f"probably over its memory or {IMAGE_MS_MAX} ms of processor time. {text[-500:]}"
         )
 
-    def _one_shot(self, order: bytes) -> tuple[int, bytes, str]:
+    def _one_shot(self, order: bytes, files: Sequence[MemoryFile]) -> tuple[int, MemoryFile, str]:
         """Run the process of image_main.py; return its exit code, the image and what it said."""
         command = [sys.executable, "-P", "-m", "rota.cpu_worker.image_main"]
-        # Files without a name: tens of megabytes would pass a pipe in small pieces.
-        with TemporaryFile() as given, TemporaryFile() as made:
-            given.write(order)
-            given.seek(0)
-            with subprocess.Popen(command, stdin=given, stdout=made, stderr=subprocess.PIPE) as process:
-                self._processes[process.pid] = process
-                try:
-                    _, said = process.communicate(timeout=IMAGE_MS_MAX / 1000)
-                finally:
-                    process.kill()
-                    del self._processes[process.pid]
-            made.seek(0)
-            return process.returncode, made.read(), said.decode(errors="replace").strip()
+        descriptors = [descriptor for file in files for descriptor in file.descriptors]
+        made, pipe = MemoryFile(), subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=made.fileno(), stderr=pipe, pass_fds=descriptors) as process:
+            self._processes[process.pid] = process
+            try:
+                _, said = process.communicate(order, timeout=IMAGE_MS_MAX / 1000)
+            finally:
+                process.kill()
+                del self._processes[process.pid]
+        made.seal()
+        return process.returncode, made, said.decode(errors="replace").strip()
 
     def _hold(self, digest: bytes, image: Image) -> None:
         self._made[digest] = image
@@ -222,9 +234,8 @@ class _Names:
     def __init__(self, scope: bytes, bundle: Bundle, digest: bytes) -> None:
         driver = driver_of(bundle.module)
         imports = [[*key, str(function.type)] for key, function in sorted(driver.imports.items())]
-        self._program = digest_of(
-            [scope, module_split.FORMAT, bundle.module, driver.name, driver.version, list(driver.exports), imports]
-        )
+        rules = [scope, FORMAT, module_split.FORMAT, driver.name, driver.version, list(driver.exports), imports]
+        self._program = digest_of([*rules, bundle.module])
         boot = [list(file) for file in _boot_files(bundle)]
         self._base = digest_of([self._program, list(driver.args), boot, IMAGE_FUEL, IMAGE_MEMORY_BYTES])
         self._image = digest_of([self._base, digest])
@@ -243,14 +254,19 @@ def _boot_files(bundle: Bundle) -> list[tuple[str, bytes]]:
     return [(file.path, file.data) for file in bundle.files if file.path.startswith(RESERVED_FOLDER + "/")]
 
 
-def _base_order(driver: Driver, compiled: CompiledProgram, bundle: Bundle) -> Order:
-    return Order(driver.name, compiled, None, "", (), (), tuple(_boot_files(bundle)), copies_images=False)
+def _base_order(driver: Driver, compiled: CompiledProgram, memory: bytes, bundle: Bundle) -> Order:
+    native, facts = compiled
+    files = tuple(_boot_files(bundle))
+    return Order(driver.name, native.path, facts, memory, None, "", (), (), files, copies_images=False)
 
 
 def _image_order(driver: Driver, compiled: CompiledProgram, base: Image, bundle: Bundle) -> Order:
+    native, facts = compiled
+    begun = BaseImage(base.native.path, base.facts)
     files = tuple([(file.path, file.data) for file in bundle.files])
-    program = compiled._replace(memory=b"")  # only the base image begins with it
-    return Order(driver.name, program, base, bundle.entry, bundle.args, bundle.env, files, copies_images=False)
+    return Order(
+        driver.name, native.path, facts, b"", begun, bundle.entry, bundle.args, bundle.env, files, copies_images=False
+    )
 
 
 def _shortened(text: str) -> str:

@@ -17,7 +17,7 @@ from rota.common.work import Limits
 from rota.cpu_worker.guest import GuestExit, GuestFault, GuestStopped
 from rota.cpu_worker.guest_memory import WatchedMemories
 from rota.cpu_worker.host_calls import HostCalls, TaskFacts
-from rota.cpu_worker.image import CompiledProgram, Image
+from rota.cpu_worker.image import ImageFacts
 from rota.cpu_worker.image_guest import (
     ImageGuest,
     PreparedProgram,
@@ -26,7 +26,7 @@ from rota.cpu_worker.image_guest import (
     link_memory,
     link_program,
 )
-from rota.cpu_worker.module_split import memory_module
+from rota.cpu_worker.module_split import SplitProgram, memory_module
 from rota.cpu_worker.profile import IMAGE_FUEL, IMAGE_MEMORY_BYTES, new_engine
 from rota.cpu_worker.task_log import TaskLog
 from rota.runtimes.driver import NOTE_BYTES_MAX, Driver
@@ -38,12 +38,21 @@ _LOG_CHARS_SHOWN: Final = 500
 _LIMITS: Final = Limits(fuel=IMAGE_FUEL, memory_bytes=IMAGE_MEMORY_BYTES)
 
 
+class BaseImage(NamedTuple):
+    """The base image, to begin with. `native_path` is a file of image.py."""
+
+    native_path: str
+    facts: ImageFacts
+
+
 class Order(NamedTuple):
-    """What an image is made of. `source`: the image to begin with; None: the base image is made."""
+    """What an image is made of. `base`: None if the base image itself is made, from the runtime's `memory`."""
 
     driver: str
-    compiled: CompiledProgram
-    source: Image | None
+    native_path: str  # of the program, a file of image.py
+    program: SplitProgram
+    memory: bytes  # the module of the memory that it begins with
+    base: BaseImage | None
     entry: str
     args: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
@@ -59,8 +68,11 @@ def decode_order(data: bytes) -> Order:
     return _ORDER.decode(data)
 
 
-def make_image(order: Order, driver: Driver) -> Image:
-    """Make the image. Raises `CodeError` if the runtime does not start or the source does not load."""
+def make_image(order: Order, driver: Driver) -> tuple[bytearray, ImageFacts]:
+    """Return the image, its memory as a compiled module.
+
+    Raises `CodeError` if the runtime does not start or the source does not load.
+    """
     memories = WatchedMemories() if order.copies_images else None
     engine = new_engine(memories.configure if memories else None)
     what = order.entry or f"the runtime {driver.name}"
@@ -79,9 +91,9 @@ def make_image(order: Order, driver: Driver) -> Image:
             raise CodeError(f"{what} cannot be loaded on this host: {memories.refusal}")
 
 
-def _make(engine: Engine, order: Order, driver: Driver, what: str, log: TaskLog) -> Image:
+def _make(engine: Engine, order: Order, driver: Driver, what: str, log: TaskLog) -> tuple[bytearray, ImageFacts]:
     hosts = HostCalls(engine, None)
-    prepared = _begin_with(engine, order, link_program(engine, order.compiled, driver, hosts))
+    prepared = _begin_with(engine, order, link_program(engine, order.native_path, order.program, driver, hosts))
     hosts.begin(TaskFacts(0, b"", 0, log, _LIMITS, program=prepared.program, freezes=True))
     guest = ImageGuest(engine, prepared, hosts, memory_bytes=IMAGE_MEMORY_BYTES)
     try:
@@ -95,20 +107,21 @@ def _make(engine: Engine, order: Order, driver: Driver, what: str, log: TaskLog)
 
 
 def _begin_with(engine: Engine, order: Order, runtime: PreparedProgram) -> PreparedSource:
-    image = order.source
-    if image is None:
-        native = bytes(Module(engine, order.compiled.memory).serialize())
-        image = Image(native, order.compiled.program.memory.pages_min, (), b"", 0, 0)
-    return link_memory(engine, runtime, image, SourceFacts(order.args, dict(order.env), dict(order.files)))
+    bundle = SourceFacts(order.args, dict(order.env), dict(order.files))
+    if order.base is None:
+        facts = ImageFacts(order.program.memory.pages_min, (), b"", 0, 0)
+        return link_memory(runtime, Module(engine, order.memory), facts, bundle)
+    module = Module.deserialize_file(engine, order.base.native_path)
+    return link_memory(runtime, module, order.base.facts, bundle)
 
 
 def _run(guest: ImageGuest, order: Order, driver: Driver) -> bytes:
     guest.give(IMAGE_FUEL + 1)
-    if order.source is None:
+    if order.base is None:
         guest.run_initializers()
         note = driver.start(guest.interpreter)
     else:
-        note = driver.load(guest.interpreter, order.source.note, order.entry)
+        note = driver.load(guest.interpreter, order.base.facts.note, order.entry)
     if not guest.fuel_left():
         raise GuestFault("fuel", "out of fuel")
     if len(note) > NOTE_BYTES_MAX:
@@ -116,7 +129,7 @@ def _run(guest: ImageGuest, order: Order, driver: Driver) -> bytes:
     return note
 
 
-def _image_of(engine: Engine, guest: ImageGuest, note: bytes, what: str) -> Image:
+def _image_of(engine: Engine, guest: ImageGuest, note: bytes, what: str) -> tuple[bytearray, ImageFacts]:
     program = guest.prepared.runtime.program
     memory = guest.memory()
     segments = _segments(memory)
@@ -126,21 +139,22 @@ def _image_of(engine: Engine, guest: ImageGuest, note: bytes, what: str) -> Imag
     pages = len(memory) // PAGE_BYTES
     module = memory_module(program.memory._replace(pages_min=pages), segments)
     try:
-        native = bytes(Module(engine, module).serialize())
+        native = Module(engine, module).serialize()
     except WasmtimeError as error:
         raise CodeError(f"{what} leaves a memory that the engine does not take: {error}") from None
     bits = tuple([guest.global_bits(place) for place in range(len(program.globals))])
-    return Image(native, pages, bits, note, data_bytes, IMAGE_FUEL + 1 - guest.fuel_left())
+    return native, ImageFacts(pages, bits, note, data_bytes, IMAGE_FUEL + 1 - guest.fuel_left())
 
 
-def _segments(memory: bytes) -> list[tuple[int, bytes]]:
+def _segments(memory: memoryview) -> list[tuple[int, memoryview]]:
     """Return the parts of a memory that are not zero, as (offset, bytes) in pages.
 
     The engine maps an image copy-on-write if half of it, from the first to the last byte, is data, and small ones
     always; so there is one segment if several would be too sparse.
     """
     zeros = bytes(PAGE_BYTES)
-    full = [page for page in range(len(memory) // PAGE_BYTES) if not _is(memory, page, zeros)]
+    starts = range(0, len(memory), PAGE_BYTES)
+    full = [page for page, start in enumerate(starts) if bytes(memory[start : start + PAGE_BYTES]) != zeros]
     if not full:
         return []
     runs = [[full[0], full[0]]]
@@ -153,10 +167,6 @@ def _segments(memory: bytes) -> list[tuple[int, bytes]]:
     if sum(last + 1 - first for first, last in runs) * 2 <= extent:
         runs = [[full[0], full[-1]]]
     return [(first * PAGE_BYTES, memory[first * PAGE_BYTES : (last + 1) * PAGE_BYTES]) for first, last in runs]
-
-
-def _is(memory: bytes, page: int, zeros: bytes) -> bool:
-    return memory.startswith(zeros, page * PAGE_BYTES)
 
 
 def _reason(error: Any) -> str:

@@ -109,7 +109,7 @@ def split_module(wasm: bytes, exports: Iterable[str]) -> Split:
     return Split(bytes(out), program, _memory_module(memory, [(s.offset or 0, s.data) for s in active]))
 
 
-def memory_module(memory: MemoryType, data: Sequence[tuple[int, bytes]]) -> bytes:
+def memory_module(memory: MemoryType, data: Sequence[tuple[int, bytes | memoryview]]) -> bytes:
     """Return a module that exports a memory as `memory`, with (offset, bytes) in it."""
     return _memory_module(memory, data)
 
@@ -174,11 +174,11 @@ def _memory_limits(memory: MemoryType) -> bytes:
     return b"\x00" + _u32(memory.pages_min) if most is None else b"\x01" + _u32(memory.pages_min) + _u32(most)
 
 
-def _memory_module(memory: MemoryType, data: Sequence[tuple[int, bytes]]) -> bytes:
+def _memory_module(memory: MemoryType, data: Sequence[tuple[int, bytes | memoryview]]) -> bytes:
     heads = [b"\x00\x41" + _s32(offset) + b"\x0b" + _u32(len(part)) for offset, part in data]
     count = _u32(len(data))
     size = len(count) + sum([len(head) + len(part) for head, (_, part) in zip(heads, data, strict=True)])
-    out = [
+    out: list[bytes | memoryview] = [
         b"\0asm\x01\0\0\0",
         _section(_MEMORY, b"\x01" + _memory_limits(memory)),
         _section(_EXPORT, b"\x01" + _name("memory") + bytes([_MEMORY_KIND, 0])),

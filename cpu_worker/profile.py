@@ -12,10 +12,8 @@ here is asynchronous.
 
 from __future__ import annotations
 
-import platform
 import threading
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from typing import Any, Final
 
 import wasmtime
@@ -25,8 +23,10 @@ from rota.common.digests import digest, digest_of
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker.host_limits import MEMORY_BYTES, SLOTS
 
+# `platform` and `importlib.metadata` are imported where they are called: the processes that make images, each for one
+# image, need neither, and together they take as long as loading a source does.
+
 ABI_VERSION: Final = 2
-WASMTIME_VERSION: Final = version("wasmtime")
 
 ENGINE_SETTINGS: Final[tuple[tuple[str, bool | int | str], ...]] = (
     # What is metered, and how a runaway guest is stopped.
@@ -144,7 +144,7 @@ def profile() -> Mapping[str, Any]:
     """Return the part of the fingerprint that is the same on every machine."""
     return {
         "abi": ABI_VERSION,
-        "wasmtime": WASMTIME_VERSION,
+        "wasmtime": _version("wasmtime"),
         "engine": dict(ENGINE_SETTINGS),
         "component_engine": dict(COMPONENT_SETTINGS),
         "component_bounds": list(_COMPONENT_BOUNDS),
@@ -161,11 +161,11 @@ def fingerprint() -> Mapping[str, Any]:
     settings = digest_of([*ENGINE_SETTINGS, *COMPONENT_SETTINGS, *_BOUNDS, *_COMPONENT_BOUNDS]).hex()[:16]
     return {
         # Must be equal for all CPU workers of a broker, since derived results may not depend on the worker.
-        "profile": f"abi {ABI_VERSION}, wasmtime {WASMTIME_VERSION}, settings {settings}",
+        "profile": f"abi {ABI_VERSION}, wasmtime {_version('wasmtime')}, settings {settings}",
         **profile(),
         # Decodes what agents return.
-        "msgpack": version("msgpack"),
-        "machine": platform.machine(),
+        "msgpack": _version("msgpack"),
+        "machine": _machine(),
         "target": native_digest(new_engine()).hex(),  # of the plain engine: where memory comes from cannot be seen
     }
 
@@ -181,4 +181,16 @@ def native_digest(engine: wasmtime.Engine) -> bytes:
 def artefact_scope(engine: wasmtime.Engine) -> bytes:
     """Return the digest of everything, except the module, that decides whether compiled code can be used here."""
     settings = [[name, value] for name, value in (*ENGINE_SETTINGS, *COMPONENT_SETTINGS)]
-    return digest_of([WASMTIME_VERSION, settings, platform.machine(), native_digest(engine)])
+    return digest_of([_version("wasmtime"), settings, _machine(), native_digest(engine)])
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def _machine() -> str:
+    import platform
+
+    return platform.machine()

@@ -6,9 +6,8 @@ A runtime is loaded once and shared by all of its sources.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-from wasmtime import Engine, WasmtimeError
+from wasmtime import Engine, Module, WasmtimeError
 
 from rota.common.bundle import Bundle
 from rota.common.errors import CodeError
@@ -16,10 +15,8 @@ from rota.common.work import Code
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.host_calls import HostCalls
 from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, SourceFacts, link_memory, link_program
-from rota.cpu_worker.image_maker import ImageMaker
+from rota.cpu_worker.image_maker import RUNTIMES_MAX, ImageMaker
 from rota.runtimes.drivers import driver_of
-
-_RUNTIMES_MAX: Final = 4
 
 
 class SourceStore:
@@ -38,7 +35,9 @@ class SourceStore:
         image = self._maker.image(bundle, code.digest, lambda: self._contents.module(bundle.module))
         try:
             facts = SourceFacts(bundle.args, dict(bundle.env), dict(bundle.files))
-            return link_memory(self._engine, self._runtime(bundle), image, facts)
+            module = Module.deserialize_file(self._engine, image.native.path)
+            native_bytes = image.native.size()
+            return link_memory(self._runtime(bundle), module, image.facts, facts, native_bytes=native_bytes)
         except WasmtimeError as error:
             raise CodeError(f"this worker cannot load the image of {bundle.entry}: {error}") from None
 
@@ -67,8 +66,9 @@ class SourceStore:
         runtime = self._runtimes.pop(bundle.module, None)
         if runtime is None:
             compiled = self._maker.program(bundle, lambda: self._contents.module(bundle.module))
-            runtime = link_program(self._engine, compiled, driver_of(bundle.module), self._hosts)
-            while len(self._runtimes) >= _RUNTIMES_MAX:
+            driver = driver_of(bundle.module)
+            runtime = link_program(self._engine, compiled.native.path, compiled.facts, driver, self._hosts)
+            while len(self._runtimes) >= RUNTIMES_MAX:
                 self._runtimes.pop(next(iter(self._runtimes)))  # its sources keep it alive as long as they need it
         self._runtimes[bundle.module] = runtime
         return runtime

@@ -69,7 +69,7 @@ class PythonDriver:
     """See `Driver`."""
 
     name: Final = "python"
-    version: Final = 1
+    version: Final = 2
     exports: Final = ("_start",)
     imports: Final[Mapping[tuple[str, str], HostFunction]] = {}
     args: Final = ("python", "-B", "-E", "-s", "-S", f"/{BOOT_FILE}")
@@ -97,6 +97,7 @@ class PythonDriver:
             raise CodeError(f"{entry} cannot be loaded: Python had no memory left to say why")
         if said:
             raise CodeError(said.decode(errors="replace"))
+        _clear(guest, addresses.room)
         return note
 
     def step(self, guest: Interpreter, note: bytes, message: bytes) -> bytes:
@@ -105,6 +106,20 @@ class PythonDriver:
         values = _value_of(fields[1]), _value_of(fields[4])  # of state and payload
         answer = _call(guest, addresses, addresses.step, marshal.dumps((fields[1:], values), MARSHAL_VERSION))
         return _NO_ANSWER if answer is None else answer
+
+
+def _clear(guest: Interpreter, room: int) -> None:
+    """Forget the used part of the stack and of the room above it, which mean nothing between calls: an image that ends
+    in zeros is smaller by the whole stack.
+    """
+    zeros = bytes(PAGE_BYTES)
+    for page in range(ROOM_PAGES):
+        guest.write(room + page * PAGE_BYTES, zeros)
+    for page in range(1, STACK_PAGES + 1):
+        place = room - page * PAGE_BYTES
+        if guest.read(place, PAGE_BYTES) == zeros:
+            break
+        guest.write(place, zeros)
 
 
 def _value_of(data: bytes | None) -> tuple[Any] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wasmtime import Module
 
 from rota.common.bundle import encode_bundle
 from rota.common.digests import digest
@@ -21,9 +22,9 @@ from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.guest import GuestFault
 from rota.cpu_worker.guest_memory import WatchedMemories
 from rota.cpu_worker.host_calls import HostCalls, TaskFacts
-from rota.cpu_worker.image import BASE_SUFFIX, IMAGE_SUFFIX, PROGRAM_SUFFIX, CompiledProgram, Image
+from rota.cpu_worker.image import BASE_SUFFIX, IMAGE_SUFFIX, PROGRAM_SUFFIX, CompiledProgram, Image, file_of, read_image
 from rota.cpu_worker.image_guest import ImageGuest, SourceFacts, link_memory, link_program
-from rota.cpu_worker.image_making import Order, make_image
+from rota.cpu_worker.image_making import BaseImage, Order, make_image
 from rota.cpu_worker.module_split import split_module
 from rota.cpu_worker.profile import new_engine
 from rota.cpu_worker.task_log import TaskLog
@@ -282,15 +283,17 @@ def base() -> tuple[CompiledProgram, Image]:
     """The runtime and its base image, made in this process."""
     engine = new_engine()
     split = split_module(tiny_runtime(), DRIVER.exports)
-    from wasmtime import Module
+    native = Module(engine, split.wasm).serialize()
+    compiled = CompiledProgram(file_of(native, split.program), split.program)
+    order = Order("own", compiled.native.path, split.program, split.memory, None, "", (), (), (), copies_images=False)
+    return compiled, read_image(file_of(*make_image(order, DRIVER)))
 
-    compiled = CompiledProgram(bytes(Module(engine, split.wasm).serialize()), split.program, split.memory)
-    return compiled, make_image(order_of(compiled, None, ""), DRIVER)
 
-
-def order_of(compiled: CompiledProgram, source: Image | None, text: str) -> Order:
-    given = tuple([(file.path, file.data) for file in tiny_bundle(text).files]) if source else ()
-    return Order("own", compiled, source, "agent.tiny" if source else "", (), (), given, copies_images=False)
+def order_of(compiled: CompiledProgram, base: Image, text: str) -> Order:
+    given = tuple([(file.path, file.data) for file in tiny_bundle(text).files])
+    begun = BaseImage(base.native.path, base.facts)
+    native, program = compiled
+    return Order("own", native.path, program, b"", begun, "agent.tiny", (), (), given, copies_images=False)
 
 
 @pytest.mark.parametrize(
@@ -352,9 +355,9 @@ def test_a_driver_that_cannot_read_an_answer(base: tuple[CompiledProgram, Image]
     """Goal: whatever a guest makes its driver do is the task's outcome. Method: a driver that raises `KeyError`."""
     engine, driver = new_engine(), MisreadingDriver()
     hosts = HostCalls(engine, None)
-    image = make_image(order_of(*base, "khello"), DRIVER)
-    runtime = link_program(engine, base[0], driver, hosts)
-    prepared = link_memory(engine, runtime, image, SourceFacts((), {}, {}))
+    native, facts = make_image(order_of(*base, "khello"), DRIVER)
+    runtime = link_program(engine, base[0].native.path, base[0].facts, driver, hosts)
+    prepared = link_memory(runtime, Module.deserialize(engine, native), facts, SourceFacts((), {}, {}))
     hosts.begin(TaskFacts(0, b"", 0, TaskLog(100), Limits(), program=prepared.program))
     guest = ImageGuest(engine, prepared, hosts, memory_bytes=1 << 20)
     with pytest.raises(GuestFault) as caught:
