@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from rota.common.errors import TaskFailed
+from rota.common.errors import BadPayload, TaskFailed
 from rota.common.limits import PAYLOAD_BYTES_MAX
 from rota.common.messages import ResultItem
 from rota.common.work import Provenance, TensorRef, failure_text
@@ -105,10 +105,27 @@ class Result:
     def value(self) -> Any:
         """The result, unpacked from MessagePack, arrays included. None if there is no result.
 
-        Raises `TaskFailed` for a failure and `BadPayload` if the result is not a packed value (see `payload`).
+        Raises `TaskFailed` for a failure and `BadPayload` if the result is not a packed value (see `text`, `payload`).
         """
         self.raise_if_failed()
         return None if self.payload is None else self._decoder.value(self.payload, self.tensors)
+
+    @property
+    def text(self) -> str | None:
+        """The result's bytes (`data`) as text in UTF-8. None if there is no result.
+
+        Raises `TaskFailed` for a failure, `BadPayload` if the bytes are no UTF-8, and like `data`.
+        """
+        self.raise_if_failed()
+        data = self.data
+        try:
+            return None if data is None else data.decode()
+        except UnicodeDecodeError as error:
+            raise BadPayload(
+                f"the result of task {self.seq} is no text in UTF-8 ({error.reason} at byte {error.start}): "
+                "read it as .value if it is MessagePack, else its bytes, .data",
+                seq=self.seq,
+            ) from error
 
     @property
     def arrays(self) -> Mapping[str, Any]:

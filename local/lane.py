@@ -185,14 +185,14 @@ class LocalLane(View):
     def submit(
         self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = ()
     ) -> LocalHandle:
-        """Submit one task. Values other than bytes are packed, as by the client; `tensors` needs a payload of bytes."""
+        """Submit one task. The payload is as for a client; `tensors` needs one of bytes or text."""
         check_target(target)
         whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
         if not isinstance(tensors, Sequence) or not all(isinstance(ref, TensorRef) for ref in tensors):
             raise BadPayload(f"tensors={shown(tensors)}: give a list of TensorRef")
         packed, references = self._payloads.pack(target, payload)
         if tensors and references:
-            raise BadPayload("this payload has tensors of its own: give `tensors` only with a payload of bytes")
+            raise BadPayload("this payload has tensors of its own: give `tensors` only with a payload of bytes or text")
         first_turn = self._submit((run_of(target, [(packed, tuple(tensors) or references)], priority),))
         return LocalHandle(self, first_turn)
 

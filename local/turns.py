@@ -110,6 +110,11 @@ class Turn:
         return self.as_result().value
 
     @property
+    def text(self) -> str | None:
+        """The result as text. Raises `TaskFailed` for a failure, `BadPayload` if it is no UTF-8."""
+        return self.as_result().text
+
+    @property
     def arrays(self) -> Mapping[str, Any]:
         """The outputs of a model by name. Raises `TaskFailed` for a failure."""
         return self.as_result().arrays

@@ -1,8 +1,8 @@
 """Converts values to payloads and back, and divides payloads among messages.
 
-Bytes are sent unchanged. Other values are packed (values.py); large arrays, or many small ones, go into the tensor
-store and are sent as references. A model takes a map of input name to array, or a text task as its map. A value that
-cannot be sent raises `BadPayload`, with the remedy, before anything is sent.
+Bytes are sent unchanged, text as its UTF-8. Other values are packed (values.py); large arrays, or many small ones, go
+into the tensor store and are sent as references. A model takes a map of input name to array, or a text task as its map.
+A value that cannot be sent raises `BadPayload`, with the remedy, before anything is sent.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Payloads:
             packed: Packed = (bytes(value), ())
         elif target.startswith(MODEL_PREFIX):
             packed = self._pack_model_inputs(value)
+        elif isinstance(value, str):
+            packed = _utf8(value), ()
         else:
             from rota.tensors.values import pack_value
 
@@ -177,6 +179,15 @@ def check_message(runs: Sequence[TaskRun]) -> None:
 
 def _size(packed: Packed) -> int:
     return len(packed[0]) + _REFERENCE_BYTES * len(packed[1]) + 8
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadPayload(
+            f"the payload is text with half a surrogate pair at {error.start}, which UTF-8 cannot hold: send bytes"
+        ) from error
 
 
 def _are_arrays(values: Iterable[Any]) -> bool:

@@ -1,8 +1,8 @@
 """Encodes values of a client as payloads, and decodes them: canonical MessagePack with numpy arrays.
 
 Equal values give equal bytes, in every process and whatever the insertion order of a dict, so that equal submits have
-equal digests. A payload given as bytes is not packed but sent unchanged, for agents with their own format; only the
-receiver knows which of the two a payload is.
+equal digests. A payload of bytes or text is not packed but sent as it is (payloads.py); only the receiver knows which
+of the two a payload is.
 
 docs/TENSORS.md describes the encoding under "Values of a client"; change both.
 """
@@ -91,7 +91,7 @@ def unpack_value(payload: bytes, tensors: Sequence[TensorRef], store: TensorStor
     except (ValueError, msgpack.UnpackException) as error:
         raise BadPayload(
             f"the payload is not a MessagePack value ({type(error).__name__}: {str(error)[:200]}): "
-            "read its bytes instead if its sender has a format of its own"
+            "if it is text, read .text of the result, else its bytes, .payload"
         ) from error
 
 

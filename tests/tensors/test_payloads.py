@@ -13,7 +13,7 @@ from rota.common.columns import Addresses
 from rota.common.errors import BadPayload, BadTarget, TensorError
 from rota.common.messages import ResultItem, Submit
 from rota.common.model_call import decode_call
-from rota.common.results import result_of
+from rota.common.results import Result, result_of
 from rota.common.text_calls import decode_text_call, encode_text_call
 from rota.common.wire import decode, encode
 from rota.tensors.payloads import RUN_BYTES_MAX, Payloads, check_message, check_targets, run_of
@@ -24,6 +24,9 @@ def test_bytes_stay_and_values_are_packed(tmp_path: Path) -> None:
     payloads = Payloads(tmp_path)
     assert payloads.pack("echo", b"raw") == (b"raw", ())
     assert payloads.pack("echo", memoryview(b"raw")) == (b"raw", ())
+    assert payloads.pack("echo", "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n") == (b"gr\xc3\xbcn", ())
+    with pytest.raises(BadPayload, match="half a surrogate pair at 1"):
+        payloads.pack("echo", "a\ud800")
     value = {"n": [1, 2.5, None], "small": numpy.arange(3), "large": numpy.arange(100_000)}
     packed, tensors = payloads.pack("echo", value)
     assert len(tensors) == 1
@@ -47,6 +50,21 @@ def test_tensors_of_a_result_are_arrays(tmp_path: Path) -> None:
     assert Payloads(None).tensor_arrays(()) == ()
     with pytest.raises(TensorError, match="name its folder"):
         Payloads(None).tensor_arrays(tensors)
+
+
+def test_a_result_is_read_as_text_or_value() -> None:
+    """Goal: each way to read a result names the other where it cannot. Method: text, MessagePack, bytes, nothing."""
+
+    def result(data: bytes | None) -> Result:
+        return result_of(ResultItem(7, "main", 1, 1, True, data, (), "", "", (), None), Payloads(None))
+
+    assert result(b"gr\xc3\xbcn").text == "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n"
+    assert result(None).text is None
+    assert result(b"\xcd\x03\x84").value == 900
+    with pytest.raises(BadPayload, match=r"task 7 is no text in UTF-8 .*\.value"):
+        _ = result(b"\xcd\x03\x84").text
+    with pytest.raises(BadPayload, match=r"\.text of the result, else its bytes, \.payload"):
+        _ = result(b"hello").value
 
 
 def test_nothing_touches_the_disk_before_it_must(tmp_path: Path) -> None:
