@@ -66,7 +66,7 @@ def build_zig(example: str, target: Path) -> None:
     """Build one example with the pinned `ziglang` of the extra `dev`."""
     words = [
         sys.executable, "-m", "ziglang", "build-exe", "-target", "wasm32-freestanding",
-        "-mcpu=mvp+bulk_memory+sign_ext+nontrapping_fptoint", "-O", "ReleaseSmall", "-fno-entry", "-rdynamic",
+        "-mcpu=mvp+bulk_memory+sign_ext+nontrapping_fptoint", "-O", "ReleaseSafe", "-fno-entry", "-rdynamic",
         "-fstrip", "--stack", "65536", f"-femit-bin={target}", "--dep", "rota", "--dep", "agent", "-Mroot=main.zig",
         "-Mrota=rota.zig", "--dep", "rota", f"-Magent=examples/{example}.zig",
     ]  # fmt: skip

@@ -73,7 +73,7 @@ def _zig_language(project: Project) -> Command:
     if not zig:
         raise _missing("Zig", "pip install ziglang==0.17.1")
     words = (
-        *zig, "build-exe", "-target", "wasm32-freestanding", _ZIG_CPU, "-O", "ReleaseSmall", "-fno-entry", "-rdynamic",
+        *zig, "build-exe", "-target", "wasm32-freestanding", _ZIG_CPU, "-O", "ReleaseSafe", "-fno-entry", "-rdynamic",
         "-fstrip", "--stack", str(_STACK_BYTES), f"-femit-bin={project.output}",
         "--dep", "rota", "--dep", "agent", f"-Mroot={SDK}/main.zig",
         "--dep", "rota", f"-Magent={project.source}", f"-Mrota={SDK}/rota.zig",

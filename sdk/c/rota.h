@@ -696,7 +696,7 @@ typedef struct {
 } rota_options;
 
 /* rota_reply(payload), or with tensors: rota_reply(payload, .tensors = chosen, .tensor_count = 2). The result of the
- * task; the last call counts.
+ * task; the last call counts. A payload in memory of rota_new is not copied: leave it as it is then.
  */
 #define rota_reply(payload, ...) rota_reply_with(ROTA_PAYLOAD(payload), (rota_options){__VA_ARGS__})
 

@@ -1,6 +1,9 @@
 package rota
 
-import "unsafe"
+import (
+	"unicode/utf8"
+	"unsafe"
+)
 
 // ReplyTo says what a reply or failure answers: the turn of the asked task, the turn that asked, and what Ask returned.
 type ReplyTo struct{ Turn, AskedIn, Emit uint64 }
@@ -37,8 +40,13 @@ type Message struct {
 	Address string
 }
 
-// Text is the payload as text.
-func (message *Message) Text() string { return string(message.Payload) }
+// Text is the payload as text. It fails the task with `bad_payload` if it is not UTF-8.
+func (message *Message) Text() string {
+	if !utf8.Valid(message.Payload) {
+		fail("bad_payload", "the payload is not UTF-8")
+	}
+	return string(message.Payload)
+}
 
 // Value is the payload as one value; a failure's is [kind, message]. It fails the task with `bad_payload` if it is none.
 func (message *Message) Value() Value {

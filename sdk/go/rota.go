@@ -71,10 +71,10 @@ func (ctx *Context) Timer(delayMs int64, payload any) {
 	ctx.send("timer", ctx.Message.Address, payload, delayMs, nil)
 }
 
-// Reply sets the result of the task; the last call counts.
+// Reply sets the result of the task; the last call counts. It copies the payload, as Emit does.
 func (ctx *Context) Reply(payload any, given ...Option) {
-	ctx.result = payloadOf(payload)
-	ctx.resultTensors = chosen(given).tensors
+	ctx.result = append([]byte{}, payloadOf(payload)...)
+	ctx.resultTensors = append([]uint32{}, chosen(given).tensors...)
 }
 
 // Fail ends the task as `error` at once: the state stays as it was, nothing is sent.
@@ -155,9 +155,6 @@ func payloadOf(payload any) []byte {
 	case string:
 		return []byte(held)
 	case []byte:
-		if held == nil {
-			return []byte{}
-		}
 		return held
 	default:
 		var out packer

@@ -106,7 +106,8 @@ fn bad(wanted: []const u8) noreturn {
 }
 
 /// One value of any type. `uint` is for integers above the largest i64 only. The methods that give a plain type fail the
-/// task with `bad_value` where the value has another one.
+/// task with `bad_value` where the value has another one. Make values with `rota.value` and `rota.binary`, which copy: the
+/// slices of one that is written out here have to last until the answer.
 pub const Value = union(enum) {
     none,
     boolean: bool,
@@ -172,7 +173,7 @@ pub const Value = union(enum) {
         }
         const pairs = allocator.alloc(Pair, @max(old.len, found + 1)) catch unreachable;
         @memcpy(pairs[0..old.len], old);
-        pairs[found] = .{ .key = .{ .string = key }, .value = value(new) };
+        pairs[found] = .{ .key = if (found < old.len) old[found].key else value(key), .value = value(new) };
         return .{ .map = pairs };
     }
 
@@ -187,7 +188,7 @@ pub const Value = union(enum) {
     }
 };
 
-/// A value of anything: numbers, booleans, text, null, `.{ 1, "two" }` as a list, `.{ .key = 1 }` as a map.
+/// A value of anything: numbers, booleans, text, null, `.{ 1, "two" }` as a list, `.{ .key = 1 }` as a map. Text is copied.
 pub fn value(from: anytype) Value {
     const T = @TypeOf(from);
     if (T == Value) return from;
@@ -197,7 +198,7 @@ pub fn value(from: anytype) Value {
         .bool => return .{ .boolean = from },
         .comptime_int, .int => return if (from > std.math.maxInt(i64)) .{ .uint = from } else .{ .integer = @intCast(from) },
         .comptime_float, .float => return .{ .number = from },
-        .pointer => return .{ .string = kept(from) },
+        .pointer => return .{ .string = copied(from) },
         .@"struct" => |about| {
             const names = comptime std.meta.fieldNames(T);
             if (about.is_tuple) {
@@ -217,12 +218,12 @@ pub fn value(from: anytype) Value {
 
 /// Bytes that are no text, as a value.
 pub fn binary(from: []const u8) Value {
-    return .{ .binary = kept(from) };
+    return .{ .binary = copied(from) };
 }
 
-/// Bytes that last until the answer: what is on the stack is copied.
-fn kept(from: []const u8) []const u8 {
-    if (@intFromPtr(from.ptr) >= @intFromPtr(&__heap_base)) return from;
+/// What is read after the handler has returned is copied when it is given: it may be on the handler's stack, or in a
+/// buffer that is filled again.
+fn copied(from: []const u8) []const u8 {
     return allocator.dupe(u8, from) catch unreachable;
 }
 
@@ -436,6 +437,12 @@ pub const Message = struct {
     /// The agent's own.
     address: []const u8,
 
+    /// The payload as text; fails the task with `bad_payload` if it is not UTF-8.
+    pub fn text(self: Message) []const u8 {
+        if (!std.unicode.utf8ValidateSlice(self.payload)) fail("bad_payload", "the payload is not UTF-8");
+        return self.payload;
+    }
+
     /// The payload as one value; a failure's is `[kind, message]`. Fails the task with `bad_payload` if it is none.
     pub fn value(self: Message) Value {
         return unpack(self.payload) catch fail("bad_payload", "the payload is not one MessagePack value");
@@ -524,7 +531,7 @@ pub const Context = struct {
 
     /// The same, with tensors by index.
     pub fn replyWith(self: *Context, content: anytype, tensors: []const u32) void {
-        self.result = payload(content);
+        self.result = copied(payload(content));
         self.result_tensors = allocator.dupe(u32, tensors) catch unreachable;
     }
 
@@ -542,7 +549,8 @@ pub const Context = struct {
     pub fn tensor(_: *Context, dtype: []const u8, shape: []const u64, data: []const u8) Tensor {
         const index = imports.tensor_new(dtype.ptr, dtype.len, shape.ptr, shape.len, data.ptr, data.len);
         if (index < 0) failTask("bad_tensor", "dtype, shape and data do not fit, or there are too many tensors");
-        return .{ .index = @intCast(index), .dtype = dtype, .shape = shape };
+        const kept = allocator.dupe(u64, shape) catch unreachable;
+        return .{ .index = @intCast(index), .dtype = copied(dtype), .shape = kept };
     }
 
     fn send(
@@ -566,7 +574,10 @@ pub const Context = struct {
 
     fn output(self: *Context, before: ?[]const u8) []const u8 {
         const state = packed_(self.state);
+        const result_size = if (self.result) |held| held.len else 0;
         var writer: Writer = .{};
+        const room = 64 + state.len + result_size + self.emits.out.items.len + 5 * self.result_tensors.len;
+        writer.out.ensureTotalCapacityPrecise(allocator, room) catch unreachable;
         writer.array(if (self.result_tensors.len == 0) 6 else 7);
         writer.uint(1);
         writer.uint(0);
@@ -582,7 +593,10 @@ pub const Context = struct {
 
 const failTask = fail;
 
+/// Bytes and text as they are, not copied; any other value as MessagePack.
 fn payload(content: anytype) []const u8 {
+    const T = @TypeOf(content);
+    if (T != Value and @typeInfo(T) == .pointer) return content;
     const held = value(content);
     return switch (held) {
         .string, .binary => |bytes| bytes,

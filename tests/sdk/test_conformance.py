@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from sdk_cases import CASES, EXAMPLES, LANE_SEED, Case, task
+from sdk_cases import CASES, EXAMPLES, LANE_SEED, Case, failed, task
 from sdk_languages import LANGUAGES, Language
 
 from rota.common.code_kinds import IS_MODULE, KINDS, content_file
@@ -145,6 +145,33 @@ def test_too_little_memory(shared_runner: Runner, language: str, memory_bytes: i
     outcome = shared_runner.run(one, case, Limits(memory_bytes=memory_bytes)).outcome
     assert isinstance(outcome, Failed)
     assert (outcome.kind, text in outcome.message) == (kind, True), outcome
+
+
+@pytest.mark.parametrize("language", ["rust", "zig", "assemblyscript", "go"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x80", b"\xc1\xbf", b"\xe0\x9f\xbf", b"\xed\xa0\x80", b"\xf0\x8f\xbf\xbf", b"\xf4\x90\x80\x80",
+        b"\xf5\x80\x80\x80", b"ok\xe4\xb8", b"\xc3(",
+    ],
+)  # fmt: skip
+def test_text_that_is_not_utf8(shared_runner: Runner, language: str, payload: bytes) -> None:
+    """Goal: bytes are never taken for text. Method: each way of not being UTF-8, to an example that asks for text."""
+    case = Case("not text", "failing", task(payload), None, failed("bad_payload", "the payload is not UTF-8"))
+    one = next(one for one in LANGUAGES if one.name == language)
+    outcome = shared_runner.run(one, case).outcome
+    assert isinstance(outcome, Failed)
+    assert (outcome.kind, outcome.message) == ("error", "bad_payload: the payload is not UTF-8")
+
+
+@pytest.mark.parametrize("language", ["rust", "assemblyscript"])
+def test_text_in_a_value_that_is_not_utf8(shared_runner: Runner, language: str) -> None:
+    """Goal: the same inside a value, where a language has texts that are no bytes. Method: a str that is none."""
+    case = Case("not text", "verbs", task(b"\xa2\xc3("), None, None)
+    one = next(one for one in LANGUAGES if one.name == language)
+    outcome = shared_runner.run(one, case).outcome
+    assert isinstance(outcome, Failed)
+    assert outcome.message == "bad_payload: the payload is not one MessagePack value"
 
 
 def test_every_example_has_cases() -> None:

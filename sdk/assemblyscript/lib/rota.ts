@@ -29,12 +29,27 @@ declare function hostTensorRead(index: u32, offset: u64, to: usize, size: usize)
 @external("rota", "tensor_new")
 declare function hostTensorNew(dtype: usize, dtypeSize: usize, shape: usize, rank: usize, data: usize, size: usize): i32;
 
+/** A lone half of a surrogate pair becomes U+FFFD, as in TextEncoder. */
 function utf8(text: string): Uint8Array {
-  return Uint8Array.wrap(String.UTF8.encode(text));
+  return Uint8Array.wrap(String.UTF8.encode(text, false, String.UTF8.ErrorMode.REPLACE));
 }
 
-function textOf(bytes: Uint8Array): string {
-  return String.UTF8.decodeUnsafe(bytes.dataStart, bytes.length);
+/** Whether the bytes are UTF-8: decoding takes them as they come. */
+function isUtf8(at: usize, size: usize): bool {
+  const end = at + size;
+  while (at < end) {
+    const lead = <u32>load<u8>(at++);
+    if (lead < 0x80) continue;
+    const more = lead >= 0xc2 && lead <= 0xdf ? 1 : (lead & 0xf0) == 0xe0 ? 2 : lead >= 0xf0 && lead <= 0xf4 ? 3 : 0;
+    if (more == 0 || end - at < <usize>more) return false;
+    const second = <u32>load<u8>(at);
+    if (lead == 0xe0 && second < 0xa0) return false; // longer than needed
+    if (lead == 0xed && second > 0x9f) return false; // half of a surrogate pair
+    if (lead == 0xf0 && second < 0x90) return false;
+    if (lead == 0xf4 && second > 0x8f) return false; // above U+10FFFF
+    for (let i = 0; i < more; i++) if ((load<u8>(at++) & 0xc0) != 0x80) return false;
+  }
+  return true;
 }
 
 /** End the task as `error` at once: the state stays as it was, nothing is sent. */
@@ -329,6 +344,7 @@ class Reader {
 
   private text(size: u64): Value {
     const from = this.take(size);
+    if (!this.bad && !isUtf8(from, <usize>size)) this.bad = true;
     return Value.of(String.UTF8.decodeUnsafe(from, this.bad ? 0 : <usize>size));
   }
 
@@ -435,9 +451,11 @@ export class Message {
     }
   }
 
-  /** The payload as UTF-8. */
+  /** The payload as text. Fails the task with `bad_payload` if it is not UTF-8. */
   get text(): string {
-    return textOf(this.payload);
+    const bytes = this.payload;
+    if (!isUtf8(bytes.dataStart, bytes.length)) fail("bad_payload", "the payload is not UTF-8");
+    return String.UTF8.decodeUnsafe(bytes.dataStart, bytes.length);
   }
 
   /** The payload as one value; a failure's is [kind, message]. Fails the task with `bad_payload` if it is none. */
@@ -483,10 +501,10 @@ export class Context {
     this.send("timer", this.message.address, payloadOf(payload), 0, [], delayMs);
   }
 
-  /** Set the result of the task; the last call counts. */
+  /** Set the result of the task; the last call counts. The payload is copied, as those of emits are. */
   reply<T>(payload: T, tensors: Array<u32> = []): void {
-    this.result = payloadOf(payload);
-    this.resultTensors = tensors;
+    this.result = payloadOf(payload).slice();
+    this.resultTensors = tensors.slice();
   }
 
   /** End the task as `error` at once: the state stays as it was, nothing is sent. */

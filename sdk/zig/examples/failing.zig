@@ -11,7 +11,8 @@ fn deep(above: *volatile u64) u64 {
 }
 
 pub fn agent(ctx: *rota.Context) !void {
-    const way = std.meta.stringToEnum(Way, ctx.message.payload) orelse return ctx.reply(ctx.message.payload);
+    const what = ctx.message.text();
+    const way = std.meta.stringToEnum(Way, what) orelse return ctx.reply(what);
     ctx.log("before it");
     var start: u64 = 0;
     const touched: *volatile u64 = &start;
