@@ -74,7 +74,7 @@ def _deploy(client: Client, connection: Connection, folder: Path, lane: str, *, 
         built = build_folder(folder)
         tell_if_no_worker(client, connection, CPU, built.name, wait=True)
         with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
-            client.deploy(built.name, built.path, built.kind, lane=lane, with_=built.beside)
+            client.deploy(built.name, built.path, built.kind, lane=lane, with_=built.beside, entry=built.entry)
     except (CodeError, ConfigError) as error:
         if ends:
             raise
@@ -137,7 +137,10 @@ def _lines(task: Task) -> Iterator[str]:
     for line in outcome.log:
         yield f"    | {line}"
     if not isinstance(outcome, Done):
-        yield click.style(f"    {outcome.kind}: {outcome.message}", fg="red")
+        first, *others = outcome.message.splitlines() or [""]
+        yield click.style(f"    {outcome.kind}: {first}", fg="red")
+        for line in others:
+            yield click.style(f"    {line}", fg="red")
         return
     for emit in outcome.emits:
         yield f"    {emit.kind} -> {emit.target} {_shown(emit.payload)}"

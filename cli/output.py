@@ -19,6 +19,7 @@ from rota.common.plain import plain
 
 _DIGEST_CHARS_SHOWN: Final = 16
 _CELL_CHARS_MAX: Final = 60
+_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _ERASE_LINE: Final = "\r\x1b[K"
 
 
@@ -78,7 +79,7 @@ def cell(value: Any, key: str = "", *, full: bool = False) -> str:
     if isinstance(value, bytes) and isinstance(text, str) and "digest" in key and not full:
         return text[:_DIGEST_CHARS_SHOWN]
     shown = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
+    shown = "".join(char if char.isprintable() else _ESCAPES.get(char, "\N{REPLACEMENT CHARACTER}") for char in shown)
     return shown if full or len(shown) <= _CELL_CHARS_MAX else shown[: _CELL_CHARS_MAX - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 

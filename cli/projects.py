@@ -21,7 +21,7 @@ def new() -> None:
 
 
 @new.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @option("--lang", "language", required=True, metavar="LANGUAGE", help="c, python, rust, ...; `?` lists them.")
 @option(
     "--in",
@@ -30,8 +30,8 @@ def new() -> None:
     default=".",
     help="The folder in which the project's folder is made.",
 )
-def agent(name: str, language: str, parent: Path) -> None:
-    """Make the folder NAME with an agent that builds, and a test of it.
+def agent(name: str | None, language: str, parent: Path) -> None:
+    """Make the folder NAME with an agent that builds, and a test of it for pytest (`pip install pytest`).
 
     \b
     rota new agent planner --lang python
@@ -44,6 +44,8 @@ def agent(name: str, language: str, parent: Path) -> None:
         for one in languages():
             click.echo(one)
         return
+    if name is None:
+        raise click.UsageError("missing argument NAME")
     project = new_project(name, language, parent)
     click.echo(f"{project.folder}: {project.source} has the handler, test_agent.py a test; `rota dev {project.folder}`")
 
@@ -67,10 +69,11 @@ def build(folder: Path, update_sdk: bool, json: bool) -> None:
     tell_if_sdk_is_old(folder)
     began = time.monotonic()
     built = building.build(project)
+    file = built.path / built.entry
     facts = {
         "name": built.name,
-        "file": str(built.path),
-        "bytes": built.path.stat().st_size,
+        "file": str(file),
+        "bytes": file.stat().st_size,
         "seconds": round(time.monotonic() - began, 2),
     }
     if json:

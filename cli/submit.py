@@ -34,6 +34,8 @@ from rota.cli.waiting import not_there_yet, noticed
 from rota.common.errors import BadPayload, BadTarget, NotReachable
 from rota.common.shown import shown
 from rota.common.targets import check_target
+from rota.common.work import UNABLE_FAILURES
+from rota.runs.readable import message_pack_value, readable, size_text
 
 if TYPE_CHECKING:
     from rota.client.client import Batch, Client
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from rota.common.results import Result
     from rota.common.work import Provenance
 
+_SHOWN_CHARS_MAX: Final = 4_000  # of a value on a terminal
 _LINE_KEYS: Final = ("target", "payload")
 
 
@@ -91,7 +94,8 @@ def submit(
 ) -> int:  # fmt: skip
     """Submit tasks to TARGET (name/key, name or model:NAME).
 
-    Prints the seq of each task when it is durable, or with --wait each result. PAYLOAD is sent as typed.
+    Prints the seq of each task when it is durable, or with --wait each result; the log of a single task, or of one that
+    failed, goes to stderr. `rota show SEQ` has the log of any task. PAYLOAD is sent as typed.
 
     \b
     rota submit counter/alice hello --wait
@@ -124,18 +128,41 @@ def print_outcome(result: Result, as_json: bool, *, in_lines: bool = False) -> b
         print_json(outcome_facts(result))
     elif result.ok:
         told = text_facts(result)
-        shown = told["text"].encode() if told and "text" in told else result.data or b""
+        shown = told["text"].encode() if told and "text" in told else _for_stdout(result.data or b"")
         write_bytes(shown + (b"\n" if in_lines else b""))
+        _print_log([] if in_lines else result.log)
         for ref in result.tensors:
             name = ref.digest.hex()
             shape = ", ".join(str(length) for length in ref.shape)
             click.echo(f"tensor: {ref.dtype} [{shape}] tensors/{name[:2]}/{name[2:4]}/{name}.npy", err=True)
     else:
         click.echo(f"error: task {result.seq} failed with {result.kind}: {result.explanation}", err=True)
-        is_shown = result.explanation != result.message
-        for line in result.log[:-1] if is_shown else result.log:
-            click.echo(f"  log: {line}", err=True)
+        is_shown = result.kind in UNABLE_FAILURES  # its last line
+        _print_log(result.log[:-1] if is_shown else result.log)
     return result.ok
+
+
+def _print_log(lines: Sequence[str]) -> None:
+    for line in lines:
+        click.echo(f"  log: {line}", err=True)
+
+
+def _for_stdout(data: bytes) -> bytes:
+    """Return a result for stdout: its bytes, but on a terminal the value of MessagePack or the hex of other bytes."""
+    if not sys.stdout.isatty():
+        return data
+    found = readable(data, _SHOWN_CHARS_MAX)
+    if found.form not in ("msgpack", "bytes"):
+        return data
+    form = "MessagePack" if found.form == "msgpack" else "bytes in hex"
+    click.echo(f"({form}, {size_text(found.size)}; a pipe or a file gets the bytes themselves)", err=True)
+    return found.text.encode()
+
+
+def _value_facts(data: bytes | None) -> dict[str, Any]:
+    """Return the value of a result that is MessagePack and no text, in JSON's types."""
+    value = message_pack_value(data or b"")
+    return {} if value is None else {"value": value}
 
 
 def outcome_facts(result: Result) -> dict[str, Any]:
@@ -144,7 +171,9 @@ def outcome_facts(result: Result) -> dict[str, Any]:
         "seq": result.seq, "lane": result.lane, "turn": result.turn, "ok": result.ok, "attempts": result.attempts,
     }  # fmt: skip
     if result.ok:
-        facts["result"] = text_facts(result) or result.data
+        told = text_facts(result)
+        facts["result"] = told or result.data
+        facts |= {} if told else _value_facts(result.data)
     else:
         facts |= {"kind": result.kind, "message": result.message}
     facts["log"] = result.log

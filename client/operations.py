@@ -248,13 +248,10 @@ class Operations:
                 return value
             except TimeoutError:
                 # A large model is loaded and certified for minutes. The same request again is the same deploy.
-                is_at_it = extra_ms and now_ms() < latest_ms and (yield from self._is_preparing(request.name))
-                if not is_at_it:
-                    pool = pool_of(request.code)
-                    raise TimeoutError(
-                        f"no {pool} worker has looked at {request.name} in time: start one with `rota {pool}-worker`, "
-                        "or deploy without check"
-                    ) from None
+                is_at_it = options.check and (yield from self._is_preparing(request.name))
+                if is_at_it and extra_ms and now_ms() < latest_ms:
+                    continue
+                raise TimeoutError(_not_looked_at(request.name, pool_of(request.code), is_at_it)) from None
 
     def _is_preparing(self, name: str) -> Flow[bool]:
         """Return whether a worker compiles or loads the code of this name."""
@@ -288,6 +285,17 @@ class Operations:
         if timeout_s is None:
             return Patience(None, self._core.timeout_ms)
         return Patience(now_ms() + milliseconds(seconds("timeout_s", timeout_s, zero=True)), None)
+
+
+def _not_looked_at(name: str, pool: str, is_at_it: bool) -> str:
+    if is_at_it:
+        return (
+            f"a {pool} worker still compiles or loads {name}, longer than this call waits: deploy again with a longer "
+            "timeout; it goes on meanwhile"
+        )
+    return (
+        f"no {pool} worker has looked at {name} in time: start one with `rota {pool}-worker`, or deploy without check"
+    )
 
 
 def lane_numbers(lanes: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

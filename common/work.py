@@ -240,7 +240,11 @@ def was_decided(outcome: Outcome | None) -> bool:
 
 
 def failure_text(kind: str, message: str, log: Sequence[str]) -> str:
-    """Return the text of a failure for people: what no worker could do, with the last worker's reason from the log."""
+    """Return the text of a failure for people: what no worker could do, with the last worker's reason from the log;
+    what ran out of fuel, with the remedy.
+    """
+    if kind == "fuel":
+        return f"{message}: it used all the fuel that its deploy gives a task; --fuel gives more"
     return f"{message}: {log[-1]}" if kind in UNABLE_FAILURES and log else message
 
 

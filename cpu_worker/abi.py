@@ -263,6 +263,8 @@ def _error_message(fields: list[Any]) -> str:
 
 def _state(value: Any, bytes_max: int) -> bytes | None:
     if value is not None and (type(value) is not bytes or len(value) > bytes_max):
+        if isinstance(value, bytes):
+            raise _BadOutput(f"the state has {len(value)} bytes, and at most {bytes_max} are kept: state_bytes")
         raise _BadOutput(f"state: {_show(value)}, not bin of at most {bytes_max} bytes (state_bytes) or nil")
     return value
 

@@ -36,6 +36,14 @@ def readable(data: bytes, chars_max: int) -> Readable:
     return Readable(form, cut(text, chars_max), len(data))
 
 
+def message_pack_value(data: bytes) -> Any:
+    """Return the value of bytes that `readable` takes for MessagePack, in JSON's types; None if it does not."""
+    if not data or len(data) > DECODED_BYTES_MAX or _text(data, DECODED_BYTES_MAX) is not None:
+        return None
+    value = _unpacked(data)
+    return None if value is _NOTHING else _plain(value)
+
+
 def cut(text: str, chars_max: int) -> str:
     """Return the text in one line of at most `chars_max` characters, without terminal control characters."""
     shown = "".join([char if char.isprintable() else _escaped(char) for char in text[: chars_max + 1]])

@@ -12,6 +12,7 @@ from rota.runtimes import javascript_language, python_language
 from rota.runtimes.author_files import TOP, Given, gather
 from rota.runtimes.catalog import RUNTIMES, Runtime, runtime_for, runtime_named
 from rota.runtimes.languages import Language
+from rota.sdk.projects import MANIFEST
 
 _LANGUAGES: Final[Mapping[str, Language]] = {
     "python": python_language.LANGUAGE,
@@ -90,6 +91,11 @@ def _main(path: Path, names: tuple[str, ...], entry: str, runtime: str) -> tuple
     rows = [runtime_named(runtime)] if runtime else list(RUNTIMES.values())
     found_mains = [(row, main) for row in rows for main in _LANGUAGES[row.driver].mains if main in names]
     if not found_mains:
+        if MANIFEST in names:
+            raise CodeError(
+                f"{path} is a project of an agent: `rota build {path}` builds it and says which file to deploy, and "
+                f"`rota dev {path}` does both"
+            )
         usual = ", ".join(main for row in rows for main in _LANGUAGES[row.driver].mains)
         raise CodeError(f"{path} has no main file of a usual name ({usual}): name it with --entry")
     if len({row.name for row, _ in found_mains}) > 1:

@@ -19,6 +19,7 @@ from rota.common.wasm_module import inspect_module
 from rota.common.work import AGENT, COMMAND, COMPONENT, SOURCE
 from rota.runtimes.author_files import Given
 from rota.runtimes.bundles import convert, is_source, source_bundle
+from rota.runtimes.catalog import RUNTIMES
 from rota.runtimes.folder import runtime_bytes
 
 Paths = str | os.PathLike[str]
@@ -66,10 +67,11 @@ class Content(NamedTuple):
 def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Content:
     """Return what a deploy of a file, folder or module binds. `kind` None: found by what it is.
 
-    A file with the suffix of a language and a folder are a source; of WASM, a component is a component, a module with
-    `_start` and without `rota_step` a command, all else an agent. Bytes of kind source, and of kind command if they are
-    no WASM, are a bundle that was made before, whose program must be there already. Raises `CodeError` for what cannot
-    be deployed, and when its part is asked for `ConfigError` for a runtime that was not fetched.
+    A folder, a file with the suffix of a language, and a file that is no WASM if `runtime` is given are a source; of
+    WASM, a component is a component, a module with `_start` and without `rota_step` a command, all else an agent. Bytes
+    of kind source, and of kind command if they are no WASM, are a bundle that was made before, whose program must be
+    there already. Raises `CodeError` for what cannot be deployed, and when its part is asked for `ConfigError` for a
+    runtime that was not fetched.
     """
     if not isinstance(module, bytes | str | os.PathLike):
         raise CodeError(f"module={shown(module)}: give the path of a file or folder, or the bytes of a module")
@@ -81,6 +83,14 @@ def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Conte
     if kind == SOURCE and path is not None:
         return _source(path, extras)
     data = module if isinstance(module, bytes) else read_file(Path(module))
+    if kind is None and path is not None and not data.startswith(_WASM):
+        if extras.runtime:
+            return _source(path, extras)
+        raise CodeError(
+            f"{path.name} is neither WebAssembly nor by its suffix a source ({_known_suffixes()}): if it is a source, "
+            f"say of what with --runtime ({', '.join(RUNTIMES)})",
+            path=str(path),
+        )
     if kind == SOURCE or (kind == COMMAND and path is None and not data.startswith(_WASM)):
         return _made(data, kind, extras)
     kind = kind_of_wasm(data) if kind is None else kind
@@ -132,6 +142,10 @@ def read_file(path: Path) -> bytes:
     if size > MODULE_BYTES_MAX:
         raise CodeError(f"the module has {size} bytes, the limit is {MODULE_BYTES_MAX}", path=str(path))
     return data
+
+
+def _known_suffixes() -> str:
+    return " ".join([suffix for one in RUNTIMES.values() for suffix in one.suffixes])
 
 
 def _source(path: Path, extras: Extras) -> Content:

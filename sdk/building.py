@@ -15,12 +15,15 @@ BUILD_SECONDS_MAX: Final = 1_800  # the first build of a toolchain may compile i
 
 
 class Built(NamedTuple):
-    """What a deploy takes: a file, its kind (None: by what it is), and for a source what goes with it."""
+    """What a deploy takes: a file, or the folder of a source with its main file `entry`; its kind (None: by what it
+    is), and what goes with the file of a source.
+    """
 
     name: str
     path: Path
     kind: str | None
     beside: tuple[Path, ...] = ()
+    entry: str = ""
 
 
 def build(project: Project) -> Built:
@@ -30,7 +33,8 @@ def build(project: Project) -> Built:
     """
     commands = commands_of(project)
     if not commands:
-        _check_source(project)
+        if project.beside is None:
+            return Built(project.name, project.folder, project.kind, entry=project.source)
         beside = tuple([project.folder / name for name in project.beside])
         return Built(project.name, project.folder / project.source, project.kind, beside)
     project.output.parent.mkdir(exist_ok=True)
@@ -74,14 +78,3 @@ def _take_from_cargo(project: Project) -> None:
             "cdylib, or remove build/cargo"
         )
     project.output.write_bytes(found[0].read_bytes())
-
-
-def _check_source(project: Project) -> None:
-    """Find what can be found without the interpreter: a syntax error in Python."""
-    if project.language != "python":
-        return
-    path = project.folder / project.source
-    try:
-        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        raise CodeError(f"{project.name}: {path.name} is not Python: {error}") from None

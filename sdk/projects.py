@@ -51,7 +51,7 @@ class Project(NamedTuple):
     language: str
     source: str  # the main file, relative to the folder
     kind: str | None  # as which it is deployed; None: by what it is
-    beside: tuple[str, ...]  # files and folders that go with a source
+    beside: tuple[str, ...] | None  # files and folders that go with a source; None: all of the folder
     command: tuple[str, ...]  # replaces that of the toolchain; `{output}` stands for the file to write
 
     @property
@@ -82,13 +82,13 @@ def read_project(folder: Path) -> Project:
     if language not in _LANGUAGES:
         raise ConfigError(f"{path}: agent.language is {language!r}, not one of {', '.join(_LANGUAGES)}")
     command = _words(tables.get("build", {}).get("command", []), f"{path}: build.command")
-    beside = _words(agent.get("with", []), f"{path}: agent.with")
+    beside = _words(agent["with"], f"{path}: agent.with") if "with" in agent else None
     kind, source = agent.get("kind"), agent.get("source", _LANGUAGES[language][0])
     if kind is not None and kind not in KEPT_KINDS:
         raise ConfigError(f"{path}: agent.kind is {kind!r}, not one of {', '.join(KEPT_KINDS)}")
     if not (folder / str(source)).is_file():
         raise ConfigError(f"{path}: the main file {source} is not in {folder}: add it, or name another as agent.source")
-    missing = [name for name in beside if not (folder / name).exists()]
+    missing = [name for name in beside or () if not (folder / name).exists()]
     if missing:
         raise ConfigError(f"{path}: agent.with names {missing[0]}, which is not in {folder}")
     return Project(folder, _checked_name(agent.get("name"), str(path)), language, source, kind, beside, command)

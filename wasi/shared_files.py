@@ -42,17 +42,19 @@ class SharedFolder:
 NULL, RANDOM = 3, 4  # behind the standard streams: nothing, and the task's chance
 DEVICES: Final = (("stdin", 0), ("stdout", 1), ("stderr", 2), ("null", NULL), ("random", RANDOM), ("urandom", RANDOM))
 _DEV: Final = "dev"
+_TMP: Final = "tmp"  # an empty folder, where programs expect that they can write
 
 
 def shared_folder(files: Iterable[tuple[str, bytes]]) -> SharedFolder:
     """Return the root of a tree of files, given by path without a leading slash; no path is a folder and a file.
 
-    The devices are in it, too, unless files have their names.
+    The devices and an empty `tmp` are in it, too, unless files have their names.
     """
     root, dev = SharedFolder(1), SharedFolder(2)
     dev.entries.update({name: SharedDevice(3 + place, stream) for place, (name, stream) in enumerate(DEVICES)})
     root.entries[_DEV] = dev
-    inode = 2 + len(DEVICES)
+    inode = 3 + len(DEVICES)
+    root.entries[_TMP] = SharedFolder(inode)
     for path, data in sorted(files):
         *folders, name = path.split("/")
         folder = root

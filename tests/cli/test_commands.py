@@ -17,10 +17,13 @@ from smallest_model import SMALLEST_MODEL
 from rota.cli.__main__ import rota
 from rota.cli.common_options import ByteCount
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
-from rota.cli.output import counted
-from rota.cli.submit import _rest, _tasks, submit
+from rota.cli.output import cell, counted
+from rota.cli.submit import _rest, _tasks, print_outcome, submit
 from rota.cli.waiting import not_there_yet
 from rota.common import errors
+from rota.common.messages import ResultItem
+from rota.common.results import Result
+from rota.tensors.payloads import Payloads
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -255,6 +258,29 @@ def test_numbers_are_counted_as_people_do() -> None:
     """Goal: no "1 turns". Method: none, one and many."""
     said = [counted(number, what) for number, what in ((0, "turn"), (1, "turn"), (1_234, "turn"), (2, "process"))]
     assert said == ["0 turns", "1 turn", "1,234 turns", "2 processes"]
+
+
+def test_a_result_is_readable_on_a_terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: no raw bytes on a terminal, only those bytes in a pipe, and the log of a task that went well is seen.
+    Method: MessagePack, text and other bytes, on a stdout that says what it is.
+    """
+
+    def printed(data: bytes, *, terminal: bool, as_json: bool = False) -> tuple[str, str]:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+        item = ResultItem(7, "main", 1, 1, True, data, (), "", "", ("said",), None)
+        assert print_outcome(Result(item, Payloads(None)), as_json)
+        out, err = capfd.readouterr()
+        return out, err
+
+    assert printed(b"\xcd\x03\x84", terminal=True)[0] == "900\n"
+    assert "(MessagePack, 3 bytes;" in printed(b"\xcd\x03\x84", terminal=True)[1]
+    assert printed(b"\xff\xfe\xfd", terminal=True)[0] == "fffefd\n"
+    assert printed(b"a\nb", terminal=True) == ("a\nb\n", "  log: said\n")
+    assert printed(b"a\nb", terminal=False) == ("a\nb", "  log: said\n")
+    facts = json.loads(printed(b"\x81\xa1a\x01", terminal=False, as_json=True)[0])
+    assert facts["value"] == {"a": 1}
+    assert "value" not in json.loads(printed(b"text", terminal=False, as_json=True)[0])
+    assert cell("two\nlines") == "two\\nlines"
 
 
 def test_a_failed_task_shows_its_log() -> None:

@@ -112,7 +112,7 @@ def test_error_of_the_agent() -> None:
         ([1, 0, None], "output: 3 fields with status 0, not 4 to 7"),
         ([1, 0, None, None, [], [], [], 0], "output: 8 fields with status 0, not 4 to 7"),
         ([1, 0, "text", None], "state: 'text', not bin of at most 5 bytes (state_bytes) or nil"),
-        ([1, 0, b"sixsix", None], "state: bin of 6 bytes, not bin of at most 5 bytes (state_bytes) or nil"),
+        ([1, 0, b"sixsix", None], "the state has 6 bytes, and at most 5 are kept: state_bytes"),
         ([1, 0, None, b"five5"], "result: bin of 5 bytes, not bin of at most 4 bytes (result_bytes) or nil"),
         ([1, 0, None, 1.5], "result: 1.5, not bin of at most 4 bytes (result_bytes) or nil"),
         ([1, 0, None, None, None], "emits: None, not an array"),

@@ -170,6 +170,23 @@ def test_what_cannot_be_deployed_says_why(module: Any, kind: str | None, extras:
         content_of(module, kind, Extras(**extras))
 
 
+def test_a_file_of_any_suffix_is_a_source_if_its_runtime_is_named(tmp_path: Path) -> None:
+    """Goal: a script without suffix is deployed, and a wrong file is told what would be one. Method: one of each, and
+    the folder of a project that has to be built.
+    """
+    script = tmp_path / "planner"
+    script.write_text("def agent(ctx): ...", encoding="utf-8")
+    assert content_of(script, None, Extras(runtime="python")).kind == SOURCE
+    with pytest.raises(CodeError, match=r"planner is neither WebAssembly nor .* \(.py .js .*--runtime \(python, java"):
+        content_of(script, None, Extras())
+    (tmp_path / "module").write_bytes(STEP)
+    with pytest.raises(CodeError, match="runtime is for a source, and this is of kind agent"):
+        content_of(tmp_path / "module", None, Extras(runtime="python"))
+    (tmp_path / "rota.toml").write_text("", encoding="utf-8")
+    with pytest.raises(CodeError, match="is a project of an agent: `rota build"):
+        content_of(tmp_path, None, Extras())
+
+
 def test_files_that_meet_or_are_no_files_are_refused(tmp_path: Path) -> None:
     """Goal: nothing is lost in silence. Method: two files for one place, a link to a folder, wheels of other sorts."""
     (tmp_path / "a").mkdir()

@@ -200,14 +200,40 @@ def test_what_fails_says_where(sandbox: Sandbox) -> None:
     assert "rota" not in "".join(failed.log)
 
 
+def test_what_the_sandbox_lacks_says_so(sandbox: Sandbox, evaluator: Code) -> None:
+    """Goal: code that expects no network or threads goes on, and what cannot be had has a remedy, said once. Method:
+    the network, threads, a time zone, no memory, a folder for temporary files, a main file without suffix.
+    """
+    for source in (
+        "import socket; socket.create_connection(('example.com', 80))",
+        "import socket; socket.gethostname()",
+        "import urllib.request; urllib.request.urlopen('http://example.com')",
+    ):
+        assert sandbox.reply(evaluator, f"try:\n    {source}\nexcept OSError:\n    ctx.reply(1)".encode()) == 1, source
+    threads = "import threading\ntry:\n    threading.Thread(target=int).start()\nexcept RuntimeError:\n    ctx.reply(1)"
+    assert sandbox.reply(evaluator, threads.encode()) == 1
+    pool = failure(sandbox, evaluator, "from concurrent.futures import ThreadPoolExecutor")
+    assert "the sandbox has no threads and processes" in pool.message
+    zone = failure(sandbox, evaluator, "import zoneinfo; zoneinfo.ZoneInfo('Europe/Berlin')")
+    assert "give the wheel of tzdata along" in zone.message
+    memory = failure(sandbox, evaluator, "'x' * (1 << 30)")
+    assert memory.message.startswith("MemoryError: the task's memory is spent;")
+    assert sandbox.reply(evaluator, b"open('/tmp/x', 'w').write('a'); ctx.reply([open('/tmp/x').read()])") == ["a"]
+    once = failure(sandbox, evaluator, "raise ValueError")
+    assert (once.message.splitlines()[0], once.log) == ("ValueError: ", ())
+    assert sandbox.reply(sandbox.deploy({"planner": "def agent(ctx):\n    ctx.reply(7)\n"})) == 7
+
+
 @pytest.mark.parametrize(
     ("files", "text"),
     [
         ({"agent.py": "def agent(ctx)\n"}, "SyntaxError: expected ':'"),
         (
             {"agent.py": "\nimport numpy\n"},
-            "named 'numpy'\nTraceback (most recent call last):\n  File \"/agent.py\", line 2,",
+            'such as numpy, cannot)\nTraceback (most recent call last):\n  File "/agent.py", line 2,',
         ),
+        ({"agent.py": "import lzma\n"}, "No module named '_lzma' (the Python of the sandbox has no lzma;"),
+        ({"agent.py": "import sys\nsys.stdout = None\ndef agent(ctx): pass\n"}, "it has changed Python itself"),
         ({"agent.py": "x = 1\n"}, "agent.py has no function `agent`"),
         ({"agent.py": "def agent(ctx): pass\n", "random.py": ""}, "random.py has the name of a module of Python"),
     ],

@@ -35,6 +35,10 @@ for _name in (
 PROTOCOL: Final = 1  # between this file and runtimes/python_driver.py: raise both when one of them changes
 FREEZE_FILE: Final = "/rota/freeze"
 WARM_UPS: Final = 20
+_NETWORK: Final = (
+    "getaddrinfo", "gethostbyaddr", "gethostbyname", "gethostbyname_ex", "gethostname", "getnameinfo", "getservbyname",
+    "socketpair",
+)  # fmt: skip
 _ARGUMENTS: Final[tuple[bytes]] = (bytes(1),)
 _handler: Any = None
 
@@ -47,9 +51,11 @@ def _load() -> bytes:
     os.environ.update(env)
     try:
         _handler = loading.load(entry)
+        _settle()
     except loading.LoadError as error:
         return str(error).encode(errors="backslashreplace") or b"?"
-    _settle()
+    except BaseException as error:  # of a source that has changed sys.stdout, or a module that is needed here
+        return f"{entry}: {type(error).__name__} after it was loaded: it has changed Python itself".encode()
     return b""
 
 
@@ -87,9 +93,27 @@ def _freeze() -> None:
     time.time()
 
 
+def _no_network() -> None:
+    """Have what would ask the network raise `OSError`, as code expects that is written for hosts without one. The build
+    has left these functions out.
+    """
+    import _socket
+    import errno
+    import socket
+
+    def refuse(*_args: Any, **_more: Any) -> Any:
+        raise OSError(errno.ENOTSUP, "the sandbox has no network")
+
+    for module in (_socket, socket):
+        for name in _NETWORK:
+            if not hasattr(module, name):
+                setattr(module, name, refuse)
+
+
 sys.dont_write_bytecode = True
 sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+_no_network()
 asyncio.set_event_loop_policy(event_loop.EventLoopPolicy())
 _warm_up()
 _settle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from importlib.machinery import FileFinder
+from importlib.machinery import FileFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ def _import_file(entry: str) -> ModuleType:
     _check_names(f"{ROOT}{folder}", file)
     stem = file.rsplit(".", 1)[0]
     name = f"{stem}_{HANDLER}" if stem in sys.modules or stem in sys.stdlib_module_names else stem
-    spec = importlib.util.spec_from_file_location(name, f"{ROOT}{entry}")
+    spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, f"{ROOT}{entry}"))  # whatever its suffix
     if spec is None or spec.loader is None:
         raise LoadError(f"{entry} is not a Python file")
     module = importlib.util.module_from_spec(spec)

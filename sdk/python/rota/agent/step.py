@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from rota.agent.context import Context, Fail, Message, pack_failure, printable
+from rota.agent.hints import hint
 
 Handler = Callable[[Context], Any]
 
 MESSAGE_CHARS_MAX: Final = 1900  # of an uncaught exception's text and traceback; the task keeps 2,000 with the code
 FRAMES_MAX: Final = 20  # of a traceback, the innermost
+_TRACEBACK: Final = "Traceback (most recent call last):\n"
 CHAIN_MAX: Final = 10  # exceptions that led to one
 _OURS: Final = __file__.rsplit("/", 1)[0] + "/"
 _LIBRARY: Final = inspect.isclass.__code__.co_filename.rsplit("/", 1)[0] + "/"
@@ -62,6 +64,9 @@ def describe(error: BaseException) -> tuple[str, str, str]:
         text = f"(its text cannot be had: {type(second).__name__})"
     if isinstance(error, SyntaxError):
         text = error.msg or text
+    remedy = hint(error)
+    if remedy:
+        text = f"{text} ({remedy})" if text else remedy
     lines = traceback.TracebackException(
         type(error), error, error.__traceback__, limit=-FRAMES_MAX, compact=True
     ).format()
@@ -77,10 +82,17 @@ def _drive(answer: Any) -> None:
 
 
 def _failed(error: BaseException) -> bytes:
-    """Return the output for an uncaught exception: the whole traceback in the log, its own part in the message."""
+    """Return the output for an uncaught exception: its text and its own part of the traceback in the message, and the
+    whole traceback in the log if that says more.
+    """
     name, text, whole = describe(error)
-    print(printable(whole), end="", file=sys.stderr, flush=True)
-    message = f"{text}\n{_own_part(error)}".strip()
+    own = _own_part(error)
+    message = f"{text}\n{own}".rstrip()
+    if (
+        whole != f"{_TRACEBACK}{own}{''.join(traceback.format_exception_only(error))}"
+        or len(message) > MESSAGE_CHARS_MAX
+    ):
+        print(printable(whole), end="", file=sys.stderr, flush=True)
     if len(message) > MESSAGE_CHARS_MAX:
         message = f"{message[:400]}\n...\n{message[400 - MESSAGE_CHARS_MAX :]}"
     return pack_failure(name, message)
