@@ -91,20 +91,27 @@ class Divergence(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A difference that is not a divergence: in a worker's engine, or in what no digest covers."""
+    """A difference that is not a divergence: in a worker's engine, or in what no digest covers.
+
+    `reused`: the agent or function whose fuel or log differs, if it was deployed with `reuse`.
+    """
 
     lane: str
     first_turn: int
     name: str
     there: str
     here: str
+    reused: str = ""
 
     def __str__(self) -> str:
         there, here = [cut(text, NOTE_CHARS_MAX) for text in (self.there, self.here)]
-        return (
+        text = (
             f"lane {self.lane!r}, from turn {self.first_turn}: {self.name} was {there!r}, here it is {here!r}; "
             "the turns are equal"
         )
+        if self.reused:
+            text += f"; {self.reused!r} may keep memory between its tasks: deploy it without reuse or fix it"
+        return text
 
 
 def explain(source: RunSource, report: RunReport, runner: Runner, *, live_models: bool = False) -> list[Divergence]:

@@ -19,6 +19,7 @@ from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT
 from rota.broker.world import World
 from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError, UnknownTask
+from rota.common.targets import code_name
 from rota.common.work import Failed, was_decided
 from rota.engine.engine import Runner
 from rota.proof.model_answers import Elsewhere
@@ -61,12 +62,16 @@ class Blocked(NamedTuple):
 
 
 class Aside(NamedTuple):
-    """The first turn of a lane whose fuel or log lines differ; no digest covers those."""
+    """The first turn of a lane whose fuel or log lines differ; no digest covers those.
+
+    `reused`: the agent or function, if it was deployed with `reuse`, so that its kept memory may be the reason.
+    """
 
     turn: int
     name: str  # "fuel" or "log"
     expected: str
     actual: str
+    reused: str = ""
 
 
 class TurnCounts(NamedTuple):
@@ -367,7 +372,7 @@ def _is_equal(expected: Task, actual: Task) -> bool:
 
 
 def _aside(expected: Task, actual: Task) -> Aside | None:
-    """Compare what no digest covers. A used instance may need other fuel than a new one."""
+    """Compare what no digest covers: fuel and log lines, which code with `reuse` promises to repeat, too."""
     known, found = expected.outcome, actual.outcome
     if expected.provenance is not None and actual.provenance is not None:
         one, other = expected.provenance, actual.provenance
@@ -377,14 +382,16 @@ def _aside(expected: Task, actual: Task) -> Aside | None:
         known is None
         or found is None
         or actual.code is None
-        or actual.code.reuse
         or kind_of(actual.code).has_provenance
         or was_decided(found)  # what workers say of a task depends on their hosts
     ):
         return None
+    reused = code_name(actual.address) if actual.code.reuse else ""
     if known.fuel != found.fuel:
-        return Aside(actual.turn, "fuel", str(known.fuel), str(found.fuel))
-    return None if known.log == found.log else Aside(actual.turn, "log", "\n".join(known.log), "\n".join(found.log))
+        return Aside(actual.turn, "fuel", str(known.fuel), str(found.fuel), reused)
+    if known.log != found.log:
+        return Aside(actual.turn, "log", "\n".join(known.log), "\n".join(found.log), reused)
+    return None
 
 
 def _fault_of(step: Step, next_turn: int, world: World) -> Fault | None:

@@ -68,9 +68,18 @@ LAZY = f"""{_HEAD}
     (call $pack (i32.const 0) (i32.const 5))))"""
 
 
+# The same count as a line of its log.
+TALKING = f"""(module (import "rota" "log" (func $log (param i32 i32))) {_HEAD.removeprefix("(module ")}
+  (data (i32.const 0) "\\94\\01\\00\\c0\\c0") (data (i32.const 8) "0")
+  (func (export "rota_step") (param $p i32) (param $n i32) (result i64)
+    (call $log (i32.const 8) (i32.const 1))
+    (i32.store8 (i32.const 8) (i32.add (i32.load8_u (i32.const 8)) (i32.const 1)))
+    (call $pack (i32.const 0) (i32.const 5))))"""
+
+
 def module(name: str) -> bytes:
     """The bytes of a module: one of the examples, or of those above."""
-    texts = {"mirror": MIRROR, "forgetful": FORGETFUL, "lazy": LAZY}
+    texts = {"mirror": MIRROR, "forgetful": FORGETFUL, "lazy": LAZY, "talking": TALKING}
     return bytes(wat2wasm(texts[name])) if name in texts else (AGENTS / f"{name}.wasm").read_bytes()
 
 

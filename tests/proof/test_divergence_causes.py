@@ -105,6 +105,25 @@ def test_an_agent_that_keeps_memory_and_runs_out_of_fuel_by_it(bench: Bench) -> 
     assert "'lazy' keeps memory between its tasks and runs out of fuel by it" in found.why
 
 
+@pytest.mark.parametrize(("name", "what"), [("lazy", "fuel"), ("talking", "log")])
+def test_an_agent_whose_kept_memory_shows_in_fuel_or_log_alone(bench: Bench, name: str, what: str) -> None:
+    """Goal: the turns are equal, and a note names the agent whose promise of reuse is broken. Method: its fuel or its
+    log tells how many tasks its instance has had; in the run another lane's task was the first.
+    """
+    bench.worker("w1")
+    bench.producer.open_lane("other")
+    for lane in ("other", "main"):
+        bench.deploy(name, reuse=True, lane=lane)
+    bench.submit(f"{name}/a", b"short", lane="other")
+    bench.submit(f"{name}/b", bytes(300))
+    bench.save()
+    report, found = bench.judge()
+    assert (report.equal, found) == (True, [])
+    (note,) = [one for one in bench.notes(report) if one.lane == "main"]
+    assert (note.first_turn, note.name, note.reused) == (1, what, name)
+    assert f"{name!r} may keep memory between its tasks: deploy it without reuse or fix it" in str(note)
+
+
 # --- runtime version ----------------------------------------------------------------------------------------------
 
 
