@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from rota.common.bundle import Bundle, new_bundle
 from rota.common.errors import CodeError
 from rota.runtimes import javascript_language, python_language
-from rota.runtimes.author_files import TOP, Given, gather
+from rota.runtimes.author_files import TOP, Given, check_place, gather
 from rota.runtimes.catalog import RUNTIMES, Runtime, runtime_for, runtime_named
 from rota.runtimes.languages import Language
 from rota.sdk.projects import MANIFEST
@@ -44,7 +44,10 @@ def source_bundle(
     path. Raises `CodeError` for files that cannot be used, `ConfigError` for an unknown runtime.
     """
     given = [Given(path, TOP) if path.is_dir() else Given(path), *with_]
-    found = {**gather(given), **(files or {})}
+    found = gather(given)
+    for place, data in (files or {}).items():
+        check_place(place, found, place)
+        found[place] = data
     chosen, main = _main(path, tuple(found), entry, runtime)
     language = _LANGUAGES[chosen.driver]
     converted: dict[str, bytes] = {}

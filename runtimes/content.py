@@ -13,11 +13,10 @@ from rota.common.code_kinds import IS_BUNDLE, KEPT_KINDS, KINDS
 from rota.common.component_binary import is_component
 from rota.common.digests import digest
 from rota.common.errors import CodeError
-from rota.common.limits import MODULE_BYTES_MAX
 from rota.common.shown import shown
 from rota.common.wasm_module import inspect_module
 from rota.common.work import AGENT, COMMAND, COMPONENT, SOURCE
-from rota.runtimes.author_files import Given
+from rota.runtimes.author_files import Given, read_regular
 from rota.runtimes.bundles import convert, is_source, source_bundle
 from rota.runtimes.catalog import RUNTIMES
 from rota.runtimes.folder import runtime_bytes
@@ -82,7 +81,7 @@ def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Conte
         kind = SOURCE
     if kind == SOURCE and path is not None:
         return _source(path, extras)
-    data = module if isinstance(module, bytes) else read_file(Path(module))
+    data = module if isinstance(module, bytes) else read_regular(Path(module), "the module")
     if kind is None and path is not None and not data.startswith(_WASM):
         if extras.runtime:
             return _source(path, extras)
@@ -114,13 +113,13 @@ def content_like(kind: str, bundle: Bundle | None, module: Paths | bytes) -> Con
     if KINDS[kind].has_entry:
         if not isinstance(module, bytes) and Path(module).is_dir():
             return content_of(module, kind, Extras(args=bundle.args, env=dict(bundle.env)))
-        data = module if isinstance(module, bytes) else read_file(Path(module))
+        data = module if isinstance(module, bytes) else read_regular(Path(module), "the module")
         _, data = convert(bundle.module, "" if isinstance(module, bytes) else Path(module).name, data)
         files = {**dict(bundle.files), bundle.entry: data}
         new = new_bundle(bundle.module, entry=bundle.entry, args=bundle.args, env=dict(bundle.env), files=files)
         encoded = encode_bundle(new)
         return Content(kind, digest(encoded), {digest(encoded): lambda: encoded})
-    data = module if isinstance(module, bytes) else read_file(Path(module))
+    data = module if isinstance(module, bytes) else read_regular(Path(module), "the module")
     return _content(kind, bundle._replace(module=digest(data)), lambda: data)
 
 
@@ -130,18 +129,6 @@ def kind_of_wasm(data: bytes) -> str:
         return COMPONENT
     exports = inspect_module(data).exports
     return COMMAND if "_start" in exports and "rota_step" not in exports else AGENT
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a module's file. Raises `CodeError` if it cannot be read or is too large."""
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MODULE_BYTES_MAX else b""
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise CodeError(f"{path} cannot be read: {getattr(error, 'strerror', error)}", path=str(path)) from error
-    if size > MODULE_BYTES_MAX:
-        raise CodeError(f"the module has {size} bytes, the limit is {MODULE_BYTES_MAX}", path=str(path))
-    return data
 
 
 def _known_suffixes() -> str:
@@ -184,5 +171,5 @@ def _given(one: Any) -> Given:
 
 def _more_files(extras: Extras) -> dict[str, bytes]:
     return {
-        place: given if isinstance(given, bytes) else read_file(Path(given)) for place, given in extras.files.items()
+        place: given if isinstance(given, bytes) else read_regular(Path(given)) for place, given in extras.files.items()
     }

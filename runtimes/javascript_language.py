@@ -35,6 +35,7 @@ def _convert(path: str, data: bytes) -> tuple[str, bytes]:
     try:
         from quickjs_rs._transform import TransformError
         from quickjs_rs.transforms import transform_source
+        from wasmtime import Trap
     except ImportError:
         raise CodeError(
             f"{path} is TypeScript, and what takes its types away is missing: pip install {TRANSFORM}"
@@ -43,6 +44,8 @@ def _convert(path: str, data: bytes) -> tuple[str, bytes]:
         source = transform_source(path, data.decode())
     except (TransformError, UnicodeDecodeError) as error:
         raise CodeError(f"{path} is no TypeScript: {error}") from None
+    except Trap:  # OXC is a module of its own, and its stack ends
+        raise CodeError(f"{path} is nested too deep for what takes the types of TypeScript away: nest less") from None
     return str(place.with_suffix(suffix)), source.encode()
 
 

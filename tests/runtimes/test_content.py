@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def test_files_that_meet_or_are_no_files_are_refused(tmp_path: Path) -> None:
     for given, said in (
         ([Given(tmp_path / "a"), Given(tmp_path / "a")], "another file a/x already"),
         ([Given(tmp_path / "b")], "is a link to a folder"),
-        ([Given(tmp_path / "none")], "is no file and no folder"),
+        ([Given(tmp_path / "none")], "none cannot be read: No such file"),
         ([Given(wheel(tmp_path / "p.whl", pure=False))], "only wheels of pure Python"),
         ([Given(wheel(tmp_path / "q.whl", facts="x.txt"))], "no .dist-info/WHEEL"),
         ([Given(tmp_path / "no.whl")], "no wheel that can be read"),
@@ -213,3 +214,50 @@ def test_runtimes_are_found_by_name_digest_and_suffix(project: Path) -> None:
     with pytest.raises(CodeError, match="which this Rota does not know"):
         runtime_of(bytes(32))
     assert len({one.digest for one in RUNTIMES.values()}) == len(RUNTIMES)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no pipes with names")
+@pytest.mark.parametrize("what", ["pipe", "link to a device", "link to nothing"])
+@pytest.mark.parametrize("where", ["in a folder", "beside", "as a file", "as the module"])
+def test_what_has_no_end_is_not_read(project: Path, tmp_path: Path, what: str, where: str) -> None:
+    """Goal: a wrong path neither hangs nor fills the memory. Method: a pipe nobody writes to, and a device."""
+    place = (project if where == "in a folder" else tmp_path) / "odd"
+    if what == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero" if what == "link to a device" else tmp_path / "none")
+    extras = {"beside": Extras(with_=[place]), "as a file": Extras(files={"x": place})}.get(where, Extras())
+    with pytest.raises(CodeError, match=r"odd (is no regular file|cannot be read: No such file)"):
+        content_of(place if where == "as the module" else project, None, extras)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("start", range(0, 60, 6))
+def test_a_damaged_wheel_says_so(tmp_path: Path, packing: int, start: int) -> None:
+    """Goal: no decompressor's own error. Method: bytes of the packed data replaced, at several places."""
+    place = tmp_path / "x-1-py3-none-any.whl"
+    with zipfile.ZipFile(place, "w", packing) as archive:
+        archive.writestr("x/__init__.py", "".join(f"name_{n} = {n * n}\n" for n in range(500)))
+        archive.writestr("x-1.dist-info/WHEEL", "Root-Is-Purelib: true\n")
+    data = bytearray(place.read_bytes())
+    at = data.find(b"x/__init__.py") + len("x/__init__.py") + start
+    data[at : at + 40] = b"\xff" * 40
+    place.write_bytes(data)
+    with pytest.raises(CodeError, match=r"cannot be read: \S"):
+        gather([Given(place)])
+
+
+def test_only_the_beginning_of_a_wheels_facts_is_read(tmp_path: Path) -> None:
+    """Goal: the facts of a wheel fill no memory. Method: what matters is far behind."""
+    place = tmp_path / "x-1-py3-none-any.whl"
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x-1.dist-info/WHEEL", " " * (1 << 20) + "Root-Is-Purelib: true\n")
+    with pytest.raises(CodeError, match="code for a platform"):
+        gather([Given(place)])
+
+
+def test_a_files_place_is_its_own(project: Path) -> None:
+    """Goal: no file takes the place of another, or of one of Rota, without a word. Method: `files` of both sorts."""
+    for place, said in (("rota/agent/boot.py", "is Rota's own"), ("agent.py", "another file agent.py already")):
+        with pytest.raises(CodeError, match=said):
+            content_of(project, None, Extras(files={place: b""}))

@@ -229,6 +229,8 @@ def test_typescript_is_deployed_without_its_types(deploy: Deploy, call: Call) ->
     assert call(code).result == b"3"  # type: ignore[union-attr]
     with pytest.raises(CodeError, match=r"add\.ts is no TypeScript"):
         deploy(source, {"add.ts": "export const add = (a: number"}, "agent.ts")
+    with pytest.raises(CodeError, match=r"add\.ts is nested too deep"):
+        deploy(source, {"add.ts": "let x: " + "(" * 5_000}, "agent.ts")
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
