@@ -10,7 +10,7 @@ docs/AGENTS.md change together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -26,6 +26,7 @@ from rota.common.limits import (
     PRIORITY_MIN,
     TENSORS_PER_TASK_MAX,
 )
+from rota.common.msgpack_check import is_whole
 from rota.common.targets import is_target
 from rota.common.work import EMIT_KINDS, TELL, TIMER, Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
 from rota.cpu_worker.task_log import TaskLog
@@ -34,7 +35,8 @@ VERSION: Final = 1
 STATUS_DONE: Final = 0
 STATUS_ERROR: Final = 1
 _FIELD_DEPTH_MAX: Final = 3  # the tensors of an emit in emits
-CONTAINERS_MAX: Final = 1 << 16  # arrays and maps in one output; an emit has two, and there are at most 4096
+UNCHECKED_BYTES_MAX: Final = 256  # of an output that may be no whole value
+CONTAINERS_MAX: Final = 1 << 16  # arrays, maps, extensions in one output; an emit has two, and at most 4096 are there
 
 # Field, type, bound.
 IN_FIELDS: Final = (
@@ -84,6 +86,19 @@ EMIT_FIELDS_MIN: Final = 2
 
 _packer = msgpack.Packer(autoreset=True)
 _UNPACK_ERRORS: Final = (ValueError, TypeError, msgpack.UnpackException)
+
+
+class _Map(NamedTuple):
+    """Stands for a map, which no valid output has. Its items are dropped: keys that a guest chooses could collide."""
+
+    size: int
+
+
+class _Extension:
+    """Stands for a value of an extension."""
+
+
+_EXTENSION: Final = _Extension()
 
 
 class _BadOutput(Exception):
@@ -185,10 +200,12 @@ def _done(
 
 def _unpack(data: bytes) -> list[Any]:
     """Return the fields of an output whose version, status and length are right."""
-    # An array takes at least a byte, so short outputs, which are most, need no count.
-    hooks = {} if len(data) <= CONTAINERS_MAX else _counting_hooks()
     try:
-        fields = msgpack.unpackb(data, raw=False, strict_map_key=False, **hooks)
+        if len(data) > UNCHECKED_BYTES_MAX and not is_whole(data):
+            raise ValueError
+        # An array takes at least a byte, so short outputs, which are most, need no count.
+        hooks = _HOOKS if len(data) <= CONTAINERS_MAX else _counting_hooks()
+        fields = msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=1, **hooks)
     except _TooMany:
         raise _BadOutput(f"output: more than {CONTAINERS_MAX} arrays and maps") from None
     except UnicodeDecodeError:
@@ -207,24 +224,51 @@ def _unpack(data: bytes) -> list[Any]:
     return fields
 
 
+def _map_of(pairs: list[Any]) -> _Map:
+    return _Map(len(pairs))
+
+
+def _extension_of(code: int, data: bytes) -> _Extension:
+    return _EXTENSION
+
+
+_HOOKS: Final = {"object_pairs_hook": _map_of, "ext_hook": _extension_of}
+
+
 def _counting_hooks() -> dict[str, Any]:
     left = CONTAINERS_MAX
 
-    def count(value: Any) -> Any:
+    def count() -> None:
         nonlocal left
         left -= 1
         if left < 0:
             raise _TooMany
-        return value
 
-    return {"list_hook": count, "object_hook": count}
+    def array(items: list[Any]) -> list[Any]:
+        count()
+        return items
+
+    def pairs(items: list[Any]) -> _Map:
+        count()
+        return _Map(len(items))
+
+    def extension(code: int, data: bytes) -> _Extension:
+        count()
+        return _EXTENSION
+
+    return {"list_hook": array, "object_pairs_hook": pairs, "ext_hook": extension}
 
 
 def _where_not_utf8(data: bytes) -> str:
     """Return the name of the first field with text that is not UTF-8."""
     try:
         fields = msgpack.unpackb(
-            data, raw=False, strict_map_key=False, unicode_errors="surrogateescape", **_counting_hooks()
+            data,
+            raw=False,
+            strict_map_key=False,
+            timestamp=1,
+            unicode_errors="surrogateescape",
+            **_counting_hooks(),
         )
     except (_TooMany, *_UNPACK_ERRORS):
         return "output"
@@ -339,8 +383,10 @@ def _show(value: Any) -> str:
     """Return a short text for a value, with sizes in place of long contents."""
     if type(value) is bytes:
         return f"bin of {len(value)} bytes"
-    if type(value) in (list, dict):
-        return f"{'array' if type(value) is list else 'map'} of {len(value)}"
+    if type(value) is list:
+        return f"array of {len(value)}"
+    if type(value) is _Map:
+        return f"map of {value.size}"
     if type(value) is str and len(value) > 80:
         return f"str of {len(value)} characters"
     if value is None or type(value) in (bool, int, float, str):

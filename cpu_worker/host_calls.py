@@ -32,7 +32,7 @@ from rota.wasi.functions import WASI_FUNCTIONS, call_function
 from rota.wasi.process import FreezeReached, Process, ProcessExit
 from rota.wasi.program import NO_PROGRAM, Program
 
-_MASKS: Final = {"i32": 0xFFFF_FFFF, "i64": 0xFFFF_FFFF_FFFF_FFFF}
+MASKS: Final = {"i32": 0xFFFF_FFFF, "i64": 0xFFFF_FFFF_FFFF_FFFF}
 NO_ENTROPY: Final = bytes(32)
 _TRAP_TEXT: Final = b"stopped by the host"
 
@@ -206,7 +206,7 @@ class HostCalls:
         return call
 
     def _define(self, linker: Linker, module: str, name: str, signature: FuncType, function: ImportFunction) -> None:
-        places = [(api.WORDS_PER_VALUE * index, _MASKS[kind]) for index, kind in enumerate(signature.params)]
+        places = [(api.WORDS_PER_VALUE * index, MASKS[kind]) for index, kind in enumerate(signature.params)]
         has_result = bool(signature.results)
 
         def call(_env: object, caller: int, words: Any, _count: int) -> int:

@@ -17,10 +17,20 @@ from wasmtime import Engine, Linker, Module
 from wasmtime import _ffi as ffi
 
 from rota.common.limits import MESSAGE_CHARS_MAX
+from rota.common.rota_imports import OWN_IMPORTS
 from rota.common.wasm_binary import FuncType
 from rota.cpu_worker import raw_api as api
-from rota.cpu_worker.guest import MEMORY, GuestExit, GuestFault, GuestStopped, PreparedCode, check_answer, check_fits
-from rota.cpu_worker.host_calls import HostCalls, ImportFunctions
+from rota.cpu_worker.guest import (
+    MEMORY,
+    GuestExit,
+    GuestFault,
+    GuestStopped,
+    OutOfFuel,
+    PreparedCode,
+    check_answer,
+    check_fits,
+)
+from rota.cpu_worker.host_calls import MASKS, HostCalls, ImportFunctions
 from rota.cpu_worker.image import ImageFacts
 from rota.cpu_worker.module_split import (
     INITIALIZE,
@@ -33,7 +43,7 @@ from rota.cpu_worker.module_split import (
 )
 from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.raw_store import RawStore
-from rota.runtimes.driver import NESTED_CALLS_MAX, TABLE_ARGUMENTS_MAX, Driver, HostFunction
+from rota.runtimes.driver import NESTED_CALLS_MAX, READ_FREE_BYTES, TABLE_ARGUMENTS_MAX, Driver, HostFunction
 from rota.wasi.program import Program
 from rota.wasi.shared_files import shared_folder
 
@@ -325,7 +335,15 @@ class ImageInterpreter:
     def call_table(self, index: int, *arguments: int) -> int:
         return self._guest.call_function(table_call_export(len(arguments)), (index, *arguments))
 
+    def charge(self, fuel: int) -> None:
+        try:
+            self._guest.charge(fuel)
+        except OutOfFuel:
+            raise GuestFault("fuel", f"out of fuel in {self._guest.where}") from None
+
     def read(self, pointer: int, size: int) -> bytes:
+        if READ_FREE_BYTES < size <= self._guest.memory_bytes():
+            self.charge(size)
         data = self._guest.read(pointer, size)
         if data is None:
             self._outside(pointer, size)
@@ -378,6 +396,15 @@ class Services:
         return self._own("tensor_new", dtype_pointer, dtype_size, shape_pointer, rank, data_pointer, data_size)
 
     def _own(self, name: str, *arguments: int) -> int:
-        result = self._hosts.rota.functions[name](self._hosts.guest, *arguments)
+        kinds = OWN_IMPORTS[name].params
+        given = [_within(value, MASKS[kind]) for value, kind in zip(arguments, kinds, strict=True)]
+        result = self._hosts.rota.functions[name](self._hosts.guest, *given)
         assert result is not None
         return result
+
+
+def _within(value: int, most: int) -> int:
+    """Return a driver's integer as the import takes it. One that does not fit is the largest, which is outside of all
+    that there is.
+    """
+    return value if 0 <= value <= most else most

@@ -26,6 +26,7 @@ from rota.common.wasm_binary import FuncType
 FREEZE_FILE: Final = "/rota/freeze"  # once a guest has written it, its next clock read stops it (see `Frozen`)
 NOTE_BYTES_MAX: Final = 1 << 20  # of a driver's note, and of what a guest may write into FREEZE_FILE
 TABLE_ARGUMENTS_MAX: Final = 4  # of `Interpreter.call_table`
+READ_FREE_BYTES: Final = 64  # of one read: words and names, which the calls around them pay for
 NESTED_CALLS_MAX: Final = 4  # of a guest by a host function that the guest has called, and so on
 
 
@@ -48,7 +49,9 @@ class GuestMemory(Protocol):
     """
 
     def read(self, pointer: int, size: int) -> bytes:
-        """Return a copy of `size` bytes."""
+        """Return a copy of `size` bytes. Costs the guest a unit of fuel per byte, if they are more than
+        `READ_FREE_BYTES`.
+        """
         ...
 
     def write(self, pointer: int, data: bytes) -> None: ...
@@ -92,6 +95,10 @@ class Interpreter(GuestMemory, Protocol):
         """Call the function at an index of table 0, of type (i32, ...) -> i32 with at most `TABLE_ARGUMENTS_MAX`
         parameters; return its result, unsigned.
         """
+        ...
+
+    def charge(self, fuel: int) -> None:
+        """Take fuel from the guest, before the host works on what it gave. Raises the guest's fault `fuel`."""
         ...
 
     def fail(self, kind: str, message: str) -> NoReturn:

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from itertools import count
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from rota.common.errors import CodeError
-from rota.common.limits import LOG_LINES_MAX
+from rota.common.limits import EMITS_MAX, LOG_LINES_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
 from rota.common.wasm_binary import FuncType
 from rota.runtimes import plain_values, quickjs
 from rota.runtimes.driver import HostFunction, HostServices, Interpreter
 
 COLLECT_BYTES: Final = 16 << 20  # cycles are looked for once this much is in use; most tasks never come there
 BOOT_FILE: Final = "rota/boot.js"
+PROTOCOL: Final = 2  # as in boot.js
 CALL_FUEL: Final = 10_000  # of a call of the host, which calls the guest several times
 SOURCE_FUEL: Final = 8  # per byte of a module that is read and copied
-SPOILT: Final = "TypeError: the agent changed built-in objects in a way that Rota's own JavaScript cannot work with"
+PART_FUEL: Final = 1_000  # of a part of the output, beside its bytes
+PARTS_MAX: Final = 2 * (EMITS_MAX + 3)  # each payload, the state and the result, with what is between them
 PLAIN_FUEL: Final = 16  # per byte of JSON or MessagePack that the host makes into the other
 
 _HOOKS: Final = ("resolve", "loadModule", "noteRejection")  # exports of boot.js that answer the engine
@@ -49,7 +50,7 @@ class JavaScriptDriver:
     """See `Driver`."""
 
     name: Final = "javascript"
-    version: Final = 1
+    version: Final = 2
     exports: Final = quickjs.EXPORTS
     args: Final[tuple[str, ...]] = ()
 
@@ -74,6 +75,9 @@ class JavaScriptDriver:
         if problem or guest.call("qjs_promise_state", boot) != quickjs.FULFILLED:
             raise CodeError(f"{BOOT_FILE}: {problem or quickjs.text_of(guest, exported)}")
         note = JavaScriptNote(*[quickjs.named(guest, exported, name) for name in JavaScriptNote._fields])
+        protocol = quickjs.named(guest, exported, "PROTOCOL")
+        if quickjs.integer_of(guest, protocol) != PROTOCOL:
+            raise CodeError(f"{BOOT_FILE} is of another version of Rota: deploy the source again")
         for slot, name in enumerate(_HOOKS, quickjs.SLOTS):
             quickjs.keep(guest, slot, quickjs.named(guest, exported, name))
         guest.call("qjs_run_gc")
@@ -124,32 +128,22 @@ def _arguments(guest: Interpreter, message: bytes) -> tuple[int, ...]:
 
 
 def _output(guest: Interpreter, parts: int) -> bytes:
-    """Return the output for what `finish` of boot.js gives: JSON, and the bytes of state, result and payloads.
+    """Return the output that `finish` of boot.js gives in parts.
 
-    An agent that changes JSON or Array for all code can make anything of it.
+    An agent that changes built-in objects can make anything of it, so it is bytes that the host does not look into.
     """
-    taken = count()
-
-    def part() -> int:
-        return guest.call("qjs_get_prop_uint32", parts, next(taken))
-
-    def data() -> bytes:
-        return quickjs.bytes_of(guest, part())
-
-    try:
-        match plain_values.parse(quickjs.utf8_of(guest, part())):
-            case [str(code), str(text)]:
-                return _pack([1, 1, code or "Error", text, []])
-            case [bool(has_state), bool(has_result), list(sent), list(tensors)]:
-                state = data() if has_state else None
-                result = data() if has_result else None
-                emits = [[target, data(), *rest] for target, *rest in sent]
-                return _pack([1, 0, state, result, emits, [], *([tensors] if tensors else [])])
-            case _:
-                pass
-    except (ValueError, TypeError, OverflowError):
-        pass
-    return _failed(SPOILT)
+    found, size = [], 0
+    for index in range(PARTS_MAX):
+        part = guest.call("qjs_get_prop_uint32", parts, index)
+        if guest.call("qjs_is_undefined", part):
+            break
+        pointer, length = quickjs.place_of(guest, part)
+        size += length
+        if size > OUTPUT_BYTES_MAX:
+            guest.fail("bad_output", f"javascript: more than {OUTPUT_BYTES_MAX} bytes returned")
+        guest.charge(PART_FUEL)
+        found.append(guest.read(pointer, length))
+    return b"".join(found)
 
 
 def _pack(fields: list[Any]) -> bytes:
@@ -197,8 +191,9 @@ def _give_host(guest: Interpreter) -> None:
 
 
 def _log(guest: Interpreter, services: HostServices, text: int) -> int:
-    data = quickjs.utf8_of(guest, text)
-    services.charge(len(data))
+    pointer, size = quickjs.place_of_text(guest, text)
+    services.charge(size)
+    data = guest.read(pointer, min(size, PAYLOAD_BYTES_MAX))  # no log is longer
     for line in data.decode(errors="replace").split("\n", LOG_LINES_MAX)[:LOG_LINES_MAX]:
         services.log(line)
     return guest.call("qjs_get_undefined")
@@ -214,17 +209,21 @@ def _decode(guest: Interpreter, services: HostServices, data: int) -> int:
 
 def _pack_plain(guest: Interpreter, services: HostServices, text: int) -> int:
     """Return the MessagePack of a JSON text, undefined if the host leaves it to JavaScript."""
-    data = quickjs.utf8_of(guest, text)
-    services.charge(PLAIN_FUEL * len(data))
-    packed = plain_values.pack(data)
+    pointer, size = quickjs.place_of_text(guest, text)
+    if size > plain_values.BYTES_MAX:
+        return guest.call("qjs_get_undefined")
+    services.charge(PLAIN_FUEL * size)
+    packed = plain_values.pack(guest.read(pointer, size))
     return guest.call("qjs_get_undefined") if packed is None else quickjs.buffer(guest, packed)
 
 
 def _unpack_plain(guest: Interpreter, services: HostServices, data: int) -> int:
     """Return the JSON of a MessagePack value, undefined if the host leaves it to JavaScript."""
-    packed = quickjs.bytes_of(guest, data)
-    services.charge(PLAIN_FUEL * len(packed))
-    text = plain_values.unpack(packed)
+    pointer, size = quickjs.place_of(guest, data)
+    if size > plain_values.BYTES_MAX:
+        return guest.call("qjs_get_undefined")
+    services.charge(PLAIN_FUEL * size)
+    text = plain_values.unpack(guest.read(pointer, size))
     return guest.call("qjs_get_undefined") if text is None else quickjs.string_of(guest, text)
 
 

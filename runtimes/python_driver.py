@@ -20,7 +20,9 @@ import msgpack
 
 from rota.common.errors import CodeError
 from rota.common.limits import OUTPUT_BYTES_MAX
+from rota.common.msgpack_check import is_whole
 from rota.runtimes.driver import Frozen, HostFunction, Interpreter
+from rota.runtimes.plain_values import DEPTH_MAX, is_deeper
 
 BOOT_FILE: Final = "rota/agent/boot.py"
 PAGE_BYTES: Final = 1 << 16
@@ -35,6 +37,7 @@ HASH_UNKNOWN: Final = 0xFFFFFFFF
 TUPLE_ITEMS_AT: Final = 12
 TYPE_CALL_AT: Final = 64  # of PyTypeObject: tp_call, a table index
 PROTOCOL: Final = 1  # as in boot.py
+VALUE_FUEL: Final = 4  # per byte of those
 VALUE_BYTES_MAX: Final = 64 << 10  # of a state or payload that the host reads, at some 100 bytes for each byte
 ADDRESSES: Final = 6  # that the start script notes
 MARSHAL_VERSION: Final = 2  # the last one whose bytes depend on the values alone
@@ -103,7 +106,7 @@ class PythonDriver:
     def step(self, guest: Interpreter, note: bytes, message: bytes) -> bytes:
         addresses = PythonNote(*_NOTE.unpack(note))
         fields = msgpack.unpackb(message, use_list=False)
-        values = _value_of(fields[1]), _value_of(fields[4])  # of state and payload
+        values = _value_of(guest, fields[1]), _value_of(guest, fields[4])  # of state and payload
         answer = _call(guest, addresses, addresses.step, marshal.dumps((fields[1:], values), MARSHAL_VERSION))
         return _NO_ANSWER if answer is None else answer
 
@@ -122,18 +125,30 @@ def _clear(guest: Interpreter, room: int) -> None:
         guest.write(place, zeros)
 
 
-def _value_of(data: bytes | None) -> tuple[Any] | None:
+def _value_of(guest: Interpreter, data: bytes | None) -> tuple[Any] | None:
     """Return what bytes are as MessagePack. None: nothing that Python has too, or so much that the guest shall pay for
     reading it.
+
+    Whether the host reads it depends on the bytes alone. Keys are texts and bins only: those that a guest chooses among
+    numbers and extensions could all collide.
     """
-    if data is None or len(data) > VALUE_BYTES_MAX:
+    if not data or len(data) > VALUE_BYTES_MAX:
+        return None
+    guest.charge(VALUE_FUEL * len(data))
+    if not is_whole(data):
         return None
     try:
-        value = (msgpack.unpackb(data, strict_map_key=False),)
+        value = msgpack.unpackb(data, ext_hook=_refuse)
+        if is_deeper(value, DEPTH_MAX):
+            return None
         marshal.dumps(value, MARSHAL_VERSION)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+    except (ValueError, TypeError, msgpack.UnpackException):
         return None
-    return value
+    return (value,)
+
+
+def _refuse(code: int, data: bytes) -> Any:
+    raise ValueError("an extension")
 
 
 def _addresses(note: bytes) -> list[int]:

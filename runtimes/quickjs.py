@@ -29,6 +29,9 @@ _DATA_AT: Final = 4096
 _DATA_BYTES: Final = 512 << 10  # longer data is passed in memory of the heap
 assert _DATA_AT + _DATA_BYTES < STACK_TOP - 2 * STACK_BYTES
 
+_SIZE_MAX: Final = 1 << 31
+_EXCEPTION_BYTES_MAX: Final = 16 << 10  # of its text, which the task cuts after fewer characters
+
 _WORD: Final = Struct("<I")
 
 EXPORTS: Final = (
@@ -76,7 +79,7 @@ def undefined(guest: Interpreter) -> int:
 
 def allocate(guest: Interpreter, size: int) -> int:
     """Return the address of `size` bytes of the heap. Raises the guest's fault `memory` if there is no room."""
-    pointer = guest.call("wasm_malloc", max(size, 1))
+    pointer = guest.call("wasm_malloc", max(size, 1)) if size < _SIZE_MAX else 0
     if not pointer:
         guest.fail("memory", f"no room for the {size} bytes that JavaScript is given")
     return pointer
@@ -195,8 +198,9 @@ def truth(guest: Interpreter, *, value: bool) -> int:
 
 
 def exception_text(guest: Interpreter) -> str:
-    """Take the exception that waits, and return its text."""
-    return text_of(guest, guest.call("qjs_get_exception"))
+    """Take the exception that waits, and return the beginning of its text."""
+    pointer, size = place_of_text(guest, guest.call("qjs_get_exception"))
+    return guest.read(pointer, min(size, _EXCEPTION_BYTES_MAX)).decode(errors="replace")
 
 
 def evaluate(guest: Interpreter, path: str, source: bytes, flags: int) -> int:

@@ -29,10 +29,12 @@ LIMITS = Limits(emits_max=8, result_bytes=4, state_bytes=5, log_bytes=10)
 
 
 def decode(value: Any, task: TaskInput = TASK, limits: Limits = LIMITS) -> tuple[Outcome, bytes | None]:
+    return decode_bytes(msgpack.packb(value), task, limits)
+
+
+def decode_bytes(data: bytes, task: TaskInput = TASK, limits: Limits = LIMITS) -> tuple[Outcome, bytes | None]:
     log = TaskLog(limits.log_bytes)
-    return abi.decode_output(
-        msgpack.packb(value), address="counter/alice", state=None, task=task, limits=limits, fuel=9, log=log
-    )
+    return abi.decode_output(data, address="counter/alice", state=None, task=task, limits=limits, fuel=9, log=log)
 
 
 def failure(value: Any) -> tuple[str, str]:
@@ -326,3 +328,36 @@ def test_limits_are_in_the_docs() -> None:
     page = (Path(__file__).parents[2] / "docs" / "AGENTS.md").read_text(encoding="utf-8")
     for name, default in Limits()._asdict().items():
         assert f"| `{name}` | {default} |" in page
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        (b"\x82\x01\x02\x01\x03", "map of 2"),  # keys that are equal
+        (b"\x81\x91\x00\x00", "map of 1"),  # one that no dictionary takes
+        (b"\xd6\xff\x00\x00\x00\x01", "1.0"),  # a time stamp
+        (b"\xd4\x07\x00", "a MessagePack extension"),
+    ],
+)
+def test_keys_and_extensions_of_a_guest_are_not_kept(field: bytes, shown: str) -> None:
+    """Goal: nothing of a guest is hashed, or costs more than a float. Method: a dictionary would show other sizes."""
+    outcome, _ = decode_bytes(b"\x96\x01\x00" + field + b"\xc0\x90\x90")
+    assert isinstance(outcome, Failed)
+    assert outcome.message.startswith(f"state: {shown}, not bin")
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_arrays_without_their_items_are_refused(size: int) -> None:
+    data = (b"\xdd" + size.to_bytes(4, "big")) * min(900, size // 10)
+    data += b"\xc0" * (size - len(data))
+    outcome, _ = decode_bytes(data)
+    assert isinstance(outcome, Failed)
+    assert outcome.message == f"output: {size} bytes that are not one MessagePack value"
+
+
+def test_extensions_count_as_arrays_do() -> None:
+    outcome, _ = decode_bytes(
+        msgpack.packb([1, 0, None, None, [], [msgpack.ExtType(1, b"")] * (abi.CONTAINERS_MAX + 1)])
+    )
+    assert isinstance(outcome, Failed)
+    assert outcome.message == f"output: more than {abi.CONTAINERS_MAX} arrays and maps"

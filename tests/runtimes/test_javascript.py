@@ -195,7 +195,7 @@ def test_a_source_that_does_not_load_says_why_at_the_deploy(deploy: Deploy, sour
             "rota/boot.js: ReferenceError: could not load module 'rota/lost.js'",
         ),
         ({"rota/boot.js": b"throw new TypeError('no');"}, "rota/boot.js: TypeError: no"),
-        ({"rota/boot.js": b"export const begin = 1;"}, "agent.js: TypeError: not a function"),
+        ({"rota/boot.js": b"export const begin = 1;"}, "rota/boot.js is of another version of Rota: deploy"),
     ],
 )
 def test_a_bundle_whose_own_files_are_wrong_is_refused(
@@ -344,13 +344,44 @@ def test_promises_and_timers_are_run_to_their_end(value: Any) -> None:
         ("const a = []; for (;;) a.push(new Uint8Array(1e6).fill(1))", "error: InternalError: out of memory"),
         ("for (;;);", "fuel: out of fuel"),
         ("for (;;) console.log('x'.repeat(1000))", "fuel: out of fuel"),
-        ("JSON.stringify = () => '[['; ctx.reply({ a: 1 })", "error: TypeError: the agent changed built-in objects"),
+        ("Uint8Array.prototype.slice = () => 1; ctx.reply('x')", "bad_output: output: "),
         ("Array.prototype.push = null; ctx.emit('a/b', 1)", "error: TypeError: "),
-        ("Object.prototype.toJSON = () => '[1, 2'; ctx.reply({})", "error: "),
     ],
 )  # fmt: skip
 def test_failures_say_what_happened(run_body: Call, body: str, text: str) -> None:
     assert failure(run_body(body)).startswith(text)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        """const s = '\\\\"'.repeat(200000); JSON.stringify = () => s;""",
+        "const s = '[true,true,[' + '[],'.repeat(3e5) + '[]],[]]'; JSON.stringify = () => s;",
+        r'const s = `[\0"\0"\x01"\0,\0"+"[\0`.repeat(3000); JSON.stringify = () => s;',
+        "JSON.stringify = () => '[['; Object.prototype.toJSON = () => '[1, 2';",
+        "JSON.stringify = () => '9'.repeat(1e6);",
+    ],
+)
+def test_a_json_that_an_agent_replaced_changes_no_answer(run_body: Call, spoil: str) -> None:
+    """Goal: the host reads nothing of what an agent can put in the way of the answer but as bytes, and takes from
+    JSON only what is small and well-formed. (Where it read more, these did not end, or ended by the host's bounds.)
+    """
+    outcome = run_body(f"{spoil} ctx.emit('a/b', [1]); ctx.reply(new Map([[1, 2]])); ctx.state = new Map();")
+    assert value_of(outcome) == {1: 2}
+    assert isinstance(outcome, Done)
+    assert [emit.payload for emit in outcome.emits] == [b"\x91\x01"]
+
+
+def test_an_answer_costs_its_bytes_and_is_bounded(run_body: Call) -> None:
+    small, large = (run_body(f"ctx.reply(new Uint8Array({size}));") for size in (10_000, 1_010_000))
+    assert 1_000_000 < large.fuel - small.fuel < 20_000_000
+    assert failure(run_body("ctx.reply(new Uint8Array(20e6));")) == (
+        "bad_output: javascript: more than 16777216 bytes returned"
+    )
+    outcome = run_body("ctx.emit('a/b', new Uint8Array(5000)); ctx.emit('a/b', 'x'); ctx.reply(new Uint8Array(5000));")
+    assert isinstance(outcome, Done), outcome
+    assert [len(emit.payload) for emit in outcome.emits] == [5000, 1]
+    assert outcome.result == bytes(5000)
 
 
 def test_an_agent_keeps_nothing_between_tasks(deploy: Deploy, executor: WasmExecutor) -> None:
@@ -415,6 +446,7 @@ def test_tensors_are_read_made_and_passed_on(run_body: Call, tensors: TensorStor
         ("ctx.tensor('text', [1], new Uint8Array(1))", "RangeError: tensor: text of shape [1] and 1 bytes: dtype, "),
         ("ctx.tensor('float32', [1], 'a')", "TypeError: tensor: the data are a, not a typed array or"),
         ("ctx.reply('', { tensors: ['a'] })", "TypeError: a is no tensor"),
+        ("new ctx.message.tensors[0].constructor(-(2 ** 53), '', 'int8', [9]).read(0)", "RangeError: tensor -9007"),
         ("ctx.message.tensors[0].read(25)", "RangeError: tensor 0: the offset is behind its end"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ import "./require.js";
 import "./rota.js";
 import { runTimer } from "./timers.js";
 
+export const PROTOCOL = 2n; // as in javascript_driver.py
 const TEXT_MAX = 2000; // of a failure that the journal keeps
 
 let handler;

@@ -5,7 +5,7 @@
 
 import { show } from "./console.js";
 import { equal, log, tensorNew, tensorRead } from "./host.js";
-import { pack, unpack } from "./messagepack.js";
+import { pack, packParts, unpack } from "./messagepack.js";
 import { bytesOf, textOf, utf8 } from "./text.js";
 
 const ARRAYS = {
@@ -37,7 +37,6 @@ let failure;
 let result = null;
 let resultTensors = [];
 const emits = [];
-const payloads = [];
 
 /** Take over a task. `fields`: [kind, sender, turn, now_ms, reply_to, tensors, address]; `bytes` null: no state yet. */
 export function open(fields, sent, bytes, chance) {
@@ -56,18 +55,12 @@ export function hasFailed() {
   return failure !== undefined;
 }
 
-/**
- * Return what the host makes the output of: JSON of [code, message] of a failure, or of [which of state and result are
- * there, emits without payloads, tensors of the result]; and behind it the bytes of state, result and payloads.
- */
+/** Return the output: the array of docs/AGENTS.md as MessagePack, in parts. */
 export function close() {
-  if (failure) return [JSON.stringify(failure)];
-  const after = stateAfter();
-  const found = [JSON.stringify([after !== null, result !== null, emits, resultTensors])];
-  if (after !== null) found.push(after);
-  if (result !== null) found.push(result);
-  if (payloads.length) found.push(...payloads);
-  return found;
+  if (failure) return packParts([1, 1, failure[0] || "Error", failure[1], []]);
+  const fields = [1, 0, stateAfter(), result, emits, []];
+  if (resultTensors.length) fields[6] = resultTensors;
+  return packParts(fields);
 }
 
 function stateAfter() {
@@ -117,7 +110,7 @@ class Tensor {
 function indexOf(tensor) {
   const index = tensor instanceof Tensor ? tensor.index : tensor;
   if (!Number.isSafeInteger(index)) throw new TypeError(`${show(tensor)} is no tensor`);
-  return index;
+  return index || 0;
 }
 
 /** Return a payload's bytes: bytes as they are, a text as UTF-8, any other value as MessagePack. */
@@ -129,9 +122,8 @@ function payloadOf(value) {
 function add(target, value, kind, { priority = 0, tensors: sent = [] } = {}, delay_ms = undefined) {
   if (typeof target !== "string") throw new TypeError(`${kind}: the target is ${show(target)}, not a text`);
   if (!Number.isSafeInteger(priority)) throw new TypeError(`${kind}: the priority is ${show(priority)}, not an integer`);
-  const emit = [target, priority, kind, Array.from(sent, indexOf)];
-  if (delay_ms !== undefined) emit.push(delay_ms);
-  payloads.push(payloadOf(value));
+  const emit = [target, payloadOf(value), priority || 0, kind, Array.from(sent, indexOf)];
+  if (delay_ms !== undefined) emit[5] = delay_ms || 0; // and so no -0, which is a float
   return emits.push(emit) - 1;
 }
 

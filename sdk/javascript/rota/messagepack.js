@@ -7,6 +7,7 @@ import { packPlain, unpackPlain } from "./host.js";
 import { bytesOf, textOf, utf8 } from "./text.js";
 
 const INTEGER_MAX = 2 ** 53;
+const COPIED_MAX = 4096; // longer bytes are a part of their own
 const HERE_MAX = 12; // bytes; from about this length on a call of the host is faster
 
 // --- Writing: values go behind each other into one buffer, also if a toJSON packs something itself.
@@ -14,6 +15,8 @@ const HERE_MAX = 12; // bytes; from about this length on a call of the host is f
 let out = new Uint8Array(4096);
 let outView = new DataView(out.buffer);
 let size = 0;
+let parts; // what `packParts` has so far; its next part begins at `begun`
+let begun;
 
 /** Make room for `more` bytes and return their place. */
 function room(more) {
@@ -116,7 +119,13 @@ function writeText(value) {
 
 function writeBytes(bytes) {
   sized(0xc4, bytes.length, false);
-  raw(bytes);
+  if (parts !== undefined && bytes.length > COPIED_MAX) {
+    parts[parts.length] = out.slice(begun, size);
+    parts[parts.length] = bytes;
+    begun = size;
+  } else {
+    raw(bytes);
+  }
 }
 
 function writeArray(length) {
@@ -234,6 +243,19 @@ export function pack(value) {
   } finally {
     size = start;
   }
+}
+
+/** Return a value as MessagePack in parts: long bytes in it are not copied. Nothing of it may pack something itself. */
+export function packParts(value) {
+  const found = (parts = []);
+  begun = size;
+  try {
+    write(value);
+  } finally {
+    parts = undefined;
+  }
+  found[found.length] = out.slice(begun, size);
+  return found;
 }
 
 // --- Reading.
