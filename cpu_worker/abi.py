@@ -232,7 +232,7 @@ def _extension_of(code: int, data: bytes) -> _Extension:
     return _EXTENSION
 
 
-_HOOKS: Final = {"object_pairs_hook": _map_of, "ext_hook": _extension_of}
+_HOOKS: Final[dict[str, Any]] = {"object_pairs_hook": _map_of, "ext_hook": _extension_of}
 
 
 def _counting_hooks() -> dict[str, Any]:

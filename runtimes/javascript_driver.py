@@ -132,7 +132,8 @@ def _output(guest: Interpreter, parts: int) -> bytes:
 
     An agent that changes built-in objects can make anything of it, so it is bytes that the host does not look into.
     """
-    found, size = [], 0
+    found: list[bytes] = []
+    size = 0
     for index in range(PARTS_MAX):
         part = guest.call("qjs_get_prop_uint32", parts, index)
         if guest.call("qjs_is_undefined", part):
