@@ -117,7 +117,9 @@ def deploy(
     extras: dict[str, Any] = {
         "args": args,
         "env": dict(_pair(one, "--env", "KEY=VALUE") for one in env),
-        "files": {guest: Path(host) for guest, host in (_pair(one, "--file", "GUEST=HOST") for one in files)},
+        "files": {
+            guest.removeprefix("/"): Path(host) for guest, host in (_pair(one, "--file", "GUEST=HOST") for one in files)
+        },
         "with_": [_beside(one) for one in with_],
     }
     if fetch:

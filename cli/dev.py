@@ -71,7 +71,7 @@ def _deploy(client: Client, connection: Connection, folder: Path, lane: str, *, 
     began = time.monotonic()
     try:
         tell_if_sdk_is_old(folder)
-        built = build_folder(folder)
+        built = build_folder(folder, debug=True)
         tell_if_no_worker(client, connection, CPU, built.name, wait=True)
         with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
             client.deploy(built.name, built.path, built.kind, lane=lane, with_=built.beside, entry=built.entry)

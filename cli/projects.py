@@ -53,8 +53,10 @@ def agent(name: str | None, language: str, parent: Path) -> None:
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".")
 @option("--update-sdk", is_flag=True, help="First bring the project's copy of the SDK up to this version of Rota.")
+@option("--debug", is_flag=True, help="Keep the names of functions, for the stacks in logs.")
+@option("--verbose", is_flag=True, help="Print the commands on stderr.")
 @json_option
-def build(folder: Path, update_sdk: bool, json: bool) -> None:
+def build(folder: Path, update_sdk: bool, debug: bool, verbose: bool, json: bool) -> None:
     """Build the project in FOLDER, by default the current one. `rota.toml` there says how.
 
     \b
@@ -68,7 +70,7 @@ def build(folder: Path, update_sdk: bool, json: bool) -> None:
         projects.update_sdk(project)
     tell_if_sdk_is_old(folder)
     began = time.monotonic()
-    built = building.build(project)
+    built = building.build(project, debug=debug, tell=_tell if verbose else None)
     file = built.path / built.entry
     facts = {
         "name": built.name,
@@ -80,6 +82,10 @@ def build(folder: Path, update_sdk: bool, json: bool) -> None:
         print_json(facts)
     else:
         print_facts(facts)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def tell_if_sdk_is_old(folder: Path) -> None:

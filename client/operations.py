@@ -116,7 +116,7 @@ class Operations:
 
     def deploy(self, name: str, module: Paths | bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
         check_name(name, "an agent")
-        content = content_of(module, options.kind, extras_of(options))
+        content = content_of(module, options.kind, extras_of(options), options.exports or {})
         exports = tuple((options.exports or {}).items())
         code = Code(content.digest, content.kind, options.reuse, exports, options.code_limits or Limits())
         return self._deploy(name, code, content.parts, options)

@@ -7,7 +7,10 @@ from typing import Final
 
 _REMEDIES: Final = (  # the first pattern that fits `module.name` decides
     (r"env\.abort", "AssemblyScript: build with --use abort= (the SDK passes it and reports the text of an abort)"),
-    (r"env\.(trace|seed)", "AssemblyScript: build with --use {name}="),
+    (r"env\.seed", "AssemblyScript: build with --use seed=~lib/rota/rotaSeed, as the SDK does"),
+    (r"env\.trace", "AssemblyScript: use ctx.log"),
+    (r"env\.(Date|performance|console|crypto|Math|process|Reflect|JSON)\..*", "AssemblyScript: there is no {name} "
+     "outside of a browser: use ctx.message.nowMs for the time, ctx.message.entropy for chance, ctx.log for text"),
     (r"env\.memory", "the module wants its memory from the host: link without --import-memory (AssemblyScript: without "
      "--importMemory)"),
     (r"env\.__indirect_function_table", "link without --import-table"),

@@ -135,8 +135,7 @@ def check_interface(interface: WasmInterface, code_kind: str, exports: Mapping[s
         )
     kind = KINDS[code_kind]
     check_roles(kind, exports)
-    for wanted in interface.imports:
-        _check_import(wanted)
+    check_imports(interface)
     _check_tables(interface.tables)
     _check_export(interface, "memory", (), "the host passes messages through it: link with --export-memory")
     for role, usual in kind.roles:
@@ -173,6 +172,12 @@ def check_roles(kind: KindFacts, exports: Mapping[str, str]) -> None:
             f"roles {' and '.join(kind.optional_roles)} go together: name the export for {missing[0]!r} too",
             role=missing[0],
         )
+
+
+def check_imports(interface: WasmInterface) -> None:
+    """Raise `CodeError`, with the remedy, for an import that no kind of code may have."""
+    for wanted in interface.imports:
+        _check_import(wanted)
 
 
 def _check_import(wanted: Import) -> None:

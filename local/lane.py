@@ -171,7 +171,7 @@ class LocalLane(View):
                     f"exports={shown(exports)}: give a map of roles (`call`, ...) to the module's own names"
                 )
             extras = Extras(args=args, env=env or {}, files=files or {}, with_=with_, entry=entry, runtime=runtime)
-            content = content_of(module, kind, extras)
+            content = content_of(module, kind, extras, exports or {})
             code = Code(content.digest, content.kind, reuse, tuple((exports or {}).items()), code_limits)
             parts = content.parts
         request = checked(messages.Deploy(self._next_number, self.name, name, code, True), CodeError)

@@ -63,14 +63,15 @@ class Content(NamedTuple):
     parts: Parts
 
 
-def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Content:
-    """Return what a deploy of a file, folder or module binds. `kind` None: found by what it is.
+def content_of(module: Paths | bytes, kind: str | None, extras: Extras, roles: Iterable[str] = ()) -> Content:
+    """Return what a deploy of a file, folder or module binds. `kind` None: found by what it is. `roles`: those that the
+    deploy names exports for.
 
     A folder, a file with the suffix of a language, and a file that is no WASM if `runtime` is given are a source; of
-    WASM, a component is a component, a module with `_start` and without `rota_step` a command, all else an agent. Bytes
-    of kind source, and of kind command if they are no WASM, are a bundle that was made before, whose program must be
-    there already. Raises `CodeError` for what cannot be deployed, and when its part is asked for `ConfigError` for a
-    runtime that was not fetched.
+    WASM, a component is a component, a module with `_start` and without `rota_step`, and one with the role `start`, a
+    command, all else an agent. Bytes of kind source, and of kind command if they are no WASM, are a bundle that was
+    made before, whose program must be there already. Raises `CodeError` for what cannot be deployed, and when its part
+    is asked for `ConfigError` for a runtime that was not fetched.
     """
     if not isinstance(module, bytes | str | os.PathLike):
         raise CodeError(f"module={shown(module)}: give the path of a file or folder, or the bytes of a module")
@@ -92,7 +93,8 @@ def content_of(module: Paths | bytes, kind: str | None, extras: Extras) -> Conte
         )
     if kind == SOURCE or (kind == COMMAND and path is None and not data.startswith(_WASM)):
         return _made(data, kind, extras)
-    kind = kind_of_wasm(data) if kind is None else kind
+    if kind is None:
+        kind = COMMAND if "start" in roles and not is_component(data) else kind_of_wasm(data)
     wrong = [name for name in extras.named() if KINDS[kind].content != IS_BUNDLE or name in _SOURCE_ONLY]
     if wrong:
         what = "a source" if wrong[0] in _SOURCE_ONLY else "a command or a source"

@@ -78,7 +78,7 @@ def build_assemblyscript(example: str, target: Path) -> None:
     """Build one example with the exact version of the compiler."""
     words = [
         _asc(), "main.ts", "--lib", "lib", "--lib", f"examples/{example}", "-Osize", "--runtime", "stub",
-        "--use", "abort=~lib/rota/rotaAbort", "-o", str(target),
+        "--use", "abort=~lib/rota/rotaAbort", "--use", "seed=~lib/rota/rotaSeed", "-o", str(target),
     ]  # fmt: skip
     _run(words, SDK / "assemblyscript")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from rota.common.component_binary import is_component
 from rota.common.errors import CodeError
+from rota.common.wasm_module import check_imports, inspect_module
 from rota.sdk.projects import Project, read_project
 from rota.sdk.toolchains import commands_of
 
@@ -26,12 +30,14 @@ class Built(NamedTuple):
     entry: str = ""
 
 
-def build(project: Project) -> Built:
-    """Build a project; what the compiler says goes to standard error.
+def build(project: Project, *, debug: bool = False, tell: Callable[[str], None] | None = None) -> Built:
+    """Build a project; what the compiler says goes to standard error. `debug`: see `commands_of`. `tell` gets each
+    command as a line for a shell.
 
-    Raises `ConfigError` if the toolchain is missing, `CodeError` if the source does not compile.
+    Raises `ConfigError` if the toolchain is missing, `CodeError` if the source does not compile, or to a module with
+    imports that no deploy would take.
     """
-    commands = commands_of(project)
+    commands = commands_of(project, debug=debug)
     if not commands:
         if project.beside is None:
             return Built(project.name, project.folder, project.kind, entry=project.source)
@@ -40,21 +46,26 @@ def build(project: Project) -> Built:
     project.output.parent.mkdir(exist_ok=True)
     project.output.unlink(missing_ok=True)
     for command in commands:
+        if tell is not None:
+            tell(shlex.join(["env", *[f"{key}={text}" for key, text in command.environment.items()], *command.words]))
         _run(project, command.words, {**os.environ, **command.environment})
     if project.language == "rust" and not project.command:
         _take_from_cargo(project)
     if not project.output.is_file():
         raise CodeError(f"{project.name}: the build wrote no {project.output}: build.command has to write {{output}}")
+    data = project.output.read_bytes()
+    if not is_component(data):
+        check_imports(inspect_module(data))
     return Built(project.name, project.output, project.kind)
 
 
-def build_folder(folder: Path) -> Built:
+def build_folder(folder: Path, *, debug: bool = False) -> Built:
     """Build the project in a folder, as tests of an agent do. Raises what `read_project` and `build` raise."""
-    return build(read_project(folder))
+    return build(read_project(folder), debug=debug)
 
 
 def _run(project: Project, words: tuple[str, ...], environment: dict[str, str]) -> None:
-    shown = Path(words[0]).name
+    shown = f"zig {words[3]}" if words[1:3] == ("-m", "ziglang") else Path(words[0]).name
     try:
         done = subprocess.run(
             words, cwd=project.folder, env=environment, stdin=subprocess.DEVNULL, timeout=BUILD_SECONDS_MAX,

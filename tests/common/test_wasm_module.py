@@ -336,7 +336,10 @@ def test_agent_refused(old: str, new: str, message: str) -> None:
     ("module_name", "name", "flag"),
     [
         ("env", "abort", "--use abort="),
-        ("env", "seed", "--use seed="),
+        ("env", "seed", "--use seed=~lib/rota/rotaSeed"),
+        ("env", "trace", "ctx.log"),
+        ("env", "Date.now", "AssemblyScript: there is no Date.now"),
+        ("env", "console.log", "AssemblyScript: there is no console.log"),
         ("env", "memory", "--import-memory"),
         ("env", "__memory_base", "-fPIC"),
         ("GOT.mem", "errno", "-fPIC"),

@@ -188,6 +188,12 @@ def test_a_file_of_any_suffix_is_a_source_if_its_runtime_is_named(tmp_path: Path
         content_of(tmp_path, None, Extras())
 
 
+def test_a_module_whose_start_is_named_is_a_command() -> None:
+    """Goal: args and files go with it without a kind. Method: a module that has no `_start`."""
+    found = content_of(STEP, None, Extras(args=["in.bin"]), {"start": "rota_step"})
+    assert (found.kind, bundle_of(found).args) == (COMMAND, ("in.bin",))
+
+
 def test_files_that_meet_or_are_no_files_are_refused(tmp_path: Path) -> None:
     """Goal: nothing is lost in silence. Method: two files for one place, a link to a folder, wheels of other sorts."""
     (tmp_path / "a").mkdir()

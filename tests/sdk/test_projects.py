@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wasmtime import wat2wasm
 
 from rota.common.errors import CodeError, ConfigError
 from rota.common.wasm_module import check_interface, inspect_module
 from rota.sdk import toolchains
-from rota.sdk.building import build_folder
+from rota.sdk.building import build, build_folder
 from rota.sdk.files import languages
 from rota.sdk.projects import SDK, new_project, read_project, sdk_is_current, update_sdk
 
@@ -144,24 +145,36 @@ def test_no_project(tmp_path: Path) -> None:
 C = '[agent]\nname = "swap"\nlanguage = "c"\nkind = "function"\n'
 
 
-def test_a_project_in_c_builds(tmp_path: Path) -> None:
+def test_a_project_in_c_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a build passes the flags that are always needed. Method: a real compiler, good and bad source."""
     pytest.importorskip("ziglang", reason="the compiler is in the extra `dev`")
     folder = project(tmp_path / "swap", C, agent_c=FUNCTION)
     built = build_folder(folder)
     assert (built.name, built.path, built.kind) == ("swap", folder / "build" / "swap.wasm", "function")
     check_interface(inspect_module(built.path.read_bytes()), "function", {})
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    assert build(read_project(Path("swap")), debug=True, tell=told.append) == built
+    assert "zig" in told[0]
+    assert b"\4name" in built.path.read_bytes()
+    assert build_folder(Path("swap")) == built
+    assert b"\4name" not in built.path.read_bytes()
     (folder / "agent.c").write_text("int x = ;", encoding="utf-8")
-    with pytest.raises(CodeError, match=r"swap does not build: python.* ended with 1; what it said is above"):
+    with pytest.raises(CodeError, match=r"swap does not build: zig cc ended with 1; what it said is above"):
         build_folder(folder)
     assert not built.path.exists(), "what was built before is not deployed by mistake"
 
 
 def test_a_command_of_the_author(tmp_path: Path) -> None:
     """Goal: any toolchain can be used. Method: one that copies, one that writes nothing, one that is not there."""
-    copy = f'command = [{sys.executable!r}, "-c", "import sys; open(sys.argv[1], \'w\').write(\'x\')", "{{output}}"]'
+    code = "import sys, shutil; shutil.copy(sys.argv[1], sys.argv[2])"
+    copy = f'command = [{sys.executable!r}, "-c", "{code}", "made.wasm", "{{output}}"]'
     folder = project(tmp_path / "p", f"{C}[build]\n{copy}", agent_c="")
-    assert build_folder(folder).path.read_text(encoding="utf-8") == "x"
+    (folder / "made.wasm").write_bytes(b"\0asm\1\0\0\0")
+    assert build_folder(folder).path.read_bytes() == b"\0asm\1\0\0\0"
+    (folder / "made.wasm").write_bytes(wat2wasm('(module (import "env" "Date.now" (func (result f64))))'))
+    with pytest.raises(CodeError, match=r"'env.Date.now' .*: use ctx.message.nowMs"):
+        build_folder(folder)
     project(folder, f'{C}[build]\ncommand = [{sys.executable!r}, "-c", ""]')
     with pytest.raises(CodeError, match=r"wrote no .*swap.wasm"):
         build_folder(folder)

@@ -61,8 +61,17 @@ export function fail(code: string, message: string): void {
 
 /** What `abort` is, by the flag --use abort=~lib/rota/rotaAbort. */
 export function rotaAbort(message: string | null, file: string | null, line: u32, column: u32): void {
-  const where = `${file === null ? "?" : file}:${line}:${column}`;
+  // The folder of the author's files is a library to the compiler, since ../main.ts imports from it.
+  const name = file === null ? "?" : file.startsWith("~lib/agent.") ? file.substring(5) : file;
+  const where = `${name}:${line}:${column}`;
   fail("abort", `${message === null ? "abort" : message} at ${where}`);
+}
+
+let chance: u64 = 0; // from the message that is handled
+
+/** What Math.random begins with, by the flag --use seed=~lib/rota/rotaSeed. */
+export function rotaSeed(): f64 {
+  return reinterpret<f64>(chance);
 }
 
 // --- values -----------------------------------------------------------------------------------------------------------
@@ -586,6 +595,7 @@ export function rotaStep(at: usize, size: usize, handler: (ctx: Context) => void
   const before = fields.at(1);
   const state = before.isNone ? new Value() : unpack(before.bytes(), "bad_state", "the state");
   const ctx = new Context(new Message(fields), state);
+  chance = load<u64>(ctx.message.entropy.dataStart);
   handler(ctx);
   answer = ctx.output(before);
   return (<u64>answer!.dataStart << 32) | <u64>answer!.length;
