@@ -222,7 +222,7 @@ SHOW = """
       issued          record 6 at position 1, place 1 in the line
       code            agent 8f8d724ea76b395adc279aae76ae922b8d74bdb5c7d105a8e55bd8c67d8066b4
       limits          fuel 1,000,000,000, memory 64.0 MiB, 10,000 ms
-                      result 1.0 MiB, state 1.0 MiB, log 16.0 KiB, new tensors 64.0 MiB, 64 emits
+                      result 16.0 MiB, state 1.0 MiB, log 16.0 KiB, new tensors 64.0 MiB, 64 emits
       emits allowed   64
       entropy         eaf1a4830ebf2b062e7f6f3cf14eb341848d61cf8e1269427b8c8dab0174f77c
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -149,6 +149,7 @@ def test_a_dropout_that_is_found_does_draw(tmp_path: Any) -> None:
     assert session.run(None, rows)[0].tobytes() != session.run(None, rows)[0].tobytes()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 200))
 def test_damaged_files_are_refused_with_a_typed_error(extra: bytes, cut: int) -> None:
     """Goal: no file makes the reader fail otherwise. Method: a model cut somewhere, with random bytes behind."""

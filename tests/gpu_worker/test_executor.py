@@ -187,6 +187,7 @@ def test_without_a_store_everything_comes_inline(bench: Any, kit: Any) -> None:
     alone = kit.Bench(bench.folder)
     alone.executor.close()
     alone.open(store=None)
+    code = code._replace(limits=code.limits._replace(result_bytes=1 << 20))
     result = alone.run(code, *(kit.call(x=np.ones(n, np.float32)) for n in (1 << 15, 1 << 19)))
     alone.executor.close()
     assert len(outputs_of(bench, result)["y"]) == 1 << 15

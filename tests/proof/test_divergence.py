@@ -54,7 +54,7 @@ def test_an_honest_run_has_no_divergence(bench: Bench, run: Run) -> None:
     [
         (counting, with_outcome(4, result=b"7"), 4, "result"),
         (counting, with_outcome(3, result=b"7"), 3, "result"),
-        (counting, with_outcome(4, state=b"\x09" + bytes(7)), 4, "state"),
+        (counting, with_outcome(4, state=b"\x09"), 4, "state"),
         (mirroring, with_outcome(2, result=b"result 8"), 2, "result"),
         (mirroring, with_outcome(2, emits=(Emit("mirror/x", output(b""), 0, "tell", (), 0),)), 2, "emits"),
     ],
@@ -109,7 +109,7 @@ def test_a_state_that_does_not_have_its_digest(bench: Bench) -> None:
     """Goal: a state that recovery would use is found though no execution reads it. Method: change only its bytes."""
 
     def change(record: Any) -> Any:
-        return record._replace(folds=(record.folds[0]._replace(state=b"\x09" + bytes(7)),))
+        return record._replace(folds=(record.folds[0]._replace(state=b"\x09"),))
 
     found = judged(bench, counting, with_record(records.Completion, 1, change))
     assert told(found) == ("main", 2, "corrupt record")
@@ -137,12 +137,12 @@ def test_a_size_of_a_state_that_is_not_its_size(bench: Bench) -> None:
     assert report.damage is None
     assert told(found) == ("main", inner, "corrupt record")
     assert found.differs == ("state bytes",)
-    bench.forge(with_outcome(inner, state_bytes=8))
+    bench.forge(with_outcome(inner, state_bytes=1))
     assert bench.verify().equal
     bench.forge(with_outcome(last, state_bytes=100))
     report, (found,) = bench.judge()
     assert report.damage is not None
-    assert "the state of 'counter/a' has 8 bytes, its outcome says 100" in report.damage.message
+    assert "the state of 'counter/a' has 1 bytes, its outcome says 100" in report.damage.message
     assert told(found) == ("main", inner, "corrupt record")
 
 
@@ -223,7 +223,7 @@ def test_a_state_inside_a_fold(bench: Bench) -> None:
     assert found.expected is not None
     assert found.actual is not None
     assert (found.expected["state"], found.expected["state_from"]) == (None, "digest")
-    assert (found.actual["state"], found.actual["state_from"]) == (b"\x02" + bytes(7), "executed")
+    assert (found.actual["state"], found.actual["state_from"]) == (b"\x02", "executed")
     assert "the run has only its digest" in "\n".join(lines(found))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 from eventful import Broker, MemoryRun, RealWorker, eventful, program, scripted
 
@@ -50,7 +50,7 @@ def test_a_real_agent_is_executed_again_inside_a_fold(executors: Executors) -> N
     for turn in range(1, 10):
         count += (turn - 1) % 4 != 0
         found = state_at(run, "counter/a", "main", turn, executors.run)
-        assert found.state == (struct.pack("<Q", count) if count else None)
+        assert found.state == (msgpack.packb(count) if count else None)
         assert found.digest == (None if found.state is None else digest(found.state))
         hows.append(found.how)
     assert "executed" in hows
