@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wasmtime import Config
 
 EXIT_INVALID: Final = 2
+_SIGKILL: Final = 9
 COPIED_IMAGES: Final = "--copied-images"
 COMPONENT: Final = "--component"
 RUNTIME: Final = "--runtime"
@@ -63,6 +64,11 @@ def compile_ms_max(options: Sequence[str]) -> int:
     return COMPONENT_COMPILE_MS_MAX if COMPONENT in options else COMPILE_MS_MAX
 
 
+def was_killed(returncode: int) -> bool:
+    """Return whether a process was ended from outside, as by a host that runs out of memory, not by its own limits."""
+    return returncode == -_SIGKILL
+
+
 def _copy_images(config: Config) -> None:
     config.memory_init_cow = False
 
@@ -71,6 +77,7 @@ def limit_resources(milliseconds: int, *, data_bytes: int = 0) -> None:
     """Limit processor time and address space where the platform can; elsewhere only the parent's timeout applies.
 
     A process that runs guests reserves far more address space than it uses: `data_bytes` bounds what it uses instead.
+    Its limit of time ends it with SIGXCPU, so SIGKILL means that something else did (`was_killed`).
 
     Existing limits are lowered, never raised.
     """
@@ -78,7 +85,11 @@ def limit_resources(milliseconds: int, *, data_bytes: int = 0) -> None:
         import resource
     except ImportError:  # Windows
         return
-    wanted = [(resource.RLIMIT_CPU, max(1, milliseconds // 1000)), (resource.RLIMIT_CORE, 0)]
+    seconds = max(1, milliseconds // 1000)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    last = seconds + 1 if hard == resource.RLIM_INFINITY else min(seconds + 1, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(seconds, last), last))
+    wanted = [(resource.RLIMIT_CORE, 0)]
     if data_bytes:
         wanted.append((resource.RLIMIT_DATA, data_bytes))
     elif sys.platform != "darwin":  # macOS has this limit but refuses to set it

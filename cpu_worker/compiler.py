@@ -19,14 +19,16 @@ from wasmtime.component import Component
 from rota.common.errors import CodeError
 from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, MODULE_BYTES_MAX
 from rota.cpu_worker.artefacts import Artefacts
-from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID, compile_ms_max
+from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID, compile_ms_max, was_killed
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.profile import artefact_scope
+from rota.worker.executor import HostFault
 
 log = logging.getLogger(__name__)
 
 SUFFIX: Final = ".native"
 _MADE_MAX: Final = 4
+KILLED: Final = "was killed from outside: probably the host is short of memory; free some and try again"
 
 
 class Compiler:
@@ -130,7 +132,7 @@ def compile_apart(
     """Compile in a one-shot process and return native code; the process is in `processes` while it runs. `options`: of
     compile_main.py.
 
-    Raises `CodeError` with the reason.
+    Raises `CodeError` with the reason, `HostFault` if another try may succeed.
     """
     ms_max = compile_ms_max(options)
     short = digest.hex()[:16]
@@ -155,6 +157,8 @@ def compile_apart(
     text = said.decode(errors="replace").strip()
     if process.returncode == EXIT_INVALID:
         raise CodeError(f"module {short} is not WebAssembly of the profile in docs/AGENTS.md: {text}")
+    if was_killed(process.returncode):
+        raise HostFault(f"the compiler of module {short} {KILLED}")
     # What a process says that ran into a limit shows paths of this host, and the error goes to whoever deployed.
     log.warning("the compiler of module %s ended with %d: %s", short, process.returncode, text[-500:])
     short_of = why_memory_is_short(COMPILE_MEMORY_BYTES_MAX)

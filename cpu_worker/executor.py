@@ -53,6 +53,7 @@ from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.runtimes.folder import runtimes_folder
 from rota.wasi.program import NO_PROGRAM
+from rota.worker.executor import stopped_by
 
 
 class WasmExecutor:
@@ -139,7 +140,7 @@ class WasmExecutor:
                 else self._codes.get(fold.code)
             )
         except CodeError as error:
-            return FoldResult(NO_OUTCOMES, None, "refused", error.message)
+            return FoldResult(NO_OUTCOMES, None, stopped_by(error), error.message)
         self._program = NO_PROGRAM if isinstance(prepared, PreparedComponent) else prepared.program
         self._sandbox.begin(prepared, fold.code)
         try:

@@ -24,8 +24,8 @@ from rota.common.errors import CodeError, ConfigError
 from rota.common.limits import IMAGE_MS_MAX, IMAGES_KEPT_BYTES
 from rota.cpu_worker import module_split
 from rota.cpu_worker.artefacts import Artefacts
-from rota.cpu_worker.compile_main import COPIED_IMAGES, EXIT_INVALID, RUNTIME
-from rota.cpu_worker.compiler import compile_apart
+from rota.cpu_worker.compile_main import COPIED_IMAGES, EXIT_INVALID, RUNTIME, was_killed
+from rota.cpu_worker.compiler import KILLED, compile_apart
 from rota.cpu_worker.host_limits import why_memory_is_short
 from rota.cpu_worker.image import (
     BASE_SUFFIX,
@@ -44,6 +44,7 @@ from rota.host.files import locked
 from rota.host.memory_file import MemoryFile
 from rota.runtimes.driver import Driver
 from rota.runtimes.drivers import driver_of
+from rota.worker.executor import HostFault
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +198,8 @@ class ImageMaker:
         if returncode == EXIT_INVALID:
             raise CodeError(_shortened(text))
         self._check_going_on()
+        if was_killed(returncode):
+            raise HostFault(f"the process that loads {what} {KILLED}")
         short_of = why_memory_is_short(IMAGE_MEMORY_BYTES)
         raise CodeError(
             f"the process that loads {what} ended with {returncode}{', and ' + short_of if short_of else ''}: "

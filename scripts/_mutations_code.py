@@ -64,4 +64,20 @@ CODE_FAULTS: Final = (
         "        if not after:\n",
         _BUNDLE,
     ),
+    (
+        "killed-is-refused",
+        "a compiler that the host kills costs a try, not the task",
+        "worker/executor.py",
+        'return "faulted" if isinstance(error, HostFault) else "refused"',
+        'return "refused"',
+        ("tests/cpu_worker/test_compiler.py",),
+    ),
+    (
+        "reuse-unseen",
+        "verify compares fuel and log lines of modules with reuse",
+        "proof/verify.py",
+        "        or kind_of(actual.code).has_provenance\n        or was_decided(found)",
+        "        or actual.code.reuse\n        or kind_of(actual.code).has_provenance\n        or was_decided(found)",
+        ("tests/proof/test_divergence_causes.py",),
+    ),
 )

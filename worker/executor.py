@@ -12,10 +12,23 @@ thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from rota.common.errors import CodeError
 from rota.common.messages import ModelNumbers
 from rota.common.work import Code, Fold, FoldResult
+
+
+class HostFault(CodeError):
+    """Code could not be prepared by a fault of this host, so another try may succeed: tasks are `faulted` by it, not
+    `refused`.
+    """
+
+
+def stopped_by(error: CodeError) -> Literal["faulted", "refused"]:
+    """Return how a fold stopped whose code could not be prepared for this reason."""
+    return "faulted" if isinstance(error, HostFault) else "refused"
+
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
 

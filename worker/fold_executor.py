@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from rota.common.errors import CodeError
 from rota.common.work import NO_OUTCOMES, Code, Fold, FoldResult
-from rota.worker.executor import Ended, Job, Look, Looked, Outside, Preparing, Report, Stuck
+from rota.worker.executor import Ended, Job, Look, Looked, Outside, Preparing, Report, Stuck, stopped_by
 from rota.worker.preparations import Preparations
 from rota.worker.stopping import Stopping
 
@@ -239,7 +239,7 @@ class FoldExecutor:
         for code, prepared, error in self._preparations.take_ended():
             waiting = self._waiting.pop(code)
             if error is not None:
-                self._refuse(waiting, error.message, reports)
+                self._refuse(waiting, error, reports)
                 continue
             self._known = None  # it may have been evicted
             self._runner.install(code, prepared)
@@ -257,10 +257,11 @@ class FoldExecutor:
                 self._ready.append(taken)
             taken.todo = [*taken.todo, *places]
 
-    def _refuse(self, waiting: _Waiting, reason: str, reports: list[Report]) -> None:
-        reports += [Looked(look.number, None, reason) for look in waiting.looks]
+    def _refuse(self, waiting: _Waiting, error: CodeError, reports: list[Report]) -> None:
+        reports += [Looked(look.number, None, error.message) for look in waiting.looks]
+        result = FoldResult(NO_OUTCOMES, None, stopped_by(error), error.message)
         for taken, places in waiting.folds.items():
-            self._give_up(taken, places, FoldResult(NO_OUTCOMES, None, "refused", reason), reports)
+            self._give_up(taken, places, result, reports)
 
     def _give_up(self, taken: _Taken, places: list[int], result: FoldResult, reports: list[Report]) -> None:
         for place in places:

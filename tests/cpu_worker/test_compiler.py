@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,16 @@ from wasmtime import wat2wasm
 
 from rota.common.digests import digest
 from rota.common.errors import CodeError, ConfigError
+from rota.common.work import AGENT, TELL, Code, Done, Fold, TaskInput
 from rota.cpu_worker import compiler as compiler_module
 from rota.cpu_worker.artefacts import KEY_FILE, read_or_make_key
 from rota.cpu_worker.compiler import SUFFIX, Compiler
+from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.profile import new_engine
+from rota.worker.executor import Ended, Outside, Work
+from rota.worker.fold_executor import FoldExecutor
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -194,6 +204,33 @@ def test_compiling_ahead_can_be_stopped(folder: Path, guests: Any) -> None:
     assert not compiler.is_made(digest(wasm))
     with pytest.raises(CodeError, match="ending"):
         compiler.make(wasm, digest(wasm))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL to send")
+def test_a_killed_compiler_is_a_fault_of_the_host(tmp_path: Path) -> None:
+    """Goal: a host that kills the compiler costs a try, not the task. Method: SIGKILL the process that a fold waits
+    for; the same fold again.
+    """
+    wasm = (ROOT / "examples" / "agents" / "echo.wasm").read_bytes()
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / f"{digest(wasm).hex()}.wasm").write_bytes(wasm)
+    runner = WasmExecutor(tmp_path / "modules", tmp_path / "artefacts", None, lambda: time.monotonic() * 1000)
+    executor = FoldExecutor(lambda overran: runner, Outside(lambda: None, lambda report: None))
+    task = TaskInput(1, TELL, None, b"x", 0, None, (), 1, 1)
+    fold = Fold(bytes(32), Code(digest(wasm), AGENT), "echo/a", None, (task,))
+    stopped = []
+    with closing(executor):
+        for number in (1, 2):
+            executor.take(Work(number, (fold,)))
+            ended: list[Ended] = []
+            while not ended:
+                ended = [one for one in executor.step() if isinstance(one, Ended)]
+                for pid in list(runner._compiler._processes) if number == 1 else ():
+                    os.kill(pid, signal.SIGKILL)
+            stopped.append((ended[0].results or ())[0])
+    assert stopped[0].stopped == "faulted", stopped[0].reason
+    assert "was killed from outside" in stopped[0].reason
+    assert type(stopped[1].outcomes[0]) is Done
 
 
 def test_compiled_ahead_is_loaded_without_the_folder(folder: Path, guests: Any) -> None:
