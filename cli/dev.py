@@ -42,6 +42,9 @@ def dev(connection: Connection, project: Path, lane: str, once: bool) -> None:
     rota dev planner                          in another
     rota submit planner hello --lane dev      in a third
     """
+    from rota.sdk.projects import read_project
+
+    read_project(project)  # what is no project never becomes one by a change that is waited for
     with connection.open() as client:
         _open_lane(client, lane)
         turns = _Turns(connection, lane)

@@ -71,7 +71,7 @@ def read_project(folder: Path) -> Project:
             f"{folder} is no project of an agent, since it has no {MANIFEST}: "
             "`rota new agent NAME --lang LANGUAGE` makes one"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     for table, keys in tables.items():
         unknown = [key for key in keys if key not in _KEYS.get(table, ())] if isinstance(keys, dict) else [table]
@@ -80,16 +80,16 @@ def read_project(folder: Path) -> Project:
             raise ConfigError(f"{path}: {table}.{unknown[0]} is unknown: use {known}")
     agent: dict[str, Any] = tables.get("agent", {})
     language = agent.get("language")
-    if language not in _LANGUAGES:
+    if not isinstance(language, str) or language not in _LANGUAGES:
         raise ConfigError(f"{path}: agent.language is {language!r}, not one of {', '.join(_LANGUAGES)}")
     command = _words(tables.get("build", {}).get("command", []), f"{path}: build.command")
     beside = _words(agent["with"], f"{path}: agent.with") if "with" in agent else None
     kind, source = agent.get("kind"), agent.get("source", _LANGUAGES[language][0])
     if kind is not None and kind not in KEPT_KINDS:
         raise ConfigError(f"{path}: agent.kind is {kind!r}, not one of {', '.join(KEPT_KINDS)}")
-    if not (folder / str(source)).is_file():
+    if not isinstance(source, str) or "\0" in source or not (folder / source).is_file():
         raise ConfigError(f"{path}: the main file {source} is not in {folder}: add it, or name another as agent.source")
-    missing = [name for name in beside or () if not (folder / name).exists()]
+    missing = [name for name in beside or () if "\0" in name or not (folder / name).exists()]
     if missing:
         raise ConfigError(f"{path}: agent.with names {missing[0]}, which is not in {folder}")
     return Project(folder, _checked_name(agent.get("name"), str(path)), language, source, kind, beside, command)

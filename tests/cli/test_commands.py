@@ -378,3 +378,11 @@ def test_options_of_text_that_cannot_be_are_named(
     found, out, err = run(*arguments)
     assert (found, out) == (code, "")
     assert words in err
+
+
+def test_dev_waits_only_for_a_project(run: Run, tmp_path: Path) -> None:
+    """Goal: a wrong folder is said at once, also without `--once`. Method: a folder without rota.toml."""
+    code, out, err = run("dev", tmp_path)
+    assert (code, out) == (ExitCode.CONFIG, "")
+    assert err.startswith("error: ")
+    assert "is no project of an agent" in err

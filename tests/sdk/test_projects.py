@@ -128,6 +128,12 @@ def test_the_copy_of_the_sdk(tmp_path: Path) -> None:
         ('[agent]\nname = "a"\nlanguage = "c"\n[build]\ncommand = "make"', "build.command is 'make', not an array"),
         ('[agent]\nname = "a"\nlanguage = "c"\n[build]\nflags = "x"', "build.flags is unknown: use agent.name"),
         ("[other]\nx = 1", "other.x is unknown"),
+        ("[agent]\nlanguage = []", r"agent.language is \[\], not one of"),
+        ("[agent]\nlanguage = {}", r"agent.language is {}, not one of"),
+        ('[agent]\nname = "a"\nlanguage = "c"\nsource = []', r"the main file \[\] is not in"),
+        ('[agent]\nname = "a"\nlanguage = "c"\nsource = "a\\u0000"', "the main file .* is not in"),
+        ('[agent]\nname = "a"\nlanguage = "c"\nwith = ["a\\u0000"]', "agent.with names .* which is not in"),
+        ("a = " + "[" * 5000, "cannot be read"),
         ("agent = 1", "agent.agent is unknown"),
     ],
 )
