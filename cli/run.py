@@ -138,8 +138,8 @@ def _json(text: str | None) -> Any:
         return None
     try:
         return json_module.loads(text)
-    except ValueError as error:
-        raise BadPayload(f"--value is no JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadPayload(f"--value is no JSON that can be read: {error}") from error
 
 
 def _deployed(client: Client, connection: Connection, lane: str, runtime: Runtime, code_limits: Limits) -> str:

@@ -7,7 +7,7 @@ runs. The package quickjs-rs does that (a build of OXC as a WebAssembly module);
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -40,13 +40,49 @@ def _convert(path: str, data: bytes) -> tuple[str, bytes]:
         raise CodeError(
             f"{path} is TypeScript, and what takes its types away is missing: pip install {TRANSFORM}"
         ) from None
+
+    def problem(text: str) -> str:
+        try:
+            transform_source(path, text)
+        except (TransformError, Trap) as error:
+            return str(error)
+        return ""
+
+    text = ""
     try:
-        source = transform_source(path, data.decode())
-    except (TransformError, UnicodeDecodeError) as error:
+        text = data.decode()
+        source = transform_source(path, text)
+    except UnicodeDecodeError as error:
         raise CodeError(f"{path} is no TypeScript: {error}") from None
+    except TransformError as error:
+        said = str(error)
+        what = said.removeprefix(f"source parse error in {path}: ")
+        ends = "`EOF`" in what  # most beginnings fail so
+        where = _place(text, lambda start: start == text if ends else problem(start) == said)
+        raise CodeError(f"{path} is no TypeScript: {what} at {path}:{where}") from None
     except Trap:  # OXC is a module of its own, and its stack ends
         raise CodeError(f"{path} is nested too deep for what takes the types of TypeScript away: nest less") from None
     return str(place.with_suffix(suffix)), source.encode()
+
+
+def _place(text: str, fails: Callable[[str], bool]) -> str:
+    """Return `line:column` of what makes `text` fail: the end of its shortest beginning that `fails` in the same way.
+
+    The transform does not say where; it stops at the first mistake, so what stands behind it changes nothing.
+    """
+    lines = text.splitlines(keepends=True)
+    line = _first(len(lines), lambda count: fails("".join(lines[:count])))
+    before, last = "".join(lines[: line - 1]), "".join(lines[line - 1 : line])
+    return f"{line}:{_first(len(last), lambda count: fails(before + last[:count]))}"
+
+
+def _first(most: int, holds: Callable[[int], bool]) -> int:
+    """Return the least count, from 1 on, for which `holds` is true; it stays true, and is true for `most`."""
+    low, high = 1, max(1, most)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
 
 
 LANGUAGE: Final = Language(mains=_MAINS, boot_files=_boot_files, convert=_convert)

@@ -57,10 +57,18 @@ def encode_program(
 def decode_program_end(data: bytes) -> ProgramEnd:
     """Return what a program's task replied. Raises `BadPayload` if it is none of ours."""
     try:
-        found = msgpack.unpackb(data, strict_map_key=False)
+        found = msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=_map_of)
         end = ProgramEnd(*(found[field] for field in REPLY_FIELDS))
         if isinstance(end.stdout, str) and isinstance(end.stderr, str) and isinstance(end.exit, int):
             return end
     except (ValueError, KeyError, TypeError, msgpack.UnpackException):
         pass
     raise BadPayload("the reply is not that of a program: the name is bound to other code")
+
+
+def _map_of(pairs: list[tuple[Any, Any]]) -> Any:
+    """Return a map as a dictionary; as its pairs if a key is one that no dictionary takes, such as an object."""
+    try:
+        return dict(pairs)
+    except TypeError:
+        return pairs

@@ -24,6 +24,7 @@ from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.tensor_access import StoreTensors
 from rota.runtimes.bundles import SourceBundle, source_bundle
 from rota.runtimes.folder import runtime_bytes
+from rota.runtimes.programs import decode_program_end
 from rota.tensors.store import TensorStore
 
 SEED: Final = bytes(range(32))
@@ -227,8 +228,14 @@ def test_typescript_is_deployed_without_its_types(deploy: Deploy, call: Call) ->
     """
     code = deploy(source, {"add.ts": "export const add = (a: number, b: number): number => a + b;"}, "agent.ts")
     assert call(code).result == b"3"  # type: ignore[union-attr]
-    with pytest.raises(CodeError, match=r"add\.ts is no TypeScript"):
-        deploy(source, {"add.ts": "export const add = (a: number"}, "agent.ts")
+    for text, said in (
+        ("export const add = (a: number", "but found `EOF` at add.ts:1:29"),
+        ("const a: number = 1;\n\nconst b = (a;\nconst c = 2;\n", "but found `;` at add.ts:3:13"),
+    ):
+        with pytest.raises(CodeError) as caught:
+            deploy(source, {"add.ts": text}, "agent.ts")
+        assert "add.ts is no TypeScript: Expected " in caught.value.message
+        assert said in caught.value.message
     with pytest.raises(CodeError, match=r"add\.ts is nested too deep"):
         deploy(source, {"add.ts": "let x: " + "(" * 5_000}, "agent.ts")
 
@@ -258,6 +265,12 @@ def test_what_javascript_has_more_is_written_in_one_way(value: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "text"),
     [
+        ("return 'x'", "error: TypeError: the handler returned string; use ctx.reply(...), and return nothing"),
+        ("await null; return { a: 1 }", "error: TypeError: the handler returned Object; use ctx.reply(...)"),
+        (
+            "let s = 'x'; for (let i = 0; i < 25; i++) s += s; ctx.reply(s)",
+            "error: RangeError: a text of 33554432 chara",
+        ),
         ("ctx.state = () => 1;", "error: TypeError: a function cannot be stored or sent"),
         ("ctx.state = { a: Promise.resolve() };", "error: TypeError: a promise cannot be stored or sent: await it"),
         ("ctx.reply(2n ** 64n);", "error: RangeError: a BigInt that needs more than 64 bits"),
@@ -521,3 +534,11 @@ def test_an_error_of_a_program_is_a_value(programs: Code, call: Call, source: st
 )  # fmt: skip
 def test_what_is_no_program_is_refused_with_the_field(programs: Code, call: Call, payload: bytes, text: str) -> None:
     assert failure(call(programs, payload)) == f"error: bad_program: {text}"
+
+
+def test_a_value_with_keys_that_python_lacks_is_read_as_pairs(programs: Code, call: Call) -> None:
+    outcome = call(programs, b"console.log('seen'); new Map([[{ a: 1 }, 2], ['b', 3]])")
+    assert isinstance(outcome, Done), outcome
+    assert outcome.result is not None
+    end = decode_program_end(outcome.result)
+    assert (end.stdout, end.value, end.error) == ("seen\n", [({"a": 1}, 2), ("b", 3)], None)

@@ -61,7 +61,7 @@ export function begin(header, payload, state, entropy) {
   try {
     const value = handler(context);
     if (typeof value?.then === "function") value.then(end, thrown);
-    else end();
+    else end(value);
   } catch (error) {
     thrown(error);
   }
@@ -84,8 +84,12 @@ export function finish() {
   }
 }
 
-function end() {
+/** End the handler. What it returns is nothing, or the number that `emit` or `ask` gives an arrow function. */
+function end(value) {
   settled = true;
+  if (value === undefined || value === null || typeof value === "number") return;
+  const what = typeof value === "object" ? (value.constructor?.name ?? "object") : typeof value;
+  thrown(new TypeError(`the handler returned ${what}; use ctx.reply(...), and return nothing`));
 }
 
 function thrown(error) {

@@ -22,6 +22,7 @@ const ARRAYS = {
   float32: Float32Array,
   float64: Float64Array,
 };
+const BYTES_MAX = 2 ** 24; // of all that a task returns
 const OTHER_BYTES = { bfloat16: 2, complex64: 8, complex128: 16 }; // per element; one for what is not here (float8)
 const NEW_ERRORS = { "-22": "dtype, shape and number of bytes do not fit", "-28": "more tensors or bytes than a task may make" };
 const READ_ERRORS = { "-9": "there is no such tensor", "-22": "the offset is behind its end", "-5": "this host cannot read it" };
@@ -115,7 +116,10 @@ function indexOf(tensor) {
 
 /** Return a payload's bytes: bytes as they are, a text as UTF-8, any other value as MessagePack. */
 function payloadOf(value) {
-  if (typeof value === "string") return utf8(value);
+  if (typeof value === "string") {
+    if (value.length > BYTES_MAX) throw new RangeError(`a text of ${value.length} characters: at most ${BYTES_MAX} bytes can be sent`);
+    return utf8(value);
+  }
   return (typeof value === "object" && value !== null ? bytesOf(value) : undefined) ?? pack(value);
 }
 
