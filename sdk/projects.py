@@ -37,6 +37,7 @@ _LANGUAGES: Final = {
     "zig": ("agent.zig", "zig"),
 }
 _TYPES: Final = "rota.d.ts"  # for editors: all that a project has of the SDK of JavaScript
+_COMPILED: Final = Path(__file__).parent / "compiled" / "tests"
 _NOT_COPIED: Final = ("template", "target", "node_modules", "__pycache__")
 _KEYS: Final = {"agent": ("name", "language", "source", "kind", "with"), "build": ("command",)}
 _PROJECT_NAME: Final = re.compile("[A-Za-z][A-Za-z0-9_-]*")  # so that a crate and a Go module can have it, too
@@ -101,11 +102,10 @@ def new_project(name: str, language: str, parent: Path) -> Project:
     if language not in _LANGUAGES:
         raise ConfigError(f"there is no SDK for {language!r}: known are {', '.join(languages())}")
     folder = parent / name
-    template = sdk_folder(language) / "template"
     try:
         folder.mkdir(parents=True)
-        for path in _files(template):
-            target = folder / _PLACEHOLDER.sub(name, str(path.relative_to(template)))
+        for place, path in _template(language).items():
+            target = folder / _PLACEHOLDER.sub(name, place)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(_PLACEHOLDER.sub(name, path.read_text(encoding="utf-8")), encoding="utf-8")
         (folder / ".gitignore").write_text("build/\nnode_modules/\ntarget/\n__pycache__/\n", encoding="utf-8")
@@ -116,6 +116,13 @@ def new_project(name: str, language: str, parent: Path) -> Project:
     project = read_project(folder)
     update_sdk(project)
     return project
+
+
+def _template(language: str) -> dict[str, Path]:
+    """Return the files of a new project by their place in it. All compiled languages have one test."""
+    template = sdk_folder(language) / "template"
+    folders = [template] if _LANGUAGES[language][1] in ("", "javascript") else [template, _COMPILED]
+    return {str(path.relative_to(folder)): path for folder in folders for path in _files(folder)}
 
 
 def sdk_is_current(project: Project) -> bool:
