@@ -28,6 +28,7 @@ FORMAT: Final = 1  # part of the artefacts' names: raise it when the rewriting c
 MEMORY_IMPORT: Final = ("rota:image", "memory")
 START: Final = "rota:start"
 INITIALIZE: Final = "_initialize"  # of reactors; kept wherever it is
+GLOBALS_MAX: Final = 256  # each task sets them, some 10 microseconds each; the interpreters here have one
 _NUMBERS: Final = ("i32", "i64", "f32", "f64")
 
 _TYPE, _IMPORT, _FUNCTION, _MEMORY, _GLOBAL, _EXPORT, _START = 1, 2, 3, 5, 6, 7, 8
@@ -91,6 +92,8 @@ def split_module(wasm: bytes, exports: Iterable[str]) -> Split:
     values = tuple([value for _, value in numbered])
     if any(table.element != "funcref" for table in interface.tables):
         raise CodeError("the runtime has a table of other things than functions, which no image can hold: rebuild it")
+    if len(values) > GLOBALS_MAX:
+        raise CodeError(f"the runtime has {len(values)} globals that change, at most {GLOBALS_MAX}: rebuild it")
     if not all(value in _NUMBERS for value in values):
         raise CodeError("the runtime has a global that changes and is no number, which no image can hold: rebuild it")
     program = SplitProgram(

@@ -91,6 +91,10 @@ def test_a_memory_at_its_far_end() -> None:
         ('(module (memory (export "f") 1))', "exports no function 'f'"),
         ('(module (memory 1) (table 1 externref) (func (export "f")))', "table of other things"),
         ('(module (memory 1) (global (mut funcref) (ref.null func)) (func (export "f")))', "is no number"),
+        (
+            f'(module (memory 1) {"(global (mut i32) (i32.const 0))" * 257} (func (export "f")))',
+            "257 globals",
+        ),
     ],
 )
 def test_what_cannot_be_split_is_refused(text: str, said: str) -> None:
