@@ -74,8 +74,6 @@ def read_project(folder: Path) -> Project:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{path} cannot be read: it is nested too deep") from None
     for table, keys in tables.items():
         unknown = [key for key in keys if key not in _KEYS.get(table, ())] if isinstance(keys, dict) else [table]
         if unknown:
