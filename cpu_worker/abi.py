@@ -155,7 +155,10 @@ def decode_output(
         fields = _unpack(data)
         if len(fields) >= len(DONE_FIELDS) - 1 and fields[4] == fields[5] == [] and fields[6:] in ([], [[]]):
             # A fast path: most outputs have no emits, log or tensors.
-            new, result = _state(fields[2], limits.state_bytes), _result(fields[3], limits.result_bytes)
+            new, result = fields[2], _result(fields[3], limits.result_bytes)
+            if new is None:
+                return Done(result, None, (), log.lines(), fuel, ()), None
+            new = _state(new, limits.state_bytes)
             return _done(task, held, new, result, (), log.lines(), fuel, ()), new
         if fields[1] == STATUS_ERROR:
             _add_log(fields, 4, log)

@@ -8,20 +8,17 @@ from __future__ import annotations
 from typing import Final
 
 from rota.common.limits import MESSAGE_CHARS_MAX
-from rota.common.work import Done, Failed, Fold, Outcome, TaskInput
-from rota.cpu_worker.host_calls import task_facts
+from rota.common.work import Done, Failed, Outcome, TaskInput
+from rota.cpu_worker.host_calls import TaskFacts
 from rota.cpu_worker.sandbox import Sandbox
-from rota.cpu_worker.task_log import TaskLog
 
 _CODE: Final = "exit"
 
 
-def run_command(sandbox: Sandbox, fold: Fold, task: TaskInput, log: TaskLog) -> Outcome:
+def run_command(sandbox: Sandbox, task: TaskInput, facts: TaskFacts) -> Outcome:
     """Return the outcome of a task. Raises `GuestFault` or `GuestStopped`."""
-    bytes_max = fold.code.limits.result_bytes
-    facts = task_facts(fold, task, log)._replace(
-        program=sandbox.program, stdin=task.payload, stdout_bytes_max=bytes_max
-    )
+    bytes_max, log = facts.limits.result_bytes, facts.log
+    facts.stdin, facts.stdout_bytes_max = task.payload, bytes_max
     result = sandbox.call(b"", facts)
     fuel = sandbox.fuel_used
     if sandbox.exit_code:

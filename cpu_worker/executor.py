@@ -16,7 +16,7 @@ from typing import Any, Literal
 from rota.common.code_kinds import IS_COMPONENT, kind_of
 from rota.common.component_binary import HANDLE
 from rota.common.errors import CodeError
-from rota.common.limits import OUTPUT_BYTES_MAX
+from rota.common.limits import OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
 from rota.common.work import (
     COMMAND,
     FUNCTION,
@@ -39,16 +39,15 @@ from rota.cpu_worker.component_runs import Components
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.guest import GuestFault, GuestStopped, PreparedCode, check_fits
 from rota.cpu_worker.guest_memory import guest_memories
-from rota.cpu_worker.host_calls import task_facts
+from rota.cpu_worker.host_calls import TaskFacts, fold_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
 from rota.cpu_worker.image_guest import PreparedSource
 from rota.cpu_worker.image_maker import ImageMaker
-from rota.cpu_worker.outcome_tensors import has_large_result, keep_tensors
+from rota.cpu_worker.outcome_tensors import keep_tensors
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
 from rota.cpu_worker.sandbox import Sandbox
 from rota.cpu_worker.source_store import SourceStore
-from rota.cpu_worker.task_log import TaskLog
 from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.runtimes.folder import runtimes_folder
@@ -164,33 +163,32 @@ class WasmExecutor:
         outcomes: list[Outcome] = []
         state, new_state = fold.state, None
         answered_bytes = 0
-        log = TaskLog(fold.code.limits.log_bytes)
+        sandbox, facts = self._sandbox, fold_facts(fold, self._program)
+        log = facts.log
         for task in fold.tasks:
             # A fold's outcomes go into one message; tasks that do not fit run again in another assignment.
             if self._watchdog.reason_to_stop() == "interrupted" or answered_bytes > OUTPUT_BYTES_MAX:
                 return FoldResult(tuple(outcomes), new_state, "interrupted")
-            if log.is_used:
-                log.clear()
+            facts.begin(task)
             try:
-                outcome, changed = run_task(fold, task, state, log)
-                if type(outcome) is Done and (self._sandbox.made or has_large_result(outcome)):
-                    outcome = keep_tensors(outcome, self._sandbox.made, self._tensors)
+                outcome, changed = run_task(fold, task, state, facts)
+                if (sandbox.made or sandbox.answer_bytes > PAYLOAD_BYTES_MAX) and type(outcome) is Done:
+                    outcome = keep_tensors(outcome, sandbox.made, self._tensors)
             except GuestFault as fault:
                 if fold.code.kind != SOURCE:  # its stack is the interpreter's, not the author's
                     log.end_with(fault.stack)
-                outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None
+                outcome, changed = Failed(fault.kind, fault.message, log.lines(), sandbox.fuel_used), None
             except GuestStopped as stopped:
                 return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
             outcomes.append(outcome)
-            answered_bytes += self._sandbox.answer_bytes
+            answered_bytes += sandbox.answer_bytes
             if changed is not None and type(outcome) is Done:
                 state = new_state = changed
         return FoldResult(tuple(outcomes), new_state)
 
     def _run_agent(
-        self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
+        self, fold: Fold, task: TaskInput, state: bytes | None, facts: TaskFacts
     ) -> tuple[Outcome, bytes | None]:
-        facts = task_facts(fold, task, log, self._program)
         data = abi.encode_input(task, address=fold.address, state=state, entropy=facts.entropy)
         answer = self._sandbox.call(data, facts)
         return abi.decode_output(
@@ -200,26 +198,25 @@ class WasmExecutor:
             task=task,
             limits=fold.code.limits,
             fuel=self._sandbox.fuel_used,
-            log=log,
+            log=facts.log,
             made=self._sandbox.made_refs,
         )
 
     def _run_function(
-        self, fold: Fold, task: TaskInput, state: bytes | None, log: TaskLog
+        self, fold: Fold, task: TaskInput, _state: bytes | None, facts: TaskFacts
     ) -> tuple[Outcome, bytes | None]:
         """Run a function: bytes in, bytes out; no state and no emits. All tensors that it makes are results."""
-        answer = self._sandbox.call(task.payload, task_facts(fold, task, log))
-        bytes_max = fold.code.limits.result_bytes
-        fuel = self._sandbox.fuel_used
+        answer = self._sandbox.call(task.payload, facts)
+        bytes_max, log, fuel = fold.code.limits.result_bytes, facts.log, self._sandbox.fuel_used
         if len(answer) > bytes_max:
             message = f"result: {len(answer)} bytes, at most {bytes_max} (result_bytes)"
             return Failed("bad_output", message, log.lines(), fuel), None
         return Done(answer, None, (), log.lines(), fuel, self._sandbox.made_refs), None
 
     def _run_command(
-        self, fold: Fold, task: TaskInput, _state: bytes | None, log: TaskLog
+        self, _fold: Fold, task: TaskInput, _state: bytes | None, facts: TaskFacts
     ) -> tuple[Outcome, bytes | None]:
-        return run_command(self._sandbox, fold, task, log), None
+        return run_command(self._sandbox, task, facts), None
 
     def _why(self, stopped: GuestStopped) -> Literal["interrupted", "timeout", "faulted"]:
         if stopped.why != "interrupted":

@@ -11,7 +11,8 @@ takes 10, and serve both call paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from wasmtime import Engine, Linker, ValType, WasmtimeError
 from wasmtime import FuncType as EngineFuncType
@@ -37,8 +38,9 @@ NO_ENTROPY: Final = bytes(32)
 _TRAP_TEXT: Final = b"stopped by the host"
 
 
-class TaskFacts(NamedTuple):
-    """What one task sees through host functions. Everything follows from the task's inputs."""
+@dataclass(slots=True)
+class TaskFacts:
+    """What one task at a time sees through host functions. Everything follows from the task's inputs."""
 
     now_ms: int  # where its clocks start
     lane_seed: bytes
@@ -56,10 +58,19 @@ class TaskFacts(NamedTuple):
         """The seed of its chance, 32 bytes. Not a field, since most tasks of functions need none."""
         return entropy(self.lane_seed, self.turn) if self.turn else NO_ENTROPY
 
+    def begin(self, task: TaskInput) -> None:
+        """Be the facts of this task from now on; the log is emptied."""
+        self.now_ms = task.now_ms
+        self.turn = task.turn
+        self.tensors = task.tensors
+        if self.log.is_used:
+            self.log.clear()
 
-def task_facts(fold: Fold, task: TaskInput, log: TaskLog, program: Program = NO_PROGRAM) -> TaskFacts:
-    """Return the facts of a task of a fold."""
-    return TaskFacts(task.now_ms, fold.lane_seed, task.turn, log, fold.code.limits, task.tensors, program)
+
+def fold_facts(fold: Fold, program: Program = NO_PROGRAM) -> TaskFacts:
+    """Return what the tasks of a fold have in common."""
+    limits = fold.code.limits
+    return TaskFacts(0, fold.lane_seed, 0, TaskLog(limits.log_bytes), limits, program=program)
 
 
 class HostedGuest(Protocol):
@@ -98,6 +109,7 @@ class HostCalls:
 
     def __init__(self, engine: Engine, tensors: TensorAccess | None) -> None:
         self._engine = engine
+        self.cells = api.CallCells()
         self._callbacks: list[Any] = []  # called from native code, so they live as long as the linkers
         self._guest: HostedGuest | None = None
         self._kept: BaseException | None = None
@@ -140,7 +152,8 @@ class HostCalls:
     def begin(self, facts: TaskFacts) -> None:
         """Serve this task from now on, before its guest is instantiated or called."""
         self.facts = facts
-        self.tensors.begin(facts.tensors, facts.limits.tensor_bytes)
+        self.tensors.given = facts.tensors
+        self.tensors.bytes_max = facts.limits.tensor_bytes
         self.rota.log = facts.log
 
     def attach(self, guest: HostedGuest) -> None:

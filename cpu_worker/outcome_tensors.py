@@ -18,11 +18,6 @@ from rota.cpu_worker.tensor_access import TensorAccess
 from rota.tensors.format import tensor_digest
 
 
-def has_large_result(done: Done) -> bool:
-    """Return whether the result has to become a tensor."""
-    return done.result is not None and len(done.result) > PAYLOAD_BYTES_MAX
-
-
 def keep_tensors(done: Done, made: Sequence[tuple[TensorRef, bytes]], access: TensorAccess | None) -> Outcome:
     """Return the outcome to report, after writing the tensors that it names and the task has `made`.
 
@@ -30,7 +25,7 @@ def keep_tensors(done: Done, made: Sequence[tuple[TensorRef, bytes]], access: Te
     `GuestStopped` if this host cannot keep a tensor.
     """
     result = done.result
-    if result is not None and has_large_result(done):
+    if result is not None and len(result) > PAYLOAD_BYTES_MAX:
         if len(done.tensors) == TENSORS_PER_TASK_MAX:
             text = f"result: {len(result)} bytes become a tensor, and it has {TENSORS_PER_TASK_MAX} tensors already"
             return Failed("bad_output", text, done.log, done.fuel)

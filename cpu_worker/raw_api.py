@@ -10,7 +10,19 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_int, c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    addressof,
+    byref,
+    c_bool,
+    c_char_p,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_uint64,
+    c_void_p,
+)
 from typing import Any, Final
 
 from wasmtime import _ffi as ffi
@@ -19,6 +31,7 @@ assert sys.byteorder == "little", "arguments are written as 64-bit words, which 
 assert ctypes.sizeof(ffi.wasmtime_val_raw_t) == 16, "a raw value must be two 64-bit words"
 
 WORDS_PER_VALUE: Final = 2
+_SHARED_VALUES: Final = 2  # no entry point of a guest takes more; drivers call functions with more, and nest calls
 EXTERN_BYTES: Final = ctypes.sizeof(ffi.wasmtime_extern_t)
 EXTERN_VALUE_OFFSET: Final[int] = ffi.wasmtime_extern_t.of.offset
 
@@ -76,6 +89,22 @@ global_get = _prototype(_holding, "wasmtime_global_get", None, c_void_p, c_void_
 global_set = _prototype(_holding, "wasmtime_global_set", c_void_p, c_void_p, c_void_p, c_void_p)
 table_size = _prototype(_holding, "wasmtime_table_size", c_uint64, c_void_p, c_void_p)
 table_get = _prototype(_holding, "wasmtime_table_get", c_bool, c_void_p, c_void_p, c_uint64, c_void_p)
+
+
+class CallCells:
+    """Where calls of the C API find arguments and put results. They are read at once, so all guests of a thread share
+    them: making them takes as long as a call.
+    """
+
+    def __init__(self) -> None:
+        self.words = (c_uint64 * (_SHARED_VALUES * WORDS_PER_VALUE))()
+        self.trap = c_void_p()
+        self.trap_reference = byref(self.trap)
+        self.fuel = c_uint64()
+        self.fuel_reference = byref(self.fuel)
+        self.instance = ffi.wasmtime_instance_t()
+        self.instance_address = addressof(self.instance)
+
 
 view_of_memory = ctypes.pythonapi.PyMemoryView_FromMemory
 view_of_memory.restype = ctypes.py_object

@@ -7,7 +7,7 @@ raw_store.py takes 1-2 us. public_call.py does the same on the public API, and t
 from __future__ import annotations
 
 import ctypes
-from ctypes import addressof, c_int32, c_uint64
+from ctypes import c_int32
 from typing import Final
 
 from wasmtime import Engine
@@ -30,7 +30,6 @@ from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.raw_store import RawStore
 
 _Externs: Final = ffi.wasmtime_extern_t * 5  # memory, alloc, call, output_ptr, output_len
-_Words: Final = c_uint64 * (2 * api.WORDS_PER_VALUE)
 
 
 class RawGuest(RawStore):
@@ -43,7 +42,7 @@ class RawGuest(RawStore):
         """
         check_fits(prepared, memory_bytes)
         self._prepared = prepared
-        super().__init__(engine, hosts, _Words(), _Externs())
+        super().__init__(engine, hosts, hosts.cells.words, _Externs())
         try:
             self._open(memory_bytes)
         except BaseException:
@@ -52,8 +51,7 @@ class RawGuest(RawStore):
 
     def _open(self, memory_bytes: int) -> None:
         prepared = self._prepared
-        self._instance = ffi.wasmtime_instance_t()
-        instance = addressof(self._instance)
+        instance = self._hosts.cells.instance_address
         self._limit(memory_bytes)
         self._give(INITIALIZE_FUEL)
         self._hosts.attach(self)
@@ -92,25 +90,22 @@ class RawGuest(RawStore):
         words[api.WORDS_PER_VALUE] = size
         self._run(self._call, prepared.call_values, prepared.call)
         packed = words[0]
+        status = STATUS_UNCHANGED
         if prepared.output is None:
             pointer, size = packed >> 32, packed & 0xFFFFFFFF
-            self._refresh()
-            check_answer(prepared.call, pointer, size, self._size)
-            return ctypes.string_at(self._base + pointer, size)
-        status = c_int32(packed & 0xFFFFFFFF).value
-        if status == STATUS_UNCHANGED:
-            return data
-        pointer, size = [
-            self._word(function, name) for function, name in zip(self._output, prepared.output, strict=True)
-        ]
-        answer = self._answer(pointer, size)
-        check_status(prepared.call, status, answer)
-        return answer
-
-    def _answer(self, pointer: int, size: int) -> bytes:
+        else:
+            status = c_int32(packed & 0xFFFFFFFF).value
+            if status == STATUS_UNCHANGED:
+                return data
+            pointer, size = [
+                self._word(function, name) for function, name in zip(self._output, prepared.output, strict=True)
+            ]
         self._refresh()
-        check_answer(self._prepared.call, pointer, size, self._size)
-        return ctypes.string_at(self._base + pointer, size)
+        check_answer(prepared.call, pointer, size, self._size)
+        answer = ctypes.string_at(self._base + pointer, size)
+        if status != STATUS_UNCHANGED:
+            check_status(prepared.call, status, answer)
+        return answer
 
     def _word(self, function: int, name: str) -> int:
         """Return the u32 that a function without parameters gives."""

@@ -7,7 +7,7 @@ Python. Every returned error or trap pointer is freed here.
 
 from __future__ import annotations
 
-from ctypes import addressof, byref, c_uint64, c_void_p
+from ctypes import addressof
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
@@ -38,16 +38,19 @@ class RawStore:
         self._hosts = hosts
         self.has_memory = False
         self._view: memoryview | None = None
-        self._trap = c_void_p()
-        self._trap_reference = byref(self._trap)
-        self._fuel = c_uint64()
-        self._fuel_reference = byref(self._fuel)
+        cells = hosts.cells
+        self._trap = cells.trap
+        self._trap_reference = cells.trap_reference
+        self._fuel = cells.fuel
+        self._fuel_reference = cells.fuel_reference
         self._words = words
         self._externs = externs
         self._externs_address = addressof(externs)
         self._size = self._base = 0  # an empty memory has no address
         self._store: int | None = api.store_new(engine.ptr(), None, None)
         self._context = api.store_context(self._store)
+        # Once: a stop ends every instance that is there, and tasks that it hits by mistake run again (watchdog.py).
+        api.set_epoch_deadline(self._context, 1)
 
     def fuel_left(self) -> int:
         error = api.get_fuel(self._context, self._fuel_reference)
@@ -103,10 +106,9 @@ class RawStore:
     def _give(self, fuel: int) -> None:
         error = api.set_fuel(self._context, fuel)
         assert not error
-        api.set_epoch_deadline(self._context, 1)
 
     def _run(self, function: int, values: int, where: str) -> None:
-        error = api.func_call(self._context, function, self._words, max(values, 1), self._trap_reference)
+        error = api.func_call(self._context, function, self._words, values or 1, self._trap_reference)
         if error or self._trap.value:
             self._raise(error, where)
 

@@ -24,13 +24,13 @@ from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.host.float_environment import FloatEnvironment
 from rota.wasi.costs import ANSWER_BYTES_FREE, BYTE_FUEL
-from rota.wasi.program import Program
 
 
 class Sandbox:
     """Belongs to one thread: `begin`, any number of `call`, `end`.
 
-    Of the last call: `fuel_used`, `answer_bytes`, the `exit_code` of a command, and the tensors that it has `made`.
+    Of the last call: `fuel_used`, `answer_bytes`, the `exit_code` of a command, and the tensors that it has `made`;
+    `made_refs` are their references.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Sandbox:
         self.answer_bytes = 0
         self.exit_code = 0
         self.made: tuple[tuple[TensorRef, bytes], ...] = ()
+        self.made_refs: tuple[TensorRef, ...] = ()
 
     def begin(self, prepared: PreparedCode | PreparedComponent, code: Code) -> None:
         """Start a fold; code with `reuse` gets its kept instance."""
@@ -78,7 +79,7 @@ class Sandbox:
         while True:
             self._watchdog.next_task()
             try:
-                return self._call_once(data, facts)
+                return self._call_guest(data, facts)
             except GuestStopped as stopped:
                 facts.log.clear()
                 self._memories.begin()
@@ -86,17 +87,8 @@ class Sandbox:
                     raise
                 if stopped.why == "interrupted" and self._watchdog.reason_to_stop() is not None:
                     raise
-
-    @property
-    def program(self) -> Program:
-        """The program of the command that this fold runs."""
-        assert isinstance(self._prepared, PreparedCode), "a command is a module"
-        return self._prepared.program
-
-    @property
-    def made_refs(self) -> tuple[TensorRef, ...]:
-        """The references of the tensors in `made`."""
-        return tuple([ref for ref, _ in self.made]) if self.made else ()
+            finally:
+                self.hosts.end()
 
     def has_kept(self) -> bool:
         """Return whether the next call of this fold will reuse the last call's instance."""
@@ -137,46 +129,41 @@ class Sandbox:
         self._reused_bytes = 0
         return found
 
-    def _call_once(self, data: bytes, facts: TaskFacts) -> bytes:
-        """Call a guest. If the host cannot do its part, that decides, whatever the guest returned."""
+    def _new_guest(self, facts: TaskFacts) -> Guest:
+        """Return an instance for this task. One that others will use, too, sees none of them while it is made."""
+        hosts, memory_bytes, prepared = self.hosts, self._code.limits.memory_bytes, self._prepared
+        reuse = self._code.reuse
+        hosts.begin(TaskFacts(0, b"", 0, TaskLog(0), facts.limits) if reuse else facts)
+        guest: Guest
         try:
-            return self._call_guest(data, facts)
-        except GuestFault:
-            self._check_host()
-            raise
-        finally:
-            self.hosts.end()
-
-    def _guest_for(self, facts: TaskFacts) -> Guest:
-        """Return the instance for this task. One that others will use, too, sees none of them while it is made."""
-        if self._kept is None:
-            reuse = self._code.reuse
-            self.hosts.begin(TaskFacts(0, b"", 0, TaskLog(0), facts.limits) if reuse else facts)
-            memory_bytes = self._code.limits.memory_bytes
-            prepared = self._prepared
-            guest: Guest
-            if isinstance(prepared, PreparedComponent):
-                guest = ComponentGuest(prepared, memory_bytes=memory_bytes)
+            if type(prepared) is PreparedCode:
+                guest = self._guest_type(self._engine, prepared, hosts, memory_bytes=memory_bytes)
             elif isinstance(prepared, PreparedSource):
-                guest = ImageGuest(self._engine, prepared, self.hosts, memory_bytes=memory_bytes)
+                guest = ImageGuest(self._engine, prepared, hosts, memory_bytes=memory_bytes)
             else:
-                guest = self._guest_type(self._engine, prepared, self.hosts, memory_bytes=memory_bytes)
-            if not reuse:
-                return guest
-            self.hosts.end()
-        else:
-            guest, self._kept = self._kept, None
-        self.hosts.begin(facts)
+                assert isinstance(prepared, PreparedComponent)
+                guest = ComponentGuest(prepared, memory_bytes=memory_bytes)
+        except (GuestFault, GuestExit) as end:
+            self._check_host()
+            if isinstance(end, GuestExit):
+                raise _fault_of_exit(end) from None
+            raise
+        if reuse:
+            hosts.end()
+            hosts.begin(facts)
         return guest
 
     def _call_guest(self, data: bytes, facts: TaskFacts) -> bytes:
+        """Call a guest. If the host cannot do its part, that decides, whatever the guest returned."""
         self.fuel_used = self.answer_bytes = 0
-        self.made = ()
+        self.made = self.made_refs = ()
         limits = self._code.limits
-        try:
-            guest = self._guest_for(facts)
-        except GuestExit as ended:
-            raise _fault_of_exit(ended) from None
+        guest = self._kept
+        if guest is None:
+            guest = self._new_guest(facts)
+        else:
+            self._kept = None
+            self.hosts.begin(facts)
         left: int | None = None
         try:
             if self._prepared.alloc:
@@ -196,6 +183,8 @@ class Sandbox:
         except (GuestFault, GuestStopped, GuestExit) as end:
             self.fuel_used = limits.fuel if left == 0 else min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
             guest.close()
+            if not isinstance(end, GuestStopped):
+                self._check_host()
             if isinstance(end, GuestExit):
                 raise _fault_of_exit(end) from None
             raise
@@ -203,6 +192,7 @@ class Sandbox:
         self.answer_bytes = len(answer)
         if self.hosts.tensors.has_made:
             self.made = self.hosts.tensors.made()
+            self.made_refs = tuple([ref for ref, _ in self.made])
         if self._code.reuse and not guest.has_grown():
             self._kept = guest
         else:

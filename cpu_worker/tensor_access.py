@@ -56,25 +56,22 @@ class StoreTensors:
 
 
 class TaskTensors:
-    """The tensors of one task at a time: `begin`, any calls, `end`."""
+    """The tensors of one task at a time: those that it was `given`, and others of up to `bytes_max` bytes together."""
 
     def __init__(self, access: TensorAccess | None) -> None:
         self._access = access
-        self._given: Sequence[TensorRef] = ()
+        self.given: Sequence[TensorRef] = ()
+        self.bytes_max = 0
         self._made: list[tuple[TensorRef, bytes]] = []
-        self._bytes_left = 0
+        self._bytes_made = 0
         self._opened: dict[int, memoryview] = {}
         self.fault = ""
 
-    def begin(self, given: Sequence[TensorRef], bytes_max: int) -> None:
-        """Serve a task with these tensors, which may make others of `bytes_max` bytes together."""
-        self._given = given
-        self._bytes_left = bytes_max
-
     def end(self) -> None:
         """Serve no task, and release what is mapped and held."""
-        self._given = ()
+        self.given = ()
         self.fault = ""
+        self._bytes_made = 0
         if self._opened:
             self._opened = {}
         if self._made:
@@ -83,7 +80,7 @@ class TaskTensors:
     @property
     def is_used(self) -> bool:
         """Whether `end` has anything to release."""
-        return bool(self._given or self._made or self.fault)
+        return bool(self.given or self._made or self.fault)
 
     @property
     def has_made(self) -> bool:
@@ -95,20 +92,20 @@ class TaskTensors:
         return tuple(self._made)
 
     def __len__(self) -> int:
-        return len(self._given) + len(self._made)
+        return len(self.given) + len(self._made)
 
     def open(self, index: int) -> memoryview | None:
         """Return the data of a tensor of the task; None if this host cannot, for the reason in `fault`."""
         data = self._opened.get(index)
         if data is not None:
             return data
-        if index >= len(self._given):
-            return memoryview(self._made[index - len(self._given)][1])
+        if index >= len(self.given):
+            return memoryview(self._made[index - len(self.given)][1])
         if self._access is None:
             self.fault = "this worker has no tensor store"
             return None
         try:
-            data = self._opened[index] = self._access.open(self._given[index])
+            data = self._opened[index] = self._access.open(self.given[index])
         except TensorError as error:
             self.fault = error.message
         except MemoryError:
@@ -125,14 +122,14 @@ class TaskTensors:
             return BAD_ARGUMENT
         if size != wanted:
             return BAD_ARGUMENT
-        return NO_ROOM if len(self) >= TENSORS_PER_TASK_MAX or size > self._bytes_left else 0
+        return NO_ROOM if len(self) >= TENSORS_PER_TASK_MAX or self._bytes_made + size > self.bytes_max else 0
 
     def make(self, dtype: str, shape: tuple[int, ...], data: bytes) -> int:
         """Make a tensor and return its index, or why not, as `refuse` does. `data`: row-major, little-endian."""
         refusal = self.refuse(dtype, shape, len(data))
         if refusal or (dtype == "bool" and data.strip(b"\0\1")):
             return refusal or BAD_ARGUMENT
-        self._bytes_left -= len(data)
+        self._bytes_made += len(data)
         from rota.tensors.format import tensor_digest
 
         self._made.append((TensorRef(tensor_digest(dtype, shape, data), dtype, shape), data))

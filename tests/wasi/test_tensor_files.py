@@ -82,7 +82,7 @@ class PlainGuest:
 @pytest.fixture
 def tensors() -> TaskTensors:
     made = TaskTensors(HeldTensors())  # type: ignore[arg-type]
-    made.begin((SHARED,), 100)
+    made.given, made.bytes_max = (SHARED,), 100
     return made
 
 
@@ -142,7 +142,7 @@ def test_what_is_no_tensor_is_refused(guest: PlainGuest, tensors: TaskTensors, c
 def test_a_tensor_that_the_host_cannot_read(guest: PlainGuest, tensors: TaskTensors) -> None:
     """Goal: a fault of the host is none of the task. Method: a worker without a store."""
     without = TaskTensors(None)
-    without.begin((SHARED,), 0)
+    without.given = (SHARED,)
     process = Process(
         program_of((), (), ()), now_ms=0, entropy=bytes(32), memory_bytes=1 << 20, log=lambda *_: None, tensors=without
     )
