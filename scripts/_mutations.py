@@ -103,8 +103,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "state-of-a-failure", "a failed task leaves the state as it was", "cpu_worker/executor.py",
-        "outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None",
-        'outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), b"leaked"', _CPU,
+        "outcome, changed = Failed(fault.kind, fault.message, log.lines(), sandbox.fuel_used), None",
+        'outcome, changed = Failed(fault.kind, fault.message, log.lines(), sandbox.fuel_used), b"leaked"', _CPU,
     ),
     Mutation(
         "state-not-threaded", "each task of a fold sees the state of the one before", "cpu_worker/executor.py",
@@ -437,8 +437,8 @@ MUTATIONS: Final = (
     # --- sandbox --------------------------------------------------------------------------------------------------
     Mutation(
         "trapped-instance-kept", "after a trap an instance is not used again", "cpu_worker/sandbox.py",
-        "            guest.close()\n            if isinstance(end",
-        "            self._kept = guest if self._code.reuse else None\n            if isinstance(end", _CPU,
+        "            guest.close()\n            if not isinstance(end",
+        "            self._kept = guest if self._code.reuse else None\n            if not isinstance(end", _CPU,
     ),
     Mutation(
         "instance-always-kept", "a fresh instance for each task unless deployed with reuse", "cpu_worker/sandbox.py",

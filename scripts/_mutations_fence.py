@@ -11,8 +11,8 @@ FENCE_FAULTS: Final = (
         "log-lost-at-a-trap",
         "what a guest logged before it failed is kept",
         "cpu_worker/executor.py",
-        "outcome, changed = Failed(fault.kind, fault.message, log.lines(), self._sandbox.fuel_used), None",
-        "outcome, changed = Failed(fault.kind, fault.message, (), self._sandbox.fuel_used), None",
+        "outcome, changed = Failed(fault.kind, fault.message, log.lines(), sandbox.fuel_used), None",
+        "outcome, changed = Failed(fault.kind, fault.message, (), sandbox.fuel_used), None",
         _CALLS,
     ),
     (
@@ -43,8 +43,8 @@ FENCE_FAULTS: Final = (
         "large-result-inline",
         "a result that no message could carry is a tensor",
         "cpu_worker/outcome_tensors.py",
-        "    return done.result is not None and len(done.result) > PAYLOAD_BYTES_MAX\n",
-        "    return done.result is not None and len(done.result) > PAYLOAD_BYTES_MAX + 1\n",
+        "    if result is not None and len(result) > PAYLOAD_BYTES_MAX:\n",
+        "    if result is not None and len(result) > PAYLOAD_BYTES_MAX + 1:\n",
         _CALLS,
     ),
     (
