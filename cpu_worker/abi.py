@@ -153,7 +153,8 @@ def decode_output(
     held = 0 if state is None else len(state)
     try:
         fields = _unpack(data)
-        if len(fields) >= len(DONE_FIELDS) - 1 and fields[4] == fields[5] == [] and fields[6:] in ([], [[]]):
+        count = len(fields)
+        if count > 5 and fields[4] == fields[5] == [] and (count == 6 or fields[6] == []):
             # A fast path: most outputs have no emits, log or tensors.
             new, result = fields[2], _result(fields[3], limits.result_bytes)
             if new is None:
