@@ -83,8 +83,7 @@ def run(
         raise click.UsageError("--stdin: the program itself comes from stdin")
     chosen = _runtime(script, runtime)
     payload = encode_program(
-        _source(script),
-        name="" if str(script) == "-" else script.name,
+        *_source(script, chosen),
         args=args,
         files=_files(files),
         stdin=sys.stdin.buffer.read() if stdin else b"",
@@ -116,10 +115,16 @@ def _runtime(script: Path, name: str) -> Runtime:
     return found
 
 
-def _source(script: Path) -> str:
-    data = sys.stdin.buffer.read() if str(script) == "-" else script.read_bytes()
+def _source(script: Path, runtime: Runtime) -> tuple[str, str]:
+    """Return a program and its name, as the runtime takes them."""
+    from rota.runtimes.bundles import convert
+
+    if str(script) == "-":
+        name, data = "", sys.stdin.buffer.read()
+    else:
+        name, data = convert(runtime.digest, script.name, script.read_bytes())
     try:
-        return data.decode()
+        return data.decode(), name
     except UnicodeDecodeError as error:
         raise BadPayload(f"{script} is no program in UTF-8: {error.reason} at byte {error.start}") from error
 
@@ -176,5 +181,5 @@ def _print_end(result: Result, as_json: bool) -> int:
     write_bytes(end.stdout.encode())
     click.echo(end.stderr, err=True, nl=False)
     if end.error is not None:
-        click.echo(end.error["traceback"], err=True, nl=False)
+        click.echo(end.error["traceback"].rstrip("\n"), err=True)
     return end.exit

@@ -38,8 +38,8 @@ def program_path(runtime: Runtime) -> Path:
 
 def encode_program(
     source: str,
-    *,
     name: str = "",
+    *,
     args: Sequence[str] = (),
     files: Mapping[str, bytes] | None = None,
     stdin: bytes = b"",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from onnx import TensorProto, helper
-from runtime_kit import python_runtime
+from runtime_kit import javascript_runtime, python_runtime
 from wasi_programs import CAT
 
 from rota.cli.exits import ExitCode
@@ -262,6 +262,7 @@ def test_a_wait_without_a_broker_says_so(run_dir: Path) -> None:
 def test_a_program_runs_as_if_it_were_started_here(broker: Path, tmp_path: Path) -> None:
     """Goal: output, exit code, files and arguments of `rota run`. Method: a real worker, programs of several ends."""
     python_runtime()
+    javascript_runtime()
     script, data = tmp_path / "script.py", tmp_path / "data.csv"
     script.write_text(
         "import sys\nprint(sys.argv[1:], open('data.csv').read(), sys.stdin.read())\n"
@@ -291,5 +292,11 @@ def test_a_program_runs_as_if_it_were_started_here(broker: Path, tmp_path: Path)
             )
             code, out, _ = run("--json", "--value", '{"a": 4}', "-", source="value['a'] * 2")
             assert (code, json.loads(out)["value"]) == (0, 8)
+            typed = tmp_path / "typed.ts"
+            typed.write_text("const x: number = 5; console.log(x); throw new RangeError('end');")
+            code, out, err = run(str(typed))
+            assert (code, out) == (1, "5\n"), err
+            assert "RangeError: end\n" in err
+            assert err.endswith(")\n")
         finally:
             worker.kill()

@@ -76,7 +76,7 @@ export function resolve(base, specifier, conditions = IMPORT_CONDITIONS) {
   const builtin = /^(node:|(fs|path|os|net|http|https|crypto|child_process|worker_threads|stream|util|url|events|buffer)$)/;
   const why = builtin.test(specifier)
     ? "a module of Node.js, which agents do not have"
-    : "which is not in what was deployed (--with PATH adds a file, a folder or node_modules)";
+    : "which is not in what was deployed (rota deploy: --with PATH adds a file, a folder or node_modules; rota run: --file F)";
   throw new ReferenceError(`${base} imports ${JSON.stringify(specifier)}, ${why}`);
 }
 
