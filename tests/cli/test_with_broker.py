@@ -132,7 +132,7 @@ def test_code_is_sent_once_and_what_is_lost_is_found(
     program = tmp_path / "cat.wasm"
     program.write_bytes(CAT)
     (tmp_path / "in.txt").write_text("in", encoding="utf-8")
-    given = ("--arg", "-n", "--env", "K=v", "--file", f"in.txt={tmp_path}/in.txt")
+    given = ("--arg", "-n", "--env", "K=v", "--file", f"/in.txt={tmp_path}/in.txt")
     for _ in range(2):
         assert ended(broker, "deploy", "cat", str(program), "--no-check", *given) == (ExitCode.OK, "")
     bundle = new_bundle(digest(CAT), args=("-n",), env={"K": "v"}, files={"in.txt": b"in"})

@@ -136,7 +136,7 @@ LANGUAGES: Final[tuple[Language, ...]] = (
         "assemblyscript",
         built("assemblyscript"),
         # It keeps its stack in the engine's, whose end depends on the host.
-        {"crash": End("error", "abort: crashed at agent.ts:13:"), "deep": End("faulted", "stack"), "spin": OUT_OF_FUEL},
+        {"crash": End("error", "abort: crashed at agent.ts:12:"), "deep": End("faulted", "stack"), "spin": OUT_OF_FUEL},
     ),
     Language(
         "go",
