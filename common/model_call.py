@@ -19,6 +19,7 @@ import msgpack
 
 from rota.common.errors import BadPayload
 from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX, TENSORS_PER_TASK_MAX
+from rota.common.msgpack_check import is_whole
 from rota.common.shown import shown
 from rota.common.work import TensorRef
 
@@ -96,6 +97,8 @@ def decode_result(payload: bytes, references: Sequence[TensorRef]) -> dict[str, 
 def unpacked(payload: bytes) -> Any:
     """Return the MessagePack value in `payload`. Raises `BadPayload` for other bytes, or a map with a name twice."""
     try:
+        if not is_whole(payload):
+            raise ValueError
         return msgpack.unpackb(payload, object_pairs_hook=_unique)
     except ValueError:  # of any kind; msgpack's texts may change, and a failure's text enters the digest
         raise BadPayload("the payload is not one MessagePack value") from None
