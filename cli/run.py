@@ -10,7 +10,7 @@ import json as json_module
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -45,7 +45,13 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@option("--file", "files", type=_FILE, multiple=True, help="A file that the program finds under its base name.")
+@option(
+    "--file",
+    "files",
+    type=_FILE,
+    multiple=True,
+    help="A file that the program finds under its base name; may be repeated.",
+)
 @option("--stdin", is_flag=True, help="Read stdin to its end, and give it to the program.")
 @option("--value", metavar="JSON", help="What the program finds in the variable `value`.")
 @option("--runtime", default="", metavar="NAME", help="What runs it; default: by the suffix of SCRIPT, python for -.")
@@ -69,8 +75,8 @@ def run(
 ) -> int:  # fmt: skip
     """Run the program in SCRIPT with ARGS, in the sandbox of a worker, and end with its exit code.
 
-    It sees its arguments, the files that are given, and nothing else of this host. Options come before SCRIPT; - reads
-    it from stdin.
+    It sees its arguments, the files that are given, and nothing else of this host. What it writes is printed when it
+    ends. Options come before SCRIPT; - reads it from stdin.
 
     \b
     rota run report.py 2026 --verbose
@@ -86,7 +92,7 @@ def run(
         *_source(script, chosen),
         args=args,
         files=_files(files),
-        stdin=sys.stdin.buffer.read() if stdin else b"",
+        stdin=_read(sys.stdin.buffer, Path("-")) if stdin else b"",
         value=_json(value),
     )
     code_limits = _DEFAULTS._replace(fuel=fuel, memory_bytes=memory, timeout_ms=timeout_ms)
@@ -120,9 +126,9 @@ def _source(script: Path, runtime: Runtime) -> tuple[str, str]:
     from rota.runtimes.bundles import convert
 
     if str(script) == "-":
-        name, data = "", sys.stdin.buffer.read()
+        name, data = "", _read(sys.stdin.buffer, script)
     else:
-        name, data = convert(runtime.digest, script.name, script.read_bytes())
+        name, data = convert(runtime.digest, script.name, _read_file(script))
     try:
         return data.decode(), name
     except UnicodeDecodeError as error:
@@ -134,8 +140,21 @@ def _files(paths: tuple[Path, ...]) -> dict[str, bytes]:
     for path in paths:
         if path.name in found:
             raise click.UsageError(f"--file: two files are called {path.name}")
-        found[path.name] = path.read_bytes()
+        found[path.name] = _read_file(path)
     return found
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return _read(stream, path)
+
+
+def _read(stream: IO[bytes], path: Path) -> bytes:
+    """Return all of a stream. Raises `BadPayload` if it is more than a task takes, as of a device without end."""
+    data = stream.read(limits.PAYLOAD_BYTES_MAX + 1)
+    if len(data) > limits.PAYLOAD_BYTES_MAX:
+        raise BadPayload(f"{path} has more than {limits.PAYLOAD_BYTES_MAX} bytes, which is all that a task takes")
+    return data
 
 
 def _json(text: str | None) -> Any:

@@ -98,7 +98,9 @@ def content_of(module: Paths | bytes, kind: str | None, extras: Extras, roles: I
     wrong = [name for name in extras.named() if KINDS[kind].content != IS_BUNDLE or name in _SOURCE_ONLY]
     if wrong:
         what = "a source" if wrong[0] in _SOURCE_ONLY else "a command or a source"
-        raise CodeError(f"{wrong[0].rstrip('_')} is for {what}, and this is of kind {kind}: leave it out")
+        raise CodeError(
+            f"{wrong[0].rstrip('_')} is for {what}, and this is of kind {kind}: leave it out, or name the kind"
+        )
     if kind == COMMAND:
         found = new_bundle(digest(data), args=extras.args, env=extras.env, files=_more_files(extras))
         return _content(COMMAND, found, lambda: data)

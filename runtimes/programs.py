@@ -49,7 +49,7 @@ def encode_program(
     fields = {"source": source, "args": list(args), "files": dict(files or {}), "stdin": stdin, "value": value}
     try:
         packed: bytes = msgpack.packb({**fields, "name": name} if name else fields)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadPayload(f"the program cannot be sent as MessagePack: {error}") from error
     return packed
 

@@ -290,6 +290,8 @@ def test_a_program_runs_as_if_it_were_started_here(broker: Path, tmp_path: Path)
             assert err.startswith(
                 'Traceback (most recent call last):\n  File "program.py", line 2, in <module>\n    f()'
             )
+            code, _, err = run("--runtime", "python", "/dev/zero")
+            assert err.startswith("error: /dev/zero has more than 1048576 bytes"), (code, err)
             code, out, _ = run("--json", "--value", '{"a": 4}', "-", source="value['a'] * 2")
             assert (code, json.loads(out)["value"]) == (0, 8)
             typed = tmp_path / "typed.ts"

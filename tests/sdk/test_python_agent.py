@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 from pathlib import Path
@@ -167,9 +168,16 @@ def test_a_failure_that_is_hard_to_tell(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+async def _sleeps_a_year(ctx: Context) -> None:
+    began = asyncio.get_running_loop().time()
+    await asyncio.sleep(365 * 24 * 3600)
+    ctx.reply(str(round(asyncio.get_running_loop().time() - began)))
+
+
 def test_an_async_handler_runs() -> None:
-    """Goal: `async def agent` works. Method: one that replies."""
+    """Goal: `async def agent` works, and sleeping takes no time. Method: one that replies, one that sleeps a year."""
     assert call(_waits_for_others).text == "later"
+    assert call(_sleeps_a_year).text == "31536000"
 
 
 def test_state_is_written_back_when_its_encoding_changed() -> None:

@@ -7,16 +7,20 @@
         first = call(planner.agent, "x")
         assert call(planner.agent, "x", state=first.state).text == "2"
 
-The handler runs in this process: with the host's clock and files, without fuel or memory limits. `rota.local` runs the
-same source in the sandbox.
+The handler runs in this process: with the host's clock and files, without fuel or memory limits. Only `asyncio.sleep`
+takes no time, as in the sandbox. `rota.local` runs the same source in the sandbox.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import math
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from rota.agent.context import Context, ReplyTo
+from rota.agent.event_loop import EventLoop, TimersOnly
 from rota.agent.messagepack import pack, unpack
 from rota.agent.step import Handler, step
 
@@ -85,12 +89,41 @@ def call(
     given = None if state is None else pack(state)
     encoded = payload if isinstance(payload, bytes) else payload.encode() if isinstance(payload, str) else pack(payload)
     fields = (given, kind, sender, encoded, turn, now_ms, entropy, reply_to, list(tensors), address)
-    output = unpack(step(handler, fields))
+    output = unpack(step(lambda ctx: _at_once(handler(ctx)), fields))
     if output[1]:
         return Answer(state, None, [], (output[2], output[3]))
     after = output[2] if output[2] is not None else given
     emits = [Emit(*fields) for fields in output[4]]
     return Answer(None if after is None else unpack(after), output[3], emits)
+
+
+class _Clock(TimersOnly):
+    """Its waits move it, and take no time."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout is None:
+            return super().select(timeout)
+        self.now = math.nextafter(self.now + max(timeout, 0.0), math.inf)  # a timer is due when its time has passed
+        return []
+
+
+class _Loop(EventLoop):
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = self._clock = _Clock()
+
+    def time(self) -> float:
+        return self._clock.now
+
+
+def _at_once(answer: Any) -> Any:
+    """Return what a handler returned; of an `async` one, what it returns at its end."""
+    if not inspect.iscoroutine(answer):
+        return answer
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(answer)
 
 
 __all__ = ["Answer", "Context", "Emit", "call"]
