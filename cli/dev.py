@@ -81,7 +81,7 @@ def _deploy(client: Client, connection: Connection, folder: Path, lane: str, *, 
     except (CodeError, ConfigError) as error:
         if ends:
             raise
-        click.secho(f"{error.message}", err=True, fg="red")
+        click.secho(f"error: {error.message}", err=True, fg="red")
         return
     click.secho(f"{built.name} is deployed in lane {lane} ({time.monotonic() - began:.1f} s)", err=True, fg="green")
 

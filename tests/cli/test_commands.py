@@ -18,11 +18,13 @@ from rota.cli.__main__ import rota
 from rota.cli.common_options import ByteCount
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
 from rota.cli.output import cell, counted
+from rota.cli.run import _source
 from rota.cli.submit import _rest, _tasks, print_outcome, submit
 from rota.cli.waiting import not_there_yet
 from rota.common import errors
 from rota.common.messages import ResultItem
 from rota.common.results import Result
+from rota.runtimes.catalog import runtime_named
 from rota.tensors.payloads import Payloads
 
 Run = Callable[..., tuple[int, str, str]]
@@ -258,6 +260,14 @@ def test_numbers_are_counted_as_people_do() -> None:
     """Goal: no "1 turns". Method: none, one and many."""
     said = [counted(number, what) for number, what in ((0, "turn"), (1, "turn"), (1_234, "turn"), (2, "process"))]
     assert said == ["0 turns", "1 turn", "1,234 turns", "2 processes"]
+
+
+def test_a_program_in_typescript_runs_without_its_types(tmp_path: Path) -> None:
+    """Goal: `rota run` takes what `rota deploy` takes. Method: a file, as it is sent."""
+    pytest.importorskip("quickjs_rs")
+    (tmp_path / "t.ts").write_text("const x: number = 5", encoding="utf-8")
+    source, name = _source(tmp_path / "t.ts", runtime_named("javascript"))
+    assert (name, "number" in source, "x = 5" in source) == ("t.js", False, True)
 
 
 def test_a_result_is_readable_on_a_terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

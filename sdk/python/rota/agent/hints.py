@@ -27,8 +27,8 @@ def _of_module(name: str) -> str:
     if top in sys.stdlib_module_names:
         return f"the Python of the sandbox has no {top.lstrip('_')}; docs/RUNTIMES.md lists what it lacks"
     return (
-        "a file or a package of pure Python goes along with --with PATH (a project: `with` in rota.toml); one with "
-        "machine code, such as numpy, cannot"
+        "a file or a package of pure Python goes along with --with PATH (`rota run`: --file); one with machine code, "
+        "such as numpy, cannot"
     )
 
 
