@@ -72,7 +72,7 @@ def read_project(folder: Path) -> Project:
             f"{folder} is no project of an agent, since it has no {MANIFEST}: "
             "`rota new agent NAME --lang LANGUAGE` makes one"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     for table, keys in tables.items():
         unknown = [key for key in keys if key not in _KEYS.get(table, ())] if isinstance(keys, dict) else [table]
