@@ -128,23 +128,35 @@ def _arguments(guest: Interpreter, message: bytes) -> tuple[int, ...]:
 
 
 def _output(guest: Interpreter, parts: int) -> bytes:
-    """Return the output that `finish` of boot.js gives in parts.
+    """Return the output for what `finish` of boot.js gives: state and result, or from index 2 on parts of an output.
 
     An agent that changes built-in objects can make anything of it, so it is bytes that the host does not look into.
     """
     found: list[bytes] = []
-    size = 0
-    for index in range(PARTS_MAX):
-        part = guest.call("qjs_get_prop_uint32", parts, index)
-        if guest.call("qjs_is_undefined", part):
+    left = OUTPUT_BYTES_MAX
+    for index in range(2, PARTS_MAX):
+        part = _part(guest, parts, index, left)
+        if part is None:
             break
-        pointer, length = quickjs.place_of(guest, part)
-        size += length
-        if size > OUTPUT_BYTES_MAX:
-            guest.fail("bad_output", f"javascript: more than {OUTPUT_BYTES_MAX} bytes returned")
-        guest.charge(PART_FUEL)
-        found.append(guest.read(pointer, length))
-    return b"".join(found)
+        left -= len(part)
+        found.append(part)
+    if found:
+        return b"".join(found)
+    state = _part(guest, parts, 0, left)
+    result = _part(guest, parts, 1, left - len(state or b""))
+    return _pack([1, 0, state, result, [], []])
+
+
+def _part(guest: Interpreter, parts: int, index: int, bytes_max: int) -> bytes | None:
+    """Return the bytes at an index, None where undefined is."""
+    part = guest.call("qjs_get_prop_uint32", parts, index)
+    if guest.call("qjs_is_undefined", part):
+        return None
+    pointer, size = quickjs.place_of(guest, part)
+    if size > bytes_max:
+        guest.fail("bad_output", f"javascript: more than {OUTPUT_BYTES_MAX} bytes returned")
+    guest.charge(PART_FUEL)
+    return guest.read(pointer, size)
 
 
 def _pack(fields: list[Any]) -> bytes:

@@ -56,10 +56,15 @@ export function hasFailed() {
   return failure !== undefined;
 }
 
-/** Return the output: the array of docs/AGENTS.md as MessagePack, in parts. */
+/**
+ * Return the output. Of most tasks this is [state, result], each bytes or undefined; else two times undefined, and behind
+ * them the array of docs/AGENTS.md as MessagePack, in parts.
+ */
 export function close() {
   if (failure) return packParts([1, 1, failure[0] || "Error", failure[1], []]);
-  const fields = [1, 0, stateAfter(), result, emits, []];
+  const after = stateAfter();
+  if (!emits.length && !resultTensors.length) return [after ?? undefined, result ?? undefined];
+  const fields = [1, 0, after, result, emits, []];
   if (resultTensors.length) fields[6] = resultTensors;
   return packParts(fields);
 }

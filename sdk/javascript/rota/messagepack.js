@@ -245,9 +245,12 @@ export function pack(value) {
   }
 }
 
-/** Return a value as MessagePack in parts: long bytes in it are not copied. Nothing of it may pack something itself. */
+/**
+ * Return an array as MessagePack in parts, from index 2 on: long bytes in it are not copied. Nothing of it may pack
+ * something itself.
+ */
 export function packParts(value) {
-  const found = (parts = []);
+  const found = (parts = [undefined, undefined]);
   begun = size;
   try {
     write(value);
