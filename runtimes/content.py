@@ -86,6 +86,8 @@ def content_of(module: Paths | bytes, kind: str | None, extras: Extras, roles: I
     if kind is None and path is not None and not data.startswith(_WASM):
         if extras.runtime:
             return _source(path, extras)
+        if data.lstrip()[:1] in (b"(", b";"):
+            inspect_module(data)  # says what to do with WebAssembly as text
         raise CodeError(
             f"{path.name} is neither WebAssembly nor by its suffix a source ({_known_suffixes()}): if it is a source, "
             f"say of what with --runtime ({', '.join(RUNTIMES)})",

@@ -157,7 +157,7 @@ def _outputs() -> Iterator[Attack]:
         ("a map for an array", b"\x81\x01\x00", "output: not an array that starts with version and status"),
         ("text that is no text", b"\x96\x01\x00\xc0\xc0\x90\x91\xa2\xff\xfe", "log[0]: a str that is not UTF-8"),
         ("an extension", b"\x94\x01\x00\xd4\x01\x00\xc0", "state: a MessagePack extension, not bin"),
-        ("a timestamp", b"\x94\x01\x00\xd6\xff\x00\x00\x00\x00\xc0", "state: a MessagePack extension, not bin"),
+        ("a timestamp", b"\x94\x01\x00\xd6\xff\x00\x00\x00\x00\xc0", "state: 0.0, not bin"),
         ("a float for a version", b"\x94\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00\x00\xc0\xc0", "version: 1.0, not 1"),
         ("false for a status", b"\x94\x01\xc2\xc0\xc0", "status: False, not 0 or 1"),
         ("bytes behind the end", b"\x94\x01\x00\xc0\xc0\xc0", "output: 6 bytes that are not one MessagePack value"),

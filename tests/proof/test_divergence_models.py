@@ -196,7 +196,7 @@ def test_what_a_result_claims_of_its_certificate_is_compared(bench: Bench) -> No
     report = bench.verify()
     assert report.equal
     (note,) = bench.notes(report)
-    assert (note.first_turn, note[2:]) == (2, ("certificate", "B", "C"))
+    assert (note.first_turn, note[2:5]) == (2, ("certificate", "B", "C"))
     bench.forge(with_record(records.Fingerprint, 0, facts(runtime="0.1.0")))
     bench.forge(with_outcome(2, result=result(7)))
     _, (found,) = bench.judge()
