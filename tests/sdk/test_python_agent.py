@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib.util
 import json
 from pathlib import Path
@@ -215,6 +216,11 @@ def test_a_program_and_what_comes_of_it() -> None:
     assert "rota" not in failed["error"]["traceback"]
     assert end("x = = 1")["error"]["message"] == "invalid syntax"
     assert end("{1}")["value"] == "{1}"
+    ours: list[str] = []
+    atexit.register(ours.append, "of this process")
+    assert end("import atexit; atexit.register(print, 'at exit'); print('now')")["stdout"] == "now\nat exit\n"
+    assert not ours, "what the process itself registered is not the program's"
+    atexit.unregister(ours.append)
     assert end("import sys; sys.stdout.close()")["stdout"] == ""
     assert call(program.agent, b"6 * 7").value["value"] == 42
 

@@ -11,6 +11,8 @@ import io
 import linecache
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Final
 
@@ -59,8 +61,10 @@ def run(
     last, error, code = None, None, 0
     try:
         _write_files(files)
-        last = _execute(source, name, module)
-        atexit._run_exitfuncs()
+        with _exits() as at_exit:
+            last = _execute(source, name, module)
+            for function, positional, named in reversed(at_exit):
+                function(*positional, **named)
     except SystemExit as end:
         code = _exit_code(end)
     except BaseException as raised:
@@ -70,6 +74,22 @@ def run(
         sys.modules["__main__"], sys.argv, sys.stdin, sys.stdout, sys.stderr = kept
     texts = [_text(stream) for stream in (stdout, stderr)]
     return {"stdout": texts[0], "stderr": texts[1], "value": _value(last), "error": error, "exit": code}
+
+
+@contextmanager
+def _exits() -> Iterator[list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]]]:
+    """Collect what the program registers for its exit. What its process has registered, in a unit test, is not its."""
+    found: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]] = []
+
+    def register(function: Callable[..., object], *positional: Any, **named: Any) -> Callable[..., object]:
+        found.append((function, positional, named))
+        return function
+
+    kept, atexit.register = atexit.register, register  # type: ignore[assignment]
+    try:
+        yield found
+    finally:
+        atexit.register = kept
 
 
 def _request(payload: bytes) -> dict[str, Any]:
