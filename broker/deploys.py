@@ -35,7 +35,7 @@ def deploy(
         busy = errors.Busy(
             f"{PENDING_DEPLOYS_MAX} newer deploys wait for a worker: start one of that pool, or deploy without check"
         )
-        refuse(broker, oldest.identity, oldest.request.number, busy)
+        _end(broker, oldest, busy)
     _ask(broker, pending)
     return None
 
@@ -73,7 +73,7 @@ def died(broker: BrokerState, worker: str) -> None:
             f"{POISON_DEATHS_MAX} workers died while they checked {name!r}: their logs say how",
             name=name,
         )
-        refuse(broker, pending.identity, pending.request.number, error)
+        _end(broker, pending, error)
 
 
 def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
@@ -81,14 +81,20 @@ def settle(broker: BrokerState, prepared: messages.Prepared) -> None:
     pending = broker.deploys.take(prepared.number, prepared.worker)
     if pending is None:
         return
+    objection = errors.CodeError(prepared.message, name=pending.request.name)
+    _end(broker, pending, prepared.info if prepared.ok else objection)
+
+
+def _end(broker: BrokerState, pending: PendingDeploy, found: dict[str, Any] | errors.RotaError) -> None:
+    """Apply a deploy with what the worker found, or refuse it with an error; answer as before if it took effect."""
     try:
-        if not prepared.ok:
-            raise errors.CodeError(prepared.message, name=pending.request.name)
-        if broker.storage_full:
-            raise storage_full(broker)
         answer = broker.world.producers.old_answer(pending.origin)  # it may have been sent again without `check`
         if answer is None:
-            answer = _bind(broker, pending.request, pending.origin, prepared.info)
+            if isinstance(found, errors.RotaError):
+                raise found
+            if broker.storage_full:
+                raise storage_full(broker)
+            answer = _bind(broker, pending.request, pending.origin, found)
         broker.answer(pending.identity, answer)
     except errors.RotaError as error:
         refuse(broker, pending.identity, pending.request.number, error)

@@ -17,6 +17,14 @@ CODE_FAULTS: Final = (
         ("tests/broker/test_lane.py",),
     ),
     (
+        "deploy-refused-after-effect",
+        "a deploy that took effect is answered as before",
+        "broker/deploys.py",
+        "        answer = broker.world.producers.old_answer(pending.origin)  #",
+        "        answer = None  #",
+        ("tests/broker/test_requests.py",),
+    ),
+    (
         "refused-and-acknowledged",
         "code that could not be stored is not acknowledged",
         "broker/requests.py",

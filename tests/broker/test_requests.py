@@ -519,15 +519,19 @@ def test_a_deploy_beside_one_that_kills_workers_is_not_refused_with_it(broker: B
     assert sorted(broker.lane().deploys) == ["counter", "neighbour"]
 
 
-def test_a_deploy_that_comes_again_without_check_takes_effect_once(broker: Broker) -> None:
-    """Goal: one number has one effect. Method: the worker answers after the repeat has bound the name."""
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_deploy_that_comes_again_without_check_takes_effect_once(broker: Broker, ok: bool) -> None:
+    """Goal: one number has one effect and one answer. Method: the worker says yes or no after the repeat has bound the
+    name.
+    """
     alice, worker = broker.producer(), broker.worker()
     request = messages.Deploy(alice.next_number(), "main", "other", COUNTER, True)
     assert alice.send(request) is None
     assert isinstance(alice.send(request._replace(check=False)), Answer)
     before = len(broker.journal)
-    worker.say(Prepared("w1", worker.prepares[0].number, True, {}, ""))
+    worker.say(Prepared("w1", worker.prepares[0].number, ok, {}, "" if ok else "odd"))
     assert len(broker.journal) == before
+    assert alice.inbox[-1] == Answer(request.number, {})
 
 
 def test_deploys_that_wait_for_ever_do_not_close_the_door(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,17 @@ from core_kit import picture
 from simulation.history import History, check_reference, outcome_key, read_history
 from simulation.worker_lies import DRIFT, LIE
 
-from rota.broker import records
+from rota.broker import deploys, records, requests
 from rota.broker import workers as workers_module
 from rota.broker.journal import Journal
+from rota.broker.records import Origin
 from rota.broker.recovery import fold
+from rota.broker.refusals import refuse
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.world import World
-from rota.common.errors import NumberReused, RotaError
+from rota.common.digests import ZERO_DIGEST
+from rota.common.errors import NumberReused, RotaError, StaleNumber
 from rota.common.events import LaneMoved, OutcomesDiffer, TaskFailure, TextStreamed
 from rota.common.messages import Accepted, Answer, Completed, DeadDrop, Event, ResultItem, Submit
 from rota.common.work import RECORDED_FAILURES, Done, Failed, Fold, Outcome
@@ -36,6 +39,16 @@ FOLDED_RECORDS_MAX = 300  # folding all records is slow; at the end it is always
 def check_core(core: BrokerState) -> None:
     """An invariant between two steps failed."""
     core.check_invariants()
+
+
+def _refuse_without_effect(core: BrokerState, identity: bytes, number: int, error: RotaError) -> None:
+    """Refuse a request, which must not have taken effect."""
+    producer = core.producer(identity)
+    if producer is not None and not isinstance(error, NumberReused | StaleNumber):
+        assert core.world.producers.is_new(Origin(producer, number, ZERO_DIGEST)), (
+            f"{(producer, number)} is refused ({error.code}) and took effect"
+        )
+    refuse(core, identity, number, error)
 
 
 class Checker:
@@ -128,7 +141,7 @@ class Checker:
         self.simulation.transcript.note("lie", worker, folded.address, folded.tasks[place].turn)
 
     def probes(self) -> list[tuple[Any, str, Any]]:
-        """Note late completions that enter the core."""
+        """Note late completions that enter the core, and check each refusal of a request where it is made."""
         real = workers_module._compare_late
 
         def probe(core: BrokerState, message: Completed) -> None:
@@ -140,7 +153,8 @@ class Checker:
             self.seen["late completions"] += 1
             real(core, message)
 
-        return [(workers_module, "_compare_late", probe)]
+        refusing = [(module, "refuse", _refuse_without_effect) for module in (requests, deploys)]
+        return [(workers_module, "_compare_late", probe), *refusing]
 
     # --- what clients are told -------------------------------------------------------------------------------------
 
@@ -269,7 +283,11 @@ class Checker:
                 self.seen["pieces of text"] += 1
 
     def _check_requests(self, history: History) -> None:
-        """Check that each answer is in the run file, each number once, and nothing that was refused permanently."""
+        """Check that each answer is in the run file, each number once, and nothing that is refused at any time.
+
+        Other refusals are checked where they are made: a copy of the request that was sent on an earlier connection may
+        arrive later, and is carried out anew.
+        """
         for key, reply in self._answers.items():
             request = self._requests[key]
             record = history.inputs.get(key)
@@ -285,7 +303,7 @@ class Checker:
         for key, record in history.inputs.items():
             assert _is_of(record, self._requests[key]), f"{key} asked for {self._requests[key]}, which became {record}"
         for key, code in self._refusals.items():
-            if key not in self._answers and code not in ("storage_full", "not_reachable") and key not in self._reused:
+            if key not in self._answers and _is_final(self._requests[key], code) and key not in self._reused:
                 assert key not in history.inputs, f"{key} was refused ({code}) and took effect"
 
     def _lied_turns(self, history: History) -> dict[tuple[str, int], None]:
@@ -320,6 +338,11 @@ def _is_of(record: Any, request: Any) -> bool:
     if type(request) is Submit:
         return bool((record.lane, record.runs, record.retry_of) == (request.lane, request.runs, request.retry_of))
     return all(getattr(record, name, value) == value for name, value in request._asdict().items() if name != "number")
+
+
+def _is_final(request: Any, code: str) -> bool:
+    """Return whether every copy of a request is refused, at any time: not for what others did or one worker found."""
+    return code == "bad_payload" or (code == "bad_code" and not request.check)
 
 
 def _is_verdict(outcome: Outcome | None) -> bool:
