@@ -185,7 +185,7 @@ class Reference:
 
     def _meet_agent(self, task: Stamped) -> None:
         """Let a task for a new address make its agent, or fail where the lane has as many as it may."""
-        if task.caught is not None or task.code is None or task.code.kind != "agent" or task.target in self.agents:
+        if task.caught is not None or task.code is None or task.code.kind not in STATEFUL or task.target in self.agents:
             return
         agents_max = self.opened.settings.agents_max
         if len(self.agents) < agents_max:
