@@ -39,10 +39,10 @@ def settings_of(plan: Plan, number: int) -> LaneSettings:
     return LaneSettings(
         policy="recorded" if not plan.pinned and chance.random() < 0.25 else "derived",
         window=chance.choice((1, 2, 7, 50)),
-        tasks_max=chance.choice((40, 80, 100_000)),
+        tasks_max=chance.choice((72 if plan.pinned else 40, 80, 100_000)),  # what is pinned waits all at once
         starvation_passes=chance.choice((1, 3, 64)),
         seed=digest(b"%d %d" % (plan.seed, number)),
-        bytes_max=chance.choice((60_000 if plan.pinned else 6_000, 1 << 28)),  # what is pinned waits all at once
+        bytes_max=chance.choice((60_000 if plan.pinned else 6_000, 1 << 28)),
         agents_max=chance.choice((2, 6, 1_000)),
     )
 
