@@ -21,6 +21,7 @@ from rota.common.work import COMMAND, SOURCE, Code
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.guest import INITIALIZE, MEMORY, PreparedCode
+from rota.cpu_worker.recent import Recent
 from rota.cpu_worker.source_store import SourceStore
 from rota.wasi.program import program_of
 
@@ -40,21 +41,15 @@ class CodeStore:
         self._sources = sources
         self._compiler = compiler
         self._linker = linker
-        self._prepared: dict[_Key, PreparedCode] = {}
-        self._bytes = 0
+        self._prepared: Recent[_Key, PreparedCode] = Recent(PREPARED_MAX, PREPARED_BYTES_MAX)
 
     def get(self, code: Code) -> PreparedCode:
         """Return code ready to run. Raises `CodeError` if it is missing or cannot be used."""
         key = (code.digest, code.kind, code.exports)
-        prepared = self._prepared.pop(key, None)
-        if prepared is not None:
-            self._prepared[key] = prepared
-            return prepared
-        prepared = self._prepare(code)
-        self._prepared[key] = prepared
-        self._bytes += prepared.native_bytes
-        while len(self._prepared) > PREPARED_MAX or (self._bytes > PREPARED_BYTES_MAX and len(self._prepared) > 1):
-            self._bytes -= self._prepared.pop(next(iter(self._prepared))).native_bytes
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepare(code)
+            self._prepared.put(key, prepared, prepared.native_bytes)
         return prepared
 
     def preparation(self, code: Code) -> Callable[[], None] | None:
@@ -76,7 +71,6 @@ class CodeStore:
 
     def close(self) -> None:
         self._prepared.clear()
-        self._bytes = 0
 
     def _bundle(self, code: Code) -> Bundle | None:
         """Return the bundle of a command; None for what is a module. Raises `CodeError`."""

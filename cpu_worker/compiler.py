@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,9 @@ from rota.common.limits import COMPILE_MEMORY_BYTES_MAX, MODULE_BYTES_MAX
 from rota.cpu_worker.artefacts import Artefacts
 from rota.cpu_worker.compile_main import COMPONENT, COPIED_IMAGES, EXIT_INVALID, compile_ms_max, was_killed
 from rota.cpu_worker.host_limits import why_memory_is_short
+from rota.cpu_worker.one_shot import OneShots
 from rota.cpu_worker.profile import artefact_scope
+from rota.cpu_worker.recent import Recent
 from rota.worker.executor import HostFault
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,8 @@ class Compiler:
         self._artefacts = Artefacts(artefacts_dir)
         self._scope = artefact_scope(engine)
         self.compiled_count = 0
-        self._made: dict[bytes, bytes] = {}  # native code by digest, about to be loaded
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}  # now compiling, by process id
-        self._stopped = False
+        self._made: Recent[bytes, bytes] = Recent(_MADE_MAX)  # native code by digest, about to be loaded
+        self._shots = OneShots()
 
     def is_made(self, digest: bytes) -> bool:
         """Return whether a valid artefact exists, so that loading is fast."""
@@ -57,19 +57,17 @@ class Compiler:
             return True
         native = self._artefacts.read(self._name(digest))
         if native is not None:
-            self._hold(digest, native)
+            self._made.put(digest, native)
         return native is not None
 
     def make(self, wasm: bytes, digest: bytes) -> None:
         """Compile before `load`, which may be called in another thread. Raises `CodeError` if it does not compile."""
         name = self._name(digest)
-        self._hold(digest, self._compile(wasm, digest, name))
+        self._made.put(digest, self._compile(wasm, digest, name))
 
     def stop(self) -> None:
         """End the compiling processes; callable from any thread. Their waiting callers get a `CodeError`."""
-        self._stopped = True
-        for process in list(self._processes.values()):
-            process.kill()
+        self._shots.stop()
 
     def load(self, wasm: bytes, digest: bytes) -> tuple[Module, int]:
         """Return the compiled module and the size of its code in bytes, from the cache if it is there.
@@ -92,20 +90,14 @@ class Compiler:
 
     def _native(self, wasm: bytes, digest: bytes) -> bytes:
         name = self._name(digest)
-        return self._made.pop(digest, None) or self._artefacts.read(name) or self._compile(wasm, digest, name)
+        return self._made.take(digest) or self._artefacts.read(name) or self._compile(wasm, digest, name)
 
     def _compile(self, wasm: bytes, digest: bytes, name: str) -> bytes:
-        if self._stopped:
-            raise CodeError("the worker is ending and compiles nothing more")
-        native = compile_apart(wasm, digest, self._processes, options=self._options)
+        self._shots.check_going_on("compiles")
+        native = compile_apart(wasm, digest, self._shots, options=self._options)
         self.compiled_count += 1
         self._artefacts.keep(name, native)
         return native
-
-    def _hold(self, digest: bytes, native: bytes) -> None:
-        self._made[digest] = native
-        if len(self._made) > _MADE_MAX:
-            self._made.pop(next(iter(self._made)), None)
 
     def _name(self, digest: bytes) -> str:
         return self._artefacts.name(SUFFIX, self._scope, digest)
@@ -125,12 +117,11 @@ def _why_not_loaded(error: WasmtimeError, digest: bytes) -> CodeError:
 def compile_apart(
     wasm: bytes,
     digest: bytes,
-    processes: dict[int, subprocess.Popen[bytes]] | None = None,
+    shots: OneShots | None = None,
     *,
     options: Sequence[str] = (),
 ) -> bytes:
-    """Compile in a one-shot process and return native code; the process is in `processes` while it runs. `options`: of
-    compile_main.py.
+    """Compile in a one-shot process, one of `shots`, and return native code. `options`: of compile_main.py.
 
     Raises `CodeError` with the reason, `HostFault` if another try may succeed.
     """
@@ -138,36 +129,25 @@ def compile_apart(
     short = digest.hex()[:16]
     if len(wasm) > MODULE_BYTES_MAX:
         raise CodeError(f"module {short} has {len(wasm)} bytes, at most {MODULE_BYTES_MAX}: strip it or split it")
-    # -P keeps the working directory, which may hold anything, off the module path.
-    command = [sys.executable, "-P", "-m", "rota.cpu_worker.compile_main", *options]
-    processes = {} if processes is None else processes
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        processes[process.pid] = process
-        try:
-            native, said = process.communicate(wasm, timeout=ms_max / 1000)
-        except subprocess.TimeoutExpired:
-            text = f"module {short} took longer than {ms_max} ms to compile: make it smaller"
-            raise CodeError(text) from None
-        finally:
-            process.kill()
-            del processes[process.pid]
-    if process.returncode == 0:
-        return native
-    text = said.decode(errors="replace").strip()
-    if process.returncode == EXIT_INVALID:
-        raise CodeError(f"module {short} is not WebAssembly of the profile in docs/AGENTS.md: {text}")
-    if was_killed(process.returncode):
+    try:
+        ended = (shots or OneShots()).run(["rota.cpu_worker.compile_main", *options], wasm, ms_max)
+    except subprocess.TimeoutExpired:
+        raise CodeError(f"module {short} took longer than {ms_max} ms to compile: make it smaller") from None
+    if ended.returncode == 0:
+        return ended.output
+    if ended.returncode == EXIT_INVALID:
+        raise CodeError(f"module {short} is not WebAssembly of the profile in docs/AGENTS.md: {ended.said}")
+    if was_killed(ended.returncode):
         raise HostFault(f"the compiler of module {short} {KILLED}")
     # What a process says that ran into a limit shows paths of this host, and the error goes to whoever deployed.
-    log.warning("the compiler of module %s ended with %d: %s", short, process.returncode, text[-500:])
+    log.warning("the compiler of module %s ended with %d: %s", short, ended.returncode, ended.said[-500:])
     short_of = why_memory_is_short(COMPILE_MEMORY_BYTES_MAX)
     if short_of:
         raise CodeError(
-            f"the compiler of module {short} ended with {process.returncode}, and {short_of}: it may need up to "
+            f"the compiler of module {short} ended with {ended.returncode}, and {short_of}: it may need up to "
             f"{COMPILE_MEMORY_BYTES_MAX} bytes, so give this worker more memory"
         )
     raise CodeError(
-        f"the compiler of module {short} ended with {process.returncode}: probably over {ms_max} ms of "
+        f"the compiler of module {short} ended with {ended.returncode}: probably over {ms_max} ms of "
         f"processor time or {COMPILE_MEMORY_BYTES_MAX} bytes of memory; make the module smaller"
     )

@@ -29,6 +29,7 @@ from rota.cpu_worker.profile import (
     INITIALIZE_FUEL,
 )
 from rota.cpu_worker.trap_stack import stack_of
+from rota.wasi.program import NO_PROGRAM, Program
 
 _Arguments: Final = ffi.wasmtime_component_val_t * 2
 _TRAP: Final = "wasm trap: "
@@ -60,6 +61,7 @@ class PreparedComponent:
     native_bytes: int
     call: str = HANDLE
     alloc: str = "cabi_realloc"
+    program: Program = NO_PROGRAM
 
 
 class ComponentGuest:
@@ -114,12 +116,6 @@ class ComponentGuest:
 
     def has_grown(self) -> bool:
         return True  # nobody can tell, so it may not be kept
-
-    def charge(self, fuel: int) -> None:
-        raise AssertionError("a component has no imports, so nothing charges it")
-
-    def write(self, pointer: int, data: memoryview) -> bool:
-        raise AssertionError("a component has no imports, so nothing writes to it")
 
     def close(self) -> None:
         self._store.close()

@@ -23,6 +23,7 @@ from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.guest import GuestFault, GuestStopped
 from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.profile import new_component_engine
+from rota.cpu_worker.recent import Recent
 from rota.cpu_worker.watchdog import EpochWatchdog
 
 PREPARED_MAX: Final = 16
@@ -40,15 +41,14 @@ class Components:
         self._memories = memories
         self._watchdog = watchdog
         self._engine: Engine | None = None
-        self._prepared: dict[bytes, PreparedComponent] = {}
-        self._bytes = 0
+        self._prepared: Recent[bytes, PreparedComponent] = Recent(PREPARED_MAX, PREPARED_BYTES_MAX)
 
     def get(self, code: Code) -> PreparedComponent:
         """Return a component ready to run. Raises `CodeError` if it is missing or cannot be used."""
-        prepared = self._prepared.pop(code.digest, None) or self._prepare(code)
-        self._prepared[code.digest] = prepared
-        while len(self._prepared) > PREPARED_MAX or (self._bytes > PREPARED_BYTES_MAX and len(self._prepared) > 1):
-            self._bytes -= self._prepared.pop(next(iter(self._prepared))).native_bytes
+        prepared = self._prepared.get(code.digest)
+        if prepared is None:
+            prepared = self._prepare(code)
+            self._prepared.put(code.digest, prepared, prepared.native_bytes)
         return prepared
 
     def preparation(self, code: Code) -> Callable[[], None] | None:
@@ -105,5 +105,4 @@ class Components:
         check_type(functions[HANDLE].ty)
         handle = component.get_export_index(HANDLE, component.get_export_index(HANDLER))
         assert handle is not None, "the type says that it is there"
-        self._bytes += native_bytes
         return PreparedComponent(self._engine, component, self._linker, handle, native_bytes)

@@ -51,7 +51,7 @@ from rota.cpu_worker.source_store import SourceStore
 from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.runtimes.folder import runtimes_folder
-from rota.wasi.program import NO_PROGRAM
+from rota.wasi.program import Program
 from rota.worker.executor import stopped_by
 
 
@@ -140,10 +140,9 @@ class WasmExecutor:
             )
         except CodeError as error:
             return FoldResult(NO_OUTCOMES, None, stopped_by(error), error.message)
-        self._program = NO_PROGRAM if isinstance(prepared, PreparedComponent) else prepared.program
         self._sandbox.begin(prepared, fold.code)
         try:
-            return self._run_tasks(fold)
+            return self._run_tasks(fold, prepared.program)
         finally:
             self._sandbox.end()
 
@@ -158,12 +157,12 @@ class WasmExecutor:
         self._sandbox.close()
         self._engine.close()
 
-    def _run_tasks(self, fold: Fold) -> FoldResult:
+    def _run_tasks(self, fold: Fold, program: Program) -> FoldResult:
         run_task = {FUNCTION: self._run_function, COMMAND: self._run_command}.get(fold.code.kind, self._run_agent)
         outcomes: list[Outcome] = []
         state, new_state = fold.state, None
         answered_bytes = 0
-        sandbox, facts = self._sandbox, fold_facts(fold, self._program)
+        sandbox, facts = self._sandbox, fold_facts(fold, program)
         log = facts.log
         for task in fold.tasks:
             # A fold's outcomes go into one message; tasks that do not fit run again in another assignment.

@@ -179,5 +179,10 @@ def check_answer(name: str, pointer: int, size: int, memory_bytes: int) -> None:
     """Raise the outcome of an answer that is outside the memory or too large to send."""
     if pointer + size > memory_bytes:
         raise GuestFault("bad_output", f"{name}: pointer + length is outside the memory of {memory_bytes} bytes")
+    check_answer_size(name, size)
+
+
+def check_answer_size(name: str, size: int) -> None:
+    """Raise the outcome of an answer that is too large to send."""
     if size > OUTPUT_BYTES_MAX:
         raise GuestFault("bad_output", f"{name}: {size} bytes returned, at most {OUTPUT_BYTES_MAX}")

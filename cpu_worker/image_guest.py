@@ -27,7 +27,7 @@ from rota.cpu_worker.guest import (
     GuestStopped,
     OutOfFuel,
     PreparedCode,
-    check_answer,
+    check_answer_size,
     check_fits,
 )
 from rota.cpu_worker.host_calls import MASKS, HostCalls, ImportFunctions
@@ -41,7 +41,6 @@ from rota.cpu_worker.module_split import (
     table_call_export,
     table_export,
 )
-from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.raw_store import RawStore
 from rota.runtimes.driver import NESTED_CALLS_MAX, READ_FREE_BYTES, TABLE_ARGUMENTS_MAX, Driver, HostFunction
 from rota.wasi.program import Program
@@ -172,20 +171,13 @@ class ImageGuest(RawStore):
         self._functions: dict[str, tuple[int, FuncType]] = {}
         self._depth = 0
         self.interpreter = ImageInterpreter(self)
-        try:
-            self._open(memory_bytes)
-        except BaseException:
-            self.close()
-            raise
+        self._start(memory_bytes)
 
-    def _open(self, memory_bytes: int) -> None:
+    def _open(self) -> None:
         prepared, runtime = self.prepared, self.prepared.runtime
         self._instances = (ffi.wasmtime_instance_t * 2)()
         image, program = addressof(self._instances[0]), addressof(self._instances[1])
         self._program = program
-        self._limit(memory_bytes)
-        self._give(INITIALIZE_FUEL)
-        self._hosts.attach(self)
         error = api.instantiate(prepared.linked.ptr(), self._context, image, self._trap_reference)
         if error or self._trap.value:
             self._raise(error, "instantiation")
@@ -217,8 +209,7 @@ class ImageGuest(RawStore):
         except Exception as error:  # a driver reads what guests return, which may be anything
             text = f"{self.where}: what it returned cannot be read ({type(error).__name__}: {error})"
             raise GuestFault("bad_output", text[:MESSAGE_CHARS_MAX]) from None
-        self._refresh()
-        check_answer(self.where, 0, len(answer), max(self._size, len(answer)))
+        check_answer_size(self.where, len(answer))
         return answer
 
     def give(self, fuel: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,7 +38,9 @@ from rota.cpu_worker.image import (
     read_program,
 )
 from rota.cpu_worker.image_making import BaseImage, Order, encode_order
+from rota.cpu_worker.one_shot import OneShots
 from rota.cpu_worker.profile import IMAGE_FUEL, IMAGE_MEMORY_BYTES, artefact_scope
+from rota.cpu_worker.recent import Recent
 from rota.host.files import locked
 from rota.host.memory_file import MemoryFile
 from rota.runtimes.driver import Driver
@@ -65,10 +66,10 @@ class ImageMaker:
         self._shared_dir = runtimes_dir / COMPILED
         self._shared_artefacts: Artefacts | None = None
         self._scope = artefact_scope(engine)
-        self._made: dict[bytes, Image] = {}  # about to be loaded, by the bundle's digest
-        self._programs: dict[bytes, CompiledProgram] = {}  # by the runtime's digest; the engine maps the same files
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._stopped = False
+        self._made: Recent[bytes, Image] = Recent(_MADE_MAX)  # about to be loaded, by the bundle's digest
+        # By the runtime's digest; the engine maps the same files.
+        self._programs: Recent[bytes, CompiledProgram] = Recent(RUNTIMES_MAX)
+        self._shots = OneShots()
         self.made_count = 0  # of processes that ended well
 
     def is_made(self, bundle: Bundle, digest: bytes) -> bool:
@@ -80,34 +81,30 @@ class ImageMaker:
             return False
         image = self._read(self._own, names.image)
         if image is not None:
-            self._hold(digest, read_image(image))
+            self._made.put(digest, read_image(image))
         return image is not None
 
     def make(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> None:
         """Make what is missing for a source; `module` gives the runtime's bytes. Raises `CodeError` with the reason."""
-        self._hold(digest, self._image(bundle, digest, module))
+        self._made.put(digest, self._image(bundle, digest, module))
 
     def image(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> Image:
         """Return the image of a source, made if it is not there. Raises `CodeError` with the reason."""
-        return self._made.pop(digest, None) or self._image(bundle, digest, module)
+        return self._made.take(digest) or self._image(bundle, digest, module)
 
     def program(self, bundle: Bundle, module: Callable[[], bytes]) -> CompiledProgram:
         """Return the compiled runtime of a source, made if it is not there. Raises `CodeError` with the reason."""
-        found = self._programs.pop(bundle.module, None)
+        found = self._programs.get(bundle.module)
         if found is None:
             names, driver = _Names(self._scope, bundle, b""), driver_of(bundle.module)
             made = self._kept(self._shared, names.program, lambda: self._compile(bundle.module, module(), driver))
             found = read_program(made)
-        self._programs[bundle.module] = found
-        while len(self._programs) > RUNTIMES_MAX:
-            self._programs.pop(next(iter(self._programs)), None)
+            self._programs.put(bundle.module, found)
         return found
 
     def stop(self) -> None:
         """End the processes; callable from any thread. Their waiting callers get a `CodeError`."""
-        self._stopped = True
-        for process in list(self._processes.values()):
-            process.kill()
+        self._shots.stop()
 
     def _image(self, bundle: Bundle, digest: bytes, module: Callable[[], bytes]) -> Image:
         names = _Names(self._scope, bundle, digest)
@@ -162,7 +159,7 @@ class ImageMaker:
     def _turn(self, artefacts: Artefacts) -> Iterator[None]:
         with ExitStack() as held:
             while True:
-                self._check_going_on()
+                self._shots.check_going_on("makes")
                 try:
                     held.enter_context(locked(artefacts.lock_file, exclusive=True, wait_s=_LOCK_WAIT_S))
                     break
@@ -175,15 +172,15 @@ class ImageMaker:
     def _compile(self, digest: bytes, wasm: bytes, driver: Driver) -> MemoryFile:
         split = module_split.split_module(wasm, driver.exports)
         log.info("compiling the runtime %s (%s), once per user: it takes seconds", driver.name, digest.hex()[:16])
-        self._check_going_on()
+        self._shots.check_going_on("makes")
         options = [RUNTIME] if self._maps_images else [RUNTIME, COPIED_IMAGES]
-        native = compile_apart(split.wasm, digest, self._processes, options=options)
+        native = compile_apart(split.wasm, digest, self._shots, options=options)
         self.made_count += 1
         return file_of(native, split.program)
 
     def _run(self, order: Order, files: Sequence[MemoryFile]) -> MemoryFile:
         """Make an image in a one-shot process, which has these files open, and return it."""
-        self._check_going_on()
+        self._shots.check_going_on("makes")
         what = order.entry or f"the runtime {order.driver}"
         try:
             given = encode_order(order._replace(copies_images=not self._maps_images))
@@ -197,38 +194,24 @@ class ImageMaker:
             return image
         if returncode == EXIT_INVALID:
             raise CodeError(_shortened(text))
-        self._check_going_on()
+        self._shots.check_going_on("makes")
         if was_killed(returncode):
             raise HostFault(f"the process that loads {what} {KILLED}")
         short_of = why_memory_is_short(IMAGE_MEMORY_BYTES)
+        log.warning("the process that loads %s ended with %d: %s", what, returncode, text[-500:])  # paths of this host
         raise CodeError(
             f"the process that loads {what} ended with {returncode}{', and ' + short_of if short_of else ''}: "
-            f"probably over its memory or {IMAGE_MS_MAX} ms of processor time. {text[-500:]}"
+            f"probably over its memory or {IMAGE_MS_MAX} ms of processor time"
         )
 
     def _one_shot(self, order: bytes, files: Sequence[MemoryFile]) -> tuple[int, MemoryFile, str]:
         """Run the process of image_main.py; return its exit code, the image and what it said."""
-        command = [sys.executable, "-P", "-m", "rota.cpu_worker.image_main"]
         descriptors = [descriptor for file in files for descriptor in file.descriptors]
-        made, pipe = MemoryFile(), subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=made.fileno(), stderr=pipe, pass_fds=descriptors) as process:
-            self._processes[process.pid] = process
-            try:
-                _, said = process.communicate(order, timeout=IMAGE_MS_MAX / 1000)
-            finally:
-                process.kill()
-                del self._processes[process.pid]
+        made = MemoryFile()
+        arguments = ["rota.cpu_worker.image_main"]
+        ended = self._shots.run(arguments, order, IMAGE_MS_MAX, stdout=made.fileno(), descriptors=descriptors)
         made.seal()
-        return process.returncode, made, said.decode(errors="replace").strip()
-
-    def _hold(self, digest: bytes, image: Image) -> None:
-        self._made[digest] = image
-        if len(self._made) > _MADE_MAX:
-            self._made.pop(next(iter(self._made)), None)
-
-    def _check_going_on(self) -> None:
-        if self._stopped:
-            raise CodeError("the worker is ending and makes nothing more")
+        return ended.returncode, made, ended.said
 
 
 class _Names:

@@ -26,7 +26,6 @@ from rota.cpu_worker.guest import (
     check_status,
 )
 from rota.cpu_worker.host_calls import HostCalls
-from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.raw_store import RawStore
 
 _Externs: Final = ffi.wasmtime_extern_t * 5  # memory, alloc, call, output_ptr, output_len
@@ -43,18 +42,11 @@ class RawGuest(RawStore):
         check_fits(prepared, memory_bytes)
         self._prepared = prepared
         super().__init__(engine, hosts, hosts.cells.words, _Externs())
-        try:
-            self._open(memory_bytes)
-        except BaseException:
-            self.close()
-            raise
+        self._start(memory_bytes)
 
-    def _open(self, memory_bytes: int) -> None:
+    def _open(self) -> None:
         prepared = self._prepared
         instance = self._hosts.cells.instance_address
-        self._limit(memory_bytes)
-        self._give(INITIALIZE_FUEL)
-        self._hosts.attach(self)
         error = api.instantiate(prepared.linked.ptr(), self._context, instance, self._trap_reference)
         if error or self._trap.value:
             self._raise(error, "instantiation")

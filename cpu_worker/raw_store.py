@@ -17,6 +17,7 @@ from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.cpu_worker import raw_api as api
 from rota.cpu_worker.guest import GuestStopped, OutOfFuel, fault_of_trap
 from rota.cpu_worker.host_calls import HostCalls
+from rota.cpu_worker.profile import INITIALIZE_FUEL
 from rota.cpu_worker.trap_stack import error_at, trap_at
 
 encoded: Final = lru_cache(str.encode)  # names of exports: the same few for every instance
@@ -51,6 +52,21 @@ class RawStore:
         self._context = api.store_context(self._store)
         # Once: a stop ends every instance that is there, and tasks that it hits by mistake run again (watchdog.py).
         api.set_epoch_deadline(self._context, 1)
+
+    def _start(self, memory_bytes: int) -> None:
+        """Make the instances of a subclass under a task's limit; close the store if that fails."""
+        try:
+            self._limit(memory_bytes)
+            self._give(INITIALIZE_FUEL)
+            self._hosts.attach(self)
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        """Make the instances. Raises `GuestFault` or `GuestStopped`."""
+        raise NotImplementedError
 
     def fuel_left(self) -> int:
         error = api.get_fuel(self._context, self._fuel_reference)

@@ -16,6 +16,7 @@ from rota.cpu_worker.contents import Contents
 from rota.cpu_worker.host_calls import HostCalls
 from rota.cpu_worker.image_guest import PreparedProgram, PreparedSource, SourceFacts, link_memory, link_program
 from rota.cpu_worker.image_maker import RUNTIMES_MAX, ImageMaker
+from rota.cpu_worker.recent import Recent
 from rota.runtimes.drivers import driver_of
 
 
@@ -27,7 +28,7 @@ class SourceStore:
         self._contents = contents
         self._maker = maker
         self._hosts = hosts
-        self._runtimes: dict[bytes, PreparedProgram] = {}
+        self._runtimes: Recent[bytes, PreparedProgram] = Recent(RUNTIMES_MAX)  # sources keep theirs alive
 
     def prepare(self, code: Code) -> PreparedSource:
         """Return a source ready to run. Raises `CodeError` with the reason if it cannot be used."""
@@ -63,12 +64,10 @@ class SourceStore:
         return bundle
 
     def _runtime(self, bundle: Bundle) -> PreparedProgram:
-        runtime = self._runtimes.pop(bundle.module, None)
+        runtime = self._runtimes.get(bundle.module)
         if runtime is None:
             compiled = self._maker.program(bundle, lambda: self._contents.module(bundle.module))
             driver = driver_of(bundle.module)
             runtime = link_program(self._engine, compiled.native.path, compiled.facts, driver, self._hosts)
-            while len(self._runtimes) >= RUNTIMES_MAX:
-                self._runtimes.pop(next(iter(self._runtimes)))  # its sources keep it alive as long as they need it
-        self._runtimes[bundle.module] = runtime
+            self._runtimes.put(bundle.module, runtime)
         return runtime

@@ -10,7 +10,7 @@ from rota.common.bundle import Bundle, new_bundle
 from rota.common.errors import CodeError
 from rota.runtimes import javascript_language, python_language
 from rota.runtimes.author_files import TOP, Given, check_place, gather
-from rota.runtimes.catalog import RUNTIMES, Runtime, runtime_for, runtime_named
+from rota.runtimes.catalog import RUNTIMES, Runtime, runtime_for, runtime_named, runtime_with
 from rota.runtimes.languages import Language
 from rota.sdk.projects import MANIFEST
 
@@ -69,7 +69,7 @@ def runtime_of_source(path: Path, entry: str = "") -> Runtime:
 
 def convert(module: bytes, name: str, data: bytes) -> tuple[str, bytes]:
     """Return name and content of a file as the runtime with this digest takes it; unchanged for an unknown one."""
-    runtime = next((one for one in RUNTIMES.values() if one.digest == module), None)
+    runtime = runtime_with(module)
     return (name, data) if runtime is None else _LANGUAGES[runtime.driver].convert(name, data)
 
 

@@ -57,9 +57,14 @@ def runtime_named(name: str) -> Runtime:
     return RUNTIMES[name]
 
 
+def runtime_with(digest: bytes) -> Runtime | None:
+    """Return the runtime with this digest; None if it is none of the catalog."""
+    return _BY_DIGEST.get(digest)
+
+
 def runtime_of(digest: bytes) -> Runtime:
     """Return the runtime with this digest. Raises `CodeError` if it is none of the catalog."""
-    runtime = _BY_DIGEST.get(digest)
+    runtime = runtime_with(digest)
     if runtime is None:
         known = ", ".join(f"{one.name} {one.version}" for one in _ROWS)
         raise CodeError(

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Final
 
 from rota.common.errors import CodeError
-from rota.runtimes.catalog import runtime_of
+from rota.runtimes.catalog import runtime_with
 from rota.runtimes.driver import Driver
 
 _MODULES: Final = {name: f"rota.runtimes.{name}_driver" for name in ("own", "python", "javascript")}
@@ -14,10 +14,8 @@ _MODULES: Final = {name: f"rota.runtimes.{name}_driver" for name in ("own", "pyt
 
 def driver_of(digest: bytes) -> Driver:
     """Return the driver of the runtime with this digest."""
-    try:
-        return driver_named(runtime_of(digest).driver)
-    except CodeError:
-        return driver_named("own")
+    runtime = runtime_with(digest)
+    return driver_named("own" if runtime is None else runtime.driver)
 
 
 def driver_named(name: str) -> Driver:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ def test_compiling_ahead_can_be_stopped(folder: Path, guests: Any) -> None:
 
     thread = threading.Thread(target=make)
     thread.start()
-    while not compiler._processes and thread.is_alive():
+    while not compiler._shots.processes and thread.is_alive():
         pass
     compiler.stop()
     thread.join()
@@ -225,8 +225,9 @@ def test_a_killed_compiler_is_a_fault_of_the_host(tmp_path: Path) -> None:
             ended: list[Ended] = []
             while not ended:
                 ended = [one for one in executor.step() if isinstance(one, Ended)]
-                for pid in list(runner._compiler._processes) if number == 1 else ():
-                    os.kill(pid, signal.SIGKILL)
+                for pid in list(runner._compiler._shots.processes) if number == 1 else ():
+                    with suppress(ProcessLookupError):  # it has just ended by the kill before
+                        os.kill(pid, signal.SIGKILL)
             stopped.append((ended[0].results or ())[0])
     assert stopped[0].stopped == "faulted", stopped[0].reason
     assert "was killed from outside" in stopped[0].reason

@@ -268,7 +268,7 @@ def test_a_worker_that_ends_stops_making(deploy: Any, world: Any, tmp_path: Path
 
     thread = threading.Thread(target=prepare)
     thread.start()
-    while executor._images.made_count < 2 or not executor._images._processes:
+    while executor._images.made_count < 2 or not executor._images._shots.processes:
         assert thread.is_alive()
     executor.stop_preparing()
     thread.join()

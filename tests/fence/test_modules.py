@@ -12,7 +12,7 @@ from sandbox_kit import ALLOC, World
 from wasmtime import wat2wasm
 
 from rota.common.errors import CodeError
-from rota.cpu_worker import compiler
+from rota.cpu_worker import one_shot
 
 MEMORY = '(memory (export "memory") 1)'
 
@@ -112,7 +112,7 @@ def test_a_bomb_of_memory(world: World, worker: Any, monkeypatch: pytest.MonkeyP
     limited = tmp_path / "python"
     limited.write_text(f'#!/bin/sh\nulimit -v 400000\nexec "{sys.executable}" "$@"\n')
     limited.chmod(0o700)
-    monkeypatch.setattr(compiler.sys, "executable", str(limited))
+    monkeypatch.setattr(one_shot.sys, "executable", str(limited))
     with pytest.raises(CodeError, match="make the module smaller") as refused:
         worker.prepare(world.function(many_loops(40_000)), "a/b")
     assert "/" not in refused.value.message  # no path of this host
