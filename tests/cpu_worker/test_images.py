@@ -16,7 +16,7 @@ from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.work import SOURCE, Code, FoldResult, Limits
 from rota.cpu_worker import executor as executor_module
-from rota.cpu_worker import image_making
+from rota.cpu_worker import image_making, one_shot
 from rota.cpu_worker.artefacts import MAC_BYTES, Artefacts
 from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.guest import GuestFault
@@ -319,6 +319,22 @@ def test_a_source_that_does_not_load(
     with pytest.raises(CodeError) as caught:
         make_image(order_of(*base, LOAD[what] + "the reason"), DRIVER)
     assert caught.value.message.startswith(said)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script stands for the interpreter")
+def test_a_process_that_dies_shows_no_path(
+    deploy: Any, new_executor: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Goal: whoever deploys sees nothing of this host. Method: an interpreter that ends with its own words."""
+    executor = new_executor()
+    executor.prepare(deploy("kfirst"), "a")  # the runtime is compiled, and its base image made
+    dying = tmp_path / "python"
+    dying.write_text('#!/bin/sh\necho "MemoryError in $0" >&2\nexit 1\n')
+    dying.chmod(0o700)
+    monkeypatch.setattr(one_shot.sys, "executable", str(dying))
+    with pytest.raises(CodeError, match="ended with 1: probably over its memory") as refused:
+        executor.prepare(deploy("ksecond"), "a")
+    assert "/" not in refused.value.message
 
 
 def test_a_reason_comes_out_of_the_process(deploy: Any, new_executor: Any) -> None:
