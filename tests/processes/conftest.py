@@ -134,14 +134,16 @@ class Up(Process):
         """Wait until the child of this name has been ready for the `count`-th time."""
         self.wait_for(rf"^{re.escape(name)} *\| ready ", count)
 
-    def wait_children_gone(self) -> None:
-        """Wait until no process started by the supervisor runs; the supervisor must have ended."""
+    def wait_children_gone(self, untold: Sequence[int] = ()) -> None:
+        """Wait until no process started by the supervisor runs; the supervisor must have ended. `untold`: children that
+        it may not have told of.
+        """
         self.wait()
         watch = ProcessWatch()
         poller = zmq.Poller()
         for descriptor in watch.fds():
             poller.register(descriptor, zmq.POLLIN)
-        left = self.pids()
+        left = {**{str(pid): pid for pid in untold}, **self.pids()}
         for name, pid in left.items():
             watch.add(name, pid)
         deadline = time.monotonic() + WAIT_SECONDS
@@ -155,8 +157,21 @@ class Up(Process):
 
     def close(self) -> None:
         """Kill the supervisor, and wait until its children have ended by themselves."""
+        untold = self._children()
         super().close()
-        self.wait_children_gone()
+        self.wait_children_gone(untold)
+
+    def _children(self) -> list[int]:
+        """Stop the supervisor, so that it starts nothing more, and return its children. One that it has just started
+        again is in no line yet, and would write into a folder that the test removes.
+        """
+        process = Path(f"/proc/{self.pid}")
+        if not sys.platform.startswith("linux") or self._popen.poll() is not None:
+            return []
+        self.send(signal.SIGSTOP)
+        while (process / "stat").read_text().rpartition(")")[2].split()[0] not in "TZX":
+            os.sched_yield()
+        return [int(pid) for task in (process / "task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 @pytest.fixture
