@@ -85,4 +85,4 @@ def _first(most: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
-LANGUAGE: Final = Language(mains=_MAINS, boot_files=_boot_files, convert=_convert)
+LANGUAGE: Final = Language(mains=_MAINS, boot_files=_boot_files, convert=_convert, is_flow=lambda _: False)

@@ -16,6 +16,7 @@ class Language(NamedTuple):
     mains: tuple[str, ...]  # names of the main file of a folder; the first that is there is it
     boot_files: Callable[[], Mapping[str, bytes]]  # files of Rota for the guest, by path, all below `rota/`
     convert: Callable[[str, bytes], tuple[str, bytes]]  # path and content of an author's file, as the runtime takes it
+    is_flow: Callable[[bytes], bool]  # of a main file as the runtime takes it: it has a `flow`, and no `agent`
 
 
 def unchanged(path: str, data: bytes) -> tuple[str, bytes]:

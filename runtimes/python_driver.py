@@ -5,6 +5,7 @@ a few objects into the freeze file and reads the clock, where the instance is st
 on Python functions are called as the interpreter itself calls them, through the slot `tp_call` of their type, with a
 tuple of arguments that is empty. Input is one bytes object, which is written into free memory with its head and put
 into a tuple that the functions read; output is a bytes object too. So a task allocates nothing before its handler runs.
+A call of a flow takes one message after another in one instance, each in the place of the one before.
 
 The layouts below are those of CPython 3.12 on a 32-bit machine. They are facts of a build that its digest names.
 """
@@ -28,6 +29,7 @@ BOOT_FILE: Final = "rota/agent/boot.py"
 PAGE_BYTES: Final = 1 << 16
 STACK_PAGES: Final = 128  # the build's own stack, of 512 KiB, ends before Python's limits of recursion do
 ROOM_PAGES: Final = 1  # for the input object, if it is small
+ROOM_HEAD: Final = Struct("<II8x")  # of the room: where larger ones are, and how many pages they have there
 
 # PyObject: ob_refcnt, ob_type. PyVarObject: ob_size too. PyBytesObject: ob_shash, then the bytes and a zero.
 BYTES_HEAD: Final = Struct("<IIII")
@@ -72,7 +74,7 @@ class PythonDriver:
     """See `Driver`."""
 
     name: Final = "python"
-    version: Final = 2
+    version: Final = 3
     exports: Final = ("_start",)
     imports: Final[Mapping[tuple[str, str], HostFunction]] = {}
     args: Final = ("python", "-B", "-E", "-s", "-S", f"/{BOOT_FILE}")
@@ -168,9 +170,9 @@ def _addresses(note: bytes) -> list[int]:
 def _call(guest: Interpreter, addresses: PythonNote, function: int, data: bytes) -> bytes | None:
     """Call a function without arguments on `data`; return what it returns, None if it raised."""
     size = BYTES_HEAD.size + len(data) + 1
-    place = addresses.room
-    if size > ROOM_PAGES * PAGE_BYTES:
-        place = guest.add_pages(-(-size // PAGE_BYTES)) * PAGE_BYTES
+    place = addresses.room + ROOM_HEAD.size
+    if size > ROOM_PAGES * PAGE_BYTES - ROOM_HEAD.size:
+        place = _large_room(guest, addresses.room, -(-size // PAGE_BYTES))
     head = BYTES_HEAD.pack(IMMORTAL, addresses.bytes_type, len(data), HASH_UNKNOWN)
     guest.write(place, b"%b%b\0" % (head, data))
     guest.write(addresses.arguments + TUPLE_ITEMS_AT, place.to_bytes(4, "little"))
@@ -181,6 +183,16 @@ def _call(guest: Interpreter, addresses: PythonNote, function: int, data: bytes)
     if size > OUTPUT_BYTES_MAX:
         guest.fail("bad_output", f"python: {size} bytes returned, at most {OUTPUT_BYTES_MAX}")
     return guest.read(answer + BYTES_HEAD.size, size)
+
+
+def _large_room(guest: Interpreter, room: int, pages: int) -> int:
+    """Return the address of so many pages: those of an earlier call in this instance, or new ones."""
+    place, pages_there = ROOM_HEAD.unpack(guest.read(room, ROOM_HEAD.size))
+    if pages > pages_there:
+        pages = max(pages, 2 * pages_there)
+        place = guest.add_pages(pages) * PAGE_BYTES
+        guest.write(room, ROOM_HEAD.pack(place, pages))
+    return int(place)
 
 
 DRIVER: Final = PythonDriver()

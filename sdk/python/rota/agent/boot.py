@@ -1,14 +1,15 @@
 """Runs in the sandbox only, once: makes the interpreter ready, and has itself frozen into the base image.
 
 The host then calls two functions that take no arguments: `_load`, which loads a source, and `_step`, which runs one
-task. Their input is the one item of the tuple `_ARGUMENTS`, which the host replaces by a bytes object of its own; their
-result is a bytes object. Input comes as `marshal`, which is read at once. docs/RUNTIMES.md has the
-addresses, and why it is done this way.
+task, or the next message of a call of a flow. Their input is the one item of the tuple `_ARGUMENTS`, which the host
+replaces by a bytes object of its own; their result is a bytes object. Input comes as `marshal`, which is read at once.
+docs/RUNTIMES.md has the addresses, and why it is done this way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import marshal
 import os
@@ -20,7 +21,7 @@ from typing import Any, Final
 sys.path[:] = [path for path in sys.path if not path.startswith("/rota")]
 sys.path.insert(0, "/")
 
-from rota.agent import context, event_loop, loading, step  # noqa: E402  (after sys.path)
+from rota.agent import context, event_loop, flow, loading, step  # noqa: E402  (after sys.path)
 from rota.agent.messagepack import pack  # noqa: E402
 
 # What agents import most. A module that is loaded here costs a deploy nothing; a late one up to 0.1 s of a task.
@@ -40,17 +41,18 @@ _NETWORK: Final = (
     "socketpair",
 )  # fmt: skip
 _ARGUMENTS: Final[tuple[bytes]] = (bytes(1),)
-_handler: Any = None
+_handlers: Any = None  # loading.Handlers
+_call: flow.FlowCall | None = None  # of a flow: this instance runs it until it ends
 
 
 def _load() -> bytes:
     """Load the source; empty if that went well, else a text for its author."""
-    global _handler
+    global _handlers
     entry, args, env = marshal.loads(_ARGUMENTS[0])
     sys.argv[:] = [entry, *args]
     os.environ.update(env)
     try:
-        _handler = loading.load(entry)
+        _handlers = loading.load(entry)
         _settle()
     except loading.LoadError as error:
         return str(error).encode(errors="backslashreplace") or b"?"
@@ -60,8 +62,13 @@ def _load() -> bytes:
 
 
 def _step() -> bytes:
+    global _call
     fields, values = marshal.loads(_ARGUMENTS[0])
-    return step.step(_handler, fields, values)
+    if not flow.is_call(fields[-1]):
+        return step.step(_handlers.agent, fields, values)
+    if _call is None:
+        _call = flow.FlowCall(_handlers.flow)
+    return _call.step(fields, values)
 
 
 def _warm_up() -> None:
@@ -69,11 +76,19 @@ def _warm_up() -> None:
     fields: tuple[Any, ...] = (b"\x01", "tell", None, b"", 1, 0, bytes(32), None, [], "name/key")
     for _ in range(WARM_UPS):
         step.step(_nothing, fields)
+        call = flow.FlowCall(_no_flow)
+        call.step(fields)
+        call.step((None, "reply", None, b"", 2, 0, bytes(32), (3, 1, 0), [], "name/~1"))
+        call.close()
 
 
 def _nothing(ctx: context.Context) -> None:
     ctx.state += 1
     ctx.reply("")
+
+
+async def _no_flow(ctx: flow.FlowContext) -> bytes:
+    return (await ctx.ask("name/key", b"")).payload
 
 
 def _settle() -> None:
@@ -91,6 +106,21 @@ def _freeze() -> None:
     with open(FREEZE_FILE, "wb") as file:
         file.write(pack([PROTOCOL, *note]))
     time.time()
+
+
+def _no_sleep_in_flows() -> None:
+    """Have `time.sleep` say that it does not wait in a flow. In an agent it moves the task's clock."""
+    sleep = time.sleep
+
+    @functools.wraps(sleep)
+    def checked(seconds: Any) -> None:
+        if _call is not None:
+            raise RuntimeError(
+                "time.sleep does not wait in a flow: await ctx.sleep(milliseconds) or asyncio.sleep(seconds)"
+            )
+        sleep(seconds)
+
+    time.sleep = checked
 
 
 def _no_network() -> None:
@@ -114,6 +144,7 @@ sys.dont_write_bytecode = True
 sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 _no_network()
+_no_sleep_in_flows()
 asyncio.set_event_loop_policy(event_loop.EventLoopPolicy())
 _warm_up()
 _settle()

@@ -1,4 +1,4 @@
-"""What a handler gets: the message, the agent's state, and the verbs. See docs/SDK.md.
+"""What an agent's handler gets: the message, the state, and the verbs. See docs/SDK.md. flow.py has what a flow gets.
 
     from rota.agent import Context
 
@@ -61,8 +61,10 @@ class Message:
     address: str
     """The agent's own: `name` or `name/key`."""
 
-    def __init__(self, fields: Sequence[Any], value: tuple[Any] | None = None) -> None:
-        """Take the fields of the ABI's input but `version` and `state` (docs/AGENTS.md). `value`: see `step`."""
+    def __init__(self, fields: Sequence[Any], value: tuple[Any] | None = None, first_tensor: int = 0) -> None:
+        """Take the fields of the ABI's input but `version` and `state` (docs/AGENTS.md). `value`: see `step`;
+        `first_tensor`: the index of its first tensor, in a flow behind those of the messages before.
+        """
         self._value = value
         (
             self.kind,
@@ -77,7 +79,10 @@ class Message:
         ) = fields
         self.reply_to = None if reply_to is None else ReplyTo(*reply_to)
         self.tensors = tuple(
-            [Tensor(index, name, dtype, tuple(shape)) for index, (name, dtype, shape) in enumerate(tensors)]
+            [
+                Tensor(index, name, dtype, tuple(shape))
+                for index, (name, dtype, shape) in enumerate(tensors, first_tensor)
+            ]
             if tensors
             else ()
         )
@@ -97,24 +102,96 @@ class Message:
         return self._value[0]
 
 
-class Context:
-    """The message, the state and the verbs of one task. What the verbs say takes place when the handler returns."""
+class Verbs:
+    """The verbs of agents and flows. What they say takes place when the handler returns; in a flow, when it waits."""
 
-    __slots__ = ("_emits", "_encoded", "_failed", "_new", "_result", "_state", "_used", "_value", "message")
+    __slots__ = ("_emits", "_failed", "_new", "_result", "message")
 
     message: Message
 
+    def __init__(self, message: Message) -> None:
+        """`message`: of a flow, the one that it was called with."""
+        self.message = message
+        self._emits: list[list[Any]] = []
+        self._result: tuple[bytes, tuple[Tensor, ...]] | None = None
+        self._failed: Fail | None = None
+        self._new = NewTensors(len(message.tensors))
+
+    def emit(self, target: str, payload: Any = b"", priority: int = 0, tensors: Iterable[Tensor] = ()) -> int:
+        """Send a `tell` to an agent (`name` or `name/key`) or a model (`model:NAME`). Returns its place among the
+        emits.
+
+        A payload of bytes or str travels as it is, any other value as MessagePack.
+        """
+        return self._emit(target, payload, priority, "tell", tensors)
+
+    def reply(self, payload: Any = b"", tensors: Iterable[Tensor] = ()) -> None:
+        """Set the task's result; the last call counts. Without it the task has no result."""
+        self._result = _payload(payload), _checked(tensors)
+
+    def fail(self, code: str, message: str = "") -> NoReturn:
+        """End the task here as `error` "code: message": the state stays as it was, and nothing is sent."""
+        _check_code(code)
+        self._failed = Fail(code, str(message))
+        raise self._failed
+
+    def log(self, text: object) -> None:
+        """Write lines to the task's log at once; `print` does the same."""
+        print(text, flush=True)
+
+    def tensor(self, dtype: str, shape: Iterable[int], data: Any) -> Tensor:
+        """Make a tensor that `emit`, `ask` and `reply` take. `data`: its bytes in C order, little-endian, as any object
+        with a buffer (bytes, array, memoryview, numpy array).
+
+        Raises `ValueError` if dtype, shape and size do not fit, `OSError` if the task has no room for it.
+        """
+        return self._new.make(dtype, tuple(shape), data)
+
+    def _emit(
+        self, target: str, payload: Any, priority: int, kind: str, tensors: Iterable[Tensor],
+        delay_ms: int = 0, answers: int = 0,
+    ) -> int:  # fmt: skip
+        """Keep an emit, without the fields at its end that say nothing; return its place."""
+        if type(target) is not str:
+            raise TypeError(f"a target is a str like name/key, not {type(target).__name__}")
+        if type(priority) is not int or priority not in PRIORITIES:
+            raise ValueError(f"a priority is an int from {PRIORITIES[0]} to {PRIORITIES[-1]}, not {priority!r}")
+        fields = [target, _payload(payload), priority, kind, _indices(_checked(tensors))]
+        if answers:
+            fields += (delay_ms, answers)
+        elif delay_ms or kind == "timer":
+            fields.append(delay_ms)
+        self._emits.append(fields)
+        return len(self._emits) - 1
+
+    def _output(self, state: bytes | None, waits: str | None) -> bytes:
+        """Return the ABI's output (docs/AGENTS.md). Raises what `pack` raises, and `ValueError` for tensors that are
+        gone.
+        """
+        if self._failed is not None:  # and the handler went on
+            return pack_failure(self._failed.code, self._failed.message)
+        result, tensors = self._result or (None, ())
+        fields: list[Any] = [ABI_VERSION, 0, state, result, self._emits, []]  # log lines were written when they came
+        if tensors or waits is not None:
+            fields.append(_indices(tensors))
+        if waits is not None:
+            fields.append(printable(waits))
+        return pack(fields)
+
+
+class Context(Verbs):
+    """The message, the state and the verbs of one task. What the verbs say takes place when the handler returns."""
+
+    __slots__ = ("_encoded", "_postponed", "_state", "_used", "_value")
+
     def __init__(self, message: Message, state: bytes | None, value: tuple[Any] | None = None) -> None:
         """`state`: as stored; `value`: see `step`. rota.agent makes contexts; an author only gets them."""
+        super().__init__(message)
         self._value = value
-        self.message = message
         self._encoded = state
         self._state: Any = None
         self._used = False
-        self._emits: list[list[Any]] = []
-        self._result: tuple[bytes, list[int]] | None = None
-        self._failed: Fail | None = None
-        self._new = NewTensors(len(message.tensors))
+        self._postponed = False
 
     @property
     def state(self) -> Any:
@@ -134,79 +211,75 @@ class Context:
         self._state = value
         self._used = True
 
-    def emit(self, target: str, payload: Any = b"", priority: int = 0, tensors: Iterable[Tensor] = ()) -> int:
-        """Send a `tell` to an agent (`name` or `name/key`) or a model (`model:NAME`). Returns its place among the
-        emits.
-
-        A payload of bytes or str travels as it is, any other value as MessagePack.
-        """
-        return self._emit(target, payload, priority, "tell", tensors)
-
-    def ask(self, target: str, payload: Any = b"", priority: int = 0, tensors: Iterable[Tensor] = ()) -> int:
+    def ask(
+        self,
+        target: str,
+        payload: Any = b"",
+        priority: int = 0,
+        tensors: Iterable[Tensor] = (),
+        deadline_ms: int = 0,
+    ) -> int:
         """Send an `ask`. Its outcome comes as a later `reply` or `failure`, whose `reply_to.emit` is the number that
-        this returns, and whose `reply_to.asked_in` is the turn of this message.
+        this returns, and whose `reply_to.asked_in` is the turn of this message. After `deadline_ms` milliseconds (0:
+        never) without an answer comes a `failure` of kind `expired`.
         """
-        return self._emit(target, payload, priority, "ask", tensors)
+        return self._emit(target, payload, priority, "ask", tensors, check_ms("deadline_ms", deadline_ms))
 
     def timer(self, delay_ms: int, payload: Any = b"", priority: int = 0, tensors: Iterable[Tensor] = ()) -> int:
         """Send a `timer` to this agent itself, which comes after `delay_ms` milliseconds."""
-        if type(delay_ms) is not int:
-            raise TypeError(f"delay_ms is a number of milliseconds, an int, not {type(delay_ms).__name__}")
-        index = self._emit(self.message.address, payload, priority, "timer", tensors)
-        self._emits[index].append(delay_ms)
-        return index
+        return self._emit(self.message.address, payload, priority, "timer", tensors, check_ms("delay_ms", delay_ms))
 
-    def reply(self, payload: Any = b"", tensors: Iterable[Tensor] = ()) -> None:
-        """Set the task's result; the last call counts. Without it the task has no result."""
-        self._result = _payload(payload), self._indices(tensors)
+    def postpone(self) -> int:
+        """Answer this message later; return its turn, which the answer names.
 
-    def fail(self, code: str, message: str = "") -> NoReturn:
-        """End the task here as `error` "code: message": the state stays as it was, and nothing is sent."""
-        if not isinstance(code, str) or not code:
-            raise ValueError("fail needs a code: a str that is not empty")
-        self._failed = Fail(code, str(message))
-        raise self._failed
-
-    def log(self, text: object) -> None:
-        """Write lines to the task's log at once; `print` does the same."""
-        print(text, flush=True)
-
-    def tensor(self, dtype: str, shape: Iterable[int], data: Any) -> Tensor:
-        """Make a tensor that `emit`, `ask` and `reply` take. `data`: its bytes in C order, little-endian, as any object
-        with a buffer (bytes, array, memoryview, numpy array).
-
-        Raises `ValueError` if dtype, shape and size do not fit, `OSError` if the task has no room for it.
+        Whoever asked waits until a later task of this agent settles that turn, or hands it on. This task then has no
+        result. It fails as `bad_settle` if nobody waits for its answer: only an `ask` can be postponed, and a task from
+        outside.
         """
-        return self._new.make(dtype, tuple(shape), data)
+        self._postponed = True
+        return self.message.turn
 
-    def _emit(self, target: str, payload: Any, priority: int, kind: str, tensors: Iterable[Tensor]) -> int:
-        if type(target) is not str:
-            raise TypeError(f"a target is a str like name/key, not {type(target).__name__}")
-        if type(priority) is not int or priority not in PRIORITIES:
-            raise ValueError(f"a priority is an int from {PRIORITIES[0]} to {PRIORITIES[-1]}, not {priority!r}")
-        self._emits.append([target, _payload(payload), priority, kind, self._indices(tensors)])
-        return len(self._emits) - 1
+    def settle(self, turn: int, payload: Any = b"", tensors: Iterable[Tensor] = ()) -> None:
+        """Answer the message of a turn that this agent has postponed. The task fails as `bad_settle` if it has not, or
+        has settled it before.
+        """
+        self._emit(self.message.address, payload, 0, "reply", tensors, 0, _turn(turn))
 
-    def _indices(self, tensors: Iterable[Tensor]) -> list[int]:
-        indices: list[int] = []
-        for tensor in tensors:
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"not a tensor of this task: {type(tensor).__name__}; make one with ctx.tensor")
-            indices.append(tensor.index)
-        return indices
+    def settle_failure(self, turn: int, code: str, message: str = "") -> None:
+        """Have the message of a turn that this agent has postponed fail as `error` "code: message"."""
+        _check_code(code)
+        payload = pack([printable(code), printable(str(message))])
+        self._emit(self.message.address, payload, 0, "failure", (), 0, _turn(turn))
+
+    def hand_on(
+        self,
+        target: str,
+        payload: Any = b"",
+        turn: int | None = None,
+        priority: int = 0,
+        tensors: Iterable[Tensor] = (),
+    ) -> None:
+        """Ask somebody else, whose answer goes to whoever waits for the answer of `turn`: a turn that this agent has
+        postponed, or None: this one, which is postponed with it.
+        """
+        answers = self.postpone() if turn is None else _turn(turn)
+        self._emit(target, payload, priority, "ask", tensors, 0, answers)
 
     def output(self) -> bytes:
         """Return the ABI's output (docs/AGENTS.md). For rota.agent, not for authors. Raises what `pack` raises."""
-        if self._failed is not None:  # and the handler went on
-            return pack_failure(self._failed.code, self._failed.message)
         state = None
-        if self._used and not (self._state is None and self._encoded is None):
+        if self._failed is None and self._used and not (self._state is None and self._encoded is None):
             encoded = pack(self._state)
             if encoded != self._encoded:
                 state = encoded
-        result, tensors = self._result or (None, [])
-        fields = [ABI_VERSION, 0, state, result, self._emits, []]  # log lines were written when they came
-        return pack([*fields, tensors] if tensors else fields)
+        return self._output(state, "" if self._postponed else None)
+
+
+def check_ms(name: str, value: int) -> int:
+    """Return a number of milliseconds. Raises `TypeError`."""
+    if type(value) is not int:
+        raise TypeError(f"{name} is a number of milliseconds, an int, not {type(value).__name__}")
+    return value
 
 
 def pack_failure(code: str, message: str) -> bytes:
@@ -229,3 +302,26 @@ def _payload(value: Any) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     return value.encode() if isinstance(value, str) else pack(value)
+
+
+def _turn(value: int) -> int:
+    if type(value) is not int or value < 1:
+        raise TypeError(f"a turn is the number that ctx.postpone() returned, not {value!r}")
+    return value
+
+
+def _check_code(code: str) -> None:
+    if not isinstance(code, str) or not code:
+        raise ValueError("a failure needs a code: a str that is not empty")
+
+
+def _checked(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    found = tuple(tensors)
+    for tensor in found:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"not a tensor of this task: {type(tensor).__name__}; make one with ctx.tensor")
+    return found
+
+
+def _indices(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor.usable().index for tensor in tensors]

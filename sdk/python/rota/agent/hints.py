@@ -13,6 +13,8 @@ def hint(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "the task's memory is spent; --memory (memory_bytes) deploys with more, and a result has at most 16 MiB"
     for one in _chain(error):
+        if isinstance(one, RuntimeError) and one.args == ("can't start new thread",):
+            return "the sandbox has no threads; several asks of a flow go on together with asyncio.gather"
         if isinstance(one, ModuleNotFoundError) and one.name:
             return _of_module(one.name)
     return ""

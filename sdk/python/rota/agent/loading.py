@@ -1,4 +1,4 @@
-"""Loading an author's source in the sandbox: the files of the bundle below `/`, one of which has the handler."""
+"""Loading an author's source in the sandbox: the files of the bundle below `/`, one of which has the handlers."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ import os
 import sys
 from importlib.machinery import FileFinder, SourceFileLoader
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rota.agent.step import Handler, describe
 
 ROOT: Final = "/"
-HANDLER: Final = "agent"
+AGENT: Final = "agent"
+FLOW: Final = "flow"
 RESERVED: Final = "rota"
+_DEPLOYED: Final = {AGENT: "an agent", FLOW: "a flow (--flow)"}
 
 
 class LoadError(Exception):
     """The source cannot be loaded; the text says why, for its author."""
 
 
-def load(entry: str) -> Handler:
-    """Load the file at path `entry` below `/` and return its handler.
+class Handlers(NamedTuple):
+    """What a source has to call. One that it lacks fails whoever calls it."""
+
+    agent: Handler
+    flow: Handler
+
+
+def load(entry: str) -> Handlers:
+    """Load the file at path `entry` below `/` and return its handlers.
 
     Raises `LoadError`, with the source's own traceback if it raised.
     """
@@ -33,10 +42,19 @@ def load(entry: str) -> Handler:
     except BaseException as error:
         name, text, whole = describe(error)
         raise LoadError(f"{entry}: {name}: {text}\n{whole}") from None
-    handler: Any = getattr(module, HANDLER, None)
-    if not callable(handler):
-        raise LoadError(f"{entry} has no function `{HANDLER}`; write: def {HANDLER}(ctx): ...")
-    return handler  # type: ignore[no-any-return]
+    found = {name: getattr(module, name, None) for name in (AGENT, FLOW)}
+    if not any(callable(handler) for handler in found.values()):
+        raise LoadError(
+            f"{entry} has no function `{AGENT}` or `{FLOW}`; write: def {AGENT}(ctx): ... or async def {FLOW}(ctx): ..."
+        )
+    return Handlers(*[handler if callable(handler) else _missing(entry, name) for name, handler in found.items()])
+
+
+def _missing(entry: str, name: str) -> Handler:
+    def missing(ctx: Any) -> None:
+        ctx.fail(f"no_{name}", f"{entry} is deployed as {_DEPLOYED[name]} and has no function `{name}`")
+
+    return missing
 
 
 def _forget_folders() -> None:
@@ -57,7 +75,7 @@ def _import_file(entry: str) -> ModuleType:
         sys.path.insert(0, f"{ROOT}{folder}")
     _check_names(f"{ROOT}{folder}", file)
     stem = file.rsplit(".", 1)[0]
-    name = f"{stem}_{HANDLER}" if stem in sys.modules or stem in sys.stdlib_module_names else stem
+    name = f"{stem}_{AGENT}" if stem in sys.modules or stem in sys.stdlib_module_names else stem
     spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, f"{ROOT}{entry}"))  # whatever its suffix
     if spec is None or spec.loader is None:
         raise LoadError(f"{entry} is not a Python file")

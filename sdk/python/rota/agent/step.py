@@ -23,7 +23,7 @@ MESSAGE_CHARS_MAX: Final = 1900  # of an uncaught exception's text and traceback
 FRAMES_MAX: Final = 20  # of a traceback, the innermost
 _TRACEBACK: Final = "Traceback (most recent call last):\n"
 CHAIN_MAX: Final = 10  # exceptions that led to one
-_OURS: Final = __file__.rsplit("/", 1)[0] + "/"
+OUR_FILES: Final = __file__.rsplit("/", 1)[0] + "/"
 _LIBRARY: Final = inspect.isclass.__code__.co_filename.rsplit("/", 1)[0] + "/"
 
 
@@ -39,15 +39,18 @@ def step(handler: Handler, fields: Sequence[Any], values: tuple[Any, Any] = (Non
     try:
         _drive(handler(context))
         return context.output()
-    except Fail as failure:
-        return pack_failure(failure.code, failure.message)
     except BaseException as error:
-        try:
-            return _failed(error)
-        except (
-            BaseException
-        ) as second:  # of a handler that has changed sys.stderr, or made an exception that has no text
-            return pack_failure(type(error).__name__, f"(no traceback can be made: {type(second).__name__})")
+        return failed(error)
+
+
+def failed(error: BaseException) -> bytes:
+    """Return the output for what a handler raised: `Fail`, or anything else."""
+    if isinstance(error, Fail):
+        return pack_failure(error.code, error.message)
+    try:
+        return _failed(error)
+    except BaseException as second:  # of a handler that has changed sys.stderr, or made an exception that has no text
+        return pack_failure(type(error).__name__, f"(no traceback can be made: {type(second).__name__})")
 
 
 def seed(entropy: bytes) -> None:
@@ -64,6 +67,9 @@ def describe(error: BaseException) -> tuple[str, str, str]:
         text = f"(its text cannot be had: {type(second).__name__})"
     if isinstance(error, SyntaxError):
         text = error.msg or text
+    if isinstance(error, BaseExceptionGroup) and error.exceptions:
+        first = error.exceptions[0]
+        text = f"{text}; the first is {type(first).__name__}: {first}"
     remedy = hint(error)
     if remedy:
         text = f"{text} ({remedy})" if text else remedy
@@ -101,7 +107,7 @@ def _failed(error: BaseException) -> bytes:
 def _own_part(error: BaseException) -> str:
     """Return the frames of the source's own files, the innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
-    return "".join(traceback.format_list([frame for frame in frames if not _is_library(frame.filename)]))
+    return "".join(traceback.format_list([frame for frame in frames if not is_library(frame.filename)]))
 
 
 def _cut(error: BaseException, depth: int = 0) -> None:
@@ -109,7 +115,7 @@ def _cut(error: BaseException, depth: int = 0) -> None:
     none of ours or of the library's that called the source. A long traceback costs much to format.
     """
     place, frames = error.__traceback__, 0
-    while place is not None and _is_library(place.tb_frame.f_code.co_filename):
+    while place is not None and is_library(place.tb_frame.f_code.co_filename):
         place = place.tb_next
     error.__traceback__ = end = place
     while end is not None:
@@ -122,5 +128,6 @@ def _cut(error: BaseException, depth: int = 0) -> None:
             _cut(other, depth + 1)
 
 
-def _is_library(filename: str) -> bool:
-    return filename.startswith(("<frozen ", _OURS, _LIBRARY))
+def is_library(filename: str) -> bool:
+    """Return whether a source file is ours or Python's."""
+    return filename.startswith(("<frozen ", OUR_FILES, _LIBRARY))

@@ -7,6 +7,7 @@ becomes a new one.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from math import prod
 from typing import Any, Final
 
@@ -35,14 +36,12 @@ DTYPES: Final[dict[str, tuple[int, str]]] = {
 }
 
 
-class Tensor:
-    """A tensor of the task. `index`: its place among the task's tensors."""
+class _Data:
+    """What has a dtype, a shape and data."""
 
-    __slots__ = ("digest", "dtype", "index", "shape")
+    __slots__ = ("dtype", "shape")
 
-    def __init__(self, index: int, digest: bytes, dtype: str, shape: tuple[int, ...]) -> None:
-        self.index = index
-        self.digest = digest  # of a tensor that this task has made: empty, as its host has not said it
+    def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
         self.dtype = dtype
         self.shape = shape
 
@@ -58,13 +57,11 @@ class Tensor:
 
     def read(self, offset: int = 0, size: int | None = None) -> bytes:
         """Return `size` bytes of the data from byte `offset` on; fewer at the end, all if None. One fuel per byte."""
-        with open(f"{FOLDER}/{self.index}", "rb", buffering=0) as file:
-            file.seek(offset)
-            return file.read(self.nbytes - offset if size is None else size)
+        raise NotImplementedError
 
     def view(self) -> memoryview[Any]:
-        """Return the data as a memoryview of the tensor's dtype and shape; of bytes, flat, for those of
-        16 and 8 bits that memoryview does not know.
+        """Return the data as a memoryview of its dtype and shape; of bytes, flat, for those of 16 and 8 bits that
+        memoryview does not know.
         """
         data = memoryview(self.read())
         code = _element(self.dtype)[1]
@@ -87,30 +84,93 @@ class Tensor:
 
         return numpy.frombuffer(self.read(), dtype=self.dtype).reshape(self.shape)
 
+
+class Tensor(_Data):
+    """A tensor of the task. `index`: its place among the task's tensors, of a flow among those of all its messages."""
+
+    __slots__ = ("_maker", "digest", "index")
+
+    def __init__(
+        self, index: int, digest: bytes, dtype: str, shape: tuple[int, ...], maker: NewTensors | None = None
+    ) -> None:
+        super().__init__(dtype, shape)
+        self.index = index
+        self.digest = digest  # of a tensor that this task has made: empty, as its host has not said it
+        self._maker = maker  # of such a tensor
+
+    def usable(self) -> Tensor:
+        """Return this tensor. Raises `ValueError` if a flow made it and has waited since."""
+        if self._maker is not None and self._maker.ended:
+            raise ValueError(
+                f"{self!r} was made before the flow last waited, and is gone: send it before, or make it again"
+            )
+        return self
+
+    def read(self, offset: int = 0, size: int | None = None) -> bytes:
+        with open(f"{FOLDER}/{self.usable().index}", "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(self.nbytes - offset if size is None else size)
+
     def __repr__(self) -> str:
         return f"<tensor {self.index}: {self.dtype} {list(self.shape)}>"
+
+
+class Array(_Data):
+    """Data with a dtype and a shape that is in memory: what a flow gives to a model, and gets from one.
+
+    Where a `Tensor` is wanted, `ctx.tensor(a.dtype, a.shape, a.read())` makes one of it.
+    """
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self, dtype: str, shape: Iterable[int], data: Any) -> None:
+        """`data`: bytes in C order, little-endian, as any object with a buffer, or an iterable of numbers.
+
+        Raises `ValueError` if dtype, shape and data do not fit, `TypeError` for numbers of a dtype without an array.
+        """
+        super().__init__(dtype, tuple(shape))
+        try:
+            self._bytes = memoryview(data).tobytes()
+        except TypeError:
+            code = _element(dtype)[1]
+            if not code:
+                raise TypeError(f"Python has no numbers of {dtype}: give the bytes of its data") from None
+            self._bytes = array("B" if code == "?" else code, data).tobytes()
+        _check_size(dtype, self.shape, len(self._bytes))
+
+    def read(self, offset: int = 0, size: int | None = None) -> bytes:
+        return self._bytes[offset:] if size is None else self._bytes[offset : offset + size]
+
+    def __repr__(self) -> str:
+        return f"<array: {self.dtype} {list(self.shape)}>"
 
 
 class NewTensors:
     """Makes the tensors of one task, whose indices follow those that it was given."""
 
-    __slots__ = ("_next",)
+    __slots__ = ("_next", "ended")
 
     def __init__(self, given: int) -> None:
         self._next = given
+        self.ended = False  # the task is over, and the flow goes on
 
     def make(self, dtype: str, shape: tuple[int, ...], data: Any) -> Tensor:
-        """See `Context.tensor`."""
-        width = _element(dtype)[0]
+        """See `Verbs.tensor`."""
         view = memoryview(data)
-        if any(type(side) is not int or side < 0 for side in shape):
-            raise ValueError(f"a shape holds ints of 0 or more, not {shape!r}")
-        if view.nbytes != prod(shape) * width:
-            raise ValueError(f"{dtype} {list(shape)} takes {prod(shape) * width} bytes, not {view.nbytes}")
+        _check_size(dtype, shape, view.nbytes)
         _store(pack([dtype, list(shape)]) + view.tobytes())
-        tensor = Tensor(self._next, b"", dtype, shape)
+        tensor = Tensor(self._next, b"", dtype, shape, self)
         self._next += 1
         return tensor
+
+
+def _check_size(dtype: str, shape: tuple[int, ...], size: int) -> None:
+    """Raise `ValueError` unless data of `size` bytes has this dtype and shape."""
+    width = _element(dtype)[0]
+    if any(type(side) is not int or side < 0 for side in shape):
+        raise ValueError(f"a shape holds ints of 0 or more, not {shape!r}")
+    if size != prod(shape) * width:
+        raise ValueError(f"{dtype} {list(shape)} takes {prod(shape) * width} bytes, not {size}")
 
 
 def _store(content: bytes) -> None:
