@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
 from rota.broker.tasks import Task, Trouble
+from rota.common.assignments import FoldAssignment, Segment
 from rota.common.code_kinds import pool_of
 from rota.common.columns import picked
 from rota.common.limits import (
@@ -31,7 +32,7 @@ from rota.common.limits import (
     TIMEOUT_GRACE_MS,
     UNRETIRED_BYTES_MAX,
 )
-from rota.common.messages import Assign, FoldAssignment, ModelNumbers, Preparation, Register, Segment
+from rota.common.messages import Assign, ModelNumbers, Preparation, Register
 from rota.common.work import Code, Provenance
 
 ORPHANS_KEPT: Final = 1_024  # assignments no longer wanted, kept to compare late answers

@@ -18,7 +18,8 @@ def request_digest(request: messages.FrontendRequest) -> bytes:
     """Return the digest of a request."""
     match request:
         case messages.Submit():
-            content: Any = (request.lane, request.runs, request.now_ms, request.retry_of)
+            _, lane, runs, _, *rest = request  # all but number and wait
+            content: Any = (lane, runs, *rest)
         case messages.Deploy():
             content = (request.lane, request.name, request.code)
         case _:
@@ -45,7 +46,7 @@ def _requests(record: Any, lanes: Iterable[str]) -> Iterator[messages.FrontendRe
                     yield messages.OpenLane(number, record.lane, settings, record.paused, deploys_from)
         case records.Submitted():
             for now_ms in (None, record.now_ms):  # the producer may have pinned it
-                yield messages.Submit(number, record.lane, record.runs, False, now_ms, record.retry_of)
+                yield messages.Submit(number, record.lane, record.runs, False, now_ms, *record[6:])
         case records.Deployed():
             yield messages.Deploy(number, record.lane, record.name, record.code, False)
         case records.Cancelled():

@@ -27,6 +27,7 @@ from rota.common.fields import (
     Blob,
     CodeName,
     Count,
+    Counts,
     Digest,
     FailureText,
     Index,
@@ -40,12 +41,22 @@ from rota.common.fields import (
     WorkerName,
     one_of,
 )
-from rota.common.messages import Counts, LaneSettings, TaskRun
+from rota.common.messages import LaneSettings, TaskRun
 from rota.common.outcomes import Outcomes, check_counts
 from rota.common.shape import Shape
-from rota.common.work import Code, Done, Outcome, Provenance, TensorRef
+from rota.common.work import (
+    TELL,
+    Code,
+    DelayMs,
+    Done,
+    Outcome,
+    Provenance,
+    SubmitKind,
+    TensorRef,
+    all_travel,
+)
 
-FORMAT_VERSION: Final = 5
+FORMAT_VERSION: Final = 6
 
 Facts = Annotated[tuple[tuple[Text, Text], ...], Meta(max_length=1_024)]
 Bound = Annotated[tuple[tuple[CodeName, Code], ...], Meta(max_length=limits.DEPLOYS_MAX)]
@@ -102,8 +113,12 @@ class Opened(NamedTuple):
     deploys: Bound
 
 
+@all_travel
 class Submitted(NamedTuple):
-    """A batch of tasks was stamped from `first_seq` on. `retry_of`: the dead task that it runs again, else None."""
+    """A batch of tasks was stamped from `first_seq` on. `retry_of`: the dead task that it runs again, else None.
+
+    `kind` and `deadline_ms` as in Submit.
+    """
 
     lane: Name
     position: Count
@@ -112,6 +127,8 @@ class Submitted(NamedTuple):
     first_seq: Positive
     runs: Annotated[tuple[TaskRun, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
     retry_of: Count | None
+    kind: SubmitKind = TELL
+    deadline_ms: DelayMs = 0
 
 
 class Deployed(NamedTuple):
@@ -125,20 +142,27 @@ class Deployed(NamedTuple):
     code: Code
 
 
+@all_travel
 class Cancelled(NamedTuple):
-    """A cancel caught a task. Cancels that came too late are not recorded."""
+    """A cancel caught a task, or ended the wait for its answer. Cancels that came too late are not recorded.
+
+    `ends`: the task itself had run and was postponed, so its effects stand; its asker, or producer, gets the failure.
+    """
 
     lane: Name
     position: Count
     now_ms: Count
     origin: Origin
     seq: Positive
+    ends: bool = False
 
 
+@all_travel
 class Verdict(NamedTuple):
     """The broker decided a task's outcome, by the wall clock or because of its workers.
 
     `log`: what workers said of a task that none could do; the log of its outcome. The message is a fixed text.
+    `ends`: as in Cancelled; only of the verdict `expired`.
     """
 
     lane: Name
@@ -148,6 +172,7 @@ class Verdict(NamedTuple):
     failure: Annotated[str, one_of(*VERDICTS)]
     message: FailureText
     log: Annotated[tuple[FailureText, ...], Meta(max_length=limits.TRIES_MAX)]
+    ends: bool = False
 
 
 class TimerFired(NamedTuple):

@@ -114,7 +114,8 @@ def _submit(
     count = check_submit(lane, request)
     now_ms = broker.now_ms if request.now_ms is None else request.now_ms
     first_seq = broker.world.next_seq
-    broker.commit(records.Submitted(lane.name, lane.retired, now_ms, origin, first_seq, request.runs, request.retry_of))
+    head = (lane.name, lane.retired, now_ms, origin, first_seq)
+    broker.commit(records.Submitted(*head, request.runs, request.retry_of, request.kind, request.deadline_ms))
     return messages.Accepted(request.number, first_seq, count)
 
 

@@ -35,6 +35,7 @@ from rota.common.fields import (
     Target,
     Text32,
     Text64,
+    Text256,
     Window,
 )
 from rota.common.messages import Accepted, Answer, LaneSettings
@@ -53,7 +54,7 @@ from rota.common.work import (
     Tensors,
 )
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 
 
 class RowTag(IntEnum):
@@ -76,7 +77,7 @@ class RowTag(IntEnum):
 
 
 class Head(NamedTuple):
-    layout: Literal[2]
+    layout: Literal[3]
     boot: Count
     next_seq: Positive
     divergences: Count
@@ -174,18 +175,25 @@ class Ending(NamedTuple):
     fuel: Fuel
     tensors: Tensors
     state_bytes: StateBytes
+    waits: Text256 | None
 
     @classmethod
     def of(cls, outcome: Outcome) -> Ending:
         if type(outcome) is Done:
             return cls(None, *outcome)
         assert type(outcome) is Failed
-        return cls(outcome[:2], None, None, (), outcome.log, outcome.fuel, (), 0)
+        return cls(outcome[:2], None, None, (), outcome.log, outcome.fuel, (), 0, None)
 
     def outcome(self) -> Outcome:
         if self.failure is None:
             return Done(*self[1:])
-        if self.result is not None or self.state_digest is not None or self.emits or self.tensors:
+        if (
+            self.result is not None
+            or self.state_digest is not None
+            or self.emits
+            or self.tensors
+            or self.waits is not None
+        ):
             raise ValueError("an outcome is a failure and a success")
         return Failed(*self.failure, self.log, self.fuel)
 

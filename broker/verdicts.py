@@ -17,7 +17,11 @@ LOST: Final = "lost"
 REFUSED: Final = "refused"
 FAULTED: Final = "faulted"
 UNREPEATABLE: Final = "unrepeatable"  # a fold that stops so ends in the verdict `refused`, with a text of its own
-VERDICTS: Final = (TIMEOUT, LOST, REFUSED, FAULTED)
+EXPIRED: Final = "expired"
+VERDICTS: Final = (TIMEOUT, LOST, REFUSED, FAULTED, EXPIRED)
+
+
+EXPIRED_TEXT: Final = "its deadline passed before its answer came"
 
 
 def verdict_text(kind: str, code: Code) -> str:
@@ -29,6 +33,8 @@ def verdict_text(kind: str, code: Code) -> str:
         return f"{POISON_DEATHS_MAX} workers died running it alone"
     if kind == REFUSED:
         return "no worker can run its code"
+    if kind == EXPIRED:
+        return EXPIRED_TEXT
     return f"no worker could do it, in {TRIES_MAX} tries"
 
 

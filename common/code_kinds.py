@@ -35,6 +35,7 @@ class KindFacts(NamedTuple):
     optional_roles: tuple[str, ...]  # given together or not at all, without default names
     failures: tuple[str, ...]  # the kinds of failure that its execution can end in
     has_entry: bool = False  # its bundle names a main file, and its program is a runtime
+    may_flow: bool = False  # a deploy may make each task a call of its own (execution model, part 11)
 
     @property
     def is_kept(self) -> bool:
@@ -45,12 +46,13 @@ class KindFacts(NamedTuple):
 OUTPUT_ROLES: Final = ("output_ptr", "output_len")  # of a function whose answer is read from two exports of its own
 _ALLOC: Final = ("alloc", "rota_alloc")
 _SANDBOX_FAILURES: Final = ("trap", "fuel", "memory", "bad_output")
+_EMITTER_FAILURES: Final = ("overflow", "bad_settle")
 
 _ROWS: Final = (
     KindFacts(
         AGENT, "cpu", "", keeps_state=True, emits=True, content=IS_MODULE, has_provenance=False, may_reuse=True,
         roles=(_ALLOC, ("step", "rota_step")), names_exports=False, optional_roles=(),
-        failures=("error", *_SANDBOX_FAILURES, "overflow"),
+        failures=("error", *_SANDBOX_FAILURES, *_EMITTER_FAILURES), may_flow=True,
     ),
     KindFacts(
         FUNCTION, "cpu", "", keeps_state=False, emits=False, content=IS_MODULE, has_provenance=False, may_reuse=True,
@@ -63,13 +65,13 @@ _ROWS: Final = (
     ),
     KindFacts(
         SOURCE, "cpu", "", keeps_state=True, emits=True, content=IS_BUNDLE, has_provenance=False, may_reuse=False,
-        roles=(), names_exports=False, optional_roles=(), failures=("error", *_SANDBOX_FAILURES, "overflow"),
-        has_entry=True,
+        roles=(), names_exports=False, optional_roles=(), failures=("error", *_SANDBOX_FAILURES, *_EMITTER_FAILURES),
+        has_entry=True, may_flow=True,
     ),
     KindFacts(
         COMPONENT, "cpu", "", keeps_state=True, emits=True, content=IS_COMPONENT, has_provenance=False,
         may_reuse=False, roles=(), names_exports=False, optional_roles=(),
-        failures=("error", *_SANDBOX_FAILURES, "overflow"),
+        failures=("error", *_SANDBOX_FAILURES, *_EMITTER_FAILURES),
     ),
     KindFacts(
         MODEL, "gpu", MODEL_PREFIX, keeps_state=False, emits=False, content=IS_MODEL, has_provenance=True,

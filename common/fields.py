@@ -30,6 +30,7 @@ Window = Annotated[int, Meta(ge=1, le=limits.WINDOW_TASKS_MAX)]
 GrowthBytes = Annotated[int, Meta(ge=0, le=limits.GROWTH_BYTES_MAX)]
 StateBytes = Annotated[int, Meta(ge=0, le=limits.MESSAGE_BYTES_MAX)]
 EmitsMax = Annotated[int, Meta(ge=0, le=limits.EMITS_MAX)]
+Counts = Annotated[tuple[Count, ...], Meta(max_length=limits.RUN_TASKS_MAX)]  # one per task, or per assignment
 Pid = Annotated[int, Meta(ge=0, le=limits.PID_MAX)]
 Index = Annotated[int, Meta(ge=0, le=limits.RUN_TASKS_MAX - 1)]  # of a task in its row
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 # --- the wire -------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 4
+PROTOCOL_VERSION: Final = 5
 MESSAGE_BYTES_MAX: Final = 64 << 20  # one frame; a module is the largest thing sent inline
 PAYLOAD_BYTES_MAX: Final = 1 << 20  # one task's payload; larger data is sent by tensor reference
 INLINE_BYTES_MAX: Final = 64 << 10  # tensors up to this are inline; above it, a file costs less than the copies
@@ -41,6 +41,14 @@ TASK_TENSOR_BYTES_DEFAULT: Final = 64 << 20  # of the tensors that one task make
 TASK_TENSOR_BYTES_MAX: Final = 1 << 30  # a worker holds them in memory until the task ends
 GROWTH_BYTES_DEFAULT: Final = 128 << 10  # a full window of them is half of a lane's budget
 GROWTH_BYTES_MAX: Final = MESSAGE_BYTES_MAX
+ASKS_DEFAULT: Final = 1_024  # asks that one agent may have postponed and not settled
+ASKS_MAX: Final = 65_536
+STEPS_DEFAULT: Final = 1_000  # messages of one call of a flow, its own included
+STEPS_MAX: Final = 65_536
+CALL_FUEL_DEFAULT: Final = 100_000_000_000  # of all steps of one call: a hundred steps with all the fuel of a task
+CALL_BYTES_DEFAULT: Final = 4 << 20  # content of the messages of one call, which are kept until it ends
+CALL_BYTES_MAX: Final = 32 << 20  # they travel to a worker in one message, with their headers
+PATH_CHARS_MAX: Final = 256  # what a step of a call emitted, in short
 
 # --- lanes ----------------------------------------------------------------------------------------
 WINDOW_TASKS_DEFAULT: Final = 1_024

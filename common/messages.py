@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 from msgspec import Meta
 
 from rota.common import limits
+from rota.common.assignments import FoldAssignment
 from rota.common.columns import (
     Addresses,
     Blobs,
@@ -37,14 +38,12 @@ from rota.common.columns import (
 )
 from rota.common.events import Happened, topic_of
 from rota.common.fields import (
-    Blob,
     CodeName,
     Content,
     Count,
+    Counts,
     Digest,
-    EmitsMax,
     FailureText,
-    GrowthBytes,
     Name,
     Pid,
     PieceText,
@@ -64,13 +63,14 @@ from rota.common.fields import (
 )
 from rota.common.outcomes import FoldResults
 from rota.common.work import (
+    TELL,
     Code,
+    DelayMs,
     FailureKind,
     FoldResult,
     Log,
-    MessageKind,
     Provenance,
-    ReplyTo,
+    SubmitKind,
     TensorRef,
     Tensors,
     all_travel,
@@ -91,8 +91,6 @@ QUERIES: Final = (
 )
 
 _ARGUMENTS_MAX: Final = 16
-
-Counts = Annotated[tuple[Count, ...], Meta(max_length=limits.RUN_TASKS_MAX)]  # one per task, or per assignment
 
 # --- parts of messages ----------------------------------------------------------------------------
 
@@ -148,34 +146,6 @@ class LaneSettings(NamedTuple):
         limits.LANE_BYTES_DEFAULT
     )  # of tasks, timers, states
     agents_max: Annotated[int, Meta(ge=1, le=limits.LANE_AGENTS_MAX)] = limits.LANE_AGENTS_DEFAULT
-
-
-class Segment(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
-    """Tasks of one fold that share a header. `tensors` are the references of tasks that have some."""
-
-    kind: MessageKind
-    sender: Target | None
-    now_ms: Count
-    reply_to: ReplyTo | None
-    emits_max: EmitsMax
-    growth_bytes: GrowthBytes
-    turns: Counts
-    payloads: Blobs
-    tensors: Sparse[Tensors]
-
-    def __post_init__(self) -> None:
-        if len(self.turns) != len(self.payloads):
-            raise ValueError(f"{len(self.turns)} turns and {len(self.payloads)} payloads")
-        check_sparse("tensors", self.tensors, len(self.turns))
-
-
-class FoldAssignment(NamedTuple):
-    """One fold of an Assign. `code` is an index into the assignment's table of codes."""
-
-    code: Count
-    address: Target
-    state: Blob | None
-    segments: Annotated[tuple[Segment, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 
 
 class ResultItem(NamedTuple):
@@ -273,8 +243,13 @@ class Hello(NamedTuple):
     producer: Producer
 
 
+@all_travel
 class Submit(NamedTuple):
-    """An atomic batch of tasks. `wait`: send the results without an Await. `now_ms`: pin the time of the input."""
+    """An atomic batch of tasks. `wait`: send the results without an Await. `now_ms`: pin the time of the input.
+
+    `kind`: what its tasks are. `deadline_ms`: they fail as `expired` if they have no final outcome so long after the
+    input (0: no deadline).
+    """
 
     number: Count
     lane: Name
@@ -282,6 +257,8 @@ class Submit(NamedTuple):
     wait: bool
     now_ms: Count | None
     retry_of: Count | None  # the dead task that this submit runs again; `runs` is then empty
+    kind: SubmitKind = TELL
+    deadline_ms: DelayMs = 0
 
 
 class OpenLane(NamedTuple):

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from rota.common import limits
 from rota.common.columns import Column, Sparse, Values, check_sparse, kept, new_tuple, sparse
-from rota.common.fields import Blob, FailureText, Fuel, StateBytes
+from rota.common.fields import Blob, FailureText, Fuel, StateBytes, Text256
 from rota.common.work import (
     Done,
     Emits,
@@ -41,6 +41,7 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
     logs: Sparse[Log]
     tensors: Sparse[Tensors]
     state_bytes: Annotated[tuple[StateBytes, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
+    waits: Sparse[Text256]  # of postponed tasks
 
     def __post_init__(self) -> None:
         count = len(self.fuel)
@@ -49,13 +50,17 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
         sizes = self.state_digests.lengths
         if sizes.count(32) + sizes.count(None) != count:
             raise ValueError("wants state digests of 32 bytes")
-        if self.failures or self.emits or self.logs or self.tensors:
+        if self.failures or self.emits or self.logs or self.tensors or self.waits:
             self._check_sparse(count)
 
     def _check_sparse(self, count: int) -> None:
-        for what in ("failures", "emits", "logs", "tensors"):
+        for what in ("failures", "emits", "logs", "tensors", "waits"):
             check_sparse(what, getattr(self, what), count)
-        succeeded = dict([*self.emits, *self.tensors])
+        succeeded: dict[int, Any] = dict([*self.emits, *self.tensors, *self.waits])
+        answered = dict(self.tensors)
+        for index, _ in self.waits:
+            if index in answered or self.results.lengths[index] is not None:
+                raise ValueError(f"the outcome at index {index} is postponed and has a result")
         for index, _ in self.failures:
             left = (self.results.lengths[index], self.state_digests.lengths[index])
             if index in succeeded or left != (None, None):
@@ -68,7 +73,7 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
             return outcomes
         rows = tuple(outcomes)
         done = [one if type(one) is Done else _NOTHING for one in rows]  # a failure has no fields of a success
-        results, digests, emits, _, _, tensors, sizes = zip(*done, strict=True) if done else ((),) * 7
+        results, digests, emits, _, _, tensors, sizes, waits = zip(*done, strict=True) if done else ((),) * 8
         made = Outcomes(
             Values.of(results),
             Values.of(digests),
@@ -78,6 +83,7 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
             sparse([one.log for one in rows]),
             sparse(tensors),
             sizes,
+            tuple([(index, text) for index, text in enumerate(waits) if text is not None]),
         )
         vars(made)["rows"] = rows  # cached, since they exist already
         return made
@@ -86,19 +92,21 @@ class Outcomes(Column, frozen=True, array_like=True, forbid_unknown_fields=True,
     def rows(self) -> tuple[Outcome, ...]:
         """The outcomes as single values."""
         common = zip(self.results, self.state_digests, self.fuel, self.state_bytes, strict=True)
-        if not (self.failures or self.emits or self.logs or self.tensors):
+        if not (self.failures or self.emits or self.logs or self.tensors or self.waits):
             return tuple(
-                [new_tuple(Done, (result, left, (), (), fuel, (), size)) for result, left, fuel, size in common]
+                [new_tuple(Done, (result, left, (), (), fuel, (), size, None)) for result, left, fuel, size in common]
             )
         failures, emits, logs, tensors = dict(self.failures), dict(self.emits), dict(self.logs), dict(self.tensors)
-        return tuple(
-            [
-                Done(result, left, emits.get(index, ()), logs.get(index, ()), fuel, tensors.get(index, ()), size)
-                if index not in failures
-                else Failed(*failures[index], logs.get(index, ()), fuel)
-                for index, (result, left, fuel, size) in enumerate(common)
-            ]
-        )
+        waits = dict(self.waits)
+        rows: list[Outcome] = []
+        for index, (result, left, fuel, size) in enumerate(common):
+            log = logs.get(index, ())
+            if index in failures:
+                rows.append(Failed(*failures[index], log, fuel))
+            else:
+                named = tensors.get(index, ())
+                rows.append(Done(result, left, emits.get(index, ()), log, fuel, named, size, waits.get(index)))
+        return tuple(rows)
 
     def __len__(self) -> int:
         return len(self.fuel)

@@ -47,6 +47,7 @@ DERIVED_FAILURES: Final = (
     "unknown_model",  # the model was not deployed in the lane when the task was issued
     "bad_input",  # the target cannot take the payload
     "overflow",  # its lane has no room for it: for its emits, state, or a new agent
+    "bad_settle",  # it settles or hands on a turn that is not its own to settle, or postpones what nobody asked for
 )
 RECORDED_FAILURES: Final = (
     "timeout",  # it ran longer than its timeout
@@ -54,6 +55,7 @@ RECORDED_FAILURES: Final = (
     "cancelled",  # by a request
     "refused",  # no worker can run its code: a model that does not load, a required provider that is missing
     "faulted",  # no worker could do this one task: the stack or memory of the host ran out, a tensor is missing
+    "expired",  # its deadline passed before its answer came
 )
 UNABLE_FAILURES: Final = ("refused", "faulted")  # no worker could do it; the log says why
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
@@ -65,8 +67,9 @@ ASK: Final = "ask"  # the outcome comes back to the sender as `reply` or `failur
 REPLY: Final = "reply"  # the result of a task that the receiver asked for
 FAILURE: Final = "failure"  # the failure of a task that the receiver asked for; payload is MessagePack [kind, message]
 TIMER: Final = "timer"  # a message to oneself after a delay
-EMIT_KINDS: Final = (TELL, ASK, TIMER)
+EMIT_KINDS: Final = (TELL, ASK, TIMER, REPLY, FAILURE)  # the last two settle a postponed turn
 MESSAGE_KINDS: Final = (TELL, ASK, REPLY, FAILURE, TIMER)
+SUBMIT_KINDS: Final = (TELL, ASK)
 
 AGENT: Final = "agent"
 FUNCTION: Final = "function"
@@ -86,7 +89,10 @@ Stopped = Literal["timeout", "interrupted", "refused", "faulted", "unrepeatable"
 FailureKind = Annotated[str, one_of(*FAILURE_KINDS)]
 EmitKind = Annotated[str, one_of(*EMIT_KINDS)]
 MessageKind = Annotated[str, one_of(*MESSAGE_KINDS)]
+SubmitKind = Annotated[str, one_of(*SUBMIT_KINDS)]
 CodeKind = Annotated[str, one_of(*CODE_KINDS)]
+
+DelayMs = Annotated[int, Meta(ge=0, le=limits.DELAY_MS_MAX)]
 
 T = TypeVar("T")
 
@@ -110,6 +116,12 @@ class Limits(NamedTuple):
     log_bytes: Annotated[int, Meta(ge=0, le=limits.PAYLOAD_BYTES_MAX)] = 16 << 10
     growth_bytes: GrowthBytes = limits.GROWTH_BYTES_DEFAULT  # see budget.py
     tensor_bytes: Annotated[int, Meta(ge=0, le=limits.TASK_TENSOR_BYTES_MAX)] = limits.TASK_TENSOR_BYTES_DEFAULT
+    # Of an agent: turns that it has postponed and not settled.
+    asks_max: Annotated[int, Meta(ge=0, le=limits.ASKS_MAX)] = limits.ASKS_DEFAULT
+    # Of one call of a flow: its messages, the fuel of all its steps, the content of its messages.
+    steps_max: Annotated[int, Meta(ge=1, le=limits.STEPS_MAX)] = limits.STEPS_DEFAULT
+    call_fuel: Annotated[int, Meta(ge=1, le=limits.FUEL_MAX)] = limits.CALL_FUEL_DEFAULT
+    call_bytes: Annotated[int, Meta(ge=0, le=limits.CALL_BYTES_MAX)] = limits.CALL_BYTES_DEFAULT
 
 
 @all_travel
@@ -118,7 +130,7 @@ class Code(NamedTuple):
 
     `exports` maps the roles of kind `function` (`alloc`, `call`, ...; code_kinds.py) to the module's own export names.
     `recorded`, for models: accept results that a repetition might not give again (class recorded); without it such a
-    model is refused.
+    model is refused. `flow`: each task for the name is a call, an instance of its own (docs/EXECUTION-MODEL.md).
     """
 
     digest: Digest
@@ -127,6 +139,7 @@ class Code(NamedTuple):
     exports: Annotated[tuple[tuple[Text32, Text256], ...], Meta(max_length=8)] = ()
     limits: Limits = Limits()
     recorded: bool = False
+    flow: bool = False
 
 
 class TensorRef(NamedTuple):
@@ -166,25 +179,56 @@ class TaskInput(NamedTuple):
     growth_bytes: GrowthBytes
 
 
+class CallStep(NamedTuple):
+    """An earlier message of a call of a flow. `path`: what it emitted, in short (calls.path_of)."""
+
+    task: TaskInput
+    path: Annotated[str, Meta(max_length=limits.PATH_CHARS_MAX)]
+
+
+class Past(NamedTuple):
+    """What a call of a flow has seen before a fold, all that is needed to make its guest again.
+
+    `alive`: how many tasks of the fold are for it while it is alive; those behind are `AFTER_END`, as is everything
+    behind a step that ends the call. `fuel`: what its steps used so far.
+    """
+
+    steps: Annotated[tuple[CallStep, ...], Meta(max_length=limits.STEPS_MAX)]
+    alive: Count
+    fuel: Fuel
+
+
 class Fold(NamedTuple):
-    """Consecutive tasks of one target. `state` is the state before them (None: none yet)."""
+    """Consecutive tasks of one target. `state` is the state before them (None: none yet).
+
+    `open`: the turns that the agent has postponed and not settled, ascending, before the fold: what it may settle.
+    `past`: for a call of a flow, else None.
+    """
 
     lane_seed: bytes
     code: Code
     address: str
     state: bytes | None
     tasks: tuple[TaskInput, ...]
+    open: tuple[int, ...] = ()
+    past: Past | None = None
 
 
+@all_travel
 class Emit(NamedTuple):
-    """A task emitted by a task. `tensors` are among the emitting task's own; `delay_ms` is for timers."""
+    """A task emitted by a task. `tensors` are among the emitting task's own.
+
+    `delay_ms`: of a timer, its delay; of an ask, its deadline (0: none). `answers`: the turn, postponed by the emitting
+    agent, that it settles (kind `reply` or `failure`, to its own address) or hands on (kind `ask`); 0: none.
+    """
 
     target: Target
     payload: Payload
     priority: Priority
     kind: EmitKind
     tensors: Tensors
-    delay_ms: Annotated[int, Meta(ge=0, le=limits.DELAY_MS_MAX)]
+    delay_ms: DelayMs
+    answers: Count = 0
 
 
 Emits = Annotated[tuple[Emit, ...], Meta(max_length=limits.EMITS_MAX)]
@@ -192,7 +236,11 @@ Log = Annotated[tuple[LogLine, ...], Meta(max_length=limits.LOG_LINES_MAX)]
 
 
 class Done(NamedTuple):
-    """The task succeeded. `state_digest` is that of the new state, None if unchanged; `state_bytes` its size, or 0."""
+    """The task succeeded. `state_digest` is that of the new state, None if unchanged; `state_bytes` its size, or 0.
+
+    `waits` not None: it is postponed, or the step of a call that goes on; it has no result and no tensors then. The
+    text says where it waits, if the runtime can say (`order.py:12`), and is in no digest.
+    """
 
     result: Blob | None
     state_digest: Digest | None
@@ -201,6 +249,7 @@ class Done(NamedTuple):
     fuel: Fuel
     tensors: Tensors
     state_bytes: StateBytes = 0
+    waits: Text256 | None = None
 
     @property
     def named_tensors(self) -> list[TensorRef]:
@@ -219,7 +268,10 @@ class Failed(NamedTuple):
 
 Outcome = Union[Done, Failed]  # noqa: UP007 - a runtime alias that isinstance and mypy both read
 
-_DONE, _FAILED = 0, 1  # tags of the two kinds of outcome
+_DONE, _FAILED, _POSTPONED = 0, 1, 2  # tags of the kinds of outcome
+
+# The outcome of a message to a call that has ended.
+AFTER_END: Final = Done(None, None, (), (), 0, ())
 
 
 def tagged(outcome: Outcome) -> tuple[Any, ...]:
@@ -228,8 +280,12 @@ def tagged(outcome: Outcome) -> tuple[Any, ...]:
 
 
 def effect_of(outcome: Outcome) -> tuple[Any, ...]:
-    """Return the visible fields of an outcome behind its tag: `(0, result, tensors, emits)`, `(1, kind, message)`."""
+    """Return the visible fields of an outcome behind its tag: `(0, result, tensors, emits)`, `(1, kind, message)`, or
+    `(2, None, (), emits)` if it is postponed.
+    """
     if type(outcome) is Done:
+        if outcome.waits is not None:
+            return (_POSTPONED, None, (), outcome.emits)
         return (_DONE, outcome.result, outcome.tensors, outcome.emits)
     return (_FAILED, *outcome[:2])
 

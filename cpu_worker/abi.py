@@ -28,12 +28,13 @@ from rota.common.limits import (
 )
 from rota.common.msgpack_check import is_whole
 from rota.common.targets import is_target
-from rota.common.work import EMIT_KINDS, TELL, TIMER, Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
+from rota.common.work import ASK, TELL, TIMER, Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
 from rota.cpu_worker.task_log import TaskLog
 
 VERSION: Final = 1
 STATUS_DONE: Final = 0
 STATUS_ERROR: Final = 1
+_EMIT_KINDS: Final = (TELL, ASK, TIMER)
 _FIELD_DEPTH_MAX: Final = 3  # the tensors of an emit in emits
 UNCHECKED_BYTES_MAX: Final = 256  # of an output that may be no whole value
 CONTAINERS_MAX: Final = 1 << 16  # arrays, maps, extensions in one output; an emit has two, and at most 4096 are there
@@ -360,8 +361,8 @@ def _emit(fields: Any, where: str, address: str, tensors: Sequence[TensorRef]) -
         raise _BadOutput(f"{where}.payload: {_show(payload)}, not bin of at most {PAYLOAD_BYTES_MAX} bytes")
     if type(priority) is not int or not PRIORITY_MIN <= priority <= PRIORITY_MAX:
         raise _BadOutput(f"{where}.priority: {_show(priority)}, not {PRIORITY_MIN} to {PRIORITY_MAX}")
-    if kind not in EMIT_KINDS:
-        raise _BadOutput(f"{where}.kind: {_show(kind)}, not {', '.join(EMIT_KINDS)}")
+    if kind not in _EMIT_KINDS:
+        raise _BadOutput(f"{where}.kind: {_show(kind)}, not {', '.join(_EMIT_KINDS)}")
     if type(delay_ms) is not int or not 0 <= delay_ms <= DELAY_MS_MAX:
         raise _BadOutput(f"{where}.delay_ms: {_show(delay_ms)}, not 0 to {DELAY_MS_MAX}")
     if kind == TIMER:

@@ -39,7 +39,7 @@ from rota.common.limits import (
     PAYLOAD_BYTES_MAX,
     TENSORS_PER_TASK_MAX,
 )
-from rota.common.work import EMIT_KINDS, MESSAGE_KINDS
+from rota.common.work import ASK, MESSAGE_KINDS, TELL, TIMER
 from rota.cpu_worker import abi
 from rota.cpu_worker.guest import GuestFault
 
@@ -50,7 +50,7 @@ _MESSAGE: Final = (
     "tensors: list<record{digest: string, dtype: string, shape: list<u64>}>, address: string}"
 )
 _EMIT: Final = (
-    f"record{{target: string, payload: {_CONTENT}, priority: s8, kind: enum{{{', '.join(EMIT_KINDS)}}}, "
+    f"record{{target: string, payload: {_CONTENT}, priority: s8, kind: enum{{{', '.join((TELL, ASK, TIMER))}}}, "
     "tensors: list<u32>, delay-ms: u64}"
 )
 _DONE: Final = (

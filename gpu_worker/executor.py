@@ -460,5 +460,5 @@ def _outcome(packed: Packed, call: QueuedCall) -> Outcome:
         return failed("bad_output", f"the result has {len(result)} bytes, the limit is {limit}")
     if len(references) > TENSORS_PER_TASK_MAX:
         return failed("bad_output", f"the result has {len(references)} large tensors, at most {TENSORS_PER_TASK_MAX}")
-    done: Done = new_tuple(Done, (result, None, (), (), 0, references, 0))
+    done: Done = new_tuple(Done, (result, None, (), (), 0, references, 0, None))
     return done

@@ -14,10 +14,10 @@ import msgspec
 
 from rota.common.digests import pack
 from rota.common.errors import RotaError, error_from_wire
-from rota.common.fields import Blob, Digest, Index, Target
+from rota.common.fields import Blob, Count, Digest, Index, Target
 from rota.common.outcomes import FoldResults
 from rota.common.shape import Shape
-from rota.common.work import Code, Fold, FoldResult, TaskInput
+from rota.common.work import Code, Fold, FoldResult, Past, TaskInput
 
 _LENGTH: Final = struct.Struct("<Q")
 
@@ -75,10 +75,10 @@ def read_frame(stream: Stream) -> bytes | None:
 
 
 class _Folds(NamedTuple):
-    """Run these folds: the list of codes, and for each fold its seed, code (an index), address, state and tasks."""
+    """Run these folds: the list of codes, and for each fold its seed, code (an index) and the rest of its fields."""
 
     codes: tuple[Code, ...]
-    folds: tuple[tuple[Digest, Index, Target, Blob | None, tuple[TaskInput, ...]], ...]
+    folds: tuple[tuple[Digest, Index, Target, Blob | None, tuple[TaskInput, ...], tuple[Count, ...], Past | None], ...]
 
 
 _SHAPES: Final = {0: Shape(_Folds, 0), 1: Shape(PrepareCode, 1), 2: Shape(AskFingerprint, 2)}
@@ -92,7 +92,7 @@ def encode_request(request: Request) -> bytes:
         return pack((_TAG_OF[type(request)], *request))
     codes = {fold.code: None for fold in request.folds}
     places = {code: place for place, code in enumerate(codes)}
-    folds = [(fold.lane_seed, places[fold.code], fold.address, fold.state, fold.tasks) for fold in request.folds]
+    folds = [(fold.lane_seed, places[fold.code], *fold[2:]) for fold in request.folds]
     return pack((_TAG_OF[_Folds], tuple(codes), folds))
 
 
@@ -102,7 +102,7 @@ def decode_request(data: bytes) -> Request:
     if not isinstance(request, _Folds):
         return request
     codes, folds = request
-    rows = [Fold(seed, codes[place], address, state, tasks) for seed, place, address, state, tasks in folds]
+    rows = [Fold(fold[0], codes[fold[1]], *fold[2:]) for fold in folds]
     return RunFolds(tuple(rows))
 
 

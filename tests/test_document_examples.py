@@ -74,7 +74,7 @@ def test_the_digest_of_a_request_is_as_told() -> None:
     assert isinstance(deployed, records.Deployed)
     assert isinstance(submitted, records.Submitted)
     assert deployed.origin.request == digest_of(["Deploy", ["main", deployed.name, deployed.code]])
-    assert submitted.origin.request == digest_of(["Submit", ["main", submitted.runs, None, None]])
+    assert submitted.origin.request == digest_of(["Submit", ["main", submitted.runs, None, None, "tell", 0]])
     assert deployed.code.digest == digest(b"module")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 
 from rota.broker import records
-from rota.common import columns, fields, messages, wire, work
+from rota.common import assignments, columns, fields, messages, wire, work
 from rota.common.shape import bare, column_of, metas
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -25,8 +25,8 @@ PARTS = {
     "TaskRun": messages.TaskRun,
     "LaneSettings": messages.LaneSettings,
     "ResultRows": messages.ResultRows,
-    "FoldAssignment": messages.FoldAssignment,
-    "Segment": messages.Segment,
+    "FoldAssignment": assignments.FoldAssignment,
+    "Segment": assignments.Segment,
 }
 SECTIONS: dict[str, Any] = {
     **{shape.cls.__name__: shape.cls for shape in wire.SCHEMA.values()},
@@ -44,12 +44,12 @@ WORDS = {
     "Code": work.Code,
 }
 NAMED = (columns.Blobs, columns.Values, columns.Addresses, messages.TaskRun, messages.LaneSettings,
-         messages.FoldAssignment, messages.Segment, messages.ResultRows)  # fmt: skip
+         assignments.FoldAssignment, assignments.Segment, messages.ResultRows)  # fmt: skip
 # Types that a page describes in its own words, checked by reading.
 TOLD = {
     ("Completed", "folds"), ("Segment", "reply_to"), ("ResultRows", "failures"), ("ResultRows", "provenances"),
     ("Query", "what"), ("Query", "arguments"), ("Event", "what"), ("Heartbeat", "preparing"),
-    ("Heartbeat", "models"), ("Streamed", "pieces"),
+    ("Heartbeat", "models"), ("Streamed", "pieces"), ("FoldAssignment", "past"),
 }  # fmt: skip
 
 

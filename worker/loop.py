@@ -462,7 +462,7 @@ def _join(pieces: list[tuple[int, int, int, str]], report: Streaming) -> None:
 
 def _log_undone(order: Assign, results: tuple[FoldResult, ...]) -> None:
     """Log what could not be done here. Outcomes do not say it, because it depends on the host."""
-    for (_, address, _, _), result in zip(order.folds, results, strict=True):
+    for (_, address, *_), result in zip(order.folds, results, strict=True):
         if result.stopped in ("faulted", "refused", "unrepeatable"):
             log.warning("%s: %s: %s", address, result.stopped, result.reason)
 
@@ -476,7 +476,7 @@ def folds_of(order: Assign) -> list[Fold]:
     Raises `ProtocolError` if its parts are inconsistent.
     """
     folds = []
-    for code, address, state, segments in order.folds:
+    for code, address, state, segments, open_turns, past in order.folds:
         tasks: list[TaskInput] = []
         for part in segments:
             tensors = dict(part.tensors)
@@ -486,7 +486,7 @@ def folds_of(order: Assign) -> list[Fold]:
                 tasks.append(new_tuple(TaskInput, (*head, own, part.emits_max, part.growth_bytes)))
         if code >= len(order.codes):
             raise ProtocolError(f"a fold for {address} names code {code} of {len(order.codes)}")
-        folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks)))
+        folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks), open_turns, past))
     return folds
 
 

@@ -212,7 +212,7 @@ def damage(path: Path, *statements: str) -> None:
         ("UPDATE head SET first = 9", "its records begin with 9, and no record names a snapshot of 8"),
         ("DELETE FROM head", "it has no head"),
         ("DROP TABLE records", "no such table"),
-        ("PRAGMA user_version = 1", "format version 1; this rota reads version 5"),
+        ("PRAGMA user_version = 1", "format version 1; this rota reads version 6"),
         ("PRAGMA application_id = 7", "not one of rota's"),
     ],
 )

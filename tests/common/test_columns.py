@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from wire_strategies import OUTCOME, REF, some
 
 from rota.common import wire
+from rota.common.assignments import Segment
 from rota.common.columns import Addresses, Blobs, Values, picked, sparse, value_at
-from rota.common.messages import ResultItem, ResultRows, Results, Segment, TaskRun
+from rota.common.messages import ResultItem, ResultRows, Results, TaskRun
 from rota.common.outcomes import Outcomes
 from rota.common.work import Done, Failed, Provenance
 
@@ -101,10 +102,12 @@ def test_outcomes_are_their_rows(rows: tuple[Any, ...]) -> None:
         (lambda: TaskRun.of(("a",), 0, (b"", b"")), "1 targets for 2 payloads"),
         (lambda: Segment("tell", None, 5, None, 64, 7, (3, 4), Blobs.of((b"x",)), ()), "2 turns and 1 payloads"),
         (lambda: Segment("tell", None, 5, None, 64, 7, (3,), Blobs.of((b"x",)), ((0, ()),)), "empty"),
-        (lambda: Outcomes(EMPTY, EMPTY, (1, 2), (), (), (), (), (0,)), "1 results, 1 digests, 2 of fuel"),
-        (lambda: Outcomes(EMPTY, Values.of([b"short"]), (1,), (), (), (), (), (0,)), "state digests of 32 bytes"),
-        (lambda: Outcomes(EMPTY, EMPTY, (1,), (), (), ((1, ("line",)),), (), (0,)), "logs at index 1"),
-        (lambda: Outcomes(Values.of([b""]), EMPTY, (1,), FAILURE, (), (), (), (0,)), "failure and a success"),
+        (lambda: Outcomes(EMPTY, EMPTY, (1, 2), (), (), (), (), (0,), ()), "1 results, 1 digests, 2 of fuel"),
+        (lambda: Outcomes(EMPTY, Values.of([b"short"]), (1,), (), (), (), (), (0,), ()), "state digests of 32 bytes"),
+        (lambda: Outcomes(EMPTY, EMPTY, (1,), (), (), ((1, ("line",)),), (), (0,), ()), "logs at index 1"),
+        (lambda: Outcomes(Values.of([b""]), EMPTY, (1,), FAILURE, (), (), (), (0,), ()), "failure and a success"),
+        (lambda: Outcomes(Values.of([b""]), EMPTY, (1,), (), (), (), (), (0,), ((0, ""),)), "postponed and has"),
+        (lambda: Outcomes(EMPTY, EMPTY, (1,), FAILURE, (), (), (), (0,), ((0, "a"),)), "failure and a success"),
     ],
 )  # fmt: skip
 def test_columns_that_do_not_fit_cannot_be_made(make: Any, told: str) -> None:

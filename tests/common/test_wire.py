@@ -94,15 +94,15 @@ def test_another_version_is_named() -> None:
 
 
 def submit(run: list[Any]) -> bytes:
-    return packed(wire.Tag.SUBMIT, 1, "l", [run], True, None, None)
+    return packed(wire.Tag.SUBMIT, 1, "l", [run], True, None, None, "tell", 0)
 
 
 NESTED = 100_000
 ZERO = bytes(32)
-NO_OUTCOMES = [[b"", []], [b"", []], [], [], [], [], [], []]
+NO_OUTCOMES = [[b"", []], [b"", []], [], [], [], [], [], [], []]
 REF = [ZERO, "float32", []]
 END = [1, None, None, "", None]
-FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [], [0]]  # a failure with a result
+FAILED_TWICE = [[b"x", [1]], [b"", [None]], [0], [[0, ["trap", "m"]]], [], [], [], [0], []]  # a failure with a result
 
 
 @pytest.mark.parametrize(

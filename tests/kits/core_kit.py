@@ -36,6 +36,7 @@ from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.common import messages, wire
+from rota.common.assignments import FoldAssignment
 from rota.common.digests import ZERO_DIGEST, lane_seed
 from rota.common.errors import RotaError
 from rota.common.messages import (
@@ -420,7 +421,7 @@ def compute_folds(order: Assign) -> list[FoldResult]:
     return found
 
 
-def inputs_of(assigned: messages.FoldAssignment) -> list[TaskInput]:
+def inputs_of(assigned: FoldAssignment) -> list[TaskInput]:
     return [
         TaskInput(
             turn, part.kind, part.sender, payload, part.now_ms, part.reply_to, (), part.emits_max, part.growth_bytes

@@ -10,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rota.common import events, limits, messages, work
+from rota.common import assignments, events, limits, messages, work
 from rota.common.columns import Blobs, sparse
 from rota.common.outcomes import FoldResults
 
@@ -39,16 +39,20 @@ LIMITS = st.builds(
     st.integers(1, limits.TIMEOUT_MS_MAX), st.integers(0, limits.EMITS_MAX), COUNT.map(lambda n: n % (1 << 20)),
     COUNT.map(lambda n: n % (1 << 20)), st.integers(0, limits.PAYLOAD_BYTES_MAX),
     st.integers(0, limits.GROWTH_BYTES_MAX), st.integers(0, limits.TASK_TENSOR_BYTES_MAX),
+    st.integers(0, limits.ASKS_MAX), st.integers(1, limits.STEPS_MAX), st.integers(1, limits.FUEL_MAX),
+    st.integers(0, limits.CALL_BYTES_MAX),
 )  # fmt: skip
-CODE = st.builds(work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS, FLAG)
-EMIT = st.builds(
-    work.Emit, TARGET, BLOB, PRIORITY, st.sampled_from(work.EMIT_KINDS), some(REF), st.integers(0, limits.DELAY_MS_MAX)
+CODE = st.builds(
+    work.Code, DIGEST, st.sampled_from(work.CODE_KINDS), FLAG, some(st.tuples(NAME, TEXT)), LIMITS, FLAG, FLAG
 )
+DELAY = st.integers(0, limits.DELAY_MS_MAX)
+EMIT = st.builds(work.Emit, TARGET, BLOB, PRIORITY, st.sampled_from(work.EMIT_KINDS), some(REF), DELAY, COUNT)
 LOG = some(TEXT)
 FUEL = st.integers(0, limits.FUEL_MAX)
 STATE_BYTES = st.integers(0, limits.MESSAGE_BYTES_MAX)
-OUTCOME = st.builds(
-    work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT), LOG, FUEL, some(REF), STATE_BYTES
+OUTCOME = (
+    st.builds(work.Done, st.none() | BLOB, st.none() | DIGEST, some(EMIT), LOG, FUEL, some(REF), STATE_BYTES, st.none())
+    | st.builds(work.Done, st.none(), st.none() | DIGEST, some(EMIT), LOG, FUEL, st.just(()), STATE_BYTES, TEXT)
 ) | st.builds(work.Failed, st.sampled_from(work.FAILURE_KINDS), TEXT, LOG, FUEL)
 CERTIFICATE = st.sampled_from(("", *work.CERTIFICATES))
 PROVENANCE = st.none() | st.builds(
@@ -76,14 +80,14 @@ REPLY_TO = st.none() | st.builds(work.ReplyTo, COUNT, COUNT, COUNT)
 
 
 @st.composite
-def segments(draw: st.DrawFn) -> messages.Segment:
+def segments(draw: st.DrawFn) -> assignments.Segment:
     payloads = draw(st.lists(BLOB, max_size=3))
     count = len(payloads)
     turns = draw(st.lists(COUNT, min_size=count, max_size=count).map(tuple))
     tensors = draw(st.lists(some(REF), min_size=count, max_size=count))
     head = draw(st.tuples(st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, COUNT, REPLY_TO))
     bounds = draw(st.tuples(st.integers(0, limits.EMITS_MAX), st.integers(0, limits.GROWTH_BYTES_MAX)))
-    return messages.Segment(*head, *bounds, turns, Blobs.of(payloads), sparse(tensors))
+    return assignments.Segment(*head, *bounds, turns, Blobs.of(payloads), sparse(tensors))
 
 
 @st.composite
@@ -96,7 +100,12 @@ def items(draw: st.DrawFn) -> messages.ResultItem:
     return messages.ResultItem(*head, False, None, (), kind, draw(TEXT), log, source)
 
 
-FOLD = st.builds(messages.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(segments()))
+INPUT = st.builds(
+    work.TaskInput, COUNT, st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, BLOB, COUNT, REPLY_TO, some(REF),
+    st.integers(0, limits.EMITS_MAX), st.integers(0, limits.GROWTH_BYTES_MAX),
+)  # fmt: skip
+PAST = st.none() | st.builds(work.Past, some(st.builds(work.CallStep, INPUT, TEXT)), COUNT, FUEL)
+FOLD = st.builds(assignments.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(segments()), some(COUNT), PAST)
 POOL = st.sampled_from(("cpu", "gpu"))
 MODEL_NUMBERS = st.builds(messages.ModelNumbers, TARGET, DIGEST, TEXT, TEXT, CERTIFICATE, *[COUNT] * 6)
 POSITIVE = st.integers(1, limits.NOW_MS_MAX)
@@ -116,7 +125,8 @@ HAPPENED = st.one_of(
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     messages.Hello: st.builds(messages.Hello, COUNT, TEXT),
     messages.Submit: st.builds(
-        messages.Submit, COUNT, NAME, some(runs()), FLAG, st.none() | COUNT, st.none() | COUNT
+        messages.Submit, COUNT, NAME, some(runs()), FLAG, st.none() | COUNT, st.none() | COUNT,
+        st.sampled_from(work.SUBMIT_KINDS), DELAY,
     ),
     messages.OpenLane: st.builds(messages.OpenLane, COUNT, NAME, SETTINGS, FLAG, st.none() | NAME),
     messages.Deploy: st.builds(

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from rota.common import wire
+from rota.common.assignments import FoldAssignment, Segment
 from rota.common.columns import Blobs
 from rota.common.errors import ProtocolError
 from rota.common.limits import MESSAGE_BYTES_MAX
 from rota.common.messages import (
     Assign,
     Completed,
-    FoldAssignment,
     Goodbye,
     Heartbeat,
     HeartbeatAck,
@@ -34,7 +34,6 @@ from rota.common.messages import (
     Register,
     Registered,
     Revoke,
-    Segment,
     Streamed,
 )
 from rota.common.work import AGENT, NO_OUTCOMES, Code, Done, FoldResult, TensorRef

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rota.common import wire
+from rota.common.assignments import FoldAssignment
 from rota.common.limits import (
     HEARTBEAT_MS,
     MODELS_SHOWN_MAX,
@@ -19,7 +20,6 @@ from rota.common.limits import (
 from rota.common.messages import (
     Assign,
     Completed,
-    FoldAssignment,
     Goodbye,
     Heartbeat,
     HeartbeatAck,
