@@ -20,7 +20,8 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 SDK: Final = REPOSITORY / "sdk"
-EXAMPLES: Final = ("ask_model", "counter", "echo", "failing", "two_step", "verbs")
+EXAMPLES: Final = ("ask_model", "counter", "desk", "echo", "failing", "two_step", "verbs")
+FLOWS: Final = {"rust": ("trip",)}  # of the languages that have flows
 DIGESTS: Final = "DIGESTS"
 
 RUSTC_VERSION: Final = "1.63.0"
@@ -111,6 +112,11 @@ BUILDERS: Final[dict[str, Callable[[str, Path], None]]] = {
 }
 
 
+def examples(language: str) -> tuple[str, ...]:
+    """Return the names of a language's examples, flows too."""
+    return EXAMPLES + FLOWS.get(language, ())
+
+
 def digests(language: str) -> str:
     """Return the lines of DIGESTS for the modules of a language as they are."""
     modules = sorted((SDK / language / "examples").glob("*.wasm"))
@@ -120,7 +126,7 @@ def digests(language: str) -> str:
 def build(language: str) -> None:
     """Build all examples of a language in place."""
     folder = SDK / language / "examples"
-    for example in EXAMPLES:
+    for example in examples(language):
         target = folder / f"{example}.wasm"
         BUILDERS[language](example, target)
         target.chmod(0o644)  # linkers make it executable, which git would record
@@ -128,11 +134,11 @@ def build(language: str) -> None:
     (folder / DIGESTS).write_text(digests(language), encoding="utf-8")
 
 
-def differences(language: str, examples: tuple[str, ...] = EXAMPLES) -> list[str]:
-    """Build aside; return a line for each module that is not what its source makes."""
+def differences(language: str, only: tuple[str, ...] = ()) -> list[str]:
+    """Build all examples, or those named, aside; return a line for each module that is not what its source makes."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for example in examples:
+        for example in only or examples(language):
             built = Path(folder) / f"{example}.wasm"
             BUILDERS[language](example, built)
             committed = SDK / language / "examples" / built.name

@@ -7,13 +7,23 @@
  * It reads ctx->message and ctx->state, says what should happen with rota_reply, rota_emit, rota_ask, rota_timer and
  * rota_log, sets ctx->state, and returns. Nothing happens before it returns, except that log lines are written: the
  * header packs all of it into one answer, which Rota carries out whole or not at all. rota_fail ends the task at once.
+ * An agent that cannot answer yet calls rota_postpone, and rota_settle in a later message.
+ *
+ * A flow defines ROTA_FLOW before the #include, and then
+ *
+ *     static void flow(rota_context *ctx);
+ *
+ * It is called once for each message of its call: what it was asked, then the answers to what it has asked. It calls
+ * rota_wait where it goes on; a message without that ends the call, with rota_reply as the answer. Its static variables
+ * stay as they are between the messages of one call and are fresh in the next call. It has no state.
  * A module of kind `function` (plain bytes in, plain bytes out) defines ROTA_FUNCTION before the #include, and then
  *
  *     static rota_bytes function(rota_bytes payload);
  *
  * Payloads, states and what they are made of are values (rota_value). Where one is wanted, ROTA_VALUE makes it of what
  * was given: an integer, a double, a string, bytes. Memory is a bump allocator that starts over at the first rota_alloc
- * after an answer: never keep a pointer from one message to the next; what must last belongs in the state.
+ * after an answer: never keep a pointer from one message to the next. What must last belongs in the state, in a flow in
+ * memory of rota_keep.
  * docs/SDK.md describes the shape, docs/AGENTS.md the arrays beneath; change them together.
  */
 #ifndef ROTA_H
@@ -71,13 +81,35 @@ ROTA_EXTERN_C uint8_t __heap_base; /* set by the linker */
 static uintptr_t rota_heap_end;
 static bool rota_answered = true;
 
+#ifdef ROTA_FLOW
+/* Memory of the call: whole pages, each taken from the end of the memory as it was then, in order. */
+typedef struct rota_chunk {
+    struct rota_chunk *next;
+    uintptr_t end;
+} rota_chunk;
+
+static struct {
+    rota_chunk *first, *last;
+    uintptr_t end; /* of what is used of the last one */
+} rota_kept;
+
+/* The first place from `start` on where the memory of a step has room for `size` bytes between those of the call. */
+static inline uint64_t rota_around_kept(uint64_t start, uint32_t size) {
+    for (const rota_chunk *chunk = rota_kept.first; chunk; chunk = chunk->next)
+        if (start < chunk->end && start + size > (uintptr_t)chunk) start = chunk->end;
+    return start;
+}
+#else
+static inline uint64_t rota_around_kept(uint64_t start, uint32_t size) { return (void)size, start; }
+#endif
+
 /* Return `size` bytes at a multiple of 8, or NULL where the memory may not grow: to the host a failure `memory`. */
 ROTA_EXPORT("rota_alloc") void *rota_alloc(uint32_t size) {
     if (rota_answered) {
         rota_answered = false;
         rota_heap_end = (uintptr_t)&__heap_base;
     }
-    uint64_t start = ((uint64_t)rota_heap_end + 7) & ~(uint64_t)7;
+    uint64_t start = rota_around_kept(((uint64_t)rota_heap_end + 7) & ~(uint64_t)7, size);
     uint64_t end = start + size;
     uint64_t room = (uint64_t)__builtin_wasm_memory_size(0) << 16;
     if (end > UINT32_MAX) return NULL;
@@ -106,6 +138,35 @@ static inline rota_bytes rota_join(const rota_bytes *parts, uint32_t count) {
     for (uint32_t i = 0; i < count; data += parts[i].size, i++) rota_copy(data, parts[i]);
     return joined;
 }
+
+#ifdef ROTA_FLOW
+/* `size` bytes at a multiple of 8 that last until the call ends. */
+static inline void *rota_keep_new(uint32_t size) {
+    uint64_t start = ((uint64_t)rota_kept.end + 7) & ~(uint64_t)7;
+    if (!rota_kept.last || start + size > rota_kept.last->end) {
+        uint64_t pages = ((uint64_t)size + sizeof(rota_chunk) + 0xffff) >> 16;
+        size_t before = __builtin_wasm_memory_grow(0, (size_t)pages);
+        if (before == (size_t)-1) rota_out_of_memory();
+        rota_chunk *chunk = (rota_chunk *)(before << 16);
+        chunk->next = NULL;
+        chunk->end = (uintptr_t)(((uint64_t)before + pages) << 16);
+        if (rota_kept.last) rota_kept.last->next = chunk;
+        else rota_kept.first = chunk;
+        rota_kept.last = chunk;
+        start = (uintptr_t)(chunk + 1);
+    }
+    rota_kept.end = (uintptr_t)(start + size);
+    return (void *)(uintptr_t)start;
+}
+
+static inline rota_bytes rota_keep_bytes(rota_bytes bytes) {
+    if (!bytes.data) return bytes;
+    uint8_t *data = (uint8_t *)rota_keep_new(bytes.size);
+    rota_bytes kept = {data, bytes.size};
+    rota_copy(data, bytes);
+    return kept;
+}
+#endif
 
 static inline rota_bytes rota_same(rota_bytes bytes) { return bytes; }
 
@@ -582,6 +643,11 @@ template <class... T> static inline rota_value rota_map_all(T... items) {
     const rota_value all[] = {ROTA_NONE, rota_value_of(items)...};
     return rota_map_of(all + 1, sizeof...(T));
 }
+#ifdef ROTA_FLOW
+static inline rota_bytes rota_keep_of(rota_bytes bytes) { return rota_keep_bytes(bytes); }
+static inline rota_value rota_keep_of(rota_value value) { return (rota_value){rota_keep_bytes(value.packed)}; }
+#define ROTA_KEEP(x) rota_keep_of(x)
+#endif
 #define ROTA_BYTES(x) rota_bytes_of(x)
 #define ROTA_VALUE(x) rota_value_of(x)
 #define ROTA_PAYLOAD(x) rota_payload(x)
@@ -604,6 +670,11 @@ static inline rota_bytes rota_payload_of_bool(bool value) { return rota_bool(val
     _Generic((x), rota_value: rota_payload_of, rota_bytes: rota_same, char *: rota_string, const char *: rota_string, \
         bool: rota_payload_of_bool, float: rota_payload_of_float, double: rota_payload_of_float, \
         default: rota_payload_of_int)(x)
+
+#ifdef ROTA_FLOW
+static inline rota_value rota_keep_value(rota_value value) { return (rota_value){rota_keep_bytes(value.packed)}; }
+#define ROTA_KEEP(x) _Generic((x), rota_bytes: rota_keep_bytes, rota_value: rota_keep_value)(x)
+#endif
 
 #define ROTA_PARENS ()
 #define ROTA_EXPAND(...) ROTA_EXPAND3(ROTA_EXPAND3(ROTA_EXPAND3(__VA_ARGS__)))
@@ -669,6 +740,7 @@ typedef struct {
     rota_bytes address;  /* the agent's own */
     uint32_t tensor_count;
     const rota_tensor *tensors;
+    uint32_t first_tensor; /* index of the first of them: in a flow all tensors of the call are counted, else 0 */
 } rota_message;
 
 /* `state`: none at first. What it is when the agent returns is what the next message sees. */
@@ -680,19 +752,23 @@ typedef struct {
 /* --- kind `agent`: what it may say ------------------------------------------------------------------------------- */
 
 static struct {
-    rota_bytes address, result;
+    rota_bytes address, result, waits;
+    uint64_t turn;
     rota_writer emits, tensors;
     uint32_t emit_count, tensor_count;
     bool has_result;
 } rota_answer;
 
 /* What may follow a payload: `.priority = -8` (last) to `7` (first); tensors, by index in the message's own or as
- * rota_tensor_new returned them.
+ * rota_tensor_new returned them; of rota_ask a deadline, in milliseconds after this task's `now_ms`; of rota_hand_on
+ * the turn that was postponed, if not this one.
  */
 typedef struct {
     int priority;
     const uint32_t *tensors;
     uint32_t tensor_count;
+    uint64_t deadline_ms;
+    uint64_t turn;
 } rota_options;
 
 /* rota_reply(payload), or with tensors: rota_reply(payload, .tensors = chosen, .tensor_count = 2). The result of the
@@ -702,15 +778,43 @@ typedef struct {
 
 /* rota_emit(target, payload), rota_emit(target, payload, .priority = 3): send a message that gets no answer. */
 #define rota_emit(target, payload, ...) \
-    rota_emit_with(ROTA_TELL, ROTA_BYTES(target), ROTA_PAYLOAD(payload), 0, (rota_options){__VA_ARGS__})
+    rota_emit_with(ROTA_TELL, ROTA_BYTES(target), ROTA_PAYLOAD(payload), (rota_emit_place){0, 0}, \
+        (rota_options){__VA_ARGS__})
 
 /* The same, but the outcome comes back as a later message. Returns what its `emit` will be. */
 #define rota_ask(target, payload, ...) \
-    rota_emit_with(ROTA_ASK, ROTA_BYTES(target), ROTA_PAYLOAD(payload), 0, (rota_options){__VA_ARGS__})
+    rota_ask_with(ROTA_BYTES(target), ROTA_PAYLOAD(payload), (rota_options){__VA_ARGS__})
 
 /* `payload` comes back to this agent as kind timer, `delay_ms` after this task's `now_ms`. */
 #define rota_timer(delay_ms, payload) \
-    rota_emit_with(ROTA_TIMER, rota_answer.address, ROTA_PAYLOAD(payload), delay_ms, (rota_options){0, NULL, 0})
+    rota_emit_with(ROTA_TIMER, rota_answer.address, ROTA_PAYLOAD(payload), (rota_emit_place){delay_ms, 0}, \
+        (rota_options){0, NULL, 0, 0, 0})
+
+#ifdef ROTA_FLOW
+/* The call goes on with the answer to what it has asked, or with a timer. Without it the message ends the call. */
+#define rota_wait() (void)(rota_answer.waits = ROTA_TEXT(__FILE_NAME__ ":" ROTA_TEXT_OF(__LINE__)))
+#define ROTA_TEXT_OF(line) ROTA_TEXT_OF_IT(line)
+#define ROTA_TEXT_OF_IT(line) #line
+
+/* rota_keep(bytes), rota_keep(value): a copy that lasts until the call ends. */
+#define rota_keep(x) ROTA_KEEP(x)
+#else
+/* This task has no result yet: whoever asked gets one when a later message settles the turn that this returns. */
+#define rota_postpone() rota_postpone_it()
+
+/* The answer to a task that was postponed in `turn`; rota_settle(turn, payload, .tensors = ...) sends tensors along. */
+#define rota_settle(turn, payload, ...) \
+    rota_emit_with(ROTA_REPLY, rota_answer.address, ROTA_PAYLOAD(payload), (rota_emit_place){0, turn}, \
+        (rota_options){__VA_ARGS__})
+
+/* Whoever asked gets the failure `error` "code: message". */
+#define rota_settle_failure(turn, code, message) \
+    rota_settle_failure_bytes(turn, ROTA_BYTES(code), ROTA_BYTES(message))
+
+/* Another agent answers in place of this one: this task, or with .turn = ... one that was postponed. */
+#define rota_hand_on(target, payload, ...) \
+    rota_hand_on_with(ROTA_BYTES(target), ROTA_PAYLOAD(payload), (rota_options){__VA_ARGS__})
+#endif
 
 /* A line for the operator, written at once; it must be UTF-8. */
 #define rota_log(text) rota_log_bytes(ROTA_BYTES(text))
@@ -732,20 +836,51 @@ static inline void rota_reply_with(rota_bytes payload, rota_options options) {
     rota_write_indices(&rota_answer.tensors, options);
 }
 
+/* What an emit has only sometimes: the delay of a timer or deadline of an ask, and the turn that it answers. */
+typedef struct {
+    uint64_t delay_ms, answers;
+} rota_emit_place;
+
 static inline uint32_t rota_emit_with(
-    rota_kind kind, rota_bytes target, rota_bytes payload, uint64_t delay_ms, rota_options options
+    rota_kind kind, rota_bytes target, rota_bytes payload, rota_emit_place place, rota_options options
 ) {
     rota_writer *emits = &rota_answer.emits;
-    rota_write_array(emits, kind == ROTA_TIMER ? 6 : 5);
+    bool delayed = kind == ROTA_TIMER || place.delay_ms;
+    rota_write_array(emits, place.answers ? 7 : delayed ? 6 : 5);
     rota_write_str(emits, target);
     rota_write_bin(emits, payload);
     rota_write_int(emits, options.priority);
     rota_write_str(emits, rota_string(rota_kind_names[kind]));
     rota_write_array(emits, options.tensor_count);
     rota_write_indices(emits, options);
-    if (kind == ROTA_TIMER) rota_write_uint(emits, delay_ms);
+    if (delayed || place.answers) rota_write_uint(emits, place.delay_ms);
+    if (place.answers) rota_write_uint(emits, place.answers);
     return rota_answer.emit_count++;
 }
+
+static inline uint32_t rota_ask_with(rota_bytes target, rota_bytes payload, rota_options options) {
+    return rota_emit_with(ROTA_ASK, target, payload, (rota_emit_place){options.deadline_ms, 0}, options);
+}
+
+#ifndef ROTA_FLOW
+static inline uint64_t rota_postpone_it(void) {
+    rota_answer.waits = ROTA_TEXT("");
+    return rota_answer.turn;
+}
+
+static inline void rota_settle_failure_bytes(uint64_t turn, rota_bytes code, rota_bytes message) {
+    const rota_value failure[] = {rota_text(code), rota_text(message)};
+    rota_bytes payload = rota_list_of(failure, 2).packed;
+    rota_options none = {0, NULL, 0, 0, 0};
+    rota_emit_with(ROTA_FAILURE, rota_answer.address, payload, (rota_emit_place){0, turn}, none);
+}
+
+static inline void rota_hand_on_with(rota_bytes target, rota_bytes payload, rota_options options) {
+    uint64_t turn = options.turn ? options.turn : rota_answer.turn;
+    if (turn == rota_answer.turn) rota_postpone_it();
+    rota_emit_with(ROTA_ASK, target, payload, (rota_emit_place){0, turn}, options);
+}
+#endif
 
 /* Make a tensor that emits and the reply may name; `data` is in C order, little-endian. Returns its index. */
 static inline uint32_t rota_tensor_new(
@@ -761,7 +896,21 @@ static inline uint32_t rota_tensor_new(
 
 #define ROTA_ABI 1
 
+#ifdef ROTA_FLOW
+static void flow(rota_context *ctx);
+#define ROTA_HANDLER flow
+static uint32_t rota_tensors_before; /* of the messages of the call that came before this one */
+
+/* End the call as an answer that is a failure does where nobody handles it. */
+ROTA_NORETURN rota_fail_as_asked(const rota_context *ctx) {
+    rota_value kind = rota_at(ctx->message.value, 0), message = rota_at(ctx->message.value, 1);
+    const rota_bytes text[] = {rota_as_bytes(kind), ROTA_TEXT(": "), rota_as_bytes(message)};
+    rota_fail_with(ROTA_TEXT("AskFailed"), rota_join(text, 3));
+}
+#else
 static void agent(rota_context *ctx);
+#define ROTA_HANDLER agent
+#endif
 
 static inline void rota_read_tensors(rota_reader *reader, rota_message *message) {
     message->tensor_count = rota_read_array(reader);
@@ -817,7 +966,8 @@ static inline void rota_write_list(rota_writer *writer, uint32_t count, const ro
 
 static inline rota_bytes rota_pack_answer(rota_value before, rota_value state) {
     rota_writer writer = {NULL, 0, 0};
-    rota_write_array(&writer, rota_answer.tensor_count ? 7 : 6);
+    bool waits = rota_answer.waits.data;
+    rota_write_array(&writer, waits ? 8 : rota_answer.tensor_count ? 7 : 6);
     rota_write_uint(&writer, ROTA_ABI);
     rota_write_uint(&writer, 0);
     if (rota_same_values(before, state)) rota_write_nil(&writer);
@@ -826,7 +976,8 @@ static inline rota_bytes rota_pack_answer(rota_value before, rota_value state) {
     else rota_write_nil(&writer);
     rota_write_list(&writer, rota_answer.emit_count, &rota_answer.emits);
     rota_write_array(&writer, 0); /* log: rota_log has written it */
-    if (rota_answer.tensor_count) rota_write_list(&writer, rota_answer.tensor_count, &rota_answer.tensors);
+    if (waits || rota_answer.tensor_count) rota_write_list(&writer, rota_answer.tensor_count, &rota_answer.tensors);
+    if (waits) rota_write_str(&writer, rota_answer.waits);
     return rota_written(&writer);
 }
 
@@ -838,8 +989,13 @@ ROTA_EXPORT("rota_step") uint64_t rota_step(const uint8_t *data, uint32_t size) 
     if (!rota_read_message(&reader, &ctx))
         rota_fail_with(ROTA_TEXT("abi"), ROTA_TEXT("this agent knows version 1 of the input array only"));
     rota_answer.address = ctx.message.address;
+    rota_answer.turn = ctx.message.turn;
     rota_value before = ctx.state;
-    agent(&ctx);
+#ifdef ROTA_FLOW
+    ctx.message.first_tensor = rota_tensors_before;
+    rota_tensors_before += ctx.message.tensor_count;
+#endif
+    ROTA_HANDLER(&ctx);
     rota_bytes answer = rota_pack_answer(before, ctx.state);
     rota_answered = true;
     return (uint64_t)(uintptr_t)answer.data << 32 | answer.size;

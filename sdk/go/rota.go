@@ -23,17 +23,22 @@ import (
 	"unsafe"
 )
 
-// Priority is -8 (last) to 7 (first); tensors are given by index.
+// Priority is -8 (last) to 7 (first); tensors are given by index; a deadline of an ask is in milliseconds after the
+// message's NowMs; Turn says to HandOn which turn was postponed, if not this one.
 type options struct {
 	priority int64
 	tensors  []uint32
+	deadline uint64
+	turn     uint64
 }
 
 // An Option may follow a payload.
 type Option func(*options)
 
-func Priority(priority int64) Option   { return func(all *options) { all.priority = priority } }
-func Tensors(indices ...uint32) Option { return func(all *options) { all.tensors = indices } }
+func Priority(priority int64) Option    { return func(all *options) { all.priority = priority } }
+func Tensors(indices ...uint32) Option  { return func(all *options) { all.tensors = indices } }
+func DeadlineMs(deadline uint64) Option { return func(all *options) { all.deadline = deadline } }
+func Turn(turn uint64) Option           { return func(all *options) { all.turn = turn } }
 
 func chosen(given []Option) options {
 	var all options
@@ -54,27 +59,60 @@ type Context struct {
 	emitCount     int
 	result        []byte
 	resultTensors []uint32
+	postponed     bool
 }
 
 // Emit sends a message that gets no answer.
 func (ctx *Context) Emit(target string, payload any, given ...Option) {
-	ctx.send("tell", target, payload, -1, given)
+	ctx.send("tell", target, payload, nil, 0, chosen(given))
 }
 
 // Ask sends a message whose outcome comes back as a later one. It returns what its ReplyTo.Emit will be.
 func (ctx *Context) Ask(target string, payload any, given ...Option) int {
-	return ctx.send("ask", target, payload, -1, given)
+	all := chosen(given)
+	if all.deadline > 0 {
+		return ctx.send("ask", target, payload, &all.deadline, 0, all)
+	}
+	return ctx.send("ask", target, payload, nil, 0, all)
 }
 
 // Timer gets the payload back as a message of kind timer, delayMs after this message's NowMs.
-func (ctx *Context) Timer(delayMs int64, payload any) {
-	ctx.send("timer", ctx.Message.Address, payload, delayMs, nil)
+func (ctx *Context) Timer(delayMs uint64, payload any) {
+	ctx.send("timer", ctx.Message.Address, payload, &delayMs, 0, options{})
 }
 
 // Reply sets the result of the task; the last call counts. It copies the payload, as Emit does.
 func (ctx *Context) Reply(payload any, given ...Option) {
 	ctx.result = append([]byte{}, payloadOf(payload)...)
 	ctx.resultTensors = append([]uint32{}, chosen(given).tensors...)
+}
+
+// Postpone gives no result yet: whoever asked gets one when a later message settles the turn that this returns.
+func (ctx *Context) Postpone() uint64 {
+	ctx.postponed = true
+	return ctx.Message.Turn
+}
+
+// Settle answers the task that was postponed in turn; of the options the tensors count.
+func (ctx *Context) Settle(turn uint64, payload any, given ...Option) {
+	ctx.send("reply", ctx.Message.Address, payload, nil, turn, chosen(given))
+}
+
+// SettleFailure answers the task that was postponed in turn with the failure `error` "code: message".
+func (ctx *Context) SettleFailure(turn uint64, code, message string) {
+	ctx.send("failure", ctx.Message.Address, List(code, message), nil, turn, options{})
+}
+
+// HandOn lets another agent answer in place of this one: this task, or with the option Turn one that was postponed.
+func (ctx *Context) HandOn(target string, payload any, given ...Option) {
+	all := chosen(given)
+	if all.turn == 0 {
+		all.turn = ctx.Message.Turn
+	}
+	if all.turn == ctx.Message.Turn {
+		ctx.Postpone()
+	}
+	ctx.send("ask", target, payload, nil, all.turn, all)
 }
 
 // Fail ends the task as `error` at once: the state stays as it was, nothing is sent.
@@ -98,21 +136,24 @@ func (ctx *Context) Tensor(dtype string, shape []uint64, data []byte) *Tensor {
 	return &Tensor{Index: uint32(index), Dtype: dtype, Shape: shape}
 }
 
-func (ctx *Context) send(kind, target string, payload any, delayMs int64, given []Option) int {
-	all := chosen(given)
-	out := &ctx.emits
-	if delayMs < 0 {
-		out.array(5)
-	} else {
-		out.array(6)
+func (ctx *Context) send(kind, target string, payload any, delayMs *uint64, answers uint64, all options) int {
+	out, fields := &ctx.emits, 5
+	if answers > 0 {
+		fields = 7
+	} else if delayMs != nil {
+		fields = 6
 	}
+	out.array(fields)
 	out.text(target)
 	out.bin(payloadOf(payload))
 	out.int(all.priority)
 	out.text(kind)
 	out.indices(all.tensors)
-	if delayMs >= 0 {
-		out.uint(uint64(delayMs))
+	if fields == 6 {
+		out.uint(*delayMs)
+	} else if fields == 7 {
+		out.uint(0)
+		out.uint(answers)
 	}
 	ctx.emitCount++
 	return ctx.emitCount - 1
@@ -121,11 +162,13 @@ func (ctx *Context) send(kind, target string, payload any, delayMs int64, given 
 func (ctx *Context) output(before []byte) []byte {
 	var out, state packer
 	state.value(ctx.State.held)
-	if len(ctx.resultTensors) == 0 {
-		out.array(6)
-	} else {
-		out.array(7)
+	fields := 6
+	if ctx.postponed {
+		fields = 8
+	} else if len(ctx.resultTensors) > 0 {
+		fields = 7
 	}
+	out.array(fields)
 	out.uint(1)
 	out.uint(0)
 	if before == nil {
@@ -144,8 +187,11 @@ func (ctx *Context) output(before []byte) []byte {
 	out.array(ctx.emitCount)
 	out.bytes = append(out.bytes, ctx.emits.bytes...)
 	out.array(0) // the log is written by then
-	if len(ctx.resultTensors) > 0 {
+	if fields > 6 {
 		out.indices(ctx.resultTensors)
+	}
+	if fields > 7 {
+		out.text("")
 	}
 	return out.bytes
 }

@@ -497,7 +497,17 @@ fn readMessage(fields: Value) Bad!Message {
 // --- what a handler may say ------------------------------------------------------------------------------------------
 
 /// What may follow a payload. Priority is -8 (last) to 7 (first); tensors are indices.
-pub const Options = struct { priority: i8 = 0, tensors: []const u32 = &.{} };
+pub const Options = struct {
+    priority: i8 = 0,
+    tensors: []const u32 = &.{},
+    /// Of an ask: milliseconds after this message's `now_ms` at which it fails as `expired`; 0: none.
+    deadline_ms: u64 = 0,
+    /// Of `handOn`: the turn that was postponed; 0: this one.
+    turn: u64 = 0,
+};
+
+/// An emit but for target and payload. `answers`: the postponed turn, 0 for none.
+const Sending = struct { kind: []const u8, options: Options = .{}, delay_ms: ?u64 = null, answers: u64 = 0 };
 
 /// `state` is none at first; what it is when the handler returns is what the next message sees. A payload is bytes or text
 /// as it is, or anything that `value` takes as MessagePack.
@@ -508,20 +518,22 @@ pub const Context = struct {
     emit_count: u32 = 0,
     result: ?[]const u8 = null,
     result_tensors: []const u32 = &.{},
+    postponed: bool = false,
 
     /// Send a message that gets no answer.
     pub fn emit(self: *Context, target: []const u8, content: anytype, options: Options) void {
-        _ = self.send("tell", target, payload(content), options, null);
+        _ = self.send(target, payload(content), .{ .kind = "tell", .options = options });
     }
 
     /// Send a message whose outcome comes back as a later one. Returns what its `reply_to.emit` will be.
     pub fn ask(self: *Context, target: []const u8, content: anytype, options: Options) u32 {
-        return self.send("ask", target, payload(content), options, null);
+        const delay_ms = if (options.deadline_ms > 0) options.deadline_ms else null;
+        return self.send(target, payload(content), .{ .kind = "ask", .options = options, .delay_ms = delay_ms });
     }
 
     /// Get the content back as a message of kind timer, `delay_ms` after this message's `now_ms`.
     pub fn timer(self: *Context, delay_ms: u64, content: anytype) void {
-        _ = self.send("timer", self.message.address, payload(content), .{}, delay_ms);
+        _ = self.send(self.message.address, payload(content), .{ .kind = "timer", .delay_ms = delay_ms });
     }
 
     /// Set the result of the task; the last call counts.
@@ -533,6 +545,30 @@ pub const Context = struct {
     pub fn replyWith(self: *Context, content: anytype, tensors: []const u32) void {
         self.result = copied(payload(content));
         self.result_tensors = allocator.dupe(u32, tensors) catch unreachable;
+    }
+
+    /// Give no result yet: whoever asked gets one when a later message settles the turn that this returns.
+    pub fn postpone(self: *Context) u64 {
+        self.postponed = true;
+        return self.message.turn;
+    }
+
+    /// Answer the task that was postponed in `turn`; of the options the tensors count.
+    pub fn settle(self: *Context, turn: u64, content: anytype, options: Options) void {
+        _ = self.send(self.message.address, payload(content), .{ .kind = "reply", .options = options, .answers = turn });
+    }
+
+    /// Answer the task that was postponed in `turn` with the failure `error` "code: message".
+    pub fn settleFailure(self: *Context, turn: u64, code: []const u8, message: []const u8) void {
+        const failure = packed_(value(.{ code, message }));
+        _ = self.send(self.message.address, failure, .{ .kind = "failure", .answers = turn });
+    }
+
+    /// Let another agent answer in place of this one: this task, or with `turn` one that was postponed.
+    pub fn handOn(self: *Context, target: []const u8, content: anytype, options: Options) void {
+        const answers = if (options.turn == 0) self.message.turn else options.turn;
+        if (answers == self.message.turn) _ = self.postpone();
+        _ = self.send(target, payload(content), .{ .kind = "ask", .options = options, .answers = answers });
     }
 
     /// End the task as `error` at once: the state stays as it was, nothing is sent.
@@ -553,21 +589,16 @@ pub const Context = struct {
         return .{ .index = @intCast(index), .dtype = copied(dtype), .shape = kept };
     }
 
-    fn send(
-        self: *Context,
-        kind: []const u8,
-        target: []const u8,
-        content: []const u8,
-        options: Options,
-        delay_ms: ?u64,
-    ) u32 {
-        self.emits.array(if (delay_ms == null) 5 else 6);
+    fn send(self: *Context, target: []const u8, content: []const u8, sending: Sending) u32 {
+        const fields: usize = if (sending.answers > 0) 7 else if (sending.delay_ms != null) 6 else 5;
+        self.emits.array(fields);
         self.emits.text(target);
         self.emits.bin(content);
-        self.emits.int(options.priority);
-        self.emits.text(kind);
-        self.emits.indices(options.tensors);
-        if (delay_ms) |held| self.emits.uint(held);
+        self.emits.int(sending.options.priority);
+        self.emits.text(sending.kind);
+        self.emits.indices(sending.options.tensors);
+        if (fields > 5) self.emits.uint(sending.delay_ms orelse 0);
+        if (fields > 6) self.emits.uint(sending.answers);
         self.emit_count += 1;
         return self.emit_count - 1;
     }
@@ -578,7 +609,8 @@ pub const Context = struct {
         var writer: Writer = .{};
         const room = 64 + state.len + result_size + self.emits.out.items.len + 5 * self.result_tensors.len;
         writer.out.ensureTotalCapacityPrecise(allocator, room) catch unreachable;
-        writer.array(if (self.result_tensors.len == 0) 6 else 7);
+        const fields: usize = if (self.postponed) 8 else if (self.result_tensors.len > 0) 7 else 6;
+        writer.array(fields);
         writer.uint(1);
         writer.uint(0);
         if (std.mem.eql(u8, state, before orelse "\xc0")) writer.nil() else writer.bin(state);
@@ -586,7 +618,8 @@ pub const Context = struct {
         writer.array(self.emit_count);
         writer.raw(self.emits.out.items);
         writer.array(0); // the log is written by then
-        if (self.result_tensors.len > 0) writer.indices(self.result_tensors);
+        if (fields > 6) writer.indices(self.result_tensors);
+        if (fields > 7) writer.text("");
         return writer.out.items;
     }
 };

@@ -492,17 +492,21 @@ export class Context {
   private emitCount: i32 = 0;
   private result: Uint8Array | null = null;
   private resultTensors: Array<u32> = [];
+  private postponed: bool = false;
 
   constructor(public message: Message, public state: Value) {}
 
   /** Send a message that gets no answer. */
   emit<T>(target: string, payload: T, priority: i32 = 0, tensors: Array<u32> = []): void {
-    this.send("tell", target, payloadOf(payload), priority, tensors, -1);
+    this.send("tell", target, payloadOf(payload), priority, tensors);
   }
 
-  /** Send a message whose outcome comes back as a later one. Returns what its replyTo.emit will be. */
-  ask<T>(target: string, payload: T, priority: i32 = 0, tensors: Array<u32> = []): i32 {
-    return this.send("ask", target, payloadOf(payload), priority, tensors, -1);
+  /**
+   * Send a message whose outcome comes back as a later one; with `deadlineMs` it fails as `expired` that long after this
+   * message's nowMs. Returns what its replyTo.emit will be.
+   */
+  ask<T>(target: string, payload: T, priority: i32 = 0, tensors: Array<u32> = [], deadlineMs: i64 = 0): i32 {
+    return this.send("ask", target, payloadOf(payload), priority, tensors, deadlineMs > 0 ? deadlineMs : -1);
   }
 
   /** Get the payload back as a message of kind timer, `delayMs` after this message's nowMs. */
@@ -514,6 +518,29 @@ export class Context {
   reply<T>(payload: T, tensors: Array<u32> = []): void {
     this.result = payloadOf(payload).slice();
     this.resultTensors = tensors.slice();
+  }
+
+  /** Give no result yet: whoever asked gets one when a later message settles the turn that this returns. */
+  postpone(): u64 {
+    this.postponed = true;
+    return this.message.turn;
+  }
+
+  /** Answer the task that was postponed in `turn`. */
+  settle<T>(turn: u64, payload: T, tensors: Array<u32> = []): void {
+    this.send("reply", this.message.address, payloadOf(payload), 0, tensors, -1, turn);
+  }
+
+  /** Answer the task that was postponed in `turn` with the failure `error` "code: message". */
+  settleFailure(turn: u64, code: string, message: string): void {
+    this.send("failure", this.message.address, packed(Value.list().add(code).add(message)), 0, [], -1, turn);
+  }
+
+  /** Let another agent answer in place of this one: this task, or the one that was postponed in `turn`. */
+  handOn<T>(target: string, payload: T, turn: u64 = 0, priority: i32 = 0, tensors: Array<u32> = []): void {
+    const answers = turn == 0 ? this.message.turn : turn;
+    if (answers == this.message.turn) this.postpone();
+    this.send("ask", target, payloadOf(payload), priority, tensors, -1, answers);
   }
 
   /** End the task as `error` at once: the state stays as it was, nothing is sent. */
@@ -538,23 +565,26 @@ export class Context {
   }
 
   private send(
-    kind: string, target: string, payload: Uint8Array, priority: i32, tensors: Array<u32>, delayMs: i64,
+    kind: string, target: string, payload: Uint8Array, priority: i32, tensors: Array<u32>, delayMs: i64 = -1,
+    answers: u64 = 0,
   ): i32 {
-    const emits = this.emits;
-    emits.array(delayMs < 0 ? 5 : 6);
+    const emits = this.emits, fields = answers > 0 ? 7 : delayMs < 0 ? 5 : 6;
+    emits.array(fields);
     emits.text(target);
     emits.bin(payload);
     emits.int(priority);
     emits.text(kind);
     emits.indices(tensors);
-    if (delayMs >= 0) emits.uint(delayMs);
+    if (fields > 5) emits.uint(max<i64>(delayMs, 0));
+    if (fields > 6) emits.uint(answers);
     return this.emitCount++;
   }
 
   /** The output array. `before`: the state as it came. */
   output(before: Value): Uint8Array {
     const state = packed(this.state), writer = new Writer();
-    writer.array(this.resultTensors.length == 0 ? 6 : 7);
+    const fields = this.postponed ? 8 : this.resultTensors.length > 0 ? 7 : 6;
+    writer.array(fields);
     writer.uint(1);
     writer.uint(0);
     if (before.isNone ? this.state.isNone : equal(state, before.bytes())) writer.nil();
@@ -564,7 +594,8 @@ export class Context {
     writer.array(this.emitCount);
     writer.append(this.emits.bytes);
     writer.array(0); // the log is written by then
-    if (this.resultTensors.length > 0) writer.indices(this.resultTensors);
+    if (fields > 6) writer.indices(this.resultTensors);
+    if (fields > 7) writer.text("");
     return writer.bytes;
   }
 }

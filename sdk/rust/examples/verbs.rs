@@ -11,7 +11,7 @@ fn agent(ctx: &mut Context) {
     }
     let value = message.value();
     let tensors = message.tensors.iter().map(|tensor| tensor.index).collect();
-    ctx.emit_with("log/main", &value, Options { priority: -3, tensors });
+    ctx.emit_with("log/main", &value, Options { priority: -3, tensors, ..Options::default() });
     let about = list![message.turn, message.now_ms, &message.address];
     let asked = ctx.ask_with("echo/x", about, Options { priority: 7, ..Options::default() });
     ctx.timer(250, "again");

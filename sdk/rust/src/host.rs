@@ -2,9 +2,11 @@
 //! panics.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::future::Future;
 
 use crate::context::Context;
-use crate::message;
+use crate::flow::{Call, Returned, Running};
+use crate::message::{self, Message};
 use crate::pack;
 use crate::value::Value;
 
@@ -102,22 +104,48 @@ unsafe impl GlobalAlloc for Memory {
 
 static mut ANSWER: Vec<u8> = Vec::new();
 
+/// The state's bytes and the message in the host's array, which is freed.
+unsafe fn take_input(data: *mut u8, size: usize) -> (Option<Vec<u8>>, Message) {
+    std::panic::set_hook(Box::new(|info| fail("panic", &info.to_string())));
+    let input = std::slice::from_raw_parts(data, size);
+    let found = message::read(input)
+        .unwrap_or_else(|| fail("abi", "this agent knows version 1 of the input array only"));
+    System.dealloc(data, Layout::from_size_align_unchecked(size.max(1), 8));
+    found
+}
+
+unsafe fn give(answer: Vec<u8>) -> u64 {
+    ANSWER = answer;
+    (ANSWER.as_ptr() as u64) << 32 | ANSWER.len() as u64
+}
+
 /// Run the handler on the host's array. `agent!` calls it.
 ///
 /// # Safety
 /// `data` is what `Memory::room_for_input` returned, with `size` bytes in it.
 pub unsafe fn run(data: *mut u8, size: usize, handler: fn(&mut Context)) -> u64 {
-    std::panic::set_hook(Box::new(|info| fail("panic", &info.to_string())));
-    let input = std::slice::from_raw_parts(data, size);
-    let (before, message) = message::read(input)
-        .unwrap_or_else(|| fail("abi", "this agent knows version 1 of the input array only"));
-    System.dealloc(data, Layout::from_size_align_unchecked(size.max(1), 8));
+    let (before, message) = take_input(data, size);
     let state = match &before {
         Some(bytes) => pack::read(bytes).unwrap_or_else(|| fail("bad_state", "the state is not one MessagePack value")),
         None => Value::None,
     };
     let mut ctx = Context::new(message, state);
     handler(&mut ctx);
-    ANSWER = ctx.packed(before.as_deref());
-    (ANSWER.as_ptr() as u64) << 32 | ANSWER.len() as u64
+    give(ctx.packed(before.as_deref()))
+}
+
+static mut RUNNING: Option<Running> = None;
+
+/// Go on with the call that this instance holds, or begin it, with the message in the host's array. `flow!` calls it.
+///
+/// # Safety
+/// As of `run`.
+pub unsafe fn run_flow<F: Future<Output = Returned> + 'static>(
+    data: *mut u8, size: usize, begin: fn(Call) -> F,
+) -> u64 {
+    let (_, message) = take_input(data, size);
+    give(match &mut RUNNING {
+        Some(running) => running.go_on(message),
+        none => none.insert(Running::begin(message, begin)).poll(),
+    })
 }

@@ -17,13 +17,16 @@
 //! one with code `out_of_memory`. docs/SDK.md describes the shape, docs/AGENTS.md the arrays beneath.
 
 mod context;
+mod flow;
 mod host;
 mod message;
 mod pack;
 mod value;
 
 pub use context::{Context, Options, Payload};
-pub use host::{run, Memory};
+pub use flow::{as_completed, first, join_all, try_join_all, Answer, AsCompleted, Ask, AskFailed};
+pub use flow::{Call, Generated, Return, Returned, Sleep};
+pub use host::{run, run_flow, Memory};
 pub use message::{Kind, Message, ReplyTo, Tensor};
 pub use value::Value;
 
@@ -31,6 +34,25 @@ pub use value::Value;
 #[macro_export]
 macro_rules! agent {
     ($handler:path) => {
+        $crate::exports!(data, size => $crate::run(data, size, $handler));
+    };
+}
+
+/// Make the function the flow of this module: `rota::flow!(trip);`, once, at the top level. It is `async fn trip(ctx:
+/// Call)` and returns its answer: what a payload may be, a `Result` of that and `AskFailed`, or nothing.
+#[macro_export]
+macro_rules! flow {
+    ($flow:path) => {
+        $crate::exports!(data, size => $crate::run_flow(data, size, |ctx| async move {
+            $crate::Return::returned($flow(ctx).await)
+        }));
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! exports {
+    ($data:ident, $size:ident => $run:expr) => {
         #[cfg(target_arch = "wasm32")]
         #[global_allocator]
         static ROTA_MEMORY: $crate::Memory = $crate::Memory;
@@ -43,8 +65,8 @@ macro_rules! agent {
         /// # Safety
         /// Called by the host, with what `rota_alloc` returned.
         #[no_mangle]
-        pub unsafe extern "C" fn rota_step(data: *mut u8, size: usize) -> u64 {
-            $crate::run(data, size, $handler)
+        pub unsafe extern "C" fn rota_step($data: *mut u8, $size: usize) -> u64 {
+            $run
         }
     };
 }

@@ -53,6 +53,14 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    pub(crate) fn new(dtype: &str, shape: &[u64], data: &[u8]) -> Tensor {
+        let index = host::tensor_new(dtype, shape, data);
+        let index = u32::try_from(index).unwrap_or_else(|_| {
+            host::fail("bad_tensor", "dtype, shape and data do not fit, or there are too many tensors")
+        });
+        Tensor { index, digest: Vec::new(), dtype: dtype.to_owned(), shape: shape.to_vec() }
+    }
+
     /// Copy the data (C order, little-endian) from byte `offset` on into `to`; returns how many bytes there were.
     /// Fails the task where `offset` is behind the end.
     pub fn read(&self, offset: u64, to: &mut [u8]) -> usize {
@@ -88,7 +96,7 @@ impl Message {
     }
 }
 
-fn unsigned(value: &Value) -> Option<u64> {
+pub(crate) fn unsigned(value: &Value) -> Option<u64> {
     match value {
         Value::Int(value) => u64::try_from(*value).ok(),
         Value::Uint(value) => Some(*value),
