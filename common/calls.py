@@ -31,6 +31,11 @@ def is_instance(target: str) -> bool:
     return _INSTANCE(target) is not None
 
 
+def call_of(target: str) -> int | None:
+    """Return the turn that began the call with this address; None if it is not the address of a call."""
+    return int(target[target.index("/") + 2 :]) if _INSTANCE(target) is not None else None
+
+
 def reserved_text(target: str) -> str:
     """Return why nobody may send to a call."""
     return f"{target!r} is a call of a flow, to which nobody else can send: keys of ~ and digits are reserved"
