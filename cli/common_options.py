@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_DIR: Final = ".rota"
+_SECONDS_OF: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 CONTACT_SECONDS_MAX: Final = 5.0  # long enough for a person to wait for "no broker answers"
 
 
@@ -75,6 +76,18 @@ class Number(click.FloatRange):
     """A number within bounds, with a fraction or without."""
 
     name = "number"
+
+
+class Duration(Number):
+    """A time: 90, 90s, 500ms, 15m, 2h or 7d; in seconds without a unit, and as a value."""
+
+    name = "time, such as 90, 90s, 500ms, 15m, 2h or 7d"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        given = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?(ms|s|m|h|d)", value) if isinstance(value, str) else None
+        if given is not None:
+            value = float(given[1]) * _SECONDS_OF[given[2]]
+        return super().convert(value, param, ctx)
 
 
 class ByteCount(Whole):

@@ -11,9 +11,9 @@ import json as json_module
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -43,28 +43,55 @@ if TYPE_CHECKING:
     from rota.common.results import Result
     from rota.common.work import Provenance
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 _SHOWN_CHARS_MAX: Final = 4_000  # of a value on a terminal
 _LINE_KEYS: Final = ("target", "payload")
 
 
+def task_options(command: Command) -> Command:
+    """Add TARGET, PAYLOAD, and the options of commands that send tasks."""
+    for added in reversed((
+        click.argument("target", required=False),
+        click.argument("payload", required=False),
+        option(
+            "--file",
+            "files",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True),
+            multiple=True,
+            help="The content of this file is the payload; give it several times for several tasks. - is stdin.",
+        ),
+        option(
+            "--jsonl",
+            type=click.File("rb"),
+            help='One task per line of JSON. TARGET gets the bytes of the line; a line {"target": ..., "payload": ...} '
+            'goes to its own target with its own payload: text as it is, {"base64": ...} decoded, all else as JSON. '
+            "- is stdin.",
+        ),
+        lane_option,
+        option("--priority", type=Whole(-8, 7), default=0, help="Higher ones are issued first."),
+        option("--block", is_flag=True, help="While the lane is full, wait instead of failing."),
+        option(
+            "--now-ms",
+            type=Whole(0),
+            help="Pin the time that the agents see, in ms since 1970, for a repeatable run.",
+        ),
+        option("--producer", help="Your own producer id, to repeat it safely."),
+        option(
+            "--number",
+            type=Whole(1),
+            help="The number of this submit of that producer; repeated, it has no second effect.",
+        ),
+        progress_option,
+        json_option,
+        broker_options,
+    )):  # fmt: skip
+        command = added(command)
+    return command
+
+
 @click.command()
-@click.argument("target", required=False)
-@click.argument("payload", required=False)
-@option(
-    "--file",
-    "files",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True),
-    multiple=True,
-    help="The content of this file is the payload; give it several times for several tasks. - is stdin.",
-)
-@option(
-    "--jsonl",
-    type=click.File("rb"),
-    help='One task per line of JSON. TARGET gets the bytes of the line; a line {"target": ..., "payload": ...} goes to '
-    'its own target with its own payload: text as it is, {"base64": ...} decoded, all else as JSON. - is stdin.',
-)
-@lane_option
-@option("--priority", type=Whole(-8, 7), default=0, help="Higher ones are issued first.")
+@task_options
 @option("--wait", is_flag=True, help="Wait for the results and print them, in order.")
 @option(
     "--wait-timeout",
@@ -72,26 +99,7 @@ _LINE_KEYS: Final = ("target", "payload")
     metavar="SECONDS",
     help="With --wait: stop waiting after so long, and print the seqs that are still to come. The tasks stay.",
 )
-@option("--block", is_flag=True, help="While the lane is full, wait instead of failing.")
-@option(
-    "--now-ms",
-    type=Whole(0),
-    help="Pin the time that the agents see, in ms since 1970, for a repeatable run.",
-)
-@option("--producer", help="Your own producer id, to repeat a submit safely.")
-@option(
-    "--number",
-    type=Whole(1),
-    help="The number of this submit of that producer; repeated, it has no second effect.",
-)
-@progress_option
-@json_option
-@broker_options
-def submit(
-    connection: Connection, target: str | None, payload: str | None, files: tuple[Path, ...], jsonl: IO[bytes] | None,
-    lane: str, priority: int, wait: bool, wait_timeout: float | None, block: bool, now_ms: int | None,
-    producer: str | None, number: int | None, progress: bool | None, json: bool,
-) -> int:  # fmt: skip
+def submit(connection: Connection, **given: Any) -> int:
     """Submit tasks to TARGET (name/key, name or model:NAME).
 
     Prints the seq of each task when it is durable, or with --wait each result; the log of a single task, or of one that
@@ -103,6 +111,15 @@ def submit(
     cat lines.jsonl | rota submit counter/bob --jsonl - --wait --json
     rota submit echo hi --producer nightly --number 7
     """
+    return send_tasks(connection, "submit_many", **given)
+
+
+def send_tasks(
+    connection: Connection, method: str, *, target: str | None, payload: str | None, files: tuple[Path, ...],
+    jsonl: IO[bytes] | None, lane: str, producer: str | None, number: int | None, progress: bool | None, json: bool,
+    wait: bool, wait_timeout: float | None, **options: Any,
+) -> int:  # fmt: skip
+    """Send the tasks of a command line with this method of the client; print their results, or their seqs."""
     targets, payloads = _tasks(target, payload, files, jsonl)
     if number is not None and producer is None:
         raise click.UsageError("--number counts the submits of a --producer: give both")
@@ -110,9 +127,9 @@ def submit(
         progress = False  # a single task needs no progress
     with connection.open(producer) as client:
         with Progress(progress, "submitted") as bar:
-            batch = client.submit_many(
-                targets, payloads, lane=lane, priority=priority, wait=wait, number=number, now_ms=now_ms, block=block,
-                sent=lambda tasks: bar(tasks, len(payloads)),
+            batch = getattr(client, method)(
+                targets, payloads, lane=lane, wait=wait, number=number, sent=lambda tasks: bar(tasks, len(payloads)),
+                **options,
             )  # fmt: skip
         if not wait:
             _print_seqs(batch.ranges, json)

@@ -23,6 +23,8 @@ from rota.client.flows import Flow, Pause, Ranges, Stream
 from rota.client.link import descriptor_of, has_input
 from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
+    AskNames,
+    AskOptions,
     ChatNames,
     DeployNames,
     DeployOptions,
@@ -87,6 +89,20 @@ class AsyncClient:
         """Submit many tasks in as few messages as possible. Each message is atomic."""
         flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return AsyncBatch(self, await self._run(flow))
+
+    async def ask(self, target: str, payload: Any = b"", **options: Unpack[AskNames]) -> AsyncHandle:
+        """Ask an agent, a flow or a model; the result of the handle is the final answer."""
+        asked = AskOptions.of(options, AskNames)
+        flow = self._operations.submit(target, payload, asked)
+        return AsyncBatch(self, await self._run(flow), self._operations.patience_s(asked)).handles[0]
+
+    async def ask_many(
+        self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[AskNames]
+    ) -> AsyncBatch:
+        """Ask many times in as few messages as possible, as `ask` and `submit_many` do."""
+        asked = AskOptions.of(options, AskNames)
+        flow = self._operations.submit_many(targets, payloads, asked)
+        return AsyncBatch(self, await self._run(flow), self._operations.patience_s(asked))
 
     async def submit_runs(self, runs: Iterable[TaskRow], **options: Unpack[RunsNames]) -> AsyncBatch:
         """Submit one atomic batch of runs, each with its own targets and priority."""
@@ -379,9 +395,10 @@ async def _watched(socket: Socket, watch: EventFilter, timeout_s: float | None) 
 class AsyncHandle:
     """A submitted task."""
 
-    def __init__(self, client: AsyncClient, seq: int) -> None:
+    def __init__(self, client: AsyncClient, seq: int, timeout_s: float | None = None) -> None:
         self.seq = seq
         self._client = client
+        self._timeout_s = timeout_s  # unless a call has its own; None: the client's
         self._result: Result | None = None
 
     async def result(self, timeout_s: float | None = None) -> Result:
@@ -391,7 +408,8 @@ class AsyncHandle:
     async def outcome(self, timeout_s: float | None = None) -> Result:
         """Wait for the outcome; a failure is returned, not raised."""
         if self._result is None:
-            self._result = await self._client.outcome(self.seq, timeout_s)
+            wait_s = self._timeout_s if timeout_s is None else timeout_s
+            self._result = await self._client.outcome(self.seq, wait_s)
         return self._result
 
     async def cancel(self) -> bool:
@@ -405,9 +423,10 @@ class AsyncHandle:
 class AsyncBatch:
     """Tasks submitted together, in the order of their payloads."""
 
-    def __init__(self, client: AsyncClient, ranges: Ranges) -> None:
+    def __init__(self, client: AsyncClient, ranges: Ranges, timeout_s: float | None = None) -> None:
         self.ranges = ranges
         self._client = client
+        self._timeout_s = timeout_s  # unless a call has its own; None: the client's
         self._length = sum(tasks for _, tasks in ranges)
 
     @property
@@ -418,7 +437,7 @@ class AsyncBatch:
     @property
     def handles(self) -> list[AsyncHandle]:
         """One handle per task."""
-        return [AsyncHandle(self._client, seq) for seq in self.seqs]
+        return [AsyncHandle(self._client, seq, self._timeout_s) for seq in self.seqs]
 
     async def results(self, timeout_s: float | None = None) -> list[Result]:
         """Wait for all results. Raises `TaskFailed` for the first task that failed."""
@@ -426,18 +445,20 @@ class AsyncBatch:
 
     async def outcomes(self, timeout_s: float | None = None) -> list[Result]:
         """Wait for all outcomes; failures are returned, not raised."""
-        stream = self._client._stream(self._client._operations.outcomes(self.ranges, timeout_s))
+        stream = self._client._stream(
+            self._client._operations.outcomes(self.ranges, self._timeout_s if timeout_s is None else timeout_s)
+        )
         return [outcome async for outcome in stream]
 
     def as_completed(self, timeout_s: float | None = None) -> AsyncIterator[Result]:
         """Yield the outcomes as they arrive; failures are not raised."""
-        return self._client.as_completed(self, timeout_s)
+        return self._client.as_completed(self, self._timeout_s if timeout_s is None else timeout_s)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> AsyncHandle:
-        return AsyncHandle(self._client, seq_at(self.ranges, index, self._length))
+        return AsyncHandle(self._client, seq_at(self.ranges, index, self._length), self._timeout_s)
 
     def __repr__(self) -> str:
         return f"<{self._length} tasks {list(self.ranges)}>"

@@ -21,6 +21,8 @@ from rota.client.flows import Flow, Pause, Ranges, Stream
 from rota.client.generation import Generation
 from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
+    AskNames,
+    AskOptions,
     ChatNames,
     DeployNames,
     DeployOptions,
@@ -95,6 +97,22 @@ class Client:
         """
         flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
         return Batch(self, self._run(flow))
+
+    def ask(self, target: str, payload: Any = b"", **options: Unpack[AskNames]) -> Handle:
+        """Ask an agent, a flow or a model; the result of the handle is the final answer, however many asks it takes.
+
+        When this returns, the ask is durable: `result(seq)` gets the answer from any process, after any restart. See
+        `AskOptions`; with a `deadline_s`, the handle waits until then and the client's timeout longer.
+        """
+        asked = AskOptions.of(options, AskNames)
+        flow = self._operations.submit(target, payload, asked)
+        return Batch(self, self._run(flow), self._operations.patience_s(asked))[0]
+
+    def ask_many(self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[AskNames]) -> Batch:
+        """Ask many times in as few messages as possible, as `ask` and `submit_many` do."""
+        asked = AskOptions.of(options, AskNames)
+        flow = self._operations.submit_many(targets, payloads, asked)
+        return Batch(self, self._run(flow), self._operations.patience_s(asked))
 
     def submit_runs(self, runs: Iterable[TaskRow], **options: Unpack[RunsNames]) -> Batch:
         """Submit one atomic batch of runs, each with its own targets and priority: accepted together or not at all."""
@@ -356,9 +374,10 @@ def _watched(socket: Socket, watch: EventFilter, timeout_s: float | None) -> Ite
 class Handle:
     """A submitted task."""
 
-    def __init__(self, client: Client, seq: int) -> None:
+    def __init__(self, client: Client, seq: int, timeout_s: float | None = None) -> None:
         self.seq = seq
         self._client = client
+        self._timeout_s = timeout_s  # unless a call has its own; None: the client's
         self._result: Result | None = None
 
     def result(self, timeout_s: float | None = None) -> Result:
@@ -368,7 +387,8 @@ class Handle:
     def outcome(self, timeout_s: float | None = None) -> Result:
         """Wait for the outcome; a failure is returned, not raised."""
         if self._result is None:
-            self._result = self._client.outcome(self.seq, timeout_s)
+            wait_s = self._timeout_s if timeout_s is None else timeout_s
+            self._result = self._client.outcome(self.seq, wait_s)
         return self._result
 
     def cancel(self) -> bool:
@@ -382,9 +402,10 @@ class Handle:
 class Batch(Sequence[Handle]):
     """Tasks submitted together, in the order of their payloads."""
 
-    def __init__(self, client: Client, ranges: Ranges) -> None:
+    def __init__(self, client: Client, ranges: Ranges, timeout_s: float | None = None) -> None:
         self.ranges = ranges
         self._client = client
+        self._timeout_s = timeout_s  # unless a call has its own; None: the client's
         self._length = sum(tasks for _, tasks in ranges)
 
     @property
@@ -398,11 +419,15 @@ class Batch(Sequence[Handle]):
 
     def outcomes(self, timeout_s: float | None = None) -> list[Result]:
         """Wait for all outcomes; failures are returned, not raised."""
-        return list(self._client._stream(self._client._operations.outcomes(self.ranges, timeout_s)))
+        return list(
+            self._client._stream(
+                self._client._operations.outcomes(self.ranges, self._timeout_s if timeout_s is None else timeout_s)
+            )
+        )
 
     def as_completed(self, timeout_s: float | None = None) -> Iterator[Result]:
         """Yield the outcomes as they arrive; failures are not raised."""
-        return self._client.as_completed(self, timeout_s)
+        return self._client.as_completed(self, self._timeout_s if timeout_s is None else timeout_s)
 
     def __len__(self) -> int:
         return self._length
@@ -415,8 +440,8 @@ class Batch(Sequence[Handle]):
 
     def __getitem__(self, index: int | slice) -> Handle | list[Handle]:
         if isinstance(index, slice):
-            return [Handle(self._client, seq) for seq in self.seqs[index]]
-        return Handle(self._client, seq_at(self.ranges, index, self._length))
+            return [Handle(self._client, seq, self._timeout_s) for seq in self.seqs[index]]
+        return Handle(self._client, seq_at(self.ranges, index, self._length), self._timeout_s)
 
     def __repr__(self) -> str:
         return f"<{self._length} tasks {list(self.ranges)}>"

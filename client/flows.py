@@ -154,7 +154,9 @@ class Flows:
         tasks = 0
         for runs in messages:
             taken = self._session.take_number(None if options.number is None else options.number + len(ranges))
-            request = Submit(taken, options.lane, runs, options.wait, options.now_ms, None)
+            request = Submit(
+                taken, options.lane, runs, options.wait, options.now_ms, None, options.kind, options.deadline_ms
+            )  # fmt: skip
             try:
                 reply = yield from (self.request_patiently if options.block else self.request)(request, deadline_ms)
             except RotaError as error:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from rota.client.core import Core, milliseconds, now_ms
 from rota.client.flows import Flow, Patience, Pause, Ranges, Stream
-from rota.client.options import DeployOptions, LaneOptions, MapOptions, SubmitOptions
+from rota.client.options import AskOptions, DeployOptions, LaneOptions, MapOptions, SubmitOptions
 from rota.client.session import RESULTS_HELD_MAX
 from rota.client.watch import EventFilter
 from rota.common import digests, limits
@@ -96,7 +96,7 @@ class Operations:
     def retry(self, seq: Any, options: SubmitOptions) -> Flow[Ranges]:
         number = seq_of(seq)
         taken = self._session.take_number(options.number)
-        request = Submit(taken, options.lane, (), options.wait, None, number)
+        request = Submit(taken, options.lane, (), options.wait, None, number, options.kind, 0)
         reply = yield from self._flows.request_patiently(request, self._deadline(options.timeout_s))
         assert isinstance(reply, Accepted), reply
         return ((reply.first_seq, reply.tasks),)
@@ -276,6 +276,10 @@ class Operations:
 
     def _deadline(self, timeout_s: float | None) -> int:
         return now_ms() + self._milliseconds(timeout_s)
+
+    def patience_s(self, asked: AskOptions) -> float | None:
+        """Return how long to wait for the answers of asks unless a call has its own timeout; None: the client's."""
+        return None if asked.deadline_s is None else asked.deadline_s + self._core.timeout_ms / 1_000
 
     def _milliseconds(self, timeout_s: float | None) -> int:
         return self._core.timeout_ms if timeout_s is None else milliseconds(timeout_s)

@@ -12,11 +12,11 @@ from typing import Any, Final, Self, TypedDict
 
 from rota.common import limits
 from rota.common.arguments import check_name, check_options, flag, seconds, whole
-from rota.common.errors import BadPayload, CodeError, LocalError
+from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
 from rota.common.messages import LaneSettings
 from rota.common.shown import shown
 from rota.common.text_calls import ChatMessage, ChatTool, GenerateCall, OutputRule
-from rota.common.work import AGENT, CODE_KINDS, MODEL, Limits
+from rota.common.work import AGENT, ASK, CODE_KINDS, MODEL, TELL, Limits
 
 MAP_BATCH_TASKS: Final = 256
 MAP_IN_FLIGHT_TASKS: Final = 4_096
@@ -86,6 +86,50 @@ class SubmitOptions(_Options):
             whole("now_ms", self.now_ms, 0, limits.NOW_MS_MAX)
         _check_request(self.number, self.timeout_s)
         _check_callable("sent", self.sent)
+
+    @property
+    def kind(self) -> str:
+        """The kind of the tasks' messages."""
+        return TELL
+
+    @property
+    def deadline_ms(self) -> int:
+        """How long after they are accepted their answers must be there; 0: they have no deadline."""
+        return 0
+
+
+class AskNames(SubmitNames, total=False):
+    """The named arguments of `ask` and `ask_many`; see `AskOptions`."""
+
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskOptions(SubmitOptions):
+    """How tasks are submitted whose answers may come later than their outcome.
+
+    `deadline_s`: without an answer so long after it was accepted, the ask fails with `expired`; None: it has no end.
+    """
+
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        SubmitOptions.__post_init__(self)  # a dataclass with slots is another class than `super()` would find
+        if self.deadline_s is not None:
+            longest_s = limits.DELAY_MS_MAX / 1_000
+            if not 0.001 <= seconds("deadline_s", self.deadline_s) <= longest_s:
+                raise ConfigError(
+                    f"deadline_s={shown(self.deadline_s)}: give a time from 0.001 to {longest_s:.0f} seconds, "
+                    "or None for an ask without a deadline"
+                )
+
+    @property
+    def kind(self) -> str:
+        return ASK
+
+    @property
+    def deadline_ms(self) -> int:
+        return 0 if self.deadline_s is None else round(1_000 * self.deadline_s)
 
 
 class TextNames(TypedDict, total=False):

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from smallest_model import SMALLEST_MODEL
 
 from rota.cli.__main__ import rota
-from rota.cli.common_options import ByteCount
+from rota.cli.common_options import ByteCount, Duration
 from rota.cli.exits import ExitCode, error_lines, exit_code_of
 from rota.cli.output import cell, counted
 from rota.cli.run import _source
@@ -56,7 +56,8 @@ def test_the_commands_are_those_of_the_manual() -> None:
         "runtime fetch", "runtime ls", "runtime rm", "runtime show",
         "model", "model add", "model deploy", "model fetch",
         "model ls", "model probe", "model rm", "model show", "new", "new agent", "build", "dev",
-        "submit", "run", "result", "cancel", "tasks", "dead", "dead drop", "dead ls", "dead retry", "dead show",
+        "submit", "ask", "run", "result", "cancel", "tasks",
+        "dead", "dead drop", "dead ls", "dead retry", "dead show",
         "generate", "chat", "embed", "classify",
         "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",
         "story", "state", "tree", "conversation", "conversation ls",
@@ -136,7 +137,8 @@ def test_a_command_loads_only_what_it_needs(arguments: list[str], modules: tuple
     "arguments",
     [
         ("status",), ("lanes",), ("workers",), ("agents",), ("tasks",), ("digest",), ("result", "1"), ("cancel", "1"),
-        ("submit", "echo", "hi"), ("dead", "ls"), ("dead", "retry", "1"), ("dead", "drop", "--all"), ("pause", "main"),
+        ("submit", "echo", "hi"), ("ask", "echo", "hi"),
+        ("dead", "ls"), ("dead", "retry", "1"), ("dead", "drop", "--all"), ("pause", "main"),
         ("release", "main"), ("drain",), ("lane", "open", "two"),
     ],
 )  # fmt: skip
@@ -254,6 +256,17 @@ def test_every_error_has_an_exit_code(kind: type) -> None:
 def test_sizes_take_units(text: str, size: int) -> None:
     """Goal: nobody counts zeros. Method: numbers of bytes with and without a unit."""
     assert ByteCount(0, 1 << 40).convert(text, None, None) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("500ms", 0.5), ("1.5h", 5_400), ("15 m", 900), ("7d", 604_800)]
+)
+def test_times_take_units(text: str, seconds: float) -> None:
+    """Goal: nobody converts hours. Method: times with and without a unit, and what is none."""
+    assert Duration(0).convert(text, None, None) == seconds
+    for wrong in ("1w", "s", "-5m", "5 m s", "5e400d"):
+        with pytest.raises(click.BadParameter):
+            Duration(0, 1e9).convert(wrong, None, None)
 
 
 def test_numbers_are_counted_as_people_do() -> None:

@@ -16,6 +16,8 @@ import pytest
 from rota.client import AsyncClient, Client, TaskRow
 from rota.client.client import Batch, Handle
 from rota.client.options import (
+    AskNames,
+    AskOptions,
     DeployNames,
     DeployOptions,
     GenerateNames,
@@ -65,10 +67,18 @@ def _calls_of_tasks() -> list[Call]:
         for value in values:
             add("submit", [("echo", b"")], error, **{name: value})
             add("submit_many", [("echo", [b""])], error, **{name: value})
+            add("ask", [("echo", b"")], error, **{name: value})
+            add("ask_many", [("echo", [b""])], error, **{name: value})
             if name not in ("priority", "sent"):
                 add("submit_runs", [([TaskRow("echo", [b""])],)], error, **{name: value})
             if name in ("lane", "wait", "number", "timeout_s"):
                 add("retry", [(1,)], error, **{name: value})
+    for value in ("1", -1, 0, math.nan, True, math.inf, 1e-4, 1e12):
+        add("ask", [("echo", b"")], ConfigError, deadline_s=value)
+        add("ask_many", [("echo", [b""])], ConfigError, deadline_s=value)
+    add("submit", [("echo", b"")], ConfigError, deadline_s=1)
+    add("ask", [(None,), ("a b",)], BadTarget)
+    add("ask_many", [("echo", value) for value in _NOT_SEVERAL], BadPayload)
     add("submit_runs", [([TaskRow("echo", [b""])],)], ConfigError, priority=1)
     add("retry", [(1,)], ConfigError, priority=1)
     add("submit", [(None,), (5,), (b"echo",), ("a b",), (["echo"],), ("",)], BadTarget)
@@ -289,6 +299,7 @@ def test_handles_and_batches_refuse_wrong_times(run_dir: Path) -> None:
     ("options", "names", "settled"),
     [
         (SubmitOptions, (SubmitNames, RunsNames, RetryNames), ()),
+        (AskOptions, (AskNames, SubmitNames), ()),
         (MapOptions, (MapNames,), ()),
         (DeployOptions, (DeployNames, ModelNames), ("kind",)),
     ],
