@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from rota.common.calls import is_instance
 from rota.common.errors import CodeError
 from rota.common.limits import EMITS_MAX, LOG_LINES_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
 from rota.common.wasm_binary import FuncType
@@ -22,8 +23,9 @@ from rota.runtimes import plain_values, quickjs
 from rota.runtimes.driver import HostFunction, HostServices, Interpreter
 
 COLLECT_BYTES: Final = 16 << 20  # cycles are looked for once this much is in use; most tasks never come there
+COLLECT_CALL_BYTES: Final = 4 << 20  # in a call of a flow, which leaves more behind; the engine raises it by itself
 BOOT_FILE: Final = "rota/boot.js"
-PROTOCOL: Final = 2  # as in boot.js
+PROTOCOL: Final = 3  # as in boot.js
 CALL_FUEL: Final = 10_000  # of a call of the host, which calls the guest several times
 SOURCE_FUEL: Final = 8  # per byte of a module that is read and copied
 PART_FUEL: Final = 1_000  # of a part of the output, beside its bytes
@@ -43,6 +45,7 @@ class JavaScriptNote(NamedTuple):
     finish: int
 
 
+_ADDRESS: Final = 10  # of the fields of a message
 _NOTE: Final = Struct(f"<{len(JavaScriptNote._fields)}I")
 
 
@@ -50,7 +53,7 @@ class JavaScriptDriver:
     """See `Driver`."""
 
     name: Final = "javascript"
-    version: Final = 2
+    version: Final = 3
     exports: Final = quickjs.EXPORTS
     args: Final[tuple[str, ...]] = ()
 
@@ -99,26 +102,34 @@ class JavaScriptDriver:
 
     def step(self, guest: Interpreter, note: bytes, message: bytes) -> bytes:
         functions = JavaScriptNote(*_NOTE.unpack(note))
-        answer = quickjs.call(guest, functions.begin, *_arguments(guest, message))
+        fields = msgpack.unpackb(message)
+        if is_instance(fields[_ADDRESS]):
+            quickjs.goes_on(guest, COLLECT_CALL_BYTES)
+        given = _arguments(guest, fields)
+        answer = quickjs.call(guest, functions.begin, *given)
+        quickjs.free(guest, *given)
         while True:
             problem = _thrown(guest, answer) or _run_jobs(guest)
             if problem:
                 return _failed(problem)
+            quickjs.free(guest, answer)
             answer = quickjs.call(guest, functions.finish)
             if not guest.call("qjs_is_undefined", answer):
                 break
         problem = _thrown(guest, answer)
-        return _failed(problem) if problem else _output(guest, answer)
+        output = _failed(problem) if problem else _output(guest, answer)
+        quickjs.free(guest, answer)
+        return output
 
 
 DRIVER: Final = JavaScriptDriver()
 
 
-def _arguments(guest: Interpreter, message: bytes) -> tuple[int, ...]:
+def _arguments(guest: Interpreter, fields: list[Any]) -> tuple[int, ...]:
     """Return the handles of what `begin` of boot.js takes: JSON, payload, state or null, entropy."""
-    _, state, kind, sender, payload, turn, now_ms, entropy, reply_to, tensors, address = msgpack.unpackb(message)
+    _, state, kind, sender, payload, turn, now_ms, entropy, reply_to, tensors, address = fields
     shown = [[digest.hex(), dtype, shape] for digest, dtype, shape in tensors]
-    header = json.dumps([kind, sender, turn, now_ms, reply_to, shown, address]).encode()
+    header = json.dumps([kind, sender, turn, now_ms, reply_to, shown, address, is_instance(address)]).encode()
     return (
         quickjs.string_of(guest, header),
         quickjs.array(guest, payload),
@@ -156,7 +167,9 @@ def _part(guest: Interpreter, parts: int, index: int, bytes_max: int) -> bytes |
     if size > bytes_max:
         guest.fail("bad_output", f"javascript: more than {OUTPUT_BYTES_MAX} bytes returned")
     guest.charge(PART_FUEL)
-    return guest.read(pointer, size)
+    data = guest.read(pointer, size)
+    quickjs.free(guest, part)
+    return data
 
 
 def _pack(fields: list[Any]) -> bytes:
@@ -207,13 +220,17 @@ def _log(guest: Interpreter, services: HostServices, text: int) -> int:
     pointer, size = quickjs.place_of_text(guest, text)
     services.charge(size)
     data = guest.read(pointer, min(size, PAYLOAD_BYTES_MAX))  # no log is longer
+    quickjs.free_text(guest, pointer)
     for line in data.decode(errors="replace").split("\n", LOG_LINES_MAX)[:LOG_LINES_MAX]:
         services.log(line)
     return guest.call("qjs_get_undefined")
 
 
 def _encode(guest: Interpreter, services: HostServices, text: int) -> int:
-    return guest.call("qjs_new_array_buffer", *quickjs.place_of_text(guest, text))
+    pointer, size = quickjs.place_of_text(guest, text)
+    encoded = guest.call("qjs_new_array_buffer", pointer, size)
+    quickjs.free_text(guest, pointer)
+    return encoded
 
 
 def _decode(guest: Interpreter, services: HostServices, data: int) -> int:
@@ -224,9 +241,11 @@ def _pack_plain(guest: Interpreter, services: HostServices, text: int) -> int:
     """Return the MessagePack of a JSON text, undefined if the host leaves it to JavaScript."""
     pointer, size = quickjs.place_of_text(guest, text)
     if size > plain_values.BYTES_MAX:
+        quickjs.free_text(guest, pointer)
         return guest.call("qjs_get_undefined")
     services.charge(PLAIN_FUEL * size)
     packed = plain_values.pack(guest.read(pointer, size))
+    quickjs.free_text(guest, pointer)
     return guest.call("qjs_get_undefined") if packed is None else quickjs.buffer(guest, packed)
 
 
@@ -322,10 +341,14 @@ def _module_normalize(guest: Interpreter, services: HostServices, base: int, nam
     if not hook:  # an import of boot.js
         return quickjs.put(guest, asked.replace("./", "rota/").encode())
     from_path = quickjs.text_at(guest, base)
-    answer = quickjs.call(guest, hook, quickjs.string(guest, from_path), quickjs.string(guest, asked))
+    given = quickjs.string(guest, from_path), quickjs.string(guest, asked)
+    answer = quickjs.call(guest, hook, *given)
+    quickjs.free(guest, *given)
     if guest.call("qjs_is_exception", answer):
         return 0
-    return quickjs.put(guest, quickjs.utf8_of(guest, answer))
+    path = quickjs.put(guest, quickjs.utf8_of(guest, answer))
+    quickjs.free(guest, answer)
+    return path
 
 
 def _module_load(guest: Interpreter, services: HostServices, name: int, size_out: int) -> int:
@@ -333,10 +356,13 @@ def _module_load(guest: Interpreter, services: HostServices, name: int, size_out
     path = quickjs.text_at(guest, name)
     hook = quickjs.kept(guest, _LOAD)
     if hook:
-        answer = quickjs.call(guest, hook, quickjs.string(guest, path))
+        asked = quickjs.string(guest, path)
+        answer = quickjs.call(guest, hook, asked)
+        quickjs.free(guest, asked)
         if guest.call("qjs_is_exception", answer):
             return 0
         source = quickjs.utf8_of(guest, answer)
+        quickjs.free(guest, answer)
     else:
         source = guest.files.get(path, b"")
         if not source:
@@ -350,8 +376,9 @@ def _module_load(guest: Interpreter, services: HostServices, name: int, size_out
 def _promise_rejection(guest: Interpreter, services: HostServices, promise: int, reason: int, handled: int) -> None:
     """Tell boot.js of a promise that was rejected while nobody waits for it, or that somebody waits for it now."""
     hook = quickjs.kept(guest, _REJECTION)
-    if hook:
-        quickjs.call(guest, hook, promise, reason, quickjs.truth(guest, value=bool(handled)))
+    is_handled = quickjs.truth(guest, value=bool(handled))
+    answer = quickjs.call(guest, hook, promise, reason, is_handled) if hook else is_handled
+    quickjs.free(guest, promise, reason, answer)
 
 
 def _nothing(guest: Interpreter, services: HostServices, *arguments: int) -> int:

@@ -1,5 +1,5 @@
-"""The language part of bundles of JavaScript: the main file of a folder, the files of Rota that go along, and what
-becomes of TypeScript.
+"""The language part of bundles of JavaScript: the main file of a folder, the files of Rota that go along, whether a
+file is a flow, and what becomes of TypeScript.
 
 The types of TypeScript are taken away here, at the deploy, so the JavaScript is the content and its digest covers what
 runs. The package quickjs-rs does that (a build of OXC as a WebAssembly module); nobody else needs it.
@@ -7,7 +7,8 @@ runs. The package quickjs-rs does that (a build of OXC as a WebAssembly module);
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -16,8 +17,18 @@ from rota.runtimes.languages import Language
 from rota.sdk.files import folder
 
 TRANSFORM: Final = "quickjs-rs==0.2.6"
-_MAINS: Final = ("agent.js", "agent.mjs", "agent.ts", "main.js", "main.ts", "index.js", "index.ts")
+_MAINS: Final = (
+    "agent.js", "agent.mjs", "agent.ts", "flow.js", "flow.mjs", "flow.ts", "main.js", "main.ts", "index.js", "index.ts",
+)  # fmt: skip
 _SUFFIXES: Final = {".ts": ".js", ".mts": ".mjs", ".cts": ".cjs", ".tsx": ".js"}
+# What begins at the start of a line, so not in a comment; the braces of a list of exports may also follow code.
+_DECLARED: Final = re.compile(
+    r"^\s*export\s+(?:async\s+)?(?:function\b\s*\*?|class|const|let|var)\s*([\w$]+)", re.MULTILINE
+)
+_LISTED: Final = re.compile(r"(?:^|[;}])\s*export\s*\{([^{}]*)\}", re.MULTILINE)
+_ASSIGNED: Final = re.compile(r"^\s*(?:module\s*\.\s*)?exports\s*\.\s*([\w$]+)\s*=", re.MULTILINE)
+_MODULE: Final = re.compile(r"^\s*module\s*\.\s*exports\s*=\s*(\{.*)", re.MULTILINE | re.DOTALL)
+_KEY: Final = re.compile(r"[{,]\s*(?:async\s+)?([\w$]+)\s*[(:,}]")
 _PACKAGES: Final = "node_modules"  # packages bring the JavaScript of what they have in TypeScript
 
 
@@ -85,4 +96,20 @@ def _first(most: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
-LANGUAGE: Final = Language(mains=_MAINS, boot_files=_boot_files, convert=_convert, is_flow=lambda _: False)
+def _is_flow(source: bytes) -> bool:
+    """Return whether a module exports `flow` and not `agent`, as far as its text says."""
+    names = set(_exported(source.decode(errors="replace")))
+    return "flow" in names and "agent" not in names
+
+
+def _exported(text: str) -> Iterator[str]:
+    """Yield the names that a module exports, of ECMAScript or CommonJS."""
+    for pattern in (_DECLARED, _ASSIGNED):
+        yield from pattern.findall(text)
+    for items in _LISTED.findall(text):
+        yield from [item.split()[-1] for item in items.split(",") if item.strip()]
+    for exports in _MODULE.findall(text):
+        yield from _KEY.findall(exports)
+
+
+LANGUAGE: Final = Language(mains=_MAINS, boot_files=_boot_files, convert=_convert, is_flow=_is_flow)

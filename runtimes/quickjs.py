@@ -1,8 +1,10 @@
 """Values of QuickJS as the host sees them: handles of the npm package quickjs-wasi, texts, bytes and calls. PURE.
 
-A *handle* is the address of a value in the guest's memory. Handles are not freed here: an instance runs one task and is
-dropped. A call of a guest's function answers with a handle in all cases: `is_exception` tells whether it threw, and
-then the exception waits in the interpreter until it is taken, or until a host function answers with 0, which throws it.
+A *handle* is the address of a value in the guest's memory. An instance that runs one task is dropped, so there nothing
+is freed; that of a call of a flow goes on, and there `free` lets go of what holds data. A host function's arguments are
+the engine's, but those of `host_promise_rejection` are ours. A call of a guest's function answers with a handle in all
+cases: `is_exception` tells whether it threw, and then the exception waits in the interpreter until it is taken, or
+until a host function answers with 0, which throws it.
 
 The module's stack is the first MiB of its memory, and grows downwards. QuickJS itself uses `STACK_BYTES` of it, so the
 lower part is free: there data is passed, and a few handles are kept for host functions, which know nothing else.
@@ -35,14 +37,14 @@ _EXCEPTION_BYTES_MAX: Final = 16 << 10  # of its text, which the task cuts after
 _WORD: Final = Struct("<I")
 
 EXPORTS: Final = (
-    "memcmp", "qjs_call", "qjs_eval", "qjs_execute_pending_job", "qjs_get_array_buffer", "qjs_get_big_int64",
-    "qjs_get_exception", "qjs_get_false", "qjs_get_global", "qjs_get_null", "qjs_get_prop_string",
-    "qjs_get_prop_uint32", "qjs_get_string_len", "qjs_get_true", "qjs_get_typed_array_buffer", "qjs_get_undefined",
-    "qjs_init", "qjs_is_exception", "qjs_is_job_pending", "qjs_is_undefined", "qjs_new_array_buffer",
-    "qjs_new_big_int64", "qjs_new_host_function", "qjs_new_object", "qjs_new_string", "qjs_new_uint8_array",
-    "qjs_promise_result", "qjs_promise_state", "qjs_run_gc", "qjs_set_gc_threshold", "qjs_set_max_stack_size",
-    "qjs_set_module_loader", "qjs_set_promise_rejection_handler", "qjs_set_prop_string", "strlen", "wasm_free",
-    "wasm_malloc",
+    "memcmp", "qjs_call", "qjs_eval", "qjs_execute_pending_job", "qjs_free_cstring", "qjs_free_value",
+    "qjs_get_array_buffer", "qjs_get_big_int64", "qjs_get_exception", "qjs_get_false", "qjs_get_global", "qjs_get_null",
+    "qjs_get_prop_string", "qjs_get_prop_uint32", "qjs_get_string_len", "qjs_get_true", "qjs_get_typed_array_buffer",
+    "qjs_get_undefined", "qjs_init", "qjs_is_exception", "qjs_is_job_pending", "qjs_is_undefined",
+    "qjs_new_array_buffer", "qjs_new_big_int64", "qjs_new_host_function", "qjs_new_object", "qjs_new_string",
+    "qjs_new_uint8_array", "qjs_promise_result", "qjs_promise_state", "qjs_run_gc", "qjs_set_gc_threshold",
+    "qjs_set_max_stack_size", "qjs_set_module_loader", "qjs_set_promise_rejection_handler", "qjs_set_prop_string",
+    "strlen", "wasm_free", "wasm_malloc",
 )  # fmt: skip
 
 EVALUATE_SCRIPT: Final = 0
@@ -50,8 +52,8 @@ EVALUATE_MODULE: Final = 1 << 0
 EVALUATE_ASYNC: Final = 1 << 7  # a script that may await; gives a promise of {value}
 FULFILLED: Final = 1
 
-_UNDEFINED: Final = 0  # a slot; those of the driver follow
-SLOTS: Final = 1
+_UNDEFINED, _GOES_ON = range(2)  # slots; those of the driver follow
+SLOTS: Final = 2
 
 
 def begin(guest: Interpreter) -> None:
@@ -146,7 +148,7 @@ def host_function(guest: Interpreter, name: str, parameters: int) -> int:
 
 
 def place_of_text(guest: Interpreter, handle: int) -> tuple[int, int]:
-    """Return address and size of the UTF-8 of a value as text, with three bytes for a lone surrogate.
+    """Return address and size of the UTF-8 of a value as text, with three bytes for a lone surrogate: for `free_text`.
 
     No bytes if it cannot be a text.
     """
@@ -158,7 +160,10 @@ def place_of_text(guest: Interpreter, handle: int) -> tuple[int, int]:
 
 
 def utf8_of(guest: Interpreter, handle: int) -> bytes:
-    return guest.read(*place_of_text(guest, handle))
+    pointer, size = place_of_text(guest, handle)
+    data = guest.read(pointer, size)
+    free_text(guest, pointer)
+    return data
 
 
 def text_of(guest: Interpreter, handle: int) -> str:
@@ -172,11 +177,33 @@ def place_of(guest: Interpreter, handle: int) -> tuple[int, int]:
         guest.call("qjs_get_exception")
         return 0, 0
     offset, size = guest.word(_OUT_AT), guest.word(_OUT_AT + 4)
-    return guest.call("qjs_get_array_buffer", whole, _OUT_AT) + offset, size
+    pointer = guest.call("qjs_get_array_buffer", whole, _OUT_AT)
+    free(guest, whole)  # the array itself keeps it
+    return pointer + offset, size
 
 
 def bytes_of(guest: Interpreter, handle: int) -> bytes:
     return guest.read(*place_of(guest, handle))
+
+
+def goes_on(guest: Interpreter, collect_bytes: int) -> None:
+    """Have `free` work from now on, and look for cycles at `collect_bytes`: this instance runs more than one task."""
+    if not kept(guest, _GOES_ON):
+        keep(guest, _GOES_ON, 1)
+        guest.call("qjs_set_gc_threshold", collect_bytes)
+
+
+def free(guest: Interpreter, *handles: int) -> None:
+    """Let go of values, if the instance goes on."""
+    if kept(guest, _GOES_ON):
+        for handle in handles:
+            guest.call("qjs_free_value", handle)
+
+
+def free_text(guest: Interpreter, pointer: int) -> None:
+    """Let go of what `place_of_text` has found, if the instance goes on."""
+    if pointer and kept(guest, _GOES_ON):
+        guest.call("qjs_free_cstring", pointer)
 
 
 def integer_of(guest: Interpreter, handle: int) -> int:

@@ -2,9 +2,11 @@
 
 import "./globals.js";
 import { describeError, nameOf } from "./console.js";
-import { Failure, close, context, failTask, hasFailed, open } from "./context.js";
+import { close, closeStep, context, failTask, hasFailed, open } from "./context.js";
 import { setDeployed } from "./deployed.js";
 import { takeLast, takeRejection } from "./endings.js";
+import { Failure } from "./failures.js";
+import { flowContext, isWaiting, placesOfWaits, takeMessage } from "./flow.js";
 import { log } from "./host.js";
 import "./program.js"; // so that it is in the image, as are the next two
 import { seed } from "./random.js";
@@ -12,10 +14,14 @@ import "./require.js";
 import "./rota.js";
 import { runTimer } from "./timers.js";
 
-export const PROTOCOL = 2n; // as in javascript_driver.py
+export const PROTOCOL = 3n; // as in javascript_driver.py
+const NOTHING_COMES = "the flow waits for nothing that can come: await ctx.ask(...), ctx.sleep(...) or what came of them";
 const TEXT_MAX = 2000; // of a failure that the journal keeps
 
 let handler;
+let flow;
+let name; // of the main file
+let called = false; // a flow
 let settled = false;
 let loading;
 
@@ -47,21 +53,42 @@ export function loaded() {
   if (rejection) return described(rejection[0])[1];
   if (namespace === undefined) return `${entry}: it awaits what nothing resolves`;
   const exported = namespace.default;
-  handler = [namespace.agent, exported?.agent, exported].find((one) => typeof one === "function");
+  const functionOf = (...found) => found.find((one) => typeof one === "function");
+  flow = functionOf(namespace.flow, exported?.flow);
+  handler = functionOf(namespace.agent, exported?.agent, flow ? undefined : exported);
+  name = entry;
   loading = undefined;
-  if (handler !== undefined) return "";
+  if (handler !== undefined || flow !== undefined) return "";
   const names = Object.keys(namespace).join(", ");
-  return `${entry} exports no function agent${names ? `, only ${names}` : ""}: write export function agent(ctx) { ... }`;
+  const what = `${entry} exports no function agent${names ? `, only ${names}` : ""}`;
+  return `${what}: write export function agent(ctx) { ... }, or export async function flow(ctx) { ... }`;
 }
 
-/** Begin the task: see `open` of context.js; `header` is JSON. */
+/** Begin the task: see `open` of context.js; `header` is JSON of its fields, and last whether this is a call of a flow. */
 export function begin(header, payload, state, entropy) {
-  open(JSON.parse(header), payload, state, entropy);
+  const fields = JSON.parse(header);
   seed(entropy);
+  if (fields[7]) return beginStep(fields, payload, entropy);
+  open(fields, payload, state, entropy);
+  if (handler === undefined) failTask("no_agent", `${name} is deployed as an agent and exports no function agent`);
+  else start(handler, context, end);
+}
+
+/** Give a call of a flow its next message. */
+function beginStep(fields, payload, entropy) {
+  const isFirst = !called;
+  called = true;
+  takeMessage(fields, payload, entropy);
+  if (!isFirst) return;
+  if (flow === undefined) failTask("no_flow", `${name} is deployed as a flow (--flow) and exports no function flow`);
+  else start(flow, flowContext, endFlow);
+}
+
+function start(call, ctx, done) {
   try {
-    const value = handler(context);
-    if (typeof value?.then === "function") value.then(end, thrown);
-    else end(value);
+    const value = call(ctx);
+    if (typeof value?.then === "function") value.then(done, thrown);
+    else done(value);
   } catch (error) {
     thrown(error);
   }
@@ -75,7 +102,11 @@ export function finish() {
       takeLast()?.();
       const rejection = takeRejection();
       if (rejection) thrown(rejection[0]);
-      else if (!settled) failTask("Error", "the handler awaits what nothing resolves");
+      else if (!settled) {
+        if (!called) failTask("Error", "the handler awaits what nothing resolves");
+        else if (isWaiting()) return closeStep(placesOfWaits());
+        else failTask("waits_for_nothing", NOTHING_COMES);
+      }
     }
     return close();
   } catch (error) {
@@ -90,6 +121,16 @@ function end(value) {
   if (value === undefined || value === null || typeof value === "number") return;
   const what = typeof value === "object" ? (value.constructor?.name ?? "object") : typeof value;
   thrown(new TypeError(`the handler returned ${what}; use ctx.reply(...), and return nothing`));
+}
+
+/** End a flow. What it returns is its answer; without that, what it has given to ctx.reply. */
+function endFlow(value) {
+  try {
+    if (value !== undefined && value !== null) flowContext.reply(value);
+    settled = true;
+  } catch (error) {
+    thrown(error);
+  }
 }
 
 function thrown(error) {

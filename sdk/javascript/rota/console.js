@@ -1,5 +1,6 @@
 // `console`: values as text, in lines of the task's log.
 
+import { AskFailed } from "./failures.js";
 import { log } from "./host.js";
 
 const DEPTH_MAX = 4;
@@ -121,7 +122,8 @@ export function framesOf(error) {
 /** Return an error with its own frames, and its causes. */
 export function describeError(error, seen = []) {
   const frames = framesOf(error);
-  const text = `${nameOf(error)}${error.message ? `: ${error.message}` : ""}${frames ? `\n${frames}` : ""}`;
+  const said = error instanceof AskFailed ? `${error.kind}: ${error.message}` : error.message;
+  const text = `${nameOf(error)}${said ? `: ${said}` : ""}${frames ? `\n${frames}` : ""}`;
   const cause = error.cause;
   if (!(cause instanceof Error) || seen.includes(cause)) return text;
   return `${text}\ncaused by ${describeError(cause, [...seen, error])}`;

@@ -4,6 +4,8 @@ import { file, join } from "./modules.js";
 import { textOf } from "./text.js";
 
 export { args, env } from "./deployed.js";
+export { AskFailed } from "./failures.js";
+export { asCompleted } from "./flow.js";
 export { pack, unpack } from "./messagepack.js";
 
 /** Return the bytes of a file that was deployed with the agent. Throws a ReferenceError if there is none. */
