@@ -44,6 +44,7 @@ def serve(settings: CpuWorkerSettings) -> Exit:
                 StoreTensors(TensorStore(folder.tensors)),
                 lambda: time.monotonic() * 1_000,
                 raw_calls=settings.raw_calls,
+                live_calls=settings.live_calls,
             )
 
         return FoldExecutor(make_runner, outside)

@@ -108,11 +108,16 @@ class ComponentGuest:
             for value in (*arguments, answer):
                 ffi.wasmtime_component_val_delete(byref(value))
 
+    def renew(self) -> None:
+        """Do nothing: each call sets its own deadline."""
+
     def fuel_left(self) -> int:
         return self._store.get_fuel()
 
-    def size(self) -> int:
+    def memory_bytes(self) -> int:
         return 0  # nobody can tell
+
+    size = memory_bytes
 
     def has_grown(self) -> bool:
         return True  # nobody can tell, so it may not be kept

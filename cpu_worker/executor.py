@@ -16,7 +16,7 @@ from typing import Any, Literal
 from rota.common.code_kinds import IS_COMPONENT, kind_of
 from rota.common.component_binary import HANDLE
 from rota.common.errors import CodeError
-from rota.common.limits import OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
+from rota.common.limits import LIVE_CALLS_DEFAULT, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
 from rota.common.work import (
     COMMAND,
     FUNCTION,
@@ -31,6 +31,7 @@ from rota.common.work import (
     TaskInput,
 )
 from rota.cpu_worker import abi
+from rota.cpu_worker.call_runs import CallRuns
 from rota.cpu_worker.code_store import CodeStore
 from rota.cpu_worker.command_runs import run_command
 from rota.cpu_worker.compiler import Compiler
@@ -43,6 +44,7 @@ from rota.cpu_worker.host_calls import TaskFacts, fold_facts
 from rota.cpu_worker.host_limits import check_guest_room, check_stack
 from rota.cpu_worker.image_guest import PreparedSource
 from rota.cpu_worker.image_maker import ImageMaker
+from rota.cpu_worker.open_turns import OpenTurns
 from rota.cpu_worker.outcome_tensors import keep_tensors
 from rota.cpu_worker.profile import fingerprint, new_engine
 from rota.cpu_worker.reuse_check import check_reuse
@@ -66,10 +68,12 @@ class WasmExecutor:
         clock: Callable[[], float],
         *,
         raw_calls: bool = True,
+        live_calls: int = LIVE_CALLS_DEFAULT,
         runtimes_dir: Path | None = None,
     ) -> None:
         """Make the engine. `modules_dir` holds `<digest>.wasm` and `<digest>.bundle`; `artefacts_dir` is a cache, and
-        `runtimes_dir` one of the user (None: the usual place); `clock`: monotonic ms.
+        `runtimes_dir` one of the user (None: the usual place); `clock`: monotonic ms. `live_calls`: of how many calls
+        of flows the guest is kept, at most LIVE_CALLS_MAX.
 
         Raises `ConfigError` if this thread has no memory or stack for guests, or the cache cannot be used.
         """
@@ -80,6 +84,7 @@ class WasmExecutor:
         compiler = Compiler(self._engine, artefacts_dir, maps_images=memories.maps_images)
         self._watchdog = EpochWatchdog(self._engine, clock)
         self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
+        self._calls = CallRuns(self._sandbox, self._watchdog, tensors, live_calls)
         self._compiler = compiler
         self._tensors = tensors
         contents, hosts = Contents(modules_dir), self._sandbox.hosts
@@ -128,6 +133,11 @@ class WasmExecutor:
         self._components.stop()
         self._images.stop()
 
+    @property
+    def steps_again(self) -> int:
+        """How many steps of calls ran again so far, since the guest of their call was not kept."""
+        return self._calls.steps_again
+
     def so_far(self) -> FoldResult:
         raise AssertionError("a guest can always be stopped")
 
@@ -142,6 +152,8 @@ class WasmExecutor:
             return FoldResult(NO_OUTCOMES, None, stopped_by(error), error.message)
         self._sandbox.begin(prepared, fold.code)
         try:
+            if fold.code.flow:
+                return self._calls.run(fold, prepared.program)
             return self._run_tasks(fold, prepared.program)
         finally:
             self._sandbox.end()
@@ -151,6 +163,7 @@ class WasmExecutor:
 
     def close(self) -> None:
         self._watchdog.close()
+        self._calls.give_up()
         self._codes.close()
         self._components.close()
         self._sources.close()
@@ -158,6 +171,7 @@ class WasmExecutor:
         self._engine.close()
 
     def _run_tasks(self, fold: Fold, program: Program) -> FoldResult:
+        self._open = OpenTurns(fold.open)
         run_task = {FUNCTION: self._run_function, COMMAND: self._run_command}.get(fold.code.kind, self._run_agent)
         outcomes: list[Outcome] = []
         state, new_state = fold.state, None
@@ -181,8 +195,10 @@ class WasmExecutor:
                 return FoldResult(tuple(outcomes), new_state, self._why(stopped), stopped.reason)
             outcomes.append(outcome)
             answered_bytes += sandbox.answer_bytes
-            if changed is not None and type(outcome) is Done:
-                state = new_state = changed
+            if type(outcome) is Done:
+                self._open.take(task, outcome)
+                if changed is not None:
+                    state = new_state = changed
         return FoldResult(tuple(outcomes), new_state)
 
     def _run_agent(
@@ -199,6 +215,7 @@ class WasmExecutor:
             fuel=self._sandbox.fuel_used,
             log=facts.log,
             made=self._sandbox.made_refs,
+            open_turns=self._open,
         )
 
     def _run_function(

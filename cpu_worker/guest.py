@@ -112,6 +112,14 @@ class Guest(Protocol):
 
     def fuel_left(self) -> int: ...
 
+    def renew(self) -> None:
+        """Run on after stops that came while the guest was kept: they were meant for others."""
+        ...
+
+    def memory_bytes(self) -> int:
+        """Return the size of the memory now, in bytes."""
+        ...
+
     def size(self) -> int:
         """Return the size of the memory before the first call, in bytes."""
         ...

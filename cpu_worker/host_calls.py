@@ -48,6 +48,7 @@ class TaskFacts:
     log: TaskLog
     limits: Limits
     tensors: Sequence[TensorRef] = ()
+    tensors_earlier: int = 0  # how many of these came with earlier messages of the call
     program: Program = NO_PROGRAM  # arguments, environment, read-only files
     stdin: bytes = b""
     stdout_bytes_max: int | None = None  # keep up to so many bytes in `HostCalls.stdout`; None: stdout goes to the log
@@ -149,12 +150,21 @@ class HostCalls:
             define(linker, module, name, signature, function)
         return linker
 
-    def begin(self, facts: TaskFacts) -> None:
-        """Serve this task from now on, before its guest is instantiated or called."""
+    def begin(self, facts: TaskFacts, process: Process | None = None) -> None:
+        """Serve this task from now on, before its guest is instantiated or called. `process`: that of its call."""
         self.facts = facts
         self.tensors.given = facts.tensors
+        self.tensors.earlier = facts.tensors_earlier
         self.tensors.bytes_max = facts.limits.tensor_bytes
         self.rota.log = facts.log
+        if process is not None:
+            process.go_on(now_ms=facts.now_ms, entropy=facts.entropy, log=facts.log.write)
+            self._process = process
+
+    def take_process(self) -> Process | None:
+        """Return the process of the task, which does not end with it; None if it was not needed."""
+        process, self._process = self._process, None
+        return process
 
     def attach(self, guest: HostedGuest) -> None:
         """Serve this guest from now on."""

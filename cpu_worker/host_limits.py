@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from rota.common.errors import ConfigError
+from rota.common.limits import LIVE_CALLS_MAX
 from rota.common.work import Limits
 
 MEMORY_BYTES: Final = 4 << 30  # a 32-bit memory is reserved completely
@@ -22,7 +23,8 @@ SLOT_BYTES: Final = MEMORY_BYTES + (64 << 20)  # plus what compiled code may rea
 
 REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`
 REUSED_BYTES_MAX: Final = 1 << 30  # of their memory together; a single one may have more
-SLOTS: Final = REUSED_INSTANCES_MAX + 2  # plus the running one and a spare
+LIVE_BYTES_MAX: Final = 1 << 30  # memory and files of the calls that are kept; a single one may have more
+SLOTS: Final = REUSED_INSTANCES_MAX + LIVE_CALLS_MAX + 2  # plus the running one and a spare
 POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
 WORKER_BYTES: Final = 128 << 20  # about what interpreter and libraries need; with less they end the process
 

@@ -94,6 +94,9 @@ class PublicGuest:
         check_answer(self._prepared.call, pointer, size, self._memory.data_len(self._store))
         return bytes(self._memory.read(self._store, pointer, pointer + size))
 
+    def renew(self) -> None:
+        """Do nothing: each call sets its own deadline."""
+
     def fuel_left(self) -> int:
         return self._store.get_fuel()
 

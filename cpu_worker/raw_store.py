@@ -50,8 +50,9 @@ class RawStore:
         self._size = self._base = 0  # an empty memory has no address
         self._store: int | None = api.store_new(engine.ptr(), None, None)
         self._context = api.store_context(self._store)
-        # Once: a stop ends every instance that is there, and tasks that it hits by mistake run again (watchdog.py).
-        api.set_epoch_deadline(self._context, 1)
+        # Not for each call: a stop ends every instance that is there, and tasks that it hits by mistake run again
+        # (watchdog.py).
+        self.renew()
 
     def _start(self, memory_bytes: int) -> None:
         """Make the instances of a subclass under a task's limit; close the store if that fails."""
@@ -67,6 +68,9 @@ class RawStore:
     def _open(self) -> None:
         """Make the instances. Raises `GuestFault` or `GuestStopped`."""
         raise NotImplementedError
+
+    def renew(self) -> None:
+        api.set_epoch_deadline(self._context, 1)
 
     def fuel_left(self) -> int:
         error = api.get_fuel(self._context, self._fuel_reference)

@@ -2,11 +2,15 @@
 
 By default each call gets a fresh instance, so nothing leaks from one task into the next. Code deployed with `reuse`
 keeps its instance between calls and folds until it fails (after a trap the memory is in an unknown state) or its memory
-grows (the next task would have more room than in a fresh instance). A call ends in bytes, `GuestFault` (which follows
-from the inputs) or `GuestStopped` (which does not).
+grows (the next task would have more room than in a fresh instance). A call of a flow keeps its instance from its first
+message to its end; call_runs.py says which. A call ends in bytes, `GuestFault` (which follows from the inputs) or
+`GuestStopped` (which does not).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 from wasmtime import Engine
 
@@ -24,10 +28,30 @@ from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.host.float_environment import FloatEnvironment
 from rota.wasi.costs import ANSWER_BYTES_FREE, BYTE_FUEL
+from rota.wasi.process import Process
+
+
+class LiveGuest(NamedTuple):
+    """A guest of a call that has not ended, and its process: None if it has not needed one."""
+
+    guest: Guest
+    process: Process | None
+
+    def size(self) -> int:
+        """Return the bytes of its memory and of its files."""
+        return self.guest.memory_bytes() + (self.process.files.used_bytes if self.process is not None else 0)
+
+    def close(self) -> None:
+        self.guest.close()
+        if self.process is not None:
+            self.process.close()
 
 
 class Sandbox:
     """Belongs to one thread: `begin`, any number of `call`, `end`.
+
+    `on_shortage` is called when the host is short of memory: it closes guests that others keep, and returns whether
+    there were any.
 
     Of the last call: `fuel_used`, `answer_bytes`, the `exit_code` of a command, and the tensors that it has `made`;
     `made_refs` are their references.
@@ -51,6 +75,8 @@ class Sandbox:
         self._reused: dict[Code, Guest] = {}
         self._reused_bytes = 0
         self._kept: Guest | None = None
+        self._process: Process | None = None  # of the call that `_kept` is a guest of
+        self.on_shortage: Callable[[], bool] = lambda: False
         self.hosts = HostCalls(engine, tensors)
         self.linker = self.hosts.new_linker()
         self.fuel_used = 0
@@ -63,7 +89,8 @@ class Sandbox:
         """Start a fold; code with `reuse` gets its kept instance."""
         self._prepared = prepared
         self._code = code
-        self._kept = self._reused.pop(code, None) if code.reuse else None
+        self._reuse = code.reuse and not code.flow
+        self._kept = self._reused.pop(code, None) if self._reuse else None
         if self._kept is not None:
             self._reused_bytes -= self._kept.size()
         self._memories.begin()
@@ -77,18 +104,52 @@ class Sandbox:
         one that the host refused memory, if kept instances can be closed to free some.
         """
         while True:
-            self._watchdog.next_task()
             try:
-                return self._call_guest(data, facts)
+                return self._call_once(data, facts, self._code.limits.fuel)
             except GuestStopped as stopped:
                 facts.log.clear()
-                self._memories.begin()
-                if stopped.why == "faulted" and not self._give_up_kept():
+                if not self.may_try_again(stopped):
                     raise
-                if stopped.why == "interrupted" and self._watchdog.reason_to_stop() is not None:
-                    raise
-            finally:
-                self.hosts.end()
+
+    def step(self, data: bytes, facts: TaskFacts, fuel: int) -> bytes:
+        """Run the next message of a call with this fuel, in the instance that `resume` gave or the last step left.
+
+        Raises as `call` does, and then the instance is gone: only the messages so far make it again.
+        """
+        process, self._process = self._process, None
+        return self._call_once(data, facts, fuel, process)
+
+    def may_try_again(self, stopped: GuestStopped) -> bool:
+        """Return whether a guest that was stopped should run again: it was hit by mistake (watchdog.py), or the host
+        refused it memory and others that were kept are closed now.
+        """
+        self._memories.begin()
+        if stopped.why == "faulted":
+            return self._give_up_kept()
+        return self._watchdog.reason_to_stop() is None
+
+    def resume(self, live: LiveGuest | None) -> None:
+        """Continue the call of this guest, which is the fold's from now on; None: in a new one."""
+        self.forget()
+        if live is not None:
+            self._kept, self._process = live
+            self._kept.renew()
+
+    def leave(self) -> LiveGuest | None:
+        """Give the guest of the fold's call away; None if there is none, since nothing ran or it was stopped."""
+        guest, self._kept = self._kept, None
+        process, self._process = self._process, None
+        return None if guest is None else LiveGuest(guest, process)
+
+    def _call_once(self, data: bytes, facts: TaskFacts, fuel: int, process: Process | None = None) -> bytes:
+        self._watchdog.next_task()
+        try:
+            answer = self._call_guest(data, facts, fuel, process)
+            if self._code.flow:
+                self._process = self.hosts.take_process()
+            return answer
+        finally:
+            self.hosts.end()
 
     def has_kept(self) -> bool:
         """Return whether the next call of this fold will reuse the last call's instance."""
@@ -99,6 +160,9 @@ class Sandbox:
         if self._kept is not None:
             self._kept.close()
             self._kept = None
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
     def end(self) -> None:
         """End a fold. If its instance is kept, the least recently used one is evicted when there are too many."""
@@ -122,7 +186,7 @@ class Sandbox:
 
     def _give_up_kept(self) -> bool:
         """Close the kept instances; return whether there were any."""
-        found = bool(self._reused)
+        found = self.on_shortage() or bool(self._reused)
         for guest in self._reused.values():
             guest.close()
         self._reused.clear()
@@ -132,7 +196,7 @@ class Sandbox:
     def _new_guest(self, facts: TaskFacts) -> Guest:
         """Return an instance for this task. One that others will use, too, sees none of them while it is made."""
         hosts, memory_bytes, prepared = self.hosts, self._code.limits.memory_bytes, self._prepared
-        reuse = self._code.reuse
+        reuse = self._reuse
         hosts.begin(TaskFacts(0, b"", 0, TaskLog(0), facts.limits) if reuse else facts)
         guest: Guest
         try:
@@ -153,21 +217,20 @@ class Sandbox:
             hosts.begin(facts)
         return guest
 
-    def _call_guest(self, data: bytes, facts: TaskFacts) -> bytes:
+    def _call_guest(self, data: bytes, facts: TaskFacts, fuel: int, process: Process | None) -> bytes:
         """Call a guest. If the host cannot do its part, that decides, whatever the guest returned."""
         self.fuel_used = self.answer_bytes = 0
         self.made = self.made_refs = ()
-        limits = self._code.limits
         guest = self._kept
         if guest is None:
             guest = self._new_guest(facts)
         else:
             self._kept = None
-            self.hosts.begin(facts)
+            self.hosts.begin(facts, process)
         left: int | None = None
         try:
             if self._prepared.alloc:
-                answer = guest.call(data, fuel=limits.fuel + 1)
+                answer = guest.call(data, fuel=fuel + 1)
                 left = guest.fuel_left()
                 if len(answer) > ANSWER_BYTES_FREE:  # what the host copies and decodes is paid for
                     left = max(0, left - (len(answer) - ANSWER_BYTES_FREE) * BYTE_FUEL)
@@ -181,19 +244,19 @@ class Sandbox:
             if self._memories.refusal or self.hosts.tensors.fault:
                 self._check_host()
         except (GuestFault, GuestStopped, GuestExit) as end:
-            self.fuel_used = limits.fuel if left == 0 else min(limits.fuel, limits.fuel + 1 - guest.fuel_left())
+            self.fuel_used = fuel if left == 0 else min(fuel, fuel + 1 - guest.fuel_left())
             guest.close()
             if not isinstance(end, GuestStopped):
                 self._check_host()
             if isinstance(end, GuestExit):
                 raise _fault_of_exit(end) from None
             raise
-        self.fuel_used = limits.fuel + 1 - left
+        self.fuel_used = fuel + 1 - left
         self.answer_bytes = len(answer)
         if self.hosts.tensors.has_made:
             self.made = self.hosts.tensors.made()
             self.made_refs = tuple([ref for ref, _ in self.made])
-        if self._code.reuse and not guest.has_grown():
+        if self._code.flow or (self._reuse and not guest.has_grown()):
             self._kept = guest
         else:
             guest.close()

@@ -1,5 +1,7 @@
 """The tensors of the running task: those that it was given, and those that it makes.
 
+In a call of a flow those of its earlier messages come first, so that an index means the same tensor in all its steps.
+
 A guest names a tensor by its index in the task, never by digest or path, so it can read only its task's tensors. A
 tensor that this host cannot read or keep is a fault of the host: the reason goes into `fault`, and the sandbox ends the
 task as faulted, whatever the guest does with the error number. Tensors that a task makes are held in memory; those that
@@ -61,6 +63,7 @@ class TaskTensors:
     def __init__(self, access: TensorAccess | None) -> None:
         self._access = access
         self.given: Sequence[TensorRef] = ()
+        self.earlier = 0  # how many of those given came with earlier messages of the call
         self.bytes_max = 0
         self._made: list[tuple[TensorRef, bytes]] = []
         self._bytes_made = 0
@@ -70,6 +73,7 @@ class TaskTensors:
     def end(self) -> None:
         """Serve no task, and release what is mapped and held."""
         self.given = ()
+        self.earlier = 0
         self.fault = ""
         self._bytes_made = 0
         if self._opened:
@@ -122,7 +126,8 @@ class TaskTensors:
             return BAD_ARGUMENT
         if size != wanted:
             return BAD_ARGUMENT
-        return NO_ROOM if len(self) >= TENSORS_PER_TASK_MAX or self._bytes_made + size > self.bytes_max else 0
+        is_full = len(self) - self.earlier >= TENSORS_PER_TASK_MAX
+        return NO_ROOM if is_full or self._bytes_made + size > self.bytes_max else 0
 
     def make(self, dtype: str, shape: tuple[int, ...], data: bytes) -> int:
         """Make a tensor and return its index, or why not, as `refuse` does. `data`: row-major, little-endian."""

@@ -188,6 +188,16 @@ class CpuWorkerSettings(WorkerSettings):
             "--raw-calls/--no-raw-calls", "ROTA_RAW_CALLS", "Call WASM through prepared calls (same results, faster)."
         ),
     ] = True
+    live_calls: Annotated[
+        int,
+        Option(
+            "--live-calls",
+            "ROTA_LIVE_CALLS",
+            "Calls of flows that stay in memory between their messages; others run again from their first message.",
+            low=0,
+            high=limits.LIVE_CALLS_MAX,
+        ),
+    ] = limits.LIVE_CALLS_DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -442,13 +442,13 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "instance-always-kept", "a fresh instance for each task unless deployed with reuse", "cpu_worker/sandbox.py",
-        "        if self._code.reuse and not guest.has_grown():\n",
-        "        if self._code and not guest.has_grown():\n", _CPU,
+        "        if self._code.flow or (self._reuse and not guest.has_grown()):\n",
+        "        if not guest.has_grown():\n", _CPU,
     ),
     Mutation(
         "grown-instance-kept", "an instance whose memory grew is not used again", "cpu_worker/sandbox.py",
-        "        if self._code.reuse and not guest.has_grown():\n",
-        "        if self._code.reuse:\n", _CPU,
+        "        if self._code.flow or (self._reuse and not guest.has_grown()):\n",
+        "        if self._code.flow or self._reuse:\n", _CPU,
     ),
     Mutation(
         "floats-of-the-thread", "no setting of the host's floats shows in a result", "cpu_worker/sandbox.py",
@@ -467,8 +467,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "fuel-off-by-one", "the fuel limit is exact", "cpu_worker/sandbox.py",
-        "guest.call(data, fuel=limits.fuel + 1)",
-        "guest.call(data, fuel=limits.fuel + 2)", _CPU,
+        "guest.call(data, fuel=fuel + 1)",
+        "guest.call(data, fuel=fuel + 2)", _CPU,
     ),
     # --- tensors and snapshots ------------------------------------------------------------------------------------
     Mutation(

@@ -35,8 +35,8 @@ FENCE_FAULTS: Final = (
         "new-tensors-unbounded",
         "the tensors that a task makes are bounded in bytes",
         "cpu_worker/tensor_access.py",
-        "len(self) >= TENSORS_PER_TASK_MAX or self._bytes_made + size > self.bytes_max else 0",
-        "len(self) >= TENSORS_PER_TASK_MAX else 0",
+        "is_full or self._bytes_made + size > self.bytes_max else 0",
+        "is_full else 0",
         _CALLS,
     ),
     (

@@ -29,8 +29,8 @@ WASI_FAULTS: Final = (
         "files-without-bound",
         "files and guest memory together stay within memory_bytes",
         "wasi/files.py",
-        "return self._memory_bytes - self._used - guest.memory_bytes()",
-        "return self._memory_bytes - self._used",
+        "return self._memory_bytes - self.used_bytes - guest.memory_bytes()",
+        "return self._memory_bytes - self.used_bytes",
         _FILES,
     ),
     (

@@ -197,7 +197,7 @@ class FileSystem:
         self.root = FolderNode(shared.inode, shared.inode, shared, SHARED_TIME_NS)
         self._now = now
         self._memory_bytes = memory_bytes
-        self._used = 0
+        self.used_bytes = 0  # of the task's own files
         self._inode = 1 << 32  # above those of shared files
 
     def resolve(self, guest: GuestAccess, start: FolderNode, path: str, *, follow: bool) -> PathEnd:
@@ -275,20 +275,20 @@ class FileSystem:
         """Remove an entry; a folder must be empty."""
         folder.take(name)
         folder.times.modified = folder.times.changed = self._now()
-        self._used -= NODE_BYTES + len(name)
+        self.used_bytes -= NODE_BYTES + len(name)
         node.links -= 1
         node.times.changed = self._now()
         if isinstance(node, FolderNode):
             node.removed = True
         elif isinstance(node, LinkNode):
-            self._used -= len(node.target) if not node.links else 0
+            self.used_bytes -= len(node.target) if not node.links else 0
         elif isinstance(node, FileNode):
             self.release(node)
 
     def move(self, folder: FolderNode, name: str, node: Node, to: FolderNode, to_name: str) -> None:
         """Move an entry to a free name."""
         folder.take(name)
-        self._used += len(to_name) - len(name)
+        self.used_bytes += len(to_name) - len(name)
         folder.times.modified = folder.times.changed = self._now()
         self._put(to, to_name, node)
 
@@ -314,24 +314,24 @@ class FileSystem:
             self._take_room(guest, size - len(data))
             data.extend(bytes(size - len(data)))
         else:
-            self._used -= len(data) - size
+            self.used_bytes -= len(data) - size
             del data[size:]
         node.times.modified = node.times.changed = self._now()
 
     def release(self, node: FileNode) -> None:
         """Drop the content of a file that has neither a name nor a descriptor any more."""
         if not node.links and not node.opens and type(node.data) is bytearray:
-            self._used -= len(node.data)
+            self.used_bytes -= len(node.data)
             node.data = bytearray()
 
     def room(self, guest: GuestAccess) -> int:
         """Return how many bytes files may grow now."""
-        return self._memory_bytes - self._used - guest.memory_bytes()
+        return self._memory_bytes - self.used_bytes - guest.memory_bytes()
 
     def _take_room(self, guest: GuestAccess, size: int) -> None:
         if size > self.room(guest):
             raise Refusal(ENOSPC)
-        self._used += size
+        self.used_bytes += size
 
     def _put(self, folder: FolderNode, name: str, node: Node) -> None:
         folder.put(name, node)

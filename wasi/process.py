@@ -1,4 +1,4 @@
-"""One task as a WASI process: its clock, its chance, its streams and its open files. PURE.
+"""One task, or one call of a flow, as a WASI process: its clock, its chance, its streams and its open files. PURE.
 
 Everything follows from the task's inputs. The clock begins at the task's time and goes on by a fixed step each time it
 is read, and by what `poll_oneoff` waits; nothing else takes time. The functions that a guest calls are in the files
@@ -30,6 +30,7 @@ from rota.wasi.tensor_files import TensorSource, tensor_folder
 
 STDIN: Final = 0
 STDOUT: Final = 1
+NS_PER_MS: Final = 1_000_000
 CLOCK_STEP_NS: Final = 1_000  # by which a clock goes on each time that it is read
 CLOCK_MAX_NS: Final = (1 << 63) - 1
 FREEZE_FOLDER: Final = "rota"
@@ -82,7 +83,7 @@ class Process:
         )
         rights = FILE_RIGHTS | FOLDER_RIGHTS
         self.descriptors.add(OpenFolder(self.files.root, rights, rights, flags=0, name=b"/"))
-        self._start_ns = now_ms * 1_000_000
+        self._start_ns = now_ms * NS_PER_MS
         self._elapsed_ns = 0
         self._entropy = entropy
         self._chance_used = 0
@@ -91,10 +92,25 @@ class Process:
         self._stdout_max = stdout_bytes_max
         self._stdout = bytearray()
         self._log = log
+        self._tensors = tensors
         self.tensors = None if tensors is None else tensor_folder(self.files.root, tensors)
         self._freezes = freezes
         if freezes and self.files.root.get(FREEZE_FOLDER) is None:
             self.files.root.put(FREEZE_FOLDER, FolderNode(2, 1, None, self.now()))
+
+    def go_on(self, *, now_ms: int, entropy: bytes, log: Callable[[int, bytes], None]) -> None:
+        """Serve the next message of the same call: files stay, chance begins anew.
+
+        The clock goes on to `now_ms`; it stays where it is if it is there already, since no clock may go back.
+        """
+        self._elapsed_ns = max(self._elapsed_ns, now_ms * NS_PER_MS - self._start_ns)
+        self._entropy = entropy
+        self._chance_used = 0
+        self._log = log
+        if self.tensors is not None:
+            self.tensors.forget()
+        elif self._tensors is not None:
+            self.tensors = tensor_folder(self.files.root, self._tensors)
 
     # --- time and chance ------------------------------------------------------------------------------------------
 

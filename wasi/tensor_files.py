@@ -11,7 +11,6 @@ from typing import Final, Protocol
 
 import msgpack
 
-from rota.common.limits import TENSORS_PER_TASK_MAX
 from rota.wasi.costs import BYTE_FUEL
 from rota.wasi.errno import EINVAL, EIO, ENOSPC, Refusal
 from rota.wasi.files import SHARED_TIME_NS, FileNode, FileSystem, FolderNode, Node
@@ -21,6 +20,7 @@ FOLDER: Final = "rota"
 NAME: Final = "tensors"
 NEW: Final = "new"
 HEAD_BYTES_MAX: Final = 1 << 10  # of dtype and shape
+TENSORS_MAX: Final = 1 << 20  # above every index: in a call the tensors of all its messages count
 
 _INODE: Final = 1 << 31  # above those of shared files, below those of the task's own
 _NO_ROOM: Final = -28  # of `TensorSource.make`, as of `rota.tensor_new`
@@ -49,7 +49,11 @@ class TensorFolder(FolderNode):
         super().__init__(_INODE, parent_inode, None, SHARED_TIME_NS)
         self._tensors = tensors
         self._nodes: dict[int, FileNode] = {}
-        self._next = TENSORS_PER_TASK_MAX  # entry numbers below are those of tensors
+        self._next = TENSORS_MAX  # entry numbers below are those of tensors
+
+    def forget(self) -> None:
+        """Forget the nodes of tensors, since a call's next message has others. Files that are open stay as they are."""
+        self._nodes.clear()
 
     @property
     def is_empty(self) -> bool:
@@ -100,7 +104,7 @@ class TensorFolder(FolderNode):
 
     def _index(self, name: str) -> int | None:
         """Return the index of a tensor by its file's name; None for other names."""
-        if not name.isascii() or not name.isdecimal() or len(name) > len(str(TENSORS_PER_TASK_MAX)):
+        if not name.isascii() or not name.isdecimal() or len(name) > len(str(TENSORS_MAX)):
             return None
         index = int(name)
         return index if index < len(self._tensors) and str(index) == name else None

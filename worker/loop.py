@@ -486,6 +486,9 @@ def folds_of(order: Assign) -> list[Fold]:
                 tasks.append(new_tuple(TaskInput, (*head, own, part.emits_max, part.growth_bytes)))
         if code >= len(order.codes):
             raise ProtocolError(f"a fold for {address} names code {code} of {len(order.codes)}")
+        if order.codes[code].flow != (past is not None):
+            what = "a call without a past" if past is None else "a past of what is no call"
+            raise ProtocolError(f"a fold for {address} is {what}")
         folds.append(Fold(order.seed, order.codes[code], address, state, tuple(tasks), open_turns, past))
     return folds
 

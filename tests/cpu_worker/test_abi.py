@@ -111,8 +111,11 @@ def test_error_of_the_agent() -> None:
         ([True, 0, None, None], "version: True, not 1"),
         ([1, 2, None, None], "status: 2, not 0 or 1"),
         ([1, False, None, None], "status: False, not 0 or 1"),
-        ([1, 0, None], "output: 3 fields with status 0, not 4 to 7"),
-        ([1, 0, None, None, [], [], [], 0], "output: 8 fields with status 0, not 4 to 7"),
+        ([1, 0, None], "output: 3 fields with status 0, not 4 to 8"),
+        ([1, 0, None, None, [], [], [], "", 0], "output: 9 fields with status 0, not 4 to 8"),
+        ([1, 0, None, None, [], [], [], 0], "waits: 0, not str or nil"),
+        ([1, 0, None, b"", [], [], [], ""], "waits: a task that is not over has no result and no tensors yet"),
+        ([1, 0, None, None, [], [], [0], ""], "waits: a task that is not over has no result and no tensors yet"),
         ([1, 0, "text", None], "state: 'text', not bin of at most 5 bytes (state_bytes) or nil"),
         ([1, 0, b"sixsix", None], "the state has 6 bytes, and at most 5 are kept: state_bytes"),
         ([1, 0, None, b"five5"], "result: bin of 5 bytes, not bin of at most 4 bytes (result_bytes) or nil"),
@@ -142,6 +145,7 @@ def test_output_that_breaks_a_rule(value: Any, message: str) -> None:
         ([1, 1, "\udcff", "", []], "code"),
         ([1, 1, "code", "", ["\udcff"]], "log[0]"),
         (["\udcff"], "version"),
+        ([1, 0, None, None, [], [], [], "\udcff"], "waits"),
         ([1, 0, None, None, [], [], [], 0, "\udcff"], "output[8]"),
         ({"\udcff": 1}, "output"),
     ],
@@ -158,7 +162,7 @@ def test_text_that_is_not_utf_8_is_named(fields: Any, named: str) -> None:
 
 def test_emit_that_breaks_a_rule() -> None:
     """Goal: the same for each field of an emit. Method: one wrong emit per rule, behind a good one."""
-    assert emit_failure("a/b") == "emits[1]: not an array of 2 to 6 fields"
+    assert emit_failure("a/b") == "emits[1]: not an array of 2 to 7 fields"
     assert emit_failure("a b", b"") == "emits[1].target: 'a b', not name/key, name or model:NAME"
     assert emit_failure(b"ab", b"") == "emits[1].target: bin of 2 bytes, not name/key, name or model:NAME"
     assert emit_failure("a" * 500, b"").startswith("emits[1].target: str of 500 characters")
@@ -167,11 +171,12 @@ def test_emit_that_breaks_a_rule() -> None:
     assert emit_failure("a/b", b"", PRIORITY_MAX + 1) == "emits[1].priority: 8, not -8 to 7"
     assert emit_failure("a/b", b"", PRIORITY_MIN - 1) == "emits[1].priority: -9, not -8 to 7"
     assert emit_failure("a/b", b"", None) == "emits[1].priority: None, not -8 to 7"
-    assert emit_failure("a/b", b"", 0, "reply") == "emits[1].kind: 'reply', not tell, ask, timer"
-    assert emit_failure("a/b", b"", 0, ["tell"]) == "emits[1].kind: array of 1, not tell, ask, timer"
+    kinds = "tell, ask, timer, reply, failure"
+    assert emit_failure("a/b", b"", 0, "replies") == f"emits[1].kind: 'replies', not {kinds}"
+    assert emit_failure("a/b", b"", 0, ["tell"]) == f"emits[1].kind: array of 1, not {kinds}"
     assert emit_failure("a/b", b"", 0, "tell", 1).startswith("emits[1].tensors: 1, not an array")
     assert emit_failure("a/b", b"", 0, "tell", [2]) == "emits[1].tensors: 2, not an index into the task's 2 tensors"
-    assert emit_failure("a/b", b"", 0, "tell", [], 1) == "emits[1].delay_ms: 1, but only a timer has a delay"
+    assert emit_failure("a/b", b"", 0, "tell", [], 1) == "emits[1].delay_ms: 1, but a tell has no delay"
     assert emit_failure("counter/alice", b"", 0, "timer", [], -1) == f"emits[1].delay_ms: -1, not 0 to {DELAY_MS_MAX}"
     assert emit_failure("counter/bob", b"", 0, "timer") == (
         "emits[1].target: 'counter/bob', but a timer goes to the agent itself, counter/alice"

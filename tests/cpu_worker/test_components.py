@@ -97,7 +97,7 @@ def test_everything_of_an_outcome(world: Any, run: Any, task: Any, mischief: byt
     outcome = result.outcomes[0]
     assert (outcome.result, result.state, outcome.log, outcome.tensors) == (b"9 all", b"9 all", ("hi",), (TENSOR,))
     (emit,) = outcome.emits
-    assert emit == ("counter/alice", b"\xff", -3, "timer", (TENSOR,), 5)
+    assert emit == ("counter/alice", b"\xff", -3, "timer", (TENSOR,), 5, 0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", "über".encode(), bytes(range(256)), b"\xed\xa0\x80", b"z" * 100_000])
