@@ -53,7 +53,7 @@ from rota.common.messages import (
     Revoke,
     TaskRun,
 )
-from rota.common.work import Code, FoldResult, TaskInput
+from rota.common.work import Code, Fold, FoldResult, TaskInput
 
 START_MS = 1_000_000
 _NOBODY = records.Origin("", 0, ZERO_DIGEST)
@@ -417,7 +417,8 @@ def compute_folds(order: Assign) -> list[FoldResult]:
         code = order.codes[assigned.code]
         tasks = inputs_of(assigned)
         assert tasks, "a fold without tasks"
-        found.append(scripted.run_fold(order.seed, code, assigned.address, assigned.state, tasks))
+        fold = Fold(order.seed, code, assigned.address, assigned.state, tuple(tasks), assigned.open, assigned.past)
+        found.append(scripted.run_fold(fold))
     return found
 
 

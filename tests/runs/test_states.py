@@ -20,7 +20,7 @@ COUNTER = Path(__file__).resolve().parents[2] / "examples" / "agents" / "counter
 
 
 def execute_scripted(fold: Fold) -> FoldResult:
-    return scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, list(fold.tasks))
+    return scripted.run_fold(fold)
 
 
 def never(fold: Fold) -> FoldResult:

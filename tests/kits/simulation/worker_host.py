@@ -24,7 +24,7 @@ from simulation.worker_lies import DRIFT, LIE
 from rota.common import wire
 from rota.common.limits import ASSIGNMENTS_PER_WORKER, STUCK_MS
 from rota.common.messages import Assign, Completed, Prepare, Prepared
-from rota.common.work import Done, Fold, FoldResult, Outcome
+from rota.common.work import AFTER_END, Done, Fold, FoldResult, Outcome
 from rota.host.sockets import LINGER_LAST_MS, dealer
 from rota.worker.loop import folds_of
 from rota.worker.session import (
@@ -329,7 +329,7 @@ class WorkerHost(SimProcess):
         tasks = list(fold.tasks)
         for count in range(len(tasks), -1, -1):  # as many as do not kill the worker
             try:
-                result = scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, tasks[:count])
+                result = scripted.run_fold(fold._replace(tasks=tuple(tasks[:count])))
             except scripted.NoOutcome:
                 continue
             break
@@ -363,16 +363,15 @@ class WorkerHost(SimProcess):
         if not count:
             return plan.result if plan.result is not None and not plan.task_us else FoldResult((), None, "interrupted")
         fold = plan.fold
-        tasks = list(fold.tasks[:count])
-        return scripted.run_fold(fold.lane_seed, fold.code, fold.address, fold.state, tasks)._replace(
-            stopped="interrupted"
-        )
+        return scripted.run_fold(fold._replace(tasks=fold.tasks[:count]))._replace(stopped="interrupted")
 
     def _signed(self, fold: Fold, result: FoldResult) -> FoldResult:
         """Add what differs from run to run, or a lie."""
         if result.provenance == scripted.UNSTABLE and not self.simulation.plan.pinned:
             return result._replace(outcomes=tuple([self._drifted(outcome) for outcome in result.outcomes]))
-        places = [place for place, outcome in enumerate(result.outcomes) if type(outcome) is Done]
+        places = [
+            place for place, outcome in enumerate(result.outcomes) if type(outcome) is Done and outcome.waits is None
+        ]
         if self.lies and places:
             self.lies -= 1
             place = self.chance.choice(places)
@@ -387,6 +386,10 @@ class WorkerHost(SimProcess):
         if type(outcome) is not Done:
             return outcome
         return outcome._replace(result=(outcome.result or b"") + DRIFT * self.chance.randrange(3))
+
+
+def _has_result(outcome: Outcome) -> bool:
+    return type(outcome) is Done and outcome.waits is None and outcome != AFTER_END
 
 
 def _total_us(plans: list[_Planned]) -> int:
