@@ -25,7 +25,7 @@ _DEFAULTS: Final = Limits()
 @option("--program", default="", metavar="LANGUAGE", help="In place of FILE: an agent whose messages are programs.")
 @option("--kind", type=click.Choice(KEPT_KINDS), help="How it is called; default: by what it is (docs/AGENTS.md).")
 @option("--with", "with_", metavar="[GUEST=]PATH", multiple=True, help="Beside a source: a file, a folder, a wheel.")
-@option("--entry", default="", metavar="FILE", help="The main file of a folder; default: agent.py, agent.js.")
+@option("--entry", default="", metavar="FILE", help="The main file of a folder; default: agent.py, flow.py, agent.js.")
 @option("--runtime", default="", metavar="NAME", help="What runs a source, if its suffix does not tell.")
 @option("--fetch", is_flag=True, help="Fetch the runtime of a source first, if it is not here.")
 @option("--arg", "args", metavar="ARG", multiple=True, help="An argument of a command or a source.")
@@ -81,6 +81,32 @@ _DEFAULTS: Final = Limits()
     metavar="BYTES",
     help="How large the tensors that a task makes may be together.",
 )
+@option("--flow/--no-flow", default=None, help="Whether each task is a call that may wait; default: by what a source is.")
+@option(
+    "--asks",
+    type=Whole(0, limits.ASKS_MAX),
+    default=_DEFAULTS.asks_max,
+    help="How many messages an agent may have postponed and not settled.",
+)
+@option(
+    "--steps",
+    type=Whole(1, limits.STEPS_MAX),
+    default=_DEFAULTS.steps_max,
+    help="How many messages a call of a flow may get, its own included.",
+)
+@option(
+    "--call-fuel",
+    type=Whole(1, limits.FUEL_MAX),
+    default=_DEFAULTS.call_fuel,
+    help="How many units of fuel all steps of a call may burn together.",
+)
+@option(
+    "--call-bytes",
+    type=ByteCount(0, limits.CALL_BYTES_MAX),
+    default=_DEFAULTS.call_bytes,
+    metavar="BYTES",
+    help="How large the messages of a call may be together, which are kept until it ends.",
+)
 @lane_option
 @option("--check/--no-check", default=True, help="Have a worker compile it before the deploy takes effect.")
 @wait_option
@@ -90,7 +116,8 @@ def deploy(
     connection: Connection, name: str, file: Path | None, program: str, kind: str | None, with_: tuple[str, ...],
     entry: str, runtime: str, fetch: bool, args: tuple[str, ...], env: tuple[str, ...], files: tuple[str, ...],
     reuse: bool, exports: tuple[str, ...], fuel: int, memory: int, timeout_ms: int, emits: int, growth: int,
-    tensors: int, lane: str, check: bool, wait: bool, json: bool,
+    tensors: int, flow: bool | None, asks: int, steps: int, call_fuel: int, call_bytes: int, lane: str, check: bool,
+    wait: bool, json: bool,
 ) -> None:  # fmt: skip
     """Bind NAME to the code in FILE. Tasks that are issued from now on run it.
 
@@ -100,6 +127,7 @@ def deploy(
     rota deploy planner planner.py
     rota deploy planner ./planner --with shared.py --with deps/tomli-2.0.1-py3-none-any.whl
     rota deploy py --program python
+    rota deploy trip trip.py --steps 200
     rota deploy counter counter.wasm
     rota deploy resize resvg.wasm --arg --width --arg 64
     rota deploy slug slug.wasm --kind function --reuse --export alloc=malloc --export call=slugify
@@ -112,6 +140,10 @@ def deploy(
         emits_max=emits,
         growth_bytes=growth,
         tensor_bytes=tensors,
+        asks_max=asks,
+        steps_max=steps,
+        call_fuel=call_fuel,
+        call_bytes=call_bytes,
     )
     roles = _exports(exports)
     extras: dict[str, Any] = {
@@ -129,7 +161,7 @@ def deploy(
             tell_if_no_worker(client, connection, CPU, name, wait=wait)
         with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
             info = client.deploy(
-                name, file, kind, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane, check=check,
+                name, file, kind, flow=flow, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane, check=check,
                 entry=entry, runtime=runtime, **extras,
             )  # fmt: skip
     facts = {"name": name, "lane": lane, **info}

@@ -77,7 +77,9 @@ def _deploy(client: Client, connection: Connection, folder: Path, lane: str, *, 
         built = build_folder(folder, debug=True)
         tell_if_no_worker(client, connection, CPU, built.name, wait=True)
         with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
-            client.deploy(built.name, built.path, built.kind, lane=lane, with_=built.beside, entry=built.entry)
+            client.deploy(
+                built.name, built.path, built.kind, flow=built.flow, lane=lane, with_=built.beside, entry=built.entry
+            )
     except (CodeError, ConfigError) as error:
         if ends:
             raise

@@ -1,8 +1,9 @@
-"""`rota new agent` and `rota build`: projects of agents in any language. They use no broker."""
+"""`rota new agent`, `rota new flow` and `rota build`: projects in any language. They use no broker."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,19 +18,24 @@ def new() -> None:
 
     \b
     rota new agent planner --lang python
+    rota new flow trip --lang python
     """
 
 
-@new.command()
-@click.argument("name", required=False)
-@option("--lang", "language", required=True, metavar="LANGUAGE", help="c, python, rust, ...; `?` lists them.")
-@option(
+_lang_option = option("--lang", "language", required=True, metavar="LANGUAGE", help="c, python, rust, ...; `?` lists them.")
+_in_option = option(
     "--in",
     "parent",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=".",
     help="The folder in which the project's folder is made.",
 )
+
+
+@new.command()
+@click.argument("name", required=False)
+@_lang_option
+@_in_option
 def agent(name: str | None, language: str, parent: Path) -> None:
     """Make the folder NAME with an agent that builds, and a test of it for pytest (`pip install pytest`).
 
@@ -38,16 +44,38 @@ def agent(name: str | None, language: str, parent: Path) -> None:
     rota new agent counter --lang rust --in agents
     """
     from rota.sdk.files import languages
+
+    _make(name, language, parent, languages(), flow=False)
+
+
+@new.command()
+@click.argument("name", required=False)
+@_lang_option
+@_in_option
+def flow(name: str | None, language: str, parent: Path) -> None:
+    """Make the folder NAME with a flow, which asks and waits, and a test of it for pytest.
+
+    \b
+    rota new flow trip --lang python
+    rota new flow order --lang javascript --in flows
+    """
+    from rota.sdk.projects import flow_languages
+
+    _make(name, language, parent, flow_languages(), flow=True)
+
+
+def _make(name: str | None, language: str, parent: Path, languages: Sequence[str], *, flow: bool) -> None:
     from rota.sdk.projects import new_project
 
     if language == "?":
-        for one in languages():
+        for one in languages:
             click.echo(one)
         return
     if name is None:
         raise click.UsageError("missing argument NAME")
-    project = new_project(name, language, parent)
-    click.echo(f"{project.folder}: {project.source} has the handler, test_agent.py a test; `rota dev {project.folder}`")
+    project = new_project(name, language, parent, flow=flow)
+    test = next(path.name for path in sorted(project.folder.iterdir()) if path.name.startswith("test_"))
+    click.echo(f"{project.folder}: {project.source} has the handler, {test} a test; `rota dev {project.folder}`")
 
 
 @click.command()

@@ -116,9 +116,10 @@ class Operations:
 
     def deploy(self, name: str, module: Paths | bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
         check_name(name, "an agent")
-        content = content_of(module, options.kind, extras_of(options), options.exports or {})
+        content = content_of(module, options.kind, extras_of(options), options.exports or {}, options.flow)
         exports = tuple((options.exports or {}).items())
-        code = Code(content.digest, content.kind, options.reuse, exports, options.code_limits or Limits())
+        code_limits = options.code_limits or Limits()
+        code = Code(content.digest, content.kind, options.reuse, exports, code_limits, flow=content.flow)
         return self._deploy(name, code, content.parts, options)
 
     def deploy_model(self, name: str, digest: bytes, options: DeployOptions) -> Flow[dict[str, Any]]:

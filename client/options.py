@@ -237,6 +237,7 @@ class DeployNames(ModelNames, total=False):
     """The named arguments of `deploy`; see `DeployOptions`."""
 
     reuse: bool
+    flow: bool | None
     exports: Mapping[str, str] | None
     args: Sequence[str]
     env: Mapping[str, str]
@@ -250,7 +251,8 @@ class DeployNames(ModelNames, total=False):
 class DeployOptions(_Options):
     """How code is bound to a name.
 
-    `kind` None: found by what the code is. `reuse`: one instance for many tasks. `exports`: the module's own names by
+    `kind` None: found by what the code is. `reuse`: one instance for many tasks. `flow`: each task is a call that may
+    wait; None: a source that has a `flow` and no `agent` is one. `exports`: the module's own names by
     role (docs/AGENTS.md). Of a command or a source: `args`, `env`, and `files` by guest path, as bytes or a path of the
     host. Of a source: `with_`: files, folders and wheels beside it, or pairs (guest path, path); `entry`: the main file
     of a folder; `runtime`: by name. `recorded`: accept results of a model that a repetition might not give again.
@@ -259,6 +261,7 @@ class DeployOptions(_Options):
 
     kind: str | None = None
     reuse: bool = False
+    flow: bool | None = None
     exports: Mapping[str, str] | None = None
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -279,6 +282,8 @@ class DeployOptions(_Options):
         check_name(self.lane, "a lane")
         check_extras(self)
         flag("reuse", self.reuse)
+        if self.flow is not None:
+            flag("flow", self.flow)
         if flag("recorded", self.recorded) and self.kind != MODEL:
             raise CodeError(
                 f"recorded=True: a result of kind {self.kind or AGENT} is always derived; only models can be recorded"

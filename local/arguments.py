@@ -27,6 +27,10 @@ class LimitChanges(TypedDict, total=False):
     log_bytes: int
     growth_bytes: int
     tensor_bytes: int
+    asks_max: int
+    steps_max: int
+    call_fuel: int
+    call_bytes: int
 
 
 def limits_of(limits: Limits | None, changes: LimitChanges) -> Limits:

@@ -144,7 +144,7 @@ class LocalLane(View):
         self, name: str, module: Path | str | bytes | None = None, kind: str | None = None, *, reuse: bool = False,
         exports: Mapping[str, str] | None = None, recorded: bool = False, limits: Limits | None = None,
         args: Sequence[str] = (), env: Mapping[str, str] | None = None, files: Mapping[str, Any] | None = None,
-        with_: Sequence[Any] = (), entry: str = "", runtime: str = "", **changes: Unpack[LimitChanges],
+        with_: Sequence[Any] = (), entry: str = "", runtime: str = "", flow: bool | None = None, **changes: Unpack[LimitChanges],
     ) -> dict[str, Any]:  # fmt: skip
         """Bind `name` to code and return the facts about it; tasks issued from now on run it.
 
@@ -171,8 +171,9 @@ class LocalLane(View):
                     f"exports={shown(exports)}: give a map of roles (`call`, ...) to the module's own names"
                 )
             extras = Extras(args=args, env=env or {}, files=files or {}, with_=with_, entry=entry, runtime=runtime)
-            content = content_of(module, kind, extras, exports or {})
-            code = Code(content.digest, content.kind, reuse, tuple((exports or {}).items()), code_limits)
+            content = content_of(module, kind, extras, exports or {}, flow if flow is None else bool(flow))
+            pairs = tuple((exports or {}).items())
+            code = Code(content.digest, content.kind, reuse, pairs, code_limits, flow=content.flow)
             parts = content.parts
         request = checked(messages.Deploy(self._next_number, self.name, name, code, True), CodeError)
         ModuleStore(self._place.run.modules).bring(name, request.code, parts)

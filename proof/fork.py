@@ -89,7 +89,7 @@ class NewCode(NamedTuple):
         """
         if old is None:
             content = content_of(module, None, Extras())
-            return cls(name, Code(content.digest, content.kind), content.parts)
+            return cls(name, Code(content.digest, content.kind, flow=content.flow), content.parts)
         bundle = ModuleStore(modules).bundle(old.digest) if kind_of(old).content == IS_BUNDLE else None
         content = content_like(old.kind, bundle, module)
         return cls(name, old._replace(digest=content.digest), content.parts)

@@ -67,6 +67,13 @@ def runtime_of_source(path: Path, entry: str = "") -> Runtime:
     return _main(path, (*names, entry) if entry else names, entry, "")[0]
 
 
+def is_flow(bundle: Bundle) -> bool:
+    """Return whether the main file of a source is a flow; False if the runtime is none of the catalog."""
+    runtime = runtime_with(bundle.module)
+    main = dict(bundle.files).get(bundle.entry)
+    return runtime is not None and main is not None and _LANGUAGES[runtime.driver].is_flow(main)
+
+
 def convert(module: bytes, name: str, data: bytes) -> tuple[str, bytes]:
     """Return name and content of a file as the runtime with this digest takes it; unchanged for an unknown one."""
     runtime = runtime_with(module)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rota.common.bundle import Bundle, decode_bundle, encode_bundle, new_bundle
-from rota.common.code_kinds import IS_BUNDLE, KEPT_KINDS, KINDS
+from rota.common.code_kinds import FLOW_KINDS, IS_BUNDLE, KEPT_KINDS, KINDS
 from rota.common.component_binary import is_component
 from rota.common.digests import digest
 from rota.common.errors import CodeError
@@ -17,7 +17,7 @@ from rota.common.shown import shown
 from rota.common.wasm_module import inspect_module
 from rota.common.work import AGENT, COMMAND, COMPONENT, SOURCE
 from rota.runtimes.author_files import Given, read_regular
-from rota.runtimes.bundles import convert, is_source, source_bundle
+from rota.runtimes.bundles import convert, is_flow, is_source, source_bundle
 from rota.runtimes.catalog import RUNTIMES
 from rota.runtimes.folder import runtime_bytes
 
@@ -56,22 +56,40 @@ def extras_of(given: Any) -> Extras:
 
 
 class Content(NamedTuple):
-    """What a deploy binds: its kind, its digest, and how to get the bytes behind each digest that it needs."""
+    """What a deploy binds: its kind, its digest, how to get the bytes behind each digest that it needs, and whether it
+    is a flow.
+    """
 
     kind: str
     digest: bytes
     parts: Parts
+    flow: bool = False
 
 
-def content_of(module: Paths | bytes, kind: str | None, extras: Extras, roles: Iterable[str] = ()) -> Content:
+def content_of(
+    module: Paths | bytes, kind: str | None, extras: Extras, roles: Iterable[str] = (), flow: bool | None = None
+) -> Content:
     """Return what a deploy of a file, folder or module binds. `kind` None: found by what it is. `roles`: those that the
-    deploy names exports for.
+    deploy names exports for. `flow` None: a source whose main file has a `flow` and no `agent` is one.
+
+    Raises `CodeError` for what cannot be deployed, and when its part is asked for `ConfigError` for a runtime that was
+    not fetched.
+    """
+    found = _content_of(module, kind, extras, roles)
+    if flow is None:
+        return found
+    if flow and not KINDS[found.kind].may_flow:
+        raise CodeError(f"code of kind {found.kind} cannot be a flow: only of kind {' and '.join(FLOW_KINDS)}")
+    return found._replace(flow=flow)
+
+
+def _content_of(module: Paths | bytes, kind: str | None, extras: Extras, roles: Iterable[str]) -> Content:
+    """Return what a deploy binds, a flow if it looks like one.
 
     A folder, a file with the suffix of a language, and a file that is no WASM if `runtime` is given are a source; of
     WASM, a component is a component, a module with `_start` and without `rota_step`, and one with the role `start`, a
     command, all else an agent. Bytes of kind source, and of kind command if they are no WASM, are a bundle that was
-    made before, whose program must be there already. Raises `CodeError` for what cannot be deployed, and when its part
-    is asked for `ConfigError` for a runtime that was not fetched.
+    made before, whose program must be there already.
     """
     if not isinstance(module, bytes | str | os.PathLike):
         raise CodeError(f"module={shown(module)}: give the path of a file or folder, or the bytes of a module")
@@ -158,13 +176,14 @@ def _made(data: bytes, kind: str, extras: Extras) -> Content:
     if extras.named():
         name = extras.named()[0].rstrip("_")
         raise CodeError(f"{name} is for what a bundle is made of, and this is one: leave it out")
-    decode_bundle(data)
-    return Content(kind, digest(data), {digest(data): lambda: data})
+    bundle = decode_bundle(data)
+    return Content(kind, digest(data), {digest(data): lambda: data}, kind == SOURCE and is_flow(bundle))
 
 
 def _content(kind: str, bundle: Bundle, program: Callable[[], bytes]) -> Content:
     data = encode_bundle(bundle)
-    return Content(kind, digest(data), {bundle.module: program, digest(data): lambda: data})
+    parts = {bundle.module: program, digest(data): lambda: data}
+    return Content(kind, digest(data), parts, kind == SOURCE and is_flow(bundle))
 
 
 def _given(one: Any) -> Given:

@@ -19,8 +19,8 @@ BUILD_SECONDS_MAX: Final = 1_800  # the first build of a toolchain may compile i
 
 
 class Built(NamedTuple):
-    """What a deploy takes: a file, or the folder of a source with its main file `entry`; its kind (None: by what it
-    is), and what goes with the file of a source.
+    """What a deploy takes: a file, or the folder of a source with its main file `entry`; its kind, and whether it is a
+    flow (None: by what it is), and what goes with the file of a source.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Built(NamedTuple):
     kind: str | None
     beside: tuple[Path, ...] = ()
     entry: str = ""
+    flow: bool | None = None
 
 
 def build(project: Project, *, debug: bool = False, tell: Callable[[str], None] | None = None) -> Built:
@@ -40,9 +41,9 @@ def build(project: Project, *, debug: bool = False, tell: Callable[[str], None] 
     commands = commands_of(project, debug=debug)
     if not commands:
         if project.beside is None:
-            return Built(project.name, project.folder, project.kind, entry=project.source)
+            return Built(project.name, project.folder, project.kind, entry=project.source, flow=project.flow)
         beside = tuple([project.folder / name for name in project.beside])
-        return Built(project.name, project.folder / project.source, project.kind, beside)
+        return Built(project.name, project.folder / project.source, project.kind, beside, flow=project.flow)
     project.output.parent.mkdir(exist_ok=True)
     project.output.unlink(missing_ok=True)
     for command in commands:
@@ -56,7 +57,7 @@ def build(project: Project, *, debug: bool = False, tell: Callable[[str], None] 
     data = project.output.read_bytes()
     if not is_component(data):
         check_imports(inspect_module(data))
-    return Built(project.name, project.output, project.kind)
+    return Built(project.name, project.output, project.kind, flow=project.flow)
 
 
 def build_folder(folder: Path, *, debug: bool = False) -> Built:

@@ -1,6 +1,6 @@
-"""Projects of agents: a folder with `rota.toml`, its sources, and for compiled languages a copy of the SDK.
+"""Projects of agents and flows: a folder with `rota.toml`, its sources, and for compiled languages a copy of the SDK.
 
-`new_project` makes one from the template of a language. The SDK is copied into it (`sdk/`), so that it builds where
+`new_project` makes one from a template of a language: `template`, or `flow_template`. The SDK is copied into it (`sdk/`), so that it builds where
 Rota is not installed, and editors find it; `update_sdk` brings the copy up to date.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from rota.common.code_kinds import KEPT_KINDS
+from rota.common.code_kinds import FLOW_KINDS, KEPT_KINDS, KINDS
 from rota.common.errors import ConfigError
 from rota.common.targets import is_name
 from rota.sdk.files import folder as sdk_folder
@@ -37,9 +37,11 @@ _LANGUAGES: Final = {
     "zig": ("agent.zig", "zig"),
 }
 _TYPES: Final = "rota.d.ts"  # for editors: all that a project has of the SDK of JavaScript
-_COMPILED: Final = Path(__file__).parent / "compiled" / "tests"
-_NOT_COPIED: Final = ("template", "target", "node_modules", "__pycache__")
-_KEYS: Final = {"agent": ("name", "language", "source", "kind", "with"), "build": ("command",)}
+_COMPILED: Final = Path(__file__).parent / "compiled"
+_TEMPLATE, _FLOW_TEMPLATE = "template", "flow_template"
+_TESTS: Final = {_TEMPLATE: "tests", _FLOW_TEMPLATE: "flow_tests"}
+_NOT_COPIED: Final = (_TEMPLATE, _FLOW_TEMPLATE, "target", "node_modules", "__pycache__")
+_KEYS: Final = {"agent": ("name", "language", "source", "kind", "flow", "with"), "build": ("command",)}
 _PROJECT_NAME: Final = re.compile("[A-Za-z][A-Za-z0-9_-]*")  # so that a crate and a Go module can have it, too
 _PLACEHOLDER: Final = re.compile(r"\bNAME\b")
 
@@ -52,6 +54,7 @@ class Project(NamedTuple):
     language: str
     source: str  # the main file, relative to the folder
     kind: str | None  # as which it is deployed; None: by what it is
+    flow: bool | None  # deployed as a flow; None: by what it is
     beside: tuple[str, ...] | None  # files and folders that go with a source; None: all of the folder
     command: tuple[str, ...]  # replaces that of the toolchain; `{output}` stands for the file to write
 
@@ -88,23 +91,33 @@ def read_project(folder: Path) -> Project:
     kind, source = agent.get("kind"), agent.get("source", _LANGUAGES[language][0])
     if kind is not None and kind not in KEPT_KINDS:
         raise ConfigError(f"{path}: agent.kind is {kind!r}, not one of {', '.join(KEPT_KINDS)}")
+    flow = agent.get("flow")
+    if flow is not None and (not isinstance(flow, bool) or (flow and kind is not None and not KINDS[kind].may_flow)):
+        raise ConfigError(
+            f"{path}: agent.flow is {flow!r}: true or false, and true only for {' and '.join(FLOW_KINDS)}"
+        )
     if not isinstance(source, str) or "\0" in source or not (folder / source).is_file():
         raise ConfigError(f"{path}: the main file {source} is not in {folder}: add it, or name another as agent.source")
     missing = [name for name in beside or () if "\0" in name or not (folder / name).exists()]
     if missing:
         raise ConfigError(f"{path}: agent.with names {missing[0]}, which is not in {folder}")
-    return Project(folder, _checked_name(agent.get("name"), str(path)), language, source, kind, beside, command)
+    name = _checked_name(agent.get("name"), str(path))
+    return Project(folder, name, language, source, kind, flow, beside, command)
 
 
-def new_project(name: str, language: str, parent: Path) -> Project:
-    """Make the folder `parent/name` from the template of a language. Raises `ConfigError` if that is not possible."""
+def new_project(name: str, language: str, parent: Path, *, flow: bool = False) -> Project:
+    """Make the folder `parent/name` from a template of a language, of an agent or of a flow. Raises `ConfigError` if that
+    is not possible.
+    """
     _checked_name(name, "NAME")
     if language not in _LANGUAGES:
         raise ConfigError(f"there is no SDK for {language!r}: known are {', '.join(languages())}")
+    if flow and language not in flow_languages():
+        raise ConfigError(f"flows in {language!r} have no template: known are {', '.join(flow_languages())}")
     folder = parent / name
     try:
         folder.mkdir(parents=True)
-        for place, path in _template(language).items():
+        for place, path in _template(language, _FLOW_TEMPLATE if flow else _TEMPLATE).items():
             target = folder / _PLACEHOLDER.sub(name, place)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(_PLACEHOLDER.sub(name, path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -118,10 +131,15 @@ def new_project(name: str, language: str, parent: Path) -> Project:
     return project
 
 
-def _template(language: str) -> dict[str, Path]:
-    """Return the files of a new project by their place in it. All compiled languages have one test."""
-    template = sdk_folder(language) / "template"
-    folders = [template] if _LANGUAGES[language][1] in ("", "javascript") else [template, _COMPILED]
+def flow_languages() -> list[str]:
+    """Return the languages that have a template of a flow."""
+    return [language for language in languages() if (sdk_folder(language) / _FLOW_TEMPLATE).is_dir()]
+
+
+def _template(language: str, kind: str) -> dict[str, Path]:
+    """Return the files of a new project by their place in it. All compiled languages have one test of a kind."""
+    template = sdk_folder(language) / kind
+    folders = [template] if _LANGUAGES[language][1] in ("", "javascript") else [template, _COMPILED / _TESTS[kind]]
     return {str(path.relative_to(folder)): path for folder in folders for path in _files(folder)}
 
 

@@ -5,6 +5,10 @@ that answer later. test_python_sandbox.py has them in the sandbox.
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from rota.agent import Array, AskFailed, Context, FlowContext, pack, unpack
 from rota.agent.flow import FlowCall, is_call
 from rota.agent.testing import Emit, FlowTest, call, run_flow
 
+ROOT = Path(__file__).resolve().parents[2]
 NOTHING = "waits_for_nothing"
 
 
@@ -88,6 +93,30 @@ def test_asks_of_tasks_and_time_limits() -> None:
     assert test.end is not None
     assert test.end.text == "late at 6.0"
     assert run_flow(late).text == "in time"
+
+
+def test_delays_count_from_the_clock_of_the_call() -> None:
+    """Goal: a reply to an old ask, which has the time of that, does not make later sleeps and deadlines shorter. Method:
+    a reply that comes after a timer.
+    """
+
+    async def flow(ctx: FlowContext) -> float:
+        old = ctx.ask("slow")
+        await ctx.sleep(10_000)
+        await old
+        await asyncio.gather(ctx.sleep(7), ctx.ask("a", deadline_ms=5), ctx.ask("b"))
+        return asyncio.get_running_loop().time()
+
+    with FlowTest(flow, now_ms=1_000) as test:
+        test.wake()
+        test.answer()
+        assert test.now_ms == 1_000
+        assert [emit.delay_ms for emit in test.emits] == [0, 10_000, 10_007, 10_005, 0]
+        test.answer()
+        test.answer()
+        test.wake()
+    assert test.end is not None
+    assert test.end.value == 11.007
 
 
 def test_a_timer_that_is_cancelled_at_once_is_not_sent() -> None:
@@ -356,3 +385,18 @@ def test_the_address_of_a_call() -> None:
     """Goal: one file may be agent and flow, and the address says which is meant. Method: addresses of both."""
     assert is_call("trip/~12")
     assert not any(map(is_call, ("trip", "trip/12", "trip/~", "trip/~1x", "trip/a/~1", "trip/~1/~2")))
+
+
+def test_the_flow_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: docs/SDK.md shows what works. Method: its flow, and its tests of that."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "SDK.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    trip_page, tests = ModuleType("trip"), ModuleType("test_trip")
+    exec(next(block for block in blocks if "async def flow" in block), trip_page.__dict__)
+    monkeypatch.setitem(sys.modules, "trip", trip_page)
+    exec(next(block for block in blocks if "import trip" in block), tests.__dict__)
+    found = [test for name, test in vars(tests).items() if name.startswith("test_")]
+    assert len(found) == 2
+    for test in found:
+        test()

@@ -64,7 +64,7 @@ class FlowLoop(EventLoop):
         self._selector = _Idle(self)  # type: ignore[assignment]
         self._begin_timer = begin_timer
         self._tasks: list[asyncio.Task[Any]] = []
-        self.now_ms = 0  # of the message that runs
+        self.now_ms = 0  # the call's clock: the latest `now_ms` of its messages
 
     def time(self) -> float:
         return self.now_ms / 1000

@@ -85,7 +85,7 @@ class _Asked:
 class FlowContext(Verbs):
     """The message of one call of a flow, and its verbs. Asks and sleeps begin when they are made, awaited or not."""
 
-    __slots__ = ("_asked", "_given", "_loop", "_sleeps", "_timers", "_turn", "_waiting")
+    __slots__ = ("_asked", "_behind_ms", "_given", "_loop", "_sleeps", "_timers", "_turn", "_waiting")
 
     def __init__(self, message: Message, loop: FlowLoop) -> None:
         """rota.agent makes contexts; an author only gets them."""
@@ -96,6 +96,7 @@ class FlowContext(Verbs):
         self._timers: dict[bytes, asyncio.TimerHandle] = {}  # by the timer's payload, which is its number in the call
         self._sleeps = 0
         self._given = 0  # tensors of all messages
+        self._behind_ms = 0  # by how much the message that runs is older than the call's clock; delays count from that
         self._begin(message)
 
     # --- verbs ----------------------------------------------------------------------------------------
@@ -169,7 +170,9 @@ class FlowContext(Verbs):
         self, target: str, payload: Any, priority: int, tensors: Iterable[Tensor], deadline_ms: int,
         make: Callable[[Answer], Any] | None,
     ) -> asyncio.Future[Any]:  # fmt: skip
-        place = self._emit(target, payload, priority, "ask", tensors, check_ms("deadline_ms", deadline_ms))
+        if check_ms("deadline_ms", deadline_ms) > 0:
+            deadline_ms += self._behind_ms
+        place = self._emit(target, payload, priority, "ask", tensors, deadline_ms)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting[place] = _Asked(future, target, make)
         return future
@@ -178,7 +181,7 @@ class FlowContext(Verbs):
 
     def begin_timer(self, delay_ms: int, handle: asyncio.TimerHandle) -> None:
         """Send a timer for a handle of the loop."""
-        place = self._emit(self.message.address, self._sleeps, 0, "timer", (), delay_ms)
+        place = self._emit(self.message.address, self._sleeps, 0, "timer", (), self._behind_ms + delay_ms)
         self._sleeps += 1
         self._waiting[place] = handle
 
@@ -224,7 +227,8 @@ class FlowContext(Verbs):
 
     def _begin(self, message: Message) -> None:
         self._turn = message.turn
-        self._loop.now_ms = message.now_ms
+        self._loop.now_ms = max(self._loop.now_ms, message.now_ms)
+        self._behind_ms = self._loop.now_ms - message.now_ms
         self._given += len(message.tensors)
         self._new = NewTensors(self._given)
 

@@ -107,12 +107,17 @@ def call(
 
 
 class Waiting(NamedTuple):
-    """An ask or a timer of a flow without an answer: emit `place` of `turn`. `due_ms`: of a timer, when it comes."""
+    """An ask or a timer of a flow without an answer: emit `place` of `turn`, which had the time `now_ms`."""
 
     emit: Emit
     turn: int
     place: int
-    due_ms: int
+    now_ms: int
+
+    @property
+    def due_ms(self) -> int:
+        """When a timer comes, or the deadline of an ask is."""
+        return self.now_ms + self.emit.delay_ms
 
 
 class FlowTest:
@@ -128,7 +133,7 @@ class FlowTest:
         self.turn = 0
         """Of the last message; the first has 1, and each one more."""
         self.now_ms = now_ms
-        """Time of the call: a timer moves it when it is given to the flow."""
+        """Of the last message. A timer has the time at which it is due; an answer that of the step which asked."""
         self.emits: list[Emit] = []
         """What all steps have sent."""
         self.waiting: list[Waiting] = []
@@ -159,7 +164,7 @@ class FlowTest:
         timers = [one for one in self.waiting if one.emit.kind == "timer"]
         assert timers, f"the flow has no timer; it waits at {self.waits}"
         first = min(timers, key=lambda one: one.due_ms)
-        self.now_ms = max(self.now_ms, first.due_ms)
+        self.now_ms = first.due_ms
         self.waiting.remove(first)
         self._step("timer", self._address, first.emit.payload, None, ())
 
@@ -178,6 +183,7 @@ class FlowTest:
         assert asks, f"the flow has asked nothing that has no answer; it waits at {self.waits}"
         asked = asks[place]
         self.waiting.remove(asked)
+        self.now_ms = asked.now_ms
         self._step(kind, asked.emit.target, payload, (asked.turn + 1, asked.turn, asked.place), tensors)
 
     def _step(
@@ -193,7 +199,7 @@ class FlowTest:
         for place, emit in enumerate([Emit(*one) for one in output[4]]):
             self.emits.append(emit)
             if emit.kind in ("ask", "timer"):
-                self.waiting.append(Waiting(emit, self.turn, place, self.now_ms + emit.delay_ms))
+                self.waiting.append(Waiting(emit, self.turn, place, self.now_ms))
         if len(output) <= 7:
             self._over(Answer(None, output[3], self.emits))
         else:
