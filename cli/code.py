@@ -81,7 +81,9 @@ _DEFAULTS: Final = Limits()
     metavar="BYTES",
     help="How large the tensors that a task makes may be together.",
 )
-@option("--flow/--no-flow", default=None, help="Whether each task is a call that may wait; default: by what a source is.")
+@option(
+    "--flow/--no-flow", default=None, help="Whether each task is a call that may wait; default: by what a source is."
+)
 @option(
     "--asks",
     type=Whole(0, limits.ASKS_MAX),
@@ -161,8 +163,8 @@ def deploy(
             tell_if_no_worker(client, connection, CPU, name, wait=wait)
         with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
             info = client.deploy(
-                name, file, kind, flow=flow, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane, check=check,
-                entry=entry, runtime=runtime, **extras,
+                name, file, kind, flow=flow, reuse=reuse, exports=roles, code_limits=code_limits, lane=lane,
+                check=check, entry=entry, runtime=runtime, **extras,
             )  # fmt: skip
     facts = {"name": name, "lane": lane, **info}
     if json:

@@ -22,7 +22,9 @@ def new() -> None:
     """
 
 
-_lang_option = option("--lang", "language", required=True, metavar="LANGUAGE", help="c, python, rust, ...; `?` lists them.")
+_lang_option = option(
+    "--lang", "language", required=True, metavar="LANGUAGE", help="c, python, rust, ...; `?` lists them."
+)
 _in_option = option(
     "--in",
     "parent",

@@ -144,14 +144,16 @@ class LocalLane(View):
         self, name: str, module: Path | str | bytes | None = None, kind: str | None = None, *, reuse: bool = False,
         exports: Mapping[str, str] | None = None, recorded: bool = False, limits: Limits | None = None,
         args: Sequence[str] = (), env: Mapping[str, str] | None = None, files: Mapping[str, Any] | None = None,
-        with_: Sequence[Any] = (), entry: str = "", runtime: str = "", flow: bool | None = None, **changes: Unpack[LimitChanges],
+        with_: Sequence[Any] = (), entry: str = "", runtime: str = "", flow: bool | None = None,
+        **changes: Unpack[LimitChanges],
     ) -> dict[str, Any]:  # fmt: skip
         """Bind `name` to code and return the facts about it; tasks issued from now on run it.
 
         `module`: a source file or folder, or a WASM file or its bytes; `kind` is found by what it is. The options are
         those of the client. For kind "model" (or a name `model:NAME`): an ONNX file or a folder with model.onnx, which
         is added to the model folder, or the digest of a model there; default: the newest of that name, or the version
-        in `NAME@VERSION`. `recorded`: accept results that a repetition might not give again. Limits can be given as
+        in `NAME@VERSION`. `flow`: each task is a call that may wait; None: a source that has a `flow` and no `agent` is
+        one. `recorded`: accept results that a repetition might not give again. Limits can be given as
         `Limits` or by name (`fuel=1_000_000`). Raises `CodeError` for code that cannot run.
         """
         code_limits = limits_of(limits, changes)
@@ -170,8 +172,10 @@ class LocalLane(View):
                 raise CodeError(
                     f"exports={shown(exports)}: give a map of roles (`call`, ...) to the module's own names"
                 )
+            if flow is not None:
+                flag("flow", flow)
             extras = Extras(args=args, env=env or {}, files=files or {}, with_=with_, entry=entry, runtime=runtime)
-            content = content_of(module, kind, extras, exports or {}, flow if flow is None else bool(flow))
+            content = content_of(module, kind, extras, exports or {}, flow)
             pairs = tuple((exports or {}).items())
             code = Code(content.digest, content.kind, reuse, pairs, code_limits, flow=content.flow)
             parts = content.parts

@@ -79,7 +79,7 @@ def content_of(
     if flow is None:
         return found
     if flow and not KINDS[found.kind].may_flow:
-        raise CodeError(f"code of kind {found.kind} cannot be a flow: only of kind {' and '.join(FLOW_KINDS)}")
+        raise CodeError(f"code of kind {found.kind} cannot be a flow: only one of kind {' or '.join(FLOW_KINDS)}")
     return found._replace(flow=flow)
 
 

@@ -1,7 +1,7 @@
 """Projects of agents and flows: a folder with `rota.toml`, its sources, and for compiled languages a copy of the SDK.
 
-`new_project` makes one from a template of a language: `template`, or `flow_template`. The SDK is copied into it (`sdk/`), so that it builds where
-Rota is not installed, and editors find it; `update_sdk` brings the copy up to date.
+`new_project` makes one from a template of a language: `template`, or `flow_template`. The SDK is copied into it
+(`sdk/`), so that it builds where Rota is not installed, and editors find it; `update_sdk` brings the copy up to date.
 """
 
 from __future__ import annotations
@@ -106,9 +106,7 @@ def read_project(folder: Path) -> Project:
 
 
 def new_project(name: str, language: str, parent: Path, *, flow: bool = False) -> Project:
-    """Make the folder `parent/name` from a template of a language, of an agent or of a flow. Raises `ConfigError` if that
-    is not possible.
-    """
+    """Make the folder `parent/name` from a template of a language. Raises `ConfigError` if that is not possible."""
     _checked_name(name, "NAME")
     if language not in _LANGUAGES:
         raise ConfigError(f"there is no SDK for {language!r}: known are {', '.join(languages())}")

@@ -74,6 +74,9 @@ def test_a_deploy_is_told_what_is_missing(store: ModuleStore, tmp_path: Path) ->
     ("data", "code", "said"),
     [
         (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, reuse=True), "reuse is not for kind command"),
+        (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, flow=True), "kind command cannot be a flow"),
+        (PROGRAM, Code(digest(PROGRAM), MODEL, flow=True), "kind model cannot be a flow"),
+        (PROGRAM, Code(digest(PROGRAM), AGENT, reuse=True, flow=True), "reuse is not for a flow"),
         (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, exports=(("call", "x"),)), "no role of kind command"),
         (SOURCE_BUNDLE, Code(digest(SOURCE_BUNDLE), SOURCE, exports=(("call", "x"),)), "fixed export names"),
         (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), SOURCE), "a bundle of kind source names its main file"),

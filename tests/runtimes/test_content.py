@@ -13,7 +13,7 @@ from wasmtime import wat2wasm
 from rota.common.bundle import Bundle, decode_bundle, encode_bundle, new_bundle
 from rota.common.digests import digest
 from rota.common.errors import CodeError, ConfigError
-from rota.common.work import AGENT, COMMAND, FUNCTION, SOURCE
+from rota.common.work import AGENT, COMMAND, COMPONENT, FUNCTION, SOURCE
 from rota.runtimes.author_files import Given, gather
 from rota.runtimes.bundles import runtime_of_source, source_bundle
 from rota.runtimes.catalog import RUNTIMES, runtime_named, runtime_of
@@ -64,6 +64,47 @@ def test_the_kind_is_found_by_what_the_code_is(tmp_path: Path, project: Path) ->
     ):  # fmt: skip
         assert content_of(module, None, Extras()).kind == kind
     assert content_of(PROGRAM, FUNCTION, Extras()) [:2] == (FUNCTION, digest(PROGRAM))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("async def flow(ctx): ...", True),
+        ("def flow(ctx): ...", True),
+        ("from x import trip as flow", True),
+        ("flow, other = 1, 2", True),
+        ("try:\n    from a import flow\nexcept ImportError:\n    flow = None", True),
+        ("if True:\n    pass\nelse:\n    async def flow(ctx): ...", True),
+        ("async def flow(ctx): ...\ndef agent(ctx): ...", False),
+        ("def agent(ctx):\n    def flow(): ...", False),
+        ("def other(ctx):\n    flow = 1", False),
+        ("x.flow = 1", False),
+        ("async def flow(", False),
+        ("\0", False),
+        ("", False),
+    ],
+)
+def test_a_source_in_python_is_a_flow_by_what_it_binds(tmp_path: Path, source: str, wanted: bool) -> None:
+    """Goal: nobody has to say that a flow is one. Method: ways to bind names, and files that cannot be read."""
+    (tmp_path / "trip.py").write_text(source, encoding="utf-8")
+    assert content_of(tmp_path / "trip.py", None, Extras()).flow is wanted
+    assert content_of(tmp_path / "trip.py", None, Extras(), flow=True).flow
+    assert not content_of(tmp_path / "trip.py", None, Extras(), flow=False).flow
+
+
+def test_what_else_may_be_a_flow(tmp_path: Path, project: Path) -> None:
+    """Goal: a bundle that was made before and a main file of a folder are looked at, too; a module is a flow if the
+    deploy says so, and what keeps no state never. Method: one of each.
+    """
+    (project / "agent.py").write_text("async def flow(ctx): ...", encoding="utf-8")
+    content = content_of(project, None, Extras())
+    assert content.flow
+    assert content_of(content.parts[content.digest](), SOURCE, Extras()).flow
+    assert not content_of(STEP, None, Extras()).flow
+    assert content_of(STEP, None, Extras(), flow=True).flow
+    for kind in (FUNCTION, COMMAND, COMPONENT):
+        with pytest.raises(CodeError, match=f"kind {kind} cannot be a flow: only one of kind agent or source"):
+            content_of(STEP, kind, Extras(), flow=True)
 
 
 def test_a_source_is_its_files_and_those_of_rota(project: Path) -> None:

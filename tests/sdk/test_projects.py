@@ -16,7 +16,7 @@ from rota.common.wasm_module import check_interface, inspect_module
 from rota.sdk import toolchains
 from rota.sdk.building import build, build_folder
 from rota.sdk.files import languages
-from rota.sdk.projects import SDK, new_project, read_project, sdk_is_current, update_sdk
+from rota.sdk.projects import SDK, flow_languages, new_project, read_project, sdk_is_current, update_sdk
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTION = """#include <stdint.h>
@@ -50,6 +50,25 @@ def test_a_new_project(tmp_path: Path, language: str) -> None:
     assert sdk_is_current(made)
 
 
+@pytest.mark.parametrize("language", flow_languages())
+def test_a_new_project_of_a_flow(tmp_path: Path, language: str) -> None:
+    """Goal: as for an agent, and it is deployed as a flow. Method: make one, and read it."""
+    made = new_project("my-flow", language, tmp_path, flow=True)
+    assert (made.name, made.language, made.flow) == ("my-flow", language, True)
+    texts = [
+        path.read_text(encoding="utf-8") for path in made.folder.rglob("*") if path.is_file() and SDK not in path.parts
+    ]
+    assert not [text for text in texts if "NAME" in text]
+    assert [path for path in made.folder.iterdir() if path.name.startswith("test_")]
+    assert not (made.folder / SDK / "flow_template").exists()
+
+
+def test_a_flow_in_a_language_without_a_template(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"flows in 'zig' have no template: known are .*python"):
+        new_project("trip", "zig", tmp_path, flow=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("language", ["javascript", "typescript"])
 def test_a_project_for_editors_of_javascript_has_the_types(tmp_path: Path, language: str) -> None:
     made = new_project("planner", language, tmp_path)
@@ -68,15 +87,18 @@ def _zig_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", str(ROOT / ".cache" / "zig"))
 
 
-@pytest.mark.parametrize("language", languages())
-def test_the_test_of_a_new_project_passes(tmp_path: Path, language: str) -> None:
+@pytest.mark.parametrize(
+    ("language", "flow"),
+    [*[(language, False) for language in languages()], *[(language, True) for language in flow_languages()]],
+)
+def test_the_test_of_a_new_project_passes(tmp_path: Path, language: str, flow: bool) -> None:
     """Goal: what `rota new` makes works. Method: run the project's own test, which builds it with a real compiler.
 
     Only for Python and C by itself: ROTA_TOOLCHAINS=1 runs it for every language whose toolchain is here.
     """
     if language not in ("python", "c") and not os.environ.get("ROTA_TOOLCHAINS"):
         pytest.skip("ROTA_TOOLCHAINS is not set")
-    made = new_project("planner", language, tmp_path)
+    made = new_project("planner", language, tmp_path, flow=flow)
     try:
         toolchains.commands_of(made)
     except ConfigError as error:
@@ -123,6 +145,8 @@ def test_the_copy_of_the_sdk(tmp_path: Path) -> None:
         ('[agent]\nname = "a"\nlanguage = "python"', "the main file agent.py is not in"),
         ('[agent]\nname = "a"\nlanguage = "c"\nsource = "other.c"', "the main file other.c is not in"),
         ('[agent]\nname = "a"\nlanguage = "c"\nkind = "model"', "agent.kind is 'model'"),
+        ('[agent]\nname = "a"\nlanguage = "c"\nflow = "yes"', "agent.flow is 'yes': true or false"),
+        ('[agent]\nname = "a"\nlanguage = "c"\nkind = "component"\nflow = true', "only for agent and source"),
         ('[agent]\nname = "a"\nlanguage = "c"\nwith = ["x"]', "agent.with names x, which is not in"),
         ('[agent]\nname = "a"\nlanguage = "c"\nwith = "x"', "agent.with is 'x', not an array of texts"),
         ('[agent]\nname = "a"\nlanguage = "c"\n[build]\ncommand = "make"', "build.command is 'make', not an array"),

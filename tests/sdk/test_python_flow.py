@@ -96,8 +96,8 @@ def test_asks_of_tasks_and_time_limits() -> None:
 
 
 def test_delays_count_from_the_clock_of_the_call() -> None:
-    """Goal: a reply to an old ask, which has the time of that, does not make later sleeps and deadlines shorter. Method:
-    a reply that comes after a timer.
+    """Goal: a reply to an old ask, which has the time of that, makes later sleeps and deadlines no shorter. Method: a
+    reply that comes after a timer.
     """
 
     async def flow(ctx: FlowContext) -> float:
