@@ -55,7 +55,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
         "up", "broker", "cpu-worker", "gpu-worker", "deploy", "runtime",
         "runtime fetch", "runtime ls", "runtime rm", "runtime show",
         "model", "model add", "model deploy", "model fetch",
-        "model ls", "model probe", "model rm", "model show", "new", "new agent", "build", "dev",
+        "model ls", "model probe", "model rm", "model show", "new", "new agent", "new flow", "build", "dev",
         "submit", "ask", "run", "result", "cancel", "tasks",
         "dead", "dead drop", "dead ls", "dead retry", "dead show",
         "generate", "chat", "embed", "classify",
