@@ -1,0 +1,21 @@
+// The flow NAME: asks two agents at once and puts their answers together.
+
+import { AskFailed } from "rota";
+
+/**
+ * Take one call. What is awaited may take days: the call waits in the lane, and no worker holds it meanwhile.
+ * @param {import("rota").FlowContext} ctx
+ */
+export async function flow(ctx) {
+  const { text } = ctx.message;
+  const [first, second] = await Promise.all([ctx.ask("echo/a", `${text}, first`), ctx.ask("echo/b", `${text}, second`)]);
+  let third;
+  try {
+    third = (await ctx.ask("nobody", text, { deadline_ms: 5_000 })).text;
+  } catch (error) {
+    if (!(error instanceof AskFailed)) throw error;
+    third = error.kind;
+  }
+  ctx.log(`asked three for ${ctx.message.sender ?? "somebody outside"}`);
+  return `${first.text}; ${second.text}; ${third}`;
+}
