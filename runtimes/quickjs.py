@@ -128,17 +128,25 @@ def string(guest: Interpreter, text: str) -> int:
 
 
 def string_of(guest: Interpreter, data: bytes) -> int:
-    return guest.call("qjs_new_string", _pass(guest, data), len(data))
+    return _new(guest, "qjs_new_string", data)
 
 
 def array(guest: Interpreter, data: bytes) -> int:
     """Return a handle of a new Uint8Array."""
-    return guest.call("qjs_new_uint8_array", _pass(guest, data), len(data))
+    return _new(guest, "qjs_new_uint8_array", data)
 
 
 def buffer(guest: Interpreter, data: bytes) -> int:
     """Return a handle of a new ArrayBuffer."""
-    return guest.call("qjs_new_array_buffer", _pass(guest, data), len(data))
+    return _new(guest, "qjs_new_array_buffer", data)
+
+
+def _new(guest: Interpreter, export: str, data: bytes) -> int:
+    pointer = _pass(guest, data)
+    handle = guest.call(export, pointer, len(data))
+    if pointer != _DATA_AT and kept(guest, _GOES_ON):
+        guest.call("wasm_free", pointer)
+    return handle
 
 
 def host_function(guest: Interpreter, name: str, parameters: int) -> int:

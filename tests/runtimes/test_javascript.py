@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 import numpy
 import pytest
-from runtime_kit import javascript_runtime
+from runtime_kit import javascript_runtime, put_source
 from sdk_cases import task
 from sdk_languages import SDK
 
-from rota.broker.modules import ModuleStore
-from rota.common.bundle import encode_bundle, new_bundle
-from rota.common.digests import digest
+from rota.common.bundle import new_bundle
 from rota.common.errors import CodeError
 from rota.common.limits import LOG_LINES_MAX
-from rota.common.work import SOURCE, Code, Done, Failed, Fold, Limits, Outcome
+from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome
 from rota.cpu_worker.executor import WasmExecutor
-from rota.cpu_worker.tensor_access import StoreTensors
 from rota.runtimes.bundles import SourceBundle, source_bundle
-from rota.runtimes.folder import runtime_bytes
 from rota.runtimes.programs import decode_program_end
 from rota.tensors.store import TensorStore
 
@@ -38,27 +33,6 @@ Deploy = Callable[..., Code]
 Call = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("modules")
-    runtime = javascript_runtime()
-    ModuleStore(folder).keep(runtime.digest, runtime_bytes(runtime))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tensors(tmp_path_factory: pytest.TempPathFactory) -> TensorStore:
-    return TensorStore(tmp_path_factory.mktemp("tensors"))
-
-
-@pytest.fixture(scope="module")
-def executor(modules: Path, tensors: TensorStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WasmExecutor]:
-    artefacts = tmp_path_factory.mktemp("artefacts")
-    made = WasmExecutor(modules, artefacts, StoreTensors(tensors), lambda: time.monotonic() * 1000)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def deploy(executor: WasmExecutor, modules: Path, tmp_path: Path) -> Deploy:
     """Deploys agent.js with files beside it; returns the code. Raises `CodeError` as a deploy does."""
@@ -68,7 +42,7 @@ def deploy(executor: WasmExecutor, modules: Path, tmp_path: Path) -> Deploy:
         for path, text in {entry: source, **(more or {})}.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
-        return put(executor, modules, source_bundle(folder, args=["one", "two"], env={"MOOD": "good"}))
+        return put_source(executor, modules, source_bundle(folder, args=["one", "two"], env={"MOOD": "good"}))
 
     return deploy_files
 
@@ -92,7 +66,7 @@ def eval_code(executor: WasmExecutor, modules: Path, tmp_path_factory: pytest.Te
     """An agent that runs its state as the body of its handler, which saves a deploy for each test."""
     path = tmp_path_factory.mktemp("eval") / "agent.js"
     path.write_text(EVAL, encoding="utf-8")
-    return put(executor, modules, source_bundle(path), Limits(fuel=300_000_000))
+    return put_source(executor, modules, source_bundle(path), Limits(fuel=300_000_000))
 
 
 @pytest.fixture
@@ -105,15 +79,6 @@ def run_body(eval_code: Code, call: Call) -> Call:
 def value(run_body: Call) -> Callable[..., Any]:
     """Returns the value that the body of a handler replies."""
     return lambda body, payload=b"": value_of(run_body(body, payload))
-
-
-def put(executor: WasmExecutor, modules: Path, found: SourceBundle, limits: Limits = Limits()) -> Code:  # noqa: B008
-    """Keep a bundle and make its image. Raises `CodeError` as a deploy does."""
-    data = encode_bundle(found.bundle)
-    ModuleStore(modules).keep(digest(data), data)
-    code = Code(digest(data), SOURCE, limits=limits)
-    executor.prepare(code, "agent/x")
-    return code
 
 
 def value_of(outcome: Outcome) -> Any:
@@ -206,7 +171,7 @@ def test_a_bundle_whose_own_files_are_wrong_is_refused(
     runtime = javascript_runtime()
     bundle = new_bundle(runtime.digest, entry="agent.js", files={"agent.js": b"", **files})
     with pytest.raises(CodeError) as caught:
-        put(executor, modules, SourceBundle(bundle, runtime))
+        put_source(executor, modules, SourceBundle(bundle, runtime))
     assert caught.value.message.startswith(text)
 
 
@@ -473,7 +438,7 @@ def test_what_is_no_tensor_is_an_error(run_body: Call, tensors: TensorStore, bod
 
 @pytest.fixture(scope="module")
 def programs(executor: WasmExecutor, modules: Path) -> Code:
-    return put(executor, modules, source_bundle(SDK / "javascript" / "programs" / "program.js"))
+    return put_source(executor, modules, source_bundle(SDK / "javascript" / "programs" / "program.js"))
 
 
 def reply(**changes: Any) -> dict[str, Any]:
