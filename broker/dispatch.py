@@ -9,7 +9,8 @@ measured pace of its code, so short tasks are sent by the hundred and long ones 
 the front of their queues; each becomes a suspect and is dispatched alone from then on, so that the poison cap counts
 the right one.
 A task that a worker could not do is dispatched alone too, preferably to a worker that has not failed on it; a task
-whose code a worker refused goes to other workers first.
+whose code a worker refused goes to other workers first. A call of a flow goes to the worker that ran it last, if that
+is free: it probably has the guest.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from rota.broker.homes import Homes
 from rota.broker.lane import Lane
+from rota.broker.orders import order_of
 from rota.broker.tasks import Task, Trouble
-from rota.common.assignments import FoldAssignment, Segment
 from rota.common.code_kinds import pool_of
-from rota.common.columns import picked
 from rota.common.limits import (
     ASSIGNMENT_BYTES_MAX,
     ASSIGNMENT_TARGET_MS,
@@ -33,7 +34,7 @@ from rota.common.limits import (
     UNRETIRED_BYTES_MAX,
 )
 from rota.common.messages import Assign, ModelNumbers, Preparation, Register
-from rota.common.work import Code, Provenance
+from rota.common.work import Provenance
 
 ORPHANS_KEPT: Final = 1_024  # assignments no longer wanted, kept to compare late answers
 EARLY_REPORTS_KEPT: Final = 4_096
@@ -41,6 +42,7 @@ EARLY_REPORTS_PER_TASK: Final = 8
 # Before a code's pace is known. A model call may take seconds, and no other worker helps with what one holds.
 FIRST_ASSIGNMENT_TASKS: Final[Mapping[str, int]] = {"cpu": 4, "gpu": 1}
 _PACE_WEIGHT: Final = 0.25
+_QUEUES_LEFT: Final = 16  # by an assignment, since the guests of their calls are at other workers
 _QUEUES_PASSED_OVER: Final = 16  # whose head waits for a busy worker, before the whole pool waits
 
 
@@ -167,6 +169,7 @@ class Dispatcher:
         self.early: OrderedDict[tuple[str, int], tuple[EarlyReport, ...]] = OrderedDict()  # by lane and turn
         self._pools = {"cpu": _Pool(), "gpu": _Pool()}
         self._queues: dict[tuple[str, str, bool], TaskQueue] = {}
+        self._homes = Homes()
         self._pace_us: dict[bytes, float] = {}  # measured time per task, by code digest
         self._workers_joined = 0
         # Numbers differ between boots, so that an answer from before a restart is not mistaken for one of ours.
@@ -350,7 +353,7 @@ class Dispatcher:
         self._next_number += 1
         self._fill(assignment, pool, queues)
         self._send_out(assignment, now_ms)
-        return worker, _order(assignment)
+        return worker, order_of(assignment.number, assignment.lane, [tasks for _, tasks in assignment.folds])
 
     def _next_pair(self, pool: _Pool, free: list[Worker]) -> tuple[Worker, deque[TaskQueue]] | None:
         """Return the next queues and the worker for their head; a head that waits for a busy worker is skipped."""
@@ -378,12 +381,16 @@ class Dispatcher:
         return self._has_head(queues)
 
     def _worker_for(self, task: Task, pool: _Pool, free: list[Worker]) -> Worker | None:
-        """Return the least loaded free worker; one that failed on this task only if all have."""
+        """Return the least loaded free worker; one that failed on this task only if all have, one that has the guest of
+        its call before all others.
+        """
         trouble = task.trouble
         if trouble is not None:
             untried = [worker for worker in self._able(pool) if not trouble.is_to_avoid(worker.number)]
             free = [worker for worker in untried if worker.free] if untried else free
-        return min(free, key=lambda worker: worker.held_tasks, default=None)
+        home = self._homes.of(task)
+        at_home = [worker for worker in free if worker.number == home] if home else ()
+        return min(at_home or free, key=lambda worker: worker.held_tasks, default=None)
 
     def _next_lane(self, pool: _Pool) -> deque[TaskQueue] | None:
         """Return the ready queues of the lane whose turn it is; lanes with nothing to run are dropped."""
@@ -400,11 +407,15 @@ class Dispatcher:
         alone = (trouble is not None and trouble.alone) or _is_far_ahead(assignment.lane)
         quota = 1 if alone else self._quota(pool, assignment.worker, queues[0].tasks[0])
         bytes_max = min(ASSIGNMENT_BYTES_MAX, assignment.worker.settings.bytes_max - assignment.worker.held_bytes)
+        left: list[TaskQueue] = []
         while quota > assignment.tasks and self._has_head(queues):
             queue = queues[0]
             if assignment.tasks and (queue.tasks[0].trouble is not None or assignment.bytes >= bytes_max):
                 break
             queues.popleft()
+            if assignment.tasks and len(left) < _QUEUES_LEFT and self._is_for_another(queue, pool, assignment.worker):
+                left.append(queue)
+                continue
             queue.ready = False
             taken = self._take(assignment, queue, quota, bytes_max)
             pool.ready_tasks -= len(taken)
@@ -413,6 +424,12 @@ class Dispatcher:
                 self._make_ready(queue)
             else:
                 queue.busy = True
+        queues.extendleft(reversed(left))
+
+    def _is_for_another(self, queue: TaskQueue, pool: _Pool, worker: Worker) -> bool:
+        """Return whether the guest of a call is at another worker, which could take it now."""
+        home = self._homes.of(queue.tasks[0])
+        return 0 != home != worker.number and any(one.number == home and one.free for one in pool.workers)
 
     def _take(self, assignment: Assignment, queue: TaskQueue, quota: int, bytes_max: int) -> list[Task]:
         """Take the next tasks of a queue, at least one: all of one code, and none to be run alone with others."""
@@ -456,6 +473,8 @@ class Dispatcher:
         worker.held_tasks += assignment.tasks
         worker.held_bytes += assignment.bytes
         self.assignments[assignment.number] = assignment
+        for _, tasks in assignment.folds:
+            self._homes.note(tasks[0], worker.number)
 
     def take_back(self, assignment: Assignment) -> None:
         """End an assignment: its unfinished tasks return to the front of their queues, in order."""
@@ -553,46 +572,3 @@ def _travel_together(first: Trouble | None, other: Trouble | None) -> bool:
 def _timeout_ms(task: Task) -> int:
     assert task.code is not None
     return task.code.limits.timeout_ms
-
-
-def _order(assignment: Assignment) -> Assign:
-    """Return the message of an assignment: a table of codes, and per fold its tasks, grouped by header."""
-    codes: dict[Code, int] = {}
-    folds: list[FoldAssignment] = []
-    for queue, tasks in assignment.folds:
-        code = tasks[0].code
-        assert code is not None
-        place = codes.setdefault(code, len(codes))
-        state = None if queue.stateless else queue.lane.agents[queue.address].state
-        folds.append(FoldAssignment(place, queue.address, state, tuple(_segments(tasks))))
-    return Assign(assignment.number, assignment.lane.seed, tuple(codes), tuple(folds))
-
-
-def _segments(tasks: list[Task]) -> list[Segment]:
-    segments: list[Segment] = []
-    start = 0
-    for end in range(1, len(tasks) + 1):
-        if end < len(tasks) and _same_header(tasks[start], tasks[end]):
-            continue
-        row = tasks[start:end]
-        run = row[0].run
-        indexes = [task.index for task in row]
-        segments.append(
-            Segment(
-                run.kind,
-                run.sender,
-                run.now_ms,
-                run.reply_to,
-                row[0].emits_max,
-                row[0].growth_bytes,
-                tuple([task.turn for task in row]),
-                run.payloads.pick(indexes),
-                picked(run.tensors, indexes),
-            )
-        )
-        start = end
-    return segments
-
-
-def _same_header(one: Task, other: Task) -> bool:
-    return one.run is other.run and one.emits_max == other.emits_max and one.growth_bytes == other.growth_bytes

@@ -196,13 +196,13 @@ MUTATIONS: Final = (
         "        return task is not None and task.outcome is None\n", "        return task is not None\n", _CORE,
     ),
     Mutation(
-        "code-bound-at-dispatch", "code is bound when a task is issued", "broker/dispatch.py",
-        "        code = tasks[0].code\n        assert code is not None\n        place =",
-        '        code = queue.lane.deploys[queue.address.split("/")[0]]\n        place =', _DISPATCH,
+        "code-bound-at-dispatch", "code is bound when a task is issued", "broker/orders.py",
+        "codes.setdefault(first.code, len(codes))",
+        'codes.setdefault(lane.deploys[first.address.split("/")[0]], len(codes))', _DISPATCH,
     ),
     # --- what a task sees -----------------------------------------------------------------------------------------
     Mutation(
-        "agents-see-the-seq", "agents see the turn, never the seq", "broker/dispatch.py",
+        "agents-see-the-seq", "agents see the turn, never the seq", "broker/orders.py",
         "tuple([task.turn for task in row]),", "tuple([task.seq for task in row]),", _CORE,
     ),
     Mutation(
@@ -211,8 +211,8 @@ MUTATIONS: Final = (
         "tests/cpu_worker/test_executor.py"),
     ),
     Mutation(
-        "entropy-without-the-seed", "entropy is keyed by the lane's seed", "broker/dispatch.py",
-        "return Assign(assignment.number, assignment.lane.seed,", "return Assign(assignment.number, bytes(32),", _LANE,
+        "entropy-without-the-seed", "entropy is keyed by the lane's seed", "broker/orders.py",
+        "return Assign(number, lane.seed,", "return Assign(number, bytes(32),", _LANE,
     ),
     Mutation(
         "another-time", "an emitted task has the time of the input it descends from", "broker/lane.py",
