@@ -409,7 +409,8 @@ def _emits(
     count_max = min(task.emits_max, limits.emits_max, EMITS_MAX)
     if len(value) + (waits is not None) > count_max:  # what is postponed stays open, and counts as an emit does
         what = "emits" if waits is None else "emits, and one for what is postponed"
-        raise _Overflow(f"{what}: {len(value) + (waits is not None)}, at most {count_max} (emits_max)")
+        count = len(value) + (waits is not None)
+        raise _Overflow(f"{what}: {count}, at most {count_max} (emits_max); --emits allows more")
     return tuple([_emit(fields, f"emits[{index}]", address, tensors) for index, fields in enumerate(value)])
 
 

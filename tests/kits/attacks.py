@@ -174,8 +174,18 @@ def _outputs() -> Iterator[Attack]:
     ):
         yield Attack(name, MIRROR, "bad_output", message, output, AGENT)
     for name, count, size, message in (
-        ("emit flood", 4_096, 1, "emits: 4096, at most 64 (emits_max)"),
-        ("more emits than an outcome has", 65_000, 0, "emits: 65000, at most 64 (emits_max)"),
+        (
+            "emit flood",
+            4_096,
+            1,
+            "emits: 4096, at most 64 (emits_max); --emits allows more",
+        ),
+        (
+            "more emits than an outcome has",
+            65_000,
+            0,
+            "emits: 65000, at most 64 (emits_max); --emits allows more",
+        ),
         ("emit bytes", 64, 60_000, "growth_bytes = 131072"),
     ):
         outcome = "overflow"

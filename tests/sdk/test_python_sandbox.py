@@ -5,98 +5,40 @@ test_conformance.py has the verbs. Compiled runtime and base image are shared by
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
-from runtime_kit import python_runtime
+from python_sandbox import NOW_MS, PythonSandbox
 
-from rota.broker.modules import ModuleStore
-from rota.common.bundle import encode_bundle, new_bundle
-from rota.common.digests import digest
 from rota.common.errors import CodeError
-from rota.common.work import SOURCE, Code, Done, Failed, Fold, Limits, Outcome, TaskInput, TensorRef
-from rota.cpu_worker.executor import WasmExecutor
-from rota.cpu_worker.tensor_access import StoreTensors
-from rota.runtimes.folder import runtime_bytes
+from rota.common.work import Code, Done, Failed
 from rota.runtimes.programs import decode_program_end, encode_program, program_path
 from rota.runtimes.python_driver import VALUE_BYTES_MAX
-from rota.runtimes.python_language import LANGUAGE
-from rota.tensors.store import TensorStore
-
-NOW_MS = 1_700_000_000_000
-SEED = bytes(32)
-LIMITS = Limits()
-
-
-class Sandbox:
-    """Deploys sources and runs tasks of them, in one executor."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "modules").mkdir()
-        self._store = ModuleStore(folder / "modules")
-        self.runtime = python_runtime()
-        self._store.keep(self.runtime.digest, runtime_bytes(self.runtime))
-        self.tensors = TensorStore(folder / "tensors")
-        self.executor = WasmExecutor(
-            folder / "modules", folder / "artefacts", StoreTensors(self.tensors), lambda: time.monotonic() * 1000
-        )
-
-    def deploy(
-        self, source: str | Mapping[str, str | bytes], boot: Mapping[str, bytes] | None = None, **more: Any
-    ) -> Code:
-        """Return a source's code, ready to run. Raises `CodeError` as a deploy does."""
-        files = {"agent.py": source} if isinstance(source, str) else source
-        found = {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
-        bundle = new_bundle(
-            self.runtime.digest,
-            entry=next(iter(found)),
-            files={**found, **(LANGUAGE.boot_files() if boot is None else boot)},
-            **more,
-        )
-        data = encode_bundle(bundle)
-        self._store.keep(digest(data), data)
-        code = Code(digest(data), SOURCE, limits=LIMITS)
-        self.executor.prepare(code, "test")
-        return code
-
-    def run(self, code: Code, payload: bytes = b"", *, turn: int = 1, tensors: tuple[TensorRef, ...] = ()) -> Outcome:
-        task = TaskInput(turn, "tell", None, payload, NOW_MS, None, tensors, 64, 1 << 20)
-        (outcome,) = self.executor.run(Fold(SEED, code, "agent/test", None, (task,))).outcomes
-        return outcome
-
-    def reply(self, code: Code, payload: bytes = b"", *, turn: int = 1) -> Any:
-        """Return the MessagePack value that a task replied."""
-        outcome = self.run(code, payload, turn=turn)
-        assert isinstance(outcome, Done), outcome
-        assert outcome.result is not None
-        return msgpack.unpackb(outcome.result, strict_map_key=False)
 
 
 @pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    made = Sandbox(tmp_path_factory.mktemp("python"))
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PythonSandbox]:
+    made = PythonSandbox(tmp_path_factory.mktemp("python"))
     yield made
     made.executor.close()
 
 
 @pytest.fixture(scope="module")
-def evaluator(sandbox: Sandbox) -> Code:
+def evaluator(sandbox: PythonSandbox) -> Code:
     """An agent that executes its payload, with `ctx` and the module's own `kept`."""
     return sandbox.deploy("kept = []\ndef agent(ctx):\n    exec(ctx.message.text, {**globals(), 'ctx': ctx})\n")
 
 
-def failure(sandbox: Sandbox, code: Code, payload: str) -> Failed:
+def failure(sandbox: PythonSandbox, code: Code, payload: str) -> Failed:
     outcome = sandbox.run(code, payload.encode())
     assert isinstance(outcome, Failed), outcome
     return outcome
 
 
-def test_files_and_packages_import_each_other(sandbox: Sandbox) -> None:
+def test_files_and_packages_import_each_other(sandbox: PythonSandbox) -> None:
     """Goal: a source of several files works as on the host. Method: modules, packages, data, args and environment."""
     code = sandbox.deploy(
         {
@@ -122,7 +64,7 @@ def test_files_and_packages_import_each_other(sandbox: Sandbox) -> None:
     assert sandbox.reply(code) == [seen, ["new.txt", "words.txt"]]
 
 
-def test_chance_is_the_tasks_own(sandbox: Sandbox, evaluator: Code) -> None:
+def test_chance_is_the_tasks_own(sandbox: PythonSandbox, evaluator: Code) -> None:
     """Goal: equal entropy gives equal chance, other entropy another. Method: every source of chance, in two turns."""
     source = (
         b"import os, random, secrets, uuid, time\n"
@@ -141,7 +83,7 @@ def test_chance_is_the_tasks_own(sandbox: Sandbox, evaluator: Code) -> None:
     assert 60 * 10**9 <= clocks[1] - clocks[0] < 61 * 10**9
 
 
-def test_nothing_leaks_from_task_to_task(sandbox: Sandbox, evaluator: Code) -> None:
+def test_nothing_leaks_from_task_to_task(sandbox: PythonSandbox, evaluator: Code) -> None:
     """Goal: a fresh instance for each task. Method: a global, a file and a module's state, changed and looked at."""
     change = (
         b"import json, sys; kept.append(1); open('/left', 'w').write('x'); json.left = 1; sys.setrecursionlimit(50)\n"
@@ -171,7 +113,7 @@ def test_nothing_leaks_from_task_to_task(sandbox: Sandbox, evaluator: Code) -> N
         "import copy\na = []\nfor _ in range(50_000): a = [a]\ncopy.deepcopy(a)",
     ],
 )
-def test_deep_recursion_is_a_recursion_error(sandbox: Sandbox, evaluator: Code, source: str) -> None:
+def test_deep_recursion_is_a_recursion_error(sandbox: PythonSandbox, evaluator: Code, source: str) -> None:
     """Goal: the stack ends in the language's own error, also through C. Method: recursions of several kinds."""
     assert failure(sandbox, evaluator, source).message.startswith("RecursionError: maximum recursion depth exceeded")
     caught = f"try:\n    exec({source!r})\nexcept RecursionError:\n    ctx.reply('caught')"
@@ -179,7 +121,7 @@ def test_deep_recursion_is_a_recursion_error(sandbox: Sandbox, evaluator: Code, 
     assert isinstance(outcome, Done), outcome
 
 
-def test_what_fails_says_where(sandbox: Sandbox) -> None:
+def test_what_fails_says_where(sandbox: PythonSandbox) -> None:
     """Goal: the source's own traceback. Method: an exception across files, with its text, its cause, and the log."""
     code = sandbox.deploy(
         {
@@ -200,7 +142,7 @@ def test_what_fails_says_where(sandbox: Sandbox) -> None:
     assert "rota" not in "".join(failed.log)
 
 
-def test_what_the_sandbox_lacks_says_so(sandbox: Sandbox, evaluator: Code) -> None:
+def test_what_the_sandbox_lacks_says_so(sandbox: PythonSandbox, evaluator: Code) -> None:
     """Goal: code that expects no network or threads goes on, and what cannot be had has a remedy, said once. Method:
     the network, threads, a time zone, no memory, a folder for temporary files, a main file without suffix.
     """
@@ -238,7 +180,9 @@ def test_what_the_sandbox_lacks_says_so(sandbox: Sandbox, evaluator: Code) -> No
         ({"agent.py": "def agent(ctx): pass\n", "random.py": ""}, "random.py has the name of a module of Python"),
     ],
 )
-def test_a_source_that_does_not_load_says_why(sandbox: Sandbox, files: Mapping[str, str | bytes], text: str) -> None:
+def test_a_source_that_does_not_load_says_why(
+    sandbox: PythonSandbox, files: Mapping[str, str | bytes], text: str
+) -> None:
     """Goal: a deploy fails with the source's own words. Method: what can go wrong while loading."""
     with pytest.raises(CodeError) as caught:
         sandbox.deploy(files)
@@ -259,14 +203,16 @@ def test_a_source_that_does_not_load_says_why(sandbox: Sandbox, files: Mapping[s
         ),
     ],
 )
-def test_a_bundle_with_other_boot_files_is_refused(sandbox: Sandbox, boot: Mapping[str, bytes], text: str) -> None:
+def test_a_bundle_with_other_boot_files_is_refused(
+    sandbox: PythonSandbox, boot: Mapping[str, bytes], text: str
+) -> None:
     """Goal: a bundle of anybody's making is an error of the deploy. Method: none of the files, and wrong ones."""
     with pytest.raises(CodeError) as caught:
         sandbox.deploy("def agent(ctx): pass\n", boot)
     assert text in caught.value.message
 
 
-def test_values_are_the_same_whoever_reads_them(sandbox: Sandbox) -> None:
+def test_values_are_the_same_whoever_reads_them(sandbox: PythonSandbox) -> None:
     """Goal: no value depends on whether the host or the guest reads it. Method: values below and above the bound of
     size, and payloads that are no value.
     """
@@ -282,7 +228,7 @@ def test_values_are_the_same_whoever_reads_them(sandbox: Sandbox) -> None:
             assert outcome.message.startswith("ValueError: "), data[:10]
 
 
-def test_bounds_end_a_task(sandbox: Sandbox, evaluator: Code) -> None:
+def test_bounds_end_a_task(sandbox: PythonSandbox, evaluator: Code) -> None:
     """Goal: fuel, memory and messages are bounded, and what was printed before is kept. Method: over each bound."""
     spin = failure(sandbox, evaluator, "print('before')\nwhile True: pass")
     assert (spin.kind, spin.log) == ("fuel", ("before",))
@@ -296,7 +242,7 @@ def test_bounds_end_a_task(sandbox: Sandbox, evaluator: Code) -> None:
     assert isinstance(large, Done)
 
 
-def test_programs_as_data(sandbox: Sandbox) -> None:
+def test_programs_as_data(sandbox: PythonSandbox) -> None:
     """Goal: code that comes as a message runs, and its end is a value. Method: programs through `encode_program`."""
     path = program_path(sandbox.runtime)
     code = sandbox.deploy({path.name: path.read_bytes()})
@@ -325,7 +271,7 @@ def test_programs_as_data(sandbox: Sandbox) -> None:
     assert spin.kind == "fuel"
 
 
-def test_tensors_are_read_made_and_passed_on(sandbox: Sandbox, evaluator: Code) -> None:
+def test_tensors_are_read_made_and_passed_on(sandbox: PythonSandbox, evaluator: Code) -> None:
     """Goal: arrays in and out. Method: a given one is read in parts and as a view, a new one goes with the reply."""
     given = np.arange(6, dtype=np.float32).reshape(2, 3)
     ref = sandbox.tensors.put(given)
