@@ -14,8 +14,8 @@ from rota.common.errors import CodeError
 from rota.common.wasm_binary import Reader
 from rota.common.wasm_names import PARTS_WITH_MODULES, check_names_within
 
-WORLD: Final = "agent of rota:agent@1.0.0"  # sdk/wit/agent.wit
-HANDLER: Final = "rota:agent/handler@1.0.0"
+WORLD: Final = "agent of rota:agent@2.0.0"  # sdk/wit/agent.wit
+HANDLER: Final = "rota:agent/handler@2.0.0"
 HANDLE: Final = "handle"
 
 PREAMBLE: Final = b"\0asm\x0d\0\x01\0"  # "Component Definitions": version 13, layer 1; a core module has layer 0

@@ -39,7 +39,7 @@ from rota.common.limits import (
     PAYLOAD_BYTES_MAX,
     TENSORS_PER_TASK_MAX,
 )
-from rota.common.work import ASK, MESSAGE_KINDS, TELL, TIMER
+from rota.common.work import EMIT_KINDS, MESSAGE_KINDS
 from rota.cpu_worker import abi
 from rota.cpu_worker.guest import GuestFault
 
@@ -50,12 +50,12 @@ _MESSAGE: Final = (
     "tensors: list<record{digest: string, dtype: string, shape: list<u64>}>, address: string}"
 )
 _EMIT: Final = (
-    f"record{{target: string, payload: {_CONTENT}, priority: s8, kind: enum{{{', '.join((TELL, ASK, TIMER))}}}, "
-    "tensors: list<u32>, delay-ms: u64}"
+    f"record{{target: string, payload: {_CONTENT}, priority: s8, kind: enum{{{', '.join(EMIT_KINDS)}}}, "
+    "tensors: list<u32>, delay-ms: u64, answers: u64}"
 )
 _DONE: Final = (
     f"record{{state: option<{_CONTENT}>, output: option<{_CONTENT}>, emits: list<{_EMIT}>, log: list<string>, "
-    "tensors: list<u32>}"
+    "tensors: list<u32>, waits: option<string>}"
 )
 _FAILURE: Final = "record{code: string, message: string, log: list<string>}"
 HANDLE_TYPE: Final = f"func(state: option<{_CONTENT}>, messages: list<{_MESSAGE}>) -> list<result<{_DONE}, {_FAILURE}>>"
@@ -221,11 +221,13 @@ def read_answer(answer: _Value) -> bytes:
     outcome = answer.of.list.data[0].of.result
     reader = _AnswerReader()
     if outcome.is_ok:
-        state, output, emits, log, tensors = _fields(outcome.val.contents)
+        state, output, emits, log, tensors, waits = _fields(outcome.val.contents)
         fields: list[Any] = [
             abi.VERSION, abi.STATUS_DONE, reader.optional_content(state, "state"),
             reader.optional_content(output, "result"), reader.emits(emits), reader.lines(log), _indices(tensors),
         ]  # fmt: skip
+        if waits.of.option:
+            fields.append(_cut_text(waits.of.option.contents))
     else:
         code, message, log = _fields(outcome.val.contents)
         fields = [abi.VERSION, abi.STATUS_ERROR, _cut_text(code), _cut_text(message), reader.lines(log)]
@@ -267,10 +269,10 @@ class _AnswerReader:
         return [self._emit(value.of.list.data[index], f"emits[{index}]") for index in range(count)]
 
     def _emit(self, value: _Value, where: str) -> list[Any]:
-        target, payload, priority, kind, tensors, delay_ms = _fields(value)
+        target, payload, priority, kind, tensors, delay_ms, answers = _fields(value)
         return [
             self.string(target).decode(), self.content(payload, f"{where}.payload"), priority.of.s8,
-            _bytes(kind.of.enumeration).decode(), _indices(tensors), delay_ms.of.u64,
+            _bytes(kind.of.enumeration).decode(), _indices(tensors), delay_ms.of.u64, answers.of.u64,
         ]  # fmt: skip
 
     def lines(self, value: _Value) -> list[str]:

@@ -8,7 +8,7 @@
 // with /tmp/core.wat:
 //   (module (memory (export "memory") 1)
 //     (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
-//     (func (export "rota:agent/handler@1.0.0#handle") (param i32 i32 i32 i32 i32 i32) (result i32) unreachable))
+//     (func (export "rota:agent/handler@2.0.0#handle") (param i32 i32 i32 i32 i32 i32) (result i32) unreachable))
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";

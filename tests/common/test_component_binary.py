@@ -43,7 +43,7 @@ def test_a_component_of_our_world() -> None:
             "imports a, b, c and 1 more, .*has no imports",
         ),
         ('(component (import "a" (component)))', "imports a, and"),
-        ("(component)", "exports nothing, and the interface rota:agent/handler@1.0.0 is needed"),
+        ("(component)", "exports nothing, and the interface rota:agent/handler@2.0.0 is needed"),
         (
             f'(component (core module $m) (export "{HANDLER}" (core module $m)))',
             f"exports {HANDLER}, and the interface",

@@ -11,7 +11,7 @@ from components import MISCHIEF, component_of
 from wasmtime import Config, Engine
 
 from rota.common.errors import CodeError
-from rota.common.work import COMPONENT, Code, ReplyTo, TensorRef
+from rota.common.work import COMPONENT, Code, Emit, Fold, ReplyTo, TensorRef
 from rota.cpu_worker import guest_memory, profile
 from rota.cpu_worker.component_values import HANDLE_TYPE
 from rota.cpu_worker.guest_memory import WatchedMemories
@@ -100,6 +100,20 @@ def test_everything_of_an_outcome(world: Any, run: Any, task: Any, mischief: byt
     assert emit == ("counter/alice", b"\xff", -3, "timer", (TENSOR,), 5, 0)
 
 
+def test_what_is_postponed_and_settled(world: Any, run: Any, task: Any, mischief: bytes, lane_seed: bytes) -> None:
+    """Goal: a component may answer later, as other agents. Method: a task that it postpones, one that settles, one
+    that settles the same again.
+    """
+    postponed = task(b"k", kind="ask", sender="other/x")
+    executor, code = world.executor(), deploy(world, mischief)
+    first = run(executor, code, postponed).outcomes[0]
+    assert (first.waits, first.result) == ("hi", None)
+    settling = Fold(lane_seed, code, "counter/alice", None, (task(b"l fine"), task(b"l again")), (6,))
+    settles, again = executor.run(settling).outcomes
+    assert settles.emits == (Emit("counter/alice", b"l fine", 0, "reply", (), 0, 6),)
+    assert again.kind == "bad_settle"
+
+
 @pytest.mark.parametrize("payload", [b"", b"x", "über".encode(), bytes(range(256)), b"\xed\xa0\x80", b"z" * 100_000])
 def test_any_bytes_travel(world: Any, run: Any, mischief: bytes, payload: bytes) -> None:
     """Goal: a payload is text or, if it is no UTF-8, binary, and nothing is lost. Method: an echo."""
@@ -163,7 +177,7 @@ def test_another_world_is_refused(world: Any) -> None:
       (core instance $i (instantiate $m))
       (func $handle (canon lift (core func $i "handle")))
       (instance $handler (export "handle" (func $handle)))
-      (export "rota:agent/handler@1.0.0" (instance $handler)))"""
+      (export "rota:agent/handler@2.0.0" (instance $handler)))"""
     with pytest.raises(CodeError, match=r"handle is func\(\) -> none, and another type is needed"):
         world.executor().prepare(world.deploy(text, COMPONENT), "a/b")
 

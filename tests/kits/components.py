@@ -2,7 +2,7 @@
 
 `agent_component.wasm` is a component of sdk/wit/agent.wit with one core module in it, made by
 scripts/component_envelope.mjs. `component_of` puts another core module in that one's place. It exports `memory`,
-`cabi_realloc` and `rota:agent/handler@1.0.0#handle`, and talks the canonical ABI: see `MISCHIEF`.
+`cabi_realloc` and `rota:agent/handler@2.0.0#handle`, and talks the canonical ABI: see `MISCHIEF`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _ENVELOPE: Final = (Path(__file__).parent / "agent_component.wasm").read_bytes()
 _CORE_MODULE: Final = 1  # id of a section
 
 # Where the parts of the answer are: at 1024 the list of outcomes, at 1040 one outcome.
-# A `done` has its state at 1044 (some, case, pointer, length), its output at 1060, its emits at 1076, its log at 1084
-# and its tensors at 1092. A message has its payload at 16 (case, pointer, length), its tensors at 88 and its address
-# at 96.
+# A `done` has its state at 1044 (some, case, pointer, length), its output at 1060, its emits at 1076, its log at 1084,
+# its tensors at 1092 and its waits at 1100. An emit has 48 bytes: its kind at 21, its answers at 40. A
+# message has its payload at 16 (case, pointer, length), its tensors at 88 and its address at 96.
 _PARTS: Final = """
   (func $free_bytes (param $size i32) (result i32) (local $at i32)
     (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
@@ -60,7 +60,7 @@ _CASES: Final = {
     " (call $pair (i32.const 664) (i32.const 680) (i32.const 1)) (i64.store (i32.const 672) (i64.const 5))"
     " (call $pair (i32.const 1084) (i32.const 620) (i32.const 1))"
     " (call $pair (i32.const 1092) (i32.const 680) (i32.const 1))",
-    "a": "(call $pair (i32.const 1076) (call $free_bytes (i32.const 800000)) (i32.const 20000))",  # too many emits
+    "a": "(call $pair (i32.const 1076) (call $free_bytes (i32.const 960000)) (i32.const 20000))",  # too many emits
     "b": "(i32.store (i32.const 1064) (i32.const 1)) (call $pair (i32.const 1068) (i32.const 630) (i32.const 3))",
     "c": "(call $pair (i32.const 1084) (call $free_bytes (i32.const 8000000)) (i32.const 1000000))",  # log lines
     "d": "(call $pair (i32.const 1068) (call $free_bytes (i32.const 0x1000001)) (i32.const 0x1000001))",  # 16 MiB + 1
@@ -70,6 +70,13 @@ _CASES: Final = {
     # As much as the memory holds: an answer that the engine refuses to copy.
     "g": "(call $pair (i32.const 1084) (call $free_bytes (i32.const 48000000)) (i32.const 6000000))",
     "h": "(call $pair (i32.const 1092) (call $free_bytes (i32.const 4000)) (i32.const 1000))",
+    "k": "(i32.store (i32.const 1060) (i32.const 0)) (i32.store (i32.const 1100) (i32.const 1))"  # postponed
+    " (call $pair (i32.const 1104) (i32.const 618) (i32.const 2))",
+    "l": "(call $pair (i32.const 1076) (i32.const 640) (i32.const 1))"  # settles turn 6 with its payload
+    " (call $pair (i32.const 640) (i32.load offset=96 (local.get $messages))"
+    " (i32.load offset=100 (local.get $messages)))"
+    " (call $pair (i32.const 652) (local.get $payload) (local.get $size))"
+    " (i32.store8 (i32.const 661) (i32.const 3)) (i64.store (i32.const 680) (i64.const 6))",
     "j": "(i32.store (i32.const 1044) (i32.const 1)) (i32.store (i32.const 1048) (i32.const 0))"
     " (call $pair (i32.const 1052) (local.get $payload) (local.get $size))",
     "i": "(i32.store (i32.const 1060) (i32.const 0)) (i32.store (i32.const 1044) (local.get 0))"
@@ -82,7 +89,7 @@ MISCHIEF: Final = (
     ' (data (i32.const 620) "\\6a\\02\\00\\00\\02\\00\\00\\00") (data (i32.const 630) "\\c4\\80.")'
     + _PARTS
     + """
-  (func (export "rota:agent/handler@1.0.0#handle") (param i32 i32 i32 i32) (param $messages i32) (param $count i32)
+  (func (export "rota:agent/handler@2.0.0#handle") (param i32 i32 i32 i32) (param $messages i32) (param $count i32)
     (result i32) (local $payload i32) (local $size i32) (local $what i32)
     (local.set $payload (i32.load offset=20 (local.get $messages)))
     (local.set $size (i32.load offset=24 (local.get $messages)))

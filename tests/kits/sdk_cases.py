@@ -22,7 +22,8 @@ TENSORS: Final = (
     TensorRef(bytes([1] * 32), "uint8", (4,)),
     TensorRef(bytes([2] * 32), "float32", (2, 3)),
 )
-EXAMPLES: Final = ("echo", "counter", "ask_model", "two_step", "verbs", "failing")
+EXAMPLES: Final = ("echo", "counter", "ask_model", "two_step", "verbs", "failing", "desk")
+FLOWS: Final = ("trip",)
 
 # What the payload of `failing` asks for where the languages differ.
 OWN_ENDS: Final = ("crash", "deep", "spin")
@@ -41,6 +42,12 @@ class Case(NamedTuple):
     state: bytes | None
     output: list[Any] | None
     log: tuple[str, ...] = ()
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """The turns that the agent has postponed and settles here."""
+        emits = self.output[4] if self.output and self.output[1] == 0 else []
+        return tuple([emit[6] for emit in emits if len(emit) > 6 and emit[6] != TURN])
 
     @property
     def packed(self) -> bytes:
@@ -77,9 +84,19 @@ def failed(code: str, message: str) -> list[Any]:
     return [1, 1, code, message, []]
 
 
-def ask(target: str, payload: bytes) -> list[Any]:
-    """Return an emitted ask without options."""
-    return [target, payload, 0, "ask", []]
+def postponed(state: bytes | None = None, emits: list[Any] | None = None, waits: str = "") -> list[Any]:
+    """Return the output of a task that is postponed, or of a step of a flow that goes on."""
+    return [1, 0, state, None, emits or [], [], [], waits]
+
+
+def ask(target: str, payload: bytes, tensors: tuple[int, ...] = (), deadline_ms: int = 0) -> list[Any]:
+    """Return an emitted ask without a priority."""
+    return [target, payload, 0, "ask", list(tensors), *([deadline_ms] if deadline_ms else [])]
+
+
+def settle(example: str, turn: int, payload: bytes, kind: str = "reply", tensors: tuple[int, ...] = ()) -> list[Any]:
+    """Return the emit that settles a turn."""
+    return [f"{example}/case", payload, 0, kind, list(tensors), 0, turn]
 
 
 def _echo() -> list[Case]:
@@ -127,30 +144,37 @@ def model_call(text: str) -> bytes:
 def _ask_model() -> list[Case]:
     answer = {"generate": {"text": "Blue.", "stop": "end", "usage": {"tokens": 3, "seconds": 0.25}, "more": [None]}}
     reply_to = (9, 5, 0)
+    failure = pack(["unknown_model", "model:smollm2"])
     found = [
         Case(f"{len(text)} characters", "ask_model", task(text.encode()), None, _asks_model(text))
         for text in ("", "Why is the sky blue?", "ü" * 20, "a" * 40, "b" * 300)
     ]
     return [
         *found,
-        Case("reply", "ask_model", task(pack(answer), "reply", reply_to=reply_to), None, done(None, b"Blue.")),
+        Case(
+            "reply",
+            "ask_model",
+            task(pack(answer), "reply", reply_to=reply_to),
+            None,
+            done(None, None, [settle("ask_model", 5, b"Blue.")]),
+        ),
         Case(
             "failure",
             "ask_model",
-            task(pack(["unknown_model", "model:smollm2"]), "failure", reply_to=reply_to),
+            task(failure, "failure", reply_to=reply_to),
             None,
-            done(None, b"unknown_model: model:smollm2"),
+            done(None, None, [settle("ask_model", 5, failure, "failure")]),
         ),
     ]
 
 
 def _asks_model(text: str) -> list[Any]:
-    return done(None, b"asked", [ask("model:smollm2", model_call(text))])
+    return postponed(None, [ask("model:smollm2", model_call(text))])
 
 
 def _two_step() -> list[Case]:
     first, second = "one", "two" * 20
-    middle = {"step": 2, "first": first}
+    middle = {"step": 2, "turn": 4, "first": first}
     end = {"step": 3, "first": first, "second": second}
     reply_to = (9, 5, 0)
     return [
@@ -159,13 +183,13 @@ def _two_step() -> list[Case]:
             "two_step",
             task(b"start"),
             None,
-            done(pack({"step": 1}), b"asked", [ask("echo/two_step", b"start")]),
+            postponed(pack({"step": 1, "turn": TURN}), [ask("echo/two_step", b"start")]),
         ),
         Case(
             "first answer",
             "two_step",
             task(first.encode(), "reply", reply_to=reply_to),
-            pack({"step": 1}),
+            pack({"step": 1, "turn": 4}),
             done(pack(middle), None, [ask("counter/two_step", first.encode())]),
         ),
         Case(
@@ -173,14 +197,14 @@ def _two_step() -> list[Case]:
             "two_step",
             task(second.encode(), "reply", reply_to=reply_to),
             pack(middle),
-            done(pack(end), pack(end)),
+            done(pack(end), None, [settle("two_step", 4, pack(end))]),
         ),
         Case(
             "failure",
             "two_step",
             task(pack(["trap", "unreachable in rota_step"]), "failure", reply_to=reply_to),
             pack(middle),
-            failed("step_2", "trap: unreachable in rota_step"),
+            done(None, None, [settle("two_step", 4, pack(["step_2", "trap: unreachable in rota_step"]), "failure")]),
         ),
     ]
 
@@ -250,4 +274,101 @@ def _failing() -> list[Case]:
     return [*found, *(Case(end, "failing", task(end.encode()), None, None, ("before it",)) for end in OWN_ENDS)]
 
 
-CASES: Final = (*_echo(), *_counter(), *_ask_model(), *_two_step(), *_verbs(), *_failing())
+def _desk() -> list[Case]:
+    waiting, asked_in = pack(5), 4
+    answer = {"kind": "reply", "sender": "echo/x", "reply_to": (6, asked_in, 0), "tensors": TENSORS}
+    failure = task(pack(["trap", "unreachable"]), "failure", reply_to=(6, asked_in, 0))
+    settled = settle("desk", 5, pack({"waited": 5}))
+    refused = settle("desk", 5, pack(["refused", "the desk is closed"]), "failure")
+    passed = ["echo/y", pack([5]), 3, "ask", [], 0, 5]
+    transferred = ["echo/x", b"transfer", 0, "ask", [0, 1], 0, TURN]
+    own = settle("desk", asked_in, b"fine", "reply", (0, 1))
+    failed_own = settle("desk", asked_in, pack(["trap", "unreachable"]), "failure")
+    asked = ask("echo/x", b"what?", (0, 1), 30_000)
+    return [
+        Case("ask", "desk", task(b"what?", "ask", tensors=TENSORS), None, postponed(None, [asked])),
+        Case("reply", "desk", task(b"fine", **answer), None, done(None, None, [own])),
+        Case("failure", "desk", failure, None, done(None, None, [failed_own])),
+        Case("wait", "desk", task(b"wait"), None, postponed(pack(TURN))),
+        Case("answer", "desk", task(b"answer"), waiting, done(pack(None), b"answered", [settled])),
+        Case("refuse", "desk", task(b"refuse"), waiting, done(pack(None), None, [refused])),
+        Case("pass", "desk", task(b"pass"), waiting, done(pack(None), None, [passed])),
+        Case("transfer", "desk", task(b"transfer", tensors=TENSORS), None, postponed(None, [transferred])),
+    ]
+
+
+CASES: Final = (*_echo(), *_counter(), *_ask_model(), *_two_step(), *_verbs(), *_failing(), *_desk())
+
+
+class FlowCase(NamedTuple):
+    """One call of a flow: its messages, and what each must give. In an output that goes on, `waits` is the language's
+    own. The last output may be a failure that begins as this one, since a language may add where it was.
+    """
+
+    name: str
+    example: str
+    tasks: tuple[TaskInput, ...]
+    outputs: tuple[list[Any], ...]
+    log: tuple[str, ...]
+
+
+_PLAN: Final = {"generate": {"text": " walk.", "stop": "end"}}
+_HOTEL_TENSOR: Final = TensorRef(bytes([3] * 32), "int8", (1,))
+
+
+def _step(
+    place: int, payload: bytes, reply_to: tuple[int, int, int] | None, kind: str = "reply", **more: Any
+) -> TaskInput:
+    """Return message `place` of the call that began in `TURN`: turn and time go on by ten and a hundred."""
+    return task(payload, kind, reply_to=reply_to, turn=TURN + 10 * place, now_ms=NOW_MS + 100 * place, **more)
+
+
+def _trip_begins(city: str) -> list[Any]:
+    hotel = ["hotel/best", pack({"city": city, "nights": 2}), 2, "ask", [], 30_000]
+    plan = pack({"generate": {"max_tokens": 32, "prompt": f"A day in {city}:"}})
+    return postponed(None, [ask("weather/today", city.encode()), hotel, ask("model:smollm2", plan)])
+
+
+def _trip() -> list[FlowCase]:
+    """The calls of trip: answers out of order; a desk that fails, then a third; one that fails for good."""
+    begin = task(b"Bonn", "ask", sender="desk/x", tensors=TENSORS)
+    hotel = _step(1, b"Inn", (30, TURN, 1), tensors=(_HOTEL_TENSOR,))
+    plan, weather = _step(2, pack(_PLAN), (31, TURN, 2)), _step(3, b"rain", (29, TURN, 0))
+    gathered = (begin, hotel, plan, weather)
+    asked_in, goes_on = TURN + 30, postponed()
+    found = [["log/main", pack(["found", "Inn"]), 0, "tell", []]]
+    books = [ask(f"booking/{desk}", b"Inn", (2,)) for desk in ("a", "b")]
+    so_far = (_trip_begins("Bonn"), goes_on, goes_on, postponed(None, [*found, *books]))
+
+    def trip(booked: Any) -> list[Any]:
+        return [*done(None, pack({"weather": "rain", "plan": " walk.", "booked": booked})), [0, 1]]
+
+    second = _step(4, pack(["room", 3]), (33, asked_in, 2))
+    no_room = _step(4, pack(["error", "full: no room"]), (32, asked_in, 1), "failure")
+    timer = _step(5, pack(0), None, "timer", sender="trip/~7")
+    late = _step(6, pack("late"), (33, asked_in, 2))
+    third = _step(7, pack({"desk": "c"}), (36, TURN + 50, 0))
+    sleeps = postponed(None, [["trip/~7", pack(0), 0, "timer", [], 250]])
+    asks_again = postponed(None, [ask("booking/c", pack(["error", "full: no room"]))])
+    no_weather = _step(1, pack(["unknown_agent", "weather/today"]), (29, TURN, 0), "failure")
+    log = ("a trip to Bonn",)
+    return [
+        FlowCase("the second desk answers", "trip", (*gathered, second), (*so_far, trip(["room", 3])), log),
+        FlowCase(
+            "a third desk",
+            "trip",
+            (*gathered, no_room, timer, late, third),
+            (*so_far, sleeps, asks_again, goes_on, trip({"desk": "c"})),
+            log,
+        ),
+        FlowCase(
+            "no weather",
+            "trip",
+            (begin, no_weather),
+            (_trip_begins("Bonn"), failed("AskFailed", "unknown_agent: weather/today")),
+            log,
+        ),
+    ]
+
+
+FLOW_CASES: Final = tuple(_trip())

@@ -44,7 +44,7 @@ class Language(NamedTuple):
     """`content` makes an example ready to deploy; it may skip the test with the reason. `ends`: see `OWN_ENDS`.
 
     `packs`: whether its programs return the arrays of docs/AGENTS.md, so that the bytes can be compared; otherwise only
-    outcomes are.
+    outcomes are. `flows`: the suffix of the source of its flows, as it says where they wait; empty if it has none.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Language(NamedTuple):
     ends: dict[str, End]
     kind: CodeKind = AGENT
     packs: bool = True
+    flows: str = ""
 
 
 def built(language: str) -> Callable[[str], Content]:
@@ -116,16 +117,19 @@ LANGUAGES: Final[tuple[Language, ...]] = (
         "c",
         built("c"),
         {"crash": End("trap", "unreachable"), "deep": End("trap", "memory_out_of_bounds"), "spin": OUT_OF_FUEL},
+        flows=".c",
     ),
     Language(
         "cpp",
         built_as_cpp,
         {"crash": End("trap", "unreachable"), "deep": End("trap", "memory_out_of_bounds"), "spin": OUT_OF_FUEL},
+        flows=".c",
     ),
     Language(
         "rust",
         built("rust"),
         {"crash": End("error", "panic: panicked at"), "deep": End("trap", "memory_out"), "spin": OUT_OF_FUEL},
+        flows=".rs",
     ),
     Language(
         "zig",
@@ -153,6 +157,7 @@ LANGUAGES: Final[tuple[Language, ...]] = (
             "spin": OUT_OF_FUEL,
         },
         SOURCE,
+        flows=".py",
     ),
     Language(
         "javascript",
@@ -163,5 +168,6 @@ LANGUAGES: Final[tuple[Language, ...]] = (
             "spin": OUT_OF_FUEL,
         },
         SOURCE,
+        flows=".js",
     ),
 )

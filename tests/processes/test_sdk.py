@@ -59,8 +59,6 @@ def test_every_language_does_the_same(run_dir: Path, rota_up: Callable[..., Any]
     first = found["c"]
     results = {address: result for address, result, _ in first if isinstance(result, bytes)}
     assert results["counter/a"] == b"3"
-    assert results["ask_model/a"].startswith(b"unknown_model: ")
-    assert msgpack.unpackb(results["two_step/two_step"]) == {"step": 3, "first": "start", "second": "1"}
     for one in found.values():
         assert one == first
 

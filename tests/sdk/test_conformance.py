@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgpack
 import pytest
-from sdk_cases import CASES, EXAMPLES, LANE_SEED, Case, failed, task
+from sdk_cases import CASES, EXAMPLES, FLOW_CASES, FLOWS, LANE_SEED, Case, FlowCase, failed, pack, task
 from sdk_languages import LANGUAGES, Language
 
+from rota.common.calls import instance_address
 from rota.common.code_kinds import IS_MODULE, KINDS, content_file
 from rota.common.digests import digest
-from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome
+from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome, Past
 from rota.cpu_worker import abi
 from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.open_turns import OpenTurns
 from rota.cpu_worker.task_log import TaskLog
 
 LIMITS = Limits(fuel=200_000_000)
@@ -45,12 +48,21 @@ class Runner:
     def run(self, language: Language, case: Case, limits: Limits = LIMITS) -> Seen:
         self.outputs.clear()
         code = self._code(language, case.example)._replace(limits=limits)
-        fold = Fold(LANE_SEED, code, f"{case.example}/case", case.state, (case.task,))
+        fold = Fold(LANE_SEED, code, f"{case.example}/case", case.state, (case.task,), case.open)
         result = self._executor.run(fold)
         if result.stopped is not None:
             return Seen(Failed(result.stopped, result.reason, case.log, 0), None, None)
         (outcome,) = result.outcomes
         return Seen(outcome, result.state, self.outputs[0] if self.outputs else None)
+
+    def run_flow(self, language: Language, case: FlowCase) -> list[Outcome]:
+        self.outputs.clear()
+        code = self._code(language, case.example)._replace(limits=LIMITS, flow=True)
+        past = Past((), len(case.tasks), 0)
+        address = instance_address(case.example, case.tasks[0].turn)
+        result = self._executor.run(Fold(LANE_SEED, code, address, None, case.tasks, (), past))
+        assert result.stopped is None, result.reason
+        return list(result.outcomes)
 
     def close(self) -> None:
         self._executor.close()
@@ -97,6 +109,7 @@ def _expected(case: Case, limits: Limits) -> tuple[Outcome, bytes | None]:
         limits=limits,
         fuel=0,
         log=TaskLog(limits.log_bytes),
+        open_turns=OpenTurns(case.open),
     )
     return outcome._replace(log=case.log), state
 
@@ -127,6 +140,29 @@ def test_an_example_gives_the_agreed_bytes(
     cases = [case for case in CASES if case.example == example]
     differences = [_check(run(language, case), case, language) for case in cases]
     assert not [text for text in differences if text is not None]
+
+
+@pytest.mark.parametrize("case", FLOW_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("language", [one for one in LANGUAGES if one.flows], ids=lambda language: language.name)
+def test_a_flow_gives_the_agreed_bytes(
+    language: Language, case: FlowCase, run: Callable[..., Seen], shared_runner: Runner
+) -> None:
+    """Goal: the same procedure in all languages that have flows. Method: the messages of a call; each step's bytes, but
+    for the text that says where it waits.
+    """
+    outcomes = shared_runner.run_flow(language, case)
+    assert tuple([line for outcome in outcomes for line in outcome.log]) == case.log
+    assert len(outcomes) == len(case.tasks)
+    for place, (outcome, expected) in enumerate(zip(outcomes, case.outputs, strict=True)):
+        if isinstance(outcome, Failed):
+            assert (outcome.kind, outcome.message.startswith(f"{expected[2]}: {expected[3]}")) == ("error", True)
+            continue
+        fields = msgpack.unpackb(shared_runner.outputs[place])
+        if outcome.waits is not None:
+            assert outcome.waits.partition(":")[0] == f"{case.example}{language.flows}"
+            fields[7] = ""
+        assert fields == expected
+        assert pack(fields) == pack(expected)
 
 
 @pytest.mark.parametrize(
@@ -177,3 +213,4 @@ def test_text_in_a_value_that_is_not_utf8(shared_runner: Runner, language: str) 
 def test_every_example_has_cases() -> None:
     """Goal: no example is forgotten. Method: the names in the cases."""
     assert sorted({case.example for case in CASES}) == sorted(EXAMPLES)
+    assert sorted({case.example for case in FLOW_CASES}) == sorted(FLOWS)

@@ -1,14 +1,15 @@
-// Asks a language model, and replies its answer.
+// Asks a language model, and answers with its text when that comes.
 
 export function agent(ctx) {
-  if (ctx.message.kind === "reply") {
-    ctx.reply(ctx.message.value.generate.text);
-  } else if (ctx.message.kind === "failure") {
-    const [kind, text] = ctx.message.value;
-    ctx.reply(`${kind}: ${text}`);
+  const { message } = ctx;
+  if (message.kind === "reply") {
+    ctx.settle(message.reply_to.asked_in, message.value.generate.text);
+  } else if (message.kind === "failure") {
+    const [kind, text] = message.value;
+    ctx.settleFailure(message.reply_to.asked_in, kind, text);
   } else {
-    const messages = [{ role: "user", content: ctx.message.text }];
+    const messages = [{ role: "user", content: message.text }];
     ctx.ask("model:smollm2", { generate: { max_tokens: 64, messages } });
-    ctx.reply("asked");
+    ctx.postpone();
   }
 }

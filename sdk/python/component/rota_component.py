@@ -77,14 +77,16 @@ def _outcome(agent: Handler, state: Any, message: Any) -> Any:
     if status:
         code, text, log = rest
         return Err(wit.Failure(code, text, written.lines() + log))
-    after, result, emits, log, *tensors = rest
+    after, result, emits, log, *more = rest
+    tensors, waits = [*more, *[[], None][len(more) :]]
     return Ok(
         wit.Done(
             None if after is None else _content(after),
             None if result is None else _content(result),
             [_emit(*emit) for emit in emits],
             written.lines() + log,
-            tensors[0] if tensors else [],
+            tensors,
+            waits,
         )
     )
 
@@ -105,8 +107,10 @@ def _fields(state: Any, message: Any) -> list[Any]:
     ]
 
 
-def _emit(target: str, payload: bytes, priority: int, kind: str, tensors: list[int], delay_ms: int = 0) -> Any:
-    return wit.Emit(target, _content(payload), priority, wit.EmitKind[kind.upper()], tensors, delay_ms)
+def _emit(
+    target: str, payload: bytes, priority: int, kind: str, tensors: list[int], delay_ms: int = 0, answers: int = 0
+) -> Any:
+    return wit.Emit(target, _content(payload), priority, wit.EmitKind[kind.upper()], tensors, delay_ms, answers)
 
 
 def _bytes(content: Any) -> bytes:

@@ -1,15 +1,16 @@
-"""Asks a language model, and replies its text when the answer has come."""
+"""Asks a language model, and answers with its text when that comes."""
 
 from rota.agent import Context
 
 
 def agent(ctx: Context) -> None:
-    if ctx.message.kind == "reply":
-        ctx.reply(ctx.message.value["generate"]["text"])
-    elif ctx.message.kind == "failure":
-        kind, text = ctx.message.value
-        ctx.reply(f"{kind}: {text}")
+    message = ctx.message
+    if message.kind == "reply":
+        ctx.settle(message.reply_to.asked_in, message.value["generate"]["text"])
+    elif message.kind == "failure":
+        kind, text = message.value
+        ctx.settle_failure(message.reply_to.asked_in, kind, text)
     else:
-        messages = [{"role": "user", "content": ctx.message.text}]
+        messages = [{"role": "user", "content": message.text}]
         ctx.ask("model:smollm2", {"generate": {"max_tokens": 64, "messages": messages}})
-        ctx.reply("asked")
+        ctx.postpone()

@@ -16,6 +16,7 @@ use crate::pack;
 use crate::value::Value;
 
 const WAITS_SHOWN: usize = 2;
+const WAITS_CHARS_MAX: usize = 256;
 
 /// The answer to an ask.
 #[derive(Clone, Debug)]
@@ -78,12 +79,14 @@ impl Waited {
     }
 }
 
-/// A call between its messages. `now_ms` and `turn` are of the message that came last.
+/// A call between its messages. `turn` and `now_ms` are of the message that came last. `clock_ms` never goes back, though a
+/// reply may descend from an older input than the timer before it.
 struct Inner {
     outbox: Outbox,
     address: String,
     turn: u64,
     now_ms: u64,
+    clock_ms: u64,
     sleeps: u64,
     tensors: u32,
     waited: Vec<Waited>,
@@ -116,7 +119,9 @@ impl Call {
     pub fn ask_with(&self, target: &str, payload: impl Into<Payload>, options: Options) -> Ask {
         let place = Location::caller();
         let mut inner = self.inner.borrow_mut();
-        let emit = inner.outbox.send(target, payload.into(), Sending::ask(options));
+        let deadline_ms = if options.deadline_ms > 0 { inner.from_now(options.deadline_ms) } else { 0 };
+        let sending = Sending::ask(Options { deadline_ms, ..options });
+        let emit = inner.outbox.send(target, payload.into(), sending);
         let key = Key::Ask(inner.turn, emit as u64);
         inner.waited.push(Waited::new(key, place));
         Ask(Wait { key, inner: self.inner.clone() })
@@ -136,15 +141,16 @@ impl Call {
         let mut inner = self.inner.borrow_mut();
         let number = inner.sleeps;
         let address = inner.address.clone();
-        inner.outbox.send(&address, number.into(), Sending::timer(delay_ms));
+        let sending = Sending::timer(inner.from_now(delay_ms));
+        inner.outbox.send(&address, number.into(), sending);
         inner.sleeps += 1;
         inner.waited.push(Waited::new(Key::Sleep(number), place));
         Sleep(Wait { key: Key::Sleep(number), inner: self.inner.clone() })
     }
 
-    /// The time of the message that came last, in milliseconds since 1970; `message.now_ms` is that of the first.
+    /// The latest time of the messages so far, in milliseconds since 1970; `message.now_ms` is that of the first.
     pub fn now_ms(&self) -> u64 {
-        self.inner.borrow().now_ms
+        self.inner.borrow().clock_ms
     }
 
     /// Set the answer of the call, for a flow that returns nothing; the last one counts.
@@ -285,6 +291,7 @@ impl Running {
             address: message.address.clone(),
             turn: message.turn,
             now_ms: message.now_ms,
+            clock_ms: message.now_ms,
             sleeps: 0,
             tensors: message.tensors.len() as u32,
             waited: Vec::new(),
@@ -317,11 +324,17 @@ impl Running {
 }
 
 impl Inner {
+    /// A delay from the clock on, as one from the message on, from which the host counts.
+    fn from_now(&self, delay_ms: u64) -> u64 {
+        self.clock_ms - self.now_ms + delay_ms
+    }
+
     /// Begin a step with its message; one that nobody waits for any more is dropped.
     fn take(&mut self, mut message: Message) {
         self.outbox = Outbox::default();
         self.turn = message.turn;
         self.now_ms = message.now_ms;
+        self.clock_ms = self.clock_ms.max(message.now_ms);
         self.waited.iter_mut().for_each(|waited| waited.polled = false);
         message.tensors.iter_mut().for_each(|tensor| tensor.index += self.tensors);
         self.tensors += message.tensors.len() as u32;
@@ -345,7 +358,7 @@ impl Inner {
         }
         let more = lines.len().saturating_sub(WAITS_SHOWN);
         lines.truncate(WAITS_SHOWN);
-        let shown = lines.join(", ");
+        let shown = lines.join(", ").chars().take(WAITS_CHARS_MAX - 24).collect::<String>();
         if more > 0 { format!("{} and {} more", shown, more) } else { shown }
     }
 }

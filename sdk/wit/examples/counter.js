@@ -18,6 +18,7 @@ function one(state, message) {
       emits: [],
       log: [`message ${count} from ${message.sender ?? "outside"}`],
       tensors: [],
+      waits: undefined,
     },
   };
 }

@@ -1,4 +1,4 @@
-// ask_model: asks a language model, and replies the text of its answer when that comes.
+// ask_model: asks a language model, and answers with its text when that comes.
 package main
 
 import "rota"
@@ -10,13 +10,13 @@ func agent(ctx *rota.Context) {
 	message := ctx.Message
 	switch message.Kind {
 	case "reply":
-		ctx.Reply(message.Value().Get("generate").Get("text"))
+		ctx.Settle(message.ReplyTo.AskedIn, message.Value().Get("generate").Get("text"))
 	case "failure":
 		failure := message.Value()
-		ctx.Reply(failure.At(0).Text() + ": " + failure.At(1).Text())
+		ctx.SettleFailure(message.ReplyTo.AskedIn, failure.At(0).Text(), failure.At(1).Text())
 	default:
 		messages := rota.List(rota.Map("role", "user", "content", message.Text()))
 		ctx.Ask("model:smollm2", rota.Map("generate", rota.Map("max_tokens", 64, "messages", messages)))
-		ctx.Reply("asked")
+		ctx.Postpone()
 	}
 }

@@ -1,4 +1,4 @@
-// two_step: asks one agent, asks another with its answer, and keeps and replies both.
+// two_step: asks one agent, asks another with its answer, and keeps both and answers with them.
 package main
 
 import (
@@ -11,19 +11,19 @@ func main() {}
 
 func agent(ctx *rota.Context) {
 	message, step := ctx.Message, ctx.State.Get("step").IntOr(0)
+	turn := uint64(ctx.State.Get("turn").IntOr(0))
 	switch {
 	case message.Kind == "failure":
 		failure := message.Value()
-		ctx.Fail(fmt.Sprintf("step_%d", step), failure.At(0).Text()+": "+failure.At(1).Text())
+		ctx.SettleFailure(turn, fmt.Sprintf("step_%d", step), failure.At(0).Text()+": "+failure.At(1).Text())
 	case message.Kind != "reply":
-		ctx.State = rota.Map("step", 1)
+		ctx.State = rota.Map("step", 1, "turn", ctx.Postpone())
 		ctx.Ask("echo/two_step", message.Payload)
-		ctx.Reply("asked")
 	case step == 1:
-		ctx.State = rota.Map("step", 2, "first", message.Text())
+		ctx.State = rota.Map("step", 2, "turn", turn, "first", message.Text())
 		ctx.Ask("counter/two_step", message.Payload)
 	default:
 		ctx.State = rota.Map("step", 3, "first", ctx.State.Get("first"), "second", message.Text())
-		ctx.Reply(ctx.State)
+		ctx.Settle(turn, ctx.State)
 	}
 }
