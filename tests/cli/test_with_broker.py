@@ -69,6 +69,26 @@ def test_a_deploy_without_a_worker_says_so_at_once(broker: Path) -> None:
     assert ended(broker, "deploy", "echo", str(ECHO), "--no-check") == (ExitCode.OK, "")
 
 
+def test_a_flow_is_deployed_with_its_bounds(broker: Path) -> None:
+    """Goal: what bounds a call arrives with the deploy, and code that keeps no state is no flow. Method: a module with
+    each option, read back; a function, and an instance that is used again.
+    """
+    options = {"asks_max": "3", "steps_max": "40", "call_fuel": "5000000", "call_bytes": "1000000"}
+    flags = [f"--{name.removesuffix('_max').replace('_', '-')}={value}" for name, value in options.items()]
+    assert ended(broker, "deploy", "trip", str(ECHO), "--no-check", "--flow", *flags) == (ExitCode.OK, "")
+    with Client(broker) as client:
+        (found,) = client.query("deploys", lane="main")
+    assert found["flow"] is True
+    assert {name: str(found["limits"][name]) for name in options} == options
+    for more, said in (
+        (("--kind", "function"), "code of kind function cannot be a flow: only one of kind agent or source"),
+        (("--reuse",), "reuse is not for a flow"),
+    ):
+        code, err = ended(broker, "deploy", "trip", str(ECHO), "--no-check", "--flow", *more)
+        assert code == ExitCode.USAGE
+        assert said in err
+
+
 def test_a_model_that_a_worker_refuses_is_not_kept(broker: Path, tmp_path: Path) -> None:
     """Goal: an unusable version is not left behind. Method: a real worker; a model from the future, then a good one."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")

@@ -16,7 +16,7 @@ import asyncio
 import inspect
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import CodeType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final
 
 from rota.agent import model_calls
@@ -32,8 +32,6 @@ NOTHING_COMES: Final = (
 )
 _WAITS_SHOWN: Final = 2
 _WAITS_CHARS_MAX: Final = 200
-_AWAITED: Final = ("cr_await", "gi_yieldfrom", "ag_await")
-_FRAMES: Final = ("cr_frame", "gi_frame", "ag_frame")
 
 
 class Answer(Message):
@@ -327,13 +325,20 @@ def is_call(address: str) -> bool:
 def _line(task: asyncio.Task[Any]) -> str:
     """Return file and line of the innermost frame of the author's at which a task waits; "" if there is none."""
     awaited: Any = task.get_coro()
-    found = ""
+    found: FrameType | None = None
     while awaited is not None:
-        frame = next((getattr(awaited, name) for name in _FRAMES if hasattr(awaited, name)), None)
+        kind = type(awaited)
+        if kind is CoroutineType:
+            frame, awaited = awaited.cr_frame, awaited.cr_await
+        elif kind is GeneratorType:
+            frame, awaited = awaited.gi_frame, awaited.gi_yieldfrom
+        elif kind is AsyncGeneratorType:
+            frame, awaited = awaited.ag_frame, awaited.ag_await
+        else:  # a future
+            break
         if frame is not None and not is_library(frame.f_code.co_filename):
-            found = f"{_place(frame.f_code)}:{frame.f_lineno}"
-        awaited = next((getattr(awaited, name) for name in _AWAITED if hasattr(awaited, name)), None)
-    return found
+            found = frame
+    return "" if found is None else f"{_place(found.f_code)}:{found.f_lineno}"
 
 
 def _place(code: CodeType) -> str:
