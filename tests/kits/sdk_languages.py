@@ -171,3 +171,12 @@ LANGUAGES: Final[tuple[Language, ...]] = (
         flows=".js",
     ),
 )
+
+
+def _typescript(example: str) -> Content:
+    pytest.importorskip("quickjs_rs", reason="pip install quickjs-rs takes the types out of TypeScript")
+    return source(javascript_runtime, "typescript/examples/{}.ts")(example)
+
+
+TYPESCRIPT: Final = Language("typescript", _typescript, {}, SOURCE, flows=".js")
+"""Has flows only: else it is JavaScript once its types are gone."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgpack
 import pytest
 from sdk_cases import CASES, EXAMPLES, FLOW_CASES, FLOWS, LANE_SEED, Case, FlowCase, failed, pack, task
-from sdk_languages import LANGUAGES, Language
+from sdk_languages import LANGUAGES, TYPESCRIPT, Language
 
 from rota.common.calls import instance_address
 from rota.common.code_kinds import IS_MODULE, KINDS, content_file
@@ -143,7 +143,9 @@ def test_an_example_gives_the_agreed_bytes(
 
 
 @pytest.mark.parametrize("case", FLOW_CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("language", [one for one in LANGUAGES if one.flows], ids=lambda language: language.name)
+@pytest.mark.parametrize(
+    "language", [*[one for one in LANGUAGES if one.flows], TYPESCRIPT], ids=lambda language: language.name
+)
 def test_a_flow_gives_the_agreed_bytes(
     language: Language, case: FlowCase, run: Callable[..., Seen], shared_runner: Runner
 ) -> None:
