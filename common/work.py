@@ -57,6 +57,7 @@ RECORDED_FAILURES: Final = (
     "faulted",  # no worker could do this one task: the stack or memory of the host ran out, a tensor is missing
     "expired",  # its deadline passed before its answer came
 )
+OUT_OF_CALL_FUEL: Final = "out of fuel in all"  # begins the message of `fuel` of a step that had only what was left
 UNABLE_FAILURES: Final = ("refused", "faulted")  # no worker could do it; the log says why
 FAILURE_KINDS: Final = DERIVED_FAILURES + RECORDED_FAILURES
 
@@ -300,7 +301,10 @@ def failure_text(kind: str, message: str, log: Sequence[str]) -> str:
     what ran out of fuel, with the remedy.
     """
     if kind == "fuel":
-        return f"{message}: it used all the fuel that its deploy gives a task; --fuel gives more"
+        of, flag = (
+            ("all steps of a call", "--call-fuel") if message.startswith(OUT_OF_CALL_FUEL) else ("a task", "--fuel")
+        )
+        return f"{message}: it used all the fuel that its deploy gives {of}; {flag} gives more"
     return f"{message}: {log[-1]}" if kind in UNABLE_FAILURES and log else message
 
 

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from rota.common.calls import other_path_text, path_of
 from rota.common.limits import OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
-from rota.common.work import AFTER_END, SOURCE, Done, Failed, Fold, FoldResult, Outcome, TaskInput
+from rota.common.work import AFTER_END, OUT_OF_CALL_FUEL, SOURCE, Done, Failed, Fold, FoldResult, Outcome, TaskInput
 from rota.cpu_worker import abi
 from rota.cpu_worker.call_history import CallHistory, first_mark
 from rota.cpu_worker.guest import GuestFault, GuestStopped
@@ -206,7 +206,7 @@ class _RunningCall:
                 facts.log.end_with(fault.stack)
             message = fault.message
             if fault.kind == "fuel" and fuel < limits.fuel:
-                message = f"{_OUT_OF_FUEL} in all{message.removeprefix(_OUT_OF_FUEL)}"
+                message = OUT_OF_CALL_FUEL + message.removeprefix(_OUT_OF_FUEL)
             return Failed(fault.kind, message, facts.log.lines(), sandbox.fuel_used)
         outcome, _ = abi.decode_output(
             answer,

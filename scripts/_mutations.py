@@ -96,8 +96,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "emits-of-a-failure", "a failed task emits nothing", "cpu_worker/abi.py",
-        '            return Failed("error", _error_message(fields), log.lines(), fuel), None\n',
-        '            emits = _emits([["a/b", b""]], address, task, limits, own)\n'
+        '            return Failed("error", error_message(fields[2], fields[3]), log.lines(), fuel), None\n',
+        '            emits = emits_of([["a/b", b""]], None, address, task, limits, own)\n'
         "            return Done(None, None, emits, log.lines(), fuel, ()), None\n",
         ("tests/cpu_worker/test_abi.py", "tests/cpu_worker/test_executor.py"),
     ),

@@ -21,6 +21,8 @@ from rota.common.limits import (
 )
 from rota.common.work import Done, Emit, Failed, Limits, Outcome, TaskInput, TensorRef
 from rota.cpu_worker import abi
+from rota.cpu_worker.abi_emits import EMIT_FIELDS
+from rota.cpu_worker.abi_values import CONTAINERS_MAX
 from rota.cpu_worker.task_log import STDOUT, TaskLog
 
 REFS = (TensorRef(b"a" * 32, "float32", (2,)), TensorRef(b"b" * 32, "uint8", (3, 4)))
@@ -263,12 +265,12 @@ def test_more_containers_than_any_good_output_has(inner: Any) -> None:
 
     The log that holds them, the emits and the output itself count as well.
     """
-    many = abi.CONTAINERS_MAX - 3
+    many = CONTAINERS_MAX - 3
     assert failure([1, 0, None, None, [], [inner] * many]) == (
         "bad_output",
         f"log[0]: {'map' if inner == {} else 'array'} of 0, not a str",
     )
-    more = f"output: more than {abi.CONTAINERS_MAX} arrays and maps"
+    more = f"output: more than {CONTAINERS_MAX} arrays and maps"
     assert failure([1, 0, None, None, [], [inner] * (many + 1)]) == ("bad_output", more)
 
 
@@ -329,7 +331,7 @@ def test_tables_name_the_encoded_fields() -> None:
 def test_tables_are_in_the_docs() -> None:
     """Goal: docs/AGENTS.md shows the tables of the code, field by field. Method: look for each row."""
     page = (Path(__file__).parents[2] / "docs" / "AGENTS.md").read_text(encoding="utf-8")
-    for table in (abi.IN_FIELDS, abi.DONE_FIELDS, abi.ERROR_FIELDS, abi.EMIT_FIELDS):
+    for table in (abi.IN_FIELDS, abi.DONE_FIELDS, abi.ERROR_FIELDS, EMIT_FIELDS):
         rows = [f"| {place} | `{name}` | {kind} | {bound} |" for place, (name, kind, bound) in enumerate(table)]
         assert "\n".join(rows) in page
 
@@ -367,8 +369,6 @@ def test_arrays_without_their_items_are_refused(size: int) -> None:
 
 
 def test_extensions_count_as_arrays_do() -> None:
-    outcome, _ = decode_bytes(
-        msgpack.packb([1, 0, None, None, [], [msgpack.ExtType(1, b"")] * (abi.CONTAINERS_MAX + 1)])
-    )
+    outcome, _ = decode_bytes(msgpack.packb([1, 0, None, None, [], [msgpack.ExtType(1, b"")] * (CONTAINERS_MAX + 1)]))
     assert isinstance(outcome, Failed)
-    assert outcome.message == f"output: more than {abi.CONTAINERS_MAX} arrays and maps"
+    assert outcome.message == f"output: more than {CONTAINERS_MAX} arrays and maps"

@@ -27,7 +27,7 @@ from call_kit import (
 )  # fmt: skip
 
 from rota.common.limits import LIVE_CALLS_MAX
-from rota.common.work import AFTER_END, Code, Done, Failed, FoldResult, Past, TaskInput
+from rota.common.work import AFTER_END, Code, Done, Failed, FoldResult, Past, TaskInput, failure_text
 from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.guest_memory import WatchedMemories
 from rota.cpu_worker.tensor_access import BAD_INDEX, StoreTensors
@@ -369,9 +369,10 @@ def test_the_fuel_of_a_call_is_bounded(way: Way) -> None:
         assert before == usual[:2]
         assert (last.kind, last.fuel) == ("fuel", usual[2].fuel - 1)
         assert last.message.startswith("out of fuel in all in ")
+        assert failure_text(last.kind, last.message, ()).endswith("all steps of a call; --call-fuel gives more")
     alone = outcomes_of(run_grouped(way.executor(), way.code(fuel=usual[2].fuel - 1), messages, (3,)))[2]
     assert alone.message.startswith("out of fuel in ")
-    assert "in all" not in alone.message
+    assert failure_text(alone.kind, alone.message, ()).endswith("a task; --fuel gives more")
 
 
 # --- tensors and time -------------------------------------------------------------------------------------------------

@@ -97,7 +97,8 @@ def test_asks_without_end(attacked: Attacked) -> None:
     """Goal: what a step sends is bounded as a task's is. Method: as many asks as may be, where waiting is one too."""
     asks = answers(msgpack.packb([1, 0, None, None, [["a/b", b"", 0, "ask"]] * 8, [], [], ""]))
     (many,) = attacked.run(attacked.code(emits_max=8), *numbered([asks]))
-    assert (many.kind, many.message) == ("overflow", "emits, and one for what is postponed: 9, at most 8 (emits_max)")
+    assert many.kind == "overflow"
+    assert many.message.startswith("emits, and one for what is postponed: 9, at most 8 (emits_max)")
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,36 @@ def test_garbage_gets_an_errno(name: str) -> None:
     first = outcomes()
     assert all(isinstance(found, str) or 0 <= found <= errno.ENOTCAPABLE for found in first)
     assert first == outcomes()
+
+
+def test_a_call_is_one_process() -> None:
+    """Goal: the next message of a call finds its files and descriptors, a clock that goes on and chance of its own.
+
+    Method: a file that is written before and after; messages later, earlier and at the time that the clock has reached.
+    """
+    kit = WasiKit(now_ms=1_000)
+    number = kit.open("tmp/kept", 1 | 8)
+    assert kit.write(number, b"one") == 3
+
+    def seen() -> tuple[int, bytes]:
+        assert kit.call("clock_time_get", 0, 0, OUT_AT) == 0
+        now = kit.long()
+        assert kit.call("random_get", DATA_AT, 8) == 0
+        return now, bytes(kit.guest.memory[DATA_AT : DATA_AT + 8])
+
+    lines: list[tuple[int, bytes]] = []
+    found = [seen()]
+    for now_ms, entropy in ((3_000, 1), (2_000, 2), (3_000, 1)):
+        kit.process.go_on(now_ms=now_ms, entropy=bytes([entropy]) * 32, log=lambda *line: lines.append(line))
+        found.append(seen())
+    assert [now for now, _ in found] == [1_000_001_000, 3_000_001_000, 3_000_002_000, 3_000_003_000]
+    assert len({chance for _, chance in found}) == 3
+    assert found[1][1] == found[3][1]
+    assert kit.write(number, b"two") == 3
+    assert kit.write(2, b"a line") == 6
+    assert (kit.log, lines) == ([], [(2, b"a line")])
+    assert kit.process.files.used_bytes > 6
+    again = kit.open("tmp/kept")
+    struct.pack_into("<II", kit.guest.memory, DATA_AT, DATA_AT + 64, 100)
+    assert kit.call("fd_read", again, DATA_AT, 1, OUT_AT) == 0
+    assert bytes(kit.guest.memory[DATA_AT + 64 : DATA_AT + 64 + kit.word()]) == b"onetwo"

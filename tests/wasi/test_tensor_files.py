@@ -149,3 +149,43 @@ def test_a_tensor_that_the_host_cannot_read(guest: PlainGuest, tensors: TaskTens
     assert PlainGuest(process).open("rota/tensors/0", READ)[0] == EIO
     assert without.fault
     assert not tensors.fault
+
+
+def test_tensors_of_a_call(tensors: TaskTensors) -> None:
+    """Goal: a message of a call sees its own tensors behind those of the messages before, not those that a step made.
+
+    Method: a process that begins without any, then one, then two; a tensor is made in between, and read from a
+    descriptor that is still open.
+    """
+    tensors.given = ()
+    process = Process(
+        program_of((), (), ()), now_ms=0, entropy=bytes(32), memory_bytes=1 << 20, log=lambda *_: None, tensors=tensors
+    )
+    guest = PlainGuest(process)
+
+    def go_on(count: int) -> None:
+        tensors.end()
+        tensors.given, tensors.earlier = (SHARED,) * count, count - 1
+        process.go_on(now_ms=0, entropy=bytes(32), log=lambda *_: None)
+
+    assert guest.open("rota/tensors/0", READ)[0] != SUCCESS
+    go_on(1)
+    assert guest.read_file("rota/tensors/0") == b"data"
+    assert guest.write_new(msgpack.packb(["uint8", [3]]) + b"new") == SUCCESS
+    assert guest.read_file("rota/tensors/1") == b"new"
+    errno, kept = guest.open("rota/tensors/1", READ)
+    assert errno == SUCCESS
+    go_on(2)
+    assert guest.read_file("rota/tensors/1") == b"data"
+    assert guest.open("rota/tensors/2", READ)[0] != SUCCESS
+    guest.write(1024, struct.pack("<II", 2048, 4096))
+    assert guest.do("fd_read", kept, 1024, 1, 516) == SUCCESS
+    assert bytes(guest.memory[2048:2051]) == b"new"
+
+
+def test_the_tensors_of_a_call_are_bounded_for_each_message(tensors: TaskTensors) -> None:
+    """Goal: what came with earlier messages takes no room of this one. Method: 300 before, 256 of its own."""
+    tensors.given, tensors.earlier, tensors.bytes_max = (SHARED,) * 301, 300, 1_000
+    for place in range(255):
+        assert tensors.make("uint8", (1,), b"x") == 301 + place
+    assert tensors.make("uint8", (1,), b"x") == -28
