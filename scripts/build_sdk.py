@@ -21,7 +21,7 @@ from typing import Final
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 SDK: Final = REPOSITORY / "sdk"
 EXAMPLES: Final = ("ask_model", "counter", "desk", "echo", "failing", "two_step", "verbs")
-FLOWS: Final = {"rust": ("trip",)}  # of the languages that have flows
+FLOWS: Final = {"rust": ("trip", "waits")}  # of the languages that have flows
 DIGESTS: Final = "DIGESTS"
 
 RUSTC_VERSION: Final = "1.63.0"

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use crate::host;
-use crate::message::{Message, Tensor};
+use crate::message::{host_index, Message, Tensor};
 use crate::pack;
 use crate::value::Value;
 
@@ -148,7 +148,7 @@ fn bytes_or_nil(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
 
 fn indices(out: &mut Vec<u8>, tensors: &[u32]) {
     pack::array(out, tensors.len());
-    tensors.iter().for_each(|index| pack::uint(out, u64::from(*index)));
+    tensors.iter().for_each(|index| pack::uint(out, u64::from(host_index(*index))));
 }
 
 /// One message, the agent's state, and the verbs. `state` is `Value::None` at first; what it is when the handler returns

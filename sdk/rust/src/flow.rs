@@ -264,6 +264,13 @@ impl<T: Into<Payload>> Return for T {
     }
 }
 
+/// None: what the flow gave to `reply`, if anything.
+impl<T: Return> Return for Option<T> {
+    fn returned(self) -> Returned {
+        self.map_or(Ok(None), Return::returned)
+    }
+}
+
 /// The answer is given on as it came, with its tensors.
 impl Return for Answer {
     fn returned(self) -> Returned {
@@ -286,6 +293,7 @@ pub struct Running {
 
 impl Running {
     pub(crate) fn begin<F: Future<Output = Returned> + 'static>(message: Message, begin: fn(Call) -> F) -> Running {
+        message::begin_step(message.tensors.len() as u32);
         let inner = Rc::new(RefCell::new(Inner {
             outbox: Outbox::default(),
             address: message.address.clone(),
@@ -338,6 +346,7 @@ impl Inner {
         self.waited.iter_mut().for_each(|waited| waited.polled = false);
         message.tensors.iter_mut().for_each(|tensor| tensor.index += self.tensors);
         self.tensors += message.tensors.len() as u32;
+        message::begin_step(self.tensors);
         let key = match message.kind {
             Kind::Timer => message::unsigned(&message.value()).map(Key::Sleep),
             _ => message.reply_to.map(|reply_to| Key::Ask(reply_to.asked_in, reply_to.emit)),

@@ -1,6 +1,7 @@
 //! What a handler is given.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::host;
 use crate::pack;
@@ -43,6 +44,31 @@ pub struct ReplyTo {
     pub emit: u64,
 }
 
+/// Of a call of a flow: its step, from 1, and the host's index of the first tensor that the step makes. 0 for an agent.
+static STEP: AtomicU32 = AtomicU32::new(0);
+static FIRST_MADE: AtomicU32 = AtomicU32::new(0);
+
+const MADE: u32 = 1 << 31; // an index with this bit is of a tensor that a step has made: the step, then its place there
+const PLACE_BITS: u32 = 8;
+const TENSORS_MAX: u32 = 1 << PLACE_BITS;
+
+/// Begin a step of a call. `tensors`: how many its messages have so far.
+pub(crate) fn begin_step(tensors: u32) {
+    STEP.fetch_add(1, Ordering::Relaxed);
+    FIRST_MADE.store(tensors, Ordering::Relaxed);
+}
+
+/// The host's index of a tensor. Fails the call with `old_tensor` if a step before this one has made it.
+pub(crate) fn host_index(index: u32) -> u32 {
+    if index & MADE == 0 {
+        return index;
+    }
+    if (index & !MADE) >> PLACE_BITS != STEP.load(Ordering::Relaxed) {
+        host::fail("old_tensor", "the call has waited since it made this tensor: send it before, or make it again");
+    }
+    FIRST_MADE.load(Ordering::Relaxed) + index % TENSORS_MAX
+}
+
 /// A tensor by reference. `index` is what emits and replies name it by.
 #[derive(Clone, Debug)]
 pub struct Tensor {
@@ -58,13 +84,16 @@ impl Tensor {
         let index = u32::try_from(index).unwrap_or_else(|_| {
             host::fail("bad_tensor", "dtype, shape and data do not fit, or there are too many tensors")
         });
+        let step = STEP.load(Ordering::Relaxed);
+        let place = index - FIRST_MADE.load(Ordering::Relaxed);
+        let index = if step == 0 { index } else { MADE | step << PLACE_BITS | place };
         Tensor { index, digest: Vec::new(), dtype: dtype.to_owned(), shape: shape.to_vec() }
     }
 
     /// Copy the data (C order, little-endian) from byte `offset` on into `to`; returns how many bytes there were.
     /// Fails the task where `offset` is behind the end.
     pub fn read(&self, offset: u64, to: &mut [u8]) -> usize {
-        let count = host::tensor_read(self.index, offset, to);
+        let count = host::tensor_read(host_index(self.index), offset, to);
         usize::try_from(count).unwrap_or_else(|_| host::fail("bad_tensor", "the offset is behind the end"))
     }
 }
