@@ -151,6 +151,8 @@ def _lines(task: Task) -> Iterator[str]:
         yield f"    {emit.kind} -> {emit.target} {_shown(emit.payload)}"
     if outcome.result is not None:
         yield f"    = {_shown(outcome.result)}"
+    if outcome.waits is not None:
+        yield f"    waits at {outcome.waits}" if outcome.waits else "    waits"
 
 
 def _shown(data: bytes) -> str:

@@ -4,6 +4,7 @@ author does wrong. test_python_flow.py has the language's side.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from call_kit import LANE_SEED
 from flow_kit import FlowCall
 from python_sandbox import NOW_MS, PythonSandbox
 
+from rota.common.digests import entropy
 from rota.common.work import Code, Done
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "sdk" / "python" / "examples"
@@ -84,15 +87,18 @@ return found"""
     for step, (time_ns, _, _, kept) in enumerate(found):
         assert 0 <= time_ns - (NOW_MS + 60_000 * step) * 10**6 < 10**9
         assert kept == "x"
-    assert len({one[1] for one in found}) == len({one[2] for one in found}) == 3
+        seed = int.from_bytes(entropy(LANE_SEED, calls[0].messages[step].turn), "big")
+        assert found[step][1] == random.Random(seed).random()
+    assert len({one[2] for one in found}) == 3
 
 
 def test_large_answers_use_the_same_room(sandbox: PythonSandbox, evaluator: Code) -> None:
     """Goal: a call does not grow by each answer that it has forgotten. Method: more bytes in all than the guest may
     have, in growing and falling sizes.
     """
+    limits = evaluator.limits._replace(call_bytes=32 << 20, memory_bytes=36 << 20)
     source = b"sizes = [len((await ctx.ask('a', b'')).payload) for _ in range(120)]\nreturn sizes"
-    call = FlowCall(sandbox.executor, evaluator._replace(limits=evaluator.limits._replace(call_bytes=32 << 20)), source)
+    call = FlowCall(sandbox.executor, evaluator._replace(limits=limits), source)
     sizes = [100_000 * (step % 10) for step in range(60)] + [10] * 60
     for size in sizes:
         call.answer(bytes(size))
