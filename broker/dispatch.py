@@ -436,8 +436,8 @@ class Dispatcher:
         tasks = queue.tasks
         code = tasks[0].code
         if not queue.stateless:
-            state = queue.lane.agents[queue.address].state
-            assignment.bytes += len(state) if state is not None else 0
+            agent = tasks[0].agent
+            assignment.bytes += 0 if agent is None or agent.state is None else len(agent.state)
         taken: list[Task] = []
         while tasks and assignment.tasks < quota and (not taken or assignment.bytes < bytes_max):
             task = tasks[0]

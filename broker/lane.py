@@ -10,13 +10,15 @@ before the next issue, the timing of completions could decide which of two waiti
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterator
 from heapq import merge
 from typing import Final, NamedTuple
 
-from rota.broker.dead_letters import DeadLetters
+from rota.broker.asks import is_postponed
+from rota.broker.calls import FlowCall
+from rota.broker.lane_answers import LaneAnswers
 from rota.broker.lane_budget import (
     LaneBudget,
     count,
@@ -26,21 +28,21 @@ from rota.broker.lane_budget import (
     run_bytes,
     wanted,
 )
+from rota.broker.notes import Notes, Numbering
 from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
-from rota.broker.replies import reply
-from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, caught_task
+from rota.broker.tasks import Agent, DeadTask, Run, Task, caught_task, predecessor
 from rota.broker.turn_content import turn_digest, turn_fields
-from rota.broker.verdicts import unknown
-from rota.common.budget import growth_of, outcome_bytes
+from rota.broker.verdicts import keyed_call, rebound, unknown
+from rota.common.budget import outcome_bytes
+from rota.common.calls import is_instance, open_after
 from rota.common.code_kinds import KINDS
 from rota.common.columns import Blobs
 from rota.common.digests import ZERO_DIGEST
 from rota.common.messages import LaneSettings
 from rota.common.targets import code_name
 from rota.common.work import (
-    ASK,
-    TELL,
-    TIMER,
+    AFTER_END,
+    SUBMIT_KINDS,
     Code,
     Done,
     Emit,
@@ -52,46 +54,6 @@ from rota.common.work import (
 )
 
 RECORDED_POLICY: Final = "recorded"
-
-
-class Numbering:
-    """The global sequence numbers: dense, from 1, over all lanes, never reused."""
-
-    __slots__ = ("next_seq",)
-
-    def __init__(self) -> None:
-        self.next_seq = 1
-
-    def take(self, tasks: int) -> int:
-        """Return the first of `tasks` new sequence numbers."""
-        first = self.next_seq
-        self.next_seq += tasks
-        return first
-
-
-class Notes:
-    """The effects of the last records, for dispatch, results and events."""
-
-    __slots__ = ("caught", "finished", "issued", "retired", "stamped", "timers")
-
-    def __init__(self) -> None:
-        self._clear()
-
-    def take(self) -> Notes:
-        """Return the notes so far and clear them."""
-        taken = Notes.__new__(Notes)  # copy.copy would take ten times as long, for each record
-        taken.stamped, taken.issued, taken.finished = self.stamped, self.issued, self.finished
-        taken.retired, taken.timers, taken.caught = self.retired, self.timers, self.caught
-        self._clear()
-        return taken
-
-    def _clear(self) -> None:
-        self.stamped: list[Run] = []
-        self.issued: list[Task] = []  # to be executed, so without those that already have an outcome
-        self.finished: list[Task] = []  # issued, and the outcome is final
-        self.caught: list[Task] = []  # the outcome is final before issue; in `finished` when they join the line
-        self.retired: list[Task] = []
-        self.timers: list[Timer] = []
 
 
 class LaneImage(NamedTuple):
@@ -109,29 +71,23 @@ class LaneImage(NamedTuple):
     passes: tuple[tuple[int, int], ...]
 
 
-class Lane:
+class Lane(LaneAnswers):
     """A lane: line, window, agents, digest. Its methods apply one record each."""
 
     def __init__(self, opened: Opened, numbering: Numbering, notes: Notes) -> None:
+        super().__init__(opened.settings, notes)
         assert opened.settings.seed is not None
         self.name = opened.lane
-        self.settings = opened.settings
         self.seed: bytes = opened.settings.seed
         self.window = opened.settings.window
         self.paused = opened.paused
         self.deploys: dict[str, Code] = dict(opened.deploys)
-        self.agents: dict[str, Agent] = {}
-        self.dead = DeadLetters(opened.settings.bytes_max)
-        self.timers: dict[tuple[int, int], Timer] = {}
-        self.next_turn = 1
         self.retired = 0
-        self.failed = 0
         self.digest = ZERO_DIGEST
         self.waiting_count = 0
         self.line_count = 0
-        self.line_by_turn: dict[int, Task] = {}
+        self._places = 0  # how many tasks have joined the line
         self._numbering = numbering
-        self._notes = notes
         self._waiting: dict[int, deque[Run]] = {}
         self._levels: list[int] = []  # priorities with waiting runs, ascending
         self._passes: dict[int, int] = {}  # issues from higher levels since this level was served
@@ -139,12 +95,11 @@ class Lane:
         self._recorded = opened.settings.policy == RECORDED_POLICY
         self._retire_order: deque[Task] = deque()
         self.reserved = 0  # emits that the tasks in the line may still make
-        self.budget = LaneBudget(opened.settings.bytes_max)
 
     @property
     def load(self) -> int:
-        """How many tasks are stamped and not retired, waiting timers included, as counted against `tasks_max`."""
-        return self.waiting_count + self.line_count + len(self.timers)
+        """How many tasks are stamped and not retired, with timers and open asks, as `tasks_max` counts."""
+        return self.waiting_count + self.line_count + len(self.timers) + len(self.asks.open)
 
     @property
     def head(self) -> Task | None:
@@ -155,8 +110,9 @@ class Lane:
 
     def submit(self, record: Submitted) -> None:
         """Stamp a batch of tasks in batch order."""
+        first_turn = self.next_turn
         if record.retry_of is not None:
-            self._stamp_again(self.dead.take(record.retry_of), record.now_ms)
+            self._stamp_again(self.dead.take(record.retry_of), record.kind, record.now_ms)
         for run in record.runs:
             self._stamp(
                 Run(
@@ -165,7 +121,7 @@ class Lane:
                     first_turn=self.next_turn,
                     targets=run.targets,
                     priority=run.priority,
-                    kind=TELL,
+                    kind=record.kind,
                     sender=None,
                     now_ms=record.now_ms,
                     parent=None,
@@ -174,6 +130,9 @@ class Lane:
                     tensors=run.tensors,
                 )
             )
+        if record.deadline_ms:
+            due_ms = record.now_ms + record.deadline_ms
+            self.asks.deadlines |= dict.fromkeys(range(first_turn, self.next_turn), due_ms)
         self._advance()
 
     def deploy(self, name: str, code: Code) -> None:
@@ -195,12 +154,58 @@ class Lane:
         assert index not in run.verdicts
         assert index >= run.issued
         run.verdicts[index] = failure
+        self.asks.deadlines.pop(run.first_turn + index, None)
         self._notes.caught.append(caught_task(run, index, failure))
+
+    def end(self, turn: int, failure: Failed, now_ms: int) -> None:
+        """End the wait for the answer of a task that has run, by a cancel or verdict: whoever asked gets the failure.
+
+        If it has not retired, that happens when it does. Its own effects stand.
+        """
+        ask = self.asks.open.get(turn)
+        if ask is None:
+            task = self.line_by_turn[turn]
+            assert task.outcome is None or is_postponed(task.outcome)  # a replay may not have run it yet
+            assert not task.run.answers
+            task.ends = failure
+            self.asks.deadlines.pop(turn, None)
+            return
+        self._end_ask(ask, failure, now_ms)
+        self._advance()
+
+    def seq_of(self, turn: int) -> int | None:
+        """Return the seq of a turn that waits, is in the line or has an open ask, else None."""
+        ask = self.asks.open.get(turn)
+        if ask is not None:
+            return ask.seq
+        task = self.line_by_turn.get(turn)
+        if task is not None:
+            return task.seq
+        for level in self._levels:
+            runs = self._waiting[level]
+            place = bisect_right(runs, turn, key=lambda run: run.first_turn) - 1
+            if place >= 0 and turn < runs[place].first_turn + len(runs[place].payloads):
+                return runs[place].first_seq + turn - runs[place].first_turn
+        return None
+
+    def decision(self, turn: int, run: Run | None) -> bool | None:
+        """Return what a cancel or deadline can do now: False: catch the task, True: end the wait for its answer, None:
+        nothing, since its outcome is final. `run`: the task's, if it has unfinished tasks.
+        """
+        if turn in self.asks.open:
+            return True
+        task = self.line_by_turn.get(turn)
+        if task is not None and is_postponed(task.outcome):
+            return True if task.ends is None and not task.run.answers else None
+        return False if run is not None and self.can_catch(run, turn - run.first_turn) else None
 
     def fire_timer(self, record: TimerFired) -> None:
         """Stamp the message of a timer that is due."""
         timer = self.timers.pop((record.turn, record.index_of_emit))
         self.budget.timer_bytes -= emit_bytes(timer.emit)
+        agent = self.agents.get(timer.sender)
+        if agent is not None and agent.call is not None:
+            del agent.call.timers[(timer.turn, timer.index_of_emit)]
         self._stamp_one(timer.emit, timer.sender, record.now_ms, (timer.turn, timer.index_of_emit))
         self._advance()
 
@@ -259,7 +264,8 @@ class Lane:
 
     def _leave_agent(self, task: Task, outcome: Outcome) -> None:
         """Update the task's agent. A verdict may end a task before earlier ones have completed; an execution cannot."""
-        agent = self.agents[task.address]
+        agent = task.agent
+        assert agent is not None
         task.before = before = predecessor(task)
         if before is None and agent.newest is task:
             agent.newest = None
@@ -268,12 +274,18 @@ class Lane:
             if outcome.state_digest is not None:
                 agent.state_digest = outcome.state_digest
             agent.completed += 1
+            if (agent.open or outcome.waits is not None) and agent.call is None:
+                agent.open = open_after(agent.open, task.turn, outcome)
             task.state_digest = agent.state_digest
+        if agent.call is not None:
+            agent.call.take(task, outcome, self.line_by_turn)
 
     def _finish(self, task: Task) -> None:
         self._notes.finished.append(task)
         assert task.outcome is not None
         self.budget.unretired_bytes += outcome_bytes(task.outcome)
+        if self.asks.deadlines and not is_postponed(task.outcome):
+            self.asks.deadlines.pop(task.turn, None)
         if self._recorded:
             self._retire_order.append(task)
 
@@ -295,8 +307,11 @@ class Lane:
             runs = self._waiting[level]
             run = runs[0]
             index = run.issued
-            code = self.deploys.get(run.name or code_name(run.targets[index]))
-            allowance = self._allowance(*wanted(code, run.kind))
+            if run.to_call:
+                code = self._code_of_call(run)
+            else:
+                code = self.deploys.get(run.name or code_name(run.targets[index]))
+            allowance = self._allowance(*wanted(code, run.wants_reply))
             if allowance is None:
                 return
             run.issued += 1
@@ -340,8 +355,15 @@ class Lane:
         given = self.budget.allowance(min(emits, room), growth)
         return given if given == (emits, growth) or self.line_count == 0 else None
 
+    def _code_of_call(self, run: Run) -> Code | None:
+        """Return the code of the call that a message is for; None if it has ended."""
+        agent = self.agents.get(run.target(0))
+        return None if agent is None or agent.call is None else agent.call.code
+
     def _join_line(self, task: Task) -> None:
         task.issued_at = self.retired
+        self._places += 1
+        task.place = self._places
         self.line_by_turn[task.turn] = task
         self.line_count += 1
         self.reserved += task.emits_max
@@ -349,28 +371,46 @@ class Lane:
         if not self._recorded:
             self._retire_order.append(task)
         verdict = task.run.verdicts.get(task.index) if task.run.verdicts else None
-        if verdict is None and task.code is None:
-            verdict = unknown(task.address)
-        if verdict is None and not task.stateless and task.address not in self.agents:
-            verdict = self._no_agent()
-        if verdict is not None:
-            task.outcome = verdict  # it joins the line complete and is not executed
-            self._finish(task)
+        outcome = verdict or self._meet(task)
+        if outcome is None:
+            self._notes.issued.append(task)
             return
-        if not task.stateless:
-            agent = self.agents.get(task.address)
-            if agent is None:
-                agent = self.agents[task.address] = Agent(task.address)
-            task.before = agent.newest
-            agent.newest = task
-        self._notes.issued.append(task)
+        task.outcome = outcome  # it joins the line complete and is not executed
+        if verdict is not None and task.run.to_call:
+            self._fail_call(task, verdict)
+        self._finish(task)
 
-    def _no_agent(self) -> Failed | None:
-        """Return the outcome of a task for a new agent if the lane may have no more of them."""
-        agents_max = self.settings.agents_max
-        if len(self.agents) < agents_max:
+    def _meet(self, task: Task) -> Outcome | None:
+        """Let an issued task join its agent, a new one if need be; return its outcome if it cannot be executed."""
+        code = task.code
+        if code is None:
+            return AFTER_END if task.run.to_call else unknown(task.address)
+        if task.stateless:
             return None
-        return Failed("overflow", f"no new agent: the lane has {agents_max} (agents_max)", (), 0)
+        address = task.address
+        if code.flow and not is_instance(address):
+            return keyed_call(address) if task.run.kind in SUBMIT_KINDS else rebound(address)
+        agent = self.agents.get(address)
+        if agent is None:
+            agents_max = self.settings.agents_max
+            if len(self.agents) >= agents_max:
+                return Failed("overflow", f"no new agent: the lane has {agents_max} (agents_max)", (), 0)
+            agent = self.agents[address] = Agent(address)
+            if code.flow:
+                agent.call = FlowCall(code, task.turn)
+        task.agent = agent
+        task.before = agent.newest
+        agent.newest = task
+        if agent.call is not None:
+            agent.call.in_line += 1
+        return None
+
+    def _fail_call(self, task: Task, verdict: Failed) -> None:
+        """Note that a message caught before its issue ends its call, if that is still there."""
+        agent = task.agent = self.agents.get(task.address)
+        if agent is not None and agent.call is not None:
+            agent.call.in_line += 1
+            agent.call.take(task, verdict, self.line_by_turn)
 
     # --- retire -----------------------------------------------------------------------------------
 
@@ -386,56 +426,13 @@ class Lane:
         self.budget.unretired_bytes -= outcome_bytes(outcome)
         self.retired += 1
         self.digest = task.turn_digest = turn_digest(self.digest, turn_fields(task, outcome))
-        growth = 0
-        if type(outcome) is Done:
-            if outcome.emits or outcome.state_digest is not None:
-                growth = self._count_growth(task, outcome)
-                for index, emit in enumerate(outcome.emits):
-                    self._emit(task, index, emit)
+        agent = task.agent
+        if agent is None or agent.call is None:
+            self._leave(task, outcome)
         else:
-            assert type(outcome) is Failed
-            self.failed += 1
-            self._bury(task, outcome)
-        if task.run.kind == ASK:
-            self._reply(task, outcome, task.growth_max - growth)
+            self._leave_step(task, outcome, agent)
+        task.agent = None  # it may be kept for its result, and a call is not kept for that
         self._notes.retired.append(task)
-
-    def _count_growth(self, task: Task, done: Done) -> int:
-        """Count the state that a task left; return by how many bytes it grew the lane, including its emits."""
-        if done.state_digest is None:
-            return growth_of(done, 0)
-        agent = self.agents[task.address]
-        growth = growth_of(done, agent.counted_bytes)
-        self.budget.state_bytes += done.state_bytes - agent.counted_bytes
-        agent.counted_bytes = done.state_bytes
-        return growth
-
-    def _emit(self, task: Task, index: int, emit: Emit) -> None:
-        if emit.kind == TIMER:
-            timer = Timer(task.turn, index, task.run.now_ms + emit.delay_ms, task.address, emit)
-            self.timers[(task.turn, index)] = timer
-            self.budget.timer_bytes += emit_bytes(emit)
-            self._notes.timers.append(timer)
-        else:
-            self._stamp_one(emit, task.address, task.run.now_ms, (task.turn, index))
-
-    def _reply(self, task: Task, outcome: Outcome, left: int) -> None:
-        """Send the outcome of an asked task to the asker, with the turn that it answers, in at most `left` bytes."""
-        asked = task.run.parent
-        assert asked is not None
-        emits = len(outcome.emits) if type(outcome) is Done else 0
-        reply_to = ReplyTo(task.turn, *asked)
-        self._stamp_one(reply(task, outcome, left), task.address, task.run.now_ms, (task.turn, emits), reply_to)
-
-    def _bury(self, task: Task, failure: Failed) -> None:
-        run = task.run
-        tensors = run.tensors_of(task.index)
-        self.dead.keep(
-            DeadTask(
-                task.seq, task.turn, task.address, run.priority, task.payload, tensors, run.now_ms, failure,
-                task.attempts,
-            )
-        )  # fmt: skip
 
     # --- stamp ------------------------------------------------------------------------------------
 
@@ -459,6 +456,7 @@ class Lane:
         now_ms: int,
         parent: tuple[int, int] | None,
         reply_to: ReplyTo | None = None,
+        answers: int = 0,
     ) -> None:
         self._stamp(
             Run(
@@ -474,11 +472,12 @@ class Lane:
                 reply_to=reply_to,
                 payloads=Blobs(emit.payload, (len(emit.payload),)),
                 tensors=((0, emit.tensors),) if emit.tensors else (),
+                answers=answers,
             )
         )
 
-    def _stamp_again(self, dead: DeadTask, now_ms: int) -> None:
-        emit = Emit(dead.target, dead.payload, dead.priority, TELL, dead.tensors, 0)
+    def _stamp_again(self, dead: DeadTask, kind: str, now_ms: int) -> None:
+        emit = Emit(dead.target, dead.payload, dead.priority, kind, dead.tensors, 0)
         self._stamp_one(emit, None, now_ms, None)
 
     # --- snapshots --------------------------------------------------------------------------------
@@ -516,12 +515,20 @@ class Lane:
                 self._retire_order.append(task)
 
     def recount(self) -> None:
-        """Count the budget anew; the last step of a restore."""
+        """Lead tasks to their agents and count the budget anew; the last step of a restore."""
+        for task in self.line_by_turn.values():
+            self._places += 1
+            task.place = self._places
+            if task.code is not None and not task.stateless:
+                task.agent = self.instance(task.address)
+                if task.agent is not None and task.agent.call is not None:
+                    task.agent.call.in_line += 1
         self.budget = self._counted()
 
     def _counted(self) -> LaneBudget:
+        agents = [*self.agents.values(), *self.ended.values()]
         return count(
-            self.settings.bytes_max, self.waiting_runs(), self.line(), self.timers.values(), self.agents.values()
+            self.settings.bytes_max, self.waiting_runs(), self.line(), self.timers.values(), agents, self.asks
         )  # fmt: skip
 
     def move(self, numbering: Numbering, notes: Notes, unfinished: list[Run]) -> None:
@@ -532,6 +539,8 @@ class Lane:
             run.first_seq = run.first_turn
         for task in line:
             task.seq = task.turn
+        for ask in self.asks.open.values():
+            ask.run.first_seq = ask.run.first_turn
         self.dead.renumber()
 
     # --- invariants -------------------------------------------------------------------------------
@@ -565,17 +574,12 @@ class Lane:
         assert self.budget == self._counted(), f"{self.budget}, counted {self._counted()}"
         assert self.budget.room_bytes >= 0, f"past its budget: {self.budget}"
         self.dead.check_invariants()
+        self.asks.check_invariants()
         assert len(self.agents) <= self.settings.agents_max
         assert self.paused or self.waiting_count == 0 or self.line_count > 0, "waits with an empty line"
         assert not line or line[0].outcome is None, "the head of the line is complete and not retired"
         assert not self._recorded or all(task.outcome is None for task in line)
+        assert all(agent.call is not None and agent.call.in_line for agent in self.ended.values())
         for agent in self.agents.values():
+            assert agent.call is None or not agent.call.ended
             assert (agent.state is None) == (agent.state_digest is None), f"{agent.address}: state without digest"
-
-
-def predecessor(task: Task) -> Task | None:
-    """Return the nearest earlier task of the same agent that has not completed, skipping those caught by a verdict."""
-    before = task.before
-    while before is not None and before.outcome is not None:
-        before = before.before
-    return before

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rota.broker.tasks import Agent, Run, Task, Timer
 from rota.common.budget import REF_BYTES, TASK_BYTES, content_bytes, outcome_bytes
 from rota.common.code_kinds import kind_of
 from rota.common.messages import TaskRun
-from rota.common.work import ASK, FAILURE, Code, Emit
+from rota.common.work import FAILURE, Code, Emit
+
+if TYPE_CHECKING:
+    from rota.broker.asks import Asks
 
 
 @dataclass(slots=True)
@@ -24,6 +28,7 @@ class LaneBudget:
     bytes_max: int
     task_bytes: int = 0  # of tasks that wait or are in the line, in bytes
     timer_bytes: int = 0
+    ask_bytes: int = 0  # of open asks, and of the messages of calls
     state_bytes: int = 0  # of agents' states after their last retired tasks
     reserved_bytes: int = 0  # by which the tasks of the line may still grow the lane
     # Outcomes that wait until the tasks before theirs retire. How many do is a matter of timing, so it is counted for
@@ -33,21 +38,22 @@ class LaneBudget:
     @property
     def held_bytes(self) -> int:
         """The bytes held now, without dead letters, which have their own bound."""
-        return self.task_bytes + self.timer_bytes + self.state_bytes
+        return self.task_bytes + self.timer_bytes + self.ask_bytes + self.state_bytes
 
     @property
     def room_bytes(self) -> int:
         """The bytes that can still be reserved, at least 0."""
-        return self.bytes_max - self.task_bytes - self.timer_bytes - self.state_bytes - self.reserved_bytes
+        held = self.task_bytes + self.timer_bytes + self.ask_bytes
+        return self.bytes_max - held - self.state_bytes - self.reserved_bytes
 
     @property
     def outside_bytes_max(self) -> int:
-        """The bytes of tasks and timers that producers may fill: half of what states leave free."""
+        """The bytes of tasks, timers and open asks that producers may fill: half of what states leave free."""
         return (self.bytes_max - self.state_bytes) // 2
 
     def fits(self, submitted_bytes: int) -> bool:
         """Return whether there is room for a submit now."""
-        waits = self.task_bytes + self.timer_bytes
+        waits = self.task_bytes + self.timer_bytes + self.ask_bytes
         return waits + submitted_bytes <= self.outside_bytes_max and submitted_bytes <= self.room_bytes
 
     def allowance(self, emits: int, growth: int) -> tuple[int, int]:
@@ -59,13 +65,13 @@ class LaneBudget:
         return emits, min(growth, room - emits * TASK_BYTES)
 
 
-def wanted(code: Code | None, kind: str) -> tuple[int, int]:
+def wanted(code: Code | None, wants_reply: bool) -> tuple[int, int]:
     """Return how many emits and bytes a task wants room for. If it cannot emit, the bytes are for its reply."""
     if code is None:
         return 0, 0
     if kind_of(code).emits:
         return code.limits.emits_max, code.limits.growth_bytes
-    return 0, code.limits.growth_bytes if kind == ASK else 0
+    return 0, code.limits.growth_bytes if wants_reply else 0
 
 
 def count(
@@ -74,13 +80,15 @@ def count(
     line: Iterable[Task],
     timers: Iterable[Timer],
     agents: Iterable[Agent],
+    asks: Asks,
 ) -> LaneBudget:
     """Count everything that a lane holds."""
-    tasks = list(line)
+    tasks, agents = list(line), list(agents)
     return LaneBudget(
         bytes_max=bytes_max,
         task_bytes=sum([run_bytes(run, run.issued) for run in waiting]) + sum(map(issued_bytes, tasks)),
         timer_bytes=sum([emit_bytes(timer.emit) for timer in timers]),
+        ask_bytes=asks.bytes + sum([agent.call.counted_bytes for agent in agents if agent.call is not None]),
         state_bytes=sum([agent.counted_bytes for agent in agents]),
         reserved_bytes=sum(map(reserved_bytes, tasks)),
         unretired_bytes=sum([outcome_bytes(task.outcome) for task in tasks if task.outcome is not None]),

@@ -20,8 +20,8 @@ def order_of(number: int, lane: Lane, folds: Iterable[list[Task]]) -> Assign:
         first = tasks[0]
         assert first.code is not None
         place = codes.setdefault(first.code, len(codes))
-        state = None if first.stateless else lane.agents[first.address].state
-        rows.append(FoldAssignment(place, first.address, state, tuple(_segments(tasks))))
+        state, open_turns, past = lane.before(tasks)
+        rows.append(FoldAssignment(place, first.address, state, tuple(_segments(tasks)), open_turns, past))
     return Assign(number, lane.seed, tuple(codes), tuple(rows))
 
 

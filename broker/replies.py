@@ -10,7 +10,7 @@ from typing import Final
 
 import msgpack
 
-from rota.broker.tasks import Task
+from rota.broker.tasks import Run
 from rota.common.budget import FAILURE_FREE_BYTES, content_bytes
 from rota.common.limits import PAYLOAD_BYTES_MAX
 from rota.common.work import FAILURE, REPLY, Done, Emit, Failed, Outcome
@@ -20,9 +20,9 @@ _FAILURE_HEAD_BYTES: Final = 32  # of a failure's payload: its kind and the head
 _pack: Final = msgpack.Packer(autoreset=True).pack
 
 
-def reply(task: Task, outcome: Outcome, left: int) -> Emit:
-    """Return the message that answers an asked task; its content may count at most `left` bytes."""
-    asker, priority = task.run.sender, task.run.priority
+def reply(asked: Run, outcome: Outcome, left: int) -> Emit:
+    """Return the message that answers an asked task of this run; its content may count at most `left` bytes."""
+    asker, priority = asked.sender, asked.priority
     assert asker is not None
     if type(outcome) is Done:
         failure = _no_reply(outcome, left)

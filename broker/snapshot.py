@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgpack
 
 from rota.broker import snapshot_rows as rows
-from rota.broker.lane import Lane, LaneImage, predecessor
+from rota.broker.lane import Lane, LaneImage
 from rota.broker.snapshot_rows import LAYOUT, SCHEMA, Ending, RowTag
-from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer
+from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, predecessor
 from rota.broker.world import World
 from rota.common import limits
 from rota.common.columns import check_sparse
@@ -256,6 +256,7 @@ class _Loader:
         _want(self._tag == RowTag.END, "it has no end")
         for lane in self._lanes:
             lane.recount()
+        self.world.restore_pending()
         self.world.check_invariants()
 
     # --- one method per tag -----------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from rota.broker import records
 from rota.broker.debts import Debts
 from rota.broker.dispatch import Dispatcher
 from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, WatchProcess
-from rota.broker.lane import Lane, Notes
+from rota.broker.lane import Lane
+from rota.broker.notes import Notes
 from rota.broker.pending_deploys import PendingDeploys
 from rota.broker.results import by_run, result_item
 from rota.broker.streams import Streams
@@ -109,6 +110,8 @@ class BrokerState:
             return False
         _, lane_name, turn, index_of_emit = heapq.heappop(self._timers)
         lane = self.world.lanes[lane_name]
+        if (turn, index_of_emit) not in lane.timers:
+            return True  # its call has ended
         self.commit(records.TimerFired(lane_name, lane.retired, self.now_ms, turn, index_of_emit))
         return True
 

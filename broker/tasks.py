@@ -7,23 +7,41 @@ because there may be hundreds of thousands. Comments say which module writes whi
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from msgspec import Meta
 
 from rota.common import limits
 from rota.common.budget import growth_max
+from rota.common.calls import instance_address, is_instance
 from rota.common.code_kinds import KINDS
 from rota.common.columns import Addresses, Blobs, value_at
 from rota.common.fields import Count, Index, Payload, Positive, Priority, Target
 from rota.common.targets import code_name
-from rota.common.work import UNABLE_FAILURES, Code, Emit, Failed, Outcome, Provenance, ReplyTo, TensorRef, Tensors
+from rota.common.work import (
+    ASK,
+    SUBMIT_KINDS,
+    UNABLE_FAILURES,
+    Code,
+    Emit,
+    Failed,
+    Outcome,
+    Provenance,
+    ReplyTo,
+    TaskInput,
+    TensorRef,
+    Tensors,
+)
+
+if TYPE_CHECKING:
+    from rota.broker.calls import FlowCall
 
 
 class Run:
     """Tasks stamped together: numbers `first_seq ..` and `first_turn ..`, one header, many payloads."""
 
     __slots__ = (
+        "answers",
         "finished",
         "first_seq",
         "first_turn",
@@ -39,7 +57,9 @@ class Run:
         "sender",
         "targets",
         "tensors",
+        "to_call",
         "verdicts",
+        "wants_reply",
         "watchers",
     )
 
@@ -58,6 +78,7 @@ class Run:
         reply_to: ReplyTo | None,
         payloads: Blobs,
         tensors: tuple[tuple[int, tuple[TensorRef, ...]], ...],
+        answers: int = 0,
     ) -> None:
         self.lane = lane
         self.first_seq = first_seq
@@ -72,6 +93,10 @@ class Run:
         self.reply_to = reply_to
         self.payloads = payloads
         self.tensors = tensors
+        self.answers = answers  # the turn first asked whose answer its outcome is, since it was handed on; 0: none
+        self.wants_reply = kind == ASK and sender is not None  # its outcome becomes a message to somebody
+        # It is for a call of a flow that is there already: nobody but the lane sends to one.
+        self.to_call = kind not in SUBMIT_KINDS and type(targets) is str and is_instance(targets)
         self.issued = 0  # how many of its tasks have been issued; written by the lane
         self.finished = 0  # how many have an outcome; written by `RunIndex`
         self.verdicts: dict[int, Failed] | None = None  # outcomes decided before issue, by index; kept afterwards
@@ -90,15 +115,18 @@ class Task:
 
     __slots__ = (
         "address",
+        "agent",
         "assignment",
         "attempts",
         "before",
         "code",
         "emits_max",
+        "ends",
         "growth_bytes",
         "index",
         "issued_at",
         "outcome",
+        "place",
         "provenance",
         "run",
         "seq",
@@ -115,12 +143,17 @@ class Task:
         self.seq = run.first_seq + index
         self.turn = run.first_turn + index
         self.address = run.targets if type(run.targets) is str else run.targets[index]
+        if code is not None and code.flow and run.kind in SUBMIT_KINDS and "/" not in self.address:
+            self.address = instance_address(self.address, self.turn)  # it begins a call
         self.code = code  # bound at issue; None: its name was not deployed
         # Functions and models keep no state, so their order cannot be seen and they run in parallel.
         self.stateless = code is not None and not KINDS[code.kind].keeps_state
         self.emits_max = emits_max  # how many tasks it may emit, bound at issue
         self.growth_bytes = growth_bytes  # by how many bytes it may grow the lane, bound at issue (budget.py)
         self.issued_at: int | None = None  # how many tasks the lane had retired when it joined the line
+        self.place = 0  # in the line: those issued later have higher ones
+        self.agent: Agent | None = None  # for a stateful task, from issue to retire
+        self.ends: Failed | None = None  # if it is postponed: the failure by which an input ends the wait at its retire
         self.outcome: Outcome | None = None
         self.state_digest: bytes | None = None  # of its agent's state after it
         self.turn_digest: bytes | None = None  # the lane's, after its retire
@@ -186,10 +219,27 @@ def reasons_of(kind: str, task: Task) -> tuple[str, ...]:
     return task.trouble.reasons if kind in UNABLE_FAILURES and task.trouble is not None else ()
 
 
+def task_input(task: Task) -> TaskInput:
+    """Return the input of a task."""
+    run = task.run
+    return TaskInput(
+        task.turn, run.kind, run.sender, task.payload, run.now_ms, run.reply_to, run.tensors_of(task.index),
+        task.emits_max, task.growth_bytes,
+    )  # fmt: skip
+
+
+def predecessor(task: Task) -> Task | None:
+    """Return the nearest earlier task of the same agent that has not completed, skipping those caught by a verdict."""
+    before = task.before
+    while before is not None and before.outcome is not None:
+        before = before.before
+    return before
+
+
 class Agent:
     """An agent's private state after its last completed task."""
 
-    __slots__ = ("address", "completed", "counted_bytes", "newest", "state", "state_digest")
+    __slots__ = ("address", "call", "completed", "counted_bytes", "newest", "open", "state", "state_digest")
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -197,6 +247,8 @@ class Agent:
         self.state_digest: bytes | None = None
         self.newest: Task | None = None  # its last issued task that has not completed
         self.completed = 0
+        self.open: tuple[int, ...] = ()  # the turns that it has postponed and not settled, ascending
+        self.call: FlowCall | None = None  # if it is a call of a flow, which has no state and no open turns
         self.counted_bytes = 0  # the size of the state after its last retired task, as counted in the lane's budget
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rota.common.calls import keyed_call_text
 from rota.common.limits import POISON_DEATHS_MAX, TRIES_MAX
 from rota.common.targets import MODEL_PREFIX, code_name
 from rota.common.work import MODEL, Code, Failed
@@ -21,7 +22,7 @@ EXPIRED: Final = "expired"
 VERDICTS: Final = (TIMEOUT, LOST, REFUSED, FAULTED, EXPIRED)
 
 
-EXPIRED_TEXT: Final = "its deadline passed before its answer came"
+_EXPIRED_TEXT: Final = "its deadline passed before its answer came"
 
 
 def verdict_text(kind: str, code: Code) -> str:
@@ -34,7 +35,7 @@ def verdict_text(kind: str, code: Code) -> str:
     if kind == REFUSED:
         return "no worker can run its code"
     if kind == EXPIRED:
-        return EXPIRED_TEXT
+        return _EXPIRED_TEXT
     return f"no worker could do it, in {TRIES_MAX} tries"
 
 
@@ -58,9 +59,21 @@ def can_say(kind: str, text: str, code: Code) -> bool:
 
 
 CANCELLED: Final = Failed("cancelled", "cancelled on request", (), 0)
+OVERDUE: Final = Failed(EXPIRED, _EXPIRED_TEXT, (), 0)
 
 
 def unknown(address: str) -> Failed:
     """Return the outcome of a task whose name was not bound at issue."""
     kind = "unknown_model" if address.startswith(MODEL_PREFIX) else "unknown_agent"
     return Failed(kind, f"{code_name(address)!r} was not deployed in this lane", (), 0)
+
+
+def rebound(address: str) -> Failed:
+    """Return the outcome of a reply, failure or timer for an agent whose name is bound to a flow by now."""
+    name = code_name(address)
+    return Failed("unknown_agent", f"{name!r} is bound to a flow now, so the agent {address!r} gets nothing", (), 0)
+
+
+def keyed_call(address: str) -> Failed:
+    """Return the outcome of a call of a flow with a key."""
+    return Failed("bad_input", keyed_call_text(code_name(address)), (), 0)

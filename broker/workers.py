@@ -12,11 +12,13 @@ from typing import Any, Final
 
 from rota.broker import deploys, records, undone
 from rota.broker.dispatch import Assignment, EarlyReport, TaskQueue, Worker
+from rota.broker.lane_budget import issued_bytes
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.verdicts import LOST
 from rota.common import events, messages
-from rota.common.budget import growth_of
+from rota.common.budget import TASK_BYTES, growth_of
+from rota.common.calls import failure_of, is_instance, open_after, reserved_text, settle_failure
 from rota.common.code_kinds import kind_of
 from rota.common.digests import digest, digest_of
 from rota.common.errors import ProtocolError, RotaError, WorkerStuck
@@ -24,8 +26,11 @@ from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
 from rota.common.outcomes import FoldResults, Outcomes
 from rota.common.targets import MODEL_PREFIX
 from rota.common.work import (
+    ASK,
     BITWISE,
+    FAILURE,
     RECORDED,
+    REPLY,
     TIMER,
     Done,
     Emit,
@@ -269,7 +274,7 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
     if answered > len(tasks) or (answered == len(tasks)) != (result.stopped is None):
         raise ProtocolError(f"{queue.address}: {answered} outcomes for {len(tasks)} tasks, stopped: {result.stopped}")
     left: bytes | None = None
-    state = None if queue.stateless else queue.lane.agents[queue.address].state
+    state, open_turns, _ = queue.lane.before(tasks)
     held = 0 if state is None else len(state)
     for task, outcome in zip(tasks, result.outcomes, strict=False):
         if type(outcome) is Failed:
@@ -280,11 +285,14 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
         assert type(outcome) is Done
         if outcome.state_digest is None and outcome.state_bytes:
             raise ProtocolError(f"{queue.address}: the size of a state without its digest")
-        growth = growth_of(outcome, held) if outcome.emits or outcome.state_digest is not None else 0
+        growth = 0
+        if outcome.emits or outcome.state_digest is not None or outcome.waits is not None:
+            growth = growth_of(outcome, held, issued_bytes(task) - TASK_BYTES)
+            open_turns = _check_settles(queue, task, outcome, open_turns)
         if outcome.state_digest is not None:
             left, held = outcome.state_digest, outcome.state_bytes
         if outcome.emits:
-            _check_emits(queue, task, outcome.emits)
+            _check_emits(queue, outcome.emits)
         # growth_bytes is part of growth_max and costs less to look at; most tasks grow by less.
         if growth > task.growth_bytes and growth > task.growth_max:
             raise ProtocolError(f"{queue.address}: it grows its lane by {growth} bytes, {task.growth_max} allowed")
@@ -302,15 +310,32 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
         raise ProtocolError(f"{queue.address}: a state of {len(result.state)} bytes that is said to have {held}")
 
 
-def _check_emits(queue: TaskQueue, task: Task, emits: Sequence[Emit]) -> None:
-    if len(emits) > task.emits_max:
-        raise ProtocolError(f"{queue.address}: {len(emits)} emits, {task.emits_max} allowed")
+def _check_settles(queue: TaskQueue, task: Task, done: Done, open_turns: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the open turns of an agent after a task; raise ProtocolError if it may not postpone or settle so."""
+    code, run = task.code, task.run
+    assert code is not None
+    if done.waits is not None and not kind_of(code).emits:
+        raise ProtocolError(f"{queue.address}: {code.kind} code postpones turn {task.turn}")
+    if len(done.emits) + (done.waits is not None) > task.emits_max:
+        raise ProtocolError(f"{queue.address}: {len(done.emits)} emits, {task.emits_max} allowed")
+    failure = settle_failure(queue.address, (task.turn, run.kind, run.sender), open_turns, done, code)
+    if failure is not None:
+        raise ProtocolError(f"{queue.address}: {failure[1]}")
+    return open_after(open_turns, task.turn, done) if not code.flow else ()
+
+
+def _check_emits(queue: TaskQueue, emits: Sequence[Emit]) -> None:
     for emit in emits:
-        if emit.kind == TIMER:
-            if emit.target != queue.address:
-                raise ProtocolError(f"{queue.address}: a timer for {emit.target}")
-        elif emit.delay_ms:
+        if emit.kind in (TIMER, REPLY, FAILURE) and emit.target != queue.address:
+            raise ProtocolError(f"{queue.address}: a {emit.kind} for {emit.target}")
+        if emit.delay_ms and emit.kind not in (TIMER, ASK):
             raise ProtocolError(f"{queue.address}: a {emit.kind} that is delayed by {emit.delay_ms} ms")
+        if bool(emit.answers) != (emit.kind in (REPLY, FAILURE)) and emit.kind != ASK:
+            raise ProtocolError(f"{queue.address}: a {emit.kind} that answers turn {emit.answers}")
+        if is_instance(emit.target) and emit.target != queue.address:
+            raise ProtocolError(f"{queue.address}: {reserved_text(emit.target)}")
+        if emit.kind == FAILURE and failure_of(emit.payload) is None:
+            raise ProtocolError(f"{queue.address}: turn {emit.answers} fails with what is no [kind, message]")
 
 
 def _compare_late(broker: BrokerState, message: messages.Completed) -> None:

@@ -7,14 +7,16 @@ lane, so a recovered state cannot differ from the live one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from rota.broker import records
-from rota.broker.lane import Lane, LaneImage, Notes, Numbering
+from rota.broker.asks import is_pending, is_postponed
+from rota.broker.lane import Lane, LaneImage
+from rota.broker.notes import Notes, Numbering
 from rota.broker.producers import Producers
 from rota.broker.results import KeptResults, RunIndex, by_run
 from rota.broker.tasks import Run, Task
-from rota.broker.verdicts import CANCELLED, can_say
+from rota.broker.verdicts import CANCELLED, EXPIRED, OVERDUE, can_say
 from rota.common.errors import JournalError
 from rota.common.limits import PRODUCERS_MAX, RESULTS_KEPT_BYTES, RESULTS_KEPT_MAX
 from rota.common.messages import Accepted, Answer
@@ -24,6 +26,13 @@ from rota.common.work import Done, Failed, TensorRef
 # Raised by a lane when a record does not follow from those before it, such as a second completion. The schema
 # (records.py) checks each record by itself.
 _MISFITS: Final = (AssertionError, LookupError)
+
+
+class PendingAt(NamedTuple):
+    """Where a pending task is."""
+
+    lane: str
+    turn: int
 
 
 class World:
@@ -38,6 +47,7 @@ class World:
         self.producers = Producers(producers_max)
         self.results = KeptResults(results_max, results_bytes)
         self.runs = RunIndex()
+        self.pending: dict[int, PendingAt] = {}  # tasks that were postponed and have no answer yet, by seq
         self.divergences = 0
         self.fingerprints: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._numbering = Numbering()
@@ -64,8 +74,34 @@ class World:
         for run, tasks in by_run(notes.finished):
             self.runs.finish(run, len(tasks))
             for task in tasks:
-                self.results.keep(task)
+                if is_postponed(task.outcome):
+                    if is_pending(task):
+                        self.pending[task.seq] = PendingAt(run.lane, task.turn)
+                else:
+                    self.results.keep(task)
+        for task in notes.answered:
+            self.pending.pop(task.seq, None)
+            self.results.keep(task)
         return notes
+
+    def decision(self, seq: int) -> bool | None:
+        """Return what a cancel or deadline can do to a task now: False: catch it, True: end the wait for its answer
+        (`ends` of the record), None: nothing, since its outcome is final, or there is no such task.
+        """
+        place = self.place_of(seq)
+        return None if place is None else self.lanes[place.lane].decision(place.turn, self.runs.find(seq))
+
+    def place_of(self, seq: int) -> PendingAt | None:
+        """Return lane and turn of a task that is unfinished or pending, else None."""
+        run = self.runs.find(seq)
+        return self.pending.get(seq) if run is None else PendingAt(run.lane, seq - run.first_seq + run.first_turn)
+
+    def restore_pending(self) -> None:
+        """Find the pending tasks of restored lanes: those with open asks, and postponed ones in the lines."""
+        for lane in self.lanes.values():
+            found = {ask.seq: ask.turn for ask in lane.open.values()}
+            found |= {task.seq: task.turn for task in lane.line() if is_pending(task)}
+            self.pending |= {seq: PendingAt(lane.name, turn) for seq, turn in found.items()}
 
     def tensors_in_use(self) -> dict[bytes, None]:
         """Return the digests of all tensors named by a task, timer, dead letter or kept result."""
@@ -79,6 +115,11 @@ class World:
                 refs += dead.tensors
             for timer in lane.timers.values():
                 refs += timer.emit.tensors
+            for ask in lane.open.values():
+                refs += ask.run.tensors_of(0)
+            for agent in [*lane.agents.values(), *lane.ended.values()]:
+                steps = () if agent.call is None else agent.call.steps
+                refs += [ref for step in steps for ref in step.task.tensors]
         for task in self.results.kept():
             refs += _tensors_of(task)
         return dict.fromkeys([ref.digest for ref in refs])
@@ -114,6 +155,7 @@ class World:
         lane.move(world._numbering, world._notes, unfinished)
         for run in unfinished:
             world.runs.add(run)
+        world.restore_pending()
         return world
 
     def check_invariants(self) -> None:
@@ -121,6 +163,10 @@ class World:
         for lane in self.lanes.values():
             lane.check_invariants()
         assert self.next_seq - 1 == sum(lane.next_turn - 1 for lane in self.lanes.values())
+        there = {ask.seq for lane in self.lanes.values() for ask in lane.open.values()}
+        assert self.pending.keys() == there | {
+            task.seq for lane in self.lanes.values() for task in lane.line() if is_pending(task)
+        }
 
     # --- one method per kind of record --------------------------------------------------------------------------
 
@@ -150,11 +196,13 @@ class World:
         self.producers.remember(record.origin, Answer(record.origin.number, {}))
 
     def _cancel(self, record: records.Cancelled) -> None:
-        lane, run = self._to_catch(record)
-        lane.decide(run, record.seq - run.first_seq, CANCELLED)
+        self._decide(record, CANCELLED)
         self.producers.remember(record.origin, Answer(record.origin.number, {"caught": True}))
 
     def _judge(self, record: records.Verdict) -> None:
+        if record.failure == EXPIRED:
+            self._expire(record)
+            return
         lane, run = self._to_catch(record)
         index = record.seq - run.first_seq
         task = lane.line_by_turn.get(run.first_turn + index)
@@ -163,6 +211,23 @@ class World:
                 f"a verdict says {shown(record.message)} of task {record.seq}: no broker gives that verdict on it"
             )
         lane.decide(run, index, Failed(record.failure, record.message, record.log, 0))
+
+    def _expire(self, record: records.Verdict) -> None:
+        lane, place = self._lane_at(record), self.place_of(record.seq)
+        if record[5:7] != (OVERDUE.message, ()) or place is None or place.turn not in lane.deadlines:
+            raise JournalError(f"a verdict says that task {record.seq} has expired, which has no such deadline")
+        self._decide(record, OVERDUE)
+
+    def _decide(self, record: records.Cancelled | records.Verdict, failure: Failed) -> None:
+        """Catch a task, or end the wait for its answer if it has run."""
+        if not record.ends:
+            lane, run = self._to_catch(record)
+            lane.decide(run, record.seq - run.first_seq, failure)
+            return
+        lane, place = self._lane_at(record), self.place_of(record.seq)
+        if place is None or place.lane != record.lane:
+            raise JournalError(f"a decision ends the wait for task {record.seq}, which nobody waits for")
+        lane.end(place.turn, failure, record.now_ms)
 
     def _fire_timer(self, record: records.TimerFired) -> None:
         lane = self._lane_at(record)

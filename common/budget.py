@@ -41,12 +41,15 @@ def _log_bytes(lines: Sequence[str]) -> int:
     return sum([LINE_BYTES + len(line) for line in lines])
 
 
-def growth_of(done: Done, state_bytes: int) -> int:
-    """Return by how many bytes a task grew its lane: the content of its emits, and the growth of its agent's state.
+def growth_of(done: Done, state_bytes: int, own_bytes: int) -> int:
+    """Return by how many bytes a task grew its lane: the content of its emits, the growth of its agent's state, and if
+    it was postponed its own content, which the lane keeps.
 
-    `state_bytes`: the size of the state before it.
+    `state_bytes`: the size of the state before it. `own_bytes`: its own content.
     """
     grown = 0 if done.state_digest is None else done.state_bytes - state_bytes
+    if done.waits is not None:
+        grown += own_bytes
     if not done.emits:  # most tasks emit nothing
         return grown
     return grown + sum([content_bytes(emit.kind, len(emit.payload), emit.tensors) for emit in done.emits])

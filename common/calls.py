@@ -10,14 +10,18 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
+from rota.common.budget import content_bytes
 from rota.common.digests import digest, pack
-from rota.common.limits import PATH_CHARS_MAX
-from rota.common.work import Emit
+from rota.common.limits import MESSAGE_CHARS_MAX, PATH_CHARS_MAX
+from rota.common.work import ASK, FAILURE_KINDS, Code, Done, Emit, Past, TaskInput
 
 STEP_BYTES: Final = 256  # what a message of a call counts besides its content while the call lasts
 
 _INSTANCE: Final = re.compile(r"\A[^/]+/~[0-9]+\Z").match
 _EMITS_SHOWN: Final = 2
+_failure: Final[msgspec.msgpack.Decoder[tuple[str, str]]] = msgspec.msgpack.Decoder(tuple[str, str])
 _TARGET_CHARS: Final = 64
 
 
@@ -71,6 +75,68 @@ def nobody_asked_text(turn: int) -> str:
     return f"turn {turn} asked for nothing: only an ask, or a task from outside, can be postponed"
 
 
+def failure_of(payload: bytes) -> tuple[str, str] | None:
+    """Return kind and message in the payload of a `failure`, None if it is not MessagePack of these two texts."""
+    try:
+        found = _failure.decode(payload)
+    except msgspec.DecodeError:
+        return None
+    return found if found[0] in FAILURE_KINDS and len(found[1]) <= MESSAGE_CHARS_MAX else None
+
+
+def open_after(open_turns: tuple[int, ...], turn: int, done: Done) -> tuple[int, ...]:
+    """Return what an agent has postponed and not settled after a task, ascending, given what it had before.
+
+    Asserts that the task settles and hands on only what is open; `settle_failure` says so of an outcome from outside.
+    """
+    left = dict.fromkeys(open_turns if done.waits is None else (*open_turns, turn))
+    for emit in done.emits:
+        if emit.answers:
+            assert emit.answers in left, f"turn {turn} settles turn {emit.answers}, which is not open"
+            del left[emit.answers]
+    return tuple(sorted(left))
+
+
+def settle_failure(
+    address: str, asked: tuple[int, str, str | None], open_turns: tuple[int, ...], done: Done, code: Code
+) -> tuple[str, str] | None:
+    """Return kind and message of the failure of a task that may not postpone, settle or hand on as it does, else None.
+
+    `asked`: turn, kind and sender of the task. `open_turns`: what its agent has open before it. A flow may only say
+    that it goes on. The turn of the task itself can be handed on, if it is postponed, but not be settled at once.
+    """
+    turn, kind, sender = asked
+    answering = [emit for emit in done.emits if emit.answers]
+    if code.flow:
+        return ("bad_settle", FLOW_SETTLES_TEXT) if answering else None
+    if done.waits is not None and kind != ASK and sender is not None:
+        return "bad_settle", nobody_asked_text(turn)
+    left = dict.fromkeys(open_turns if done.waits is None else (*open_turns, turn))
+    for emit in answering:
+        if emit.answers not in left or (emit.answers == turn and emit.kind != ASK):
+            return "bad_settle", not_open_text(emit.answers, address)
+        del left[emit.answers]
+    if turn in left and len(left) > code.limits.asks_max:
+        return "overflow", asks_overflow_text(code.limits.asks_max)
+    return None
+
+
+def past_failure(code: Code, past: Past, task: TaskInput) -> tuple[str, str] | None:
+    """Return kind and message of the failure of a message that passes the bounds of its call, else None.
+
+    The bound on fuel is that of the run itself: `min(limits.fuel, limits.call_fuel - past.fuel)`.
+    """
+    limits = code.limits
+    if len(past.steps) >= limits.steps_max:
+        return "overflow", steps_overflow_text(limits.steps_max)
+    messages = [*[step.task for step in past.steps], task]
+    if sum([content_bytes(one.kind, len(one.payload), one.tensors) for one in messages]) > limits.call_bytes:
+        return "overflow", bytes_overflow_text(limits.call_bytes)
+    if past.fuel >= limits.call_fuel:
+        return "fuel", fuel_text(limits.call_fuel)
+    return None
+
+
 FLOW_SETTLES_TEXT: Final = "a flow postpones nothing that it could settle: it answers by returning"
 
 
@@ -87,6 +153,11 @@ def steps_overflow_text(steps_max: int) -> str:
 def bytes_overflow_text(call_bytes: int) -> str:
     """Return the message of `overflow` for a call whose messages hold more than its bound."""
     return f"a call whose messages have over {call_bytes} bytes (call_bytes)"
+
+
+def fuel_text(call_fuel: int) -> str:
+    """Return the message of `fuel` for a call that has used up the fuel of all its steps."""
+    return f"its steps used the {call_fuel} fuel of a call (call_fuel)"
 
 
 def _short(value: object) -> str:

@@ -166,7 +166,8 @@ def _done(
             return done
     else:
         done = Done(result, digest(state), emits, log, fuel, tensors, len(state), waits)
-    growth, most = growth_of(done, held), growth_max(task.growth_bytes, task.kind, len(task.payload), task.tensors)
+    most = growth_max(task.growth_bytes, task.kind, len(task.payload), task.tensors)
+    growth = growth_of(done, held, most - task.growth_bytes)
     if growth > most:
         raise Overflow(
             f"emits and state: {growth} bytes more than before, at most {most}: growth_bytes = {task.growth_bytes} and "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from rota.broker import records
-from rota.broker.lane import Notes
+from rota.broker.notes import Notes
 from rota.broker.tasks import Task, Trouble, reasons_of
 from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT, UNREPEATABLE, verdict_of
 from rota.broker.workers import flat_facts

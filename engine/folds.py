@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 from rota.broker.lane import Lane
 from rota.broker.records import CompletedFold
-from rota.broker.tasks import Task
+from rota.broker.tasks import Task, task_input
 from rota.common.limits import FOLD_TASKS_MAX
-from rota.common.work import Code, Fold, FoldResult, TaskInput
+from rota.common.work import Code, Fold, FoldResult
 
 PATIENCE_MS: Final = 600_000  # timeout of a task in a replay: fuel ends it, the clock only ends what hangs
 
@@ -57,17 +57,9 @@ def fold_of(lane: Lane, tasks: tuple[Task, ...]) -> PlannedFold:
     """Return the fold of consecutive tasks of one target, from its current state in the lane."""
     first = tasks[0]
     assert first.code is not None
-    state = None if first.stateless else lane.agents[first.address].state
-    return PlannedFold(tasks, Fold(lane.seed, first.code, first.address, state, tuple(map(task_input, tasks))))
-
-
-def task_input(task: Task) -> TaskInput:
-    """Return the input of a task."""
-    run = task.run
-    return TaskInput(
-        task.turn, run.kind, run.sender, task.payload, run.now_ms, run.reply_to, run.tensors_of(task.index),
-        task.emits_max, task.growth_bytes,
-    )  # fmt: skip
+    state, open_turns, past = lane.before(tasks)
+    inputs = tuple(map(task_input, tasks))
+    return PlannedFold(tasks, Fold(lane.seed, first.code, first.address, state, inputs, open_turns, past))
 
 
 def completed(planned: PlannedFold, result: FoldResult) -> CompletedFold:

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from rota.broker import records
-from rota.broker.lane import Lane, predecessor
-from rota.broker.tasks import Task
+from rota.broker.lane import Lane
+from rota.broker.tasks import Task, predecessor
 from rota.broker.verdicts import can_say, verdict_text
 from rota.common.columns import Blobs
 from rota.common.errors import BadChange

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
-from rota.broker.tasks import Task
+from rota.broker.tasks import Task, task_input
 from rota.common.code_kinds import kind_of
 from rota.common.digests import digest, lane_seed
 from rota.common.errors import JournalError
 from rota.common.limits import FUEL_MAX
 from rota.common.work import Done, Fold, FoldResult, Outcome, TaskInput
 from rota.engine.engine import Runner
-from rota.engine.folds import PATIENCE_MS, fold_of, patient, task_input
+from rota.engine.folds import PATIENCE_MS, fold_of, patient
 from rota.proof.seek import lane_at
 from rota.runs.open import RunSource
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
-from rota.broker.lane import Notes
+from rota.broker.notes import Notes
 from rota.broker.origins import fits_origin
 from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.work import Done

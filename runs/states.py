@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rota.broker import records
-from rota.broker.tasks import Task
+from rota.broker.tasks import Task, task_input
 from rota.broker.world import World
 from rota.common.digests import digest
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.work import Done, Fold, FoldResult, Outcome
-from rota.engine.folds import PATIENCE_MS, patient, task_input
+from rota.engine.folds import PATIENCE_MS, patient
 from rota.runs.questions import check_agent, check_turn
 from rota.runs.walk import Kept, Progress, Step, Walk, lane_of
 

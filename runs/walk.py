@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from rota.broker import records
-from rota.broker.lane import Lane, Notes
+from rota.broker.lane import Lane
+from rota.broker.notes import Notes
 from rota.broker.results import KeptResults
 from rota.broker.tasks import Task
 from rota.broker.world import World, apply_numbered

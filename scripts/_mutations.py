@@ -86,13 +86,12 @@ MUTATIONS: Final = (
     *[Mutation(*fault) for fault in (*WASI_FAULTS, *FENCE_FAULTS, *IMAGE_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
-        "lost-emit", "every emitted task is stamped", "broker/lane.py",
-        "for index, emit in enumerate(outcome.emits):", "for index, emit in enumerate(outcome.emits[:1]):", _CORE,
+        "lost-emit", "every emitted task is stamped", "broker/lane_answers.py",
+        "for index, emit in enumerate(done.emits):", "for index, emit in enumerate(done.emits[:1]):", _CORE,
     ),
     Mutation(
-        "emits-reversed", "emitted tasks are stamped in their order", "broker/lane.py",
-        "for index, emit in enumerate(outcome.emits):", "for index, emit in reversed(list(enumerate(outcome.emits))):",
-        _CORE,
+        "emits-reversed", "emitted tasks are stamped in their order", "broker/lane_answers.py",
+        "for index, emit in enumerate(done.emits):", "for index, emit in [*enumerate(done.emits)][::-1]:", _CORE,
     ),
     Mutation(
         "emits-of-a-failure", "a failed task emits nothing", "cpu_worker/abi.py",
@@ -111,8 +110,8 @@ MUTATIONS: Final = (
         "                state = new_state = changed\n", "                new_state = changed\n", _CPU,
     ),
     Mutation(
-        "reply-to-the-wrong-turn", "a reply names the turn that it answers", "broker/lane.py",
-        "reply_to = ReplyTo(task.turn, *asked)", "reply_to = ReplyTo(asked[0], *asked)", _CORE,
+        "reply-to-the-wrong-turn", "a reply names the turn that it answers", "broker/lane_answers.py",
+        "reply_to = ReplyTo(origin[0], *asked.parent)", "reply_to = ReplyTo(asked.parent[0], *asked.parent)", _CORE,
     ),
     Mutation(
         "timer-fires-twice", "a timer fires once", "broker/lane.py",
@@ -151,7 +150,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "agents-without-end", "a lane has a number of agents", "broker/lane.py",
-        "        if len(self.agents) < agents_max:\n", "        if True:\n", _BUDGET,
+        "            if len(self.agents) >= agents_max:\n", "            if False:\n", _BUDGET,
     ),
     Mutation(
         "dead-letters-by-number", "dead letters are bounded in bytes", "broker/dead_letters.py",
@@ -215,7 +214,7 @@ MUTATIONS: Final = (
         "return Assign(number, lane.seed,", "return Assign(number, bytes(32),", _LANE,
     ),
     Mutation(
-        "another-time", "an emitted task has the time of the input it descends from", "broker/lane.py",
+        "another-time", "an emitted task has the time of the input it descends from", "broker/lane_answers.py",
         "self._stamp_one(emit, task.address, task.run.now_ms, (task.turn, index))",
         "self._stamp_one(emit, task.address, task.run.now_ms + 1, (task.turn, index))", _CORE,
     ),
@@ -231,8 +230,8 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "digest-of-a-failed-state", "a failed task has no state digest", "broker/lane.py",
-        "            agent.completed += 1\n            task.state_digest = agent.state_digest\n",
-        "            agent.completed += 1\n        task.state_digest = agent.state_digest\n", _CORE,
+        "            task.state_digest = agent.state_digest\n",
+        "        task.state_digest = agent.state_digest\n", _CORE,
     ),
     Mutation(
         "chain-not-checked", "a changed record is found", "broker/journal.py",
@@ -254,7 +253,7 @@ MUTATIONS: Final = (
         (*_JOURNAL, "tests/broker/test_journal_rules.py"),
     ),
     Mutation(
-        "seq-reused", "numbers are dense and never reused", "broker/lane.py",
+        "seq-reused", "numbers are dense and never reused", "broker/notes.py",
         "        self.next_seq += tasks\n", "        self.next_seq += 1\n", _CORE,
     ),
     Mutation(
@@ -376,11 +375,12 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "emits-unchecked", "a worker cannot hand in more emits than allowed", "broker/workers.py",
-        "    if len(emits) > task.emits_max:\n", "    if len(emits) > 1 << 20:\n", _WORKERS,
+        "    if len(done.emits) + (done.waits is not None) > task.emits_max:\n", "    if False:\n", _WORKERS,
     ),
     Mutation(
         "timers-of-others", "a worker cannot hand in a timer for another target", "broker/workers.py",
-        "            if emit.target != queue.address:\n", "            if not emit.target:\n", _WORKERS,
+        " and emit.target != queue.address:\n            raise ProtocolError(f\"{queue.address}: a {emit.kind} for",
+        " and not emit.target:\n            raise ProtocolError(f\"{queue.address}: a {emit.kind} for", _WORKERS,
     ),
     Mutation(
         "poison-cap-off-by-one", "a task that killed its workers three times is lost", "broker/workers.py",

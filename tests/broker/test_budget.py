@@ -14,7 +14,7 @@ from scripted import COUNTER, FUNCTION_CODE, code, program
 
 from rota.broker import records, snapshot
 from rota.broker.replies import reply
-from rota.broker.tasks import Run, Task
+from rota.broker.tasks import Run
 from rota.common import limits
 from rota.common.budget import content_bytes
 from rota.common.columns import Blobs
@@ -160,7 +160,7 @@ def test_a_failure_always_comes_back_if_cut(left: int) -> None:
         parent=(1, 0), reply_to=None, payloads=Blobs.of((b"",)), tensors=(),
     )  # fmt: skip
     text = "é" * 1_000
-    answer = reply(Task(run, 0, None, 0, left), Failed("error", text, (), 0), left)
+    answer = reply(run, Failed("error", text, (), 0), left)
     kind, said = msgpack.unpackb(answer.payload)
     assert (kind, answer.target) == ("error", "counter/a")
     assert text.startswith(said)

@@ -318,7 +318,6 @@ LIES: dict[str, dict[str, Any]] = {
     "more emits than allowed": {"outcomes": (done(emits=(TELL,) * 65),), "state": b"1"},
     "a timer for another": {"outcomes": (done(emits=(TELL._replace(kind="timer"),)),), "state": b"1"},
     "a delayed tell": {"outcomes": (done(emits=(TELL._replace(delay_ms=5),)),), "state": b"1"},
-    "a delayed ask": {"outcomes": (done(emits=(TELL._replace(kind="ask", delay_ms=5),)),), "state": b"1"},
     "a provenance of an agent": {
         "outcomes": (done(),),
         "state": b"1",

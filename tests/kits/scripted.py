@@ -115,7 +115,7 @@ def _wrong_settle(run: Run, task: TaskInput, open_turns: Sequence[int], bound: C
         elif emit.answers:
             return "bad_settle", not_open_text(emit.answers, run.address)
     most = bound.limits.asks_max
-    return ("overflow", asks_overflow_text(most)) if len(left) + own > most else None
+    return ("overflow", asks_overflow_text(most)) if own and len(left) >= most else None
 
 
 def run_fold(fold: Fold) -> FoldResult:

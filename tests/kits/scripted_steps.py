@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 
-from rota.common.budget import content_bytes, growth_max, growth_of
+from rota.common.budget import growth_max, growth_of
 from rota.common.code_kinds import KINDS
 from rota.common.work import (
     ASK,
@@ -162,6 +162,5 @@ def too_many(run: Run, task: TaskInput, waits: bool) -> tuple[str, str] | None:
 def too_large(done: Done, task: TaskInput, state_bytes: int) -> tuple[str, str] | None:
     """Return kind and message if a task grows its lane by more than it may."""
     most = growth_max(task.growth_bytes, task.kind, len(task.payload), task.tensors)
-    kept = content_bytes(task.kind, len(task.payload), task.tensors) if done.waits is not None else 0
-    growth = growth_of(done, state_bytes) + kept
+    growth = growth_of(done, state_bytes, most - task.growth_bytes)
     return ("overflow", f"grows by {growth} bytes, {most} allowed") if growth > most else None

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from divergence_kit import Bench, module, output, with_outcome
 
-from rota.broker.tasks import Run, Task
+from rota.broker.tasks import Run, Task, task_input
 from rota.common.digests import digest
 from rota.common.errors import UnknownTask
 from rota.common.work import MODEL, Code, Done, Fold, Provenance
 from rota.engine.executors import Executors, Folders
-from rota.engine.folds import task_input
 from rota.proof.changed import ChangePlan
 from rota.proof.continuation import Change
 from rota.proof.fork import fork

@@ -9,7 +9,7 @@ import pytest
 from eventful import MemoryRun, eventful
 
 from rota.broker import records
-from rota.broker.lane import Notes
+from rota.broker.notes import Notes
 from rota.cli.output import plain
 from rota.common.digests import digest
 from rota.common.messages import LaneSettings, TaskRun
