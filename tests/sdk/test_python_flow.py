@@ -182,12 +182,6 @@ async def _cancelled(ctx: FlowContext) -> None:
     await ctx.ask("a")
 
 
-async def _old_tensor(ctx: FlowContext) -> None:
-    tensor = ctx.tensor("uint8", [1], b"x")
-    await ctx.ask("a")
-    ctx.emit("b", tensors=[tensor])
-
-
 @pytest.mark.parametrize(
     ("flow", "code", "text"),
     [
@@ -299,9 +293,7 @@ def test_where_a_flow_waits() -> None:
 
 
 def test_tensors_of_all_messages_are_counted_together() -> None:
-    """Goal: an index means one tensor of the call. Method: tensors of the first message and of an answer are sent on; a
-    tensor that was made before the flow waited is refused by name.
-    """
+    """Goal: an index means one tensor of a call. Method: tensors of the first message and of an answer are sent on."""
     given = [(bytes([number]) * 32, "uint8", (4,)) for number in range(3)]
 
     async def flow(ctx: FlowContext) -> None:

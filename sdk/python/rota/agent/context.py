@@ -115,7 +115,8 @@ class Verbs:
         self._emits: list[list[Any]] = []
         self._result: tuple[bytes, tuple[Tensor, ...]] | None = None
         self._failed: Fail | None = None
-        self._new = NewTensors(len(message.tensors))
+        self._new = NewTensors()
+        self._new.begin(len(message.tensors))
 
     def emit(self, target: str, payload: Any = b"", priority: int = 0, tensors: Iterable[Tensor] = ()) -> int:
         """Send a `tell` to an agent (`name` or `name/key`) or a model (`model:NAME`). Returns its place among the
@@ -165,9 +166,7 @@ class Verbs:
         return len(self._emits) - 1
 
     def _output(self, state: bytes | None, waits: str | None) -> bytes:
-        """Return the ABI's output (docs/AGENTS.md). Raises what `pack` raises, and `ValueError` for tensors that are
-        gone.
-        """
+        """Return the ABI's output (docs/AGENTS.md). Raises what `pack` raises."""
         if self._failed is not None:  # and the handler went on
             return pack_failure(self._failed.code, self._failed.message)
         result, tensors = self._result or (None, ())

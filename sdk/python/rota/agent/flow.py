@@ -23,7 +23,7 @@ from rota.agent import model_calls
 from rota.agent.context import Fail, Message, Verbs, check_ms
 from rota.agent.event_loop import FlowLoop
 from rota.agent.step import OUR_FILES, failed, is_library, seed
-from rota.agent.tensors import Array, NewTensors, Tensor
+from rota.agent.tensors import Array, Tensor
 
 Flow = Callable[["FlowContext"], Any]
 
@@ -185,7 +185,6 @@ class FlowContext(Verbs):
 
     def take(self, message: Answer) -> None:
         """Begin the step of a later message, and wake who waits for it."""
-        self._new.ended = True
         self._emits = []
         self._begin(message)
         if message.reply_to is not None:
@@ -228,7 +227,7 @@ class FlowContext(Verbs):
         self._loop.now_ms = max(self._loop.now_ms, message.now_ms)
         self._behind_ms = self._loop.now_ms - message.now_ms
         self._given += len(message.tensors)
-        self._new = NewTensors(self._given)
+        self._new.begin(self._given)
 
     @property
     def tensors_given(self) -> int:

@@ -88,22 +88,20 @@ class _Data:
 class Tensor(_Data):
     """A tensor of the task. `index`: its place among the task's tensors, of a flow among those of all its messages."""
 
-    __slots__ = ("_maker", "digest", "index")
+    __slots__ = ("_made", "digest", "index")
 
     def __init__(
-        self, index: int, digest: bytes, dtype: str, shape: tuple[int, ...], maker: NewTensors | None = None
+        self, index: int, digest: bytes, dtype: str, shape: tuple[int, ...], made: _Made | None = None
     ) -> None:
         super().__init__(dtype, shape)
         self.index = index
         self.digest = digest  # of a tensor that this task has made: empty, as its host has not said it
-        self._maker = maker  # of such a tensor
+        self._made = made  # of such a tensor
 
     def usable(self) -> Tensor:
-        """Return this tensor. Raises `ValueError` if a flow made it and has waited since."""
-        if self._maker is not None and self._maker.ended:
-            raise ValueError(
-                f"{self!r} was made before the flow last waited, and is gone: send it before, or make it again"
-            )
+        """Return this tensor; made again, under another index, if a flow made it and has waited since."""
+        if self._made is not None:
+            self.index = self._made.index(self)
         return self
 
     def read(self, offset: int = 0, size: int | None = None) -> bytes:
@@ -146,22 +144,56 @@ class Array(_Data):
 
 
 class NewTensors:
-    """Makes the tensors of one task, whose indices follow those that it was given."""
+    """Makes the tensors of one task after another of one context: an agent has one, a flow as many as messages. Their
+    indices follow those that the messages so far have brought.
+    """
 
-    __slots__ = ("_next", "ended")
+    __slots__ = ("_next", "step")
 
-    def __init__(self, given: int) -> None:
+    def __init__(self) -> None:
+        self._next = 0
+        self.step = 0  # what was made in another one is gone
+
+    def begin(self, given: int) -> None:
+        """Begin a task. `given`: how many tensors its messages have brought."""
         self._next = given
-        self.ended = False  # the task is over, and the flow goes on
+        self.step += 1
 
     def make(self, dtype: str, shape: tuple[int, ...], data: Any) -> Tensor:
         """See `Verbs.tensor`."""
         view = memoryview(data)
         _check_size(dtype, shape, view.nbytes)
-        _store(pack([dtype, list(shape)]) + view.tobytes())
-        tensor = Tensor(self._next, b"", dtype, shape, self)
+        made = _Made(self, pack([dtype, list(shape)]) + view.tobytes())
+        return Tensor(made.store(), b"", dtype, shape, made)
+
+    def take_index(self) -> int:
+        """Return the index of the tensor that was stored now."""
         self._next += 1
-        return tensor
+        return self._next - 1
+
+
+class _Made:
+    """How a tensor was made."""
+
+    __slots__ = ("_content", "_maker", "_step")
+
+    def __init__(self, maker: NewTensors, content: bytes) -> None:
+        self._maker = maker
+        self._content = content  # the file that makes it
+        self._step = 0
+
+    def store(self) -> int:
+        """Make the tensor in this step; return its index."""
+        with open(f"{FOLDER}/new", "wb", buffering=0) as file:
+            view = memoryview(self._content)
+            while view:
+                view = view[file.write(view) :]
+        self._step = self._maker.step
+        return self._maker.take_index()
+
+    def index(self, tensor: Tensor) -> int:
+        """Return the index of the tensor in this step."""
+        return tensor.index if self._step == self._maker.step else self.store()
 
 
 def _check_size(dtype: str, shape: tuple[int, ...], size: int) -> None:
@@ -171,14 +203,6 @@ def _check_size(dtype: str, shape: tuple[int, ...], size: int) -> None:
         raise ValueError(f"a shape holds ints of 0 or more, not {shape!r}")
     if size != prod(shape) * width:
         raise ValueError(f"{dtype} {list(shape)} takes {prod(shape) * width} bytes, not {size}")
-
-
-def _store(content: bytes) -> None:
-    """Write a new tensor's head and data, as one file."""
-    with open(f"{FOLDER}/new", "wb", buffering=0) as file:
-        view = memoryview(content)
-        while view:
-            view = view[file.write(view) :]
 
 
 def _element(dtype: str) -> tuple[int, str]:
