@@ -16,7 +16,7 @@ from reference import Reference, run_reference
 
 from rota.broker import records
 from rota.common.digests import digest
-from rota.common.work import Done
+from rota.common.work import Done, Outcome
 
 MakeBroker = Callable[..., Broker]
 
@@ -28,6 +28,7 @@ def refer(broker: Broker) -> dict[str, Reference]:
     turn_of = {task.seq: task.turn for task in world.results.kept()}
     for lane in world.lanes.values():
         turn_of |= {task.seq: task.turn for task in lane.line()}
+        turn_of |= {ask.seq: ask.turn for ask in lane.open.values()}
         for run in lane.waiting_runs():
             turn_of |= {run.first_seq + index: run.first_turn + index for index in range(len(run.payloads))}
     derived = {name: lane.retired for name, lane in world.lanes.items() if lane.settings.policy == "derived"}
@@ -41,11 +42,24 @@ def assert_same(broker: Broker, references: dict[str, Reference]) -> None:
         lane = broker.lane(name)
         for task in broker.core.world.results.kept():
             if task.run.lane == name and task.turn in reference.done:
-                assert (task.turn, task.outcome) == (task.turn, reference.done[task.turn].outcome)
+                if task.turn in reference.answered:
+                    assert (task.turn, effect(task.outcome)) == (task.turn, effect(reference.answered[task.turn]))
+                else:
+                    assert (task.turn, task.outcome) == (task.turn, reference.done[task.turn].outcome)
         assert (lane.retired, lane.digest) == (reference.retired, reference.digest)
         assert [dead.turn for dead in lane.dead.values()] == list(reference.dead)
         assert [task.turn for task in lane.line()] == [task.turn for task in reference.line]
         assert sorted(lane.timers) == sorted(reference.timers)
+        owners = {turn: (ask.owner, ask.owes) for turn, ask in lane.open.items()}
+        assert owners == {turn: (ask.owner, ask.owes) for turn, ask in reference.open.items()}
+        assert sorted(lane.agents) == sorted(reference.agents)
+
+
+def effect(outcome: Outcome | None) -> Any:
+    """What an outcome says to whoever asked."""
+    if isinstance(outcome, Done):
+        return outcome.result
+    return None if outcome is None else outcome[:2]
 
 
 def settings_of(seed: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The sequential reference of a lane: the execution model, parts 2 to 4 and 8, one task at a time, unoptimized.
+"""The sequential reference of a lane: the execution model, parts 2 to 4, 8, 10 and 11, one task at a time, unoptimized.
 
 The reference applies a lane's inputs at their positions and runs everything else itself, task after task in line order.
 It has no workers, dispatch, folds, completions or restarts. It shares types (records, outcomes) and the agent language
-with the core, but no code that decides anything. It is for derived lanes.
+with the core, but no code that decides anything. It is for derived lanes. Who answers what is in reference_asks.py.
 """
 
 from __future__ import annotations
@@ -10,65 +10,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgpack
 import scripted
 from blake3 import blake3
+from msgpack import packb
+from reference_asks import TASK_BYTES, Answers, Call, Stamped, weight
 
 from rota.broker import records
-from rota.common.work import Code, Done, Emit, Failed, Outcome, ReplyTo, TaskInput
+from rota.common.work import AFTER_END, Code, Done, Failed, Fold, Outcome, Past
 
-TASK_BYTES, FAILURE_FREE = 256, 288  # what a task counts besides its payload, and how much of a failure is free
 STATEFUL = ("agent", "source", "component")  # the kinds whose addresses have a state
 UNPLACED = (records.Epoch, records.Completion, records.Mark, records.Diverged)
 
 
 @dataclass
-class Stamped:
-    """One stamped task."""
-
-    turn: int
-    target: str
-    payload: bytes
-    priority: int
-    kind: str
-    sender: str | None
-    now_ms: int
-    asked_by: tuple[int, int] | None  # the turn that emitted it, and its index among the emits there
-    reply_to: ReplyTo | None
-    caught: Failed | None = None
-    code: Code | None = None  # this and the next two: bound at issue
-    emits_max: int = 0
-    growth_bytes: int = 0
-    outcome: Outcome | None = None
-
-
-def weight(payload: bytes, kind: str) -> int:
-    """How many bytes the content of a message counts against its lane's budget."""
-    return len(payload) if kind != "failure" else max(0, len(payload) - FAILURE_FREE)
-
-
-def _dead_bytes(task: Stamped) -> int:
-    assert isinstance(task.outcome, Failed)
-    said = [task.outcome.message, *task.outcome.log]
-    return TASK_BYTES + len(task.payload) + sum(len(text.encode()) for text in said)
-
-
-@dataclass
-class Reference:
+class Reference(Answers):
     """A lane that executes in line order. `turn_of` translates the numbers that cancels and retries name."""
 
-    opened: records.Opened
     turn_of: dict[int, int]
     retired: int = 0
     digest: bytes = bytes(32)
-    next_turn: int = 1
-    waiting: list[Stamped] = field(default_factory=list)
-    line: list[Stamped] = field(default_factory=list)
     done: dict[int, Stamped] = field(default_factory=dict)
-    dead: dict[int, Stamped] = field(default_factory=dict)
-    timers: dict[tuple[int, int], tuple[str, Emit]] = field(default_factory=dict)
     states: dict[str, bytes] = field(default_factory=dict)
-    agents: dict[str, None] = field(default_factory=dict)
     passes: dict[int, int] = field(default_factory=dict)
     said: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
@@ -91,11 +53,11 @@ class Reference:
             case records.Deployed():
                 self.deploys[record.name] = record.code
             case records.Cancelled():
-                self._catch(record.seq, Failed("cancelled", "cancelled on request", (), 0))
+                self._decide(record, Failed("cancelled", "cancelled on request", (), 0))
             case records.Verdict(failure="faulted" | "refused"):  # those we know ourselves, but not what workers said
                 self.said[self.turn_of[record.seq]] = record.log
             case records.Verdict():
-                self._catch(record.seq, Failed(record.failure, record.message, (), 0))
+                self._decide(record, Failed(record.failure, record.message, (), 0))
             case records.TimerFired():
                 sender, emit = self.timers.pop((record.turn, record.index_of_emit))
                 self._stamp(sender, emit.payload, emit.priority, "timer", sender, record.now_ms)
@@ -112,26 +74,17 @@ class Reference:
 
     def _submit(self, record: records.Submitted) -> None:
         if record.retry_of is not None:
-            old = self.dead.pop(self.turn_of[record.retry_of])
-            self._stamp(old.target, old.payload, old.priority, "tell", None, record.now_ms)
+            old, _ = self.dead.pop(self.turn_of[record.retry_of])
+            self._stamp(old.target, old.payload, old.priority, record.kind, None, record.now_ms)
         for run in record.runs:
             for index, payload in enumerate(run.payloads):
                 target = run.targets if isinstance(run.targets, str) else run.targets[index]
-                self._stamp(target, payload, run.priority, "tell", None, record.now_ms)
-
-    def _stamp(
-        self, target: str, payload: bytes, priority: int, kind: str, sender: str | None, now_ms: int,
-        asked_by: tuple[int, int] | None = None, reply_to: ReplyTo | None = None,
-    ) -> None:  # fmt: skip
-        self.waiting.append(
-            Stamped(self.next_turn, target, payload, priority, kind, sender, now_ms, asked_by, reply_to)
-        )
-        self.next_turn += 1
+                self._stamp(target, payload, run.priority, record.kind, None, record.now_ms)
 
     def _issue(self) -> None:
         while self.waiting and not self.paused and len(self.line) < self.window:
             task = self._next()
-            task.code = self.deploys.get(task.target.split("/")[0])
+            self._bind(task)
             allowance = self._allowance(task)
             if allowance is None:
                 return
@@ -140,6 +93,15 @@ class Reference:
             self.waiting.remove(task)
             self.line.append(task)
             self._meet_agent(task)
+
+    def _bind(self, task: Stamped) -> None:
+        """Bind code. A call of a flow gets its address; a message for a call has its code, as long as that is there."""
+        name, _, key = task.target.partition("/")
+        task.code = self.deploys.get(name)
+        if task.is_for_call:
+            task.code = self.calls[task.target].code if task.target in self.calls else None
+        elif task.code is not None and task.code.flow and task.kind in ("tell", "ask") and not key:
+            task.address = f"{name}/~{task.turn}"
 
     def _next(self) -> Stamped:
         """The next task: of all starved levels the lowest turn, else the lowest turn of the highest level."""
@@ -168,14 +130,18 @@ class Reference:
         emits = growth = 0
         if task.code is not None and task.code.kind in STATEFUL:
             emits = task.code.limits.emits_max
-        if task.code is not None and (task.code.kind in STATEFUL or task.kind == "ask"):
+        if task.code is not None and (task.code.kind in STATEFUL or (task.kind == "ask" and task.sender)):
             growth = task.code.limits.growth_bytes
         settings = self.opened.settings
         promised = sum(other.emits_max for other in self.line)
-        room = max(settings.tasks_max - len(self.waiting) - len(self.line) - len(self.timers) - promised, 0)
-        there = [(other.payload, other.kind) for other in [*self.waiting, *self.line]]
+        load = len(self.waiting) + len(self.line) + len(self.timers) + len(self.open)
+        room = max(settings.tasks_max - load - promised, 0)
+        asked = [ask.task for ask in self.open.values()]
+        there = [(other.payload, other.kind) for other in [*self.waiting, *self.line, *asked]]
         there += [(emit.payload, emit.kind) for _, emit in self.timers.values()]
         held = sum(TASK_BYTES + weight(*message) for message in there) + sum(map(len, self.states.values()))
+        in_line = [other.call for other in self.line]
+        held += sum(call.held for call in self.all_calls if not call.ended or call in in_line)
         held += sum(other.growth_bytes for other in self.line) + TASK_BYTES * promised
         free = settings.bytes_max - held
         if emits <= room and emits * TASK_BYTES + growth <= free:
@@ -184,59 +150,85 @@ class Reference:
         return None if self.line else (emits, min(growth, free - emits * TASK_BYTES))
 
     def _meet_agent(self, task: Stamped) -> None:
-        """Let a task for a new address make its agent, or fail where the lane has as many as it may."""
-        if task.caught is not None or task.code is None or task.code.kind not in STATEFUL or task.target in self.agents:
+        """Let a task join its agent or call, which is made if it is new, or fail where that cannot be."""
+        code, address = task.code, task.address
+        if code is None or code.kind not in STATEFUL:
             return
-        agents_max = self.opened.settings.agents_max
-        if len(self.agents) < agents_max:
-            self.agents[task.target] = None
-        else:
-            task.caught = Failed("overflow", f"no new agent: the lane has {agents_max} (agents_max)", (), 0)
+        if task.is_for_call:
+            task.call = self.calls[address]
+        elif task.caught is not None:
+            return
+        elif code.flow and address == task.target:
+            name = address.split("/")[0]
+            keyed = f"{name!r} is a flow: send to {name!r}, each call is an instance of its own"
+            rebound = f"{name!r} is bound to a flow now, so the agent {address!r} gets nothing"
+            called = task.kind in ("tell", "ask")
+            task.caught = Failed("bad_input" if called else "unknown_agent", keyed if called else rebound, (), 0)
+        elif address not in self.agents:
+            agents_max = self.opened.settings.agents_max
+            if len(self.agents) >= agents_max:
+                task.caught = Failed("overflow", f"no new agent: the lane has {agents_max} (agents_max)", (), 0)
+                return
+            self.agents[address] = None
+            if code.flow:
+                task.call = self.calls[address] = Call(code, task.turn)
+                self.all_calls.append(task.call)
 
-    def _catch(self, seq: int, failure: Failed) -> None:
-        turn = self.turn_of[seq]
+    def _decide(self, record: records.Cancelled | records.Verdict, failure: Failed) -> None:
+        turn = self.turn_of[record.seq]
+        if record.ends and turn in self.open:
+            self._end(self.open[turn], failure, record.now_ms)
+            return
         (task,) = [task for task in [*self.waiting, *self.line] if task.turn == turn]
-        assert task.caught is None
-        task.caught = failure
+        if record.ends:
+            task.ends = failure
+        else:
+            assert task.caught is None
+            task.caught = failure
 
     # --- execute and retire ----------------------------------------------------------------------------------------
 
     def _execute_head(self) -> None:
         task = self.line.pop(0)
-        size_before = len(self.states.get(task.target, b""))
+        size_before = len(self.states.get(task.address, b""))
         if task.caught is not None:
             task.outcome = task.caught
+        elif task.is_for_call and (task.call is None or task.call.over):
+            task.outcome = AFTER_END
         elif task.code is None:
             kind = "unknown_model" if task.target.startswith("model:") else "unknown_agent"
             task.outcome = Failed(kind, f"{task.target.split('/')[0]!r} was not deployed in this lane", (), 0)
         else:
             task.outcome = self._execute(task, task.code)
         self.retired += 1
-        self._retire(task, task.outcome, len(self.states.get(task.target, b"")) - size_before)
+        if task.call is not None:
+            task.call.take(task, task.outcome)
+        self.digest = self._extend(task, task.outcome)
+        self.done[task.turn] = task
+        self._leave(task, task.outcome, len(self.states.get(task.address, b"")) - size_before)
         self._issue()
 
     def _execute(self, task: Stamped, code: Code) -> Outcome:
         seed = self.opened.settings.seed
         assert seed is not None
-        seen = TaskInput(
-            task.turn, task.kind, task.sender, task.payload, task.now_ms, task.reply_to, (), task.emits_max,
-            task.growth_bytes,
-        )  # fmt: skip
+        seen, address = task.seen, task.address
         if code.digest == scripted.UNRUNNABLE.digest:
             return Failed("refused", "no worker can run its code", self._said(task, "no such device"), 0)
         if code.digest == scripted.UNSTABLE_CODE.digest and not code.recorded:
             remedy = "deploy the model with --recorded to accept them as recorded values"
             said = self._said(task, "its results differ from run to run")
             return Failed("refused", f"its results would not be repeatable: {remedy}", said, 0)
-        before = self.states.get(task.target) if code.kind in STATEFUL else None
-        try:
-            outcome, after = scripted.run_task(seed, code, task.target, before, seen)
-        except scripted.NoOutcome as end:
-            if end.why != "fault":
-                raise AssertionError(f"turn {task.turn} has no outcome and got no verdict") from None
+        past = None if task.call is None else Past(tuple(task.call.steps), 1, task.call.fuel)
+        before = self.states.get(address) if code.kind in STATEFUL else None
+        owes = self.owes.get(address, ())
+        result = scripted.run_fold(Fold(seed, code, address, before, (seen,), owes, past))
+        if result.stopped == "faulted":
             return Failed("faulted", "no worker could do it, in 3 tries", self._said(task, "out of memory"), 0)
-        if code.kind in STATEFUL and after is not None:
-            self.states[task.target] = after
+        assert result.stopped is None, f"turn {task.turn} has no outcome and got no verdict"
+        (outcome,) = result.outcomes
+        if code.kind in STATEFUL and result.state is not None:
+            self.states[address] = result.state
+        self.owes[address] = scripted.open_after(owes, task.turn, outcome) if past is None else ()
         return outcome
 
     def _said(self, task: Stamped, reason: str) -> tuple[str, ...]:
@@ -245,52 +237,19 @@ class Reference:
         assert said[-1:] == (reason,), f"turn {task.turn}: {said}, not {reason}"
         return said
 
-    def _retire(self, task: Stamped, outcome: Outcome, grown: int) -> None:
-        self.digest = self._extend(task, outcome)
-        self.done[task.turn] = task
-        if isinstance(outcome, Failed):
-            self.dead[task.turn] = task
-            while sum(map(_dead_bytes, self.dead.values())) > self.opened.settings.bytes_max // 8:
-                del self.dead[next(iter(self.dead))]
-            answer, kind = self._failure(outcome, task.growth_bytes + weight(task.payload, task.kind)), "failure"
-        else:
-            answer, kind = outcome.result or b"", "reply"
-            grown += sum(weight(emit.payload, emit.kind) for emit in outcome.emits)
-            left = task.growth_bytes + weight(task.payload, task.kind) - grown
-            if weight(answer, kind) > left:
-                text = f"a reply of {weight(answer, kind)} bytes, at most {left} (growth_bytes)"
-                answer, kind = self._failure(Failed("overflow", text, (), 0), left), "failure"
-            for index, emit in enumerate(outcome.emits):
-                if emit.kind == "timer":
-                    self.timers[(task.turn, index)] = (task.target, emit)
-                else:
-                    origin = (task.turn, index)
-                    self._stamp(emit.target, emit.payload, emit.priority, emit.kind, task.target, task.now_ms, origin)
-        if task.kind == "ask":
-            assert task.sender is not None
-            assert task.asked_by is not None
-            reply_to = ReplyTo(task.turn, *task.asked_by)
-            self._stamp(task.sender, answer, task.priority, kind, task.target, task.now_ms, None, reply_to)
-
-    @staticmethod
-    def _failure(failure: Failed, left: int) -> bytes:
-        text = failure.message.encode()[: left + FAILURE_FREE - 32].decode(errors="ignore")
-        packed: bytes = msgpack.packb([failure.kind, text])
-        return packed
-
     def _extend(self, task: Stamped, outcome: Outcome) -> bytes:
         """H(previous, turn, the task's content and code digest, outcome, new state digest, emitted tasks)."""
         code_digest = None if task.code is None else task.code.digest
         content = [
-            task.turn, task.target, task.kind, task.sender, task.priority, task.payload, (), task.reply_to, code_digest
+            task.turn, task.address, task.kind, task.sender, task.priority, task.payload, (), task.reply_to, code_digest
         ]  # fmt: skip
         if isinstance(outcome, Done):
-            state = self.states.get(task.target) if task.code is not None and task.code.kind in STATEFUL else None
+            state = self.states.get(task.address) if task.code is not None and task.code.kind in STATEFUL else None
             state_digest = None if state is None else blake3(state).digest()
-            effect: list[Any] = [0, outcome.result, outcome.tensors, outcome.emits]
+            effect: list[Any] = [0 if outcome.waits is None else 2, outcome.result, outcome.tensors, outcome.emits]
         else:
             state_digest, effect = None, [1, outcome.kind, outcome.message]
-        return blake3(msgpack.packb([self.digest, *content, effect, state_digest])).digest()
+        return blake3(packb([self.digest, *content, effect, state_digest])).digest()
 
 
 def run_reference(
