@@ -7,7 +7,7 @@ import { show } from "./console.js";
 import { add, emits, integer, payloadOf } from "./emits.js";
 import { Failure } from "./failures.js";
 import { equal, log } from "./host.js";
-import { pack, packParts, unpack } from "./messagepack.js";
+import { pack, packDone, packFailure, unpack } from "./messagepack.js";
 import { indexOf, messageTensors, newTensor } from "./tensors.js";
 import { textOf } from "./text.js";
 
@@ -45,23 +45,19 @@ export function hasFailed() {
  * them the array of docs/AGENTS.md as MessagePack, in parts.
  */
 export function close() {
-  if (failure) return packParts([1, 1, failure[0] || "Error", failure[1], []]);
-  if (postponed) return closePostponed();
+  if (failure) return packFailure(failure[0] || "Error", failure[1]);
+  if (postponed && result !== null) {
+    throw new TypeError("the task is postponed, so it has no result: ctx.settle(turn, ...) gives it later");
+  }
   const after = stateAfter();
+  if (postponed) return packDone(after, null, emits, [], "");
   if (!emits.length && !resultTensors.length) return [after ?? undefined, result ?? undefined];
-  const fields = [1, 0, after, result, emits, []];
-  if (resultTensors.length) fields[6] = resultTensors.map(indexOf);
-  return packParts(fields);
-}
-
-function closePostponed() {
-  if (result !== null) throw new TypeError("the task is postponed, so it has no result: ctx.settle(turn, ...) gives it later");
-  return packParts([1, 0, stateAfter(), null, emits, [], [], ""]);
+  return packDone(after, result, emits, resultTensors.map(indexOf), undefined);
 }
 
 /** Return the output of a step after which a call of a flow goes on; `waits`: where it waits. */
 export function closeStep(waits) {
-  return failure ? close() : packParts([1, 0, null, null, emits, [], [], waits]);
+  return failure ? close() : packDone(null, null, emits, [], waits);
 }
 
 function stateAfter() {

@@ -76,7 +76,7 @@ export function takeMessage(fields, payload, entropy) {
 /** Settle an ask with its answer, or with what it makes of that. */
 function giveAnswer(one, answer) {
   try {
-    one.resolve(one.take(answer));
+    one.resolve(one.take === undefined ? answer : one.take(answer));
   } catch (error) {
     one.reject(failureOf(one, "bad_answer", `what ${one.target} answered cannot be read: ${error}`));
   }
@@ -123,18 +123,18 @@ function failureOf({ stack, target }, kind, text) {
 function wait(key, target, take) {
   const { promise, resolve, reject } = Promise.withResolvers();
   promise.catch(() => {});
-  note(key, { resolve, reject, target, take });
+  note(key, { stack: String(new Error().stack), place: "", resolve, reject, target, take });
   return promise;
 }
 
 /** Note something that may come. */
 function note(key, one) {
-  one.stack = String(new Error().stack);
-  one.place = placeIn(one.stack);
+  const name = placeIn(one.stack);
+  one.place = name;
   waiting.set(key, one);
-  if (!one.place) return;
-  const place = places.get(one.place);
-  if (place === undefined) places.set(one.place, { count: 1, turn });
+  if (!name) return;
+  const place = places.get(name);
+  if (place === undefined) places.set(name, { count: 1, turn });
   else {
     place.count++;
     place.turn = turn;
@@ -160,7 +160,7 @@ function sendTimer(delay_ms) {
 /** Call a function after a time; return what forgets it. For setTimeout and its relatives. */
 function later(delay_ms, fire) {
   const number = sendTimer(delay_ms);
-  note(number, { resolve: fire });
+  note(number, { stack: String(new Error().stack), place: "", resolve: fire });
   return () => forget(number);
 }
 
@@ -169,7 +169,7 @@ function sleep(delay_ms) {
   return delay_ms > 0 ? wait(sendTimer(delay_ms)) : Promise.resolve();
 }
 
-function ask(target, value, options, take = (answer) => answer) {
+function ask(target, value, options, take) {
   const deadline_ms = options?.deadline_ms;
   const place = add(target, value, "ask", options, deadline_ms ? integer(deadline_ms, "ask: the deadline") + late : 0);
   return wait(`${turn}/${place}`, target, take);
@@ -196,7 +196,7 @@ export const flowContext = Object.freeze({
     if (value instanceof Answer) verbs.reply(value.payload, { tensors: value.tensors, ...options });
     else verbs.reply(value, options);
   },
-  ask: (target, value, options) => ask(target, value, options),
+  ask,
   sleep,
   generate: (model, options) => askModel(model, generateCall(options), options, (answer) => answer.value.generate),
   embed: (model, texts, options) => askModel(model, textsCall("embed", texts, options), options, vectorsOf),

@@ -15,7 +15,7 @@ const HERE_MAX = 12; // bytes; from about this length on a call of the host is f
 let out = new Uint8Array(4096);
 let outView = new DataView(out.buffer);
 let size = 0;
-let parts; // what `packParts` has so far; its next part begins at `begun`
+let parts; // what `inParts` has so far; its next part begins at `begun`
 let begun;
 
 /** Make room for `more` bytes and return their place. */
@@ -245,20 +245,62 @@ export function pack(value) {
   }
 }
 
-/**
- * Return an array as MessagePack in parts, from index 2 on: long bytes in it are not copied. Nothing of it may pack
- * something itself.
- */
-export function packParts(value) {
+const KINDS = Object.fromEntries(["tell", "ask", "timer", "reply", "failure"].map((kind) => [kind, pack(kind)]));
+
+function writeIntegers(values) {
+  writeArray(values.length);
+  for (let index = 0; index < values.length; index++) writeInteger(values[index]);
+}
+
+function writeEmit(emit) {
+  writeArray(emit.length);
+  writeText(emit[0]);
+  writeBytes(emit[1]);
+  writeInteger(emit[2]);
+  raw(KINDS[emit[3]]);
+  writeIntegers(emit[4]);
+  if (emit.length > 5) writeInteger(emit[5]);
+  if (emit.length > 6) writeInteger(emit[6]);
+}
+
+/** Write what `call` writes, in parts from index 2 on: long bytes in it are not copied. Nothing of it may pack something. */
+function inParts(call) {
   const found = (parts = [undefined, undefined]);
   begun = size;
   try {
-    write(value);
+    call();
   } finally {
     parts = undefined;
   }
   found[found.length] = out.slice(begun, size);
   return found;
+}
+
+/** Return the output of a failed task (docs/AGENTS.md), in parts. */
+export function packFailure(code, message) {
+  return inParts(() => write([1, 1, code, message, []]));
+}
+
+/**
+ * Return the output of a task that is done (docs/AGENTS.md), in parts. `state` and `result`: bytes or null; `waits`: a text
+ * if it goes on. Without `write`, which costs several times as much: it finds out what a value is.
+ */
+export function packDone(state, result, emits, tensors, waits) {
+  return inParts(() => {
+    const fields = waits !== undefined ? 8 : tensors.length ? 7 : 6;
+    byte(0x90 | fields);
+    byte(1);
+    byte(0);
+    if (state === null) byte(0xc0);
+    else writeBytes(state);
+    if (result === null) byte(0xc0);
+    else writeBytes(result);
+    writeArray(emits.length);
+    for (let index = 0; index < emits.length; index++) writeEmit(emits[index]);
+    byte(0x90); // lines of the log were written when they came
+    if (fields > 6) writeIntegers(tensors);
+    if (fields > 7) writeText(waits);
+  });
 }
 
 // --- Reading.
