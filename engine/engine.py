@@ -47,19 +47,29 @@ class Engine:
     """Executes the lanes of a world."""
 
     def __init__(
-        self, world: World, runner: Runner, keep: Callable[[records.Record], None] | None = None, now_ms: int = 0
+        self,
+        world: World,
+        runner: Runner,
+        keep: Callable[[records.Record], None] | None = None,
+        now_ms: int = 0,
+        heed: Callable[[Notes], None] | None = None,
     ) -> None:
+        """`keep` gets each record before it is applied, `heed` its effects."""
         self.world = world
         self.runner = runner
         self.now_ms = now_ms  # stamped on the records that the engine makes; agents never see it
         self._keep = keep
+        self._heed = heed
         self._fingerprints: dict[str, int] = {}  # by pool
 
     def apply(self, record: records.Record) -> Notes:
         """Apply a record. Raises `JournalError` if it does not follow from those before."""
         if self._keep is not None:
             self._keep(record)
-        return self.world.apply(record)
+        notes = self.world.apply(record)
+        if self._heed is not None:
+            self._heed(notes)
+        return notes
 
     def run(self, lane: str, tasks_max: int) -> list[Task]:
         """Execute the first `tasks_max` tasks of a line and give verdicts to those without an outcome.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rota.broker.asks import is_postponed
 from rota.common.calls import is_instance
 from rota.common.work import ASK, TIMER, Done, Emit, Failed, Outcome, ReplyTo
 
@@ -50,18 +51,13 @@ def waits_of(messages: Sequence[Seen]) -> list[Wait]:
     ]
 
 
-def goes_on(outcome: Outcome | None) -> bool:
-    """Return whether a step with this outcome leaves its call waiting, or a task its asker: it is postponed."""
-    return type(outcome) is Done and outcome.waits is not None
-
-
 def outcome_word(outcome: Outcome, address: str) -> str:
     """Return the outcome of a task of this target in a word: ok, the kind of its failure, or that an answer is still to
     come: `waits` of a call, `postponed` of another task.
     """
     if type(outcome) is Failed:
         return outcome.kind
-    if not goes_on(outcome):
+    if not is_postponed(outcome):
         return "ok"
     return "waits" if is_instance(address) else "postponed"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from rota.common.results import Result
     from rota.common.work import Done, Emit, Failed, Limits, TensorRef
+    from rota.local.calls import LocalAsk, LocalCall, LocalWait
     from rota.local.generation import LocalGeneration
     from rota.local.handles import LocalBatch, LocalHandle
     from rota.local.lane import LocalLane
@@ -41,11 +42,14 @@ __all__ = [
     "Expired",
     "Failed",
     "Limits",
+    "LocalAsk",
     "LocalBatch",
+    "LocalCall",
     "LocalError",
     "LocalGeneration",
     "LocalHandle",
     "LocalLane",
+    "LocalWait",
     "Pending",
     "Result",
     "RotaError",
@@ -58,6 +62,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "LocalCall": "calls", "LocalWait": "calls", "LocalAsk": "calls",
     "LocalGeneration": "generation",
     "LocalBatch": "handles", "LocalHandle": "handles", "LocalLane": "lane", "open_lane": "lane", "Table": "tables",
     "Pending": "turns", "Turn": "turns",

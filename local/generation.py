@@ -10,13 +10,13 @@ from rota.common.results import Result
 from rota.common.text_results import GenerateResult
 
 if TYPE_CHECKING:
-    from rota.local.lane import LocalLane
+    from rota.local.texts import LocalTexts
 
 
 class LocalGeneration:
     """A submitted generate task. Iterating gives its text in one piece."""
 
-    def __init__(self, lane: LocalLane, turn: int) -> None:
+    def __init__(self, lane: LocalTexts, turn: int) -> None:
         self.turn = turn
         self._lane = lane
         self._received: Result | None = None

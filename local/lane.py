@@ -23,23 +23,21 @@ from rota.broker import records
 from rota.broker.deploys import check_deploy
 from rota.broker.lane import RECORDED_POLICY
 from rota.broker.modules import ModuleStore
+from rota.broker.notes import Notes
 from rota.broker.origins import request_digest
 from rota.broker.recovery import facts
 from rota.broker.requests import check_dead, check_submit
 from rota.broker.results import result_item
-from rota.broker.tasks import caught_task
+from rota.broker.tasks import Task, caught_task
 from rota.broker.world import World
 from rota.common import limits as bounds
 from rota.common import messages
-from rota.common.arguments import check_model_name, check_name, check_options, checked, flag, several, whole
-from rota.common.chat import Chat, Dialogue
+from rota.common.arguments import check_model_name, check_name, checked, flag, several, whole
 from rota.common.errors import BadPayload, CodeError, ConfigError, LocalError
 from rota.common.results import Result, result_of
 from rota.common.shown import shown
 from rota.common.targets import MODEL_PREFIX, check_target
-from rota.common.text_calls import GenerateCall
-from rota.common.text_requests import classify_payloads, embed_payloads, generate_payload, model_target
-from rota.common.work import MODEL, Code, Limits, TensorRef
+from rota.common.work import ASK, MODEL, TELL, Code, Limits, TensorRef
 from rota.engine.engine import Engine
 from rota.engine.executors import Executors
 from rota.engine.folds import plan
@@ -53,18 +51,18 @@ from rota.local.arguments import (
     positive,
     seed_of,
 )
-from rota.local.generation import LocalGeneration
+from rota.local.calls import missing_text
+from rota.local.endings import Endings
 from rota.local.handles import LocalBatch, LocalHandle
 from rota.local.interrupts import Interrupts
 from rota.local.keeper import Keeper
 from rota.local.places import LanePlace
 from rota.local.tables import Table
+from rota.local.texts import LocalTexts
 from rota.local.turns import History, Turn, turn_table
-from rota.local.view import View, number_of, timer_order
+from rota.local.view import View, number_of
 from rota.runtimes.content import Extras, Parts, content_of
-from rota.tensors.arrays import Array
 from rota.tensors.payloads import Payloads, check_targets, run_of
-from rota.tensors.text_values import Labels, labels_of, vectors_of
 
 HISTORY_TURNS: Final = 100_000  # about a kilobyte each, plus their payloads
 
@@ -92,7 +90,7 @@ def _operation(method: Callable[Concatenate[LocalLane, _P], _R]) -> Callable[Con
     return guarded
 
 
-class LocalLane(View):
+class LocalLane(LocalTexts, Endings, View):
     """A lane with its own world, files and executors. Use it in a `with` block, or close it."""
 
     def __init__(
@@ -131,7 +129,9 @@ class LocalLane(View):
         self._history = History(history, self._payloads, self._executors.run)
         self._ready: deque[Turn] = deque(maxlen=history)  # retired, but not yet returned by `step` or `run`
         self._next_number = 1
-        self._engine = Engine(World(results_max=0), self._executors, self._keeper.take, now_ms)
+        self._answered: list[Task] = []  # since the last turns that were kept
+        self._orphans: deque[int] = deque()
+        self._engine = Engine(World(results_max=0), self._executors, self._keeper.take, now_ms, self._heed)
         self._engine.apply(records.Epoch(1, now_ms, facts()))
         self._engine.apply(records.Opened(name, now_ms, self._origin(request), request.settings, paused, ()))
         self._lane = self._engine.world.lanes[name]
@@ -188,62 +188,39 @@ class LocalLane(View):
 
     @_operation
     def submit(
-        self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = ()
-    ) -> LocalHandle:
-        """Submit one task. The payload is as for a client; `tensors` needs one of bytes or text."""
-        check_target(target)
-        whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
-        if not isinstance(tensors, Sequence) or not all(isinstance(ref, TensorRef) for ref in tensors):
-            raise BadPayload(f"tensors={shown(tensors)}: give a list of TensorRef")
-        packed, references = self._payloads.pack(target, payload)
-        if tensors and references:
-            raise BadPayload("this payload has tensors of its own: give `tensors` only with a payload of bytes or text")
-        first_turn = self._submit((run_of(target, [(packed, tuple(tensors) or references)], priority),))
-        return LocalHandle(self, first_turn)
+        self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = (),
+        deadline_ms: int = 0,
+    ) -> LocalHandle:  # fmt: skip
+        """Submit one task. The payload is as for a client; `tensors` needs one of bytes or text.
+
+        `deadline_ms`: it fails as `expired` if it has no answer when the clock has moved so far; 0: no deadline.
+        """
+        return self._submit_one(TELL, target, payload, priority, tensors, deadline_ms)
+
+    @_operation
+    def ask(
+        self, target: str, payload: Any = b"", *, priority: int = 0, tensors: Sequence[TensorRef] = (),
+        deadline_ms: int = 0,
+    ) -> LocalHandle:  # fmt: skip
+        """Ask an agent or flow: as `submit`, with a message of kind `ask`. `result` is the answer in the end."""
+        return self._submit_one(ASK, target, payload, priority, tensors, deadline_ms)
 
     @_operation
     def submit_many(
-        self, targets: str | Sequence[str], payloads: Iterable[Any], *, priority: int = 0
-    ) -> LocalBatch:  # fmt: skip
+        self, targets: str | Sequence[str], payloads: Iterable[Any], *, priority: int = 0, deadline_ms: int = 0
+    ) -> LocalBatch:
         """Submit many tasks in as few inputs as a client would send messages, usually one. Each input is atomic.
 
         `targets` is one for all, or one per payload.
         """
-        check_targets(targets)
-        whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
-        first_turn = self._lane.next_turn
-        turns: list[int] = []
-        for runs in self._payloads.messages(targets, several("payloads", payloads), priority):
-            first_turn = self._submit(runs)
-            turns += range(first_turn, first_turn + len(runs[0].payloads))
-        return LocalBatch(self, turns)
+        return self._submit_all(TELL, targets, payloads, priority, deadline_ms)
 
-    def generate(self, model: str, prompt: str | None = None, *, priority: int = 0, **options: Any) -> LocalGeneration:
-        """Submit a generate task. Options as for a client: `messages`, `conversation`, `max_tokens` and the others."""
-        check_options(options, GenerateCall._fields)
-        payload = generate_payload({**options, "prompt": prompt})
-        return LocalGeneration(self, self.submit(model_target(model), payload, priority=priority).turn)
-
-    def chat(
-        self, model: str, *, system: str | None = None, conversation: bytes | str | None = None, **options: Any
-    ) -> Chat[LocalGeneration]:
-        """Return a dialogue with a model, which begins, or goes on at the head `conversation`. Submits nothing yet."""
-        dialogue = Dialogue(conversation, system, options)
-        check_options(options, ("priority", *GenerateCall._fields))
-        generate_payload({name: value for name, value in dialogue.turn("", {}).items() if name != "priority"})
-        return Chat(self.generate, model_target(model), dialogue)
-
-    def embed(self, model: str, texts: Iterable[str], *, truncate: bool = False, priority: int = 0) -> Array:
-        """Run the lane until it has the vectors of texts; return them as an array [texts, dimensions]."""
-        tasks = self.submit_many(model_target(model), embed_payloads(texts, truncate), priority=priority)
-        return vectors_of(tasks.outcomes())
-
-    def classify(
-        self, model: str, texts: Iterable[str], *, top: int | None = None, truncate: bool = False, priority: int = 0
-    ) -> Labels:
-        """Run the lane until it has the labels of texts; return for each text its `top` ones, or all, with scores."""
-        tasks = self.submit_many(model_target(model), classify_payloads(texts, top, truncate), priority=priority)
-        return labels_of(tasks.outcomes())
+    @_operation
+    def ask_many(
+        self, targets: str | Sequence[str], payloads: Iterable[Any], *, priority: int = 0, deadline_ms: int = 0
+    ) -> LocalBatch:
+        """Ask many: as `submit_many`, with messages of kind `ask`."""
+        return self._submit_all(ASK, targets, payloads, priority, deadline_ms)
 
     @_operation
     def retry(self, turn: int | LocalHandle) -> LocalHandle:
@@ -252,17 +229,14 @@ class LocalLane(View):
 
     @_operation
     def cancel(self, turn: int | LocalHandle) -> bool:
-        """Cancel a task that has no outcome yet; return whether it was cancelled."""
+        """Cancel a task that has no answer yet; return whether it was cancelled. What a call asked ends with it."""
         number = self._stamped(turn)
-        run = self._engine.world.runs.find(number)
-        if run is None:
+        ends = self._engine.world.decision(number)
+        if ends is None:
             return False
-        index = number - run.first_seq
-        caught = self._lane.can_catch(run, index)
-        if caught:
-            request = messages.Cancel(self._next_number, number)
-            self._apply(records.Cancelled(*self._head(), self._origin(request), number))
-        return caught
+        origin = self._origin(messages.Cancel(self._next_number, number))
+        self._end(records.Cancelled(*self._head(), origin, number, ends))
+        return True
 
     @_operation
     def pause(self) -> None:
@@ -291,7 +265,7 @@ class LocalLane(View):
 
     @_operation
     def advance(self, ms: int) -> int:
-        """Advance the clock and fire the timers that come due, each at its time; return how many.
+        """Advance the clock and fire the timers and deadlines that come due, each at its time; return how many.
 
         Nothing is executed: the tasks of fired timers wait in the line. See `run_for` for timers that set timers.
         """
@@ -315,11 +289,11 @@ class LocalLane(View):
 
     @_operation
     def run_for(self, ms: int) -> Table[Turn]:
-        """Run for `ms` of the lane's clock: whenever nothing is left to do, advance to the next timer."""
+        """Run for `ms` of the lane's clock: whenever nothing is left to do, advance to the next timer or deadline."""
         end_ms = duration(self.now_ms + duration(ms))
         found = deque(self._run(None), maxlen=self._ready.maxlen)
         while not self._interrupts.came:
-            due_ms = min([timer.due_ms for timer in self._lane.timers.values()], default=None)
+            due_ms = self._due_ms()
             if due_ms is None or due_ms > end_ms:
                 break
             self._advance_to(due_ms)
@@ -330,7 +304,10 @@ class LocalLane(View):
 
     @_operation
     def result(self, turn: int | LocalHandle) -> Result:
-        """Return a task's result; runs the lane until it has one. Raises `TaskFailed` if the task failed."""
+        """Return a task's result, of a postponed one its answer; runs the lane until it has one.
+
+        Raises `TaskFailed` if the task failed, `LocalError` if nothing is left to run and it has none.
+        """
         return self._outcome(turn).raise_if_failed()
 
     @_operation
@@ -376,15 +353,47 @@ class LocalLane(View):
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _submit(self, runs: tuple[messages.TaskRun, ...], retry_of: int | None = None) -> int:
+    def _submit_one(
+        self, kind: str, target: str, payload: Any, priority: int, tensors: Sequence[TensorRef], deadline_ms: int
+    ) -> LocalHandle:
+        check_target(target)
+        whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
+        if not isinstance(tensors, Sequence) or not all(isinstance(ref, TensorRef) for ref in tensors):
+            raise BadPayload(f"tensors={shown(tensors)}: give a list of TensorRef")
+        packed, references = self._payloads.pack(target, payload)
+        if tensors and references:
+            raise BadPayload("this payload has tensors of its own: give `tensors` only with a payload of bytes or text")
+        run = run_of(target, [(packed, tuple(tensors) or references)], priority)
+        return LocalHandle(self, self._submit((run,), kind=kind, deadline_ms=deadline_ms))
+
+    def _submit_all(
+        self, kind: str, targets: str | Sequence[str], payloads: Iterable[Any], priority: int, deadline_ms: int
+    ) -> LocalBatch:
+        check_targets(targets)
+        whole("priority", priority, bounds.PRIORITY_MIN, bounds.PRIORITY_MAX, BadPayload)
+        turns: list[int] = []
+        for runs in self._payloads.messages(targets, several("payloads", payloads), priority):
+            first_turn = self._submit(runs, kind=kind, deadline_ms=deadline_ms)
+            turns += range(first_turn, first_turn + len(runs[0].payloads))
+        return LocalBatch(self, turns)
+
+    def _submit(
+        self,
+        runs: tuple[messages.TaskRun, ...],
+        retry_of: int | None = None,
+        kind: str = TELL,
+        deadline_ms: int = 0,
+    ) -> int:
         """Apply a submit and return its first turn."""
-        request = messages.Submit(self._next_number, self.name, runs, False, self.now_ms, retry_of)
+        whole("deadline_ms", deadline_ms, 0, bounds.DELAY_MS_MAX, BadPayload)
+        request = messages.Submit(self._next_number, self.name, runs, False, self.now_ms, retry_of, kind, deadline_ms)
         check_submit(self._lane, request)
         named = [ref for run in runs for ref in run.named_tensors]
         for ref in dict.fromkeys(named):
             self.tensors.touch(ref)
         first_turn = self._lane.next_turn
-        self._apply(records.Submitted(*self._head(), self._origin(request), first_turn, runs, retry_of))
+        origin = self._origin(request)
+        self._apply(records.Submitted(*self._head(), origin, first_turn, runs, retry_of, kind, deadline_ms))
         return first_turn
 
     def _set_paused(self, paused: bool) -> None:
@@ -402,25 +411,23 @@ class LocalLane(View):
         check_version(repository.root, name, found.digest)
         return found.digest
 
-    def _head(self) -> tuple[str, int, int]:
-        """Return the first fields of every input of the lane."""
-        return self.name, self._lane.retired, self.now_ms
-
     def _origin(self, request: messages.FrontendRequest) -> records.Origin:
         origin = records.Origin(_PRODUCER, self._next_number, request_digest(request))
         self._next_number += 1
         return origin
 
     def _apply(self, record: records.Record) -> None:
-        self._ready += self._history.retired(self._engine.apply(record).retired)
+        self._keep_turns(self._engine.apply(record).retired)
 
-    def _advance_to(self, end_ms: int) -> int:
-        due = sorted([timer for timer in self._lane.timers.values() if timer.due_ms <= end_ms], key=timer_order)
-        for timer in due:
-            self._engine.now_ms = max(self.now_ms, timer.due_ms)
-            self._apply(records.TimerFired(*self._head(), timer.turn, timer.index_of_emit))
-        self._engine.now_ms = end_ms
-        return len(due)
+    def _heed(self, notes: Notes) -> None:
+        """Take the answers that an effect of a record gave, which may come before their turns are kept."""
+        self._answered += notes.answered
+        self._orphans += notes.orphans
+
+    def _keep_turns(self, retired: Iterable[Task]) -> None:
+        self._ready += self._history.retired(retired)
+        self._history.answered(self._answered)
+        self._answered.clear()
 
     def _run(self, turns_max: int | None) -> list[Turn]:
         """Return turns as they retire, those first that retired together with earlier ones."""
@@ -451,15 +458,15 @@ class LocalLane(View):
         with _collector_at_rest():
             retired, stopped = self._engine.execute(planned)
             self._history.executed(lane, planned)
-            self._ready += self._history.retired(retired)
-            self._ready += self._history.retired(self._engine.judge(stopped))
+            self._keep_turns(retired)
+            self._keep_turns(self._engine.judge(stopped))
         self._keeper.flush_many()
         return True
 
     def _outcome(self, turn: int | LocalHandle) -> Result:
         number = self._stamped(turn)
         found = self._history.find(number)
-        if found is None:
+        if found is None or found.answer is None:
             caught = self._caught(number)
             if caught is not None:
                 return caught
@@ -478,16 +485,24 @@ class LocalLane(View):
         return result_of(result_item(caught_task(run, number - run.first_seq, failure)), self._payloads)
 
     def _run_until(self, number: int) -> None:
-        """Run until a task has retired, and no further."""
+        """Run until a task has its answer, and no further."""
         lane = self._lane
-        while self._is_open(number):
-            place = next((place for place, turn in enumerate(lane.line_by_turn, 1) if turn == number), lane.window)
+        while (waits := self._is_open(number)) or number in lane.open:
+            # Which turn gives a postponed one its answer is not known before: one at a time.
+            places = enumerate(lane.line_by_turn, 1) if waits else ()
+            place = next((place for place, turn in places if turn == number), lane.window if waits else 1)
             if not self._execute(place):
                 break
         self._ready.clear()
-        if self._is_open(number) and not self._interrupts.came:
-            why = "the lane is paused: release it" if lane.paused else "nothing is left to run"
-            raise LocalError(f"turn {number} has no outcome, and {why}", turn=number)
+        if not self._interrupts.came and (self._is_open(number) or number in lane.open):
+            raise LocalError(self._why_open(number), turn=number)
+
+    def _why_open(self, number: int) -> str:
+        """Return why a task has no answer although nothing is left to run."""
+        why = "the lane is paused: release it" if self._lane.paused else "nothing is left to run"
+        if self._is_open(number):
+            return f"turn {number} has no outcome, and {why}"
+        return f"turn {number} has no answer, and {why}: {missing_text(self._lane, number)}"
 
 
 @contextmanager

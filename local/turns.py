@@ -10,24 +10,31 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from rota.broker.asks import is_postponed
 from rota.broker.lane import Lane
 from rota.broker.results import result_item
 from rota.broker.tasks import DeadTask, Run, Task, Timer
+from rota.common.calls import call_of
 from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.results import Decoder, Result, result_of
 from rota.common.work import Done, Emit, Failed, Fold, FoldResult, Outcome, Provenance, ReplyTo, TensorRef
 from rota.engine.folds import PlannedFold
+from rota.engine.waits import outcome_word
 from rota.local.tables import Column, Table, shown_bytes, shown_text
 
 
 class Turn:
     """One retired task: its input, its outcome, and the lane's digest after it."""
 
-    __slots__ = ("_after", "_before", "_decoder", "_task")
+    __slots__ = ("_after", "_before", "_decoder", "_finals", "_task")
 
-    def __init__(self, task: Task, before: StateAt | None, after: StateAt | None, decoder: Decoder) -> None:
+    def __init__(
+        self, task: Task, before: StateAt | None, after: StateAt | None, decoder: Decoder, finals: Mapping[int, Task]
+    ) -> None:
+        """`finals`: by turn, postponed tasks with the answer that they got in the end."""
         self._task = task
+        self._finals = finals
         self._before = before
         self._after = after
         self._decoder = decoder
@@ -50,6 +57,28 @@ class Turn:
     def parent(self) -> int | None:
         """The turn that emitted it, or that it replies to. None: it came from outside."""
         return None if self._task.run.parent is None else self._task.run.parent[0]
+
+    @property
+    def parent_emit(self) -> tuple[int, int] | None:
+        """That turn, and which of its emits it is, or answers. None: it came from outside."""
+        return self._task.run.parent
+
+    @property
+    def call(self) -> int | None:
+        """The turn that began the call of a flow to which it is a message; None: it is none of a flow."""
+        return call_of(self._task.address)
+
+    @property
+    def waits(self) -> str | None:
+        """Where it waits, empty if its runtime cannot say, if it is postponed or a step of a call that goes on."""
+        outcome = self.outcome
+        return outcome.waits if isinstance(outcome, Done) else None
+
+    @property
+    def answer(self) -> Outcome | None:
+        """The answer in the end: its outcome, of a postponed one what settled it; None: it is still open."""
+        task = self._finals.get(self.turn, self._task)
+        return None if is_postponed(task.outcome) else task.outcome
 
     @property
     def kind(self) -> str:
@@ -106,7 +135,7 @@ class Turn:
 
     @property
     def value(self) -> Any:
-        """The result as the value that was packed. Raises `TaskFailed` for a failure."""
+        """The result, or answer of a postponed turn, as the value that was packed. Raises `TaskFailed` if it failed."""
         return self.as_result().value
 
     @property
@@ -158,7 +187,7 @@ class Turn:
 
     def as_result(self) -> Result:
         """Return it as the result that a producer gets."""
-        return result_of(result_item(self._task), self._decoder)
+        return result_of(result_item(self._finals.get(self.turn, self._task)), self._decoder)
 
     def __repr__(self) -> str:
         sender = f" from {self.sender}" if self.sender else ""
@@ -237,6 +266,7 @@ class History:
         self._run = run
         self._turns: dict[int, Turn] = {}
         self._order: deque[int] = deque()  # in retire order: popping the first key of a dict is slow
+        self._finals: dict[int, Task] = {}  # of kept turns that were postponed
         self._newest: dict[str, StateAt] = {}  # by agent: the state after its last retired task
         self._executed: dict[int, StateAt] = {}  # by turn: of tasks that have completed but not retired
 
@@ -245,7 +275,7 @@ class History:
         for one in planned:
             first = one.tasks[0]
             done = sum(task.outcome is not None for task in one.tasks)
-            if done and not first.stateless:
+            if done and not first.stateless and call_of(first.address) is None:  # a call has messages, no state
                 states = FoldStates(one, done, lane.agents[first.address].state, self._run)
                 for index, task in enumerate(one.tasks[:done]):
                     self._executed[task.turn] = StateAt(states, index)
@@ -255,8 +285,18 @@ class History:
         found = [self._keep(task) for task in tasks]
         self._order.extend([turn.turn for turn in found])
         while len(self._order) > self._turns_max:
-            del self._turns[self._order.popleft()]
+            forgotten = self._order.popleft()
+            del self._turns[forgotten]
+            self._finals.pop(forgotten, None)
         return found
+
+    def answered(self, answered: Iterable[Task]) -> None:
+        """Note the answers of turns that were postponed."""
+        self._finals.update([(task.turn, task) for task in answered if task.turn in self._turns])
+
+    def of(self, address: str) -> list[Turn]:
+        """Return the kept turns of one target, in retire order."""
+        return [turn for turn in self._turns.values() if turn.target == address]
 
     def find(self, turn: int) -> Turn | None:
         return self._turns.get(turn)
@@ -276,7 +316,7 @@ class History:
             self._newest[task.address] = after
         if task.stateless:
             before = after = None
-        turn = self._turns[task.turn] = Turn(task, before, after, self._decoder)
+        turn = self._turns[task.turn] = Turn(task, before, after, self._decoder, self._finals)
         return turn
 
 
@@ -309,6 +349,8 @@ def _shown_outcome(turn: Turn) -> str:
     failure = turn.failure
     if failure is not None:
         return f"failed {failure.kind}: {shown_text(failure.message)}"
+    if turn.waits is not None:
+        return outcome_word(turn.outcome, turn.target) + (f" at {shown_text(turn.waits)}" if turn.waits else "")
     return f"ok {shown_bytes(turn.result)}" if turn.result is not None else "ok"
 
 

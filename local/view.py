@@ -8,10 +8,11 @@ from typing import Any
 from rota.broker.lane import Lane as CoreLane
 from rota.broker.tasks import DeadTask, Timer
 from rota.common.arguments import seq_of, whole
-from rota.common.errors import Expired, UnknownTask
+from rota.common.errors import Expired, LocalError, UnknownTask
 from rota.common.targets import check_target
 from rota.common.work import Code
 from rota.engine.engine import Engine
+from rota.local.calls import LocalAsk, LocalCall, ask_table
 from rota.local.handles import LocalHandle
 from rota.local.tables import Table
 from rota.local.turns import History, Pending, Turn, dead_table, pending_of, pending_table, timer_table, turn_table
@@ -76,7 +77,30 @@ class View:
     @property
     def timers(self) -> Table[Timer]:
         """The waiting timers, in the order in which they come due."""
-        return timer_table(sorted(self._lane.timers.values(), key=timer_order))
+        return timer_table(
+            sorted(self._lane.timers.values(), key=lambda timer: (timer.due_ms, timer.turn, timer.index_of_emit))
+        )
+
+    @property
+    def asks(self) -> Table[LocalAsk]:
+        """The open asks, by turn: postponed, or of a call that goes on, and not answered."""
+        lane = self._lane
+        return ask_table(
+            LocalAsk(turn, ask.asker, ask.address, ask.owner, ask.owes, ask.run.now_ms, lane.deadlines.get(turn))
+            for turn, ask in sorted(lane.open.items())
+        )
+
+    def call(self, turn: int | LocalHandle) -> LocalCall:
+        """Return the call of a flow to which a retired turn is a message.
+
+        Raises `UnknownTask` if the turn has not retired, `LocalError` if it is a message to no flow, `Expired` if the
+        first turn of the call is forgotten.
+        """
+        found = self.turn(turn)
+        if found.call is None:
+            raise LocalError(f"turn {found.turn} is a message to {found.target}, which is no flow", turn=found.turn)
+        self._remembered(found.call, self._history.find(found.call))
+        return LocalCall(found.target, self._history.of(found.target), lives=found.target in self._lane.agents)
 
     @property
     def dead(self) -> Table[DeadTask]:
@@ -118,7 +142,12 @@ class View:
         logs = [f"turn {turn.turn} log: {line}" for turn in newest for line in turn.log]
         rest = [
             f"{title}:\n{table.text(turns)}"
-            for title, table in (("line", self.line), ("waiting", self.waiting), ("timers", self.timers))
+            for title, table in (
+                ("line", self.line),
+                ("waiting", self.waiting),
+                ("timers", self.timers),
+                ("open asks", self.asks),
+            )
             if table
         ]
         return "\n".join([repr(self), turn_table(newest).text(turns), *logs, *rest])
@@ -126,7 +155,8 @@ class View:
     def __repr__(self) -> str:
         lane = self._lane
         parts = [f"{lane.retired} retired ({lane.failed} failed)", f"{lane.line_count} in line"]
-        parts += [f"{lane.waiting_count} waiting", f"{len(lane.timers)} timers", f"now {self.now_ms} ms"]
+        parts += [f"{lane.waiting_count} waiting", f"{len(lane.timers)} timers"]
+        parts += [f"{len(lane.open)} open asks"] * bool(lane.open) + [f"now {self.now_ms} ms"]
         parts += ["paused"] * lane.paused + ["closed"] * (not self._finalizer.alive)
         return f"<lane {self.name}: {', '.join(parts)}, digest {lane.digest.hex()[:12]}>"
 
@@ -149,10 +179,6 @@ class View:
         if turn is None:
             raise Expired(f"turn {number} is forgotten: open the lane with a longer `history`", seqs=[number])
         return turn
-
-
-def timer_order(timer: Timer) -> tuple[int, int, int]:
-    return timer.due_ms, timer.turn, timer.index_of_emit
 
 
 def number_of(turn: int | LocalHandle) -> int:

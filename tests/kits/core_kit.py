@@ -53,7 +53,7 @@ from rota.common.messages import (
     Revoke,
     TaskRun,
 )
-from rota.common.work import Code, Fold, FoldResult, TaskInput
+from rota.common.work import TELL, Code, Fold, FoldResult, TaskInput
 
 START_MS = 1_000_000
 _NOBODY = records.Origin("", 0, ZERO_DIGEST)
@@ -263,9 +263,11 @@ class Producer:
         number: int | None = None,
         now_ms: int | None = None,
         retry_of: int | None = None,
+        kind: str = TELL,
+        deadline_ms: int = 0,
     ) -> Any:
         number = self.next_number() if number is None else number
-        return self.send(messages.Submit(number, lane, runs, wait, now_ms, retry_of))
+        return self.send(messages.Submit(number, lane, runs, wait, now_ms, retry_of, kind, deadline_ms))
 
     def deploy(self, name: str, code: Code = scripted.COUNTER, *, lane: str = "main", check: bool = False) -> Any:
         return self.send(messages.Deploy(self.next_number(), lane, name, code, check))

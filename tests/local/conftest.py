@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import wasmtime
@@ -23,3 +25,15 @@ def agents() -> Path:
 def spin() -> bytes:
     """A function that never ends."""
     return bytes(wasmtime.wat2wasm(SPIN))
+
+
+@pytest.fixture(scope="session")
+def callers() -> ModuleType:
+    """Makes the smallest agents and flows that ask, as the bench measures them."""
+    path = TESTS.parent / "scripts" / "_bench_callers.py"
+    spec = importlib.util.spec_from_file_location("_bench_callers", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

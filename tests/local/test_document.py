@@ -26,7 +26,7 @@ def test_programs_run(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.processes
 def test_tests_pass(tmp_path: Path) -> None:
     """Goal: the shown tests are tests. Method: a pytest of their own, from the top of the repository."""
-    assert (len(PROGRAMS), len(TESTS)) == (5, 1)
+    assert (len(PROGRAMS), len(TESTS)) == (6, 1)
     (tmp_path / "test_shown.py").write_text(TESTS[0], encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from rota.broker.asks import is_postponed
 from rota.common.calls import call_of
 from rota.common.work import ASK, FAILURE, REPLY, TELL, TIMER, Done, Emit, Failed, ReplyTo
-from rota.engine.waits import Seen, goes_on, outcome_word, waits_of
+from rota.engine.waits import Seen, outcome_word, waits_of
 
 
 def step(*emits: Emit, waits: str | None = "") -> Done:
@@ -44,7 +45,7 @@ def test_outcomes_in_a_word() -> None:
     words = [outcome_word(outcome, "desk/a") for outcome in (over, step(), failed)]
     assert words == ["ok", "postponed", "fuel"]
     assert outcome_word(step(), "order/~5") == "waits"
-    assert [goes_on(outcome) for outcome in (over, step(), failed, None)] == [False, True, False, False]
+    assert [is_postponed(outcome) for outcome in (over, step(), failed, None)] == [False, True, False, False]
 
 
 def test_only_an_instance_names_a_call() -> None:
