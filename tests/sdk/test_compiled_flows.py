@@ -94,6 +94,13 @@ def test_an_answer_is_given_on(begin: Begin, tensor: Any) -> None:
     assert (call.result, call.last.tensors) == (b"\xff", (other,))  # type: ignore[union-attr]
 
 
+def test_a_reply_waits_for_the_end(begin: Begin) -> None:
+    """Goal: reply says the answer whenever it is called. Method: a flow that replies, waits, and returns nothing."""
+    call = begin("reply early")
+    assert call.waits is not None
+    assert call.wake().result == b"early"
+
+
 def test_answers_are_kept_until_they_are_awaited(begin: Begin) -> None:
     """Goal: an answer that comes early is kept, one that nobody awaits is not. Method: both, then a timer."""
     call = begin("keep").answer(b"kept").answer(b"dropped")

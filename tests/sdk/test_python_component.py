@@ -18,6 +18,7 @@ from rota.common.digests import digest
 from rota.common.work import COMPONENT, Code, Failed, Fold, Limits, Outcome
 from rota.cpu_worker import abi
 from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.open_turns import OpenTurns
 from rota.cpu_worker.task_log import TaskLog
 from rota.sdk.building import build_folder
 from rota.sdk.files import folder as sdk_folder
@@ -56,7 +57,7 @@ def executor_and_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 def test_an_example_gives_the_agreed_outcome(executor_and_code: tuple[WasmExecutor, Code], case: Case) -> None:
     """Goal: one shape, also in a component. Method: each case of all SDKs."""
     executor, code = executor_and_code
-    result = executor.run(Fold(LANE_SEED, code, f"{case.example}/case", case.state, (case.task,)))
+    result = executor.run(Fold(LANE_SEED, code, f"{case.example}/case", case.state, (case.task,), case.open))
     assert result.stopped is None, result.reason
     (outcome,) = result.outcomes
     if case.output is None:
@@ -72,6 +73,7 @@ def test_an_example_gives_the_agreed_outcome(executor_and_code: tuple[WasmExecut
         limits=LIMITS,
         fuel=0,
         log=TaskLog(LIMITS.log_bytes),
+        open_turns=OpenTurns(case.open),
     )
     assert outcome._replace(fuel=0) == expected._replace(log=case.log)
     assert result.state == state

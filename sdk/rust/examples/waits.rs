@@ -36,6 +36,10 @@ async fn waits(ctx: Call) -> Result<Option<Answer>, AskFailed> {
             ctx.sleep(1).await;
             ctx.reply_with("late", &[made.index]);
         }
+        "reply early" => {
+            ctx.reply("early");
+            ctx.sleep(1).await;
+        }
         "nothing" => std::future::pending().await,
         _ => ctx.fail("unknown", "there is no such way"),
     }

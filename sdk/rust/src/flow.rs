@@ -83,6 +83,8 @@ impl Waited {
 /// reply may descend from an older input than the timer before it.
 struct Inner {
     outbox: Outbox,
+    /// What `reply` set, which waits for the end.
+    reply: Option<(Payload, Vec<u32>)>,
     address: String,
     turn: u64,
     now_ms: u64,
@@ -160,7 +162,7 @@ impl Call {
 
     /// The same, with tensors by index.
     pub fn reply_with(&self, payload: impl Into<Payload>, tensors: &[u32]) {
-        self.inner.borrow_mut().outbox.reply(payload.into(), tensors);
+        self.inner.borrow_mut().reply = Some((payload.into(), tensors.to_vec()));
     }
 
     /// Fail the call as `error` at once.
@@ -296,6 +298,7 @@ impl Running {
         message::begin_step(message.tensors.len() as u32);
         let inner = Rc::new(RefCell::new(Inner {
             outbox: Outbox::default(),
+            reply: None,
             address: message.address.clone(),
             turn: message.turn,
             now_ms: message.now_ms,
@@ -319,8 +322,11 @@ impl Running {
         let returned = self.flow.as_mut().poll(&mut Polling::from_waker(&waker));
         let inner = &mut *self.inner.borrow_mut();
         match returned {
-            Poll::Ready(Ok(Some((payload, tensors)))) => inner.outbox.reply(payload, &tensors),
-            Poll::Ready(Ok(None)) => {}
+            Poll::Ready(Ok(given)) => {
+                if let Some((payload, tensors)) = given.or_else(|| inner.reply.take()) {
+                    inner.outbox.reply(payload, &tensors);
+                }
+            }
             Poll::Ready(Err(failed)) => host::fail("AskFailed", &failed.to_string()),
             Poll::Pending if inner.waited.iter().all(|waited| waited.message.is_some()) => {
                 host::fail("waits_for_nothing", "no ask and no timer of this call is on its way: await what ask returns")
