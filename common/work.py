@@ -10,12 +10,15 @@ and docs/AGENTS.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar, Union
 
+import msgspec
 from msgspec import Meta
 
 from rota.common import limits
+from rota.common.columns import Column, kept
+from rota.common.digests import pack
 from rota.common.fields import (
     Blob,
     Count,
@@ -187,6 +190,47 @@ class CallStep(NamedTuple):
     path: Annotated[str, Meta(max_length=limits.PATH_CHARS_MAX)]
 
 
+class CallSteps(Column, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """Steps as their MessagePack, one after another: a worker that has kept the guest of a call needs no more of them.
+
+    Whatever reads them first raises `ValueError` if they are not `count` steps.
+    """
+
+    data: Blob
+    count: Annotated[int, Meta(ge=0, le=limits.STEPS_MAX)]
+
+    @classmethod
+    def of(cls, steps: Sequence[CallStep]) -> CallSteps:
+        """Return steps as a column."""
+        if isinstance(steps, CallSteps):
+            return steps
+        made = cls(b"".join([pack(step) for step in steps]), len(steps))
+        vars(made)["rows"] = tuple(steps)
+        return made
+
+    @kept
+    def rows(self) -> tuple[CallStep, ...]:
+        """The steps as single values."""
+        try:
+            return _STEPS.decode(_ARRAY_32 + self.count.to_bytes(4, "big") + self.data)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"not {self.count} steps of a call: {error}") from None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> CallStep:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[CallStep]:
+        return iter(self.rows)
+
+
+_ARRAY_32: Final = b"\xdd"  # MessagePack: an array whose length follows in four bytes
+_STEPS: Final = msgspec.msgpack.Decoder(tuple[CallStep, ...])
+NO_STEPS: Final = CallSteps(b"", 0)
+
+
 class Past(NamedTuple):
     """What a call of a flow has seen before a fold, all that is needed to make its guest again.
 
@@ -194,7 +238,7 @@ class Past(NamedTuple):
     behind a step that ends the call. `fuel`: what its steps used so far.
     """
 
-    steps: Annotated[tuple[CallStep, ...], Meta(max_length=limits.STEPS_MAX)]
+    steps: CallSteps
     alive: Count
     fuel: Fuel
 

@@ -1,64 +1,92 @@
 """What a call of a flow has seen so far, as a worker keeps it while it runs a fold of it. PURE.
 
 A guest of a call is a function of the code and of this history. `mark` names both: two guests with equal marks are the
-same, so a guest that was kept can stand for one that is made again.
+same, so a guest that was kept can stand for one that is made again, and then nothing else of the past is looked at.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import NamedTuple
 
 from blake3 import blake3
 
 from rota.common.budget import content_bytes
 from rota.common.calls import bytes_overflow_text, steps_overflow_text
 from rota.common.digests import digest_of, pack
-from rota.common.work import CallStep, Fold, Limits, TaskInput, TensorRef
-
-_MARK_BYTES: Final = 32
+from rota.common.work import CallStep, CallSteps, Fold, Limits, TaskInput, TensorRef
 
 
-def first_mark(fold: Fold) -> bytes:
-    """Return the mark of a call that has seen nothing: of its lane's seed, its code and its address."""
+def call_key(fold: Fold) -> bytes:
+    """Return what names a call: a digest of its lane's seed, its code and its address."""
     return digest_of([fold.lane_seed, fold.code, fold.address])
 
 
+class Sums(NamedTuple):
+    """What the messages of a call come to: bytes of content, as the budget counts them, and all their tensors."""
+
+    content: int
+    tensors: tuple[TensorRef, ...]
+
+
 class CallHistory:
-    """The messages of a call, in order, with what they come to."""
+    """The messages of a call, in order, and what they come to."""
 
-    __slots__ = ("content", "fuel", "mark", "steps", "tensors")
+    __slots__ = ("_added", "_hasher", "_past", "_sums", "fuel")
 
-    def __init__(self, fold: Fold) -> None:
-        """Begin with the past of a fold."""
-        self.steps: list[CallStep] = []
-        self.fuel = 0  # used by all steps
-        self.content = 0  # bytes, as the budget counts them
-        self.tensors: list[TensorRef] = []  # of all messages
-        self.mark = first_mark(fold)
-        assert fold.past is not None
-        for step in fold.past.steps:
-            self._append(step)
-        self.fuel = fold.past.fuel
+    def __init__(self, key: bytes, past: CallSteps, fuel: int) -> None:
+        """Begin with the past of a fold; `key`: the call's. `fuel`: what all steps used."""
+        self._hasher = blake3(key)
+        self._hasher.update(past.data)
+        self._past = past
+        self._added: list[CallStep] = []
+        self._sums: Sums | None = None
+        self.fuel = fuel
+
+    def __len__(self) -> int:
+        return self._past.count + len(self._added)
+
+    @property
+    def mark(self) -> bytes:
+        """The digest of everything that a guest has seen."""
+        return self._hasher.digest()
+
+    @property
+    def steps(self) -> tuple[CallStep, ...]:
+        """The messages and paths. Raises `ValueError` if those of the fold cannot be read."""
+        return (*self._past.rows, *self._added)
+
+    @property
+    def sums(self) -> Sums:
+        """What the messages come to. Raises as `steps` does, unless `know` was called."""
+        if self._sums is None:
+            self._sums = _added(Sums(0, ()), [step.task for step in self.steps])
+        return self._sums
+
+    def know(self, sums: Sums) -> None:
+        """Take what the messages come to from whoever has seen them all."""
+        self._sums = sums
 
     def add(self, task: TaskInput, path: str, fuel: int) -> None:
         """Add a message after its step."""
-        self._append(CallStep(task, path))
+        self._sums = _added(self.sums, [task])
+        step = CallStep(task, path)
+        self._added.append(step)
+        self._hasher.update(pack(step))
         self.fuel += fuel
 
     def why_no_more(self, task: TaskInput, limits: Limits) -> str:
         """Return why a call may not take this message; empty if it may."""
-        if len(self.steps) >= limits.steps_max:
+        if len(self) >= limits.steps_max:
             return steps_overflow_text(limits.steps_max)
-        if self.content + _content_of(task) > limits.call_bytes:
+        if self.sums.content + _content_of(task) > limits.call_bytes:
             return bytes_overflow_text(limits.call_bytes)
         return ""
 
-    def _append(self, step: CallStep) -> None:
-        self.steps.append(step)
-        self.content += _content_of(step.task)
-        if step.task.tensors:
-            self.tensors.extend(step.task.tensors)
-        self.mark = blake3(self.mark + pack(step)).digest()
+
+def _added(sums: Sums, tasks: list[TaskInput]) -> Sums:
+    content = sum([_content_of(task) for task in tasks])
+    tensors = [ref for task in tasks for ref in task.tensors]
+    return Sums(sums.content + content, (*sums.tensors, *tensors) if tensors else sums.tensors)
 
 
 def _content_of(task: TaskInput) -> int:

@@ -15,7 +15,7 @@ from rota.common.calls import other_path_text, path_of
 from rota.common.limits import OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
 from rota.common.work import AFTER_END, OUT_OF_CALL_FUEL, SOURCE, Done, Failed, Fold, FoldResult, Outcome, TaskInput
 from rota.cpu_worker import abi
-from rota.cpu_worker.call_history import CallHistory, first_mark
+from rota.cpu_worker.call_history import CallHistory, Sums, call_key
 from rota.cpu_worker.guest import GuestFault, GuestStopped
 from rota.cpu_worker.host_calls import fold_facts
 from rota.cpu_worker.host_limits import LIVE_BYTES_MAX
@@ -29,11 +29,12 @@ _OUT_OF_FUEL: Final = "out of fuel"
 
 
 class _LiveCall(NamedTuple):
-    """A guest, and the mark and fuel of the history that it has seen."""
+    """A guest, and the history that it has seen: its mark, its fuel, and what its messages come to."""
 
     live: LiveGuest
     mark: bytes
     fuel: int
+    sums: Sums
     size: int
 
 
@@ -46,16 +47,21 @@ class CallRuns:
         self._watchdog = watchdog
         self._tensors = tensors
         self._live_max = live_max
-        self._live: OrderedDict[bytes, _LiveCall] = OrderedDict()  # by `first_mark`: one guest for each call
+        self._live: OrderedDict[bytes, _LiveCall] = OrderedDict()  # by `call_key`: one guest for each call
         self._live_bytes = 0
         sandbox.on_shortage = self.give_up
         self.steps_again = 0  # steps that ran again, since their guest was not kept
 
     def run(self, fold: Fold, program: Program) -> FoldResult:
         """Run a fold of a call, between `begin` and `end` of the sandbox."""
-        call = _RunningCall(self._sandbox, self._watchdog, fold, program)
-        key = first_mark(fold)
+        key = call_key(fold)
+        assert fold.past is not None
+        call = _RunningCall(self._sandbox, self._watchdog, fold, program, CallHistory(key, *fold.past[::2]))
         call.resume(self._take(key))
+        try:
+            call.check_past()
+        except ValueError as error:
+            return FoldResult((), None, "faulted", f"{fold.address}: its past cannot be read: {error}")
         try:
             result = self._run_tasks(call)
         finally:
@@ -129,7 +135,8 @@ class CallRuns:
             live.close()
             return
         size = live.size()
-        self._live[key] = _LiveCall(live, call.history.mark, call.history.fuel, size)
+        history = call.history
+        self._live[key] = _LiveCall(live, history.mark, history.fuel, history.sums, size)
         self._live_bytes += size
         while len(self._live) > self._live_max or (self._live_bytes > LIVE_BYTES_MAX and len(self._live) > 1):
             self._drop_oldest()
@@ -143,9 +150,11 @@ class CallRuns:
 class _RunningCall:
     """The call of one fold: its history, and how much of that the sandbox's guest has seen."""
 
-    def __init__(self, sandbox: Sandbox, watchdog: EpochWatchdog, fold: Fold, program: Program) -> None:
+    def __init__(
+        self, sandbox: Sandbox, watchdog: EpochWatchdog, fold: Fold, program: Program, history: CallHistory
+    ) -> None:
         self.fold = fold
-        self.history = CallHistory(fold)
+        self.history = history
         self.has_ended = False
         self._sandbox = sandbox
         self._watchdog = watchdog
@@ -157,27 +166,32 @@ class _RunningCall:
 
     @property
     def is_caught_up(self) -> bool:
-        return self._seen == len(self.history.steps)
+        return self._seen == len(self.history)
 
     def resume(self, kept: _LiveCall | None) -> None:
         """Continue with a kept guest if it has seen exactly the history; else with a fresh one."""
         history = self.history
         if kept is not None and (kept.mark, kept.fuel) == (history.mark, history.fuel):
             self._sandbox.resume(kept.live)
-            self._seen, self._seen_tensors, self._seen_fuel = len(history.steps), len(history.tensors), history.fuel
+            history.know(kept.sums)
+            self._seen, self._seen_tensors, self._seen_fuel = len(history), len(kept.sums.tensors), history.fuel
             return
         if kept is not None:
             kept.live.close()
         self._sandbox.resume(None)
         self._seen = self._seen_tensors = self._seen_fuel = 0
 
+    def check_past(self) -> None:
+        """Raise `ValueError` if the past has to be read and cannot be."""
+        if not self.is_caught_up:
+            _ = self.history.sums
+
     def catch_up(self) -> None:
         """Run what the guest has not seen. Raises `GuestStopped` if it does something else than before."""
         history, address = self.history, self.fold.address
         if self.is_caught_up:
             return
-        while not self.is_caught_up:
-            step = history.steps[self._seen]
+        for step in history.steps[self._seen :]:
             self.steps_again += 1
             outcome = self.step(step.task)
             now = _way_of(outcome)
@@ -186,7 +200,7 @@ class _RunningCall:
             self._see(step.task, outcome.fuel)
         if self._seen_fuel != history.fuel:
             raise _OtherPath(
-                f"{address} takes {self._seen_fuel} units of fuel for the {len(history.steps)} messages that it is run "
+                f"{address} takes {self._seen_fuel} units of fuel for the {len(history)} messages that it is run "
                 f"again with, and took {history.fuel} before"
             )
 
@@ -194,7 +208,7 @@ class _RunningCall:
         """Run a message in the guest. Raises `GuestStopped`."""
         fold, facts, sandbox = self.fold, self._facts, self._sandbox
         limits = fold.code.limits
-        earlier = self.history.tensors[: self._seen_tensors]
+        earlier = self.history.sums.tensors[: self._seen_tensors]
         facts.begin(task)
         facts.tensors, facts.tensors_earlier = (*earlier, *task.tensors), len(earlier)
         fuel = min(limits.fuel, limits.call_fuel - self._seen_fuel)

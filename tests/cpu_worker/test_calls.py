@@ -27,7 +27,19 @@ from call_kit import (
 )  # fmt: skip
 
 from rota.common.limits import LIVE_CALLS_MAX
-from rota.common.work import AFTER_END, Code, Done, Failed, FoldResult, Past, TaskInput, failure_text
+from rota.common.work import (
+    AFTER_END,
+    NO_STEPS,
+    CallStep,
+    CallSteps,
+    Code,
+    Done,
+    Failed,
+    FoldResult,
+    Past,
+    TaskInput,
+    failure_text,
+)
 from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.guest_memory import WatchedMemories
 from rota.cpu_worker.tensor_access import BAD_INDEX, StoreTensors
@@ -72,6 +84,18 @@ def seen(outcome: Any) -> bytes:
 
 def count(outcome: Any) -> int:
     return int.from_bytes(seen(outcome)[:4], "little")
+
+
+def with_path(past: Past, place: int, path: str) -> Past:
+    """Return a past whose step at a place has another path."""
+    steps = list(past.steps)
+    steps[place] = steps[place]._replace(path=path)
+    return past._replace(steps=CallSteps.of(steps))
+
+
+def with_step(past: Past, task: TaskInput, path: str) -> Past:
+    """Return a past with one more step."""
+    return past._replace(steps=CallSteps.of([*past.steps, CallStep(task, path)]))
 
 
 # --- a function of the messages ---------------------------------------------------------------------------------------
@@ -133,7 +157,7 @@ def test_messages_behind_an_end_that_the_worker_is_told_of(way: Way) -> None:
     """Goal: `alive` says how many tasks come before an end from outside. Method: two of three; none at all."""
     executor, code = way.executor(), way.code()
     messages = numbered([goes_on(), goes_on(), goes_on()])
-    two = executor.run(call_fold(code, messages, Past((), 2, 0)))
+    two = executor.run(call_fold(code, messages, Past(NO_STEPS, 2, 0)))
     assert [count(outcome) for outcome in two.outcomes[:2]] == [1, 2]
     assert two.outcomes[2] == AFTER_END
     none = executor.run(call_fold(code, messages[2:], past_of(messages[:2], two.outcomes[:2], alive=0)))
@@ -169,13 +193,14 @@ def test_a_kept_guest_is_for_exactly_its_history(way: Way, what: str) -> None:
         fold = fold._replace(address="diary/~6")
     elif what == "seed":
         fold = fold._replace(lane_seed=bytes(32))
-        (begun,) = outcomes_of([way.executor().run(fold._replace(tasks=tuple(messages[:1]), past=Past((), 1, 0)))])
+        (begun,) = outcomes_of(
+            [way.executor().run(fold._replace(tasks=tuple(messages[:1]), past=Past(NO_STEPS, 1, 0)))]
+        )
         fold = fold._replace(tasks=tuple(messages[1:2]), past=past_of(messages[:1], [begun]))
     elif what == "fuel":
         fold = fold._replace(past=fold.past._replace(fuel=fold.past.fuel + 1))
     elif what == "path":
-        steps = (fold.past.steps[0], fold.past.steps[1]._replace(path="ask a/b 00000000"))
-        fold = fold._replace(past=fold.past._replace(steps=steps))
+        fold = fold._replace(past=with_path(fold.past, 1, "ask a/b 00000000"))
     elif what == "fewer":
         fold = call_fold(code, messages[1:], past_of(messages[:1], done[:1]))
     else:
@@ -236,7 +261,7 @@ def test_another_path_is_a_fault_that_names_both(way: Way) -> None:
     code, messages = way.code(), numbered([goes_on(), goes_on(target="c/d"), goes_on()])
     done = outcomes_of(run_grouped(way.executor(), code, messages[:2], (2,)))
     past = past_of(messages[:2], done)
-    wrong = past._replace(steps=(past.steps[0], past.steps[1]._replace(path="nothing")))
+    wrong = with_path(past, 1, "nothing")
     result = way.executor().run(call_fold(code, messages[2:], wrong))
     assert (result.outcomes, result.stopped) == ((), "faulted")
     assert result.reason == f'diary/~5 takes another path at turn 8: "nothing" before, "{past.steps[1].path}" now'
@@ -250,7 +275,7 @@ def test_a_re_run_that_ends_is_another_path(way: Way, step: TaskInput, now: str)
     """Goal: a step that went on has to go on. Method: a past with a step that returns, and one that traps."""
     messages = numbered([goes_on(), step, goes_on()])
     past = past_of(messages[:1], run_grouped(way.executor(), way.code(), messages[:1], (1,))[0].outcomes)
-    past = past._replace(steps=(past.steps[0], past.steps[0]._replace(task=messages[1], path="nothing")))
+    past = with_step(past, messages[1], "nothing")
     result = way.executor().run(call_fold(way.code(), messages[2:], past))
     assert result.stopped == "faulted"
     assert f'"nothing" before, "{now}' in result.reason
@@ -264,6 +289,16 @@ def test_other_fuel_is_a_fault(way: Way) -> None:
     assert (result.outcomes, result.stopped) == ((), "faulted")
     assert f"takes {past.fuel} units of fuel for the 1 messages" in result.reason
     assert result.reason.endswith(f"took {past.fuel - 1} before")
+
+
+def test_a_past_that_cannot_be_read(way: Way) -> None:
+    """Goal: bytes that are no steps are a fault with the reason. Method: a byte less, a step more, another value."""
+    code, messages = way.code(), numbered([goes_on(), goes_on()])
+    past = past_of(messages[:1], run_grouped(way.executor(), code, messages[:1], (1,))[0].outcomes)
+    for steps in (CallSteps(past.steps.data[:-1], 1), CallSteps(past.steps.data, 2), CallSteps(b"\xc0", 1)):
+        result = way.executor().run(call_fold(code, messages[1:], past._replace(steps=steps)))
+        assert (result.outcomes, result.stopped) == ((), "faulted")
+        assert result.reason.startswith(f"diary/~5: its past cannot be read: not {steps.count} steps of a call: ")
 
 
 def test_a_step_that_times_out(way: Way) -> None:
@@ -285,7 +320,7 @@ def test_a_re_run_that_takes_too_long_is_a_fault_of_the_host(way: Way) -> None:
     """Goal: what was in time before may not time out a later message. Method: a past with a step that never ends."""
     code, messages = way.code(timeout_ms=100, fuel=1 << 50), numbered([goes_on(), goes_on(LOOP), goes_on()])
     past = past_of(messages[:1], run_grouped(way.executor(), way.code(), messages[:1], (1,))[0].outcomes)
-    past = past._replace(steps=(past.steps[0], past.steps[0]._replace(task=messages[1])))
+    past = with_step(past, messages[1], past.steps[0].path)
     result = way.executor().run(call_fold(code, messages[2:], past))
     assert (result.outcomes, result.stopped) == ((), "faulted")
     assert result.reason == "diary/~5: turn 8 took longer than timeout_ms when it was run again"
@@ -302,7 +337,7 @@ def test_an_interrupted_call(way: Way, again: bool) -> None:
     done = outcomes_of(run_grouped(executor, code, messages[:1], (1,)))
     past = past_of(messages[:1], done)
     if again:
-        past = past._replace(steps=(past.steps[0], past.steps[0]._replace(task=messages[1])))
+        past = with_step(past, messages[1], past.steps[0].path)
     stopped = threading.Event()
 
     def interrupt() -> None:

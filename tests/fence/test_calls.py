@@ -12,7 +12,7 @@ from call_kit import DIARY, GROW, LOOP, answers, call_fold, diary_source, goes_o
 from sandbox_kit import World
 
 from rota.common.limits import LIVE_CALLS_MAX
-from rota.common.work import Code, Past
+from rota.common.work import NO_STEPS, Code, Past
 from rota.cpu_worker.executor import WasmExecutor
 
 
@@ -125,7 +125,7 @@ def test_one_call_sees_nothing_of_another(attacked: Attacked) -> None:
     done: dict[str, list[Any]] = {"diary/~5": [], "diary/~8": []}
     for place, message in enumerate(messages):
         for address, outcomes in done.items():
-            past = past_of(messages[:place], outcomes) if place else Past((), 1, 0)
+            past = past_of(messages[:place], outcomes) if place else Past(NO_STEPS, 1, 0)
             outcomes += attacked.executor.run(call_fold(code, [message], past, address)).outcomes
     first, second = done.values()
     assert [outcome.emits[0].payload[4:12] for outcome in first] == [one.emits[0].payload[4:12] for one in second]

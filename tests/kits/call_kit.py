@@ -12,7 +12,19 @@ from wasmtime import wat2wasm
 from rota.common.bundle import encode_bundle, new_bundle
 from rota.common.calls import path_of
 from rota.common.digests import digest
-from rota.common.work import SOURCE, CallStep, Code, Fold, FoldResult, Limits, Outcome, Past, TaskInput
+from rota.common.work import (
+    NO_STEPS,
+    SOURCE,
+    CallStep,
+    CallSteps,
+    Code,
+    Fold,
+    FoldResult,
+    Limits,
+    Outcome,
+    Past,
+    TaskInput,
+)
 
 # What a step does beside its answer.
 NOTHING, GROW, SPIN, TRAP, LOOP, READ, SLOW = range(7)
@@ -103,12 +115,12 @@ def numbered(messages: Sequence[TaskInput], first: int = 5) -> list[TaskInput]:
 def past_of(messages: Sequence[TaskInput], outcomes: Sequence[Outcome], *, alive: int = 1_000) -> Past:
     """Return the past of a call that has had these messages and went on after each."""
     paths = [path_of(outcome.emits) for outcome in outcomes]  # type: ignore[union-attr]
-    steps = tuple([CallStep(message, path) for message, path in zip(messages, paths, strict=True)])
-    return Past(steps, alive, sum([outcome.fuel for outcome in outcomes]))
+    steps = [CallStep(message, path) for message, path in zip(messages, paths, strict=True)]
+    return Past(CallSteps.of(steps), alive, sum([outcome.fuel for outcome in outcomes]))
 
 
 def call_fold(code: Code, tasks: Sequence[TaskInput], past: Past | None = None, address: str = "diary/~5") -> Fold:
-    return Fold(LANE_SEED, code, address, None, tuple(tasks), (), past or Past((), len(tasks), 0))
+    return Fold(LANE_SEED, code, address, None, tuple(tasks), (), past or Past(NO_STEPS, len(tasks), 0))
 
 
 def run_grouped(

@@ -104,7 +104,8 @@ INPUT = st.builds(
     work.TaskInput, COUNT, st.sampled_from(work.MESSAGE_KINDS), st.none() | TARGET, BLOB, COUNT, REPLY_TO, some(REF),
     st.integers(0, limits.EMITS_MAX), st.integers(0, limits.GROWTH_BYTES_MAX),
 )  # fmt: skip
-PAST = st.none() | st.builds(work.Past, some(st.builds(work.CallStep, INPUT, TEXT)), COUNT, FUEL)
+STEPS = some(st.builds(work.CallStep, INPUT, TEXT)).map(work.CallSteps.of)
+PAST = st.none() | st.builds(work.Past, STEPS, COUNT, FUEL)
 FOLD = st.builds(assignments.FoldAssignment, COUNT, TARGET, st.none() | BLOB, some(segments()), some(COUNT), PAST)
 POOL = st.sampled_from(("cpu", "gpu"))
 MODEL_NUMBERS = st.builds(messages.ModelNumbers, TARGET, DIGEST, TEXT, TEXT, CERTIFICATE, *[COUNT] * 6)

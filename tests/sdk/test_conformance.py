@@ -18,7 +18,7 @@ from sdk_languages import LANGUAGES, TYPESCRIPT, Language
 from rota.common.calls import instance_address
 from rota.common.code_kinds import IS_MODULE, KINDS, content_file
 from rota.common.digests import digest
-from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome, Past
+from rota.common.work import NO_STEPS, Code, Done, Failed, Fold, Limits, Outcome, Past
 from rota.cpu_worker import abi
 from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.open_turns import OpenTurns
@@ -58,7 +58,7 @@ class Runner:
     def run_flow(self, language: Language, case: FlowCase) -> list[Outcome]:
         self.outputs.clear()
         code = self._code(language, case.example)._replace(limits=LIMITS, flow=True)
-        past = Past((), len(case.tasks), 0)
+        past = Past(NO_STEPS, len(case.tasks), 0)
         address = instance_address(case.example, case.tasks[0].turn)
         result = self._executor.run(Fold(LANE_SEED, code, address, None, case.tasks, (), past))
         assert result.stopped is None, result.reason
