@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from rota.broker.tasks import Task, task_input
 from rota.common.budget import content_bytes
 from rota.common.calls import STEP_BYTES, path_of
-from rota.common.work import SUBMIT_KINDS, CallStep, Code, Done, Outcome, Past
+from rota.common.work import SUBMIT_KINDS, CallStep, CallSteps, Code, Done, Outcome, Past
 
 
 class FlowCall:
@@ -61,7 +61,7 @@ class FlowCall:
 
     def past(self, tasks: Sequence[Task], line: Mapping[int, Task]) -> Past:
         """Return what a worker needs to run these next tasks of the call."""
-        return Past(tuple(self.steps), sum([self.is_alive(task, line) for task in tasks]), self.fuel)
+        return Past(CallSteps.of(self.steps), sum([self.is_alive(task, line) for task in tasks]), self.fuel)
 
 
 def step_bytes(task: Task) -> int:

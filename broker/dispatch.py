@@ -435,9 +435,7 @@ class Dispatcher:
         """Take the next tasks of a queue, at least one: all of one code, and none to be run alone with others."""
         tasks = queue.tasks
         code = tasks[0].code
-        if not queue.stateless:
-            agent = tasks[0].agent
-            assignment.bytes += 0 if agent is None or agent.state is None else len(agent.state)
+        assignment.bytes += _bytes_before(tasks[0])
         taken: list[Task] = []
         while tasks and assignment.tasks < quota and (not taken or assignment.bytes < bytes_max):
             task = tasks[0]
@@ -467,7 +465,7 @@ class Dispatcher:
     def _send_out(self, assignment: Assignment, now_ms: int) -> None:
         worker = assignment.worker
         begins_ms = max([now_ms, *(held.deadline_ms - TIMEOUT_GRACE_MS for held in worker.held.values())])
-        assignment.limits_ms = sum(_timeout_ms(task) for _, tasks in assignment.folds for task in tasks)
+        assignment.limits_ms = sum(_limit_ms(tasks) for _, tasks in assignment.folds)
         assignment.deadline_ms = begins_ms + assignment.limits_ms + TIMEOUT_GRACE_MS
         worker.held[assignment.number] = assignment
         worker.held_tasks += assignment.tasks
@@ -569,6 +567,19 @@ def _travel_together(first: Trouble | None, other: Trouble | None) -> bool:
     return not first.alone and not other.alone and first.refused_by == other.refused_by
 
 
-def _timeout_ms(task: Task) -> int:
-    assert task.code is not None
-    return task.code.limits.timeout_ms
+def _bytes_before(task: Task) -> int:
+    """Return the bytes of what a fold that begins with this task takes along: a state, or the messages of a call."""
+    agent = task.agent
+    if agent is None:
+        return 0
+    if agent.call is not None:
+        return agent.call.counted_bytes  # nearly: the steps that have not retired yet are few
+    return 0 if agent.state is None else len(agent.state)
+
+
+def _limit_ms(tasks: list[Task]) -> int:
+    """Return how long a fold may take: the timeout for each task, and for each step of a call that may run again."""
+    first = tasks[0]
+    assert first.code is not None
+    again = 0 if first.agent is None or first.agent.call is None else len(first.agent.call.steps)
+    return (len(tasks) + again) * first.code.limits.timeout_ms
