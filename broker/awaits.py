@@ -128,7 +128,7 @@ def _look(broker: BrokerState, identity: bytes, first_seq: int, last_seq: int) -
     while seq <= last_seq:
         run = broker.world.runs.find(seq)
         if run is None:
-            yield seq, broker.world.results.find(seq)
+            yield seq, _outcome_or_watch(broker, identity, seq)
             seq += 1
             continue
         end = min(last_seq, run.first_seq + len(run.payloads) - 1)
@@ -139,8 +139,16 @@ def _look(broker: BrokerState, identity: bytes, first_seq: int, last_seq: int) -
             continue
         end = min(end, seq + _WATCHED_TOGETHER - 1)
         watch(run, identity, seq, end)
-        yield from [(one, _outcome(broker, one)) for one in range(seq, end + 1)]
+        yield from [(one, _outcome_or_watch(broker, identity, one)) for one in range(seq, end + 1)]
         seq = end + 1
+
+
+def _outcome_or_watch(broker: BrokerState, identity: bytes, seq: int) -> Task | None:
+    """Return a task's outcome if it is known; watch the task if it is pending."""
+    if seq in broker.world.pending:
+        broker.watchers.add(identity, seq)
+        return None
+    return _outcome(broker, seq)
 
 
 def _outcome(broker: BrokerState, seq: int) -> Task | None:
@@ -157,7 +165,9 @@ def _outcome(broker: BrokerState, seq: int) -> Task | None:
 
 
 def _is_open(broker: BrokerState, seq: int) -> bool:
-    """Return whether a task is stamped and has no outcome yet."""
+    """Return whether a task is stamped and has no final outcome yet."""
+    if seq in broker.world.pending:
+        return True
     run: Run | None = broker.world.runs.find(seq)
     if run is None:
         return False

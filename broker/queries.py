@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from rota.broker.asks import OpenAsk, is_pending
 from rota.broker.code_uses import code_uses
 from rota.broker.lane import Lane
 from rota.broker.results import result_item
 from rota.broker.state import BrokerState
 from rota.broker.tasks import DeadTask, Run, Task, caught_task
+from rota.broker.who_waits import who_waits
 from rota.common import errors, messages
 from rota.common.digests import DIGEST_BYTES
 from rota.common.shown import shown
@@ -25,7 +27,7 @@ _LIMIT_DEFAULT: Final = 100
 _LIMIT_MAX: Final = 10_000
 _LOG_LINES_SHOWN: Final = 20  # of a dead letter in a list; the task's result has all
 _ABOUT_PROCESSES: Final = ("status", "workers")  # answered even while the journal cannot be written: they report it
-TASK_STATES: Final = ("waiting", "ready", "running", "completed", "retired")
+TASK_STATES: Final = ("waiting", "ready", "running", "completed", "pending", "retired")
 
 
 def answer(broker: BrokerState, query: messages.Query) -> messages.Answer | messages.Refused:
@@ -58,6 +60,7 @@ def _status(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
         "held_bytes": sum(lane.budget.held_bytes for lane in world.lanes.values()),
         "promised_bytes": sum(lane.settings.bytes_max for lane in world.lanes.values()),
         "lanes_bytes": broker.lanes_bytes,
+        "pending": len(world.pending),
         "results_kept": len(world.results),
         "results_kept_bytes": world.results.bytes,
         "producers": len(world.producers),
@@ -89,10 +92,12 @@ def _lane_facts(lane: Lane) -> dict[str, Any]:
         "retired": lane.retired,
         "failed": lane.failed,
         "timers": len(lane.timers),
+        "asks": len(lane.open),
         "agents": len(lane.agents),
         "dead": len(lane.dead),
         "task_bytes": lane.budget.task_bytes,
         "timer_bytes": lane.budget.timer_bytes,
+        "ask_bytes": lane.budget.ask_bytes,
         "state_bytes": lane.budget.state_bytes,
         "reserved_bytes": lane.budget.reserved_bytes,
         "dead_bytes": lane.dead.bytes,
@@ -189,9 +194,12 @@ def _tasks(broker: BrokerState, arguments: dict[str, Any]) -> list[dict[str, Any
 def _all_tasks(broker: BrokerState, lane: Lane, state: str | None) -> Iterator[dict[str, Any]]:
     """Yield tasks of a lane, searching only where tasks of that state can be, since a million may be waiting."""
     if state not in ("waiting", "retired"):
-        for task in lane.line_by_turn.values():
+        for task in lane.line_by_turn.values():  # pending ones too: the wait begins before the task retires
             if state is None or _state_of(task) == state:
                 yield _task_facts(task)
+    if state in (None, "pending"):
+        for ask in lane.open.values():
+            yield _pending_facts(lane, ask)
     if state in (None, "waiting", "completed"):
         for run in lane.waiting_in_order():
             some = sorted(run.verdicts or ()) if state == "completed" else range(run.issued, len(run.payloads))
@@ -232,10 +240,21 @@ def _task_facts(task: Task) -> dict[str, Any]:
     return facts
 
 
+def _pending_facts(lane: Lane, ask: OpenAsk) -> dict[str, Any]:
+    """Return the facts of a task that has run and has no answer yet, with who owes it."""
+    facts = _waiting_facts(ask.run, 0)
+    return {**facts, "target": ask.address, "state": "pending", "owner": ask.owner, **_due(lane, ask.turn)}
+
+
+def _due(lane: Lane, turn: int) -> dict[str, Any]:
+    due_ms = lane.deadlines.get(turn)
+    return {} if due_ms is None else {"due_ms": due_ms}
+
+
 def _state_of(task: Task) -> str:
     """Return the state of a task in a line."""
     if task.outcome is not None:
-        return "completed"
+        return "pending" if is_pending(task) else "completed"
     return "running" if task.assignment else "ready"
 
 
@@ -243,6 +262,11 @@ def _task(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
     seq = arguments.get("seq")
     if type(seq) is not int or not 1 <= seq < broker.world.next_seq:
         raise errors.UnknownTask(f"no task {seq!r}: the last is {broker.world.next_seq - 1}")
+    pending = broker.world.pending.get(seq)
+    if pending is not None:
+        lane = broker.world.lanes[pending.lane]
+        ask = lane.open.get(pending.turn)
+        return _pending_facts(lane, ask) if ask is not None else _task_facts(lane.line_by_turn[pending.turn])
     kept = broker.world.results.find(seq)
     run = broker.world.runs.find(seq)
     task = kept
@@ -289,6 +313,13 @@ def _dead_facts(dead: DeadTask) -> dict[str, Any]:
     }
 
 
+def _asks(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
+    older_ms, after = _whole(arguments, "older_ms"), _whole(arguments, "after")
+    return who_waits(
+        _lane(broker, arguments), broker.now_ms, older_ms=older_ms, after=after, limit=_limit(arguments)
+    )  # fmt: skip
+
+
 def _digest(broker: BrokerState, arguments: dict[str, Any]) -> dict[str, Any]:
     lane = _lane(broker, arguments)
     return {"lane": lane.name, "retired": lane.retired, "digest": lane.digest}
@@ -300,6 +331,13 @@ def _lane(broker: BrokerState, arguments: dict[str, Any]) -> Lane:
 
 def _is_digest(text: str) -> bool:
     return len(text) == 2 * DIGEST_BYTES and all(sign in "0123456789abcdef" for sign in text)
+
+
+def _whole(arguments: dict[str, Any], name: str) -> int:
+    value = arguments.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise errors.BadPayload(f"{name} wants a whole number from 0 on, got {value!r}")
+    return value
 
 
 def _limit(arguments: dict[str, Any]) -> int:
@@ -320,5 +358,6 @@ _QUESTIONS: Final[dict[str, Callable[[Any, dict[str, Any]], Any]]] = {
     "tasks": _tasks,
     "task": _task,
     "dead": _dead,
+    "asks": _asks,
     "digest": _digest,
 }

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from rota.broker import deploys, records
+from rota.broker import deploys, endings, records
 from rota.broker.awaits import watch_new
 from rota.broker.dead_letters import retry_bytes
 from rota.broker.lane_budget import run_bytes
 from rota.broker.origins import request_digest
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.state import BrokerState
-from rota.broker.tasks import Run
 from rota.common import errors, events, messages
 from rota.common.digests import lane_seed
 from rota.common.limits import LANES_MAX, RUN_TASKS_MAX
@@ -240,21 +239,7 @@ def _dead_drop(
 def _cancel(broker: BrokerState, identity: bytes, request: messages.Cancel, origin: records.Origin) -> messages.Answer:
     if request.seq >= broker.world.next_seq or request.seq < 1:
         raise errors.UnknownTask(f"no task {request.seq}: the last is {broker.world.next_seq - 1}", seq=request.seq)
-    run = broker.world.runs.find(request.seq)
-    caught = run is not None and _catch(broker, run, request.seq, origin)
-    return messages.Answer(request.number, {"caught": caught})
-
-
-def _catch(broker: BrokerState, run: Run, seq: int, origin: records.Origin) -> bool:
-    """Cancel a task unless it has completed or was caught before; return whether it was cancelled."""
-    index = seq - run.first_seq
-    lane = broker.world.lanes[run.lane]
-    if not lane.can_catch(run, index):
-        return False
-    if index < run.issued:
-        broker.withdraw(lane.line_by_turn[run.first_turn + index])
-    broker.commit(records.Cancelled(lane.name, lane.retired, broker.now_ms, origin, seq))
-    return True
+    return messages.Answer(request.number, {"caught": endings.cancel(broker, request.seq, origin)})
 
 
 # --- shared ------------------------------------------------------------------------------------------------------

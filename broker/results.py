@@ -139,6 +139,44 @@ def watch(run: Run, identity: bytes, first_seq: int, last_seq: int) -> None:
     run.watchers[identity] = (min(first, first_seq), max(last, last_seq))
 
 
+class Watchers:
+    """Who wants the outcomes of pending tasks, whose runs may be gone; without the connections that are gone."""
+
+    def __init__(self) -> None:
+        self._by_seq: dict[int, dict[bytes, None]] = {}
+        self._by_identity: dict[bytes, dict[int, None]] = {}
+
+    def add(self, identity: bytes, seq: int) -> None:
+        """Have the outcome of a task sent to a connection."""
+        self._by_seq.setdefault(seq, {})[identity] = None
+        self._by_identity.setdefault(identity, {})[seq] = None
+
+    def take(self, seq: int) -> list[bytes]:
+        """Remove and return those who want the outcome of a task."""
+        found = list(self._by_seq.pop(seq, ()))
+        for identity in found:
+            wanted = self._by_identity[identity]
+            del wanted[seq]
+            if not wanted:
+                del self._by_identity[identity]
+        return found
+
+    def forget(self, identity: bytes) -> None:
+        """Remove a connection."""
+        for seq in self._by_identity.pop(identity, ()):
+            wanted_by = self._by_seq[seq]
+            del wanted_by[identity]
+            if not wanted_by:
+                del self._by_seq[seq]
+
+    def check_invariants(self) -> None:
+        """Assert that both sides say the same."""
+        pairs = sorted((seq, identity) for seq, wanted_by in self._by_seq.items() for identity in wanted_by)
+        assert pairs == sorted((seq, identity) for identity, seqs in self._by_identity.items() for seq in seqs)
+        assert all(self._by_seq.values())
+        assert all(self._by_identity.values())
+
+
 def result_item(task: Task) -> ResultItem:
     """Return a finished task's outcome for its producer."""
     run, outcome = task.run, task.outcome

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rota.broker import awaits, deploys, records, requests, workers
+from rota.broker import awaits, deploys, endings, records, requests, workers
 from rota.broker.effects import (
     FRONTEND,
     QUERY,
@@ -51,6 +51,7 @@ class Sequencer:
         self.broker.begin(now_ms, mono_ms)
         for event in events:
             self._take(event)
+            endings.end_orphans(self.broker)
         self._fire_timers()
         self._hand_out()
         self._mark()
@@ -97,10 +98,11 @@ class Sequencer:
     # --- the end of a step -------------------------------------------------------------------------------------------
 
     def _fire_timers(self) -> None:
-        """Fire due timers, up to a bound. The rest follows at once, since `next_timer_ms` has passed already."""
+        """Fire due timers and deadlines, up to a bound. The rest follows at once, since `next_timer_ms` has passed."""
         for _ in range(TIMERS_PER_STEP):
-            if not self.broker.fire_timer():
+            if not endings.fire_due(self.broker):
                 return
+            endings.end_orphans(self.broker)
 
     def _hand_out(self) -> None:
         if self.broker.storage_full:

@@ -45,7 +45,7 @@ from rota.broker.snapshotter import Snapshotter
 from rota.broker.tensor_keeper import TensorKeeper
 from rota.common import messages, wire
 from rota.common.errors import ProtocolError, RotaError, StorageFull
-from rota.common.events import TOPICS, followed_text
+from rota.common.events import ASKS, TOPICS, followed_text
 from rota.host.clock import Clock
 from rota.host.endpoints import Endpoints
 from rota.host.open_files import Door
@@ -233,7 +233,7 @@ class Server:
             log.warning("refused %d more messages within about a second", count)
 
     def _subscriptions(self) -> list[Event]:
-        """Return new subscriptions, and the ends of those to texts; other messages of watchers are ignored."""
+        """Return new subscriptions, and the ends of those to texts or asks; other messages of watchers are ignored."""
         found: list[Event] = []
         for _ in range(MESSAGES_PER_WAKE):
             try:
@@ -244,7 +244,7 @@ class Server:
             is_text = followed_text(topic) is not None
             if frame[:1] == b"\x01" and (is_text or any(one.startswith(topic) for one in TOPICS)):
                 found.append(Subscribed(topic))
-            elif frame[:1] == b"\x00" and is_text:  # comes once, when the last subscriber has gone
+            elif frame[:1] == b"\x00" and (is_text or ASKS.startswith(topic)):  # once, when the last one has gone
                 found.append(Unsubscribed(topic))
         return found
 

@@ -8,7 +8,7 @@ calls them.
 
 from __future__ import annotations
 
-import heapq
+from collections import deque
 
 from rota.broker import records
 from rota.broker.debts import Debts
@@ -17,7 +17,8 @@ from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, W
 from rota.broker.lane import Lane
 from rota.broker.notes import Notes
 from rota.broker.pending_deploys import PendingDeploys
-from rota.broker.results import by_run, result_item
+from rota.broker.results import Watchers, by_run, result_item
+from rota.broker.schedule import DEADLINE, Due, Schedule
 from rota.broker.streams import Streams
 from rota.broker.tasks import Task
 from rota.broker.world import World
@@ -46,6 +47,8 @@ class BrokerState:
         self.deploys = PendingDeploys(world.boot)
         self.debts = Debts()
         self.streams = Streams()
+        self.watchers = Watchers()  # of pending tasks
+        self.schedule = Schedule(world.lanes)
         self.draining = False
         self.storage_full = ""  # why the journal cannot be written now; "" if it can
         self.late_completions = 0
@@ -53,9 +56,10 @@ class BrokerState:
         self.mono_ms = 0
         self.effects = Effects()
         self._told = 0  # events of this boot
+        self._ask_watchers: dict[str, None] = {}  # the prefixes of the topic of asks that are subscribed to
         self._tick_ms = 0
         self._producers: dict[bytes, str] = {}  # by frontend identity, the longest silent one first
-        self._timers: list[tuple[int, str, int, int]] = []
+        self._orphans: deque[tuple[str, int]] = deque()  # lane and turn
         self._moved: dict[str, None] = {}
         self._take_up()
 
@@ -100,20 +104,28 @@ class BrokerState:
     # --- timers -----------------------------------------------------------------------------------------------------
 
     def next_timer_ms(self) -> int | None:
-        """Return the wall-clock time of the next timer; None if there is none, or the journal cannot be written."""
-        return self._timers[0][0] if self._timers and not self.storage_full else None
+        """Return the wall-clock time at which a timer or deadline is due next; None if there is none, or the journal
+        cannot be written.
+        """
+        first = None if self.storage_full else self.schedule.first()
+        return None if first is None else first.due_ms
 
-    def fire_timer(self) -> bool:
-        """Fire one due timer; return False if there is none."""
+    def take_due(self) -> Due | None:
+        """Remove and return a timer or deadline that is due; None if there is none."""
         due_ms = self.next_timer_ms()
-        if due_ms is None or due_ms > self.now_ms:
-            return False
-        _, lane_name, turn, index_of_emit = heapq.heappop(self._timers)
-        lane = self.world.lanes[lane_name]
-        if (turn, index_of_emit) not in lane.timers:
-            return True  # its call has ended
-        self.commit(records.TimerFired(lane_name, lane.retired, self.now_ms, turn, index_of_emit))
-        return True
+        return None if due_ms is None or due_ms > self.now_ms else self.schedule.take()
+
+    def fire_timer(self, due: Due) -> None:
+        """Fire a timer."""
+        lane = self.world.lanes[due.lane]
+        self.commit(records.TimerFired(due.lane, lane.retired, self.now_ms, due.turn, due.index_of_emit))
+
+    def take_orphan(self) -> tuple[Lane, int] | None:
+        """Remove and return an ask of a call that an input has ended, by lane and turn; None if there is none."""
+        if not self._orphans:
+            return None
+        name, turn = self._orphans.popleft()
+        return self.world.lanes[name], turn
 
     # --- connections ------------------------------------------------------------------------------------------------
 
@@ -137,6 +149,7 @@ class BrokerState:
         """Forget a connection that is gone."""
         self._producers.pop(identity, None)
         self.debts.forget(identity)
+        self.watchers.forget(identity)
 
     # --- effects ----------------------------------------------------------------------------------------------------
 
@@ -161,6 +174,8 @@ class BrokerState:
 
     def subscribed(self, topic: str) -> None:
         """Answer a new subscription; one to a task's text gets what is there so far."""
+        if events.ASKS.startswith(topic):
+            self._ask_watchers[topic] = None
         self.tell("", events.Watching(topic))
         seq = followed_text(topic)
         if seq is not None:
@@ -169,6 +184,7 @@ class BrokerState:
 
     def unsubscribed(self, topic: str) -> None:
         """Note that nobody is subscribed to a topic any more."""
+        self._ask_watchers.pop(topic, None)
         seq = followed_text(topic)
         if seq is not None:
             self.streams.unfollow(seq)
@@ -208,6 +224,9 @@ class BrokerState:
         self.dispatcher.check_invariants()
         self.debts.check_invariants()
         self.streams.check_invariants()
+        self.watchers.check_invariants()
+        self.schedule.check_invariants()
+        assert not self._orphans
         running = [task for lane in self.world.lanes.values() for task in lane.line() if task.outcome is None]
         queued = self.dispatcher.unfinished_queued()
         out = sum(assignment.tasks for assignment in self.dispatcher.assignments.values())
@@ -216,11 +235,9 @@ class BrokerState:
     # --- effects of records -----------------------------------------------------------------------------------------
 
     def _take_up(self) -> None:
-        """Queue the unfinished tasks and waiting timers of a recovered world."""
+        """Queue the unfinished tasks of a recovered world."""
         for lane in self.world.lanes.values():
             self.dispatcher.add(lane, lane.unfinished())
-            for timer in lane.timers.values():
-                heapq.heappush(self._timers, (timer.due_ms, lane.name, timer.turn, timer.index_of_emit))
 
     def _absorb(self, notes: Notes) -> None:
         """Process the notes of a record: tasks to dispatch, results to send, timers, failures to publish."""
@@ -231,13 +248,53 @@ class BrokerState:
         for run, tasks in by_run(notes.finished):
             if run.verdicts:  # those outcomes were sent when the tasks were caught
                 tasks = [task for task in tasks if task.index not in run.verdicts]
+            if self.world.pending:
+                tasks = [task for task in tasks if not self._is_pending(task)]
             self._tell_outcomes(tasks)
-        if not notes.retired:
-            return
-        lane_name = notes.retired[0].run.lane
-        self._moved[lane_name] = None
+        self._absorb_answers(notes)
+        self._absorb_times(notes)
+        if notes.retired:
+            self._moved[notes.retired[0].run.lane] = None
+
+    def _is_pending(self, task: Task) -> bool:
+        """Return whether a task that has completed waits for its answer; if so, those who watch its run watch it."""
+        if task.seq not in self.world.pending:
+            return False
+        for identity, (first_seq, last_seq) in (task.run.watchers or {}).items():
+            if first_seq <= task.seq <= last_seq and identity in self._producers:
+                self.watchers.add(identity, task.seq)
+        if self._ask_watchers:
+            run = task.run
+            asker = run.sender if run.wants_reply and run.sender is not None else ""
+            self.tell(run.lane, events.AskOpened(task.seq, task.turn, task.address, asker))
+        return True
+
+    def _absorb_answers(self, notes: Notes) -> None:
+        """Send the answers of pending tasks, and keep for `take_orphan` what nobody waits for any more."""
+        for task in notes.answered:
+            for identity in self.watchers.take(task.seq):
+                self._owe(identity, [result_item(task)])
+            failure = task.outcome if type(task.outcome) is Failed else None
+            if failure is not None:
+                self._tell_failure(task, failure)
+            if self._ask_watchers:
+                kind = "" if failure is None else failure.kind
+                self.tell(task.run.lane, events.AskAnswered(task.seq, task.turn, task.address, kind))
+        self._orphans.extend([(notes.answered[0].run.lane, turn) for turn in notes.orphans])
+
+    def _absorb_times(self, notes: Notes) -> None:
+        """Note the timers and deadlines that a record has brought."""
         for timer in notes.timers:
-            heapq.heappush(self._timers, (timer.due_ms, lane_name, timer.turn, timer.index_of_emit))
+            lane_name = notes.retired[0].run.lane
+            self.schedule.add(Due(timer.due_ms, lane_name, timer.turn, timer.index_of_emit))
+        for run in notes.stamped:
+            deadlines = self.world.lanes[run.lane].deadlines
+            if not deadlines:
+                continue
+            turns = (run.answers,) if run.answers else range(run.first_turn, run.first_turn + len(run.payloads))
+            for turn in turns:
+                if turn in deadlines:
+                    self.schedule.add(Due(deadlines[turn], run.lane, turn, DEADLINE))
 
     def _tell_text(self, lane: str, what: TextStreamed | None) -> None:
         # Not while the journal cannot be written: nothing is published then, and text would pile up.

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, structs
 from rota.common import limits
 from rota.common.fields import Count, Digest, Name, Target, Text, Text32, WorkerName
 
-Topic = Literal["lane", "task", "worker", "journal", "divergence"]
+Topic = Literal["lane", "task", "ask", "worker", "journal", "divergence"]
 
 _Counts = Annotated[tuple[Count, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
 _Targets = Annotated[tuple[Target, ...], Meta(max_length=limits.RUN_TASKS_MAX)]
@@ -82,6 +82,27 @@ class TaskUndone(Happening, frozen=True, array_like=True, forbid_unknown_fields=
     turn: Count
     target: Target
     reason: Text
+
+
+class AskOpened(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=12):
+    """A task was postponed: its answer is still to come. Published while somebody watches asks.
+
+    `target`: the address that owes it. `asker`: the address that gets it, empty for a producer.
+    """
+
+    seq: Count
+    turn: Count
+    target: Target
+    asker: Text
+
+
+class AskAnswered(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=13):
+    """The answer of a postponed task is there; as AskOpened otherwise. `kind`: of a failure, or empty."""
+
+    seq: Count
+    turn: Count
+    target: Target
+    kind: Text32
 
 
 class WorkerJoined(Happening, frozen=True, array_like=True, forbid_unknown_fields=True, tag=20):
@@ -159,12 +180,15 @@ class TextStreamed(Happening, frozen=True, array_like=True, forbid_unknown_field
     text: Text
 
 
+ASKS: Final = "ask"  # published only while somebody is subscribed, since there may be two for each task
 TOPIC_OF: Final[dict[type[Happening], Topic]] = {
     LaneOpened: "lane",
     LanePaused: "lane",
     NameBound: "lane",
     LaneMoved: "lane",
     TaskFailure: "task",
+    AskOpened: ASKS,
+    AskAnswered: ASKS,
     TaskUndone: "worker",
     WorkerJoined: "worker",
     WorkerDraining: "worker",
@@ -206,6 +230,8 @@ Happened = Annotated[
     | LaneMoved
     | TaskFailure
     | TaskUndone
+    | AskOpened
+    | AskAnswered
     | WorkerJoined
     | WorkerDraining
     | WorkerLeft

@@ -87,6 +87,7 @@ QUERIES: Final = (
     "tasks",  # {lane, state?, limit?}: waiting, issued, running, completed tasks
     "task",  # {seq}: one task
     "dead",  # {lane, limit?}: dead letters
+    "asks",  # {lane, older_ms?, after?, limit?}: open asks, who waits for whom, and cycles
     "digest",  # {lane}: retired count and lane digest
 )
 
