@@ -44,6 +44,7 @@ _SECTIONS: Final[dict[str, dict[str, _CommandEntry]]] = {
     "Tasks": {
         "submit": _CommandEntry("submit", "submit", "Submit tasks."),
         "ask": _CommandEntry("asks", "ask", "Ask an agent, a flow or a model, and print the final answer."),
+        "asks": _CommandEntry("asks", "asks", "List open asks: who owes an answer, and what that waits for."),
         "run": _CommandEntry("run", "run", "Run a program in the sandbox, as if it were started here."),
         "result": _CommandEntry("tasks", "result", "Print the result of a task."),
         "cancel": _CommandEntry("tasks", "cancel", "Cancel a task that has not completed."),

@@ -16,12 +16,25 @@ from rota.cli.common_options import (
     progress_option,
 )
 from rota.cli.output import Progress, cell, print_json, print_table
-from rota.cli.waiting import noticed
+from rota.cli.waiting import noticed, tell_open_asks
 from rota.common import limits
 from rota.runs.readable import size_text
 
-_COLUMNS = ("lane", "policy", "window", "paused", "waiting", "line", "retired", "failed", "dead", "agents", "digest")
-_SIZES = ("task_bytes", "timer_bytes", "state_bytes", "reserved_bytes", "bytes_max", "dead_bytes")
+_COLUMNS = (
+    "lane",
+    "policy",
+    "window",
+    "paused",
+    "waiting",
+    "line",
+    "asks",
+    "retired",
+    "failed",
+    "dead",
+    "agents",
+    "digest",
+)
+_SIZES = ("task_bytes", "timer_bytes", "ask_bytes", "state_bytes", "reserved_bytes", "bytes_max", "dead_bytes")
 
 
 @click.command()
@@ -160,6 +173,7 @@ def wait_(connection: Connection, name: str, wait_timeout: float | None, progres
     if json:
         print_json(numbers)
     else:
+        tell_open_asks(numbers)
         click.echo(cell(numbers["digest"], "digest", full=True))
 
 

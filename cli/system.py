@@ -22,7 +22,7 @@ from rota.cli.common_options import (
 )
 from rota.cli.model_numbers import print_models
 from rota.cli.output import Progress, cell, clock_text, duration_text, print_facts, print_json, print_table
-from rota.cli.waiting import noticed
+from rota.cli.waiting import noticed, tell_open_asks
 from rota.common.errors import ConfigError
 from rota.common.events import TOPICS
 from rota.common.limits import PROTOCOL_VERSION
@@ -59,7 +59,7 @@ def status(connection: Connection, json: bool) -> None:
     lanes, workers = facts.pop("lanes"), [_about_worker(one) for one in facts.pop("workers")]
     print_facts(_readable(facts))
     click.echo()
-    print_table(lanes, ("lane", "paused", "waiting", "line", "retired", "failed", "dead", "digest"), "no lanes")
+    print_table(lanes, ("lane", "paused", "waiting", "line", "asks", "retired", "failed", "dead", "digest"), "no lanes")
     click.echo()
     print_table(workers, ("worker", "pool", "models_on", "held_tasks", "state", "silent"), "no workers")
     _tell_fallbacks(workers)
@@ -138,7 +138,11 @@ def drain(connection: Connection, off: bool, wait: bool, progress: bool | None, 
                     if lane["paused"]:
                         continue
                     with noticed(connection, lane["lane"], bar):
-                        client.wait_idle(lane["lane"], progress=lambda facts: bar(facts["retired"], facts["stamped"]))
+                        idle = client.wait_idle(
+                            lane["lane"], progress=lambda facts: bar(facts["retired"], facts["stamped"])
+                        )
+                    bar.clear()
+                    tell_open_asks(idle)
     if json:
         print_json({"draining": not off})
     else:

@@ -22,7 +22,7 @@ from rota.cli.output import Progress, print_json, print_table
 from rota.cli.submit import print_outcome
 from rota.cli.waiting import not_there_yet, noticed
 
-TASK_STATES = ("waiting", "ready", "running", "completed", "retired")
+TASK_STATES = ("waiting", "ready", "running", "completed", "pending", "retired")
 
 _COLUMNS = ("seq", "turn", "state", "target", "kind", "sender", "priority", "attempts", "payload_bytes", "failure")
 
@@ -50,7 +50,8 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
     with connection.open() as client:
         facts = client.query("task", seq=seq)
         if wait is None and facts["state"] not in ("completed", "retired"):
-            raise TimeoutError(f"task {seq} is {facts['state']}: no outcome yet; --wait waits for it")
+            owed = f", owed by {facts['owner']}" if "owner" in facts else ""
+            raise TimeoutError(f"task {seq} is {facts['state']}{owed}: no outcome yet; --wait waits for it")
         try:
             with noticed(connection, facts["lane"], Progress(False, "")):
                 outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or math.inf)
@@ -66,9 +67,10 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
 @json_option
 @broker_options
 def cancel(connection: Connection, seq: int, json: bool) -> int:
-    """Cancel task SEQ if it has not completed; it then fails with `cancelled`.
+    """Cancel task SEQ if its outcome is not final; it then fails with `cancelled`.
 
-    The exit code is 0 if it was cancelled, 1 if it had completed.
+    That of a pending task is not: its answer is still to come. With a call of a flow, what that had started is
+    cancelled. The exit code is 0 if it was cancelled, 1 if its outcome was final.
 
     \b
     rota cancel 17
@@ -80,7 +82,7 @@ def cancel(connection: Connection, seq: int, json: bool) -> int:
     elif caught:
         click.echo(f"task {seq} cancelled")
     else:
-        click.echo(f"task {seq} has completed; it cannot be cancelled", err=True)
+        click.echo(f"the outcome of task {seq} is final; it cannot be cancelled", err=True)
     return ExitCode.OK if caught else ExitCode.FAILED
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -13,7 +13,7 @@ import click
 
 from rota.cli.common_options import Connection, option
 from rota.cli.exits import ExitCode
-from rota.cli.output import Progress
+from rota.cli.output import Progress, counted
 from rota.common import limits
 from rota.common.errors import NotReachable, RotaError
 
@@ -125,6 +125,14 @@ def _preparations(workers: Sequence[dict[str, Any]]) -> str:
         for address, _ in worker["preparing"]
     }
     return ", ".join(list(there)[:_PREPARATIONS_SHOWN_MAX])
+
+
+def tell_open_asks(numbers: Mapping[str, Any]) -> None:
+    """Say on stderr how many asks are open in a lane that is idle, by its numbers."""
+    if numbers["asks"]:
+        lane = numbers["lane"]
+        open_asks = counted(numbers["asks"], "ask")
+        click.echo(f"lane {lane} is idle with {open_asks} open: `rota asks --lane {lane}` says who owes them", err=True)
 
 
 def not_there_yet(seqs: Sequence[int]) -> str:

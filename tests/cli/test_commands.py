@@ -56,7 +56,7 @@ def test_the_commands_are_those_of_the_manual() -> None:
         "runtime fetch", "runtime ls", "runtime rm", "runtime show",
         "model", "model add", "model deploy", "model fetch",
         "model ls", "model probe", "model rm", "model show", "new", "new agent", "new flow", "build", "dev",
-        "submit", "ask", "run", "result", "cancel", "tasks",
+        "submit", "ask", "asks", "run", "result", "cancel", "tasks",
         "dead", "dead drop", "dead ls", "dead retry", "dead show",
         "generate", "chat", "embed", "classify",
         "lanes", "lane", "lane open", "lane wait", "lane window", "pause", "release", "digest", "verify", "log", "show",
@@ -137,7 +137,7 @@ def test_a_command_loads_only_what_it_needs(arguments: list[str], modules: tuple
     "arguments",
     [
         ("status",), ("lanes",), ("workers",), ("agents",), ("tasks",), ("digest",), ("result", "1"), ("cancel", "1"),
-        ("submit", "echo", "hi"), ("ask", "echo", "hi"),
+        ("submit", "echo", "hi"), ("ask", "echo", "hi"), ("asks",),
         ("dead", "ls"), ("dead", "retry", "1"), ("dead", "drop", "--all"), ("pause", "main"),
         ("release", "main"), ("drain",), ("lane", "open", "two"),
     ],
