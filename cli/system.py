@@ -88,7 +88,7 @@ def agents(connection: Connection, lane: str, name: str | None, deploys: bool, l
     if json:
         print_json(rows)
     elif deploys:
-        print_table(rows, ("name", "kind", "reuse", "digest"), f"no names are bound in lane {lane}")
+        print_table(rows, ("name", "kind", "flow", "reuse", "digest"), f"no names are bound in lane {lane}")
     else:
         named = "" if name is None else f" named {name}"
         print_table(rows, ("address", "completed", "state_bytes", "state_digest"), f"no agents{named} in lane {lane}")

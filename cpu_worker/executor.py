@@ -110,10 +110,11 @@ class WasmExecutor:
             raise CodeError(f"{fault.message}: no task could run; deploy it with more (--memory)") from None
         if code.reuse:
             check_reuse(self._sandbox, prepared, code, address)
+        facts = {"kind": code.kind, **({"flow": True} if code.flow else {})}
         if isinstance(prepared, PreparedSource):
-            return {"kind": code.kind, "runtime": prepared.call, "memory_bytes_min": prepared.memory_bytes_min}
+            return {**facts, "runtime": prepared.call, "memory_bytes_min": prepared.memory_bytes_min}
         return {
-            "kind": code.kind,
+            **facts,
             "alloc": prepared.alloc,
             "call": prepared.call,
             "initialize": prepared.has_initialize,

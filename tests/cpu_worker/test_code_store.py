@@ -13,10 +13,13 @@ from rota.cpu_worker.code_store import check_type
 
 
 def test_description(world: Any, guests: Any) -> None:
-    """Goal: `prepare` says how the code is called. Method: an agent."""
-    assert world.executor().prepare(world.agent(guests["counter"]), "counter/alice") == {
+    """Goal: `prepare` says how the code is called. Method: an agent, and the same as a flow."""
+    code = world.agent(guests["counter"])
+    facts = world.executor().prepare(code, "counter/alice")
+    assert facts == {
         "kind": "agent", "alloc": "rota_alloc", "call": "rota_step", "initialize": False, "memory_bytes_min": 65_536,
     }  # fmt: skip
+    assert world.executor().prepare(code._replace(flow=True), "counter") == {**facts, "flow": True}
 
 
 def test_exports_named_at_deploy(world: Any, guests: Any, run: Any) -> None:
