@@ -1,34 +1,31 @@
-/* ask_model: asks a language model and keeps its answer.
+/* ask_model: asks a language model, and answers whoever asked with the text that it gives.
  *
- *     "get"    result: the last answer, or "" before the first
- *     TEXT     asks model:smollm2; result: "asked"
+ *     TEXT     asks model:smollm2. The answer comes when the model has answered: its text, or its failure
  *
- * The answer comes as a later message; its text is the result of that message and the new state. If the model's task
- * failed, "KIND: MESSAGE" takes the place of the text.
+ * The task that asks is postponed, and the message with the model's answer settles it. `asked_in` of that message is the
+ * turn that asked, which is the turn that was postponed; so nothing has to be kept, and many may ask at once.
  */
 #include "rota.h"
 
 static void ask(rota_bytes text) {
     rota_value messages = ROTA_LIST(ROTA_MAP("role", "user", "content", rota_text(text)));
     rota_ask("model:smollm2", ROTA_MAP("generate", ROTA_MAP("max_tokens", 64, "messages", messages)));
-    rota_reply("asked");
+    rota_postpone();
 }
 
-static void take_answer(rota_context *ctx) { /* {"generate": {"text": TEXT, ...}} */
-    ctx->state = rota_get(rota_get(ctx->message.value, "generate"), "text");
-    if (rota_is_none(ctx->state)) rota_fail("bad_answer", "the answer of the model has no text");
-    rota_reply(ctx->state);
+static void take_answer(const rota_message *message) { /* {"generate": {"text": TEXT, ...}} */
+    rota_value text = rota_get(rota_get(message->value, "generate"), "text");
+    if (rota_is_none(text)) rota_settle_failure(message->asked_in, "bad_answer", "the answer of the model has no text");
+    else rota_settle(message->asked_in, text);
 }
 
-static void take_failure(rota_context *ctx) { /* [KIND, MESSAGE] */
-    rota_value kind = rota_at(ctx->message.value, 0), message = rota_at(ctx->message.value, 1);
-    ctx->state = rota_text(ROTA_JOIN(kind, ": ", message));
-    rota_reply(ctx->state);
+static void take_failure(const rota_message *message) { /* [KIND, MESSAGE] */
+    rota_settle_failure(message->asked_in, rota_at(message->value, 0), rota_at(message->value, 1));
 }
 
 static void agent(rota_context *ctx) {
-    if (ctx->message.kind == ROTA_REPLY) take_answer(ctx);
-    else if (ctx->message.kind == ROTA_FAILURE) take_failure(ctx);
-    else if (!rota_equal(ctx->message.payload, ROTA_TEXT("get"))) ask(ctx->message.payload);
-    else rota_reply(rota_is_none(ctx->state) ? rota_text_of("") : ctx->state);
+    const rota_message *message = &ctx->message;
+    if (message->kind == ROTA_REPLY) take_answer(message);
+    else if (message->kind == ROTA_FAILURE) take_failure(message);
+    else ask(message->payload);
 }

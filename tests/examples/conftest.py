@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
@@ -107,13 +107,16 @@ class Guest:
 
 
 class Agent:
-    """An agent with its state. Every message gets a fresh instance, as by default in a worker."""
+    """An agent with its state, and `output`, the fields of its last answer. Every message gets a fresh instance, as by
+    default in a worker.
+    """
 
     def __init__(self, modules: Modules, name: str) -> None:
         self._modules = modules
         self.name = name
         self.state: bytes | None = None
         self.turn = 0
+        self.output: list[Any] = []
 
     def send(
         self,
@@ -135,11 +138,12 @@ class Agent:
         except GuestFailed:
             assert guest.failure is not None
             return Step(None, None, [], guest.log, [], *guest.failure)
-        version, failed, state, result, emits, log, *indices = msgpack.unpackb(packed)
+        self.output = msgpack.unpackb(packed)
+        version, failed, state, result, emits, log, *more = self.output
         assert (version, failed, log) == (1, 0, [])
         if state is not None:
             self.state = state
-        return Step(state, result, [Emit(*emit) for emit in emits], guest.log, [*indices, []][0])
+        return Step(state, result, [Emit(*emit[:6]) for emit in emits], guest.log, more[0] if more else [])
 
 
 @pytest.fixture(scope="session")

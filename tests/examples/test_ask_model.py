@@ -1,4 +1,4 @@
-"""ask_model.c: what it asks, what it keeps, and the whole way with a tiny decoder. AGENTS.md shows it as it is."""
+"""ask_model.c: what it asks, what it answers, and the whole way with a tiny decoder. AGENTS.md shows it as it is."""
 
 from __future__ import annotations
 
@@ -18,40 +18,39 @@ SOURCE = REPOSITORY / "examples" / "agents" / "ask_model.c"
 Make = Callable[..., Any]  # the fixture `agent`: a name makes one
 
 
-def test_it_asks_and_keeps_the_answer(agent: Make) -> None:
-    """Goal: the call is one that a worker reads, and its text is kept. Method: play the part of the model."""
+def test_it_asks_and_answers_later(agent: Make) -> None:
+    """Goal: the call is one that a worker reads, and its text is the answer. Method: play the part of the model."""
     asker = agent("ask_model")
-    assert asker.send(b"get").result == b""
     step = asker.send("Wie spät?".encode())
-    assert (step.result, asker.state) == (b"asked", None)
+    assert (step.result, asker.output[7], asker.state) == (None, "", None)
     (emit,) = step.emits
     assert (emit.target, emit.kind) == ("model:smollm2", "ask")
     call = decode_text_call(emit.payload, GENERATE)
     assert isinstance(call, GenerateCall)
     assert (call.messages, call.max_tokens) == ((ChatMessage("user", "Wie spät?"),), 64)
     answer = encode_text_result(GenerateResult("Spät.", (5,), "stop", None, Usage(9, 1)))
-    assert reply(asker, answer).result == "Spät.".encode()
-    assert asker.send(b"get").result == "Spät.".encode()
-    reply(asker, msgpack.packb(["timeout", "it took too long"]), "failure")
-    assert asker.send(b"get").result == b"timeout: it took too long"
-    assert reply(asker, msgpack.packb({"outputs": {}})).error == "bad_answer"
+    assert settled(asker, answer) == ("reply", "Spät.".encode(), 8)
+    failure = msgpack.packb(["timeout", "it took too long"])
+    assert settled(asker, failure, "failure") == ("failure", failure, 8)
+    kind, why, _ = settled(asker, msgpack.packb({"outputs": {}}))
+    assert (kind, msgpack.unpackb(why)[0]) == ("failure", "bad_answer")
 
 
-def reply(asker: Any, payload: bytes, kind: str = "reply") -> Any:
-    return asker.send(payload, kind=kind, sender="model:smollm2", reply_to=(9, 8, 0))
+def settled(asker: Any, payload: bytes, kind: str = "reply") -> tuple[str, bytes, int]:
+    """Answer what the agent asked in turn 8; return what it settles, and which turn."""
+    (emit,) = asker.send(payload, kind=kind, sender="model:smollm2", reply_to=(9, 8, 0)).emits
+    return emit.kind, emit.payload, asker.output[4][0][6]
 
 
 def test_the_whole_way(rota_lane: local.LocalLane, tmp_path: Path) -> None:
-    """Goal: it works with a model. Method: a tiny decoder under the name that it asks, in a local lane."""
+    """Goal: whoever asks gets what the model says. Method: a tiny decoder in its place, in a local lane."""
     pytest.importorskip("onnxruntime")
     builds = pytest.importorskip("rota.model_builds.random_decoder")
     rota_lane.deploy("smollm2", builds.build_random_decoder(tmp_path / "tiny"), "model")
     rota_lane.deploy("ask_model", SOURCE.with_suffix(".wasm"))
-    assert rota_lane.submit("ask_model/a", b"hello").result().payload == b"asked"
-    rota_lane.run()
-    kept = rota_lane.submit("ask_model/a", b"get").result().payload
+    answer = rota_lane.submit("ask_model/a", b"hello").result().payload
     direct = rota_lane.generate("smollm2", messages=[{"role": "user", "content": "hello"}], max_tokens=64).result()
-    assert kept == direct.text.encode()
+    assert answer == direct.text.encode()
 
 
 def test_the_page_shows_it() -> None:
