@@ -81,6 +81,13 @@ def test_asks_of_tasks_and_time_limits() -> None:
     assert end.value == [0, 1, 2]
     assert [emit.delay_ms for emit in end.emits if emit.kind == "timer"] == [5_002, 2_007, 2_007, 2_007]
 
+    async def of_asks(ctx: FlowContext) -> list[str]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ctx.ask("echo", word)) for word in ("a", "b")]  # type: ignore[arg-type]
+        return [task.result().text for task in tasks]
+
+    assert run_flow(of_asks).value == ["a", "b"]
+
     async def late(ctx: FlowContext) -> str:
         try:
             async with asyncio.timeout(5):

@@ -91,7 +91,8 @@ class FlowLoop(EventLoop):
         self._ready.append(handle)  # type: ignore[attr-defined]
 
     def create_task(self, coro: Any, **more: Any) -> asyncio.Task[Any]:
-        task = super().create_task(coro, **more)
+        """Make a task of a coroutine, or of a future, as asks are, which other loops refuse."""
+        task = super().create_task(_awaited(coro) if asyncio.isfuture(coro) else coro, **more)
         self._tasks.append(task)
         return task
 
@@ -99,3 +100,7 @@ class FlowLoop(EventLoop):
         """Return the tasks that are not done, in the order in which they were made."""
         self._tasks = [task for task in self._tasks if not task.done()]
         return self._tasks
+
+
+async def _awaited(future: asyncio.Future[Any]) -> Any:
+    return await future
