@@ -34,7 +34,7 @@ from rota.broker.tasks import Agent, DeadTask, Run, Task, caught_task, predecess
 from rota.broker.turn_content import turn_digest, turn_fields
 from rota.broker.verdicts import keyed_call, rebound, unknown
 from rota.common.budget import outcome_bytes
-from rota.common.calls import is_instance, open_after
+from rota.common.calls import open_after
 from rota.common.code_kinds import KINDS
 from rota.common.columns import Blobs
 from rota.common.digests import ZERO_DIGEST
@@ -388,7 +388,7 @@ class Lane(LaneAnswers):
         if task.stateless:
             return None
         address = task.address
-        if code.flow and not is_instance(address):
+        if code.flow and not task.run.to_call and address == task.run.target(task.index):  # not made for this call
             return keyed_call(address) if task.run.kind in SUBMIT_KINDS else rebound(address)
         agent = self.agents.get(address)
         if agent is None:

@@ -6,7 +6,7 @@ their records are durable. `take` is the only entry; below it is one function pe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from rota.broker import deploys, endings, records
@@ -17,6 +17,7 @@ from rota.broker.origins import request_digest
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.state import BrokerState
 from rota.common import errors, events, messages
+from rota.common.calls import is_instance, reserved_text
 from rota.common.digests import lane_seed
 from rota.common.limits import LANES_MAX, RUN_TASKS_MAX
 
@@ -128,6 +129,8 @@ def check_submit(lane: Lane, request: messages.Submit) -> int:
         count = 1
     if not 0 < count <= RUN_TASKS_MAX:
         raise errors.BadPayload(f"a submit holds 1 to {RUN_TASKS_MAX} tasks, got {count}: split it", tasks=count)
+    for run in request.runs:
+        check_targets([run.targets] if isinstance(run.targets, str) else run.targets.table)
     if count > lane.settings.tasks_max:
         raise errors.BadPayload(
             f"{count} tasks can never fit into lane {lane.name!r}, which holds {lane.settings.tasks_max}: split them",
@@ -144,6 +147,13 @@ def check_submit(lane: Lane, request: messages.Submit) -> int:
         )
     _check_bytes(lane, request)
     return count
+
+
+def check_targets(targets: Iterable[str]) -> None:
+    """Raise BadTarget if one of these is a call of a flow."""
+    for target in targets:
+        if "/~" in target and is_instance(target):
+            raise errors.BadTarget(reserved_text(target), target=target)
 
 
 def check_dead(lane: Lane, *seqs: int) -> None:

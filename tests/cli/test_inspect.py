@@ -241,7 +241,7 @@ SHOW = """
 
     effect
       retired         record 7 at position 2
-      lane digest     0c236e4d09f5609eb5f508a9032c159035d0f8e10b79cebf726b65a5a5279ad9
+      lane digest     7bdb189ef49a3be1e43dc9376d1224eb5b69fcf7ae9578693dcb423423149f05
 
     children (1)
       task 4  turn 4  counter/a  reply  ok
