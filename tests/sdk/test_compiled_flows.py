@@ -47,11 +47,17 @@ static void flow(rota_context *ctx) {
 """
 
 
+@pytest.fixture(params=[8, 0], ids=["kept", "again"])
+def live_calls(request: pytest.FixtureRequest) -> Any:
+    """How many guests a worker keeps: with none, each message runs all those before it again."""
+    return request.param
+
+
 @pytest.fixture
-def begin(world: Any, tmp_path: Path) -> Begin:
+def begin(world: Any, tmp_path: Path, live_calls: int) -> Begin:
     """Begins a call of the example waits in Rust; tensors go into a store."""
     code = world.deploy((SDK / "rust" / "examples" / "waits.wasm").read_bytes(), AGENT, flow=True)
-    executor = world.executor(tensors=StoreTensors(TensorStore(tmp_path / "tensors")))
+    executor = world.executor(tensors=StoreTensors(TensorStore(tmp_path / "tensors")), live_calls=live_calls)
     return lambda what, **fields: FlowCall(executor, code, what.encode(), **fields)
 
 
@@ -139,7 +145,7 @@ def test_how_it_fails(begin: Begin, what: str, failure: str) -> None:
     assert (call.wake() if call.waiting else call).failure.startswith(failure)
 
 
-def test_memory_that_is_kept_in_c(world: Any, tmp_path: Path) -> None:
+def test_memory_that_is_kept_in_c(world: Any, tmp_path: Path, live_calls: int) -> None:
     """Goal: rota_keep lasts until the call ends, in any sizes, and a step's memory is used again. Method: parts from
     nothing to several pages, each between memory of the step that is overwritten, and how large the memory is.
     """
@@ -147,7 +153,7 @@ def test_memory_that_is_kept_in_c(world: Any, tmp_path: Path) -> None:
     code = world.deploy(_compiled(tmp_path, KEEPER), AGENT, flow=True)
     parts = [bytes([65 + place]) * size for place, size in enumerate([0, 1, 7, 8, 65_520, 65_521, 65_536, 200_000, 3])]
     parts += [b"x" * 40_000] * 3
-    call = FlowCall(world.executor(), code, b"whole" * 20_000, kind="tell")
+    call = FlowCall(world.executor(live_calls=live_calls), code, b"whole" * 20_000, kind="tell")
     for part in parts[:-1]:
         call.answer(part)
     pages = msgpack.unpackb(call.emits[0].payload)
