@@ -9,7 +9,7 @@ from rota.broker.pending_deploys import NOBODY, PendingDeploy
 from rota.broker.refusals import refuse, storage_full
 from rota.broker.state import BrokerState
 from rota.common import errors, events, messages
-from rota.common.code_kinds import KINDS, kind_of
+from rota.common.code_kinds import FLOW_KINDS, kind_of
 from rota.common.limits import DEPLOYS_MAX, PENDING_DEPLOYS_MAX, POISON_DEATHS_MAX
 from rota.common.targets import MODEL_PREFIX
 from rota.common.work import Code
@@ -47,8 +47,8 @@ def check_deploy(lane: Lane, name: str, code: Code) -> None:
             f"{name!r} cannot be bound to code of kind {code.kind!r}: models are named model:NAME", name=name
         )
     if code.flow and not kind_of(code).may_flow:
-        able = ", ".join([row.name for row in KINDS.values() if row.may_flow])
-        raise errors.CodeError(f"{name!r}: code of kind {code.kind!r} cannot be a flow, only {able}", name=name)
+        able = " or ".join(FLOW_KINDS)
+        raise errors.CodeError(f"{name!r}: code of kind {code.kind!r} cannot be a flow, only of kind {able}", name=name)
     if len(lane.deploys) >= DEPLOYS_MAX and name not in lane.deploys:
         raise errors.Busy(f"lane {lane.name!r} has {DEPLOYS_MAX} names bound, no more fit", deploys_max=DEPLOYS_MAX)
 

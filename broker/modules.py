@@ -71,8 +71,6 @@ class ModuleStore:
         Raises `NotKept` if they, or the program of a bundle, are not here, `CodeError` if they do not fit the deploy.
         """
         kind = kind_of(code)
-        if code.flow and not kind.may_flow:
-            raise CodeError(f"{name}: code of kind {kind.name} cannot be a flow", name=name)
         if code.flow and code.reuse:
             raise CodeError(
                 f"{name}: reuse is not for a flow, since each call has an instance of its own; leave it out", name=name

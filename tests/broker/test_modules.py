@@ -74,8 +74,6 @@ def test_a_deploy_is_told_what_is_missing(store: ModuleStore, tmp_path: Path) ->
     ("data", "code", "said"),
     [
         (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, reuse=True), "reuse is not for kind command"),
-        (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, flow=True), "kind command cannot be a flow"),
-        (PROGRAM, Code(digest(PROGRAM), MODEL, flow=True), "kind model cannot be a flow"),
         (PROGRAM, Code(digest(PROGRAM), AGENT, reuse=True, flow=True), "reuse is not for a flow"),
         (COMMAND_BUNDLE, Code(digest(COMMAND_BUNDLE), COMMAND, exports=(("call", "x"),)), "no role of kind command"),
         (SOURCE_BUNDLE, Code(digest(SOURCE_BUNDLE), SOURCE, exports=(("call", "x"),)), "fixed export names"),
