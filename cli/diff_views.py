@@ -51,6 +51,7 @@ def _finding_lines(diff: Diff) -> Iterator[str]:
 
 def _end(end: RunEnd) -> str:
     waiting = f", {end.unretired} not" if end.unretired else ""
+    waiting += f", {end.open} open" if end.open else ""
     return f"{end.retired} retired{waiting}, digest {cell(end.digest, 'digest')}"
 
 

@@ -223,15 +223,18 @@ def show(run: Path, seq: int, lane: str | None, progress: bool | None, json: boo
     rota show 17 --run copies/monday.rota
     """
     from rota.cli.inspect_views import columns, show_lines
+    from rota.runs.calls import call_at
     from rota.runs.questions import family
-    from rota.runs.task_facts import family_facts
+    from rota.runs.task_facts import call_facts, family_facts
 
     with _opened(run, progress) as (source, bar):
         found = family(source, seq, lane=lane, progress=bar)
+        trace = found.trace
+        call = None if trace.call is None else call_at(source, trace.target, trace.lane, progress=bar)
     if json:
-        print_json(family_facts(found))
+        print_json(family_facts(found) | {"call": None if call is None else call_facts(call)})
     else:
-        for line in show_lines(found, columns()):
+        for line in show_lines(found, call, columns()):
             click.echo(line)
 
 
@@ -316,7 +319,7 @@ def tree(run: Path, seq: int, up: bool, depth: int, limit: int, progress: bool |
 def state(
     run: Path, agent: str, at: int | None, lane: str, raw: Path | None, progress: bool | None, json: bool
 ) -> None:
-    """Print the state of AGENT as it was at a turn.
+    """Print the state of AGENT as it was at a turn; of a call of a flow, its messages and what it waited for.
 
     If the journal has only its digest, the turn is executed again, which needs the agent's module in the run folder.
 
@@ -324,11 +327,18 @@ def state(
     rota state counter/alice
     rota state counter/alice --at 17
     rota state counter/alice --at 17 --raw state.bin
+    rota state order/~5 --at 17
     """
     from rota.cli.inspect_views import state_facts, state_lines
+    from rota.common.calls import call_of
     from rota.runs.states import state_at
     from rota.runs.task_facts import agent_state_facts
 
+    if call_of(agent) is not None:
+        if raw is not None:
+            raise click.UsageError(f"{agent} is a call of a flow, which has messages and no state: leave --raw out")
+        _print_call(run, agent, lane, at, progress, json=json)
+        return
     with _opened(run, progress) as (source, bar):
         found = state_at(source, agent, lane, at, functools.partial(_execute, source), bar)
     if raw is not None:
@@ -339,6 +349,21 @@ def state(
         print_facts(dict(state_facts(found)))
         for line in state_lines(found.state):
             click.echo(line)
+
+
+def _print_call(run: Path, address: str, lane: str, at: int | None, progress: bool | None, *, json: bool) -> None:
+    from rota.cli.call_views import call_lines
+    from rota.cli.inspect_views import columns
+    from rota.runs.calls import call_at
+    from rota.runs.task_facts import call_facts
+
+    with _opened(run, progress) as (source, bar):
+        call = call_at(source, address, lane, at, bar)
+    if json:
+        print_json(call_facts(call) | {"at": at})
+        return
+    for line in call_lines(call, columns()):
+        click.echo(line)
 
 
 def _execute(source: RunSource, fold: Fold) -> FoldResult:

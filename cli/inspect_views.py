@@ -15,8 +15,11 @@ from typing import Final
 
 import click
 
+from rota.broker.asks import is_postponed
+from rota.cli.call_views import call_lines, later_text, message_place, summary
 from rota.cli.model_numbers import provenance_text
-from rota.common.work import TIMER, Code, Done, Emit, Failed, failure_text
+from rota.common.work import ASK, TIMER, Code, Done, Emit, Failed, failure_text
+from rota.runs.calls import CallTrace
 from rota.runs.log import LogEntry
 from rota.runs.questions import Family
 from rota.runs.readable import cut, readable, size_text
@@ -60,7 +63,7 @@ def asker_text(origin: RootInput) -> str:
     return "the broker" if origin.producer is None else f"submit {origin.number} of {cut(origin.producer, 60)}"
 
 
-_UNDECIDED: Final = ("waiting", "issued")
+_UNDECIDED: Final = ("waiting", "issued", "postponed", "waits")
 
 
 # --- rota log -------------------------------------------------------------------------------------
@@ -84,26 +87,41 @@ def log_line(entry: LogEntry, width: int) -> str:
 # --- rota show ------------------------------------------------------------------------------------
 
 
-def show_lines(family: Family, width: int) -> Iterator[str]:
-    """Yield the lines of `rota show`."""
+def show_lines(family: Family, call: CallTrace | None, width: int) -> Iterator[str]:
+    """Yield the lines of `rota show`; `call`: the call to which the task is a message."""
     trace = family.trace
+    began = call is not None and call.turn == trace.turn
+    mark = call.mark if call is not None and began else trace.mark
     yield (
         click.style(f"task {trace.seq}", bold=True)
-        + f"  {trace.target}  {trace.kind}  {marked(trace.mark)}  (lane {trace.lane}, turn {trace.turn})"
+        + f"  {trace.target}  {trace.kind}  {marked(mark)}  (lane {trace.lane}, turn {trace.turn})"
     )
+    if call is not None and not began:
+        yield f"{message_place(call, trace)} of call {summary(call)}"
     room = max(width - _NAME_CHARS - 4, 40)
+    yield from _section("came from", _source_facts(family, room))
+    if call is not None and began:
+        yield ""
+        yield click.style("call", bold=True)
+        yield from call_lines(call, width)
     for title, facts in (
-        ("came from", _source_facts(family, room)),
         ("schedule", _schedule_facts(trace)),
         ("execution", _execution_facts(family, room)),
-        ("outcome", _outcome_facts(trace, room)),
+        ("outcome of its first step" if began else "outcome", _outcome_facts(trace, call, room)),
+        ("answered later", iter(()) if began else _later_facts(trace, room)),
         ("effect", _effect_facts(trace)),
     ):
-        yield ""
-        yield click.style(title, bold=True)
-        for name, value in facts:
-            yield f"  {name:{_NAME_CHARS}}  {value}"
+        yield from _section(title, facts)
     yield from _children_lines(family, width)
+
+
+def _section(title: str, facts: _Facts) -> Iterator[str]:
+    """Yield a title and its facts; nothing if there are none."""
+    for place, (name, value) in enumerate(facts):
+        if not place:
+            yield ""
+            yield click.style(title, bold=True)
+        yield f"  {name:{_NAME_CHARS}}  {value}"
 
 
 _Facts = Iterator[tuple[str, str]]
@@ -122,8 +140,12 @@ def _source_facts(family: Family, room: int) -> _Facts:
     else:
         origin = family.origin
         again = "" if origin.retry_of is None else f", dead task {origin.retry_of} again"
-        yield "input", f"record {origin.record}, {asker_text(origin)}{again}, arrived {time_text(origin.now_ms)}"
+        within = f", within {origin.deadline_ms:,} ms" if origin.deadline_ms and trace.parent is None else ""
+        arrived = time_text(origin.now_ms)
+        yield "input", f"record {origin.record}, {asker_text(origin)}{again}, arrived {arrived}{within}"
     yield "sender", trace.sender or "outside"
+    if trace.answers:
+        yield "handed on", f"its outcome is the answer of turn {trace.answers}"
     if trace.reply_to is not None:
         asked = trace.reply_to
         yield "answers", f"turn {asked.turn}, asked in turn {asked.asked_in} as emit {asked.emit}"
@@ -152,7 +174,8 @@ def _schedule_facts(trace: Trace) -> _Facts:
 
 
 def _code_facts(code: Code) -> _Facts:
-    yield "code", f"{code.kind} {code.digest.hex()}" + (", instance reused" if code.reuse else "")
+    kind = f"{code.kind} flow" if code.flow else code.kind
+    yield "code", f"{kind} {code.digest.hex()}" + (", instance reused" if code.reuse else "")
     limits = code.limits
     yield "limits", f"fuel {limits.fuel:,}, memory {size_text(limits.memory_bytes)}, {limits.timeout_ms:,} ms"
     sizes = (
@@ -162,6 +185,8 @@ def _code_facts(code: Code) -> _Facts:
         ("new tensors", limits.tensor_bytes),
     )
     yield "", ", ".join([f"{name} {size_text(size)}" for name, size in sizes]) + f", {limits.emits_max} emits"
+    if code.flow:
+        yield "", f"a call: {limits.steps_max:,} messages of {size_text(limits.call_bytes)}, fuel {limits.call_fuel:,}"
 
 
 def _execution_facts(family: Family, room: int) -> _Facts:
@@ -194,12 +219,14 @@ def _execution_facts(family: Family, room: int) -> _Facts:
     yield "attempts", "not in the journal"
 
 
-def _outcome_facts(trace: Trace, room: int) -> _Facts:
+def _outcome_facts(trace: Trace, call: CallTrace | None, room: int) -> _Facts:
     outcome = trace.outcome
     if outcome is None:
         yield "none yet", f"the task is {trace.stage}"
         return
-    if type(outcome) is Done:
+    if type(outcome) is Done and is_postponed(outcome):
+        yield trace.mark, f"at {cut(outcome.waits, room)}" if outcome.waits else "no result yet"
+    elif type(outcome) is Done:
         yield "ok", "no result" if outcome.result is None else str(readable(outcome.result, room))
         for ref in outcome.tensors:
             yield "tensor", f"{ref.dtype} {list(ref.shape)} {ref.digest.hex()}"
@@ -216,20 +243,34 @@ def _outcome_facts(trace: Trace, room: int) -> _Facts:
         yield "log", f"and {len(outcome.log) - _LOG_LINES} more lines: --json has them all"
     if type(outcome) is Done:
         for index, emit in enumerate(outcome.emits):
-            yield f"emit {index}", _emit_text(trace, index, emit, room)
+            yield f"emit {index}", _emit_text(trace, call, index, emit, room)
 
 
-def _emit_text(trace: Trace, index: int, emit: Emit, room: int) -> str:
+def _later_facts(trace: Trace, room: int) -> _Facts:
+    """Yield what happened to an open ask; nothing for a task that is answered by its own outcome."""
+    for later in trace.later:
+        yield later.what.replace("_", " "), cut(later_text(later, room), room)
+    if trace.later and trace.answer is None:
+        yield "open", f"{trace.later[-1].owner} owes the answer"
+
+
+def _emit_text(trace: Trace, call: CallTrace | None, index: int, emit: Emit, room: int) -> str:
     stamps = [child for child in trace.children if child.emit == index]
     if stamps:
         became = f"task {stamps[0].seq}"
+    elif emit.answers and emit.kind != ASK and trace.retired_at is not None:
+        became = "final for whoever asked"
+    elif emit.kind == TIMER and call is not None and call.end is not None:
+        became = "dropped when the call ended"
     elif emit.kind == TIMER and trace.retired_at is not None:
         became = f"waits until {time_text(trace.now_ms + emit.delay_ms)}"
     else:
         became = "stamped when the task retires"
-    delay = f" after {emit.delay_ms:,} ms" if emit.kind == TIMER else ""
+    word = "within" if emit.kind == ASK else "after"
+    delay = f" {word} {emit.delay_ms:,} ms" if emit.delay_ms else ""
     priority = f", priority {emit.priority}" if emit.priority else ""
-    head = f"{emit.kind} {emit.target}{delay}{priority}, {became}: "
+    answers = f", as the answer of turn {emit.answers}" if emit.answers else ""
+    head = f"{emit.kind} {emit.target}{delay}{priority}{answers}, {became}: "
     return head + str(readable(emit.payload, max(room - len(head), 20)))
 
 
@@ -301,6 +342,8 @@ def _outcome_text(trace: Trace, room: int) -> str:
         return f"{outcome.kind}: {outcome.message}"
     if type(outcome) is Done and outcome.result:
         return f"ok {readable(outcome.result, room).text}"
+    if type(outcome) is Done and outcome.waits:
+        return f"{trace.mark} {outcome.waits}"
     return trace.mark
 
 

@@ -7,8 +7,11 @@ from typing import Final, NamedTuple
 
 import click
 
+from rota.broker.asks import is_postponed
 from rota.cli.inspect_views import asker_text, marked, time_text
 from rota.common.work import Failed
+from rota.engine.waits import outcome_word
+from rota.runs.later import HANDED_ON
 from rota.runs.questions import Family
 from rota.runs.readable import cut
 from rota.runs.traces import Trace, waiting_timers
@@ -78,7 +81,24 @@ def _children_nodes(family: Family, parent: Trace, prefix: str, level: int) -> l
 
 def _node_text(trace: Trace) -> str:
     text = f"{trace.seq}  {trace.target}  {trace.kind}  {marked(trace.mark)}"
-    return text + (f"  {cut(trace.outcome.message, 60)}" if type(trace.outcome) is Failed else "")
+    if type(trace.outcome) is Failed:
+        return f"{text}  {cut(trace.outcome.message, 60)}"
+    if not is_postponed(trace.outcome) or trace.call not in (None, trace.turn):
+        return text
+    return f"{text}, {_later_text(trace)}"
+
+
+def _later_text(trace: Trace) -> str:
+    """Return how the ask of a postponed task went on: who handed it on, and which turn answered it."""
+    parts = [f"handed on by {later.seq}" for later in trace.later if later.what == HANDED_ON]
+    answer = trace.answer
+    if answer is None:
+        owner = trace.later[-1].owner if trace.later else trace.target
+        return ", ".join([*parts, "goes on" if owner == trace.target and trace.call else f"{owner} owes the answer"])
+    assert answer.outcome is not None
+    word = marked(outcome_word(answer.outcome, ""))
+    how = f"answered by {answer.seq}" if answer.seq is not None else f"ended by record {answer.record}"
+    return ", ".join([*parts, f"{how}: {word}"])
 
 
 def _ancestor_text(ancestor: Ancestor) -> str:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Lane
-from rota.broker.tasks import Task
+from rota.broker.tasks import Agent, Task
 from rota.common.digests import digest_of
 from rota.common.errors import JournalError
 from rota.common.targets import MODEL_PREFIX, code_name
@@ -40,6 +40,7 @@ class RunEnd(NamedTuple):
 
     retired: int
     unretired: int
+    open: int  # asks that are postponed, and calls
     digest: bytes
 
 
@@ -155,15 +156,22 @@ def _align(walks: tuple[Walk, Walk], retires: tuple[Iterator[Task], Iterator[Tas
 
 
 def _end(lane: Lane) -> RunEnd:
-    return RunEnd(lane.retired, lane.load, lane.digest)
+    return RunEnd(lane.retired, lane.load - len(lane.open), len(lane.open), lane.digest)
 
 
 def _agents(one: Lane, other: Lane) -> Agents:
-    states = [{name: agent.state_digest for name, agent in sorted(lane.agents.items())} for lane in (one, other)]
+    states = [{name: _state_of(agent) for name, agent in sorted(lane.agents.items())} for lane in (one, other)]
     both = [name for name in states[0] if name in states[1]]
     differ = [name for name in both if states[0][name] != states[1][name]]
     only = tuple([name for name in states[side] if name not in states[1 - side]] for side in (0, 1))
     return Agents(len(both) - len(differ), differ, (only[0], only[1]))
+
+
+def _state_of(agent: Agent) -> bytes | None:
+    """Return the digest of an agent's state; of a call, that of the messages that it was given and what it did."""
+    if agent.call is None:
+        return agent.state_digest
+    return digest_of([(step.task.turn, step.task.kind, step.task.payload, step.path) for step in agent.call.steps])
 
 
 # --- from the first difference on ------------------------------------------------------------------
@@ -219,8 +227,9 @@ def _first(
     one, other = (None if task is None else _side(source, task) for task, source in zip(tasks, sources, strict=True))
     if tasks[0] is None or tasks[1] is None or one is None or other is None:
         run = 1 if tasks[0] is None else 2
-        waits = lanes[run - 1].load
-        why = f"run {run} ends here" + (f", with {waits} tasks that have not retired" if waits else "")
+        end = _end(lanes[run - 1])
+        why = f"run {run} ends here" + (f", with {end.unretired} tasks that have not retired" if end.unretired else "")
+        why += f", with {end.open} open asks and calls" if end.open else ""
         return First(position, (one, other), (), (), "end", why)
     states = None if one.state is None or other.state is None else part("state", one.state, other.state)
     parts = (*turn_parts(tasks[0], tasks[1]), *(() if states is None else (states,)))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from rota.broker.asks import is_postponed
 from rota.broker.tasks import Task
 from rota.broker.turn_content import TurnContent, turn_content
-from rota.common.work import Done, Emit, Failed
+from rota.common.work import Done, Emit, Failed, Outcome
 
 CONTEXT_BYTES: Final = 24
 
@@ -77,7 +78,7 @@ def turn_parts(one: Task, other: Task) -> list[Part]:
 
 def _outcome_parts(one: Task, other: Task) -> list[Part | None]:
     first, second = one.outcome, other.outcome
-    if type(first) is Done and type(second) is Done:
+    if type(first) is Done and type(second) is Done and is_postponed(first) == is_postponed(second):
         return [
             part("result", first.result, second.result),
             part("result tensors", first.tensors, second.tensors),
@@ -98,5 +99,7 @@ def _emit_parts(one: tuple[Emit, ...], other: tuple[Emit, ...]) -> list[Part | N
     return found
 
 
-def _told(outcome: object) -> str:
-    return f"failed {outcome.kind}: {outcome.message}" if isinstance(outcome, Failed) else "ok"
+def _told(outcome: Outcome | None) -> str:
+    if isinstance(outcome, Failed):
+        return f"failed {outcome.kind}: {outcome.message}"
+    return "postponed" if is_postponed(outcome) else "ok"

@@ -109,8 +109,9 @@ class _Collected:
         self._models: dict[bytes, None] = {}
         self._tensors: dict[bytes, None] = dict(world.tensors_in_use())
         for lane in world.lanes.values():
-            bound = (*lane.deploys.values(), *(task.code for task in lane.line() if task.code is not None))
-            for code in bound:
+            issued = [task.code for task in lane.line() if task.code is not None]
+            calls = [agent.call.code for agent in lane.agents.values() if agent.call is not None]
+            for code in (*lane.deploys.values(), *issued, *calls):
                 self._see_code(code)
 
     def needs(self, modules: Path, conversations: tuple[bytes, ...]) -> Needs:

@@ -8,14 +8,17 @@ docs/INSPECT.md lists the facts of each kind; change both. A new kind of record 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.tasks import Run, Task
+from rota.common.calls import call_of
 from rota.common.columns import Addresses
 from rota.common.targets import code_name
-from rota.common.work import Code, Done, Failed, Outcome, failure_text
+from rota.common.work import TELL, Code, Done, failure_text
+from rota.engine.waits import outcome_word
 from rota.runs.readable import cut, size_text
 from rota.runs.walk import Step
 
@@ -48,8 +51,11 @@ def entry(step: Step) -> LogEntry:
     computed = _computed(record)
     by_itself = [task for task in notes.finished if task.turn not in computed]
     if by_itself:
-        outcomes = _outcomes([task.outcome for task in by_itself if task.outcome is not None])
+        outcomes = _outcomes([outcome_word(task.outcome, task.address) for task in by_itself if task.outcome])
         effects.append(f"completes {_ranges([task.seq for task in by_itself])}: {outcomes}")
+    if notes.answered:
+        words = _outcomes([outcome_word(task.outcome, task.address) for task in notes.answered if task.outcome])
+        effects.append(f"answers {_ranges([task.seq for task in notes.answered])}: {words}")
     if notes.retired:
         position = step.position + len(notes.retired)
         effects.append(f"retires {_ranges([task.seq for task in notes.retired])} to position {position}")
@@ -60,6 +66,7 @@ def entry(step: Step) -> LogEntry:
         "stamped": [_run_facts(run) for run in notes.stamped],
         "issued": [task.seq for task in notes.issued],
         "completed": [_task_facts(task) for task in notes.finished],
+        "answered": [_task_facts(task) for task in notes.answered],
         "retired": [task.seq for task in notes.retired],
         "timers": len(notes.timers),
     }
@@ -70,7 +77,7 @@ def entry(step: Step) -> LogEntry:
     if type(record) is records.Completion:
         took = f"{record.elapsed_us / 1000:.1f} ms"
         effects.append(f"by {cut(record.worker, 40)} in {took}, fingerprint {record.fingerprint}")
-    alarm = alarm or any(type(task.outcome) is not Done for task in notes.finished)
+    alarm = alarm or any(type(task.outcome) is not Done for task in (*notes.finished, *notes.answered))
     lane: str | None = getattr(record, "lane", None)
     position_before = None if lane is None else step.position
     now_ms: int | None = getattr(record, "now_ms", None)
@@ -92,6 +99,7 @@ class Concern:
         self.met_address = address is None
         self.met_seq = seq is None
         self._address = address
+        self._call = None if address is None else call_of(address)  # its first message is stamped for the bare name
         self._seq = seq
         self._place: tuple[str, int] | None = None  # lane and turn of the task
 
@@ -103,15 +111,22 @@ class Concern:
 
     def _of_agent(self, step: Step, address: str) -> bool:
         notes, record = step.notes, step.record
-        found = any(_has_target(run, address) for run in notes.stamped) or any(
-            task.address == address for tasks in (notes.issued, notes.finished, notes.retired) for task in tasks
+        found = any(self._is_for(run, address) for run in notes.stamped) or any(
+            _is_of(task.address, address) for tasks in (notes.issued, notes.finished, notes.retired) for task in tasks
         )
         if isinstance(record, records.Cancelled | records.Verdict):
-            found = found or step.named_target == address  # a waiting task may be cancelled
+            named = step.named_target  # a waiting task may be cancelled
+            found = found or (named is not None and _is_of(named, address))
         self.met_address = self.met_address or found
         if isinstance(record, records.Deployed):
             return found or record.name == code_name(address)
-        return found or (isinstance(record, records.Diverged) and record.address == address)
+        return found or (isinstance(record, records.Diverged) and _is_of(record.address, address))
+
+    def _is_for(self, run: Run, address: str) -> bool:
+        if _has_target(run, address):
+            return True
+        first = None if self._call is None else self._call - run.first_turn
+        return first is not None and 0 <= first < len(run.payloads) and run.target(first) == code_name(address)
 
     def _of_task(self, step: Step, seq: int) -> bool:
         notes, record = step.notes, step.record
@@ -131,6 +146,11 @@ class Concern:
         if isinstance(record, records.Submitted):
             return record.retry_of == seq
         return isinstance(record, records.Cancelled | records.Verdict) and record.seq == seq
+
+
+def _is_of(address: str, asked: str) -> bool:
+    """Return whether a task of this address concerns the address asked for; a flow's name stands for all its calls."""
+    return address == asked or (call_of(address) is not None and code_name(address) == asked)
 
 
 def _has_target(run: Run, address: str) -> bool:
@@ -159,11 +179,13 @@ def _opened(record: records.Opened) -> _Said:
 def _submitted(record: records.Submitted) -> _Said:
     tasks = sum([len(run.payloads) for run in record.runs]) + (record.retry_of is not None)
     last = record.first_seq + tasks - 1
-    said = f"{_count(tasks, 'task')}, seq {_range(record.first_seq, last)}"
+    said = f"{_count(tasks, 'task' if record.kind == TELL else record.kind)}, seq {_range(record.first_seq, last)}"
     if record.retry_of is None:
         said += f", to {_targets([target for run in record.runs for target in _run_targets(run.targets)])}"
     else:
         said += f", dead task {record.retry_of} again"
+    if record.deadline_ms:
+        said += f", within {record.deadline_ms:,} ms"
     runs = [
         {
             "targets": run.targets if type(run.targets) is str else tuple(run.targets),
@@ -174,11 +196,13 @@ def _submitted(record: records.Submitted) -> _Said:
         for run in record.runs
     ]
     facts = {**_origin(record), "first_seq": record.first_seq, "tasks": tasks, "retry_of": record.retry_of}
+    facts |= {"kind": record.kind, "deadline_ms": record.deadline_ms}
     return said + _by(record), False, facts | {"runs": runs}
 
 
 def _deployed(record: records.Deployed) -> _Said:
-    said = f"{record.name} is {record.code.kind} {record.code.digest.hex()[:_DIGEST_CHARS]}"
+    kind = record.code.kind + (" flow" if record.code.flow else "")
+    said = f"{record.name} is {kind} {record.code.digest.hex()[:_DIGEST_CHARS]}"
     return said + _by(record), False, {**_origin(record), "name": record.name, "code": code_facts(record.code)}
 
 
@@ -224,7 +248,7 @@ def _dead_dropped(record: records.DeadDropped) -> _Said:
 
 
 def _completed(record: records.Completion) -> _Said:
-    outcomes = _outcomes([outcome for fold in record.folds for outcome in fold.outcomes])
+    outcomes = _outcomes([outcome_word(outcome, fold.address) for fold in record.folds for outcome in fold.outcomes])
     said = f"{outcomes} of {_targets([fold.address for fold in record.folds])}"
     folds = [
         {
@@ -283,11 +307,6 @@ def code_facts(code: Code) -> dict[str, Any]:
     return code._asdict() | {"limits": code.limits._asdict(), "exports": dict(code.exports)}
 
 
-def outcome_word(outcome: Outcome) -> str:
-    """Return `ok` or the kind of the failure."""
-    return outcome.kind if type(outcome) is Failed else "ok"
-
-
 def _computed(record: records.Record) -> dict[int, None]:
     """Return the turns whose outcomes a record holds. Other tasks complete when they are issued."""
     if type(record) is not records.Completion:
@@ -317,7 +336,12 @@ def _run_facts(run: Run) -> dict[str, Any]:
 
 def _task_facts(task: Task) -> dict[str, Any]:
     assert task.outcome is not None
-    return {"seq": task.seq, "turn": task.turn, "target": task.address, "outcome": outcome_word(task.outcome)}
+    return {
+        "seq": task.seq,
+        "turn": task.turn,
+        "target": task.address,
+        "outcome": outcome_word(task.outcome, task.address),
+    }
 
 
 def _run_targets(targets: str | Addresses) -> tuple[str, ...]:
@@ -330,12 +354,9 @@ def _targets(targets: Iterable[str]) -> str:
     return ", ".join(unique[:_TARGETS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _outcomes(outcomes: Iterable[Outcome]) -> str:
+def _outcomes(words: Iterable[str]) -> str:
     """Return how many outcomes there are of each kind, `ok` first."""
-    counts: dict[str, int] = {}
-    for outcome in outcomes:
-        word = outcome_word(outcome)
-        counts[word] = counts.get(word, 0) + 1
+    counts = Counter(words)
     return ", ".join([f"{counts[word]} {word}" for word in sorted(counts, key=lambda word: (word != "ok", word))])
 
 

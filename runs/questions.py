@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from rota.broker.asks import is_postponed
 from rota.broker.lane import Lane
 from rota.common.errors import UnknownTask
 from rota.common.work import Failed
@@ -144,7 +145,10 @@ def _no_task(kept: Kept, walk: Walk, seq: int) -> UnknownTask:
 def _is_told(tracer: Tracer) -> bool:
     """Return whether no later record can add to the traces being kept."""
     return not tracer.left_out and all(
-        trace.retired_at is not None and type(trace.outcome) is not Failed and not waiting_timers(trace)
+        trace.retired_at is not None
+        and type(trace.outcome) is not Failed
+        and not waiting_timers(trace)
+        and (not is_postponed(trace.outcome) or trace.call not in (None, trace.turn) or trace.answer is not None)
         for trace in tracer.traces.values()
     )
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rota.common.work import Done, Failed
+from rota.common.work import Done, Failed, Outcome, Provenance
+from rota.runs.calls import CallTrace, CallWait
+from rota.runs.later import AskEvent
 from rota.runs.log import code_facts
 from rota.runs.questions import Family
 from rota.runs.states import AgentState
@@ -41,7 +43,9 @@ def task_facts(trace: Trace) -> dict[str, Any]:
         "entropy": trace.entropy.hex() if trace.bound else None,
         "decision": None if trace.decision is None else trace.decision._asdict(),
         "completed": _completion_facts(trace),
-        "outcome": outcome_facts(trace),
+        "outcome": outcome_facts(trace.outcome, trace.provenance),
+        "answers": trace.answers or None,
+        "later": [later_facts(later) for later in trace.later],
         "state_digest_before": trace.state_before,
         "state_digest": trace.state_after,
         "retired": None if trace.retired_at is None else {"record": trace.retired, "position": trace.retired_at},
@@ -119,27 +123,81 @@ def node_facts(trace: Trace, depth: int) -> dict[str, Any]:
         "depth": depth,
         "outcome": trace.mark,
         "message": trace.outcome.message if type(trace.outcome) is Failed else None,
+        "later": [later_facts(later) for later in trace.later],
         "children": len(trace.children),
         "waiting_timers": len(waiting_timers(trace)),
     }
 
 
-def outcome_facts(trace: Trace) -> dict[str, Any] | None:
-    """Return a task's outcome; None if it has none yet."""
-    outcome = trace.outcome
+def outcome_facts(outcome: Outcome | None, provenance: Provenance | None = None) -> dict[str, Any] | None:
+    """Return an outcome; None if there is none yet. `waits`: null unless it is postponed, or a step that goes on."""
     if outcome is None:
         return None
     common = {"ok": type(outcome) is Done, "log": outcome.log, "fuel": outcome.fuel}
     if type(outcome) is Failed:
         return {**common, "kind": outcome.kind, "message": outcome.message}
     assert type(outcome) is Done
-    provenance = None if trace.provenance is None else trace.provenance._asdict()
     return {
         **common,
         "result": outcome.result,
         "tensors": outcome.tensors,
         "emits": [emit._asdict() for emit in outcome.emits],
-        "provenance": provenance,
+        "waits": outcome.waits,
+        "provenance": None if provenance is None else provenance._asdict(),
+    }
+
+
+def later_facts(later: AskEvent) -> dict[str, Any]:
+    """Return what happened to an open ask."""
+    return {**later._asdict(), "outcome": outcome_facts(later.outcome)}
+
+
+def call_facts(call: CallTrace) -> dict[str, Any]:
+    """Return a call of a flow: its messages, what each of them waited for, its end."""
+    end = call.end
+    return {
+        "address": call.address,
+        "lane": call.lane,
+        "turn": call.turn,
+        "code": None if call.code is None else code_facts(call.code),
+        "fuel": call.fuel,
+        "before": [
+            {"turn": step.task.turn, "kind": step.task.kind, "sender": step.task.sender, "path": step.path}
+            for step in call.before
+        ],
+        "messages": [_message_facts(trace) for trace in call.messages],
+        "coming": [_message_facts(trace) for trace in call.coming],
+        "waits": [_wait_facts(wait) for wait in call.waits],
+        "waits_at": call.waits_at,
+        "end": None if end is None else {**end._asdict(), "outcome": outcome_facts(end.outcome)},
+    }
+
+
+def _message_facts(trace: Trace) -> dict[str, Any]:
+    return {
+        "turn": trace.turn,
+        "seq": trace.seq,
+        "kind": trace.kind,
+        "sender": trace.sender,
+        "payload": trace.payload,
+        "reply_to": None if trace.reply_to is None else trace.reply_to._asdict(),
+        "position": trace.retired_at,
+        "outcome": outcome_facts(trace.outcome),
+    }
+
+
+def _wait_facts(wait: CallWait) -> dict[str, Any]:
+    emit, asked, answer = wait.emit, wait.asked, wait.answer
+    return {
+        "turn": wait.step.turn,
+        "emit": wait.emit_index,
+        "kind": emit.kind,
+        "target": emit.target,
+        "delay_ms": emit.delay_ms,
+        "task": None if asked is None else {"seq": asked.seq, "turn": asked.turn},
+        "answer": None if answer is None else {"seq": answer.seq, "turn": answer.turn, "kind": answer.kind},
+        "turns": wait.turns,
+        "ms": wait.ms,
     }
 
 

@@ -17,9 +17,13 @@ from rota.broker import records
 from rota.broker.lane import Lane
 from rota.broker.tasks import Run, Task
 from rota.broker.world import World
+from rota.common.calls import call_of
 from rota.common.digests import entropy
-from rota.common.work import TIMER, Code, Done, Failed, Outcome, Provenance, ReplyTo, TensorRef
-from rota.runs.walk import Step
+from rota.common.targets import code_name
+from rota.common.work import TIMER, Code, Done, Outcome, Provenance, ReplyTo, TensorRef
+from rota.engine.waits import outcome_word
+from rota.runs.later import AskEvent, answered_by, later_of
+from rota.runs.walk import Step, time_of
 
 
 class ComputedBy(NamedTuple):
@@ -73,6 +77,7 @@ class Trace:
     depth: int = 0  # how far below a queried task
     stamped: int | None = None
     stamped_at: int | None = None
+    stamped_ms: int | None = None  # the time of the record that stamped it
     retry_of: int | None = None
     retried_as: list[int] = field(default_factory=list)
     issued: int | None = None
@@ -90,8 +95,11 @@ class Trace:
     state_after: bytes | None = None
     retired: int | None = None
     retired_at: int | None = None
+    retired_ms: int | None = None
     digest: bytes | None = None
     children: list[Stamp] = field(default_factory=list)
+    answers: int = 0  # the turn of the open ask for which it was handed on
+    later: list[AskEvent] = field(default_factory=list)  # what happened to the open ask that it is, or answers
     bound: bool = False  # issued; `code` None then means that its name was not deployed
 
     @property
@@ -103,10 +111,20 @@ class Trace:
 
     @property
     def mark(self) -> str:
-        """Its outcome in a word: ok or the kind of its failure; its stage if it has none."""
-        if self.outcome is None:
-            return self.stage
-        return self.outcome.kind if type(self.outcome) is Failed else "ok"
+        """Its outcome in a word: ok, the kind of its failure, postponed, or waits, of a step of a call that goes on;
+        its stage if it has none.
+        """
+        return self.stage if self.outcome is None else outcome_word(self.outcome, self.target)
+
+    @property
+    def answer(self) -> AskEvent | None:
+        """The answer of a postponed task; None: it is not postponed, or has none yet."""
+        return self.later[-1] if self.later and self.later[-1].is_last else None
+
+    @property
+    def call(self) -> int | None:
+        """The turn that began the call to which it is a message; None if it is none of a flow."""
+        return call_of(self.target)
 
 
 class Tracer:
@@ -132,10 +150,13 @@ class Tracer:
         self.met_address = False
         self._seqs = frozenset(seqs)
         self._address = address
+        self._call = None if address is None else call_of(address)  # its first message is stamped for the bare name
+        self._name = None if self._call is None or address is None else code_name(address)
         self._lane = lane
         self._depth_max = depth_max
         self._traces_max = traces_max
         self._forget_retired = forget_retired
+        self._handed: dict[tuple[str, int], list[Trace]] = {}  # tasks handed on, by the open ask that they answer
 
     def begin(self, world: World) -> None:
         """Take the world before the first kept record."""
@@ -168,8 +189,10 @@ class Tracer:
             trace = self.traces.get((lane.name, task.turn))
             if trace is not None:
                 self._finish(trace, task, lane, step.number)
+        for turn, later in later_of(step):
+            self._note_later(lane.name, turn, later, step)
         return [
-            self._retire(trace, task, lane, step.number, retired_at[task.turn])
+            self._retire(trace, task, lane, step.number, retired_at[task.turn], time_of(step.record))
             for task in notes.retired
             if (trace := self.traces.get((lane.name, task.turn))) is not None
         ]
@@ -223,20 +246,24 @@ class Tracer:
             trace = self._wanted(run, index, parent)
             if trace is not None:
                 trace.stamped, trace.stamped_at, trace.retry_of = step.number, position, retry_of
+                trace.stamped_ms = time_of(record)
 
     def _may_hold(self, run: Run) -> bool:
         """Return False if a cheap check shows that none of a run's tasks is queried."""
         if self._seqs:
             last = run.first_seq + len(run.payloads)
             return any(run.first_seq <= seq < last for seq in self._seqs)
-        return self._address is not None and (type(run.targets) is not str or run.targets == self._address)
+        return self._address is not None and (
+            type(run.targets) is not str or run.targets in (self._address, self._name)
+        )
 
     def _wanted(self, run: Run, index: int, parent: Trace | None = None) -> Trace | None:
         """Begin a trace if the task is queried or descends from one that is."""
         if self._lane is not None and run.lane != self._lane:
             return None
         seq, target = run.first_seq + index, run.target(index)
-        asked = seq in self._seqs or (self._address is not None and target == self._address)
+        begins = run.first_turn + index == self._call and target == self._name
+        asked = seq in self._seqs or begins or (self._address is not None and target == self._address)
         self.met_address = self.met_address or target == self._address
         if not asked and (parent is None or parent.depth >= self._depth_max):
             return None
@@ -257,24 +284,42 @@ class Tracer:
             parent=run.parent,
             reply_to=run.reply_to,
             depth=0 if asked or parent is None else parent.depth + 1,
+            answers=run.answers,
         )
+        if run.answers:
+            self._handed.setdefault((run.lane, run.answers), []).append(trace)
         self.traces[(trace.lane, trace.turn)] = self.by_seq[seq] = trace
         return trace
 
     def _bind(self, trace: Trace, task: Task, lane: Lane, number: int | None) -> None:
         trace.bound = True
+        trace.target = task.address  # the task that begins a call gets the address of its instance at issue
+        self.met_address = self.met_address or task.address == self._address
+        if trace.turn == self._call and task.address != self._address and trace.seq not in self._seqs:
+            del self.traces[(trace.lane, trace.turn)], self.by_seq[trace.seq]  # no flow was called
         trace.issued, trace.issued_at = number, task.issued_at
         trace.code, trace.emits_max = task.code, task.emits_max
         trace.entropy = entropy(lane.seed, task.turn)
 
+    def _note_later(self, lane: str, turn: int, later: AskEvent, step: Step) -> None:
+        asked = self.traces.get((lane, turn))
+        for trace in (*([] if asked is None else [asked]), *self._handed.get((lane, turn), ())):
+            before = trace.later[-1] if trace.later else None
+            trace.later.append(answered_by(later, turn, before, step) if later.is_last else later)
+
     def _finish(self, trace: Trace, task: Task, lane: Lane, number: int) -> None:
+        if trace.outcome is not None:
+            return  # the final outcome of a postponed task, which is in `later`
         if not trace.bound:  # it joined the line complete: a decision, or a name that is not deployed
             self._bind(trace, task, lane, number)
         trace.completed, trace.outcome, trace.provenance = number, task.outcome, task.provenance
         trace.state_after = task.state_digest if type(task.outcome) is Done else trace.state_before
 
-    def _retire(self, trace: Trace, task: Task, lane: Lane, number: int, position: int) -> Trace:
+    def _retire(
+        self, trace: Trace, task: Task, lane: Lane, number: int, position: int, now_ms: int | None
+    ) -> Trace:  # fmt: skip
         trace.retired, trace.retired_at, trace.digest = number, position, task.turn_digest
+        trace.retired_ms = now_ms
         if trace.issued_at is not None and lane.settings.policy == "derived":
             trace.place = position - trace.issued_at
         if self._forget_retired:

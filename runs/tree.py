@@ -44,6 +44,7 @@ class RootInput(NamedTuple):
     producer: str | None  # None: the broker
     number: int | None  # of the request
     retry_of: int | None
+    deadline_ms: int | None = None  # for the final outcome of each of its tasks
 
 
 class Root(NamedTuple):
@@ -129,7 +130,8 @@ def root_input(number: int, record: records.Record) -> RootInput:
     origin: records.Origin | None = getattr(record, "origin", None)
     producer, request = (None, None) if origin is None or not origin.producer else origin[:2]
     now_ms, retry_of = getattr(record, "now_ms", None), getattr(record, "retry_of", None)
-    return RootInput(number, type(record).__name__, now_ms, producer, request, retry_of)
+    deadline_ms = getattr(record, "deadline_ms", 0) or None
+    return RootInput(number, type(record).__name__, now_ms, producer, request, retry_of, deadline_ms)
 
 
 class _Rows:

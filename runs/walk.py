@@ -187,6 +187,12 @@ def follows(walk: Walk, numbered: Numbered) -> bool:
     return True
 
 
+def time_of(record: records.Record) -> int | None:
+    """Return the wall-clock time of a record; None if its kind has none."""
+    now_ms: int | None = getattr(record, "now_ms", None)
+    return now_ms
+
+
 def some_of(names: list[str], shown: int = NAMES_SHOWN) -> str:
     """Return the first few names in one line, and how many more there are."""
     more = len(names) - shown

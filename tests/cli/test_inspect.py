@@ -252,7 +252,7 @@ def test_show_in_json(call: Call) -> None:
     """Goal: programs get everything. Method: fields of a task with children, of one that failed, of one that waits."""
     (first,) = values(call, "show", 1)
     asked = {"record": 5, "kind": "Submitted", "now_ms": 1_000_000, "producer": "alice", "number": 2, "retry_of": None}
-    assert first["input"] == asked
+    assert first["input"] == {**asked, "deadline_ms": None}
     assert [(child["seq"], child["outcome"]) for child in first["children"]] == [(2, "ok"), (3, "error")]
     assert first["outcome"]["log"] == ["hello"]
     assert first["fingerprint"] == {"number": 1, "pool": "cpu", "facts": {"engine": "scripted"}}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eventful import MemoryRun
 from hypothesis import given
 from hypothesis import strategies as st
 from run_kit import Broker, counting, program, records_of, scripted, write_run
@@ -333,3 +334,47 @@ def test_a_fork_parts_where_it_was_changed(tmp_path: Path) -> None:
             if came.first is not None and found.first is not None:
                 assert (found.first.position, found.first.cause) == (came.first.position, "input") == (4, "input")
             assert found.ends[1].digest == came.digest
+
+
+def with_calls(*settles: int) -> Broker:
+    """A run with two calls of a flow, each of which waits for an agent that answers later; so many are answered."""
+    broker, producer = started()
+    producer.deploy("order", scripted.FLOW, lane="a")
+    for _ in range(2):
+        asks = ["await", [["ask", "counter/desk", [["postpone"]]]], 1]
+        producer.submit("order", program(asks, ["log", "got it"]), lane="a", kind="ask")
+        broker.run()
+    for text in settles:
+        producer.submit("counter/desk", program(["settle", -len(settles), text]), lane="a")
+        broker.run()
+    return broker
+
+
+def test_calls_that_go_on_are_compared() -> None:
+    """Goal: what is open is part of where a run ends. Method: equal runs with open calls; one that answered one of them
+    more; two that answered with different things.
+    """
+    same = compare(MemoryRun(with_calls(7)), MemoryRun(with_calls(7)), "a")
+    assert (same.first, same.ends[0], same.ends[0].open) == (None, same.ends[1], 2)
+    assert same.agents.differ == []
+    more = compare(MemoryRun(with_calls()), MemoryRun(with_calls(7)), "a")
+    assert more.first is not None
+    assert (more.first.cause, more.first.why) == ("end", "run 1 ends here, with 4 open asks and calls")
+    assert more.agents.only == (["order/~3"], [])
+    other = compare(MemoryRun(with_calls(7)), MemoryRun(with_calls(8)), "a")
+    assert other.first is not None
+    assert (other.first.cause, [part.name for part in other.first.parts]) == ("input", ["payload", "emit 0 payload"])
+
+
+def test_a_step_that_goes_on_is_another_outcome(compared: Callable[..., Diff]) -> None:
+    """Goal: postponed or not is a difference of its own. Method: the same task, and code that answers at once."""
+    runs = []
+    for steps in ([["postpone"]], []):
+        broker, producer = started()
+        producer.submit("counter/a", program(*steps), lane="a")
+        broker.run()
+        runs.append(broker)
+    found = compared(*runs, "a")
+    assert found.first is not None
+    (outcome,) = [part for part in found.first.parts if part.name == "outcome"]
+    assert outcome.values == ("postponed", "ok")

@@ -1,0 +1,45 @@
+"""One small run with asks that are answered later and calls of a flow, for tests of inspection.
+
+It is driven step by step through a `Broker` of core_kit.py, so its numbers are fixed. The docstring of `answered_later`
+describes the run; change both, and the golden texts of tests/cli/test_inspect_calls.py.
+"""
+
+from __future__ import annotations
+
+from run_kit import Broker, program, scripted
+
+
+def answered_later() -> Broker:
+    """A run in which
+
+    - task 1 of alice begins a call of the flow `order`, which asks `counter/b` (2, reply 4) and `desk/a` (3);
+    - 3 is postponed; 5 hands it on to `clerk/x` (6), which postpones it too; 7 settles it, so 8 answers the call;
+    - the call sleeps 500 ms (9) and returns;
+    - 10 of `desk/a` is postponed and cancelled by alice;
+    - 11 fails a call of `order` in its first step;
+    - 12 begins a call that asks `desk/b` (13) within a minute, which is postponed: both stay open.
+    """
+    broker = Broker()
+    alice = broker.producer()
+    for name in ("counter", "desk", "clerk"):
+        alice.deploy(name, scripted.COUNTER)
+    alice.deploy("order", scripted.FLOW)
+    broker.worker("w1")
+    asks = [["ask", "counter/b", [["add", 5]]], ["ask", "desk/a", [["postpone"]], 2]]
+    alice.submit("order", program(["log", "began"], ["await", asks, 2], ["await", [["timer", 500, []]], 1]), kind="ask")
+    broker.run()
+    alice.submit("desk/a", program(["hand_on", -1, "clerk/x", [["postpone"]]]))
+    broker.run()
+    alice.submit("clerk/x", program(["settle", -1, 7]))
+    broker.run()
+    broker.live(1_000)
+    broker.run()
+    cancelled = alice.submit("desk/a", program(["postpone"]), kind="ask").first_seq
+    broker.run()
+    assert alice.cancel(cancelled)
+    alice.submit("order", program(["fail", "no good"]), kind="ask")
+    broker.run()
+    alice.submit("order", program(["await", [["ask", "desk/b", [["postpone"]], 0, 60_000]], 1]), kind="ask")
+    broker.run()
+    broker.check()
+    return broker
