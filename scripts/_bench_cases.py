@@ -25,6 +25,7 @@ from _bench_bounds import (
     sandbox,
     write_seconds,
 )
+from _bench_calls import CALLS
 from _bench_generation import generation
 from _bench_inference import INFERENCE
 from _bench_models import add_one
@@ -390,6 +391,7 @@ CASES: dict[str, list[Callable[[Place], Iterator[None]]]] = {
     "tasks": [lambda place: tasks(place, 1), lambda place: tasks(place, 2)],
     "latency": [latency],
     "agents": AGENTS,
+    **CALLS,
     "tensor": [tensor],
     "inference": INFERENCE,
     "generation": [generation],

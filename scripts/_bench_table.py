@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-RATES = ("tasks/s", "inferences/s", "records/s", "tokens/s", "sentences/s")
+RATES = ("tasks/s", "inferences/s", "records/s", "tokens/s", "sentences/s", "asks/s", "calls/s")
 
 
 class Row:

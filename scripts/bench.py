@@ -33,6 +33,8 @@ CASES = (
     "tasks",
     "latency",
     "agents",
+    "asks",
+    "flows",
     "tensor",
     "inference",
     "texts",

@@ -44,8 +44,8 @@ def test_a_quick_run_measures_every_case_and_leaves_nothing_behind(run_dir: Path
     assert report["machine"]["processors"] > 0
     assert report["machine"]["packages"]["rota"]
     cases = {
-        "tasks", "latency", "agents", "tensor", "inference", "texts", "generation", "local", "recovery",
-        "start by length of journal", "verify",
+        "tasks", "latency", "agents", "asks", "flows", "tensor", "inference", "texts", "generation", "local",
+        "recovery", "start by length of journal", "verify",
     }  # fmt: skip
     assert {row["case"] for row in report["rows"]} == cases
     for row in report["rows"]:
