@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import core_kit
@@ -58,19 +59,39 @@ class RealWorker(core_kit.SimWorker):
 
     def compute(self, order: Assign) -> Completed:
         folds = [
-            Fold(order.seed, order.codes[one.code], one.address, one.state, tuple(core_kit.inputs_of(one)))
+            Fold(
+                order.seed,
+                order.codes[one.code],
+                one.address,
+                one.state,
+                tuple(core_kit.inputs_of(one)),
+                one.open,
+                one.past,
+            )
             for one in order.folds
         ]
         return Completed(self.name, order.assignment, tuple(self._executors.run_all(folds)), 1_000)
 
 
 @pytest.fixture
-def executors(agents: Path, tmp_path: Path) -> Iterator[Executors]:
-    """Executors that find every example agent by its digest."""
+def waiting(callers: ModuleType) -> dict[str, bytes]:
+    """Agents that answer later, or never, and flows, by name; those with `flow` in it are flows."""
+    return {
+        "desk": callers.by_hand("desk", "echo", 2),
+        "keeper": callers.keeper_of_asks(),
+        "flow": callers.flow("echo", 3),
+        "stuck_flow": callers.flow("keeper", 1),
+        "outer_flow": callers.flow("stuck_flow", 2),
+    }
+
+
+@pytest.fixture
+def executors(agents: Path, waiting: dict[str, bytes], tmp_path: Path) -> Iterator[Executors]:
+    """Executors that find every example agent, and those that wait, by their digests."""
     modules = tmp_path / "modules"
     modules.mkdir()
-    for path in sorted(agents.glob("*.wasm")):
-        (modules / f"{digest(path.read_bytes()).hex()}.wasm").write_bytes(path.read_bytes())
+    for module in (*[path.read_bytes() for path in sorted(agents.glob("*.wasm"))], *waiting.values()):
+        (modules / f"{digest(module).hex()}.wasm").write_bytes(module)
     (tmp_path / "tensors").mkdir()
     folders = Folders(modules=modules, artefacts=artefacts_folder(), models=tmp_path, tensors=tmp_path / "tensors")
     with Executors(folders) as made:
@@ -90,8 +111,16 @@ class ByBroker:
             code = Code(digest((agents / f"{file}.wasm").read_bytes()), kind, reuse, (), Limits(**limits))
             self.producer.deploy(name, code, lane=LANE)
 
+    def deploy_waiting(self, waiting: dict[str, bytes]) -> None:
+        for name, module in waiting.items():
+            self.producer.deploy(name, Code(digest(module), "agent", flow="flow" in name), lane=LANE)
+
     def submit(self, priority: int, target: str, payloads: list[bytes]) -> None:
         self.producer.submit_runs(TaskRun.of(target, priority, tuple(payloads), None), lane=LANE)
+
+    def ask(self, target: str, payloads: list[bytes], deadline_ms: int) -> None:
+        run = TaskRun.of(target, 0, tuple(payloads), None)
+        self.producer.submit_runs(run, lane=LANE, kind="ask", deadline_ms=deadline_ms)
 
     def cancel(self, turn: int) -> Any:
         return self.producer.cancel(turn)
@@ -133,10 +162,15 @@ class InOneProcess:
     def __init__(self, lane: LocalLane, agents: Path) -> None:
         self.lane = lane
         self.submit = lambda priority, target, payloads: lane.submit_many(target, payloads, priority=priority)
+        self.ask = lambda target, payloads, deadline_ms: lane.ask_many(target, payloads, deadline_ms=deadline_ms)
         self.cancel, self.retry, self.release, self.pause = lane.cancel, lane.retry, lane.release, lane.pause
         self.set_window, self.run, self.advance = lane.set_window, lane.run, lane.advance
         for name, file, kind, reuse, limits in DEPLOYS:
             lane.deploy(name, agents / f"{file}.wasm", kind, reuse=reuse, **limits)  # type: ignore[arg-type]
+
+    def deploy_waiting(self, waiting: dict[str, bytes]) -> None:
+        for name, module in waiting.items():
+            self.lane.deploy(name, module, flow="flow" in name)
 
     def dead(self) -> list[int]:
         return [dead.turn for dead in self.lane.dead]
@@ -145,7 +179,9 @@ class InOneProcess:
         return self.lane._lane.next_turn - 1
 
     def end(self) -> tuple[int, bytes, dict[int, Any]]:
-        return self.lane.retired, self.lane.digest, {turn.turn: turn.outcome for turn in self.lane.turns}
+        # A broker keeps the answer in the end, so nothing of a task that is postponed.
+        final = {turn.turn: turn.answer for turn in self.lane.turns if turn.answer is not None}
+        return self.lane.retired, self.lane.digest, final
 
 
 def play(side: Any) -> tuple[int, bytes, dict[int, Any]]:
@@ -197,22 +233,74 @@ def test_a_step_at_a_time_is_the_same(rota_lane_factory: Callable[..., LocalLane
     assert ends[0] == ends[1] == ends[2]
 
 
+def play_waiting(side: Any, waiting: dict[str, bytes]) -> tuple[Any, list[int]]:
+    """Give one side asks and calls, some of which are cancelled, or pass their deadline, or stay open."""
+    side.deploy_waiting(waiting)
+    side.ask("desk", [b"a", b"b"], 0)
+    side.ask("flow", [b"", b"", b""], 0)
+    side.ask("outer_flow", [b"x"] * 3, DELAY_MS)
+    side.ask("outer_flow", [b"y"] * 2, 0)
+    side.ask("keeper", [b"kept"], DELAY_MS)
+    side.submit(0, "echo", [b"plain"])
+    side.ask("flow/key", [b"no"], 0)
+    side.release()
+    side.run()
+    assert side.cancel(10)
+    assert not side.cancel(10)
+    side.run()
+    side.advance(DELAY_MS)
+    side.run()
+    side.retry(side.dead()[-1])
+    side.ask("outer_flow", [b"z"], 0)
+    side.run()
+    return side.end(), side.dead()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_answers_that_come_later_are_the_brokers(
+    rota_lane_factory: Callable[..., LocalLane],
+    executors: Executors,
+    agents: Path,
+    waiting: dict[str, bytes],
+    workers: int,
+) -> None:
+    """Goal: asks and calls are the same here and there, with what cancels and deadlines end. Method: agents that answer
+    later or never, flows that wait for each other; digest, outcomes and dead letters are equal, and so is what is open.
+    """
+    lane = rota_lane_factory(LANE, window=WINDOW, paused=True, now_ms=NOW_MS)
+    here, there = InOneProcess(lane, agents), ByBroker(executors, agents, "derived", workers)
+    assert play_waiting(here, waiting) == play_waiting(there, waiting)
+    broker = there.broker.lane(LANE)
+    assert [(ask.turn, ask.owner, ask.owes) for ask in lane.asks] == [
+        (turn, ask.owner, ask.owes) for turn, ask in sorted(broker.open.items())
+    ]
+    assert len(lane.asks) > 3
+    assert {dead.failure.kind for dead in lane.dead} >= {"cancelled", "expired", "bad_input"}
+
+
 TARGETS = [
     ("relay/1", b"1 3 4"), ("relay/2", b"0 0"), ("counter/a", b"+"), ("counter/b", b"get"), ("asker/a", b"relay/1 1 2"),
     ("asker/b", b"nobody ?"), ("reminder/a", f"{DELAY_MS} tick".encode()), ("echo", b"hello"), ("poor/x", b"+"),
 ]  # fmt: skip
 
 
-def play_at_random(side: Any, seed: int) -> tuple[Any, list[Any]]:
+ASKED = ["desk", "keeper", "flow", "stuck_flow", "outer_flow", "echo", "relay/3", "flow/key"]
+
+
+def play_at_random(side: Any, seed: int, waiting: dict[str, bytes]) -> tuple[Any, list[Any]]:
     """Give one side forty inputs that follow from a seed and from what the lane has come to."""
     random, answers = Random(seed), []
+    side.deploy_waiting(waiting)
     for _ in range(40):
         match random.choice(
-            ["submit", "submit", "submit", "run", "cancel", "retry", "window", "pause", "release", "wait"]
+            ["submit", "submit", "ask", "ask", "run", "cancel", "cancel", "retry", "window", "pause", "release", "wait"]
         ):
             case "submit":
                 target, payload = random.choice(TARGETS)
                 side.submit(random.choice([-2, 0, 3]), target, [payload] * random.randint(1, 6))
+            case "ask":
+                payloads, deadline_ms = [b"1 1 2"] * random.randint(1, 3), random.choice([0, 0, DELAY_MS])
+                side.ask(random.choice(ASKED), payloads, deadline_ms)
             case "run":
                 side.run()
             case "cancel" if side.stamped():
@@ -236,11 +324,15 @@ def play_at_random(side: Any, seed: int) -> tuple[Any, list[Any]]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_any_inputs_come_to_the_same(
-    rota_lane_factory: Callable[..., LocalLane], executors: Executors, agents: Path, seed: int
+    rota_lane_factory: Callable[..., LocalLane],
+    executors: Executors,
+    agents: Path,
+    waiting: dict[str, bytes],
+    seed: int,
 ) -> None:
     """Goal: equality is no matter of one list of inputs. Method: forty inputs at random, in any order; all is equal."""
     lane = rota_lane_factory(LANE, window=WINDOW, paused=True, now_ms=NOW_MS)
-    here = play_at_random(InOneProcess(lane, agents), seed)
-    there = play_at_random(ByBroker(executors, agents, "derived", 2), seed)
+    here = play_at_random(InOneProcess(lane, agents), seed, waiting)
+    there = play_at_random(ByBroker(executors, agents, "derived", 2), seed, waiting)
     assert here == there
     assert lane.retired > 10
