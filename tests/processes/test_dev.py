@@ -9,7 +9,9 @@ from typing import Any
 
 from rota.client import Client
 
-ECHO = Path(__file__).parents[2] / "examples" / "agents" / "echo.wasm"
+ROOT = Path(__file__).parents[2]
+ECHO = ROOT / "examples" / "agents" / "echo.wasm"
+TRIP = ROOT / "sdk" / "c" / "examples" / "trip.wasm"
 
 MANIFEST = """[agent]
 name = "echo"
@@ -19,17 +21,20 @@ kind = "agent"
 command = ["cp", "agent.c", "{output}"]
 """
 
+FLOW_MANIFEST = MANIFEST.replace("agent.c", "trip.c").replace("[build]", 'source = "trip.c"\nflow = true\n[build]')
+
 
 def test_a_project_is_deployed_at_each_change(
     tmp_path: Path, run_dir: Path, rota_up: Callable[..., Any], start_process: Callable[..., Any]
 ) -> None:
     """Goal: an author sees what the agent did, and a mistake does not end it. Method: a project whose source is the
-    module itself: good, then no module, then good again.
+    module itself: good, then no module, then good again, then a flow.
     """
     folder = tmp_path / "echo"
     folder.mkdir()
     (folder / "rota.toml").write_text(MANIFEST, encoding="utf-8")
     (folder / "agent.c").write_bytes(ECHO.read_bytes())
+    (folder / "trip.c").write_bytes(TRIP.read_bytes())
     rota_up(run_dir)
     dev = start_process("-m", "rota.cli", "dev", str(folder), "--dir", str(run_dir))
     dev.wait_for("lane dev is open")
@@ -44,8 +49,13 @@ def test_a_project_is_deployed_at_each_change(
         dev.wait_for("echo is deployed in lane dev", 2)
         client.submit("echo/a", bytes([255, 10]), lane="dev").result()
         client.submit("nobody", b"x", lane="dev").outcome()
+        (folder / "rota.toml").write_text(FLOW_MANIFEST, encoding="utf-8")
+        dev.wait_for("echo is deployed in lane dev", 3)
+        client.submit("echo", b"Rome", lane="dev")
     dev.wait_for("^2 echo/a tell ff 0a$")
     dev.wait_for("^3 nobody tell x$")
     dev.wait_for("^    unknown_agent: ")
+    dev.wait_for("^4 echo/~4 tell Rome$")
+    dev.wait_for("^    waits")
     dev.send(signal.SIGINT)
     assert dev.wait() == 130
