@@ -287,10 +287,8 @@ class BrokerState:
         for timer in notes.timers:
             lane_name = notes.retired[0].run.lane
             self.schedule.add(Due(timer.due_ms, lane_name, timer.turn, timer.index_of_emit))
-        for run in notes.stamped:
-            deadlines = self.world.lanes[run.lane].deadlines
-            if not deadlines:
-                continue
+        deadlines = self.world.lanes[notes.stamped[0].lane].deadlines if notes.stamped else {}
+        for run in notes.stamped if deadlines else ():
             turns = (run.answers,) if run.answers else range(run.first_turn, run.first_turn + len(run.payloads))
             for turn in turns:
                 if turn in deadlines:

@@ -32,9 +32,8 @@ def who_waits(lane: Lane, now_ms: int, *, older_ms: int = 0, after: int = 0, lim
     """
     asked, all_seen = _asked(lane)
     timers = _first_timers(lane)
-    chosen = (row for row in _rows(lane) if row["turn"] > after and _is_older(row, now_ms - older_ms))
-    rows = nsmallest(limit + 1, chosen, key=itemgetter("turn"))
-    shown = rows[:limit]
+    chosen = nsmallest(limit + 1, _chosen(lane, after, now_ms - older_ms if older_ms else None), key=itemgetter(0))
+    shown = [_ended(owner, turn) if ask is None else _row(lane, ask) for turn, owner, ask in chosen[:limit]]
     for row in shown:
         owner, since_ms = row["owner"], row["since_ms"]
         waits_for = sorted(asked.get(owner, ()))
@@ -48,26 +47,25 @@ def who_waits(lane: Lane, now_ms: int, *, older_ms: int = 0, after: int = 0, lim
         "now_ms": now_ms,
         "open": len(lane.open),
         "asks": shown,
-        "next": shown[-1]["turn"] if len(rows) > limit else None,
+        "next": shown[-1]["turn"] if len(chosen) > limit else None,
         "cycles": cycles(waits)[:CYCLES_SHOWN_MAX] if all_seen else [],
         "searched": all_seen,
     }
 
 
-def _is_older(row: dict[str, Any], at_ms: int) -> bool:
-    return row["since_ms"] is None or row["since_ms"] <= at_ms
-
-
-def _rows(lane: Lane) -> Iterator[dict[str, Any]]:
-    """Yield what is open, and what agents still owe although an input has ended it."""
+def _chosen(lane: Lane, after: int, at_ms: int | None) -> Iterator[tuple[int, str, OpenAsk | None]]:
+    """Yield turn, owner and ask of what is open since `at_ms` or before (None: at all), and, without an ask, of what
+    agents still owe although an input has ended it; only of turns after `after`.
+    """
     owed: dict[tuple[str, int], None] = {}
-    for ask in lane.open.values():
+    for turn, ask in lane.open.items():
         owed[ask.owner, ask.owes] = None
-        yield _row(lane, ask)
+        if turn > after and (at_ms is None or ask.run.now_ms <= at_ms):
+            yield turn, ask.owner, ask
     for agent in lane.agents.values():
         for turn in agent.open:
-            if (agent.address, turn) not in owed:
-                yield _ended(agent.address, turn)
+            if turn > after and (agent.address, turn) not in owed:
+                yield turn, agent.address, None
 
 
 def _row(lane: Lane, ask: OpenAsk) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple
 
 from rota.broker import records
-from rota.broker.asks import is_pending, is_postponed
+from rota.broker.asks import is_pending
 from rota.broker.lane import Lane, LaneImage
 from rota.broker.notes import Notes, Numbering
 from rota.broker.producers import Producers
@@ -74,10 +74,9 @@ class World:
         for run, tasks in by_run(notes.finished):
             self.runs.finish(run, len(tasks))
             for task in tasks:
-                if is_postponed(task.outcome):
-                    if is_pending(task):
-                        self.pending[task.seq] = PendingAt(run.lane, task.turn)
-                else:
+                if is_pending(task):
+                    self.pending[task.seq] = PendingAt(run.lane, task.turn)
+                else:  # that of a step of a call that goes on, or of a postponed hand-on, too: it has no other
                     self.results.keep(task)
         for task in notes.answered:
             self.pending.pop(task.seq, None)

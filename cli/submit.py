@@ -312,8 +312,12 @@ def _print_results(
     failed = 0
     done = 0
     sources: list[Provenance] = []
+
+    def next_seq() -> int | None:
+        return batch[done].seq if done < len(batch) else None
+
     try:
-        with Progress(progress, "done") as bar, noticed(connection, lane, bar):
+        with Progress(progress, "done") as bar, noticed(connection, lane, bar, next_seq):
             for first_seq, tasks in batch.ranges:
                 for result in client.results(first_seq, tasks, math.inf if timeout_s is None else timeout_s):
                     bar.clear()

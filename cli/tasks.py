@@ -53,7 +53,7 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
             owed = f", owed by {facts['owner']}" if "owner" in facts else ""
             raise TimeoutError(f"task {seq} is {facts['state']}{owed}: no outcome yet; --wait waits for it")
         try:
-            with noticed(connection, facts["lane"], Progress(False, "")):
+            with noticed(connection, facts["lane"], Progress(False, ""), lambda: seq):
                 outcome = client.outcome(seq, connection.timeout_s if wait is None else wait or math.inf)
         except TimeoutError:
             raise TimeoutError(not_there_yet([seq])) from None

@@ -52,13 +52,15 @@ def tell_if_no_worker(client: Client, connection: Connection, pool: str, name: s
 
 
 @contextlib.contextmanager
-def noticed(connection: Connection, lane: str, bar: Progress) -> Iterator[None]:
+def noticed(
+    connection: Connection, lane: str, bar: Progress, seq: Callable[[], int | None] = lambda: None
+) -> Iterator[None]:
     """Say on stderr what the wait in this block waits for, if that is known: after some seconds, and when it changes.
 
-    A thread looks with a client of its own, because the caller's is busy waiting.
+    A thread looks with a client of its own, because the caller's is busy waiting. `seq`: the task that it waits for.
     """
     ended = threading.Event()
-    looking = threading.Thread(target=_notice, args=(connection, lane, bar, ended), daemon=True)
+    looking = threading.Thread(target=_notice, args=(connection, lane, bar, ended, seq), daemon=True)
     looking.start()
     try:
         yield
@@ -86,11 +88,13 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(ExitCode.TERMINATED)
 
 
-def _notice(connection: Connection, lane: str, bar: Progress, ended: threading.Event) -> None:
+def _notice(
+    connection: Connection, lane: str, bar: Progress, ended: threading.Event, seq: Callable[[], int | None]
+) -> None:
     said = ""
     with Connection(connection.folder, connection.bind, _ANSWER_SECONDS).open() as client:
         while not ended.wait(_NOTICE_SECONDS):
-            why = _obstacle(client, lane)
+            why = _obstacle(client, lane) or _owed(client, seq())
             if why and why != said and not ended.is_set():
                 bar.clear()
                 click.echo(f"waiting: {why}", err=True)
@@ -115,6 +119,17 @@ def _obstacle(client: Client, lane: str) -> str:
         if tasks and numbers["line"] and pool not in there:
             return f"no {pool} worker is there: start one with `rota {pool}-worker`"
     return _preparations(facts["workers"])
+
+
+def _owed(client: Client, seq: int | None) -> str:
+    """Return who owes the answer of a pending task, or an empty text."""
+    if seq is None:
+        return ""
+    try:
+        facts = client.query("task", seq=seq)
+    except (RotaError, TimeoutError):
+        return ""  # the waiting command meets it too
+    return f"{facts['owner']} owes the answer of task {seq}: `rota asks` says since when" if "owner" in facts else ""
 
 
 def _preparations(workers: Sequence[dict[str, Any]]) -> str:

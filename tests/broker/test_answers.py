@@ -114,6 +114,22 @@ def test_others_of_a_run_do_not_wait_for_a_pending_one(broker: Broker, alice: An
     assert not [one for one in bob.inbox if isinstance(one, Refused)]
 
 
+def test_a_task_that_hands_on_has_an_outcome_of_its_own(broker: Broker, alice: Any) -> None:
+    """Goal: every task can be awaited and has one outcome. Method: one that was asked by a hand-on and postpones, and a
+    step of a call that goes on; neither is the one whose answer is wanted.
+    """
+    broker.worker("w2")
+    alice.submit("counter/a", program(["hand_on", 0, "counter/b", [["postpone"]]]))
+    alice.submit("flow", program(asking("counter/c"), asking("counter/d", ["postpone"])))
+    broker.run()
+    steps = [task.seq for task in broker.core.world.results.newest() if task.outcome.waits is not None]
+    assert len(steps) == 2
+    alice.await_results(1, broker.core.world.next_seq - 1)
+    assert not [one for one in alice.inbox if isinstance(one, Refused)]
+    assert {(alice.results[seq].ok, alice.results[seq].result) for seq in steps} == {(True, None)}
+    assert sorted({*range(1, broker.core.world.next_seq)} - {*alice.results}) == sorted(broker.core.world.pending)
+
+
 def test_who_is_gone_is_not_remembered(broker: Broker, alice: Any) -> None:
     """Goal: waits that nobody waits any more cost nothing. Method: many connections await a pending task and vanish."""
     done(broker, alice, "counter/a", ["postpone"])

@@ -313,6 +313,14 @@ def test_what_may_be_named_is_what_there_is(options: Any, names: tuple[Any, ...]
         assert part.items() < whole.items()
 
 
+def test_a_handle_waits_until_its_deadline_and_longer(run_dir: Path) -> None:
+    """Goal: an ask with a long deadline does not time out before it. Method: the patience of its handle."""
+    with Client(run_dir, timeout_s=5) as client:
+        for deadline_s, patience_s in ((None, None), (600, 605)):
+            assert client._operations.patience_s(AskOptions(deadline_s=deadline_s)) == patience_s
+    assert AskOptions(deadline_s=1.5).deadline_ms == 1_500
+
+
 def test_what_a_generate_task_can_be_told_is_what_its_payload_has() -> None:
     """Goal: no field of the payload is out of reach, and no name means nothing. Method: compare the names."""
     submit = [name for name in SubmitNames.__annotations__ if name not in ("wait", "sent")]

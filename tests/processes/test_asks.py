@@ -144,9 +144,10 @@ def test_the_command_line_asks(asking: subprocess.Popen[str], run_dir: Path) -> 
         ExitCode.TRY_LATER,
         "error: task 1 is pending, owed by desk/a: no outcome yet; --wait waits for it\n",
     )
+    assert asking.stderr is not None
+    assert asking.stderr.readline() == "waiting: desk/a owes the answer of task 1: `rota asks` says since when\n"
     asking.send_signal(signal.SIGINT)
     assert asking.wait(60) == ExitCode.INTERRUPTED
-    assert asking.stderr is not None
     assert "`rota result 1 --wait 0` waits for it" in asking.stderr.read()
     idle = rota(run_dir, "lane", "wait", "main")
     assert "lane main is idle with 1 ask open: `rota asks --lane main` says who owes them" in idle.stderr
