@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from rota.broker import records
+from rota.broker.asks import is_pending
 from rota.broker.debts import Debts
 from rota.broker.dispatch import Dispatcher
 from rota.broker.effects import BACKEND, FRONTEND, QUERY, Effects, News, Send, WatchProcess
@@ -248,7 +249,7 @@ class BrokerState:
         for run, tasks in by_run(notes.finished):
             if run.verdicts:  # those outcomes were sent when the tasks were caught
                 tasks = [task for task in tasks if task.index not in run.verdicts]
-            if self.world.pending:
+            if self.world.pending or notes.answered:  # else none was postponed
                 tasks = [task for task in tasks if not self._is_pending(task)]
             self._tell_outcomes(tasks)
         self._absorb_answers(notes)
@@ -257,8 +258,10 @@ class BrokerState:
             self._moved[notes.retired[0].run.lane] = None
 
     def _is_pending(self, task: Task) -> bool:
-        """Return whether a task that has completed waits for its answer; if so, those who watch its run watch it."""
-        if task.seq not in self.world.pending:
+        """Return whether a task that has completed has its answer later, maybe in the same record; if so, those who
+        watch its run watch it.
+        """
+        if not is_pending(task):
             return False
         for identity, (first_seq, last_seq) in (task.run.watchers or {}).items():
             if first_seq <= task.seq <= last_seq and identity in self._producers:

@@ -12,7 +12,7 @@ from rota.broker import schedule, sequencer, who_waits
 from rota.broker.effects import Subscribed, Unsubscribed
 from rota.broker.records import NOBODY, Cancelled, Verdict
 from rota.common.events import AskAnswered, AskOpened, TaskFailure
-from rota.common.messages import Refused
+from rota.common.messages import Refused, Results
 
 POSTPONE = program(["postpone"])
 SETTLE = program(["settle", -1, 7])
@@ -60,6 +60,21 @@ def test_a_result_is_final_when_its_answer_is(broker: Broker, alice: Any) -> Non
     assert [one.results[1].result for one in (alice, early, late)] == [SETTLED] * 3
     assert broker.ask("task", seq=1)["result"]["result"] == SETTLED
     assert broker.ask("status")["pending"] == 0
+
+
+def test_an_answer_may_come_with_the_record_of_its_task(broker: Broker, alice: Any) -> None:
+    """Goal: nobody is told "no result" in between. Method: a postponed task and the settling one in one fold; a hand-on
+    to a name that is not bound, which fails when the first task retires.
+    """
+    broker.step(Subscribed("ask"))
+    alice.submit("counter/a", POSTPONE, SETTLE)
+    alice.submit("counter/b", program(["hand_on", 0, "nobody", []]))
+    broker.run()
+    sent = [item for send in broker.sent if isinstance(send.message, Results) for item in send.message.items]
+    assert sorted((item.seq, item.result, item.kind) for item in sent if item.seq != 2) == [
+        (1, SETTLED, ""), (3, None, "unknown_agent"),
+    ]  # fmt: skip
+    assert [told.turn for told in broker.told(AskOpened)] == [told.turn for told in broker.told(AskAnswered)] == [1, 3]
 
 
 def test_a_restart_loses_nobody_s_answer(broker: Broker, alice: Any) -> None:
