@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from _mutations_code import CODE_FAULTS
 from _mutations_fence import FENCE_FAULTS
+from _mutations_guests import GUEST_FAULTS
 from _mutations_images import IMAGE_FAULTS
 from _mutations_models import MODEL_FAULTS
 from _mutations_records import FAULTS
@@ -83,7 +84,7 @@ MUTATIONS: Final = (
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
     *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS)],
-    *[Mutation(*fault) for fault in (*WASI_FAULTS, *FENCE_FAULTS, *IMAGE_FAULTS)],
+    *[Mutation(*fault) for fault in (*WASI_FAULTS, *FENCE_FAULTS, *IMAGE_FAULTS, *GUEST_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane_answers.py",
@@ -92,13 +93,6 @@ MUTATIONS: Final = (
     Mutation(
         "emits-reversed", "emitted tasks are stamped in their order", "broker/lane_answers.py",
         "for index, emit in enumerate(done.emits):", "for index, emit in [*enumerate(done.emits)][::-1]:", _CORE,
-    ),
-    Mutation(
-        "emits-of-a-failure", "a failed task emits nothing", "cpu_worker/abi.py",
-        '            return Failed("error", error_message(fields[2], fields[3]), log.lines(), fuel), None\n',
-        '            emits = emits_of([["a/b", b""]], None, address, task, limits, own)\n'
-        "            return Done(None, None, emits, log.lines(), fuel, ()), None\n",
-        ("tests/cpu_worker/test_abi.py", "tests/cpu_worker/test_executor.py"),
     ),
     Mutation(
         "state-of-a-failure", "a failed task leaves the state as it was", "cpu_worker/executor.py",

@@ -36,7 +36,7 @@ from rota.common.messages import (
     Revoke,
     Streamed,
 )
-from rota.common.work import AGENT, NO_OUTCOMES, Code, Done, FoldResult, TensorRef
+from rota.common.work import AGENT, NO_OUTCOMES, NO_STEPS, Code, Done, FoldResult, Past, TensorRef
 from rota.host.endpoints import Endpoints, RunFolder
 from rota.host.service import Exit, host_identity
 from rota.host.sockets import context, router
@@ -320,11 +320,21 @@ def test_folds_of_an_assignment() -> None:
 
 
 def test_an_assignment_whose_parts_do_not_fit_is_refused() -> None:
-    """Goal: a typed error, not an IndexError in the executor's thread. Method: a code that is not in the table. Found
-    by tests/fuzz. (Turns without payloads cannot be made: see test_columns.py.)
+    """Goal: a typed error, not an IndexError in the executor's thread. Method: a code that is not in the table, a call
+    without a past, a past of an agent. Found by tests/fuzz. (Turns without payloads cannot be made: see
+    test_columns.py.)
     """
-    with pytest.raises(ProtocolError):
-        folds_of(Assign(1, bytes(32), (CODE,), (FoldAssignment(1, "a/b", None, (segment((3,), (b"x",)),)),)))
+    rest = ("a/b", None, (segment((3,), (b"x",)),))
+    flow = CODE._replace(flow=True)
+    for fold in (
+        FoldAssignment(2, *rest),
+        FoldAssignment(1, *rest),
+        FoldAssignment(0, *rest, (), Past(NO_STEPS, 1, 0)),
+    ):
+        with pytest.raises(ProtocolError):
+            folds_of(Assign(1, bytes(32), (CODE, flow), (fold,)))
+    (call,) = folds_of(Assign(1, bytes(32), (flow,), (FoldAssignment(0, *rest, (), Past(NO_STEPS, 1, 0)),)))
+    assert call.past == Past(NO_STEPS, 1, 0)
 
 
 def test_text_comes_before_the_result_and_joined(run_dir: Path, broker: FakeBroker) -> None:
