@@ -138,7 +138,7 @@ class LaneAnswers:
             self._go_on(task, outcome, call)
             return
         if type(outcome) is Done:
-            self._emit_all(task, outcome, None)  # what it asks now is answered to nobody
+            self._emit_all(task, outcome, call)  # what it asks now is answered to nobody, and its timers are dropped
         self._end_call(agent, call)
         if task.turn == call.turn:
             self._leave_first(task, outcome)

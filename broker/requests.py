@@ -126,6 +126,7 @@ def check_submit(lane: Lane, request: messages.Submit) -> int:
         if request.runs:
             raise errors.BadPayload("a retry names a dead task and brings no tasks of its own")
         check_dead(lane, request.retry_of)
+        check_targets([lane.dead[request.retry_of].target])
         count = 1
     if not 0 < count <= RUN_TASKS_MAX:
         raise errors.BadPayload(f"a submit holds 1 to {RUN_TASKS_MAX} tasks, got {count}: split it", tasks=count)

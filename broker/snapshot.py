@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgpack
 
 from rota.broker import snapshot_rows as rows
+from rota.broker.asks import OpenAsk
+from rota.broker.calls import FlowCall
 from rota.broker.lane import Lane, LaneImage
 from rota.broker.snapshot_rows import LAYOUT, SCHEMA, Ending, RowTag
 from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer, predecessor
@@ -45,6 +47,8 @@ class Picture(NamedTuple):
     runs: list[tuple[Run, int, int, tuple[tuple[int, Failed], ...]]]
     line: list[rows.LineRow]
     agents: list[rows.AgentRow]
+    asks: list[tuple[Run, str, str, int]]  # asked task, its address, who owes the answer, under which turn
+    deadlines: list[rows.DeadlineRow]
     timers: list[tuple[int, Timer]]
     dead: list[tuple[int, DeadTask]]
     results: list[Task]
@@ -66,7 +70,13 @@ def take(world: World) -> Picture:
         lanes=[_lane_row(lane.image(), codes) for _, lane in lanes],
         runs=[(run, run.finished, run.issued, _verdicts(run)) for run in _open_runs(world)],
         line=[_line_row(place, task, codes) for place, task in lines],
-        agents=[_agent_row(place, agent) for place, lane in lanes for agent in lane.agents.values()],
+        agents=[
+            _agent_row(place, agent, codes)
+            for place, lane in lanes
+            for agent in (*lane.agents.values(), *lane.ended.values())
+        ],
+        asks=[(ask.run, ask.address, ask.owner, ask.owes) for _, lane in lanes for ask in lane.open.values()],
+        deadlines=[rows.DeadlineRow(place, *one) for place, lane in lanes for one in lane.deadlines.items()],
         timers=[(place, timer) for place, lane in lanes for timer in lane.timers.values()],
         dead=[(place, dead) for place, lane in lanes for dead in lane.dead.values()],
         results=world.results.kept(),
@@ -101,19 +111,34 @@ def _line_row(place: int, task: Task, codes: dict[Code, int]) -> rows.LineRow:
     assert task.issued_at is not None
     return rows.LineRow(
         place, task.run.first_seq, task.index, code, task.emits_max, task.growth_bytes, task.issued_at, ending,
-        task.state_digest, task.provenance, None if before is None else before.turn,
+        task.state_digest, task.provenance, None if before is None else before.turn, _own_address(task),
+        None if task.ends is None else task.ends[:2],
     )  # fmt: skip
 
 
-def _agent_row(place: int, agent: Agent) -> rows.AgentRow:
+def _own_address(task: Task) -> str | None:
+    """Return the address of the call that a task began; None if it ran at its target."""
+    return None if task.address == task.run.target(task.index) else task.address
+
+
+def _agent_row(place: int, agent: Agent, codes: dict[Code, int]) -> rows.AgentRow:
     """Return an agent's row. `newest` may be caught, even retired; then the one before it that still runs counts."""
     newest = agent.newest
     if newest is not None and newest.outcome is not None:
         newest = predecessor(newest)
     turn = None if newest is None else newest.turn
+    call = None if agent.call is None else _call_row(agent.call, codes)
     return rows.AgentRow(
-        place, agent.address, agent.state, agent.state_digest, agent.completed, agent.counted_bytes, turn
-    )
+        place, agent.address, agent.state, agent.state_digest, agent.completed, agent.counted_bytes, turn, agent.open,
+        call,
+    )  # fmt: skip
+
+
+def _call_row(call: FlowCall, codes: dict[Code, int]) -> rows.CallRow:
+    return rows.CallRow(
+        codes.setdefault(call.code, len(codes)), call.turn, tuple(call.steps), call.fuel, tuple(call.asked),
+        tuple(call.timers), call.end, call.ended, call.counted_bytes, call.waits,
+    )  # fmt: skip
 
 
 # --- encode -------------------------------------------------------------------------------------------------------
@@ -154,6 +179,9 @@ def _content(picture: Picture) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
         yield RowTag.RUN, rows.RunRow(_stamped(run, names), finished, issued, verdicts)
     yield from [(RowTag.LINE, row) for row in picture.line]
     yield from [(RowTag.AGENT, row) for row in picture.agents]
+    for run, address, owner, owes in picture.asks:
+        yield RowTag.ASK, rows.AskRow(_stamped(run, names), address, owner, owes)
+    yield from [(RowTag.DEADLINE, row) for row in picture.deadlines]
     for place, timer in picture.timers:
         yield RowTag.TIMER, rows.TimerRow(place, timer)
     for place, dead in picture.dead:
@@ -163,28 +191,31 @@ def _content(picture: Picture) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
 
 
 def _results(picture: Picture, names: dict[str, int]) -> Iterator[tuple[RowTag, tuple[Any, ...]]]:
-    """Yield the kept results, oldest first, each after its run; a run of one and its result are one item."""
+    """Yield the kept results, oldest first, each after its run; a run of one and its result are one item.
+
+    A task that was postponed has a run of its own, which may begin where another one does.
+    """
     met = {run.first_seq: None for run, *_ in picture.runs}
     for task in picture.results:
         run = task.run
         if task.seq in picture.unretired:
-            yield RowTag.RESULT, rows.ResultRow(run.first_seq, task.index, None, None)
+            yield RowTag.RESULT, rows.ResultRow(run.first_seq, task.index, None, None, None)
             continue
         assert task.outcome is not None
         ending = Ending.of(task.outcome)
-        if run.first_seq not in met and len(run.payloads) == 1:
-            yield RowTag.SINGLE, rows.SingleRow(_stamped(run, names), ending, task.provenance)
+        if len(run.payloads) == 1:
+            yield RowTag.SINGLE, rows.SingleRow(_stamped(run, names), ending, task.provenance, _own_address(task))
             continue
         if run.first_seq not in met:
             met[run.first_seq] = None
             yield RowTag.OLD_RUN, rows.OldRunRow(_stamped(run, names))
-        yield RowTag.RESULT, rows.ResultRow(run.first_seq, task.index, ending, task.provenance)
+        yield RowTag.RESULT, rows.ResultRow(run.first_seq, task.index, ending, task.provenance, _own_address(task))
 
 
 def _stamped(run: Run, names: dict[str, int]) -> rows.StampedRun:
     return rows.StampedRun(
         names[run.lane], run.first_seq, run.first_turn, run.targets, run.priority, run.kind, run.sender,
-        run.now_ms, run.parent, run.reply_to, run.payloads, run.tensors,
+        run.now_ms, run.parent, run.reply_to, run.payloads, run.tensors, run.answers,
     )  # fmt: skip
 
 
@@ -282,7 +313,7 @@ class _Loader:
         self._lines.append({})
 
     def _run(self, row: rows.RunRow) -> None:
-        run = self._new_run(row.run)
+        run = self._named_run(row.run)
         count = len(run.payloads)
         _want(row.finished <= row.issued <= count, f"a run of {count}, {row.issued} issued, {row.finished} finished")
         run.finished, run.issued = row.finished, row.issued
@@ -290,12 +321,18 @@ class _Loader:
         if row.finished < count:
             self.world.runs.add(run)
 
+    def _named_run(self, row: rows.StampedRun) -> Run:
+        """Return a run that later items refer to by its first seq."""
+        _want(row.first_seq not in self._runs, "a run twice")
+        run = self._runs[row.first_seq] = self._new_run(row)
+        return run
+
     def _new_run(self, row: rows.StampedRun) -> Run:
         count = len(row.payloads)
         _want(type(row.targets) is str or len(row.targets) == count, "not a target for each payload")
         check_sparse("tensors", row.tensors, count)
-        _want(count > 0 and row.first_seq not in self._runs, "a run of nothing, or twice")
-        run = self._runs[row.first_seq] = Run(
+        _want(count > 0, "a run of nothing")
+        return Run(
             lane=self._lanes[row.place].name,
             first_seq=row.first_seq,
             first_turn=row.first_turn,
@@ -308,8 +345,8 @@ class _Loader:
             reply_to=row.reply_to,
             payloads=row.payloads,
             tensors=row.tensors,
+            answers=row.answers,
         )
-        return run
 
     def _line(self, row: rows.LineRow) -> None:
         run = self._runs[row.first_seq]
@@ -320,6 +357,8 @@ class _Loader:
         )
         task.issued_at, task.state_digest, task.provenance = row.issued_at, row.state_digest, row.provenance
         task.outcome = None if row.ending is None else row.ending.outcome()
+        task.address = row.address or task.address
+        task.ends = None if row.ends is None else Failed(*row.ends, (), 0)
         task.before = None if row.before is None else self._lines[row.place][row.before]
         self._lines[row.place][task.turn] = task
         self._line_by_seq[task.seq] = task
@@ -335,11 +374,29 @@ class _Loader:
 
     def _agent(self, row: rows.AgentRow) -> None:
         lane = self._lanes[row.place]
-        _want(row.address not in lane.agents, "an agent twice")
-        agent = lane.agents[row.address] = Agent(row.address)
+        _want(lane.instance(row.address) is None, "an agent twice")
+        agent = Agent(row.address)
+        (lane.ended if row.call is not None and row.call.ended else lane.agents)[row.address] = agent
         agent.state, agent.state_digest, agent.completed = row.state, row.state_digest, row.completed
         agent.counted_bytes = row.counted_bytes
         agent.newest = None if row.newest is None else lane.line_by_turn[row.newest]
+        agent.open = row.open
+        agent.call = None if row.call is None else self._call(row.call)
+
+    def _call(self, row: rows.CallRow) -> FlowCall:
+        call = FlowCall(self._codes[row.code], row.turn)
+        call.steps, call.fuel = list(row.steps), row.fuel
+        call.asked, call.timers = dict.fromkeys(row.asked), dict.fromkeys(row.timers)
+        call.end, call.ended, call.counted_bytes, call.waits = row.end, row.ended, row.counted_bytes, row.waits
+        return call
+
+    def _ask(self, row: rows.AskRow) -> None:
+        run = self._new_old_run(row.run)
+        _want(len(run.payloads) == 1, "an open ask of several tasks")
+        self._lanes[row.run.place].asks.add(OpenAsk(run, row.address, row.owner, row.owes))
+
+    def _deadline(self, row: rows.DeadlineRow) -> None:
+        self._lanes[row.place].deadlines[row.turn] = row.due_ms
 
     def _timer(self, row: rows.TimerRow) -> None:
         self._lanes[row.place].timers[(row.timer.turn, row.timer.index_of_emit)] = row.timer
@@ -352,11 +409,13 @@ class _Loader:
             task = self._line_by_seq[row.first_seq + row.index_in_run]
             _want(task.outcome is not None, "a result without an outcome")
         else:
-            task = _retired(self._runs[row.first_seq], row.index_in_run, row.ending, row.provenance)
+            run = self._runs[row.first_seq]
+            task = _retired(run, row.index_in_run, row.ending, row.provenance, row.address)
         self.world.results.keep(task)
 
     def _old_run(self, row: rows.OldRunRow) -> None:
-        self._new_old_run(row.run)
+        run = self._named_run(row.run)
+        run.finished = run.issued = len(run.payloads)
 
     def _new_old_run(self, row: rows.StampedRun) -> Run:
         run = self._new_run(row)
@@ -364,7 +423,8 @@ class _Loader:
         return run
 
     def _single(self, row: rows.SingleRow) -> None:
-        self.world.results.keep(_retired(self._new_old_run(row.run), 0, row.ending, row.provenance))
+        run = self._new_old_run(row.run)
+        self.world.results.keep(_retired(run, 0, row.ending, row.provenance, row.address))
 
     def _end(self, row: rows.End) -> None:
         _want(row.items == self._items - 1, f"{self._items - 1} items of {row.items}")
@@ -378,6 +438,8 @@ class _Loader:
         RowTag.RUN: _run,
         RowTag.LINE: _line,
         RowTag.AGENT: _agent,
+        RowTag.ASK: _ask,
+        RowTag.DEADLINE: _deadline,
         RowTag.TIMER: _timer,
         RowTag.DEAD: _dead,
         RowTag.OLD_RUN: _old_run,
@@ -392,9 +454,10 @@ def _want(condition: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def _retired(run: Run, index: int, ending: Ending, provenance: Provenance | None) -> Task:
+def _retired(run: Run, index: int, ending: Ending, provenance: Provenance | None, address: str | None) -> Task:
     """Return a task of which only the result is kept."""
     _want(index < run.issued, "a result of a task that was not issued")
     task = Task(run, index, None, 0, 0)
     task.outcome, task.provenance = ending.outcome(), provenance
+    task.address = address or task.address
     return task

@@ -41,6 +41,8 @@ from rota.common.fields import (
 from rota.common.messages import Accepted, Answer, LaneSettings
 from rota.common.shape import Shape, check_plain
 from rota.common.work import (
+    AFTER_END,
+    CallStep,
     Code,
     Done,
     Emits,
@@ -68,12 +70,14 @@ class RowTag(IntEnum):
     RUN = 5
     LINE = 6
     AGENT = 7
-    TIMER = 8
-    DEAD = 9
-    OLD_RUN = 10  # from here to the end, in any order
-    SINGLE = 11
-    RESULT = 12
-    END = 13
+    ASK = 8
+    DEADLINE = 9
+    TIMER = 10
+    DEAD = 11
+    OLD_RUN = 12  # from here to the end, in any order
+    SINGLE = 13
+    RESULT = 14
+    END = 15
 
 
 class Head(NamedTuple):
@@ -139,7 +143,7 @@ class LaneRow(NamedTuple):
 
 
 class StampedRun(NamedTuple):
-    """Tasks stamped together."""
+    """Tasks stamped together. `answers`: the turn first asked, if it was handed on, else 0."""
 
     place: Count
     first_seq: Positive
@@ -153,6 +157,7 @@ class StampedRun(NamedTuple):
     reply_to: ReplyTo | None
     payloads: Blobs
     tensors: Sparse[Tensors]
+    answers: Count
 
 
 class RunRow(NamedTuple):
@@ -186,7 +191,8 @@ class Ending(NamedTuple):
 
     def outcome(self) -> Outcome:
         if self.failure is None:
-            return Done(*self[1:])
+            done = Done(*self[1:])
+            return AFTER_END if done == AFTER_END else done
         if (
             self.result is not None
             or self.state_digest is not None
@@ -199,7 +205,11 @@ class Ending(NamedTuple):
 
 
 class LineRow(NamedTuple):
-    """An issued task that has not retired. `before`: the turn of the same agent's task that must complete first."""
+    """An issued task that has not retired. `before`: the turn of the same agent's task that must complete first.
+
+    `address`: of the call that it began, else None. `ends`: kind and message of the failure by which an input has ended
+    the wait for its answer, if it is postponed.
+    """
 
     place: Count
     first_seq: Positive
@@ -212,11 +222,32 @@ class LineRow(NamedTuple):
     state_digest: Digest | None
     provenance: Provenance | None
     before: Positive | None
+    address: Target | None
+    ends: tuple[FailureKind, FailureText] | None
+
+
+class CallRow(NamedTuple):
+    """What makes an agent the call of a flow: its messages so far, what it has asked, and its timers by turn and emit.
+
+    `end`: the turn of the task that ends it, if one has that outcome. `ended`: it has ended, and tasks for it are still
+    in the line. `waits`: where it waits, as its last step said.
+    """
+
+    code: Count
+    turn: Positive
+    steps: Annotated[tuple[CallStep, ...], Meta(max_length=limits.STEPS_MAX)]
+    fuel: Count
+    asked: tuple[Positive, ...]
+    timers: tuple[tuple[Positive, Index], ...]
+    end: Positive | None
+    ended: bool
+    counted_bytes: Count
+    waits: Text256
 
 
 class AgentRow(NamedTuple):
     """An agent. `counted_bytes`: the size of the state that its last retired task left. `newest`: the turn of its last
-    issued task that has not completed.
+    issued task that has not completed. `open`: the turns that it has postponed and not settled.
     """
 
     place: Count
@@ -226,6 +257,23 @@ class AgentRow(NamedTuple):
     completed: Count
     counted_bytes: StateBytes
     newest: Positive | None
+    open: Annotated[tuple[Positive, ...], Meta(max_length=limits.ASKS_MAX)]
+    call: CallRow | None
+
+
+class AskRow(NamedTuple):
+    """An open ask: the asked task, the address at which it ran, and who owes its answer under which turn."""
+
+    run: StampedRun
+    address: Target
+    owner: Target
+    owes: Positive
+
+
+class DeadlineRow(NamedTuple):
+    place: Count
+    turn: Positive
+    due_ms: Annotated[int, Meta(ge=0, le=2 * limits.NOW_MS_MAX)]
 
 
 class TimerRow(NamedTuple):
@@ -245,20 +293,22 @@ class OldRunRow(NamedTuple):
 
 
 class SingleRow(NamedTuple):
-    """A retired run of one task and its result."""
+    """A retired run of one task and its result. `address`: of the call that it was, else None."""
 
     run: StampedRun
     ending: Ending
     provenance: Provenance | None
+    address: Target | None
 
 
 class ResultRow(NamedTuple):
-    """A kept result; without an ending, that of a task still in a line."""
+    """A kept result; without an ending, that of a task still in a line. `address` as in a `SingleRow`."""
 
     first_seq: Positive
     index_in_run: Index
     ending: Ending | None
     provenance: Provenance | None
+    address: Target | None
 
 
 class End(NamedTuple):
@@ -274,6 +324,8 @@ _CLASSES: Final[Mapping[RowTag, Any]] = {
     RowTag.RUN: RunRow,
     RowTag.LINE: LineRow,
     RowTag.AGENT: AgentRow,
+    RowTag.ASK: AskRow,
+    RowTag.DEADLINE: DeadlineRow,
     RowTag.TIMER: TimerRow,
     RowTag.DEAD: DeadRow,
     RowTag.OLD_RUN: OldRunRow,

@@ -24,7 +24,7 @@ from rota.common.errors import JournalError, NumberReused
 from rota.common.messages import Completed, TaskRun
 from rota.common.work import Done, FoldResult, Provenance, TensorRef
 
-SEEDS = range(12)
+SEEDS = (*range(12), 17, 31, 50)  # the last three end calls that have messages in the line
 
 
 def chaotic(seed: int, actions: int = 110, **world_settings: int) -> list[bytes]:
@@ -104,11 +104,22 @@ def test_the_runs_are_rich() -> None:
                 meet("caught while waiting", sum(bool(run.verdicts) for run in lane.waiting_runs()))
                 meet("completed ahead", sum(task.outcome is not None for task in line))
                 meet("behind another", sum(task.before is not None for task in line))
+                meet("told to end", sum(task.ends is not None for task in line))
+                meet("may settle", sum(bool(agent.open) for agent in lane.agents.values()))
+                calls = [agent.call for agent in lane.agents.values() if agent.call is not None]
+                meet("call with steps", sum(bool(call.steps) for call in calls))
+                meet("call with timers", sum(bool(call.timers) for call in calls))
+                meet("call that asks", sum(bool(call.asked) for call in calls))
+                meet("call about to end", sum(call.end is not None for call in calls))
+                meet("call that has ended", len(lane.ended))
+                meet("handed on", sum(ask.owes != ask.turn for ask in lane.open.values()))
                 caught = [a.newest for a in lane.agents.values() if a.newest is not None and a.newest.outcome]
                 meet("newest was caught", len(caught))
                 meet("newest is gone", sum(task.turn not in lane.line_by_turn for task in caught))
     wanted = {tag.name for tag in RowTag}
     wanted |= {"paused", "passes", "caught while waiting", "completed ahead", "behind another", "newest was caught"}
+    wanted |= {"told to end", "may settle", "handed on", "call with steps", "call with timers", "call that asks"}
+    wanted |= {"call about to end", "call that has ended"}
     assert {what for what in wanted if not met.get(what)} == set()
     assert met["newest is gone"] > 0
 

@@ -5,8 +5,8 @@ messages in the order of sending, records when they were durable, events. `pytes
 again; commit a changed transcript only if you can explain the change.
 
     producer NAME                        worker NAME [slots=N] [pool=gpu]
-    deploy NAME TARGET [timeout_ms=N]    open NAME LANE [window=N] [tasks_max=N] [paused]
-    submit NAME TARGET PROGRAM... [lane=L] [priority=N] [number=N]
+    deploy NAME TARGET [flow] [timeout_ms=N]    open NAME LANE [window=N] [tasks_max=N] [paused]
+    submit NAME TARGET PROGRAM... [lane=L] [priority=N] [number=N] [deadline_ms=N]    ask (the same)
     cancel NAME SEQ     retry NAME SEQ [lane=L]     pause NAME LANE     release NAME LANE     await NAME SEQ
     finish WORKER       die WORKER       lie WORKER       keep WORKER       late WORKER       rejoin WORKER
     live MS             disk works|lags|full           restart          lane LANE
@@ -25,7 +25,9 @@ from core_kit import Broker, SimWorker
 from scripted import code, program
 
 from rota.broker import records
+from rota.broker.tasks import Agent
 from rota.common import messages
+from rota.common.assignments import FoldAssignment
 from rota.common.events import LaneMoved, LaneOpened, LanePaused, NameBound
 from rota.common.messages import Completed
 
@@ -100,14 +102,17 @@ class Stage:
     def do_worker(self, name: str, **settings: Any) -> None:
         self.people[name] = self.broker.worker(name, **settings)
 
-    def do_deploy(self, name: str, target: str, **limits: int) -> None:
-        self.people[name].deploy(target, code(target, **limits))
+    def do_deploy(self, name: str, target: str, *flags: str, **limits: int) -> None:
+        self.people[name].deploy(target, code(target, **limits)._replace(flow="flow" in flags))
 
     def do_open(self, name: str, lane: str, *flags: str, **settings: Any) -> None:
         self.people[name].open_lane(lane, paused="paused" in flags, deploys_from="main", **settings)
 
     def do_submit(self, name: str, target: str, *programs: str, **options: Any) -> None:
         self.people[name].submit(target, *(program(*json.loads(text)) for text in programs), **options)
+
+    def do_ask(self, name: str, target: str, *programs: str, **options: Any) -> None:
+        self.do_submit(name, target, *programs, kind="ask", **options)
 
     def do_cancel(self, name: str, seq: str) -> None:
         self.people[name].cancel(int(seq))
@@ -173,12 +178,20 @@ class Stage:
         waiting = " ".join(
             str(run.first_turn + index) for run in lane.waiting_runs() for index in range(run.issued, len(run.payloads))
         )
-        states = " ".join(f"{address}={agent.state!r}" for address, agent in lane.agents.items())
+        states = " ".join(f"{address}={_state(agent)}" for address, agent in lane.agents.items())
+        asks = [f"turn {turn} is owed by {ask.owner} as {ask.owes}" for turn, ask in lane.open.items()]
         return [
             f"retired {lane.retired}, digest {lane.digest.hex()[:16]}",
             f"line [{line}] waiting [{waiting}] timers {len(lane.timers)} dead {list(lane.dead)}",
             f"agents {states}",
+            *[f"open: {', '.join(asks)}"] * bool(asks),
         ]
+
+
+def _state(agent: Agent) -> str:
+    if agent.call is None:
+        return repr(agent.state) + (f" open {list(agent.open)}" if agent.open else "")
+    return f"after {[step.task.turn for step in agent.call.steps]}, asked {list(agent.call.asked)}"
 
 
 def _value(text: str) -> Any:
@@ -188,11 +201,7 @@ def _value(text: str) -> Any:
 def _message(message: Any) -> str:
     match message:
         case messages.Assign():
-            folds = [
-                f"{fold.address} turns {[turn for part in fold.segments for turn in part.turns]} state {fold.state!r}"
-                for fold in message.folds
-            ]
-            return f"Assign {message.assignment & 0xFFFF_FFFF}: {', '.join(folds)}"
+            return f"Assign {message.assignment & 0xFFFF_FFFF}: {', '.join(map(_fold, message.folds))}"
         case messages.Results():
             items = message.items
             return "Results " + ", ".join(
@@ -203,6 +212,15 @@ def _message(message: Any) -> str:
         case messages.Registered(boot, _, dropped):
             return f"Registered boot={boot} dropped={[number & 0xFFFF_FFFF for number in dropped]}"
     return f"{type(message).__name__} {_fields(message._asdict())}"
+
+
+def _fold(fold: FoldAssignment) -> str:
+    turns = [turn for part in fold.segments for turn in part.turns]
+    if fold.past is not None:
+        past = [step.task.turn for step in fold.past.steps]
+        return f"{fold.address} turns {turns} after {past}, alive for {fold.past.alive}"
+    may_settle = f" open {list(fold.open)}" if fold.open else ""
+    return f"{fold.address} turns {turns} state {fold.state!r}{may_settle}"
 
 
 def _record(record: Any) -> str:

@@ -18,8 +18,10 @@ from rota.common.work import Limits
 
 AGENTS = (
     "counter/a", "counter/b", "counter", "other/x", "function", "model:net", "odd/o", "ghost/g", "model:drifting",
-    "model:refused",
+    "model:refused", "other/desk", "trip", "trip", "tour",
 )  # fmt: skip
+FLOWS = ("trip", "tour")
+DEADLINES_MS = (0, 0, 0, 1, 40, 3_000)
 
 
 def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> list[Any]:
@@ -27,13 +29,17 @@ def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> 
     steps: list[Any] = []
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         target = rng.choice(AGENTS)
-        inner = random_program(rng, depth + 1, deadly) if depth < 3 else []
         choices: list[Any] = [["add", rng.randint(1, 9)]] * 4
-        choices += [["tell", target, inner, rng.choice((-1, 0, 0, 3))], ["ask", target, inner]] * (
-            2 if depth < 3 else 0
-        )
-        choices += [["timer", rng.choice((1, 5, 700)), inner]]
+        if depth < 3:
+            inner = program_for(rng, target, depth + 1, deadly)
+            choices += [["tell", target, inner, rng.choice((-1, 0, 0, 3))]] * 2
+            choices += [["ask", target, inner, 0, rng.choice(DEADLINES_MS)]] * 3
+            choices += [["hand_on", rng.choice((0, 0, -1, -2)), target, inner, 0, rng.choice(DEADLINES_MS)]]
+        else:
+            inner = []
+        choices += [["timer", rng.choice((1, 5, 700)), inner if target not in FLOWS else []]]
         choices += [["spawn", rng.randint(1, 9), target, rng.choice((0, 200))]]
+        choices += _settling(rng)
         choices += [
             ["fail", "no"],
             ["trap"],
@@ -46,16 +52,51 @@ def random_program(rng: random.Random, depth: int = 0, deadly: bool = False) -> 
         ]
         choices += [["die"]] if deadly else []
         steps.append(rng.choice(choices))
+    if ["postpone"] in steps and rng.random() < 0.7:
+        steps.append(["timer", rng.choice((1, 5, 700)), [rng.choice(_settling(rng))]])
     return steps
+
+
+def _settling(rng: random.Random) -> list[Any]:
+    """Return steps that answer later; some name a turn that is not theirs to answer."""
+    which = rng.choice((-1, -1, -1, -2, 0, rng.randint(1, 30)))
+    return [["postpone"], ["postpone"], ["settle", which, rng.randint(1, 9)], ["settle", -1, 7],
+            ["settle_failure", which, "later"]]  # fmt: skip
+
+
+def random_flow(rng: random.Random, depth: int, deadly: bool = False) -> list[Any]:
+    """Return the program of a flow: it gathers what it asks agents, models, flows and timers for, several times."""
+    steps: list[Any] = []
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        sends = []
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            target = rng.choice(AGENTS)
+            inner = program_for(rng, target, depth + 1, deadly) if depth < 3 else []
+            asks: list[Any] = [["ask", target, inner, rng.choice((0, 0, 3)), rng.choice(DEADLINES_MS)]] * 3
+            sends.append(rng.choice([*asks, ["timer", rng.choice((1, 5, 700)), []], ["tell", target, inner]]))
+        coming = sum(send[0] != "tell" for send in sends)
+        n = rng.choice((coming, coming, coming, rng.randint(0, coming), coming + 1))
+        steps.append(["await", sends, n])
+        if rng.random() < 0.5:
+            steps.append(rng.choice((["add", 5], ["log", "on"], ["size", 40], ["spawn", 2, "counter/a"], ["fail", "no"],
+                                     ["fault"], ["settle", -1, 3], ["postpone"], ["hang"])))  # fmt: skip
+    return steps
+
+
+def program_for(rng: random.Random, target: str, depth: int, deadly: bool = False) -> list[Any]:
+    """Return a program for what is usually bound to a target."""
+    return random_flow(rng, depth, deadly) if target in FLOWS else random_program(rng, depth, deadly)
 
 
 def random_runs(rng: random.Random, deadly: bool = False) -> list[TaskRun]:
     """Return the runs of one submit: to one target, or to many."""
     runs = []
     for _ in range(rng.randint(1, 3)):
-        payloads = tuple(scripted.program(*random_program(rng, 0, deadly)) for _ in range(rng.randint(1, 6)))
-        many = tuple(rng.choice(AGENTS) for _ in payloads)
-        runs.append(TaskRun.of(rng.choice((many, rng.choice(AGENTS))), rng.choice((-2, 0, 0, 0, 5)), payloads, None))
+        count, one = rng.randint(1, 6), rng.choice(AGENTS)
+        many = tuple(rng.choice(AGENTS) for _ in range(count)) if rng.random() < 0.5 else (one,) * count
+        payloads = tuple(scripted.program(*program_for(rng, target, 0, deadly)) for target in many)
+        targets = one if many == (one,) * count else many
+        runs.append(TaskRun.of(targets, rng.choice((-2, 0, 0, 0, 5)), payloads, None))
     return runs
 
 
@@ -70,6 +111,8 @@ def deploy_all(producer: Producer, lane: str, timeout_ms: int = 50) -> None:
         ("model:drifting", scripted.UNSTABLE_CODE),
         ("model:refused", scripted.UNSTABLE_REFUSED),
         ("odd", scripted.UNRUNNABLE),
+        ("trip", scripted.FLOW),
+        ("tour", scripted.SOURCE_FLOW),
     ):
         producer.deploy(name, code._replace(limits=limits), lane=lane)
 
@@ -108,7 +151,7 @@ class Chaos:
             self._arrive()
         for lane in self.lanes:
             self.producer.release(lane)
-        while self._rest():
+        while self._rest() or self._end_open_ask():
             timers = [self.broker.core.next_timer_ms() or 0]
             self.broker.live(max(500, timers[0] - self.broker.now_ms))
         assert not any(lane.load for lane in self.broker.core.world.lanes.values())
@@ -122,7 +165,14 @@ class Chaos:
                 for worker in list(self.broker.workers.values()):
                     worker.heartbeat()  # a worker removed as stuck learns of it and registers again
                 assert self._finish_one_each(), "tasks wait, and no worker is given one"
-        return any(lane.timers for lane in world.lanes.values())
+        return any(lane.timers or lane.deadlines for lane in world.lanes.values())
+
+    def _end_open_ask(self) -> bool:
+        """Cancel the oldest task that somebody waits for and nobody answers; return False if there is none."""
+        open_asks = [ask for lane in self.broker.core.world.lanes.values() for ask in lane.open.values()]
+        if open_asks:
+            assert self.producer.cancel(open_asks[0].seq) is True
+        return bool(open_asks)
 
     def _finish_one_each(self) -> bool:
         return sum(worker.finish() for worker in list(self.broker.workers.values())) > 0
@@ -210,8 +260,10 @@ class Chaos:
         self.producer.submit_runs(*random_runs(self.random, deadly=self.random.random() < 0.2), lane=lane)
 
     def _cancel(self) -> None:
-        next_seq = self.broker.core.world.next_seq
-        if next_seq > 1:
+        next_seq, pending = self.broker.core.world.next_seq, list(self.broker.core.world.pending)
+        if pending and self.random.random() < 0.5:
+            self.producer.cancel(self.random.choice(pending))
+        elif next_seq > 1:
             self.producer.cancel(self.random.randrange(max(1, next_seq - 30), next_seq))
 
     def _redeploy(self) -> None:

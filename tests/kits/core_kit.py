@@ -33,7 +33,7 @@ from rota.broker.lane import Lane
 from rota.broker.recovery import fold
 from rota.broker.sequencer import Sequencer
 from rota.broker.state import BrokerState
-from rota.broker.tasks import Task
+from rota.broker.tasks import Agent, Task
 from rota.broker.world import World
 from rota.common import messages, wire
 from rota.common.assignments import FoldAssignment
@@ -447,6 +447,7 @@ def picture(world: World) -> dict[str, Any]:
         "next_seq": world.next_seq,
         "boot": world.boot,
         "divergences": world.divergences,
+        "pending": world.pending,
         "results": [(task.seq, task.turn, task.outcome, task.provenance) for task in world.results.kept()],
         "lanes": {name: _picture_lane(lane) for name, lane in world.lanes.items()},
     }
@@ -464,6 +465,7 @@ def _picture_lane(lane: Lane) -> dict[str, Any]:
         "load",
         "waiting_count",
         "timers",
+        "deadlines",
         "reserved",
         "budget",
     )
@@ -472,16 +474,26 @@ def _picture_lane(lane: Lane) -> dict[str, Any]:
         "waiting": [(run.first_seq, run.first_turn, run.issued, run.verdicts or None) for run in lane.waiting_runs()],
         "line": [_picture_task(task) for task in lane.line()],
         "agents": {
-            name: (agent.state, agent.state_digest, agent.completed, agent.counted_bytes)
-            for name, agent in sorted(lane.agents.items())
+            name: (agent.state, agent.state_digest, agent.completed, agent.counted_bytes, agent.open, _call(agent))
+            for name, agent in sorted([*lane.agents.items(), *lane.ended.items()])
         },
+        "asks": [(turn, ask.seq, ask.asker, ask.address, ask.owner, ask.owes) for turn, ask in lane.open.items()],
         # The number of attempts is known only to the live broker, not from the journal.
         "dead": [dead._replace(attempts=0) for dead in lane.dead.values()],
     }
 
 
+def _call(agent: Agent) -> tuple[Any, ...] | None:
+    """Return what a lane knows of the call that an agent is."""
+    call = agent.call
+    if call is None:
+        return None
+    told = (call.code, call.turn, tuple(call.steps), call.fuel, tuple(call.asked), tuple(call.timers))
+    return (*told, call.end, call.ended, call.in_line, call.counted_bytes, call.waits)
+
+
 def _picture_task(task: Task) -> tuple[Any, ...]:
-    return (task.seq, task.turn, task.address, task.code, task.emits_max, task.growth_bytes, task.outcome)
+    return (task.seq, task.turn, task.address, task.code, task.emits_max, task.growth_bytes, task.outcome, task.ends)
 
 
 __all__ = ["Accepted", "Broker", "Producer", "Refused", "SimWorker", "compute_folds", "fold_journal", "picture"]

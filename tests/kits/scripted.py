@@ -30,7 +30,7 @@ import json
 from collections.abc import Sequence
 
 from scripted_flows import run_call
-from scripted_steps import Counter, NoOutcome, Run, failed, program, steps_of, too_large, too_many
+from scripted_steps import Counter, NoOutcome, Run, failed, program, steps_of, too_large, wrong_emits
 
 from rota.common.calls import asks_overflow_text, nobody_asked_text, not_open_text
 from rota.common.code_kinds import KINDS
@@ -75,7 +75,7 @@ def run_task(
         failure = run.take(step)
         if failure is not None:
             return failed(bound, *failure, tuple(run.log), len(steps)), state
-    failure = too_many(run, task, run.is_postponed) or _wrong_settle(run, task, open_turns, bound)
+    failure = wrong_emits(run.emits, task, run.is_postponed) or _wrong_settle(run, task, open_turns, bound)
     if failure is not None:
         return failed(bound, *failure, tuple(run.log), len(steps)), state
     after = run.state
@@ -99,7 +99,7 @@ def open_after(open_turns: Sequence[int], turn: int, outcome: Outcome) -> tuple[
         return tuple(open_turns)
     left = [*open_turns, turn] if outcome.waits is not None else list(open_turns)
     settled = [emit.answers for emit in outcome.emits if emit.answers]
-    return tuple([one for one in left if one not in settled])
+    return tuple(sorted(one for one in left if one not in settled))
 
 
 def _wrong_settle(run: Run, task: TaskInput, open_turns: Sequence[int], bound: Code) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from scripted_steps import Counter, NoOutcome, Run, failed, steps_of, too_large, too_many
+from scripted_steps import Counter, NoOutcome, Run, failed, steps_of, too_large, wrong_emits
 
 from rota.common.budget import content_bytes
 from rota.common.calls import (
@@ -82,9 +82,7 @@ class Call:
         if outcome.fuel > rest:
             return self._fail("fuel", "out of fuel in all", outcome.log, rest)
         if type(outcome) is Done:
-            run = Run(self._address, task.turn, self._memory, ())
-            run.emits = list(outcome.emits)
-            failure = too_many(run, task, outcome.waits is not None) or too_large(outcome, task, 0)
+            failure = wrong_emits(outcome.emits, task, outcome.waits is not None) or too_large(outcome, task, 0)
             if failure is not None:
                 return self._fail(*failure, outcome.log, outcome.fuel)
         return outcome

@@ -9,11 +9,13 @@ from typing import Any
 import msgpack
 
 from rota.common.budget import growth_max, growth_of
+from rota.common.calls import is_instance, reserved_text
 from rota.common.code_kinds import KINDS
 from rota.common.work import (
     ASK,
     FAILURE,
     REPLY,
+    SUBMIT_KINDS,
     TELL,
     TIMER,
     Code,
@@ -153,9 +155,12 @@ def failed(bound: Code, kind: str, message: str, log: Sequence[str], fuel: int) 
     return Failed(kind if kind in known else known[0], message, tuple(log), fuel)
 
 
-def too_many(run: Run, task: TaskInput, waits: bool) -> tuple[str, str] | None:
-    """Return kind and message if a task emits more than it may; being postponed counts as an emit."""
-    count = len(run.emits) + waits
+def wrong_emits(emits: Sequence[Emit], task: TaskInput, waits: bool) -> tuple[str, str] | None:
+    """Return kind and message if a task emits to a call, or more than it may; being postponed counts as an emit."""
+    for emit in emits:
+        if emit.kind in SUBMIT_KINDS and is_instance(emit.target):
+            return "bad_output", reserved_text(emit.target)
+    count = len(emits) + waits
     return ("overflow", f"{count} emits, {task.emits_max} allowed") if count > task.emits_max else None
 
 

@@ -16,6 +16,7 @@ from simulation.worker_lies import DRIFT, LIE
 
 from rota.broker import deploys, records, requests
 from rota.broker import workers as workers_module
+from rota.broker.asks import is_pending
 from rota.broker.journal import Journal
 from rota.broker.records import Origin
 from rota.broker.recovery import fold
@@ -23,6 +24,7 @@ from rota.broker.refusals import refuse
 from rota.broker.state import BrokerState
 from rota.broker.tasks import Task
 from rota.broker.world import World
+from rota.common.calls import is_instance
 from rota.common.digests import ZERO_DIGEST
 from rota.common.errors import NumberReused, RotaError, StaleNumber
 from rota.common.events import LaneMoved, OutcomesDiffer, TaskFailure, TextStreamed
@@ -255,6 +257,7 @@ class Checker:
             if type(task.outcome) is Failed:
                 self.seen[f"failed with {task.outcome.kind}"] += 1
         self._check_told(history)
+        self._check_asks(history)
         self._check_requests(history)
         self._check_lies(history)
         self._check_texts(history)
@@ -262,15 +265,26 @@ class Checker:
 
     def _check_told(self, history: History) -> None:
         for seq, told in self._results.items():
-            assert told == outcome_key(history.finished[seq]), f"task {seq}: told {told}, it became another"
+            task = history.finished.get(seq) or history.passing[seq]
+            assert told == outcome_key(task), f"task {seq}: told {told}, it has {task.outcome}"
+            assert not is_pending(task), f"task {seq}: told {told}, and it waits for its answer"
         for seq, (kind, message) in self._failures.items():
             outcome = history.finished[seq].outcome
             assert type(outcome) is Failed, f"task {seq} was told to have failed"
             assert (outcome.kind, outcome.message) == (kind, message), f"task {seq} failed otherwise"
         for (lane, retired), digest in self._digests.items():
             assert history.digests[lane][retired] == digest, f"lane {lane} has another digest at {retired} than told"
-        unfinished = [seq for seq in range(1, self.tasks + 1) if seq not in history.finished]
+        unfinished = [seq for seq in range(1, self.tasks + 1) if seq not in {**history.finished, **history.passing}]
         assert not unfinished, f"tasks without an outcome at rest: {unfinished[:9]}"
+        pending = [seq for seq, task in history.passing.items() if is_pending(task)]
+        assert not pending, f"tasks that wait for an answer at rest: {pending[:9]}"
+
+    def _check_asks(self, history: History) -> None:
+        """Check that each ask was answered once, except those of calls that had ended by then."""
+        for ask, address in history.asks.items():
+            assert ask in history.answered or is_instance(address), f"ask {ask} of {address} got no answer"
+            self.seen["asks answered"] += ask in history.answered
+        self.seen["asks without an answer"] = len(history.asks) - self.seen["asks answered"]
 
     def _check_texts(self, history: History) -> None:
         """Check that each piece of text is a part of its task's result, at its place."""
@@ -336,7 +350,8 @@ class Checker:
 def _is_of(record: Any, request: Any) -> bool:
     """Return whether an input is what a request asked for."""
     if type(request) is Submit:
-        return bool((record.lane, record.runs, record.retry_of) == (request.lane, request.runs, request.retry_of))
+        names = ("lane", "runs", "retry_of", "kind", "deadline_ms")
+        return all(getattr(record, name) == getattr(request, name) for name in names)
     return all(getattr(record, name, value) == value for name, value in request._asdict().items() if name != "number")
 
 

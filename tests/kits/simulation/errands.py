@@ -19,7 +19,7 @@ from simulation.plan import Plan, errand_of, lane_of
 from rota.common import messages
 from rota.common.digests import digest
 from rota.common.messages import Accepted, LaneSettings, TaskRun
-from rota.common.work import AGENT, COMPONENT, SOURCE, Limits
+from rota.common.work import AGENT, ASK, COMPONENT, SOURCE, TELL, Limits
 
 if TYPE_CHECKING:
     pass
@@ -58,6 +58,8 @@ def deploys(timeout_ms: int) -> list[tuple[str, Any]]:
         ("model:drifting", scripted.UNSTABLE_CODE._replace(limits=limits)),
         ("model:refused", scripted.UNSTABLE_REFUSED._replace(limits=limits)),
         ("odd", scripted.UNRUNNABLE._replace(limits=limits)),
+        ("trip", scripted.FLOW._replace(limits=limits)),
+        ("tour", scripted.SOURCE_FLOW._replace(limits=limits)),
     ]
 
 
@@ -104,6 +106,7 @@ def pinned_work(plan: Plan) -> Errand:
         seqs: list[int] = []
         for _ in range(4):
             request = messages.Submit(numbers.take(), "pinned", tuple(random_runs(chance)), True, 77, None)
+            request = request._replace(kind=chance.choice((TELL, ASK)), deadline_ms=chance.choice((0, 0, 500)))
             reply = yield from client.ask_for(request)
             if isinstance(reply, Accepted):
                 seqs += range(reply.first_seq, reply.first_seq + reply.tasks)
@@ -130,6 +133,15 @@ def close_down(_plan: Plan) -> Errand:
     return steps
 
 
+def end_ask(number: int, seq: int) -> Errand:
+    """Cancel a task that waits for an answer, once everything else is at rest: nothing else would end it."""
+
+    def steps(client: Client) -> Steps:
+        yield from client.ask_for(messages.Cancel(number, seq))
+
+    return steps
+
+
 # --- errands -------------------------------------------------------------------------------------------------------
 
 
@@ -151,10 +163,31 @@ def _submit(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
         runs = tuple(random_runs(chance, deadly=plan.deadly and chance.random() < 0.3))
         now_ms = chance.choice((None, None, 77))
         request = messages.Submit(numbers.take(), _lane(plan, chance), runs, chance.random() < 0.7, now_ms, None)
+        request = request._replace(kind=chance.choice((TELL, ASK)), deadline_ms=chance.choice((0, 0, 20, 2_000)))
         listens, gives_up = chance.random() < 0.8, chance.random() < 0.1
         reply = yield from client.ask_for(request, tries=1 if gives_up else 1_000)
         if isinstance(reply, Accepted) and listens:
             yield from client.take_results(reply.first_seq, reply.tasks)
+
+
+def _wait(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
+    """Ask agents that answer later and flows, and wait for the final answers; some of them are cancelled meanwhile."""
+    numbers, lane = Numbers(number), _lane(plan, chance)
+    later: list[Any] = [["postpone"], ["timer", chance.choice((5, 700)), [["settle", -1, 3]]]]
+    ask: list[Any] = ["ask", chance.choice(("counter/b", "trip", "model:net")), []]
+    program = chance.choice((later, [["await", [ask, ["timer", 5, []]], 2], ["await", [ask, ask], 1]]))
+    target = chance.choice(("counter/a", "other/desk")) if program is later else chance.choice(("trip", "tour"))
+    run = TaskRun.of(target, 0, (scripted.program(*program),) * chance.randint(1, 5), None)
+    deadline_ms = chance.choice((0, 0, 30, 5_000))
+    request = messages.Submit(numbers.take(), lane, (run,), True, None, None, ASK, deadline_ms)
+    reply = yield from client.ask_for(request)
+    if not isinstance(reply, Accepted):
+        return
+    for seq in range(reply.first_seq, reply.first_seq + reply.tasks):
+        if chance.random() < 0.3:
+            yield from client.flows.pause(client.now_ms() + chance.choice((0, 20, 500)))
+            yield from client.ask_for(messages.Cancel(numbers.take(), seq))
+    yield from client.take_results(reply.first_seq, reply.tasks)
 
 
 def _bulk(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
@@ -205,7 +238,9 @@ _COUNTERS = {
 
 def _deploy(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     limits = Limits(emits_max=chance.choice((0, 2, 6)), timeout_ms=chance.choice((50, 2_000)))
-    limits = limits._replace(growth_bytes=chance.choice((0, 60, 128 << 10)))
+    limits = limits._replace(growth_bytes=chance.choice((0, 60, 128 << 10)), asks_max=chance.choice((0, 1, 1_024)))
+    limits = limits._replace(steps_max=chance.choice((1, 3, 1_000)), call_fuel=chance.choice((5, 10**11)))
+    limits = limits._replace(call_bytes=chance.choice((200, 1 << 20)))
     name, code = chance.choice(
         [
             ("counter", _COUNTERS[chance.randint(1, 3)]),
@@ -214,11 +249,20 @@ def _deploy(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
             ("model:net", scripted.MODEL_CODE),
             ("model:net", scripted.UNSTABLE_CODE),
             ("model:net", scripted.UNSTABLE_REFUSED),
+            ("trip", _FLOWS[chance.randint(1, 2)]),
+            ("trip", _FLOWS[chance.randint(1, 2)]),
+            ("trip", scripted.COUNTER),
+            ("other", _FLOWS[1]),
         ]
     )
     code = code._replace(limits=limits)
     request = messages.Deploy(Numbers(number).take(), _lane(plan, chance), name, code, chance.random() < 0.5)
     yield from client.ask_for(request)
+
+
+_FLOWS = {
+    number: scripted.code(f"flow{number}", kind)._replace(flow=True) for number, kind in ((1, AGENT), (2, SOURCE))
+}
 
 
 def _pause(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
@@ -309,4 +353,5 @@ _KINDS: dict[str, Callable[[Client, Plan, Random, int], Steps]] = {
     "look back": _look_back,
     "drain": _drain,
     "open": _open,
+    "wait": _wait,
 }

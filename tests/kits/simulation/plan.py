@@ -36,7 +36,7 @@ _SHARES: Final = 12
 
 ERRANDS: Final = ("submit",) * 6 + (
     "twice", "cancel", "cancel", "deploy", "deploy", "pause", "window", "dead", "ask", "ask", "look back", "reuse",
-    "drain", "open", "bulk",
+    "drain", "open", "bulk", "wait", "wait", "wait",
 )  # fmt: skip
 
 # Pages before a WAL is restarted. A run would never reach the real 2,048, and reading a long WAL is slow.

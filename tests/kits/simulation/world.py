@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 from simulation import checkers, faults
 from simulation.broker_host import BrokerHost
 from simulation.clock import Chances, Clock, Transcript
-from simulation.errands import CLOSING, SETUP, close_down, make_errand, pinned_work, set_up
+from simulation.errands import (
+    CLOSING,
+    NUMBERS_PER_ERRAND,
+    SETUP,
+    close_down,
+    end_ask,
+    make_errand,
+    pinned_work,
+    set_up,
+)
 from simulation.network import Network
 from simulation.people import Client
 from simulation.plan import Plan, faults_of
@@ -60,6 +69,7 @@ class Simulation:
         self.struck: dict[str, int] = {}
         self.settling = False
         self._next_pid = 100
+        self._ending: dict[int, None] = {}
         self._chance = self.chances.stream("supervisor")
         self.broker = BrokerHost(self, folder)
         pools = ["cpu"] * plan.workers + ["gpu"] * plan.gpu_workers
@@ -121,12 +131,22 @@ class Simulation:
         lanes = list(core.world.lanes.values())
         if any(lane.waiting_count or lane.line_count for lane in lanes):
             return False
-        if core.next_timer_ms() is None and any(lane.timers for lane in lanes):
+        if core.next_timer_ms() is None and any(lane.timers or lane.asks.deadlines for lane in lanes):
             return False  # no errand waits for them any more
         if core.next_timer_ms() is not None:
             self._pass_time(core.next_timer_ms() or 0)
             return False
+        if any(lane.asks.open for lane in lanes):
+            self._end_oldest_ask([ask.seq for lane in lanes for ask in lane.asks.open.values()])
+            return False
         return not any(client.errands for client in self.clients) and not self.broker.disk.attempts
+
+    def _end_oldest_ask(self, seqs: list[int]) -> None:
+        """Cancel a task that was postponed and that nobody will answer: whoever waits for it would wait for ever."""
+        number = (CLOSING + 1) * NUMBERS_PER_ERRAND + seqs[0]
+        if seqs[0] not in self._ending:
+            self._ending[seqs[0]] = None
+            self.clients[0].give(number, end_ask(number, seqs[0]))
 
     def _pass_time(self, due_ms: int) -> None:
         """If only timers are left, move the wall clock to the next one."""
