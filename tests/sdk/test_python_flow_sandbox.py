@@ -96,10 +96,10 @@ def test_large_answers_use_the_same_room(sandbox: PythonSandbox, evaluator: Code
     """Goal: a call does not grow by each answer that it has forgotten. Method: more bytes in all than the guest may
     have, in growing and falling sizes.
     """
-    limits = evaluator.limits._replace(call_bytes=32 << 20, memory_bytes=36 << 20)
-    source = b"sizes = [len((await ctx.ask('a', b'')).payload) for _ in range(120)]\nreturn sizes"
+    limits = evaluator.limits._replace(call_bytes=32 << 20, memory_bytes=31 << 20)
+    source = b"sizes = [len((await ctx.ask('a', b'')).payload) for _ in range(25)]\nreturn sizes"
     call = FlowCall(sandbox.executor, evaluator._replace(limits=limits), source)
-    sizes = [100_000 * (step % 10) for step in range(60)] + [10] * 60
+    sizes = [100_000 * (step % 10) for step in range(24)] + [10]
     for size in sizes:
         call.answer(bytes(size))
     assert call.value == sizes
