@@ -8,10 +8,12 @@ from typing import Any
 
 import msgpack
 import pytest
+from sdk_languages import LANGUAGES as ALL_LANGUAGES
 from sdk_languages import SDK
 
 from rota.client import Client
-from rota.common.work import Done
+from rota.client.client import Batch, Handle
+from rota.common.work import Done, Outcome
 from rota.runs.open import open_run
 from rota.runs.walk import Walk
 from rota.runtimes.catalog import RUNTIMES
@@ -22,25 +24,59 @@ pytestmark = pytest.mark.processes
 # The endings of the example files of each language that is here without a compiler.
 LANGUAGES = {"assemblyscript": ".wasm", "c": ".wasm", "rust": ".wasm", "zig": ".wasm"}
 LANGUAGES |= {runtime.name: runtime.suffixes[0] for runtime in RUNTIMES.values() if is_fetched(runtime)}
-EXAMPLES = ("ask_model", "counter", "echo", "two_step", "verbs")
+EXAMPLES = ("ask_model", "counter", "desk", "echo", "two_step", "verbs")
+FLOWS = {language.name for language in ALL_LANGUAGES if language.flows}
+# Nobody is there for what ask_model and trip ask. What `wait` keeps, the message behind it answers.
+ASKS = (
+    ("two_step/two_step", b"start"), ("ask_model/a", b"Warum?"), ("desk/a", b"what?"), ("desk/a", b"wait"),
+    ("desk/a", b"answer"), ("desk/b", b"wait"), ("desk/b", b"pass"), ("desk/b", b"wait"), ("desk/b", b"refuse"),
+    ("desk/c", b"transfer"), ("trip", b"Bonn"),
+)  # fmt: skip
 TIMED = ("echo/x", "verbs/case")
 SECONDS = 250  # the first run on a host compiles the interpreters
 
 
-def work(client: Client, lane: str) -> None:
+def work(client: Client, lane: str) -> Batch:
     """Deploy the examples of the language that the lane is named after, and submit what makes them ask and count.
+    Return what it has asked.
 
     Everything is there before the first task runs, so turns are the same in all lanes.
     """
     client.open_lane(lane, seed=bytes(32), paused=True)
     for example in EXAMPLES:
         client.deploy(example, SDK / lane / "examples" / f"{example}{LANGUAGES[lane]}", lane=lane, check=False)
+    # A language without flows gets the one of C, so that turns and digests can be compared.
+    flows = lane if lane in FLOWS else "c"
+    client.deploy("trip", SDK / flows / "examples" / f"trip{LANGUAGES[flows]}", lane=lane, check=False, flow=True)
     client.submit_many("counter/a", [b"+"] * 3, lane=lane)
-    client.submit("two_step/two_step", b"start", lane=lane)
-    client.submit("ask_model/a", b"Warum?", lane=lane)  # there is no such model: the failure comes back
     client.submit("verbs/case", msgpack.packb({"n": [1, None, 0.5]}), lane=lane)
     client.submit("echo/e", bytes(1000), lane=lane)
+    targets, payloads = zip(*ASKS, strict=True)
+    asked = client.ask_many(list(targets), payloads, lane=lane)
     client.release(lane)
+    return asked
+
+
+def answer(client: Client, handle: Handle) -> tuple[bytes | None, str]:
+    """Return the result, or the failure without the lines that say where."""
+    outcome = client.outcome(handle, timeout_s=SECONDS)
+    return outcome.payload, outcome.message.partition("\n")[0]
+
+
+def assert_answers(found: list[tuple[bytes | None, str]]) -> None:
+    """Check what `ASKS` got in one lane."""
+    two_step, model, what, kept, answered, passed, passes, refused, refuses, transferred, trip = found
+    assert two_step[0] is not None
+    assert msgpack.unpackb(two_step[0]) == {"step": 3, "first": "start", "second": "1"}
+    assert model[1].startswith("unknown_model: ")
+    assert (what, answered, transferred) == ((b"what?", ""), (b"answered", ""), (b"transfer", ""))
+    assert kept[0] is not None
+    assert list(msgpack.unpackb(kept[0])) == ["waited"]
+    assert passed[0] is not None
+    assert len(msgpack.unpackb(passed[0])) == 1
+    assert (passes, refuses) == ((None, ""), (None, ""))
+    assert refused[1] == "refused: the desk is closed"
+    assert trip[1].startswith("AskFailed: unknown_agent: ")
 
 
 @pytest.mark.timeout(300)
@@ -50,17 +86,27 @@ def test_every_language_does_the_same(run_dir: Path, rota_up: Callable[..., Any]
     """
     up = rota_up(run_dir)
     with Client(run_dir) as client:
-        for language in LANGUAGES:
-            work(client, language)
+        asked = {language: work(client, language) for language in LANGUAGES}
         for language in LANGUAGES:
             client.wait_idle(language, timeout_s=SECONDS)
+        answers = {language: [answer(client, handle) for handle in asked[language]] for language in LANGUAGES}
     up.close()
+    for found in answers.values():
+        assert found == answers["c"]
+    assert_answers(answers["c"])
     found = outcomes(run_dir)
     first = found["c"]
     results = {address: result for address, result, _ in first if isinstance(result, bytes)}
     assert results["counter/a"] == b"3"
     for one in found.values():
         assert one == first
+
+
+def came_of(one: Outcome) -> tuple[Any, tuple[str, ...]]:
+    """Return what can be compared: of a failure, not the lines that say where it was."""
+    if isinstance(one, Done):
+        return one.result, one.log
+    return (one.kind, one.message.partition("\n")[0]), ()
 
 
 def outcomes(run_dir: Path) -> dict[str, list[tuple[str, Any, tuple[str, ...]]]]:
@@ -75,6 +121,5 @@ def outcomes(run_dir: Path) -> dict[str, list[tuple[str, Any, tuple[str, ...]]]]
                 for task in step.retired(language):
                     one = task.outcome
                     if task.address not in TIMED or task.run.kind == "tell":
-                        what = one.result if isinstance(one, Done) else (one.kind, one.message)
-                        rows.append((task.address, what, one.log))
+                        rows.append((task.address, *came_of(one)))
     return found
