@@ -82,7 +82,7 @@ MAY_IMPORT = {
         "host",
         "common",
     ),
-    "examples": ("client", "local"),
+    "examples": ("client", "local", "agent"),
 }
 
 # A head that loses its PURE would exempt the file from the rules below, so the core is listed here too.
