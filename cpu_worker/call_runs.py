@@ -56,7 +56,8 @@ class CallRuns:
         """Run a fold of a call, between `begin` and `end` of the sandbox."""
         key = call_key(fold)
         assert fold.past is not None
-        call = _RunningCall(self._sandbox, self._watchdog, fold, program, CallHistory(key, *fold.past[::2]))
+        history = CallHistory(key, fold.past.steps, fold.past.fuel)
+        call = _RunningCall(self._sandbox, self._watchdog, fold, program, history)
         call.resume(self._take(key))
         try:
             call.check_past()
