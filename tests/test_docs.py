@@ -167,7 +167,7 @@ def test_the_table_of_kinds_is_the_one_in_the_code() -> None:
             f"`{kind.name}`", kind.pool, f"`{kind.name_prefix}NAME`", *["yes" if one else "no" for one in kind[3:5]],
             "model of the repository" if not kind.is_kept else kind.content,
             "by certificate" if kind.has_provenance else "derived", "yes" if kind.may_reuse else "no",
-            ", ".join(f"`{usual}`" for _, usual in kind.roles),
+            "yes" if kind.may_flow else "no", ", ".join(f"`{usual}`" for _, usual in kind.roles),
         ]  # fmt: skip
         assert "| " + " | ".join(cells) in text, kind.name
 
