@@ -63,8 +63,11 @@ def test_answers_reach_whoever_asked(up: Any, run_dir: Path) -> None:
         assert sorted(one.seq for one in client.as_completed(batch)) == batch.seqs
         asyncio.run(ask_at_once(run_dir))
 
+        _, news = client.follow(["ask"], timeout_s=60)
         waiting = [client.ask(f"desk/{name}", b"wait") for name in "cdefg"]
         until_open(client, *[f"desk/{name}" for name in "cdefg"])
+        told = [event.what for _, event in zip(waiting, news, strict=False)]  # type: ignore[union-attr]
+        assert [(what.label, what.fields["seq"]) for what in told] == [("ask_opened", one.seq) for one in waiting]
         up.kill_child("cpu-1")
         up.kill_child("broker")
         with Client(run_dir, timeout_s=60) as other:
