@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from core_kit import Broker, SimWorker
-from scripted import COUNTER, FLOW, FUNCTION_CODE, code, program
+from scripted import COUNTER, FLOW, FUNCTION_CODE, MODEL_CODE, code, program
 
 from rota.broker.calls import STEP_BYTES
 from rota.broker.records import Verdict
 from rota.common.budget import TASK_BYTES
+from rota.common.errors import CodeError
 from rota.common.messages import Refused
 from rota.common.work import AFTER_END, FUNCTION, Limits
 
@@ -248,3 +249,12 @@ def test_calls_are_bounded_in_number(broker: Broker, alice: Any) -> None:
     alice.cancel(seqs[0])
     broker.run()
     assert len(lane.agents) == 2
+
+
+def test_code_that_cannot_wait_is_no_flow(broker: Broker, alice: Any) -> None:
+    """Goal: a client in another language is told, too. Method: a function and a model that are deployed as flows."""
+    for name, found in (("f", FUNCTION_CODE), ("model:m", MODEL_CODE)):
+        reply = alice.deploy(name, found._replace(flow=True))
+        assert isinstance(reply, Refused)
+        assert reply.code == CodeError.code
+    assert not {"f", "model:m"} & set(broker.lane().deploys)

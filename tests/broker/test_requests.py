@@ -534,15 +534,6 @@ def test_a_deploy_that_comes_again_without_check_takes_effect_once(broker: Broke
     assert alice.inbox[-1] == Answer(request.number, {})
 
 
-def test_code_that_cannot_wait_is_no_flow(broker: Broker) -> None:
-    """Goal: a client in another language is told, too. Method: a function and a model that are deployed as flows."""
-    alice = broker.producer()
-    for name, found in (("f", FUNCTION_CODE), ("model:m", MODEL_CODE)):
-        request = messages.Deploy(alice.next_number(), "main", name, found._replace(flow=True), False)
-        assert refused(alice.send(request)) == errors.CodeError.code
-    assert not {"f", "model:m"} & set(broker.lane().deploys)
-
-
 def test_deploys_that_wait_for_ever_do_not_close_the_door(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: what a producer gave up on does not refuse others. Method: models without a GPU worker, two may wait; then
     an agent, for which a worker is there.
