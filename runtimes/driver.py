@@ -8,7 +8,8 @@ language. A `Driver` knows one language and sees an instance only as an `Interpr
 - `start`, once per host and user: from the fresh module to the *base image*, an initialised interpreter with the files
   below `rota/` loaded;
 - `load`, once per deployed source: from the base image to the *agent image*, with the author's source loaded;
-- `step`, once per task, in an instance made from the agent image and dropped afterwards.
+- `step`, once per task, in an instance made from the agent image and dropped afterwards; for a call of a flow once per
+  message, all in one instance, which is as the step before left it.
 
 The first two run in a throw-away process with their own bounds of fuel, memory and time, with `now_ms` 0 and entropy of
 zeros, so that an image is the same everywhere. Of WASI an image keeps nothing: each restored instance has fresh
@@ -187,5 +188,9 @@ class Driver(Protocol):
         ...
 
     def step(self, guest: Interpreter, note: bytes, message: bytes) -> bytes:
-        """Run one task: the array that `rota_step` gets, to the array that it returns (docs/AGENTS.md)."""
+        """Run one task, or the next message of a call: the array that `rota_step` gets, to the array that it returns
+        (docs/AGENTS.md).
+
+        In a call it must take the same fuel whether the steps before have just run or the instance was kept for hours.
+        """
         ...

@@ -5,7 +5,7 @@ A runtime that is not in the catalog is one. It exports, with the types of an ag
     rota_alloc(size) -> address       free bytes for an input; 0: no room
     rota_load(address, size) -> i64   takes the bytes of the source's main file; address << 32 | length of a text that
                                       says what is wrong with it, empty if it is loaded
-    rota_step(address, size) -> i64   one task, as of an agent
+    rota_step(address, size) -> i64   one task, as of an agent; of a flow the next message of its call
 
 It may import WASI, and reads further files of the bundle with it.
 """
