@@ -427,10 +427,16 @@ class Lane(LaneAnswers):
         self.retired += 1
         self.digest = task.turn_digest = turn_digest(self.digest, turn_fields(task, outcome))
         agent = task.agent
-        if agent is None or agent.call is None:
-            self._leave(task, outcome)
-        else:
+        if agent is not None and agent.call is not None:
             self._leave_step(task, outcome, agent)
+        elif (
+            type(outcome) is not Done
+            or outcome.emits
+            or outcome.state_digest is not None
+            or outcome.waits is not None
+            or task.run.wants_reply
+        ):  # else it leaves nothing, as most tasks
+            self._leave(task, outcome)
         task.agent = None  # it may be kept for its result, and a call is not kept for that
         self._notes.retired.append(task)
 

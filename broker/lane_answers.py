@@ -72,14 +72,13 @@ class LaneAnswers:
         """Apply the effects of a retired task that is no step of a call."""
         growth = 0
         if type(outcome) is Done:
-            if outcome.emits or outcome.state_digest is not None or outcome.waits is not None:
-                growth = self._count_growth(task, outcome)
-                if outcome.waits is not None:
-                    self._postpone(task)
-                self._emit_all(task, outcome, None)
-                if outcome.waits is not None:
-                    self._end_if_told(task)
-                    return
+            growth = self._count_growth(task, outcome)
+            if outcome.waits is not None:
+                self._postpone(task)
+            self._emit_all(task, outcome, None)
+            if outcome.waits is not None:
+                self._end_if_told(task)
+                return
         else:
             assert type(outcome) is Failed
             self._bury(task.run, task.index, outcome, task.attempts)

@@ -74,7 +74,8 @@ class World:
         for run, tasks in by_run(notes.finished):
             self.runs.finish(run, len(tasks))
             for task in tasks:
-                if is_pending(task):
+                outcome = task.outcome
+                if type(outcome) is Done and outcome.waits is not None and is_pending(task):  # most are not
                     self.pending[task.seq] = PendingAt(run.lane, task.turn)
                 else:  # that of a step of a call that goes on, or of a postponed hand-on, too: it has no other
                     self.results.keep(task)
