@@ -122,6 +122,17 @@ def test_a_cancelled_call_leaves_nothing_behind(up: Any, run_dir: Path) -> None:
         assert targets["model:smollm2"] == targets["weather/today"] == targets["trip"] == "cancelled"
 
 
+def test_the_program_on_the_page_of_the_protocol_gets_its_answers(up: Any, run_dir: Path, tmp_path: Path) -> None:
+    """Goal: the page is enough to write a producer. Method: run it twice; the second run submits nothing new."""
+    page = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+    program = tmp_path / "producer.py"
+    program.write_text(page.rpartition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    for _ in range(2):
+        command = [sys.executable, str(program), str(run_dir)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert ended.stdout == "1 b'hello'\n2 b'world'\n"
+
+
 @pytest.fixture
 def asking(up: Any, run_dir: Path) -> Iterator[subprocess.Popen[str]]:
     """`rota ask desk/a wait`, which waits."""
