@@ -15,11 +15,12 @@ import msgspec
 from rota.common.budget import content_bytes
 from rota.common.digests import digest, pack
 from rota.common.limits import MESSAGE_CHARS_MAX, PATH_CHARS_MAX
-from rota.common.work import ASK, FAILURE_KINDS, Code, Done, Emit, Past, TaskInput
+from rota.common.work import ASK, FAILURE_KINDS, Code, Done, Emit, Failed, Outcome, Past, TaskInput
 
 STEP_BYTES: Final = 256  # what a message of a call counts besides its content while the call lasts
 
 _INSTANCE: Final = re.compile(r"\A[^/]+/~[0-9]+\Z").match
+_OTHER_PATH: Final = re.compile(r"\A[^ ]+ takes another path at turn ([0-9]+): ").match
 _EMITS_SHOWN: Final = 2
 _failure: Final[msgspec.msgpack.Decoder[tuple[str, str]]] = msgspec.msgpack.Decoder(tuple[str, str])
 _TARGET_CHARS: Final = 64
@@ -63,6 +64,14 @@ def path_of(emits: Sequence[Emit]) -> str:
 def other_path_text(address: str, turn: int, before: str, now: str) -> str:
     """Return the reason of a worker whose re-run of a call's step took another path; it names both."""
     return f'{address} takes another path at turn {turn}: "{before}" before, "{now}" now'
+
+
+def other_path_turn(outcome: Outcome | None) -> int | None:
+    """Return the turn that takes another path by the outcome of a task that no worker could do; None: not by it."""
+    if type(outcome) is not Failed or outcome.kind != "faulted" or not outcome.log:
+        return None
+    found = _OTHER_PATH(outcome.log[-1])
+    return None if found is None else int(found[1])
 
 
 def not_open_text(turn: int, address: str) -> str:

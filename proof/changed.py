@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
+from rota.broker.asks import is_postponed
 from rota.broker.tasks import Task
 from rota.common.digests import digest_of
 from rota.common.targets import code_name
@@ -97,7 +98,9 @@ def follow_change(
         later += _later(step, at, plan)
     journal = at.walk.world.lanes[plan.lane]
     turns_max = plan.turns_max or max(journal.retired * TURNS_FACTOR_MAX, journal.retired + TURNS_MORE_MAX)
-    went_on = Continuation(at.replay, later, plan.change, turns_max, unfired=journal.timers)
+    went_on = Continuation(
+        at.replay, later, plan.change, turns_max, unfired=journal.timers, undue=journal.deadlines
+    )  # fmt: skip
     watched = _Watched(went_on.run(), at, plan.change, progress)
     place, after, changed = _compare(was, iter(watched), plan)
     first = None if place is None else _first_change(source, plan, position + place, after)
@@ -208,6 +211,7 @@ def describe(task: Task) -> dict[str, Any]:
         "answers": run.reply_to,
         "code digest": None if task.code is None else task.code.digest,
         "ok": type(outcome) is Done,
+        "postponed": is_postponed(outcome),
         "result": None,
         "result tensors": (),
         "emits": (),

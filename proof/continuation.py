@@ -3,7 +3,8 @@
 The later inputs of the journal are applied again, in order and at their positions. If the changed lane never reaches a
 position, the input takes effect when nothing is left to run. Inputs that name a task (cancels, verdicts, retries) find
 it by its turn; they are left out, and listed, if there is no such task, it has completed, or it is another agent's.
-Timers that the change set fire when a later input shows that they are due; those that the journal never fired do not.
+Timers and deadlines that the change set fire when a later input shows that they are due; those that the journal never
+fired do not. What a call that an input ended had asked is cancelled, as a broker does.
 In a recorded lane tasks complete in the journal's order, as far as they exist.
 
 A model's recorded result is used again for the same call (model_answers.py); any other call is computed and recorded.
@@ -11,13 +12,14 @@ A model's recorded result is used again for the same call (model_answers.py); an
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from rota.broker import records
 from rota.broker.lane import Lane
 from rota.broker.tasks import Task, predecessor
-from rota.broker.verdicts import can_say, verdict_text
+from rota.broker.verdicts import EXPIRED, OVERDUE, can_say, verdict_text
 from rota.common.columns import Blobs
 from rota.common.errors import BadChange
 from rota.common.work import Code
@@ -60,9 +62,9 @@ class Continuation:
 
     def __init__(
         self, replay: LaneReplay, later: Sequence[Later], change: Change, turns_max: int, *,
-        unfired: Iterable[tuple[int, int]] = (),
+        unfired: Iterable[tuple[int, int]] = (), undue: Iterable[int] = (),
     ) -> None:  # fmt: skip
-        """`unfired`: timers that are still waiting at the journal's end."""
+        """`unfired`: timers that are still waiting at the journal's end; `undue`: turns whose deadlines are."""
         self.left_out: list[LeftOut] = []
         self.stopped_at_bound = False
         self._engine = replay.engine
@@ -74,6 +76,9 @@ class Continuation:
         inputs = {one.number: one.record for one in later if one.record is not None}
         fired = [(one.turn, one.index_of_emit) for one in inputs.values() if isinstance(one, records.TimerFired)]
         self._known_timers = dict.fromkeys([*fired, *unfired])
+        expired = [one.seq for one in inputs.values() if isinstance(one, records.Verdict) and one.failure == EXPIRED]
+        self._known_deadlines = dict.fromkeys([*expired, *undue])
+        self._orphans: deque[int] = deque()  # turns: what calls had asked that an input ended
         _check(change, inputs)
 
     @property
@@ -90,12 +95,15 @@ class Continuation:
                 continue
             if number in self._change.dropped:
                 continue
-            yield from self._run_to(record.position)
-            yield from self._fire_due(record.now_ms)
+            if not (self._orphans and isinstance(record, records.Cancelled)):  # it may be the cancel of one of these
+                yield from self._end_orphans(now_ms)
+                yield from self._run_to(record.position)
+                yield from self._fire_due(record.now_ms)
             now_ms = self._engine.now_ms = max(now_ms, record.now_ms)
             fitted = self._fit(number, record, named)
             if fitted is not None:
-                yield from self._engine.apply(fitted).retired
+                yield from self._apply(fitted)
+        yield from self._end_orphans(now_ms)
         yield from self._run_to(None)
         yield from self._fire_due(now_ms)
         yield from self._run_to(None)
@@ -143,8 +151,35 @@ class Continuation:
             if timer.due_ms <= now_ms and key not in self._known_timers
         )
         for due_ms, turn, index in due:
-            record = records.TimerFired(self._name, self.lane.retired, due_ms, turn, index)
-            yield from self._engine.apply(record).retired
+            if (turn, index) in self.lane.timers:  # else its call has ended meanwhile
+                record = records.TimerFired(self._name, self.lane.retired, due_ms, turn, index)
+                yield from self._engine.apply(record).retired
+        yield from self._end_overdue(now_ms)
+
+    def _end_overdue(self, now_ms: int) -> Iterator[Task]:
+        """End the tasks whose deadlines have passed, if the journal does not."""
+        lane = self.lane
+        overdue = sorted((due_ms, turn) for turn, due_ms in lane.deadlines.items() if due_ms <= now_ms)
+        for due_ms, turn in overdue:
+            ends = self._engine.world.decision(turn)
+            if turn in lane.deadlines and turn not in self._known_deadlines and ends is not None:
+                decided = (OVERDUE.kind, OVERDUE.message, (), ends)
+                yield from self._apply(records.Verdict(self._name, lane.retired, due_ms, turn, *decided))
+                yield from self._end_orphans(due_ms)
+
+    def _end_orphans(self, now_ms: int) -> Iterator[Task]:
+        """Cancel what is left of what ended calls had asked, and so on."""
+        while self._orphans:
+            turn = self._orphans.popleft()
+            ends = self._engine.world.decision(turn)
+            if ends is not None:
+                cancel = records.Cancelled(self._name, self.lane.retired, now_ms, records.NOBODY, turn, ends)
+                yield from self._apply(cancel)
+
+    def _apply(self, record: Input) -> Iterator[Task]:
+        notes = self._engine.apply(record)
+        self._orphans.extend(notes.orphans)
+        yield from notes.retired
 
     # --- making inputs fit -----------------------------------------------------------------------------------------
 
@@ -161,6 +196,8 @@ class Continuation:
                 return self._edit(number, record)._replace(first_seq=lane.next_turn)
             case records.Deployed():
                 return record._replace(code=self._instead(record.name, record.code))
+            case records.Cancelled() | records.Verdict(failure="expired"):
+                return record._replace(ends=bool(self._engine.world.decision(record.seq)))
             case records.Verdict():
                 code = lane.line_by_turn[record.seq].code
                 assert code is not None
@@ -180,10 +217,13 @@ class Continuation:
         lane = self.lane
         match record:
             case records.Cancelled() | records.Verdict():
-                run = self._engine.world.runs.find(record.seq)
-                if run is None or not lane.can_catch(run, record.seq - run.first_turn):
+                ends = self._engine.world.decision(record.seq)
+                expires = isinstance(record, records.Verdict) and record.failure == EXPIRED
+                if ends is None or (ends and not isinstance(record, records.Cancelled) and not expires):
                     return f"turn {record.seq} has completed, is caught already or is not there"
-                if isinstance(record, records.Verdict) and record.seq not in lane.line_by_turn:
+                if expires and record.seq not in lane.deadlines:
+                    return f"turn {record.seq} has no deadline"
+                if isinstance(record, records.Verdict) and not expires and record.seq not in lane.line_by_turn:
                     return f"turn {record.seq} is not issued"
                 return ""
             case records.DeadDropped() if record.seqs and not any(turn in lane.dead for turn in record.seqs):

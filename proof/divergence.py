@@ -14,7 +14,9 @@ from copy import copy
 from typing import Any, Final, NamedTuple
 
 from rota.broker import records
+from rota.broker.asks import is_postponed
 from rota.broker.tasks import Task
+from rota.common.calls import other_path_turn
 from rota.common.code_kinds import kind_of, pool_of
 from rota.common.errors import JournalError
 from rota.common.plain import plain
@@ -171,12 +173,26 @@ class _Explainer:
         if mismatch is not None:
             turn = _turn_of(mismatch)
             seen = circumstances(self._source, self._report.lane, turn)
+            other = None if mismatch.actual is None else other_path_turn(mismatch.actual.outcome)
+            if other is not None:
+                return [self._of_path(mismatch, other)]
             told = fault is not None and explains(fault, seen, mismatch.expected)
             found.append(self._of_turn(seen, mismatch, fault))
         if fault is not None and not told and (mismatch is None or fault.turn < _turn_of(mismatch)):
             turn = _first_use(self._source, fault) or fault.turn
             found.insert(0, self._of_turn(circumstances(self._source, fault.lane, turn), None, fault))
         return found
+
+    def _of_path(self, mismatch: Mismatch, turn: int) -> Divergence:
+        """Explain a call whose re-run takes another path at an earlier step: that step is what differs."""
+        assert mismatch.actual is not None
+        assert type(mismatch.actual.outcome) is Failed
+        seen = circumstances(self._source, self._report.lane, turn)
+        trials = self._trials(seen, caught=True)
+        expected, actual = seen.task, _executed(seen.task, trials)
+        finding = find_cause(Case(self._source, self._runner, seen, expected, actual, None, trials))
+        finding = finding._replace(evidence=(mismatch.actual.outcome.log[-1], *finding.evidence))
+        return self._put(finding, seen, expected, actual, None, trials)
 
     def _of_turn(self, seen: Circumstances, mismatch: Mismatch | None, fault: Fault | None) -> Divergence:
         trials = self._trials(seen, caught=False)
@@ -331,7 +347,7 @@ def _side(task: Task | None, state: _State, known: str) -> dict[str, Any] | None
     if task is None or task.outcome is None:
         return None
     outcome = task.outcome
-    facts: dict[str, Any] = {"ok": type(outcome) is Done}
+    facts: dict[str, Any] = {"ok": type(outcome) is Done, "postponed": is_postponed(outcome)}
     if type(outcome) is Failed:
         facts |= {"kind": outcome.kind, "message": outcome.message}
     else:

@@ -81,7 +81,8 @@ class Trials:
     def of_row(self, tasks: Sequence[Task], payloads: Sequence[Task]) -> list[Effect]:
         """Execute the agent's tasks from this turn on, with the messages of `payloads` in place of theirs."""
         row = tuple([_as(task_input(place), task_input(other)) for place, other in zip(tasks, payloads, strict=True)])
-        return effects_of(Anew(self._runner, reuse=False).run(self.fold._replace(tasks=row)))
+        past = self.fold.past and self.fold.past._replace(alive=len(row))
+        return effects_of(Anew(self._runner, reuse=False).run(self.fold._replace(tasks=row, past=past)))
 
     def digest_after(self, outcome: Outcome) -> bytes | None:
         """Return the digest of the agent's state after an outcome, as its turn's digest has it."""
@@ -128,7 +129,8 @@ def effect_of(outcome: Outcome | None) -> Effect:
     of the state.
     """
     if type(outcome) is Done:
-        return (outcome.result, outcome.tensors, outcome.emits, outcome.state_digest, outcome.state_bytes)
+        goes_on = outcome.waits is not None
+        return (outcome.result, outcome.tensors, outcome.emits, outcome.state_digest, outcome.state_bytes, goes_on)
     return () if outcome is None else tuple(outcome[:2])
 
 

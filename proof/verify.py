@@ -17,6 +17,7 @@ from rota.broker import records
 from rota.broker.tasks import Task
 from rota.broker.verdicts import FAULTED, REFUSED, TIMEOUT
 from rota.broker.world import World
+from rota.common.calls import other_path_turn
 from rota.common.code_kinds import kind_of
 from rota.common.errors import JournalError, UnknownTask
 from rota.common.targets import code_name
@@ -353,6 +354,8 @@ class _LaneCheck:
         if expected is None or expected.turn != actual.turn or type(outcome) is not Failed:
             return None
         known = expected.outcome
+        if other_path_turn(outcome) is not None:
+            return None  # it was executed, and differs
         if outcome.kind not in (REFUSED, FAULTED, TIMEOUT) or (type(known) is Failed and known.kind == outcome.kind):
             return None
         if expected.code is not None and changed_code(self._source, expected.code, expected.address):

@@ -65,10 +65,10 @@ def _submitted(record: records.Submitted, world: World) -> records.Submitted:
 
 
 def _decision(record: Any, world: World) -> Any:
-    run = world.runs.find(record.seq)
-    if run is None or run.first_turn == run.first_seq:
+    place = world.place_of(record.seq)
+    if place is None or place.turn == record.seq:
         return record
-    moved = record._replace(seq=run.first_turn + record.seq - run.first_seq)
+    moved = record._replace(seq=place.turn)
     return _unasked(moved) if isinstance(moved, records.Cancelled) else moved
 
 
@@ -91,14 +91,25 @@ def named_target(record: Input, world: World) -> str | None:
         return None
     match record:
         case records.Cancelled() | records.Verdict():
-            run = world.runs.find(record.seq)
-            return None if run is None else run.target(record.seq - run.first_seq)
+            return _address(record.seq, world)
         case records.Submitted(retry_of=int() as seq) if seq in lane.dead:
             return lane.dead[seq].target
         case records.TimerFired() if (record.turn, record.index_of_emit) in lane.timers:
             return lane.timers[(record.turn, record.index_of_emit)].sender
         case _:
             return None
+
+
+def _address(seq: int, world: World) -> str | None:
+    """Return the address of a task that is unfinished or pending."""
+    run, place = world.runs.find(seq), world.place_of(seq)
+    if run is not None:
+        return run.target(seq - run.first_seq)
+    if place is None:
+        return None
+    lane = world.lanes[place.lane]
+    ask, task = lane.open.get(place.turn), lane.line_by_turn.get(place.turn)
+    return ask.run.target(0) if ask is not None else None if task is None else task.run.target(task.index)
 
 
 _TRANSLATE: Final[dict[type, Callable[[Any, World], Any]]] = {

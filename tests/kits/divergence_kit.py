@@ -105,7 +105,15 @@ class RealWorker(core_kit.SimWorker):
         results = tuple(
             [
                 self.executors.run(
-                    Fold(order.seed, order.codes[one.code], one.address, one.state, tuple(core_kit.inputs_of(one)))
+                    Fold(
+                        order.seed,
+                        order.codes[one.code],
+                        one.address,
+                        one.state,
+                        tuple(core_kit.inputs_of(one)),
+                        one.open,
+                        one.past,
+                    )
                 )
                 for one in order.folds
             ]

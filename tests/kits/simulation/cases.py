@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from simulation.plan import Plan, make_plan
 from simulation.world import Report, simulate
 
-WORKERS_COMPARED = (1, 2, 8)
+WORKERS_COMPARED = (1, 2, 4, 8)
 PINNED_EVERY = 3  # seeds
 SHRINK_RUNS_MAX = 250
 PINNED_LANE = "pinned"
@@ -48,7 +48,7 @@ class Shrunk(NamedTuple):
 
 
 def cases_of(seed: int) -> list[Case]:
-    """The plans of a seed: a free one, and for some seeds a pinned one for 1, 2 and 8 workers."""
+    """The plans of a seed: a free one, and for some seeds a pinned one for 1, 2, 4 and 8 workers."""
     found: list[Case] = [(make_plan(seed),)]
     if seed % PINNED_EVERY == 0:
         found.append(pinned_case(seed))
