@@ -99,7 +99,7 @@ export function placesOfWaits() {
   return more > 0 ? `${named} and ${more} more` : named;
 }
 
-/** Return "file:line" of the innermost frame that is not Rota's, "" if there is none. Without regular expressions, which cost more. */
+/** Return "file:line" of the innermost frame that is not Rota's, "" if there is none. Regular expressions would cost more. */
 function placeIn(stack) {
   for (let from = 0; from < stack.length; ) {
     const end = (stack.indexOf("\n", from) + 1 || stack.length + 1) - 1;
@@ -180,6 +180,9 @@ function askModel(model, [value, tensors], options, take) {
   return ask(modelTarget(model), value, { priority: options?.priority, deadline_ms: options?.deadline_ms, tensors }, take);
 }
 
+const generatedOf = (answer) => answer.value.generate;
+const labelsOf = (answer) => answer.value.classify.labels;
+
 function unknownInFlow(name, instead) {
   return () => {
     throw new TypeError(`a flow has no ctx.${name}: ${instead}`);
@@ -198,9 +201,9 @@ export const flowContext = Object.freeze({
   },
   ask,
   sleep,
-  generate: (model, options) => askModel(model, generateCall(options), options, (answer) => answer.value.generate),
+  generate: (model, options) => askModel(model, generateCall(options), options, generatedOf),
   embed: (model, texts, options) => askModel(model, textsCall("embed", texts, options), options, vectorsOf),
-  classify: (model, texts, options) => askModel(model, textsCall("classify", texts, options), options, (answer) => answer.value.classify.labels),
+  classify: (model, texts, options) => askModel(model, textsCall("classify", texts, options), options, labelsOf),
   model: (model, inputs, options) => askModel(model, modelCall(inputs, options), options, outputsOf),
   get state() {
     return noState();
