@@ -16,6 +16,7 @@ from typing import Any, Final
 from rota.broker.asks import OpenAsk
 from rota.broker.cycles import cycles
 from rota.broker.lane import Lane
+from rota.common.calls import is_instance
 from rota.common.work import ASK
 
 WAITS_SHOWN_MAX: Final = 8  # asks of one owner
@@ -69,7 +70,7 @@ def _chosen(lane: Lane, after: int, at_ms: int | None) -> Iterator[tuple[int, st
 
 
 def _row(lane: Lane, ask: OpenAsk) -> dict[str, Any]:
-    owner = lane.agents.get(ask.owner)
+    owner, sender = lane.agents.get(ask.owner), ask.run.sender
     call = None if owner is None else owner.call
     has_it = owner is not None and (call is not None or ask.owes in owner.open)
     return {
@@ -77,7 +78,8 @@ def _row(lane: Lane, ask: OpenAsk) -> dict[str, Any]:
         "seq": ask.seq,
         "kind": ask.run.kind,
         "target": ask.address,
-        "sender": ask.run.sender,
+        "sender": sender,
+        "sender_ended": sender is not None and is_instance(sender) and sender not in lane.agents,
         "owner": ask.owner,
         "owes": ask.owes,
         "state": "handed on" if not has_it else "waits" if call is not None else "postponed",
@@ -94,6 +96,7 @@ def _ended(owner: str, owes: int) -> dict[str, Any]:
         "kind": None,
         "target": owner,
         "sender": None,
+        "sender_ended": False,
         "owner": owner,
         "owes": owes,
         "state": "ended",

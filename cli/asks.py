@@ -112,7 +112,8 @@ def _asker(row: dict[str, Any]) -> str | None:
         return None
     if row["sender"] is None:
         return "outside"
-    return str(row["sender"]) if row["kind"] == ASK else f"{row['sender']} (told)"
+    note = " (ended)" if row["sender_ended"] else "" if row["kind"] == ASK else " (told)"
+    return f"{row['sender']}{note}"
 
 
 def _waits_text(row: dict[str, Any]) -> str | None:

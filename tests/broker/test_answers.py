@@ -364,6 +364,14 @@ def test_open_asks_say_who_owes_and_what_that_waits_for(broker: Broker, alice: A
     assert isinstance(broker.ask("asks", after=-1), Refused)
 
 
+def test_an_ask_of_a_call_that_has_ended_is_marked(broker: Broker, alice: Any) -> None:
+    """Goal: what nobody waits for is seen. Method: a flow that ends while what it asked is open, and one that waits."""
+    done(broker, alice, "flow", ["ask", "counter/a", [["postpone"]]])
+    done(broker, alice, "flow", asking("counter/b", ["postpone"]))
+    rows = {row["owner"]: (row["sender"], row["sender_ended"]) for row in broker.ask("asks")["asks"]}
+    assert (rows["counter/a"], rows["counter/b"]) == (("flow/~1", True), ("flow/~3", False))
+
+
 def test_cycles_are_named(broker: Broker, alice: Any) -> None:
     """Goal: a deadlock is found by looking. Method: a waits for b, and b for a, by asks that are open; an agent that
     asks itself, by an ask that runs and by one that is not issued; one that waits for nobody.
