@@ -61,11 +61,6 @@ class LaneAnswers:
             return None, (), agent.call.past(tasks, self.line_by_turn)
         return agent.state, agent.open, None
 
-    def unanswered_of(self, address: str) -> list[int]:
-        """Return the turns that a call has asked and that are not answered, in the order of asking."""
-        agent = self.agents.get(address)
-        return [] if agent is None or agent.call is None else list(agent.call.asked)
-
     # --- what a retired task leaves ---------------------------------------------------------------------------------
 
     def _leave(self, task: Task, outcome: Outcome) -> None:

@@ -12,10 +12,9 @@ from typing import Final
 
 import msgspec
 
-from rota.common.budget import content_bytes
 from rota.common.digests import digest, pack
 from rota.common.limits import MESSAGE_CHARS_MAX, PATH_CHARS_MAX
-from rota.common.work import ASK, FAILURE_KINDS, Code, Done, Emit, Failed, Outcome, Past, TaskInput
+from rota.common.work import ASK, FAILURE_KINDS, Code, Done, Emit, Failed, Outcome
 
 STEP_BYTES: Final = 256  # what a message of a call counts besides its content while the call lasts
 
@@ -130,22 +129,6 @@ def settle_failure(
     return None
 
 
-def past_failure(code: Code, past: Past, task: TaskInput) -> tuple[str, str] | None:
-    """Return kind and message of the failure of a message that passes the bounds of its call, else None.
-
-    The bound on fuel is that of the run itself: `min(limits.fuel, limits.call_fuel - past.fuel)`.
-    """
-    limits = code.limits
-    if len(past.steps) >= limits.steps_max:
-        return "overflow", steps_overflow_text(limits.steps_max)
-    messages = [*[step.task for step in past.steps], task]
-    if sum([content_bytes(one.kind, len(one.payload), one.tensors) for one in messages]) > limits.call_bytes:
-        return "overflow", bytes_overflow_text(limits.call_bytes)
-    if past.fuel >= limits.call_fuel:
-        return "fuel", fuel_text(limits.call_fuel)
-    return None
-
-
 FLOW_SETTLES_TEXT: Final = "a flow postpones nothing that it could settle: it answers by returning"
 
 
@@ -162,11 +145,6 @@ def steps_overflow_text(steps_max: int) -> str:
 def bytes_overflow_text(call_bytes: int) -> str:
     """Return the message of `overflow` for a call whose messages hold more than its bound."""
     return f"a call whose messages have over {call_bytes} bytes (call_bytes)"
-
-
-def fuel_text(call_fuel: int) -> str:
-    """Return the message of `fuel` for a call that has used up the fuel of all its steps."""
-    return f"its steps used the {call_fuel} fuel of a call (call_fuel)"
 
 
 def _short(value: object) -> str:
