@@ -82,6 +82,7 @@ def test_only_what_is_open_can_be_settled_and_once(broker: Broker, alice: Any) -
     )  # fmt: skip
     done(broker, alice, "counter/a", ["settle", 1, 7])
     assert outcome(broker, 1) == Done(SETTLED, None, (), (), 0, ())
+    assert broker.lane().agents["counter/a"].open == ()
     late = done(broker, alice, "counter/a", ["settle", 1, 7])
     assert outcome(broker, late).kind == "bad_settle"
 
