@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from rota.broker.asks import is_postponed
 from rota.broker.lane import Lane
+from rota.broker.tasks import Agent
 from rota.common.targets import code_name
 from rota.common.work import ASK, TIMER, Emit, Failed, Outcome
 from rota.engine.waits import Seen, waits_of
@@ -46,14 +46,10 @@ class LocalCall:
     """A call of a flow, as it is now."""
 
     def __init__(self, address: str, turns: Iterable[Turn], *, lives: bool) -> None:
-        """`turns`: the retired ones of its address, in order; `lives`: whether the lane still has it."""
-        self._messages: list[Turn] = []
-        self.ended = not lives
-        for turn in turns:
-            if self._messages and not is_postponed(self._messages[-1].outcome):
-                break  # it came after the end
-            self._messages.append(turn)
+        """`turns`: the retired ones of its address up to its end, in order; `lives`: whether the lane still has it."""
         self.address = address
+        self.ended = not lives
+        self._messages = list(turns)
 
     @property
     def turn(self) -> int:
@@ -101,8 +97,7 @@ class LocalCall:
     @property
     def outcome(self) -> Outcome | None:
         """How it ended: what it returned, or its failure; None if it goes on."""
-        last = self._messages[-1]
-        return self._messages[0].answer if is_postponed(last.outcome) else last.outcome
+        return self._messages[0].answer
 
     def __repr__(self) -> str:
         head = f"call {self.address}: {len(self._messages)} messages, {self.fuel} fuel"
@@ -130,9 +125,7 @@ def missing_text(lane: Lane, turn: int) -> str:
     while ask is not None:
         owner = ask.owner
         agent = lane.agents.get(owner)
-        has_postponed = agent is not None and ask.owes in agent.open
-        owes = f"has postponed turn {ask.owes}" if has_postponed else "has not answered"
-        said.append(f"{owner} {owes}")
+        said.append(f"{owner} {_owes(agent, ask.owes)}")
         if owner in met:
             said[-1] = f"{owner} waits for itself"
             break
@@ -144,6 +137,12 @@ def missing_text(lane: Lane, turn: int) -> str:
         if ask is not None:
             said.append(f"it waits for {ask.address}, turn {ask.turn}")
     return "; ".join(said)
+
+
+def _owes(agent: Agent | None, turn: int) -> str:
+    if agent is not None and agent.call is not None and agent.call.waits:
+        return f"waits at {shown_text(agent.call.waits)}"
+    return f"has postponed turn {turn}" if agent is not None and turn in agent.open else "has not answered"
 
 
 def ask_table(asks: Iterable[LocalAsk]) -> Table[LocalAsk]:

@@ -22,7 +22,7 @@ class LocalHandle:
         self._lane = lane
 
     def result(self) -> Result:
-        """Run the lane until the task has its result. Raises `TaskFailed` if it failed."""
+        """Run the lane until the task has its result, a postponed one its answer. Raises `TaskFailed` if it failed."""
         return self._lane.result(self.turn)
 
     def outcome(self) -> Result:

@@ -267,6 +267,7 @@ class History:
         self._turns: dict[int, Turn] = {}
         self._order: deque[int] = deque()  # in retire order: popping the first key of a dict is slow
         self._finals: dict[int, Task] = {}  # of kept turns that were postponed
+        self._ends: dict[int, int] = {}  # of those: the turn that had retired last when the answer was there
         self._newest: dict[str, StateAt] = {}  # by agent: the state after its last retired task
         self._executed: dict[int, StateAt] = {}  # by turn: of tasks that have completed but not retired
 
@@ -288,15 +289,27 @@ class History:
             forgotten = self._order.popleft()
             del self._turns[forgotten]
             self._finals.pop(forgotten, None)
+            self._ends.pop(forgotten, None)
         return found
 
     def answered(self, answered: Iterable[Task]) -> None:
         """Note the answers of turns that were postponed."""
-        self._finals.update([(task.turn, task) for task in answered if task.turn in self._turns])
+        for task in answered:
+            if task.turn in self._turns:
+                self._finals[task.turn] = task
+                self._ends[task.turn] = self._order[-1]
 
-    def of(self, address: str) -> list[Turn]:
-        """Return the kept turns of one target, in retire order."""
-        return [turn for turn in self._turns.values() if turn.target == address]
+    def of_call(self, address: str) -> list[Turn]:
+        """Return the kept turns of a call until its end, in retire order; what came behind its end had no effect."""
+        first = call_of(address)
+        end = None if first is None else self._ends.get(first)
+        found: list[Turn] = []
+        for turn in self._turns.values():
+            if turn.target == address:
+                found.append(turn)
+            if turn.turn == end:
+                break
+        return found
 
     def find(self, turn: int) -> Turn | None:
         return self._turns.get(turn)

@@ -100,7 +100,7 @@ class View:
         if found.call is None:
             raise LocalError(f"turn {found.turn} is a message to {found.target}, which is no flow", turn=found.turn)
         self._remembered(found.call, self._history.find(found.call))
-        return LocalCall(found.target, self._history.of(found.target), lives=found.target in self._lane.agents)
+        return LocalCall(found.target, self._history.of_call(found.target), lives=found.target in self._lane.agents)
 
     @property
     def dead(self) -> Table[DeadTask]:

@@ -28,8 +28,9 @@ from rota.broker.tasks import Task
 from rota.broker.world import World
 from rota.client import Client
 from rota.common.digests import digest, lane_seed
+from rota.common.limits import ASKS_MAX
 from rota.common.messages import LaneSettings, TaskRun
-from rota.common.work import AGENT, ASK, TELL, Code, Done, Emit, Outcome
+from rota.common.work import AGENT, ASK, TELL, Code, Done, Emit, Limits, Outcome
 
 if TYPE_CHECKING:
     from _bench_cases import Place
@@ -53,7 +54,7 @@ def asks(place: Place) -> Iterator[None]:
     with Up(place.folder, 1, 0) as up, Client(place.folder.root) as client:
         up.wait_ready(place.say)
         client.deploy("echo", ECHO)
-        client.deploy("desk", by_hand("desk", "echo", 1))
+        client.deploy("desk", by_hand("desk", "echo", 1), code_limits=Limits(asks_max=ASKS_MAX))
         while True:
             count = max(place.sizes.tasks // ASK_SHARE, 50)
             place.say(f"{count} asks")

@@ -107,6 +107,22 @@ def test_a_cancel_ends_a_call_and_what_it_asked(lane: LocalLane) -> None:
     assert isinstance(lane.call(1).outcome, Failed)
 
 
+def test_what_comes_after_the_end_of_a_call_is_no_message_of_it(lane: LocalLane) -> None:
+    """Goal: a call is told as it was. Method: it is cancelled while an answer to it is in the line."""
+    handle = lane.ask("trip")
+    lane.step()
+    lane.step()
+    assert [task.target for task in lane.line] == ["trip/~1"]
+    assert handle.cancel()
+    (late,) = lane.run()
+    assert late.target == "trip/~1"
+    told = lane.call(late)
+    assert [turn.turn for turn in told.messages] == [1]
+    assert (told.ended, len(told.open)) == (True, 0)
+    assert repr(told).endswith("failed cancelled: cancelled on request>")
+    assert not lane.asks
+
+
 def test_a_deadline_is_passed_by_the_clock(lane: LocalLane) -> None:
     """Goal: deadlines are inputs of the lane's clock, as timers are. Method: one that passes while its task is open,
     one while it waits in a paused lane, and one that is met.
