@@ -7,6 +7,7 @@ Nobody but the lane makes such addresses: a key of `~` and digits is reserved.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
@@ -97,12 +98,16 @@ def open_after(open_turns: tuple[int, ...], turn: int, done: Done) -> tuple[int,
 
     Asserts that the task settles and hands on only what is open; `settle_failure` says so of an outcome from outside.
     """
-    left = dict.fromkeys(open_turns if done.waits is None else (*open_turns, turn))
+    left = open_turns  # there may be thousands, so they are not looked through
+    if done.waits is not None:
+        place = bisect_left(left, turn)
+        left = (*left[:place], turn, *left[place:])
     for emit in done.emits:
         if emit.answers:
-            assert emit.answers in left, f"turn {turn} settles turn {emit.answers}, which is not open"
-            del left[emit.answers]
-    return tuple(sorted(left))
+            assert _holds(left, emit.answers), f"turn {turn} settles turn {emit.answers}, which is not open"
+            place = bisect_left(left, emit.answers)
+            left = left[:place] + left[place + 1 :]
+    return left
 
 
 def settle_failure(
@@ -119,14 +124,21 @@ def settle_failure(
         return ("bad_settle", FLOW_SETTLES_TEXT) if answering else None
     if done.waits is not None and kind != ASK and sender is not None:
         return "bad_settle", nobody_asked_text(turn)
-    left = dict.fromkeys(open_turns if done.waits is None else (*open_turns, turn))
+    taken: dict[int, None] = {}
     for emit in answering:
-        if emit.answers not in left or (emit.answers == turn and emit.kind != ASK):
+        is_own = done.waits is not None and emit.answers == turn and emit.kind == ASK
+        if emit.answers in taken or not (is_own or _holds(open_turns, emit.answers)):
             return "bad_settle", not_open_text(emit.answers, address)
-        del left[emit.answers]
-    if turn in left and len(left) > code.limits.asks_max:
+        taken[emit.answers] = None
+    if done.waits is not None and turn not in taken and len(open_turns) - len(taken) >= code.limits.asks_max:
         return "overflow", asks_overflow_text(code.limits.asks_max)
     return None
+
+
+def _holds(open_turns: tuple[int, ...], turn: int) -> bool:
+    """Return whether ascending turns hold this one."""
+    place = bisect_left(open_turns, turn)
+    return place < len(open_turns) and open_turns[place] == turn
 
 
 FLOW_SETTLES_TEXT: Final = "a flow postpones nothing that it could settle: it answers by returning"
