@@ -179,9 +179,10 @@ class InOneProcess:
         return self.lane._lane.next_turn - 1
 
     def end(self) -> tuple[int, bytes, dict[int, Any]]:
-        # A broker keeps the answer in the end, so nothing of a task that is postponed.
+        # A broker keeps the answer in the end, so nothing of an ask that is open; steps of a call are no asks.
+        steps = {turn.turn: turn.outcome for turn in self.lane.turns if turn.call not in (None, turn.turn)}
         final = {turn.turn: turn.answer for turn in self.lane.turns if turn.answer is not None}
-        return self.lane.retired, self.lane.digest, final
+        return self.lane.retired, self.lane.digest, steps | final
 
 
 def play(side: Any) -> tuple[int, bytes, dict[int, Any]]:
