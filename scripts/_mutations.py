@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from _mutations_calls import CALL_FAULTS
 from _mutations_code import CODE_FAULTS
 from _mutations_fence import FENCE_FAULTS
 from _mutations_guests import GUEST_FAULTS
@@ -84,7 +85,7 @@ MUTATIONS: Final = (
         "queue.tasks.extendleft(reversed(unfinished))", "queue.tasks.extendleft(unfinished)", (*_DISPATCH, *_CORE),
     ),
     *[Mutation(*fault) for fault in (*FAULTS, *CODE_FAULTS, *MODEL_FAULTS, *TEXT_FAULTS)],
-    *[Mutation(*fault) for fault in (*WASI_FAULTS, *FENCE_FAULTS, *IMAGE_FAULTS, *GUEST_FAULTS)],
+    *[Mutation(*fault) for fault in (*WASI_FAULTS, *FENCE_FAULTS, *IMAGE_FAULTS, *GUEST_FAULTS, *CALL_FAULTS)],
     # --- effects --------------------------------------------------------------------------------------------------
     Mutation(
         "lost-emit", "every emitted task is stamped", "broker/lane_answers.py",
