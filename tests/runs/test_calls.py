@@ -104,6 +104,22 @@ def test_a_call_that_an_input_ended() -> None:
     assert [later.what for later in asked.later] == [POSTPONED, ENDED]
 
 
+def test_a_call_that_began_before_the_kept_records() -> None:
+    """Goal: after a compaction a call is told from the messages that the snapshot has. Method: the call whose first two
+    messages were cut; what it did before is there in short, the rest in full, and the fuel of all.
+    """
+    run = MemoryRun(answered_later(), cut_after=17)
+    call = call_at(run, "order/~1", "main")
+    assert [(step.task.turn, step.task.kind) for step in call.before] == [(1, "ask"), (4, "reply")]
+    assert call.before[0].path.startswith("ask counter/b ")
+    assert [trace.turn for trace in call.messages] == [8, 9]
+    assert waits(call) == [(8, "order/~1", None, 9)]
+    assert (call.fuel, call.mark) == (call_at(MemoryRun(answered_later()), "order/~1", "main").fuel, "ok")
+    assert call_at(MemoryRun(answered_later(), cut_after=22), "order/~12", "main").messages[0].turn == 12
+    with pytest.raises(UnknownTask):
+        call_at(MemoryRun(answered_later(), cut_after=22), "order/~1", "main")
+
+
 def test_what_is_no_call_is_said(run: MemoryRun) -> None:
     """Goal: a wrong question gets a remedy. Method: a turn that began no call, one that is not there, no such lane."""
     for address in ("order/~2", "desk/~3", "order/~99"):
