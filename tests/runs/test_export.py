@@ -21,7 +21,7 @@ import run_kit
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_kit import bodies, counting, program, records_of, scripted, write_run
+from run_kit import Broker, bodies, counting, program, records_of, scripted, write_run
 from smallest_model import SMALLEST_MODEL
 
 from rota.broker import records
@@ -470,3 +470,22 @@ def test_progress_is_told(full_run: Path, tmp_path: Path) -> None:
     for what in ("bytes packed", "bytes unpacked"):
         done = [step for step in told if step[0] == what]
         assert done[-1][1] == done[-1][2] == (full_run / "run.rota").stat().st_size + len(b"counter")
+
+
+def test_the_code_of_a_call_that_goes_on_is_needed(tmp_path: Path) -> None:
+    """Goal: a call runs on the code that it began with, also after another deploy and a compaction. Method: a call that
+    waits, its name bound to other code, and the records up to there cut; what the run needs.
+    """
+    broker = Broker()
+    alice = broker.producer()
+    alice.deploy("counter")
+    alice.deploy("order", scripted.FLOW)
+    broker.worker()
+    alice.submit("order", program(["await", [["ask", "counter/a", [["postpone"]]]], 1]), kind="ask")
+    broker.run()
+    alice.deploy("order", scripted.COUNTER)
+    found = records_of(broker)
+    path = write_run(tmp_path / "cut", found, cut_after=len(found))
+    with open_run(path) as source:
+        needs, _ = read_needs(source)
+    assert scripted.FLOW.digest in needs.modules
