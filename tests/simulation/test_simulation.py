@@ -181,7 +181,7 @@ def _forgotten_timers(patch: pytest.MonkeyPatch) -> None:
     ("plant", "seed"),
     [
         (_wrong_tie_break, 3), (_lost_emit, 3), (_said_before_durable, 21), (_forgotten_answers, 1), (_lost_commit, 47),
-        (_overtaking, 0), (_silent_divergence, 10), (_forgotten_timers, 47),
+        (_overtaking, 0), (_silent_divergence, 74), (_forgotten_timers, 47),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )  # fmt: skip
