@@ -14,7 +14,7 @@ from rota.broker.asks import is_postponed
 from rota.broker.lane import Lane
 from rota.broker.results import result_item
 from rota.broker.tasks import DeadTask, Run, Task, Timer
-from rota.common.calls import call_of
+from rota.common.calls import call_of, open_after
 from rota.common.digests import digest
 from rota.common.errors import CodeError
 from rota.common.results import Decoder, Result, result_of
@@ -214,7 +214,7 @@ class Pending(NamedTuple):
 class FoldStates:
     """The states of one agent in a fold."""
 
-    __slots__ = ("_fold", "_known", "_last", "_run", "_tasks")
+    __slots__ = ("_fold", "_known", "_last", "_open", "_run", "_tasks")
 
     def __init__(self, planned: PlannedFold, done: int, last: bytes | None, run: Callable[[Fold], FoldResult]) -> None:
         """`last` is the state after the first `done` tasks, which are those with an outcome."""
@@ -223,6 +223,7 @@ class FoldStates:
         self._last = last
         self._run = run
         self._known = [planned.fold.state]
+        self._open = planned.fold.open  # after the last known state
 
     def after(self, index: int) -> bytes | None:
         """Return the state after the task at `index`; -1: before the fold.
@@ -237,13 +238,16 @@ class FoldStates:
 
     def _again(self, index: int) -> bytes | None:
         task, before = self._tasks[index], self._known[index]
-        result = self._run(self._fold._replace(state=before, tasks=self._fold.tasks[index : index + 1]))
+        alone = self._fold._replace(state=before, tasks=self._fold.tasks[index : index + 1], open=self._open)
+        result = self._run(alone)
         state = before if result.state is None else result.state
         if len(result.outcomes) != 1 or (task.state_digest is not None and digest(state or b"") != task.state_digest):
             raise CodeError(
                 f"{task.address} came to another state when turn {task.turn} ran again ({result.stopped or 'differs'}):"
                 " deploy it without reuse, it keeps something between calls"
             )
+        if type(task.outcome) is Done:
+            self._open = open_after(self._open, task.turn, task.outcome)
         return state
 
 

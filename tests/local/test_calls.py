@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import msgpack
 import pytest
 
 from rota import local
@@ -14,6 +15,7 @@ from rota.proof.verification import IN_PROCESS, prove
 from rota.proof.verify import VerifyOptions
 from rota.runs.open import open_run
 
+EXAMPLES = Path(__file__).parents[2] / "sdk" / "c" / "examples"
 MINUTE_MS = 60_000
 
 
@@ -45,6 +47,17 @@ def test_the_result_is_the_answer_in_the_end(lane: LocalLane) -> None:
     assert not lane.asks
     assert behind.result().payload == b"later"
     assert [result.payload for result in lane.ask_many("desk", [b"", b""]).results()] == [b"done", b"done"]
+
+
+def test_states_inside_a_fold_that_postpones_and_settles_are_known(rota_lane: LocalLane) -> None:
+    """Goal: fast runs hide no state of an agent that answers later. Method: a desk that keeps the turn it owes, in one
+    fold with its answers.
+    """
+    rota_lane.deploy("desk", EXAMPLES / "desk.wasm")
+    rota_lane.submit_many("desk/a", [b"wait", b"answer", b"wait", b"wait", b"answer"])
+    turns = rota_lane.run()
+    assert [turn.waits for turn in turns] == ["", None, "", "", None]
+    assert [turn.state for turn in turns] == [msgpack.packb(owed) for owed in (1, None, 3, 4, None)]
 
 
 def test_a_flow_is_stepped_through_wait_by_wait(lane: LocalLane) -> None:
