@@ -334,8 +334,10 @@ def _check_emits(queue: TaskQueue, emits: Sequence[Emit]) -> None:
             raise ProtocolError(f"{queue.address}: a {emit.kind} that answers turn {emit.answers}")
         if is_instance(emit.target) and emit.target != queue.address:
             raise ProtocolError(f"{queue.address}: {reserved_text(emit.target)}")
-        if emit.kind == FAILURE and failure_of(emit.payload) is None:
-            raise ProtocolError(f"{queue.address}: turn {emit.answers} fails with what is no [kind, message]")
+        if emit.kind in (REPLY, FAILURE) and emit.priority:
+            raise ProtocolError(f"{queue.address}: a {emit.kind} of priority {emit.priority}")
+        if emit.kind == FAILURE and (emit.tensors or failure_of(emit.payload) is None):
+            raise ProtocolError(f"{queue.address}: turn {emit.answers} fails with what is no error [kind, message]")
 
 
 def _compare_late(broker: BrokerState, message: messages.Completed) -> None:

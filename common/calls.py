@@ -15,8 +15,9 @@ import msgspec
 
 from rota.common.digests import digest, pack
 from rota.common.limits import MESSAGE_CHARS_MAX, PATH_CHARS_MAX
-from rota.common.work import ASK, FAILURE_KINDS, Code, Done, Emit, Failed, Outcome
+from rota.common.work import ASK, Code, Done, Emit, Failed, Outcome
 
+SETTLED_KIND: Final = "error"  # of a failure with which an agent settles a turn
 STEP_BYTES: Final = 256  # what a message of a call counts besides its content while the call lasts
 
 _INSTANCE: Final = re.compile(r"\A[^/]+/~[0-9]+\Z").match
@@ -85,12 +86,14 @@ def nobody_asked_text(turn: int) -> str:
 
 
 def failure_of(payload: bytes) -> tuple[str, str] | None:
-    """Return kind and message in the payload of a `failure`, None if it is not MessagePack of these two texts."""
+    """Return kind and message of the failure with which an agent settles a turn, None if it is not MessagePack of
+    these two texts. An agent can say only `error`; the other kinds are of what happened to a task itself.
+    """
     try:
         found = _failure.decode(payload)
     except msgspec.DecodeError:
         return None
-    return found if found[0] in FAILURE_KINDS and len(found[1]) <= MESSAGE_CHARS_MAX else None
+    return found if found[0] == SETTLED_KIND and len(found[1]) <= MESSAGE_CHARS_MAX else None
 
 
 def open_after(open_turns: tuple[int, ...], turn: int, done: Done) -> tuple[int, ...]:

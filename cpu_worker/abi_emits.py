@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rota.common.calls import is_instance, reserved_text
+from rota.common.calls import SETTLED_KIND, is_instance, reserved_text
 from rota.common.digests import pack
 from rota.common.limits import (
     DELAY_MS_MAX,
@@ -122,7 +122,7 @@ def _failure(payload: bytes, where: str) -> bytes:
         message = error_message(*fields)
     except BadOutput as error:
         raise BadOutput(f"{where}: {error}") from None
-    return pack(["error", message])
+    return pack([SETTLED_KIND, message])
 
 
 def tensors_of(value: Any, where: str, tensors: Sequence[TensorRef]) -> tuple[TensorRef, ...]:

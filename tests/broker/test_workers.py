@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 from core_kit import Broker, SimWorker
 from scripted import MODEL_CODE, code, program
@@ -14,7 +15,7 @@ from rota.common import limits, messages
 from rota.common.digests import digest
 from rota.common.events import OutcomesDiffer, WorkerExpelled, WorkerJoined, WorkerLeft
 from rota.common.messages import Completed, Registered, Revoke, TaskRun
-from rota.common.work import Done, Emit, Failed, Provenance
+from rota.common.work import Done, Emit, Failed, Provenance, TensorRef
 
 MakeBroker = Callable[..., Broker]
 ADD = program(["add", 1])
@@ -345,6 +346,37 @@ def test_a_liar_is_expelled(lie: str, broker: Broker) -> None:
     broker.worker("honest")
     broker.run()
     assert broker.counter("counter/a") == 1
+
+
+SETTLE = Emit("counter/a", msgpack.packb(["error", "no: sorry"]), 0, "failure", (), 0, 1)
+SETTLE_LIES: dict[str, dict[str, Any]] = {
+    "kind": {"payload": msgpack.packb(["cancelled", "cancelled on request"])},
+    "no kind": {"payload": msgpack.packb(["nonsense", ""])},
+    "no texts": {"payload": msgpack.packb([1, 2])},
+    "no array": {"payload": b""},
+    "a long text": {"payload": msgpack.packb(["error", "x" * (limits.MESSAGE_CHARS_MAX + 1)])},
+    "tensors": {"tensors": (TensorRef(bytes(32), "uint8", (1,)),)},
+    "priority": {"priority": 1},
+    "target": {"target": "counter/b"},
+    "delay": {"delay_ms": 1},
+    "turn": {"answers": 2},
+    "no turn": {"answers": 0},
+}
+
+
+@pytest.mark.parametrize("lie", ["", *SETTLE_LIES])
+def test_a_liar_settles_only_as_an_agent_can(lie: str, broker: Broker) -> None:
+    """Goal: no worker can say that an ask was cancelled, expired or lost, or leave what no guest can. Method: one
+    failure that is right, and one wrong in each field; the ask then stays open.
+    """
+    alice, liar = broker.producer(), broker.worker("liar")
+    alice.submit("counter/a", program(["postpone"]), kind="ask")
+    liar.finish()
+    alice.submit("counter/a", ADD)
+    liar.lie(outcomes=(done(emits=(SETTLE._replace(**SETTLE_LIES.get(lie, {})),)),), state=b"1")
+    assert bool(broker.told(WorkerExpelled, worker="liar")) == bool(lie)
+    assert list(broker.lane().open) == ([1] if lie else [])
+    assert 1 in alice.results or lie
 
 
 def test_a_wrong_number_of_folds_is_a_lie(broker: Broker) -> None:
