@@ -4,9 +4,9 @@ The cut is the last record to remove. A snapshot of the state after it replaces 
 by a record that is appended. All kept records are read, checked and folded before anything changes. Then each step
 leaves a valid run file: pins, snapshot, name, cut, removal, shrinking, files. After a kill in between, run it again.
 
-Modules named by a kept record, a lane or a task stay; so do such tensors, and those with a lease. A live broker removes
-tensors earlier, when no task or result names them (tensor_keeper.py). Conversations are removed only on request: those
-not used for some days that no kept record and no state names.
+Modules named by a kept record, a lane, a task or a call stay; so do such tensors, and those with a lease. A live broker
+removes tensors earlier, when no task or result names them (tensor_keeper.py). Conversations are removed only on
+request: those not used for some days that no kept record and no state names.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from rota.broker import snapshot
+from rota.broker.code_uses import codes_in_use
 from rota.broker.journal import Journal
 from rota.broker.journal_heads import heads_named_by
 from rota.broker.lock import FolderLock
@@ -224,9 +225,8 @@ class _Compaction:
                 self._refer(record)
 
     def _refer_world(self, world: World) -> None:
-        for lane in world.lanes.values():
-            for code in [*lane.deploys.values(), *[task.code for task in lane.line() if task.code is not None]]:
-                self._refer_code(code)
+        for code in codes_in_use(world):
+            self._refer_code(code)
         self.tensors.update(world.tensors_in_use())
 
     def _refer(self, record: Record) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rota.broker import records
+from rota.broker.code_uses import codes_in_use
 from rota.broker.modules import programs
 from rota.broker.records import FORMAT_VERSION, Record
 from rota.broker.world import World
@@ -108,11 +109,8 @@ class _Collected:
         self._bundles: dict[bytes, None] = {}
         self._models: dict[bytes, None] = {}
         self._tensors: dict[bytes, None] = dict(world.tensors_in_use())
-        for lane in world.lanes.values():
-            issued = [task.code for task in lane.line() if task.code is not None]
-            calls = [agent.call.code for agent in lane.agents.values() if agent.call is not None]
-            for code in (*lane.deploys.values(), *issued, *calls):
-                self._see_code(code)
+        for code in codes_in_use(world):
+            self._see_code(code)
 
     def needs(self, modules: Path, conversations: tuple[bytes, ...]) -> Needs:
         return Needs(

@@ -158,6 +158,14 @@ CALL_FAULTS: Final = (
         _SNAPSHOT,
     ),
     (
+        "code-of-calls-collected",
+        "a compaction keeps the code that a call began with",
+        "broker/code_uses.py",
+        "    yield from _of_calls(lane)\n",
+        "",
+        ("tests/broker/test_compaction.py",),
+    ),
+    (
         "outsider-in-a-call",
         "nobody sends to a call",
         "broker/requests.py",

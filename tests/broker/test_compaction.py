@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scripted
 from chaos import Chaos, deploy_all
 from core_kit import Broker, fold_journal, picture
+from run_kit import program, records_of, write_run
 
 from rota.broker import records
 from rota.broker.compaction import Place, Report, Wishes, compact
@@ -257,6 +259,43 @@ def test_modules_and_tensors_that_nobody_names_go(folder: RunFolder) -> None:
     for ref in refs[:3]:
         store.open(ref)
     assert store.stats().files == 3
+
+
+def test_the_code_of_a_call_that_goes_on_stays(tmp_path: Path) -> None:
+    """Goal: a call runs on the code that it began with, also when nothing else is left of that. Method: a module and a
+    bundle, each deployed as a flow, called, bound to something else, and the whole run cut while the calls wait; then
+    they end, and their code goes.
+    """
+    broker = Broker()
+    alice = broker.producer()
+    flows = {"order": scripted.FLOW, "trip": scripted.SOURCE_FLOW}
+    alice.deploy("counter")
+    broker.worker()
+    for name, code in flows.items():
+        alice.deploy(name, code)
+        alice.submit(name, program(["await", [["ask", "counter/a", [["postpone"]]]], 1]), kind="ask")
+    broker.run()
+    for name in flows:
+        alice.deploy(name)
+    folder = RunFolder(write_run(tmp_path / "run", records_of(broker)))
+    module = folder.modules / f"{scripted.FLOW.digest.hex()}.wasm"
+    bundle = folder.modules / f"{scripted.SOURCE_FLOW.digest.hex()}.bundle"
+    for path in (module, bundle):
+        path.write_bytes(b"code")
+    report = compacted(folder, Wishes(records=0))
+    assert (report.cut_first, report.modules_removed) == (1, 0)
+    assert module.exists()
+    assert bundle.exists()
+    for code in flows.values():
+        (use,) = broker.ask("uses", digest=code.digest.hex())
+        assert use == {"lane": "main", "names": [], "tasks": 0, "calls": 1}
+    for seq in (1, 2):
+        alice.cancel(seq)
+    assert broker.ask("uses", digest=scripted.FLOW.digest.hex()) == []
+    ended = RunFolder(write_run(tmp_path / "ended", records_of(broker)))
+    for path in (module, bundle):
+        shutil.copy(path, ended.modules)
+    assert compacted(ended, Wishes(records=0)).modules_removed == 2
 
 
 def test_conversations_that_nobody_uses_or_names_go(folder: RunFolder) -> None:

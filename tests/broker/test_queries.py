@@ -80,7 +80,9 @@ def test_agents_deploys_dead_and_digest(busy: Broker) -> None:
     assert [row["name"] for row in busy.ask("deploys")] == ["counter"]
     assert busy.ask("deploys")[0]["digest"] == COUNTER.digest
     # Bound to counter, and tasks 3 and 5 of the line have no outcome yet.
-    assert busy.ask("uses", digest=COUNTER.digest.hex()) == [{"lane": "main", "names": ["counter"], "tasks": 2}]
+    assert busy.ask("uses", digest=COUNTER.digest.hex()) == [
+        {"lane": "main", "names": ["counter"], "tasks": 2, "calls": 0}
+    ]
     assert busy.ask("uses", digest="00" * 32) == []
     (dead,) = busy.ask("dead")
     assert (dead["seq"], dead["kind"], dead["log"]) == (2, "error", ["why"])
