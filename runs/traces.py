@@ -230,9 +230,9 @@ class Tracer:
 
     def _take_stamped(self, run: Run, step: Step, retired_at: dict[int, int]) -> None:
         record = step.record
-        position = step.position
-        if run.parent is not None and type(record) is not records.TimerFired:
-            position = retired_at[run.parent[0]]  # emits and replies are stamped when their parent retires
+        position = step.position  # where an input stamps what it submits, a timer's message, or the end of an ask
+        if run.parent is not None:  # emits and answers are stamped when their parent retires
+            position = retired_at.get(run.parent[0], position)
         parent = None if run.parent is None else self.traces.get((run.lane, run.parent[0]))
         retry_of = record.retry_of if type(record) is records.Submitted and run.parent is None else None
         if parent is None and not self._may_hold(run) and (retry_of is None or retry_of not in self.by_seq):

@@ -17,7 +17,9 @@ def answered_later() -> Broker:
     - the call sleeps 500 ms (9) and returns;
     - 10 of `desk/a` is postponed and cancelled by alice;
     - 11 fails a call of `order` in its first step;
-    - 12 begins a call that asks `desk/b` (13) within a minute, which is postponed: both stay open.
+    - 12 begins a call that asks `desk/b` (13) within a minute, which is postponed: both stay open;
+    - 14 of `clerk/y` asks `desk/c` (15), which is postponed and cancelled by alice: 16 tells `clerk/y`;
+    - 17 begins a call that asks `desk/c` (18) within half a second, which is postponed and expires: 19 tells the call.
     """
     broker = Broker()
     alice = broker.producer()
@@ -40,6 +42,14 @@ def answered_later() -> Broker:
     alice.submit("order", program(["fail", "no good"]), kind="ask")
     broker.run()
     alice.submit("order", program(["await", [["ask", "desk/b", [["postpone"]], 0, 60_000]], 1]), kind="ask")
+    broker.run()
+    alice.submit("clerk/y", program(["ask", "desk/c", [["postpone"]]]))
+    broker.run()
+    assert alice.cancel(15)
+    broker.run()
+    alice.submit("order", program(["await", [["ask", "desk/c", [["postpone"]], 0, 500]], 1]), kind="ask")
+    broker.run()
+    broker.live(1_000)
     broker.run()
     broker.check()
     return broker

@@ -137,7 +137,7 @@ def test_the_story_of_a_call_and_of_a_flow(run: MemoryRun) -> None:
     call = "order/~1"
     assert both == [(1, call, "waits"), (4, call, "waits"), (8, call, "waits"), (9, call, "ok")]
     calls = [(trace.turn, trace.target) for trace in story(run, "order", "main", (None, None))]
-    assert calls == [(1, call), (11, "order/~11"), (12, "order/~12")]
+    assert calls == [(1, call), (11, "order/~11"), (12, "order/~12"), (17, "order/~17")]
 
 
 # --- asks that are answered later -----------------------------------------------------------------
@@ -174,6 +174,20 @@ def test_an_answer_from_a_call_and_one_from_an_input(run: MemoryRun) -> None:
     assert family(run, 13).trace.answer is None
 
 
+def test_an_input_that_ends_an_inner_ask_tells_its_asker(run: MemoryRun) -> None:
+    """Goal: the end of an ask by an input is a message like any other. Method: the failures that a cancel and a
+    deadline stamped, long after the turn that they answer; where they were stamped, and from what.
+    """
+    for ended, turn, record, kind in ((15, 16, 32, "cancelled"), (18, 19, 37, "expired")):
+        asked, told = family(run, ended).trace, family(run, turn)
+        assert asked.answer is not None
+        assert (asked.answer.what, asked.answer.record) == (ENDED, record)
+        assert [child.turn for child in asked.children] == [turn]
+        assert (told.trace.stamped, told.trace.stamped_at) == (record, turn - 1)
+        assert kind.encode() in told.trace.payload
+        assert [above.turn for above in told.root.chain] == [ended, ended - 1]
+
+
 # --- the log --------------------------------------------------------------------------------------
 
 
@@ -202,4 +216,4 @@ def test_the_log_of_a_call_begins_with_its_submit(run: MemoryRun) -> None:
 
     one, all_calls = concerned("order/~1"), concerned("order")
     assert one == [6, 8, 9, 11, 12, 17, 18, 19, 20]
-    assert all_calls == [*one, 24, 25, 26, 27]
+    assert all_calls == [*one, 24, 25, 26, 27, 34, 35, 37, 38]
