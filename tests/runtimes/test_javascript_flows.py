@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from flow_kit import FIRST_TURN, TURNS_BETWEEN, FlowCall
 from runtime_kit import put_source
 from sdk_cases import task
+from target_cases import target_cases
 
+from rota.common.targets import is_target
 from rota.common.work import Code, Done, Failed, Fold, Limits, Outcome
 from rota.cpu_worker.executor import WasmExecutor
 from rota.cpu_worker.tensor_access import StoreTensors
@@ -95,7 +98,7 @@ def test_many_are_gathered_in_order_raced_and_taken_as_they_come(begin: Begin) -
     coming = begin(f"const all = []; for await (const one of rota.asCompleted({ask})) all.push(one.text); return all;")
     assert coming.answer(b"B", 1).answer(b"C", 1).answer(b"A").value == ["B", "C", "A"]
     failing = begin(f"for await (const one of rota.asCompleted({ask})) ctx.log(one.text);").answer(b"A")
-    assert failing.fail("trap", "unreachable").failure.startswith("error: AskFailed: trap: unreachable")
+    assert failing.fail("trap", "unreachable").failure.startswith("error: AskFailed: trap: unreachable (asked ")
 
 
 def test_timers_take_time_in_a_flow(begin: Begin) -> None:
@@ -245,12 +248,35 @@ NOTHING: Final = "error: waits_for_nothing: the flow waits for nothing that can 
         ("await ctx.ask('a/x', '', { deadline_ms: '1s' });", "error: TypeError: ask: the deadline is 1s, not an i"),
         ("await ctx.generate('smollm2', 'Once');", "error: TypeError: generate: give { prompt: ... } or { messages"),
         ("await ctx.generate(5, {});", "error: TypeError: the model is 5, not a text"),
+        ("return ctx.ask('a/x', '').text;", "error: TypeError: what ctx.ask(...) gives is a promise: await it first"),
+        ("return `got ${ctx.ask('a/x', '')}`;", "error: TypeError: what ctx.ask(...) gives is a promise"),
+        ("ctx.emit('b', ctx.ask('a/x', ''));", "error: TypeError: a promise cannot be stored or sent: await it"),
+        ("await ctx.ask('cook anna!', '');", "error: TypeError: ask: cook anna! is no target: use name/key, name or"),
         ("return () => 1;", "error: TypeError: a function cannot be stored or sent"),
         ("for (let i = 0; i < 65; i++) ctx.ask('a/x', ''); await ctx.sleep(1);", "overflow: "),
     ],
 )  # fmt: skip
 def test_failures_say_what_happened(begin: Begin, body: str, text: str) -> None:
     assert begin(body).failure.startswith(text)
+
+
+def test_what_an_answer_is_not_says_what_it_is(begin: Begin) -> None:
+    """Goal: whoever takes `text` for `value` reads of the other. Method: both, of a message that is the other."""
+    failure = begin("return (await ctx.ask('a', '')).text;").answer(b"\x82").failure
+    assert "what was sent as another value than text or bytes is in .value\n" in failure
+    failure = begin("return (await ctx.ask('a', '')).value;").answer(b"many words").failure
+    assert "what was sent as text is in .text, as bytes in .payload\n" in failure
+
+
+def test_targets_are_those_of_the_broker(begin: Begin) -> None:
+    """Goal: the SDK refuses what a worker would, and no more. Method: both on the edges of each part."""
+    targets = target_cases()
+    body = f"""
+        return {json.dumps(targets)}.map((target) => {{
+            try {{ return ctx.emit(target, "") >= 0; }} catch (error) {{ return false; }}
+        }});
+    """
+    assert begin(body).value == [is_target(target) for target in targets]
 
 
 def test_a_failed_ask_is_thrown_where_it_is_awaited(begin: Begin) -> None:
@@ -264,7 +290,7 @@ def test_a_failed_ask_is_thrown_where_it_is_awaited(begin: Begin) -> None:
     assert unseen.fail().answer(b"B").result == b"B"
     later = begin('const one = ctx.ask("a/x", ""); await ctx.ask("b/x", ""); await one;').fail("trap", "unreachable")
     assert later.waits is not None
-    assert later.answer().failure.startswith("error: AskFailed: trap: unreachable\n    at ")
+    assert later.answer().failure.startswith("error: AskFailed: trap: unreachable (asked a/x)\n    at ")
     model = begin('ctx.generate("smollm2", { prompt: "x" }); return (await ctx.ask("b/x", "")).text;')
     assert model.fail("unknown_model").answer(b"B").result == b"B"
 
@@ -324,7 +350,7 @@ def test_a_call_that_is_made_again_does_the_same(
         FlowCall(one, code, sender="b/x").answer(b"x").wake().answer(b"y").fail() for one in (executor, forgetful)
     ]
     assert kept.outcomes == again.outcomes
-    assert kept.failure.startswith("error: AskFailed: error: no\n    at flow (lines.js:4:")
+    assert kept.failure.startswith("error: AskFailed: error: no (asked c/x)\n    at flow (lines.js:4:")
 
 
 def test_steps_leave_nothing_behind(executor: WasmExecutor, bodies: Code) -> None:

@@ -13,10 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from target_cases import target_cases
 
 from rota.agent import Array, AskFailed, Context, FlowContext, pack, unpack
 from rota.agent.flow import FlowCall, is_call
 from rota.agent.testing import Emit, FlowTest, call, run_flow
+from rota.common.targets import is_target
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTHING = "waits_for_nothing"
@@ -182,6 +184,14 @@ async def _fails_beside(ctx: FlowContext) -> None:
     await beside
 
 
+async def _wraps(value: Any) -> Any:
+    return value
+
+
+async def _waits(value: Any) -> None:
+    await value
+
+
 async def _cancelled(ctx: FlowContext) -> None:
     task = asyncio.current_task()
     assert task is not None
@@ -202,6 +212,25 @@ async def _cancelled(ctx: FlowContext) -> None:
         (_cancelled, "CancelledError", "in _cancelled"),
         (lambda ctx: asyncio.sleep(-1, {1}), "TypeError", "set"),
         (lambda ctx: 1 // 0, "ZeroDivisionError", "in <lambda>"),
+        (lambda ctx: ctx.ask("a").text, "AttributeError", "(await it first, as in: answer = await ctx.ask(...))"),
+        (lambda ctx: ctx.ask("a")["x"], "TypeError", "(await it first"),
+        (lambda ctx: "got " + ctx.ask("a"), "TypeError", "(await it first"),
+        (lambda ctx: list(ctx.ask("a")), "RuntimeError", "(await it first"),
+        (lambda ctx: ctx.emit("b", ctx.ask("a")), "TypeError", "(await it first"),
+        (lambda ctx: _wraps(ctx.ask("a")), "TypeError", "(await it first"),
+        (lambda ctx: _wraps(f"got {ctx.ask('a')}"), "TypeError", "(await it first"),
+        (lambda ctx: asyncio.run(ctx.ask("a")), "RuntimeError", "(await what you would run)"),
+        (lambda ctx: _wraps(ctx.state), "AttributeError", "a flow has no state: its variables stay"),
+        (lambda ctx: ctx.postpone(), "AttributeError", "a flow is answered once, by what it returns"),
+        (lambda ctx: ctx.hand_on("a"), "AttributeError", "return await ctx.ask(...)"),
+        (lambda ctx: _wraps(ctx.text), "AttributeError", "it is in ctx.message"),
+        (lambda ctx: _waits(ctx.emit("a")), "TypeError", "only what `async def flow(ctx)` asks can be awaited"),
+        (lambda ctx: ctx.sleep(0.5), "TypeError", "delay_ms is a whole number of milliseconds, an int, not 0.5"),
+        (
+            lambda ctx: ctx.ask("cook anna!"),
+            "ValueError",
+            "'cook anna!' is no target: use name/key, name or model:NAME",
+        ),
     ],
 )
 def test_ways_to_fail(flow: Any, code: str, text: str) -> None:
@@ -210,6 +239,60 @@ def test_ways_to_fail(flow: Any, code: str, text: str) -> None:
     assert end.failure is not None
     assert end.failure[0] == code
     assert text in end.failure[1]
+
+
+def test_what_an_answer_is_not_says_what_it_is() -> None:
+    """Goal: whoever takes `text` for `value` reads of the other. Method: both, of a message that is the other."""
+    with pytest.raises(UnicodeDecodeError, match=r"than text or bytes is in \.value"):
+        Emit("a", b"\x82", 0, "ask", []).text  # noqa: B018
+    for name, payload, other in (("text", [[1], 2], ".value"), ("value", "many words", ".text")):
+        failure = run_flow(_reads(name), answer=lambda ask, payload=payload: payload).failure
+        assert failure is not None
+        assert other in failure[1]
+
+
+def test_an_answer_is_given_on_with_its_tensors() -> None:
+    """Goal: returning an answer needs no words. Method: one with a tensor, returned as it came."""
+
+    async def flow(ctx: FlowContext) -> Any:
+        return await ctx.ask("a")
+
+    with FlowTest(flow) as test:
+        test.answer(b"\x01", tensors=[(bytes(32), "uint8", (4,))])
+    assert test.end is not None
+    assert test.end.result == b"\x01"
+
+
+def test_the_verbs_of_flows_in_an_agent() -> None:
+    """Goal: who writes a flow in an agent reads what to write instead. Method: a verb of flows, and an await."""
+
+    async def waits(ctx: Any) -> None:
+        await ctx.ask("a")
+
+    for handler, text in (
+        (lambda ctx: ctx.sleep(1), "write `async def flow(ctx)`"),
+        (waits, "`async def flow(ctx)` asks"),
+    ):
+        failure = call(handler).failure
+        assert failure is not None
+        assert text in failure[1]
+
+
+def test_targets_are_those_of_the_broker() -> None:
+    """Goal: the SDK refuses what a worker would, and no more. Method: both on the edges of each part."""
+
+    def agent(ctx: Context) -> None:
+        ctx.emit(ctx.message.text)
+
+    for target in target_cases():
+        assert (call(agent, target).failure is None) == is_target(target), target
+
+
+def _reads(name: str) -> Any:
+    async def flow(ctx: FlowContext) -> None:
+        getattr(await ctx.ask("a"), name)
+
+    return flow
 
 
 def test_a_failed_ask_that_nobody_catches() -> None:
@@ -228,10 +311,12 @@ def test_a_failed_ask_that_nobody_catches() -> None:
     failure = run_flow(flow, answer=refuse).failure
     assert failure is not None
     assert failure[0] == "AskFailed"
-    assert failure[1].startswith("unknown_agent: nobody\n")
+    assert failure[1].startswith("unknown_agent: nobody (asked nobody)\n")
     failure = run_flow(group, answer=refuse).failure
     assert failure is not None
-    assert "the first is AskFailed: unknown_agent: nobody" in failure[1]
+    assert "the first is AskFailed: unknown_agent: nobody (asked nobody)" in failure[1]
+    assert str(AskFailed("error", "no: broken\n  line 7", "a")) == "error: no: broken (asked a)\n  line 7"
+    assert str(AskFailed("error", "no")) == "error: no"
 
 
 def test_what_a_flow_may_leave_behind(caplog: pytest.LogCaptureFixture) -> None:

@@ -118,8 +118,12 @@ def test_large_answers_use_the_same_room(sandbox: PythonSandbox, evaluator: Code
         (
             "await asyncio.gather(*[ctx.ask('a') for _ in range(65)])",
             "overflow",
-            "66, at most 64 (emits_max); --emits",
+            "emits (asks are, too), and one for the call that waits: 66, at most 64 (emits_max)",
         ),
+        ("return ctx.ask('a')", "error", "(await it first, as in: answer = await ctx.ask(...))"),
+        ("return ctx.ask('a').text", "error", "(await it first"),
+        ("await ctx.ask('a b')", "error", "ValueError: 'a b' is no target: use name/key, name or model:NAME"),
+        ("ctx.state = 1", "error", "a flow has no state"),
         ("ctx.fail('no', 'text')", "error", "no: text"),
         ("return {1, 2}", "error", "TypeError: "),
         ("while True: pass", "fuel", "out of fuel"),
@@ -143,7 +147,7 @@ def test_a_failure_in_a_later_step_says_where(sandbox: PythonSandbox, evaluator:
     assert 'File "/body.py", line 3, in body' in call.failure
     assert "/rota/agent" not in call.failure
     call = FlowCall(sandbox.executor, evaluator, b"await ctx.ask('nobody')").fail("unknown_agent", "nobody")
-    assert call.failure.startswith('error: AskFailed: unknown_agent: nobody\n  File "')
+    assert call.failure.startswith('error: AskFailed: unknown_agent: nobody (asked nobody)\n  File "')
     assert call.last.log == ()
 
 

@@ -119,10 +119,16 @@ export function framesOf(error) {
   return own.join("\n");
 }
 
+/** Return what an ask failed with, and who was asked. */
+function askFailure({ kind, message, target }) {
+  const [first, ...others] = `${kind}: ${message}`.split("\n");
+  return [target ? `${first} (asked ${target})` : first, ...others].join("\n");
+}
+
 /** Return an error with its own frames, and its causes. */
 export function describeError(error, seen = []) {
   const frames = framesOf(error);
-  const said = error instanceof AskFailed ? `${error.kind}: ${error.message}` : error.message;
+  const said = error instanceof AskFailed ? askFailure(error) : error.message;
   const text = `${nameOf(error)}${said ? `: ${said}` : ""}${frames ? `\n${frames}` : ""}`;
   const cause = error.cause;
   if (!(cause instanceof Error) || seen.includes(cause)) return text;

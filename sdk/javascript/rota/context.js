@@ -66,6 +66,22 @@ function stateAfter() {
   return before !== null && before.length === after.length && equal(before, after) ? null : after;
 }
 
+/** Return what reads a payload, and says where else it may be found. */
+function reading(read, instead) {
+  return (bytes) => {
+    try {
+      return read(bytes);
+    } catch (error) {
+      error.message += `; ${instead}`;
+      throw error;
+    }
+  };
+}
+
+/** A payload as text; as a value. */
+export const readText = reading((bytes) => textOf(bytes, true), "what was sent as another value than text or bytes is in .value");
+export const readValue = reading(unpack, "what was sent as text is in .text, as bytes in .payload");
+
 const message = Object.freeze({
   get kind() {
     return header[0];
@@ -96,10 +112,10 @@ const message = Object.freeze({
     return payload;
   },
   get text() {
-    return textOf(payload, true);
+    return readText(payload);
   },
   get value() {
-    return unpack(payload);
+    return readValue(payload);
   },
 });
 

@@ -7,6 +7,10 @@ import { bytesOf, utf8 } from "./text.js";
 
 const BYTES_MAX = 2 ** 24; // of all that a task returns
 
+/** What a worker takes, as common/targets.py has it. */
+const isTarget =
+  /^(?:\w[\w.-]{0,63}(?:\/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,200})?|model:\w[\w.-]{0,63}(?:@[1-9][0-9]{0,8})?)$/u;
+
 /** Those of this task, or of this step of a flow, as in docs/AGENTS.md. */
 export const emits = [];
 
@@ -28,6 +32,11 @@ export function integer(value, what) {
 /** Add a message and return its place. `delay_ms`: of a timer, or until the deadline of an ask; `answers`: a turn, or 0. */
 export function add(target, value, kind, options, delay_ms = 0, answers = 0) {
   if (typeof target !== "string") throw new TypeError(`${kind}: the target is ${show(target)}, not a text`);
+  if (!isTarget.test(target)) {
+    throw new TypeError(
+      `${kind}: ${show(target)} is no target: use name/key, name or model:NAME (a name has letters, digits, _ . and -)`,
+    );
+  }
   const priority = options?.priority === undefined ? 0 : integer(options.priority, `${kind}: the priority`);
   const tensors = options?.tensors === undefined ? [] : Array.from(options.tensors, indexOf);
   const emit = [target, payloadOf(value), priority, kind, tensors];

@@ -4,13 +4,12 @@
 // settles a promise or fires a timer, and then the procedure goes on until nothing is left that it can do.
 
 import { show } from "./console.js";
-import { open, verbs } from "./context.js";
+import { open, readText, readValue, verbs } from "./context.js";
 import { add, emits, integer } from "./emits.js";
 import { AskFailed } from "./failures.js";
 import { unpack } from "./messagepack.js";
 import { generateCall, modelCall, modelTarget, outputsOf, textsCall, vectorsOf } from "./models.js";
 import { messageTensors, nextStep } from "./tensors.js";
-import { textOf } from "./text.js";
 import { sendTimers } from "./timers.js";
 
 const PLACE_CHARS_MAX = 100;
@@ -42,10 +41,10 @@ export class Answer {
     return this.#payload;
   }
   get text() {
-    return textOf(this.#payload, true);
+    return readText(this.#payload);
   }
   get value() {
-    return unpack(this.#payload);
+    return readValue(this.#payload);
   }
 }
 
@@ -119,12 +118,23 @@ function failureOf({ stack, target }, kind, text) {
   return failure;
 }
 
+const notAwaited = () => {
+  throw new TypeError("what ctx.ask(...) gives is a promise: await it first");
+};
+const readings = ["payload", "text", "value", "sender", "tensors", "turn"];
+
+/** The prototype of what asks give: a promise that has nothing of an answer. */
+const unawaited = Object.create(
+  Promise.prototype,
+  Object.fromEntries([...readings.map((name) => [name, { get: notAwaited }]), [Symbol.toPrimitive, { value: notAwaited }]]),
+);
+
 /** Wait for what comes under a key. A failure counts where it is awaited, and nowhere else. */
 function wait(key, target, take) {
   const { promise, resolve, reject } = Promise.withResolvers();
   promise.catch(() => {});
   note(key, { stack: String(new Error().stack), place: "", resolve, reject, target, take });
-  return promise;
+  return target === undefined ? promise : Object.setPrototypeOf(promise, unawaited);
 }
 
 /** Note something that may come. */

@@ -11,6 +11,7 @@ The import is for the editor's sake; a handler works without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -19,6 +20,10 @@ from rota.agent.tensors import NewTensors, Tensor
 
 ABI_VERSION: Final = 1
 PRIORITIES: Final = range(-8, 8)
+_is_target: Final = re.compile(  # as common/targets.py has it
+    r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?:/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,200})?"
+    r"|model:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?:@[1-9][0-9]{0,8})?)\Z"
+).match
 
 
 class Fail(BaseException):
@@ -90,7 +95,7 @@ class Message:
     @property
     def text(self) -> str:
         """The payload as UTF-8. Raises `UnicodeDecodeError`."""
-        return self.payload.decode()
+        return text_of(self.payload)
 
     @property
     def value(self) -> Any:
@@ -98,7 +103,7 @@ class Message:
         `ValueError`.
         """
         if self._value is None:
-            self._value = (unpack(self.payload),)
+            self._value = (value_of(self.payload),)
         return self._value[0]
 
 
@@ -155,6 +160,10 @@ class Verbs:
         """Keep an emit, without the fields at its end that say nothing; return its place."""
         if type(target) is not str:
             raise TypeError(f"a target is a str like name/key, not {type(target).__name__}")
+        if not _is_target(target):
+            raise ValueError(
+                f"{target!r} is no target: use name/key, name or model:NAME (a name has letters, digits, _ . and -)"
+            )
         if type(priority) is not int or priority not in PRIORITIES:
             raise ValueError(f"a priority is an int from {PRIORITIES[0]} to {PRIORITIES[-1]}, not {priority!r}")
         fields = [target, _payload(payload), priority, kind, _indices(_checked(tensors))]
@@ -274,10 +283,27 @@ class Context(Verbs):
         return self._output(state, "" if self._postponed else None)
 
 
+def text_of(payload: bytes) -> str:
+    """Return a payload as text. Raises `UnicodeDecodeError`."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        error.reason += "; what was sent as another value than text or bytes is in .value"
+        raise
+
+
+def value_of(payload: bytes) -> Any:
+    """Return a payload as the MessagePack value that it is. Raises `ValueError`."""
+    try:
+        return unpack(payload)
+    except ValueError as error:
+        raise ValueError(f"{error}; what was sent as text is in .text, as bytes in .payload") from None
+
+
 def check_ms(name: str, value: int) -> int:
     """Return a number of milliseconds. Raises `TypeError`."""
     if type(value) is not int:
-        raise TypeError(f"{name} is a number of milliseconds, an int, not {type(value).__name__}")
+        raise TypeError(f"{name} is a whole number of milliseconds, an int, not {value!r}")
     return value
 
 

@@ -50,7 +50,18 @@ class AskFailed(Exception):
         self.target = target
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
+        said = f"{self.kind}: {self.message}"
+        if not self.target:
+            return said
+        first, line_break, rest = said.partition("\n")
+        return f"{first} (asked {self.target}){line_break}{rest}"
+
+
+class Unawaited(asyncio.Future[Any]):
+    """What an ask gives. Text is never made of it, since its answer was meant; `repr` shows it."""
+
+    def __format__(self, _form: str) -> str:
+        raise TypeError("Unawaited has no text")
 
 
 class _Asked:
@@ -99,6 +110,14 @@ class FlowContext(Verbs):
 
     # --- verbs ----------------------------------------------------------------------------------------
 
+    def reply(self, payload: Any = b"", tensors: Iterable[Tensor] = ()) -> None:
+        """Set the answer of the call; the last call counts, or what the flow returns. An `Answer` as `payload` is given
+        on as it came, with its tensors.
+        """
+        if isinstance(payload, Answer):
+            payload, tensors = payload.payload, tuple(tensors) or payload.tensors
+        super().reply(payload, tensors)
+
     def ask(
         self, target: str, payload: Any = b"", priority: int = 0, tensors: Iterable[Tensor] = (), deadline_ms: int = 0
     ) -> asyncio.Future[Answer]:
@@ -107,8 +126,11 @@ class FlowContext(Verbs):
         """
         return self._ask(target, payload, priority, tensors, deadline_ms, None)
 
-    def sleep(self, delay_ms: float) -> asyncio.Future[None]:
-        """Return after `delay_ms` milliseconds, when awaited. The call takes no room in a worker meanwhile."""
+    def sleep(self, delay_ms: int) -> asyncio.Future[None]:
+        """Return after `delay_ms` milliseconds, when awaited. The call takes no room in a worker meanwhile. Raises
+        `TypeError` for a fraction, since seconds were meant: `asyncio.sleep` takes them.
+        """
+        check_ms("delay_ms", delay_ms)
         future: asyncio.Future[None] = self._loop.create_future()
         handle = self._loop.call_later(delay_ms / 1000, _wake, future)
         future.add_done_callback(lambda _: handle.cancel())
@@ -171,7 +193,7 @@ class FlowContext(Verbs):
         if check_ms("deadline_ms", deadline_ms) > 0:
             deadline_ms += self._behind_ms
         place = self._emit(target, payload, priority, "ask", tensors, deadline_ms)
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future = Unawaited(loop=self._loop)
         self._waiting[place] = _Asked(future, target, make)
         return future
 

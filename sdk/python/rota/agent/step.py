@@ -70,7 +70,7 @@ def describe(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, BaseExceptionGroup) and error.exceptions:
         first = error.exceptions[0]
         text = f"{text}; the first is {type(first).__name__}: {first}"
-    remedy = hint(error)
+    remedy = hint(error, text)
     if remedy:
         text = f"{text} ({remedy})" if text else remedy
     lines = traceback.TracebackException(

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
-from rota.agent.context import Context, ReplyTo
+from rota.agent.context import Context, ReplyTo, text_of, value_of
 from rota.agent.event_loop import EventLoop, TimersOnly
 from rota.agent.flow import AskFailed, Flow, FlowCall
 from rota.agent.messagepack import pack, unpack
@@ -46,11 +46,13 @@ class Emit(NamedTuple):
 
     @property
     def text(self) -> str:
-        return self.payload.decode()
+        """The payload as UTF-8. Raises `UnicodeDecodeError`."""
+        return text_of(self.payload)
 
     @property
     def value(self) -> Any:
-        return unpack(self.payload)
+        """The payload as one MessagePack value. Raises `ValueError`."""
+        return value_of(self.payload)
 
 
 class Answer(NamedTuple):
@@ -69,14 +71,14 @@ class Answer(NamedTuple):
         """The result as text. Raises `AssertionError` with the failure if there is one, or if there is no result."""
         assert self.failure is None, f"{self.failure[0]}: {self.failure[1]}"
         assert self.result is not None, "the handler did not reply"
-        return self.result.decode()
+        return text_of(self.result)
 
     @property
     def value(self) -> Any:
         """The result as a MessagePack value. Raises as `text` does."""
         assert self.failure is None, f"{self.failure[0]}: {self.failure[1]}"
         assert self.result is not None, "the handler did not reply"
-        return unpack(self.result)
+        return value_of(self.result)
 
 
 def call(
