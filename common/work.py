@@ -342,14 +342,28 @@ def was_decided(outcome: Outcome | None) -> bool:
 
 def failure_text(kind: str, message: str, log: Sequence[str]) -> str:
     """Return the text of a failure for people: what no worker could do, with the last worker's reason from the log;
-    what ran out of fuel, with the remedy.
+    what met a bound of its deploy, with the option that moves it.
     """
     if kind == "fuel":
         of, flag = (
             ("all steps of a call", "--call-fuel") if message.startswith(OUT_OF_CALL_FUEL) else ("a task", "--fuel")
         )
         return f"{message}: it used all the fuel that its deploy gives {of}; {flag} gives more"
-    return f"{message}: {log[-1]}" if kind in UNABLE_FAILURES and log else message
+    if kind in UNABLE_FAILURES and log:
+        return f"{message}: {log[-1]}"
+    bound = "timeout_ms" if kind == "timeout" else message[message.rfind("(") + 1 : -1] if kind == "overflow" else ""
+    return f"{message}: {_REMEDIES[bound]}" if bound in _REMEDIES else message
+
+
+_REMEDIES: Final = {  # by the bound at the end of a message, as in "5, at most 4 (emits_max)"
+    "emits_max": "--emits allows more, or send in parts",
+    "growth_bytes": "--growth allows more, or emit less",
+    "asks_max": "--asks allows more; what has expired is settled, too",
+    "steps_max": "--steps allows more",
+    "call_bytes": "--call-bytes allows more",
+    "agents_max": "a lane that is opened with --agents-max may have more",
+    "timeout_ms": "--timeout-ms allows more",
+}
 
 
 @all_travel

@@ -170,8 +170,8 @@ def _done(
     growth = growth_of(done, held, most - task.growth_bytes)
     if growth > most:
         raise Overflow(
-            f"emits and state: {growth} bytes more than before, at most {most}: growth_bytes = {task.growth_bytes} and "
-            f"{most - task.growth_bytes} of its own content; deploy with more (--growth) or emit less"
+            f"emits and state: {growth} bytes more than before, at most {most}: {task.growth_bytes} and "
+            f"{most - task.growth_bytes} of its own content (growth_bytes)"
         )
     return done
 

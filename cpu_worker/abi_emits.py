@@ -55,9 +55,10 @@ def emits_of(
         raise BadOutput(f"emits: {show(value)}, not an array")
     count_max = min(task.emits_max, limits.emits_max, EMITS_MAX)
     if len(value) + (waits is not None) > count_max:  # what is postponed stays open, and counts as an emit does
-        what = "emits" if waits is None else "emits, and one for what is postponed"
+        waiting = "the call that waits" if is_instance(address) else "what is postponed"
+        what = "emits" if waits is None else f"emits (asks are, too), and one for {waiting}"
         count = len(value) + (waits is not None)
-        raise Overflow(f"{what}: {count}, at most {count_max} (emits_max); --emits allows more")
+        raise Overflow(f"{what}: {count}, at most {count_max} (emits_max)")
     return tuple([_emit(fields, f"emits[{index}]", address, tensors) for index, fields in enumerate(value)])
 
 

@@ -42,7 +42,7 @@ def deploy(world: Any, component: bytes, **settings: Any) -> Code:
         (b"6", "bad_output", "handle: 0 outcomes for 1 message"),
         (b"7 it says", "error", "no: 7 it says"),
         (b"8", "bad_output", "handle: discriminant 7 out of range [0..2)"),
-        (b"a", "overflow", "emits: 20000, at most 64 (emits_max); --emits allows more"),
+        (b"a", "overflow", "emits: 20000, at most 64 (emits_max)"),
         (b"b", "bad_output", "result: a character above U+00FF in a binary, which has one for each byte"),
         (b"d", "bad_output", "handle: more than 16777216 bytes returned"),
         (b"e", "trap", "unreachable in handle"),

@@ -139,7 +139,7 @@ def test_what_is_postponed_counts_as_an_emit() -> None:
     emits = [hand_on(3, **{}), ["a/b", b""], ["a/b", b""]]
     assert type(end(emits, emits_max=3)) is Done
     assert type(end(emits[:2], "", emits_max=3)) is Done
-    text = "emits, and one for what is postponed: 4, at most 3 (emits_max); --emits allows more"
+    text = "emits (asks are, too), and one for what is postponed: 4, at most 3 (emits_max)"
     assert why(emits, "", emits_max=3) == ("overflow", text)
     assert why((), "", task=ASKED._replace(emits_max=0))[0] == "overflow"
 

@@ -98,7 +98,7 @@ def test_asks_without_end(attacked: Attacked) -> None:
     asks = answers(msgpack.packb([1, 0, None, None, [["a/b", b"", 0, "ask"]] * 8, [], [], ""]))
     (many,) = attacked.run(attacked.code(emits_max=8), *numbered([asks]))
     assert many.kind == "overflow"
-    assert many.message.startswith("emits, and one for what is postponed: 9, at most 8 (emits_max)")
+    assert many.message.startswith("emits (asks are, too), and one for the call that waits: 9, at most 8 (emits_max)")
 
 
 @pytest.mark.parametrize(

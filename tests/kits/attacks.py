@@ -178,15 +178,15 @@ def _outputs() -> Iterator[Attack]:
             "emit flood",
             4_096,
             1,
-            "emits: 4096, at most 64 (emits_max); --emits allows more",
+            "emits: 4096, at most 64 (emits_max)",
         ),
         (
             "more emits than an outcome has",
             65_000,
             0,
-            "emits: 65000, at most 64 (emits_max); --emits allows more",
+            "emits: 65000, at most 64 (emits_max)",
         ),
-        ("emit bytes", 64, 60_000, "growth_bytes = 131072"),
+        ("emit bytes", 64, 60_000, "131072 and 1 of its own content (growth_bytes)"),
     ):
         outcome = "overflow"
         yield Attack(name, EMITTER, outcome, message, struct.pack("<II", count, size), AGENT)
