@@ -32,13 +32,13 @@ _SECTIONS: Final[dict[str, dict[str, _CommandEntry]]] = {
         "gpu-worker": _CommandEntry("processes", "gpu_worker", "Run a worker for ONNX models."),
     },
     "Code and models": {
-        "deploy": _CommandEntry("code", "deploy", "Bind a name to a source or a WASM module in a lane."),
+        "deploy": _CommandEntry("code", "deploy", "Bind a name to an agent or a flow: a source or a WASM module."),
         "runtime": _CommandEntry("runtimes", "runtime", "Fetch and list what runs Python and JavaScript."),
         "model": _CommandEntry("models", "model", "Add, list and show ONNX models."),
     },
-    "Agents in any language": {
-        "new": _CommandEntry("projects", "new", "Make a project of an agent."),
-        "build": _CommandEntry("projects", "build", "Build a project of an agent."),
+    "Agents and flows in any language": {
+        "new": _CommandEntry("projects", "new", "Make a project of an agent or a flow."),
+        "build": _CommandEntry("projects", "build", "Build a project."),
         "dev": _CommandEntry("dev", "dev", "Build and deploy a project at each change, and print what it does."),
     },
     "Tasks": {
@@ -125,12 +125,14 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"auto_envvar_prefix": "ROTA", "help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rota", prog_name="rota", message="%(prog)s %(version)s")
 def rota() -> None:
-    """Rota: deterministic queues for WASM agents and ONNX models.
+    """Rota: deterministic queues for agents, flows that wait for them, and ONNX models.
 
     \b
     rota up                          run a broker with workers, in ./.rota
-    rota deploy echo echo.wasm       bind a name to an agent
-    rota submit echo hello --wait    submit a task and print its result
+    rota deploy echo echo.py         bind a name to an agent, or to a flow
+    rota ask echo hello              ask it, and print the answer
+    rota submit echo hello           or send a task, and go on
+    rota new flow trip --lang python make a project, with a test
 
     Every option has an environment variable: ROTA_DIR for --dir, ROTA_SUBMIT_LANE for --lane of `rota submit`.
     """

@@ -15,6 +15,7 @@ from rota.cli.common_options import Connection, broker_options, option
 from rota.cli.output import Progress
 from rota.cli.waiting import noticed, tell_if_no_worker
 from rota.common.errors import CodeError, ConfigError
+from rota.runs.readable import readable, size_text
 
 if TYPE_CHECKING:
     from rota.broker.tasks import Task
@@ -25,6 +26,7 @@ _SHOWN_CHARS: Final = 200  # of a payload or a result
 # What builds and tools write, and what is no part of an agent.
 _NOT_WATCHED: Final = ("build", "node_modules", "target", "__pycache__")
 _FILES_MAX: Final = 10_000
+_Bound = tuple[str, str, bool, bytes] | None  # name, kind, whether a flow, digest
 
 
 @click.command()
@@ -49,11 +51,12 @@ def dev(connection: Connection, project: Path, lane: str, once: bool) -> None:
         _open_lane(client, lane)
         turns = _Turns(connection, lane)
         seen: Mapping[Path, int] = {}
+        bound: _Bound = None
         while True:
             found = _times(project)
             if found != seen:
                 seen = found
-                _deploy(client, connection, project, lane, ends=once)
+                bound = _deploy(client, connection, project, lane, bound, ends=once)
             turns.show()
             if once:
                 return
@@ -66,15 +69,26 @@ def _open_lane(client: Client, lane: str) -> None:
         click.echo(f"lane {lane} is open", err=True)
 
 
-def _deploy(client: Client, connection: Connection, folder: Path, lane: str, *, ends: bool) -> None:
-    """Build and deploy. What is wrong with the source is printed, and the next change is waited for."""
+def _deploy(
+    client: Client, connection: Connection, folder: Path, lane: str, bound: _Bound, *, ends: bool
+) -> _Bound:  # fmt: skip
+    """Build, deploy what came of it if that is not `bound` already, and return what is. What is wrong with the source
+    is printed, and the next change is waited for.
+    """
     from rota.cli.projects import tell_if_sdk_is_old
+    from rota.client.options import DeployOptions
+    from rota.runtimes.content import content_of, extras_of
     from rota.sdk.building import build_folder
 
     began = time.monotonic()
     try:
         tell_if_sdk_is_old(folder)
         built = build_folder(folder, debug=True)
+        beside = DeployOptions(with_=built.beside, entry=built.entry)
+        content = content_of(built.path, built.kind, extras_of(beside), (), built.flow)
+        made = built.name, content.kind, content.flow, content.digest
+        if made == bound:  # the change was of a file that is not deployed
+            return bound
         tell_if_no_worker(client, connection, CPU, built.name, wait=True)
         with Progress(None, "deploy") as bar, noticed(connection, lane, bar):
             client.deploy(
@@ -84,8 +98,9 @@ def _deploy(client: Client, connection: Connection, folder: Path, lane: str, *, 
         if ends:
             raise
         click.secho(f"error: {error.message}", err=True, fg="red")
-        return
+        return None
     click.secho(f"{built.name} is deployed in lane {lane} ({time.monotonic() - began:.1f} s)", err=True, fg="green")
+    return made
 
 
 def _times(folder: Path) -> Mapping[Path, int]:
@@ -134,7 +149,7 @@ class _Turns:
 
 def _lines(task: Task) -> Iterator[str]:
     """Yield what one turn did: the message, the log, the outcome and what it sent."""
-    from rota.common.work import Done
+    from rota.common.work import Done, failure_text
 
     outcome = task.outcome
     assert outcome is not None, "a retired task has an outcome"
@@ -142,7 +157,7 @@ def _lines(task: Task) -> Iterator[str]:
     for line in outcome.log:
         yield f"    | {line}"
     if not isinstance(outcome, Done):
-        first, *others = outcome.message.splitlines() or [""]
+        first, *others = failure_text(outcome.kind, outcome.message, outcome.log).splitlines() or [""]
         yield click.style(f"    {outcome.kind}: {first}", fg="red")
         for line in others:
             yield click.style(f"    {line}", fg="red")
@@ -156,10 +171,6 @@ def _lines(task: Task) -> Iterator[str]:
 
 
 def _shown(data: bytes) -> str:
-    """Return a payload as text, or as the bytes that it is."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        text = data.hex(" ")
-    text = "".join([sign if sign.isprintable() else " " for sign in text])
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}... ({len(data)} bytes)"
+    """Return a payload as text, as the JSON of a MessagePack value, or as the bytes that it is, in one line."""
+    found = readable(data, _SHOWN_CHARS)
+    return found.text if len(found.text) < _SHOWN_CHARS else f"{found.text} ({size_text(found.size)})"

@@ -28,7 +28,7 @@ def test_a_project_is_deployed_at_each_change(
     tmp_path: Path, run_dir: Path, rota_up: Callable[..., Any], start_process: Callable[..., Any]
 ) -> None:
     """Goal: an author sees what the agent did, and a mistake does not end it. Method: a project whose source is the
-    module itself: good, then no module, then good again, then a flow.
+    module itself: good, then no module, then good again, a file that is not deployed, then a flow.
     """
     folder = tmp_path / "echo"
     folder.mkdir()
@@ -49,13 +49,18 @@ def test_a_project_is_deployed_at_each_change(
         dev.wait_for("echo is deployed in lane dev", 2)
         client.submit("echo/a", bytes([255, 10]), lane="dev").result()
         client.submit("nobody", b"x", lane="dev").outcome()
+        (folder / "notes.txt").write_text("no part of it", encoding="utf-8")
+        for turn in (4, 5):  # the second is printed after a look at the files
+            client.submit("echo/a", {"a": [1, None]}, lane="dev").result()
+            dev.wait_for(f'^{turn} echo/a tell {{"a": \\[1, null\\]}}$')
+        assert dev.text.count("echo is deployed") == 2
         (folder / "rota.toml").write_text(FLOW_MANIFEST, encoding="utf-8")
         dev.wait_for("echo is deployed in lane dev", 3)
         client.submit("echo", b"Rome", lane="dev")
-    dev.wait_for("^2 echo/a tell ff 0a$")
+    dev.wait_for("^2 echo/a tell ff0a$")
     dev.wait_for("^3 nobody tell x$")
     dev.wait_for("^    unknown_agent: ")
-    dev.wait_for("^4 echo/~4 tell Rome$")
+    dev.wait_for("^6 echo/~6 tell Rome$")
     dev.wait_for("^    waits")
     dev.send(signal.SIGINT)
     assert dev.wait() == 130
