@@ -31,7 +31,7 @@ from rota.broker.lane_budget import (
 from rota.broker.notes import Notes, Numbering
 from rota.broker.records import CompletedFold, Opened, Submitted, TimerFired
 from rota.broker.tasks import Agent, DeadTask, Run, Task, caught_task, predecessor
-from rota.broker.turn_content import turn_digest, turn_fields
+from rota.broker.turn_content import end_digest, turn_digest, turn_fields
 from rota.broker.verdicts import keyed_call, rebound, unknown
 from rota.common.budget import outcome_bytes
 from rota.common.calls import open_after
@@ -160,8 +160,10 @@ class Lane(LaneAnswers):
     def end(self, turn: int, failure: Failed, now_ms: int) -> None:
         """End the wait for the answer of a task that has run, by a cancel or verdict: whoever asked gets the failure.
 
-        If it has not retired, that happens when it does. Its own effects stand.
+        If it has not retired, that happens when it does. Its own effects stand. The digest covers it at once: nothing
+        that retires may ever show it, if a producer asked.
         """
+        self.digest = end_digest(self.digest, turn, failure)
         ask = self.asks.open.get(turn)
         if ask is None:
             task = self.line_by_turn[turn]

@@ -1,4 +1,4 @@
-"""What the digest of a turn covers, as one value: execution model, part 8. PURE.
+"""What the digest of a turn covers, as one value, and that of an input that ends an ask: execution model, part 8. PURE.
 
 The lane makes it and chains its digest; comparisons of runs compare it field by field. The fields and their order are
 the format of the lane digest (docs/JOURNAL.md): a change is a new format version.
@@ -13,7 +13,7 @@ from blake3 import blake3
 from rota.broker.tasks import Task
 from rota.common.columns import new_tuple
 from rota.common.digests import pack
-from rota.common.work import Outcome, ReplyTo, TensorRef, effect_of
+from rota.common.work import Failed, Outcome, ReplyTo, TensorRef, effect_of
 
 
 class TurnContent(NamedTuple):
@@ -54,6 +54,11 @@ def turn_fields(task: Task, outcome: Outcome) -> tuple[Any, ...]:
         effect_of(outcome),
         task.state_digest,
     )
+
+
+def end_digest(before: bytes, turn: int, failure: Failed) -> bytes:
+    """Return the digest of a lane after an input that ended the wait for the answer of a turn."""
+    return blake3(pack((before, turn, failure.kind, failure.message))).digest()
 
 
 def turn_digest(before: bytes, content: TurnContent | tuple[Any, ...]) -> bytes:

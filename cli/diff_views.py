@@ -62,13 +62,16 @@ def _first_lines(first: First) -> Iterator[str]:
     for number, side in enumerate(first.sides, 1):
         if side is not None:
             yield f"run {number}  {_task(side)}"
-    yield ""
+    if any(first.sides):
+        yield ""
     yield f"why: {first.why} ({first.cause})"
     for title, parts in (("", first.parts), ("not in the digest:", first.circumstances)):
         if parts:
             yield title
         for part in parts:
             yield from _part_lines(part)
+    if not any(first.sides):
+        return
     yield ""
     yield "where it comes from:"
     for number, side in enumerate(first.sides, 1):

@@ -33,6 +33,7 @@ _STAMPED: Final = ("target", "kind", "sender", "priority", "payload", "tensors",
 _SEEN: Final = ("now ms", "entropy", "emits allowed")
 
 _Pair = tuple[Task | None, Task | None]
+_Ended = list[tuple[int, int, str]]  # asks that an input ended: position, turn, kind of failure
 
 
 class RunEnd(NamedTuple):
@@ -56,7 +57,9 @@ class Side(NamedTuple):
 
 
 class First(NamedTuple):
-    """The first retire that differs. A side is None if that run ends before. `cause` is a word, `why` a sentence."""
+    """The first retire that differs. A side is None if that run ends before; both are if the runs differ only in how an
+    input ended an ask behind the last retire. `cause` is a word, `why` a sentence.
+    """
 
     position: int
     sides: tuple[Side | None, Side | None]
@@ -111,7 +114,8 @@ def compare(one: Kept, other: Kept, lane: str, progress: Progress | None = None)
     before the first record that both still have.
     """
     walks = Walk(one), Walk(other)
-    retires = _retires(walks[0], lane, progress), _retires(walks[1], lane, progress)
+    ended: tuple[_Ended, _Ended] = ([], [])
+    retires = _retires(walks[0], lane, progress, ended[0]), _retires(walks[1], lane, progress, ended[1])
     shared = _align(walks, retires, lane)
     parted: _Pair | None = None
     pair: _Pair
@@ -120,9 +124,14 @@ def compare(one: Kept, other: Kept, lane: str, progress: Progress | None = None)
             parted = pair
             break
         shared += 1
+    # Those before the newest equal retire are in its digest.
+    here = [[(turn, kind) for position, turn, kind in found if position == shared] for found in ended]
     lanes = lane_of(walks[0].world, lane), lane_of(walks[1].world, lane)
     first, later = None, None
-    if parted is not None:
+    if here[0] != here[1]:
+        first = First(shared + 1, (None, None), (), (), "decision", _why_ended(here[0], here[1]))
+        later = None if parted is None else _later(_Rest(parted[0], retires[0]), _Rest(parted[1], retires[1]))
+    elif parted is not None:
         rest = _Rest(parted[0], retires[0]), _Rest(parted[1], retires[1])
         later = _later(*rest)
         first = _first(shared + 1, parted, (one, other), lanes, _only_order(parted, rest))
@@ -134,8 +143,15 @@ def compare(one: Kept, other: Kept, lane: str, progress: Progress | None = None)
 # --- both at once ---------------------------------------------------------------------------------
 
 
-def _retires(walk: Walk, lane: str, progress: Progress | None) -> Iterator[Task]:
+def _retires(walk: Walk, lane: str, progress: Progress | None, ended: _Ended) -> Iterator[Task]:
+    """Yield the tasks that retire. `ended`: gets the asks that inputs end between the newest two of them."""
     for step in walk.steps(progress=progress):
+        moved = step.lane_input
+        if isinstance(moved, records.Cancelled | records.Verdict) and moved.lane == lane and moved.ends:
+            if ended and ended[-1][0] < step.position:
+                ended.clear()
+            kind = moved.failure if isinstance(moved, records.Verdict) else "cancelled"
+            ended.append((step.position, moved.seq, kind))
         yield from step.retired(lane)
 
 
@@ -308,6 +324,11 @@ def _circumstances(one: Side, other: Side, lanes: tuple[Lane, Lane]) -> list[Par
     ]
     found.append(part("provider", *(trace.provenance and trace.provenance.provider for trace in traces)))
     return [each for each in found if each is not None]
+
+
+def _why_ended(one: list[tuple[int, str]], other: list[tuple[int, str]]) -> str:
+    told = [", ".join([f"turn {turn} {kind}" for turn, kind in each]) or "none" for each in (one, other)]
+    return f"a cancel or deadline ends asks here: {told[0]} in run 1, {told[1]} in run 2"
 
 
 def _why_another_turn(one: int, other: int, only_order: bool) -> tuple[str, str]:

@@ -109,6 +109,14 @@ CALL_FAULTS: Final = (
         (*_CALLS, "tests/broker/test_reference.py"),
     ),
     (
+        "end-in-no-digest",
+        "the digest covers an input that ends an ask",
+        "broker/lane.py",
+        "        self.digest = end_digest(self.digest, turn, failure)\n",
+        "",
+        ("tests/runs/test_diff.py", *_STORIES),
+    ),
+    (
         "postponed-as-done",
         "the digest says that a task was postponed",
         "common/work.py",

@@ -176,6 +176,8 @@ class Reference(Answers):
 
     def _decide(self, record: records.Cancelled | records.Verdict, failure: Failed) -> None:
         turn = self.turn_of[record.seq]
+        if record.ends:
+            self.digest = blake3(packb([self.digest, turn, failure.kind, failure.message])).digest()
         if record.ends and turn in self.open:
             self._end(self.open[turn], failure, record.now_ms)
             return

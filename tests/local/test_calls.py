@@ -163,7 +163,10 @@ def test_what_is_kept_is_proved_again(lane: LocalLane, tmp_path: Path) -> None:
     lane.run_for(10)
     assert ended.outcome().kind == "expired"
     lane.ask("stuck")
+    left = lane.ask("keeper")
     lane.run()
+    assert left.cancel()  # behind the last turn
     with open_run(lane.save(tmp_path / "run")) as source:
         (found,) = prove(source, [IN_PROCESS], VerifyOptions()).rounds
     assert found.report.equal, found.report
+    assert [one.digest for one in found.report.lanes] == [lane.digest]

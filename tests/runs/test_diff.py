@@ -378,3 +378,32 @@ def test_a_step_that_goes_on_is_another_outcome(compared: Callable[..., Diff]) -
     assert found.first is not None
     (outcome,) = [part for part in found.first.parts if part.name == "outcome"]
     assert outcome.values == ("postponed", "ok")
+
+
+def test_an_ask_that_an_input_ended_is_a_difference() -> None:
+    """Goal: how a producer's ask ended is in the digest, at once and for good. Method: the same turns, with the ask
+    settled, cancelled before that, or expired; and cut off before the turn that settles it.
+    """
+    digests, cut, whole = {}, {}, {}
+    for how in ("settled", "cancelled", "expired"):
+        broker, alice = started()
+        asked = alice.submit("counter/b", program(["postpone"]), lane="a", kind="ask", deadline_ms=500).first_seq
+        broker.run()
+        if how == "cancelled":
+            assert alice.cancel(asked)
+        broker.live(1_000 if how == "expired" else 0)
+        cut[how] = MemoryRun(broker)
+        alice.submit("counter/b", program(["settle", -1, 7]), lane="a", now_ms=5_000)
+        broker.run()
+        digests[how], whole[how] = broker.lane("a").digest, MemoryRun(broker)
+    assert len(set(digests.values())) == 3
+    for how in ("cancelled", "expired"):
+        for runs in (cut, whole):
+            found = compare(runs["settled"], runs[how], "a")
+            assert found.first is not None
+            assert (found.shared, found.first.cause) == (1, "decision")
+            assert found.first.why == f"a cancel or deadline ends asks here: none in run 1, turn 1 {how} in run 2"
+            assert found.ends[0].digest != found.ends[1].digest
+        shorter = compare(cut[how], whole[how], "a")
+        assert shorter.first is not None
+        assert (shorter.shared, shorter.first.cause) == (1, "end")
