@@ -488,6 +488,7 @@ class LocalLane(LocalTexts, Endings, View):
         """Run until a task has its answer, and no further."""
         lane = self._lane
         while (waits := self._is_open(number)) or number in lane.open:
+            self._ready.clear()  # what is ready from the round before is no progress
             # Which turn gives a postponed one its answer is not known before: one at a time.
             places = enumerate(lane.line_by_turn, 1) if waits else ()
             place = next((place for place, turn in places if turn == number), lane.window if waits else 1)

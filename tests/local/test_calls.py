@@ -49,6 +49,15 @@ def test_the_result_is_the_answer_in_the_end(lane: LocalLane) -> None:
     assert [result.payload for result in lane.ask_many("desk", [b"", b""]).results()] == [b"done", b"done"]
 
 
+def test_the_result_of_what_is_never_answered_is_an_error(lane: LocalLane) -> None:
+    """Goal: nobody waits for ever in a lane in which nothing can happen. Method: the result right after the ask, where
+    turns have just been run: of an agent that keeps what it is asked, and of a call that waits for it.
+    """
+    for target in ("keeper", "outer"):
+        with pytest.raises(local.LocalError, match="has no answer, and nothing is left to run"):
+            lane.ask(target).result()
+
+
 def test_states_inside_a_fold_that_postpones_and_settles_are_known(rota_lane: LocalLane) -> None:
     """Goal: fast runs hide no state of an agent that answers later. Method: a desk that keeps the turn it owes, in one
     fold with its answers.
