@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, Final
 
 import click
 
-from rota.cli.common_options import Connection, Whole, broker_options, json_option, lane_option, limit_option, option
+from rota.cli.common_options import (
+    Connection,
+    Number,
+    Whole,
+    broker_options,
+    json_option,
+    lane_option,
+    limit_option,
+    option,
+)
 from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, cell, print_facts, print_json, print_table
 from rota.cli.submit import print_outcome
-from rota.cli.waiting import noticed
+from rota.cli.waiting import not_there_yet, noticed
 from rota.common.errors import UnknownTask
 from rota.common.work import failure_text
 from rota.runs.readable import readable
@@ -77,21 +87,35 @@ def show(connection: Connection, seq: int, lane: str, json: bool) -> None:
 @click.argument("seqs", metavar="SEQ...", type=Whole(1), nargs=-1, required=True)
 @lane_option
 @option("--wait", is_flag=True, help="Wait for the results and print them.")
+@option(
+    "--wait-timeout",
+    type=Number(0),
+    metavar="SECONDS",
+    help="With --wait: stop waiting after so long, and print the seqs that are still to come. The tasks stay.",
+)
 @json_option
 @broker_options
-def retry(connection: Connection, seqs: tuple[int, ...], lane: str, wait: bool, json: bool) -> int:
+def retry(
+    connection: Connection, seqs: tuple[int, ...], lane: str, wait: bool, wait_timeout: float | None, json: bool
+) -> int:  # fmt: skip
     """Run dead tasks again, as new tasks with the same target and payload; prints their seqs.
+
+    They come from you: of kind `tell`, also if an ask failed, whose asker has had its answer.
 
     \b
     rota dead retry 17 18 --wait
     """
     failed = 0
+    end = math.inf if wait_timeout is None else time.monotonic() + wait_timeout
     with connection.open() as client:
         handles = [(seq, client.retry(seq, lane=lane, wait=wait)) for seq in seqs]
-        for seq, handle in handles:
+        for place, (seq, handle) in enumerate(handles):
             if wait:
-                with noticed(connection, lane, Progress(False, "")):
-                    outcome = handle.outcome(math.inf)
+                try:
+                    with noticed(connection, lane, Progress(False, ""), lambda handle=handle: handle.seq):
+                        outcome = handle.outcome(max(end - time.monotonic(), 0))
+                except TimeoutError:
+                    raise TimeoutError(not_there_yet([one.seq for _, one in handles[place:]])) from None
                 failed += not print_outcome(outcome, json, in_lines=len(seqs) > 1)
             elif json:
                 print_json({"retry_of": seq, "seq": handle.seq})

@@ -32,9 +32,11 @@ _COLUMNS = ("seq", "turn", "state", "target", "kind", "sender", "priority", "att
 @option(
     "--wait",
     type=Number(0),
-    metavar="SECONDS",
+    metavar="[SECONDS]",
+    is_flag=False,
+    flag_value=0,
     default=None,
-    help="How long to wait for a task without an outcome; 0: no limit. Default: do not wait.",
+    help="Wait for a task without an outcome, so long; 0 or no number: as long as it takes. Default: do not wait.",
 )
 @json_option
 @broker_options
@@ -45,6 +47,7 @@ def result(connection: Connection, seq: int, wait: float | None, json: bool) -> 
 
     \b
     rota result 17
+    rota result 17 --wait
     rota result 17 --wait 60 --json
     """
     with connection.open() as client:

@@ -16,6 +16,7 @@ from rota.cli.exits import ExitCode
 from rota.cli.output import Progress, counted
 from rota.common import limits
 from rota.common.errors import NotReachable, RotaError
+from rota.common.targets import DEFAULT_LANE
 
 if TYPE_CHECKING:
     from rota.client.client import Client
@@ -129,7 +130,14 @@ def _owed(client: Client, seq: int | None) -> str:
         facts = client.query("task", seq=seq)
     except (RotaError, TimeoutError):
         return ""  # the waiting command meets it too
-    return f"{facts['owner']} owes the answer of task {seq}: `rota asks` says since when" if "owner" in facts else ""
+    if "owner" not in facts:
+        return ""
+    return f"{facts['owner']} owes the answer of task {seq}: {_asks(facts['lane'])} says since when"
+
+
+def _asks(lane: str) -> str:
+    """Return the command that lists the open asks of a lane."""
+    return "`rota asks`" if lane == DEFAULT_LANE else f"`rota asks --lane {lane}`"
 
 
 def _preparations(workers: Sequence[dict[str, Any]]) -> str:
@@ -147,13 +155,11 @@ def tell_open_asks(numbers: Mapping[str, Any]) -> None:
     if numbers["asks"]:
         lane = numbers["lane"]
         open_asks = counted(numbers["asks"], "ask")
-        click.echo(f"lane {lane} is idle with {open_asks} open: `rota asks --lane {lane}` says who owes them", err=True)
+        click.echo(f"lane {lane} is idle with {open_asks} open: {_asks(lane)} says who owes them", err=True)
 
 
 def not_there_yet(seqs: Sequence[int]) -> str:
     """Return how to get the outcomes of tasks that are no longer waited for."""
     if len(seqs) == 1:
-        return f"task {seqs[0]} has no outcome yet: `rota result {seqs[0]} --wait 0` waits for it"
-    return (
-        f"{len(seqs)} tasks from {seqs[0]} to {seqs[-1]} have no outcome yet: `rota result SEQ --wait 0` waits for one"
-    )
+        return f"task {seqs[0]} has no outcome yet: `rota result {seqs[0]} --wait` waits for it"
+    return f"{len(seqs)} tasks from {seqs[0]} to {seqs[-1]} have no outcome yet: `rota result SEQ --wait` waits for one"

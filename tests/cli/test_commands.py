@@ -330,9 +330,9 @@ def test_version_is_an_option_as_well(run: Run) -> None:
 
 def test_an_interrupted_wait_says_what_goes_on() -> None:
     """Goal: one can come back for the results. Method: the lines for one task and for several."""
-    assert not_there_yet([7]) == "task 7 has no outcome yet: `rota result 7 --wait 0` waits for it"
+    assert not_there_yet([7]) == "task 7 has no outcome yet: `rota result 7 --wait` waits for it"
     assert not_there_yet([7, 8, 12]) == (
-        "3 tasks from 7 to 12 have no outcome yet: `rota result SEQ --wait 0` waits for one"
+        "3 tasks from 7 to 12 have no outcome yet: `rota result SEQ --wait` waits for one"
     )
     assert _rest(((1, 3), (9, 2)), 1) == ((2, 2), (9, 2))
     assert _rest(((1, 3), (9, 2)), 4) == ((10, 1),)

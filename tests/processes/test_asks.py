@@ -162,16 +162,19 @@ def test_the_command_line_asks(asking: subprocess.Popen[str], run_dir: Path) -> 
     assert asking.stderr.readline() == "waiting: desk/a owes the answer of task 1: `rota asks` says since when\n"
     asking.send_signal(signal.SIGINT)
     assert asking.wait(60) == ExitCode.INTERRUPTED
-    assert "`rota result 1 --wait 0` waits for it" in asking.stderr.read()
+    assert "`rota result 1 --wait` waits for it" in asking.stderr.read()
     idle = rota(run_dir, "lane", "wait", "main")
-    assert "lane main is idle with 1 ask open: `rota asks --lane main` says who owes them" in idle.stderr
+    assert "lane main is idle with 1 ask open: `rota asks` says who owes them" in idle.stderr
     answered = rota(run_dir, "ask", "desk/a", "answer")
     assert (answered.returncode, answered.stdout) == (ExitCode.OK, "answered")
-    late = rota(run_dir, "result", "1", "--json")
+    late = rota(run_dir, "result", "1", "--json", "--wait")
     assert (late.returncode, json.loads(late.stdout)["value"]) == (ExitCode.OK, {"waited": 1})
     expired = rota(run_dir, "ask", "desk/b", "wait", "--deadline", "100ms")
     assert (expired.returncode, expired.stdout) == (ExitCode.FAILED, "")
     assert expired.stderr == "error: task 3 failed with expired: its deadline passed before its answer came\n"
     seq = rota(run_dir, "ask", "desk/b", "--file", "-", "--no-wait")
     assert (seq.returncode, seq.stdout) == (ExitCode.OK, "4\n")
+    again = rota(run_dir, "dead", "retry", "3", "--wait", "--wait-timeout", "0.1")
+    assert again.returncode == ExitCode.TRY_LATER
+    assert "error: task 7 has no outcome yet: `rota result 7 --wait` waits for it\n" in again.stderr
     assert rota(run_dir, "cancel", "1").stderr == "the outcome of task 1 is final; it cannot be cancelled\n"

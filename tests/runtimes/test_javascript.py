@@ -245,6 +245,10 @@ def test_what_javascript_has_more_is_written_in_one_way(value: Any) -> None:
             "error: RangeError: the MessagePack value ends too early; what was sent as text is in .text, as bytes in ",
         ),
         ("ctx.message.text;", "error: TypeError: byte 0 of 2: not UTF-8"),
+        (
+            "const answer = await ctx.ask('a/x', ''); ctx.reply(answer.text);",
+            "error: TypeError: undefined cannot be sent: give '' for nothing. (The answer to an ask comes",
+        ),
         ("ctx.emit(5, 1);", "error: TypeError: tell: the target is 5, not a text"),
         ("ctx.timer('soon');", "error: TypeError: timer: soon is no number of milliseconds"),
     ],

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import re
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -225,6 +226,11 @@ async def _cancelled(ctx: FlowContext) -> None:
         (lambda ctx: ctx.hand_on("a"), "AttributeError", "return await ctx.ask(...)"),
         (lambda ctx: _wraps(ctx.text), "AttributeError", "it is in ctx.message"),
         (lambda ctx: _waits(ctx.emit("a")), "TypeError", "only what `async def flow(ctx)` asks can be awaited"),
+        (
+            lambda ctx: time.sleep(1),
+            "RuntimeError",
+            "time.sleep does not wait in a flow: await ctx.sleep(milliseconds)",
+        ),
         (lambda ctx: ctx.sleep(0.5), "TypeError", "delay_ms is a whole number of milliseconds, an int, not 0.5"),
         (
             lambda ctx: ctx.ask("cook anna!"),
@@ -437,6 +443,7 @@ def test_asks_of_models_are_values_both_ways() -> None:
     failure = run_flow(flow, answer=lambda ask: answers["embed"]).failure
     assert failure is not None
     assert "bad_answer: what model:smollm2 answered" in failure[1]
+    assert 'a model answers {"generate": {"text": ..., "finish": ...}}' in failure[1]
 
 
 def _desk(ctx: Context) -> None:

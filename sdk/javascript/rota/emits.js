@@ -16,6 +16,12 @@ export const emits = [];
 
 /** Return a payload's bytes: bytes as they are, a text as UTF-8, any other value as MessagePack. */
 export function payloadOf(value) {
+  if (value === undefined) {
+    throw new TypeError(
+      "undefined cannot be sent: give '' for nothing. (The answer to an ask comes to an agent as a later message; a function " +
+        "called flow can await it.)",
+    );
+  }
   if (typeof value === "string") {
     if (value.length > BYTES_MAX) throw new RangeError(`a text of ${value.length} characters: at most ${BYTES_MAX} bytes can be sent`);
     return utf8(value);

@@ -115,9 +115,7 @@ def _no_sleep_in_flows() -> None:
     @functools.wraps(sleep)
     def checked(seconds: Any) -> None:
         if _call is not None:
-            raise RuntimeError(
-                "time.sleep does not wait in a flow: await ctx.sleep(milliseconds) or asyncio.sleep(seconds)"
-            )
+            raise RuntimeError(flow.NO_SLEEP)
         sleep(seconds)
 
     time.sleep = checked

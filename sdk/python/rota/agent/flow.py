@@ -34,6 +34,9 @@ _WAITS_SHOWN: Final = 2
 _WAITS_CHARS_MAX: Final = 200
 
 
+NO_SLEEP: Final = "time.sleep does not wait in a flow: await ctx.sleep(milliseconds) or asyncio.sleep(seconds)"
+
+
 class Answer(Message):
     """What came back: the reply to an ask, with `payload`, `text`, `value`, `tensors`, `sender` and `turn`."""
 
@@ -182,7 +185,10 @@ class FlowContext(Verbs):
             try:
                 return made_of(answer.value, answer.tensors)
             except (LookupError, TypeError, ValueError, AttributeError) as error:
-                raise AskFailed("bad_answer", f"what {target} answered cannot be read: {error!r}", target) from None
+                wanted = f"a model answers {model_calls.ANSWERS[made_of.__name__]}"
+                raise AskFailed(
+                    "bad_answer", f"what {target} answered cannot be read: {error!r}; {wanted}", target
+                ) from None
 
         return self._ask(target, payload, priority, tensors, deadline_ms, make)
 

@@ -12,6 +12,12 @@ from typing import Any, Final, NamedTuple
 from rota.agent.tensors import Array, Tensor
 
 PREFIX: Final = "model:"
+ANSWERS: Final = {  # of each function below that reads one
+    "generated": '{"generate": {"text": ..., "finish": ...}}',
+    "vectors": '{"embed": {"vectors": ["float32", [texts, width], data]}}',
+    "labels": '{"classify": {"labels": [[[label, score], ...] of each text]}}',
+    "outputs": '{"outputs": {name: [dtype, shape, data]}}',
+}
 Input = Tensor | Array | tuple[str, Sequence[int], Any]
 
 

@@ -17,14 +17,17 @@ takes no time, as in the sandbox. `rota.local` runs the same source in the sandb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from rota.agent.context import Context, ReplyTo, text_of, value_of
 from rota.agent.event_loop import EventLoop, TimersOnly
-from rota.agent.flow import AskFailed, Flow, FlowCall
+from rota.agent.flow import NO_SLEEP, AskFailed, Flow, FlowCall
 from rota.agent.messagepack import pack, unpack
 from rota.agent.step import Handler, step
 
@@ -194,7 +197,8 @@ class FlowTest:
     ) -> None:  # fmt: skip
         self.turn += 1
         fields = (kind, sender, payload, self.turn, self.now_ms, self._entropy, reply_to, list(tensors), self._address)
-        output = unpack(self._call.step((None, *fields)))
+        with _no_sleep():
+            output = unpack(self._call.step((None, *fields)))
         if output[1]:
             self._over(Answer(None, None, self.emits, (output[2], output[3])))
             return
@@ -235,6 +239,23 @@ def run_flow(
             else:  # here, since else what the flow raises would have its exception as context
                 test.fail(failure[1], kind=failure[0])
         return test.end
+
+
+@contextlib.contextmanager
+def _no_sleep() -> Iterator[None]:
+    """Have `time.sleep` of this thread say that it does not wait in a flow, as in the sandbox."""
+    sleep, thread = time.sleep, threading.get_ident()
+
+    def checked(seconds: float) -> None:
+        if threading.get_ident() == thread:
+            raise RuntimeError(NO_SLEEP)
+        sleep(seconds)
+
+    time.sleep = checked
+    try:
+        yield
+    finally:
+        time.sleep = sleep
 
 
 def _encoded(payload: Any) -> bytes:
