@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,6 +25,10 @@ from rota.cli.waiting import not_there_yet, noticed
 from rota.common.errors import UnknownTask
 from rota.common.work import failure_text
 from rota.runs.readable import readable
+
+if TYPE_CHECKING:
+    from rota.client.client import Handle
+    from rota.common.results import Result
 
 _PAYLOAD_CHARS: Final = 1_000
 
@@ -112,8 +116,7 @@ def retry(
         for place, (seq, handle) in enumerate(handles):
             if wait:
                 try:
-                    with noticed(connection, lane, Progress(False, ""), lambda handle=handle: handle.seq):
-                        outcome = handle.outcome(max(end - time.monotonic(), 0))
+                    outcome = _outcome(connection, lane, handle, max(end - time.monotonic(), 0))
                 except TimeoutError:
                     raise TimeoutError(not_there_yet([one.seq for _, one in handles[place:]])) from None
                 failed += not print_outcome(outcome, json, in_lines=len(seqs) > 1)
@@ -122,6 +125,12 @@ def retry(
             else:
                 click.echo(cell(handle.seq))
     return ExitCode.FAILED if failed else ExitCode.OK
+
+
+def _outcome(connection: Connection, lane: str, handle: Handle, seconds: float) -> Result:
+    """Wait so long for the outcome of a task. Raises `TimeoutError`."""
+    with noticed(connection, lane, Progress(False, ""), lambda: handle.seq):
+        return handle.outcome(seconds)
 
 
 @dead.command()

@@ -246,7 +246,7 @@ def _no_sleep() -> Iterator[None]:
     """Have `time.sleep` of this thread say that it does not wait in a flow, as in the sandbox."""
     sleep, thread = time.sleep, threading.get_ident()
 
-    def checked(seconds: float) -> None:
+    def checked(seconds: Any) -> None:
         if threading.get_ident() == thread:
             raise RuntimeError(NO_SLEEP)
         sleep(seconds)
