@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from rota.broker.modules import programs
 from rota.common.code_kinds import IS_BUNDLE, IS_MODULE, KINDS, content_file
 from rota.common.errors import ConfigError, JournalError, RotaError, StorageFull
+from rota.common.limits import LIVE_CALLS_DEFAULT
 from rota.host.endpoints import SOCKET_PATH_BYTES_MAX, Endpoints, RunFolder, shut_path
 from rota.host.install import install_command
 
@@ -137,6 +138,7 @@ def check_guest_memory(_: Connection) -> Iterator[Finding]:
         WORKER_BYTES,
         check_guest_room,
         raise_limits,
+        why_fewer_calls,
         why_growth_can_fail,
         why_no_pool,
     )
@@ -151,6 +153,9 @@ def check_guest_memory(_: Connection) -> Iterator[Finding]:
     if slow:
         message = f"{slow}: a fresh agent takes about three times as long"
         yield Finding("agents' memory", "warning", message, "ulimit -d unlimited -v unlimited; vm.overcommit_memory 0")
+    elif fewer := why_fewer_calls(LIVE_CALLS_DEFAULT):
+        message = f"{fewer}: others run again from their first message"
+        yield Finding("agents' memory", "warning", message, "ulimit -v unlimited")
     else:
         yield Finding("agents' memory", "ok", "nothing here limits it")
 

@@ -99,8 +99,8 @@ STUCK_MS_MAX: Final = 60_000  # a worker stuck for so long ends its process
 ASSIGNMENTS_HELD_MAX: Final = 1_024  # in which one worker is stuck
 PREPARATIONS_MAX: Final = 1_024  # in progress in one worker
 PREPARE_MS_MAX: Final = 900_000  # of one assignment: the largest model from a slow disk takes minutes
-LIVE_CALLS_DEFAULT: Final = 32  # calls of flows whose guests a worker keeps; without, their messages run again
-LIVE_CALLS_MAX: Final = 64
+LIVE_CALLS_DEFAULT: Final = 256  # calls of flows whose guests a worker keeps; without, their messages run again
+LIVE_CALLS_MAX: Final = 1024
 MODELS_SHOWN_MAX: Final = 64  # loaded models of a worker whose numbers are in its heartbeats
 
 # --- streams of text ------------------------------------------------------------------------------

@@ -8,19 +8,19 @@ fuel, is a fault that names both; what it would have led to is no outcome.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from rota.common.calls import other_path_text, path_of
 from rota.common.limits import OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX
 from rota.common.work import AFTER_END, OUT_OF_CALL_FUEL, SOURCE, Done, Failed, Fold, FoldResult, Outcome, TaskInput
 from rota.cpu_worker import abi
-from rota.cpu_worker.call_history import CallHistory, Sums, call_key
+from rota.cpu_worker.call_history import CallHistory, call_key
 from rota.cpu_worker.guest import GuestFault, GuestStopped
+from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.host_calls import fold_facts
-from rota.cpu_worker.host_limits import LIVE_BYTES_MAX
+from rota.cpu_worker.live_calls import LiveCall, LiveCalls
 from rota.cpu_worker.outcome_tensors import keep_tensors
-from rota.cpu_worker.sandbox import LiveGuest, Sandbox
+from rota.cpu_worker.sandbox import Sandbox
 from rota.cpu_worker.tensor_access import TensorAccess
 from rota.cpu_worker.watchdog import EpochWatchdog
 from rota.wasi.program import Program
@@ -28,27 +28,16 @@ from rota.wasi.program import Program
 _OUT_OF_FUEL: Final = "out of fuel"
 
 
-class _LiveCall(NamedTuple):
-    """A guest, and the history that it has seen: its mark, its fuel, and what its messages come to."""
-
-    live: LiveGuest
-    mark: bytes
-    fuel: int
-    sums: Sums
-    size: int
-
-
 class CallRuns:
     """The calls of one worker. Belongs to the executor's thread."""
 
-    def __init__(self, sandbox: Sandbox, watchdog: EpochWatchdog, tensors: TensorAccess | None, live_max: int) -> None:
-        """Keep the guests of at most `live_max` calls, and of LIVE_BYTES_MAX together."""
+    def __init__(
+        self, sandbox: Sandbox, watchdog: EpochWatchdog, tensors: TensorAccess | None, memories: GuestMemories
+    ) -> None:
         self._sandbox = sandbox
         self._watchdog = watchdog
         self._tensors = tensors
-        self._live_max = live_max
-        self._live: OrderedDict[bytes, _LiveCall] = OrderedDict()  # by `call_key`: one guest for each call
-        self._live_bytes = 0
+        self._live = LiveCalls(memories)
         sandbox.on_shortage = self.give_up
         self.steps_again = 0  # steps that ran again, since their guest was not kept
 
@@ -58,7 +47,7 @@ class CallRuns:
         assert fold.past is not None
         history = CallHistory(key, fold.past.steps, fold.past.fuel)
         call = _RunningCall(self._sandbox, self._watchdog, fold, program, history)
-        call.resume(self._take(key))
+        call.resume(self._live.take(key))
         try:
             call.check_past()
         except ValueError as error:
@@ -93,10 +82,7 @@ class CallRuns:
 
     def give_up(self) -> bool:
         """Close the guests that are kept; return whether there were any."""
-        found = bool(self._live)
-        while self._live:
-            self._drop_oldest()
-        return found
+        return self._live.give_up()
 
     def _outcome(self, call: _RunningCall, task: TaskInput) -> Outcome:
         """Run a message, with all before it if the guest is lost and another try may succeed."""
@@ -121,31 +107,17 @@ class CallRuns:
         call.take(task, outcome)
         return outcome
 
-    def _take(self, key: bytes) -> _LiveCall | None:
-        kept = self._live.pop(key, None)
-        if kept is not None:
-            self._live_bytes -= kept.size
-        return kept
-
     def _keep(self, key: bytes, call: _RunningCall) -> None:
-        """Keep the guest of a call that goes on, and close the longest unused ones if there are too many."""
+        """Keep the guest of a call that goes on."""
         live = self._sandbox.leave()
         if live is None:
             return
         if call.has_ended or not call.is_caught_up:
             live.close()
             return
-        size = live.size()
         history = call.history
-        self._live[key] = _LiveCall(live, history.mark, history.fuel, history.sums, size)
-        self._live_bytes += size
-        while len(self._live) > self._live_max or (self._live_bytes > LIVE_BYTES_MAX and len(self._live) > 1):
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        _, kept = self._live.popitem(last=False)
-        self._live_bytes -= kept.size
-        kept.live.close()
+        kept = LiveCall(live, history.mark, history.fuel, history.sums)
+        self._live.keep(key, kept, was_kept=call.was_kept)
 
 
 class _RunningCall:
@@ -161,6 +133,7 @@ class _RunningCall:
         self._watchdog = watchdog
         self._facts = fold_facts(fold, program)
         self.steps_again = 0
+        self.was_kept = False  # the guest has seen the history so far without being run again
         self._seen = 0  # steps
         self._seen_tensors = 0
         self._seen_fuel = 0
@@ -169,10 +142,11 @@ class _RunningCall:
     def is_caught_up(self) -> bool:
         return self._seen == len(self.history)
 
-    def resume(self, kept: _LiveCall | None) -> None:
+    def resume(self, kept: LiveCall | None) -> None:
         """Continue with a kept guest if it has seen exactly the history; else with a fresh one."""
         history = self.history
-        if kept is not None and (kept.mark, kept.fuel) == (history.mark, history.fuel):
+        self.was_kept = kept is not None and (kept.mark, kept.fuel) == (history.mark, history.fuel)
+        if kept is not None and self.was_kept:
             self._sandbox.resume(kept.live)
             history.know(kept.sums)
             self._seen, self._seen_tensors, self._seen_fuel = len(history), len(kept.sums.tensors), history.fuel

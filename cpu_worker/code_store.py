@@ -16,7 +16,8 @@ from wasmtime import FuncType, InstancePre, Linker, MemoryType, Module, Wasmtime
 from rota.common.bundle import Bundle
 from rota.common.code_kinds import IS_MODULE, KINDS, OUTPUT_ROLES, kind_of
 from rota.common.errors import CodeError
-from rota.common.wasm_module import check_interface, inspect_module
+from rota.common.limits import WASM_TABLE_ELEMENTS_MAX
+from rota.common.wasm_module import WasmInterface, check_interface, inspect_module
 from rota.common.work import COMMAND, SOURCE, Code
 from rota.cpu_worker.compiler import Compiler
 from rota.cpu_worker.contents import Contents
@@ -29,6 +30,7 @@ POOL: Final = "cpu"
 PREPARED_MAX: Final = 64
 PREPARED_BYTES_MAX: Final = 1 << 30  # of native code; one module may have more
 WASM_PAGE_BYTES: Final = 65_536
+_ELEMENT_BYTES: Final = 8  # of a table, on the host
 
 _Key = tuple[bytes, str, tuple[tuple[str, str], ...]]
 
@@ -66,7 +68,9 @@ class CodeStore:
         except CodeError as error:
             return partial(_refuse, error)
         return (
-            None if self._compiler.is_made(digest) else lambda: self._compiler.make(self._checked(code, digest), digest)
+            None
+            if self._compiler.is_made(digest)
+            else lambda: self._compiler.make(self._checked(code, digest)[0], digest)
         )
 
     def close(self) -> None:
@@ -87,18 +91,20 @@ class CodeStore:
     def _module_of(code: Code, bundle: Bundle | None) -> bytes:
         return code.digest if bundle is None else bundle.module
 
-    def _checked(self, code: Code, digest: bytes) -> bytes:
+    def _checked(self, code: Code, digest: bytes) -> tuple[bytes, WasmInterface]:
         """Return the bytes of a module after checking its exports for its kind. Raises `CodeError`."""
         wasm = self._contents.module(digest)
-        check_interface(inspect_module(wasm), code.kind, dict(code.exports))
-        return wasm
+        interface = inspect_module(wasm)
+        check_interface(interface, code.kind, dict(code.exports))
+        return wasm, interface
 
     def _prepare(self, code: Code) -> PreparedCode:
         if code.kind == SOURCE:
             return self._sources.prepare(code)
         bundle = self._bundle(code)
         digest = self._module_of(code, bundle)
-        module, native_bytes = self._compiler.load(self._checked(code, digest), digest)
+        wasm, interface = self._checked(code, digest)
+        module, native_bytes = self._compiler.load(wasm, digest)
         if bundle is not None:
             return self._prepared_command(code, bundle, module, native_bytes)
         given = dict(code.exports)
@@ -127,6 +133,7 @@ class CodeStore:
             has_initialize=INITIALIZE in types,
             memory_bytes_min=_memory_bytes_min(types),
             native_bytes=native_bytes,
+            table_bytes_max=_table_bytes_max(interface),
         )
 
     def _prepared_command(self, code: Code, bundle: Bundle, module: Module, native_bytes: int) -> PreparedCode:
@@ -164,6 +171,12 @@ def _memory_bytes_min(types: Mapping[str, object]) -> int:
     if not isinstance(memory, MemoryType):
         raise CodeError(f"export {MEMORY!r} is no memory to the engine: rebuild the module")
     return int(memory.limits.min) * WASM_PAGE_BYTES
+
+
+def _table_bytes_max(interface: WasmInterface) -> int:
+    """Return how many bytes the tables of an instance can come to. Most compilers give their largest size."""
+    sizes = [WASM_TABLE_ELEMENTS_MAX if table.items_max is None else table.items_max for table in interface.tables]
+    return sum([min(size, WASM_TABLE_ELEMENTS_MAX) for size in sizes]) * _ELEMENT_BYTES
 
 
 def _refuse(error: CodeError) -> None:

@@ -117,7 +117,7 @@ class ComponentGuest:
     def memory_bytes(self) -> int:
         return 0  # nobody can tell
 
-    size = memory_bytes
+    size = memory_address = memory_bytes
 
     def has_grown(self) -> bool:
         return True  # nobody can tell, so it may not be kept

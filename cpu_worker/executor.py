@@ -73,18 +73,18 @@ class WasmExecutor:
     ) -> None:
         """Make the engine. `modules_dir` holds `<digest>.wasm` and `<digest>.bundle`; `artefacts_dir` is a cache, and
         `runtimes_dir` one of the user (None: the usual place); `clock`: monotonic ms. `live_calls`: of how many calls
-        of flows the guest is kept, at most LIVE_CALLS_MAX.
+        of flows the guest is kept, at most LIVE_CALLS_MAX; fewer where address space is limited.
 
         Raises `ConfigError` if this thread has no memory or stack for guests, or the cache cannot be used.
         """
         check_guest_room()
         check_stack()
-        memories = guest_memories()
+        memories = guest_memories(live_calls)
         self._engine = new_engine(memories.configure)
         compiler = Compiler(self._engine, artefacts_dir, maps_images=memories.maps_images)
         self._watchdog = EpochWatchdog(self._engine, clock)
         self._sandbox = Sandbox(self._engine, memories, self._watchdog, tensors, raw_calls=raw_calls)
-        self._calls = CallRuns(self._sandbox, self._watchdog, tensors, live_calls)
+        self._calls = CallRuns(self._sandbox, self._watchdog, tensors, memories)
         self._compiler = compiler
         self._tensors = tensors
         contents, hosts = Contents(modules_dir), self._sandbox.hosts

@@ -39,6 +39,7 @@ class PreparedCode:
     native_bytes: int
     program: Program = NO_PROGRAM
     gives_code: bool = False  # `call` of a command returns its exit code
+    table_bytes_max: int = 0  # that the tables of a module can come to
 
 
 # What `call` returns if the answer is in `output`.
@@ -118,6 +119,10 @@ class Guest(Protocol):
 
     def memory_bytes(self) -> int:
         """Return the size of the memory now, in bytes."""
+        ...
+
+    def memory_address(self) -> int:
+        """Return where the memory is in this process; 0 if the guest hides that, or has none."""
         ...
 
     def size(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import wasmtime
 from wasmtime import _ffi as ffi
 
+from rota.common.limits import LIVE_CALLS_DEFAULT
 from rota.cpu_worker.host_limits import (
     MEMORY_BYTES,
     PROT_NONE,
@@ -22,11 +23,11 @@ from rota.cpu_worker.host_limits import (
     data_is_limited,
     map_memory,
     open_memory,
+    pooled_calls,
     unmap_memory,
     why_growth_can_fail,
-    why_no_pool,
 )
-from rota.cpu_worker.profile import POOL_SETTINGS
+from rota.cpu_worker.profile import pool_settings
 
 _Finalizer: Final = ctypes.CFUNCTYPE(None, c_void_p)
 
@@ -36,6 +37,9 @@ class GuestMemories(Protocol):
 
     maps_images: bool
     """Whether the engine maps the image of a module's data or copies it. Compiled code is for one of the two."""
+
+    live_calls: int
+    """For how many kept calls there are slots."""
 
     def configure(self, config: wasmtime.Config) -> None:
         """Make engines with this config use this source."""
@@ -53,11 +57,12 @@ class GuestMemories(Protocol):
         ...
 
 
-def guest_memories() -> PooledMemories | WatchedMemories:
-    """Return the source that is right for this host."""
-    if why_growth_can_fail() or why_no_pool():
-        return WatchedMemories()
-    return PooledMemories()
+def guest_memories(live_calls: int = LIVE_CALLS_DEFAULT) -> PooledMemories | WatchedMemories:
+    """Return the source that is right for this host. A pool has slots for fewer kept calls than `live_calls` where
+    address space is limited.
+    """
+    pooled = None if why_growth_can_fail() else pooled_calls(live_calls)
+    return WatchedMemories(live_calls) if pooled is None else PooledMemories(pooled)
 
 
 class PooledMemories:
@@ -69,12 +74,13 @@ class PooledMemories:
 
     maps_images = True
 
-    def __init__(self) -> None:
+    def __init__(self, live_calls: int) -> None:
+        self.live_calls = live_calls
         self.refusal = ""
 
     def configure(self, config: wasmtime.Config) -> None:
         pool = ffi.wasmtime_pooling_allocation_config_new()
-        for name, value in POOL_SETTINGS:
+        for name, value in pool_settings(self.live_calls):
             getattr(ffi, f"wasmtime_pooling_allocation_config_{name}_set")(pool, value)
         ffi.wasmtime_pooling_allocation_strategy_set(config.ptr(), pool)
         ffi.wasmtime_pooling_allocation_config_delete(pool)
@@ -98,7 +104,8 @@ class WatchedMemories:
 
     maps_images = False
 
-    def __init__(self) -> None:
+    def __init__(self, live_calls: int = 0) -> None:
+        self.live_calls = live_calls  # each maps its slot when it is made
         why = why_growth_can_fail() or "it has no more"
         # Made in advance: when memory is short, making a text may fail.
         self._text = f"the host refused memory within the limits of the task: {why}"

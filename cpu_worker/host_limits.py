@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from rota.common.errors import ConfigError
-from rota.common.limits import LIVE_CALLS_MAX
+from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
 from rota.common.work import Limits
 
 MEMORY_BYTES: Final = 4 << 30  # a 32-bit memory is reserved completely
@@ -23,9 +23,12 @@ SLOT_BYTES: Final = MEMORY_BYTES + (64 << 20)  # plus what compiled code may rea
 
 REUSED_INSTANCES_MAX: Final = 16  # kept by `reuse`
 REUSED_BYTES_MAX: Final = 1 << 30  # of their memory together; a single one may have more
-LIVE_BYTES_MAX: Final = 1 << 30  # memory and files of the calls that are kept; a single one may have more
-SLOTS: Final = REUSED_INSTANCES_MAX + LIVE_CALLS_MAX + 2  # plus the running one and a spare
-POOL_BYTES: Final = (SLOTS + 1) * SLOT_BYTES
+LIVE_BYTES_MAX: Final = 1 << 30  # what the calls that are kept take together; a single one may take more
+LIVE_GUEST_BYTES: Final = 64 << 10  # of a kept guest beside its memory, tables and files: about what its store takes
+OTHER_SLOTS: Final = REUSED_INSTANCES_MAX + 2  # besides those of calls: the running one and a spare
+WARM_SLOTS: Final = OTHER_SLOTS + 64  # that keep pages while nobody uses them
+_TABLES_BYTES: Final = WASM_TABLES_MAX * WASM_TABLE_ELEMENTS_MAX * 8  # of a slot
+_BESIDE_POOL_BYTES: Final = 4 * SLOT_BYTES
 WORKER_BYTES: Final = 128 << 20  # about what interpreter and libraries need; with less they end the process
 
 STACK_BYTES_MIN: Final = 8 << 20  # `max_wasm_stack` plus Python's own frames
@@ -92,11 +95,38 @@ def why_growth_can_fail() -> str:
     return "this host does not overcommit memory (vm.overcommit_memory is 2)" if overcommit == _NEVER else ""
 
 
+def pooled_calls(live_calls: int) -> int | None:
+    """Return for how many kept calls there is address space in a pool, at most `live_calls`: that many, or half of them
+    and so on. None: there is none for the other slots either.
+    """
+    while not can_map(_pool_bytes(live_calls)):
+        if not live_calls:
+            return None
+        live_calls //= 2
+    return live_calls
+
+
 def why_no_pool() -> str:
-    """Return why slots for all instances cannot be reserved; "" if they can."""
-    if can_map(POOL_BYTES):
+    """Return why slots for all instances but those of calls cannot be reserved; "" if they can."""
+    if pooled_calls(0) is not None:
         return ""
-    return f"this process may not reserve {POOL_BYTES} bytes of address space (ulimit -v)"
+    return f"this process may not reserve {_pool_bytes(0)} bytes of address space (ulimit -v)"
+
+
+def why_fewer_calls(live_calls: int) -> str:
+    """Return why a pool has slots for fewer kept calls than these; "" if it has them."""
+    found = pooled_calls(live_calls)
+    if found is None or found == live_calls:
+        return ""
+    return (
+        f"this process may not reserve {_pool_bytes(live_calls)} bytes of address space (ulimit -v), so it keeps "
+        f"{found} calls of flows in memory and not {live_calls}"
+    )
+
+
+def _pool_bytes(live_calls: int) -> int:
+    """Return what a pool reserves, and what everything else in the process should have beside it."""
+    return (OTHER_SLOTS + live_calls) * (SLOT_BYTES + _TABLES_BYTES) + _BESIDE_POOL_BYTES
 
 
 def why_memory_is_short(size: int) -> str:

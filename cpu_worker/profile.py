@@ -21,7 +21,7 @@ from wasmtime import _ffi as ffi
 
 from rota.common.digests import digest, digest_of
 from rota.common.limits import WASM_TABLE_ELEMENTS_MAX, WASM_TABLES_MAX
-from rota.cpu_worker.host_limits import MEMORY_BYTES, SLOTS
+from rota.cpu_worker.host_limits import MEMORY_BYTES, OTHER_SLOTS, WARM_SLOTS
 
 # `platform` and `importlib.metadata` are imported where they are called: the processes that make images, each for one
 # image, need neither, and together they take as long as loading a source does.
@@ -89,22 +89,28 @@ THREAD_STACK_BYTES: Final = 16 << 20  # a thread with less than `max_wasm_stack`
 
 INSTANCES_PER_GUEST_MAX: Final = 2  # a source has its memory and its interpreter in one each
 
-# How instances get memory. Guests cannot see it, so it is not part of the fingerprint.
-POOL_SETTINGS: Final = (
-    ("total_core_instances", INSTANCES_PER_GUEST_MAX * SLOTS),
-    ("total_memories", SLOTS),
-    ("total_tables", SLOTS * WASM_TABLES_MAX),
-    ("max_tables_per_module", WASM_TABLES_MAX),
-    ("max_core_instance_size", 16 << 20),
-    ("max_memory_size", MEMORY_BYTES),
-    ("table_elements", WASM_TABLE_ELEMENTS_MAX),
-    ("max_unused_warm_slots", SLOTS),
-    ("linear_memory_keep_resident", 256 << 10),  # wiped by writing zeros; the rest is returned to the system
-    ("table_keep_resident", 64 << 10),
-    ("total_component_instances", 0),
-    ("total_gc_heaps", 0),
-    ("total_stacks", 0),
-)
+
+def pool_settings(live_calls: int) -> tuple[tuple[str, int], ...]:
+    """Return how instances get memory, with slots for so many calls that are kept. Guests cannot see it, so it is not
+    part of the fingerprint. Nothing of this takes memory before it is used, only address space.
+    """
+    slots = OTHER_SLOTS + live_calls
+    return (
+        ("total_core_instances", INSTANCES_PER_GUEST_MAX * slots),
+        ("total_memories", slots),
+        ("total_tables", slots * WASM_TABLES_MAX),
+        ("max_tables_per_module", WASM_TABLES_MAX),
+        ("max_core_instance_size", 16 << 20),
+        ("max_memory_size", MEMORY_BYTES),
+        ("table_elements", WASM_TABLE_ELEMENTS_MAX),
+        ("max_unused_warm_slots", min(slots, WARM_SLOTS)),
+        ("linear_memory_keep_resident", 256 << 10),  # wiped by writing zeros; the rest is returned to the system
+        ("table_keep_resident", 64 << 10),
+        ("total_component_instances", 0),
+        ("total_gc_heaps", 0),
+        ("total_stacks", 0),
+    )
+
 
 _EMPTY_MODULE: Final = b"\0asm\x01\0\0\0"
 

@@ -124,6 +124,9 @@ class PublicGuest:
     def memory_bytes(self) -> int:
         return self._memory.data_len(self._store)
 
+    def memory_address(self) -> int:
+        return addressof(self._memory.data_ptr(self._store).contents) if self.memory_bytes() else 0
+
     def read(self, pointer: int, size: int) -> bytes | None:
         if pointer + size > self._memory.data_len(self._store):
             return None

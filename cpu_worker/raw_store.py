@@ -94,6 +94,10 @@ class RawStore:
         self._refresh()
         return self._size
 
+    def memory_address(self) -> int:
+        self._refresh()
+        return self._base
+
     def read(self, pointer: int, size: int) -> bytes | None:
         end = pointer + size
         if end > self.memory_bytes():

@@ -19,8 +19,9 @@ from rota.cpu_worker.component_guest import ComponentGuest, PreparedComponent
 from rota.cpu_worker.guest import Guest, GuestExit, GuestFault, GuestStopped, PreparedCode
 from rota.cpu_worker.guest_memory import GuestMemories
 from rota.cpu_worker.host_calls import HostCalls, TaskFacts
-from rota.cpu_worker.host_limits import REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
+from rota.cpu_worker.host_limits import LIVE_GUEST_BYTES, REUSED_BYTES_MAX, REUSED_INSTANCES_MAX
 from rota.cpu_worker.image_guest import ImageGuest, PreparedSource
+from rota.cpu_worker.own_memory import own_bytes
 from rota.cpu_worker.public_call import PublicGuest
 from rota.cpu_worker.raw_call import RawGuest
 from rota.cpu_worker.task_log import TaskLog
@@ -37,9 +38,20 @@ class LiveGuest(NamedTuple):
     guest: Guest
     process: Process | None
 
-    def size(self) -> int:
-        """Return the bytes of its memory and of its files."""
-        return self.guest.memory_bytes() + (self.process.files.used_bytes if self.process is not None else 0)
+    table_bytes: int  # that its tables can come to
+
+    def bytes_max(self) -> int:
+        """Return what it takes if it has written to all of its memory."""
+        return self._bytes(self.guest.memory_bytes())
+
+    def bytes_now(self) -> int:
+        """Return what it takes, without the pages of its image that it has not written to; this costs some time."""
+        size, address = self.guest.memory_bytes(), self.guest.memory_address()
+        return self._bytes(own_bytes(address, size) if address else size)
+
+    def _bytes(self, memory: int) -> int:
+        files = self.process.files.used_bytes if self.process is not None else 0
+        return memory + self.table_bytes + files + LIVE_GUEST_BYTES
 
     def close(self) -> None:
         self.guest.close()
@@ -132,14 +144,14 @@ class Sandbox:
         """Continue the call of this guest, which is the fold's from now on; None: in a new one."""
         self.forget()
         if live is not None:
-            self._kept, self._process = live
+            self._kept, self._process = live.guest, live.process
             self._kept.renew()
 
     def leave(self) -> LiveGuest | None:
         """Give the guest of the fold's call away; None if there is none, since nothing ran or it was stopped."""
         guest, self._kept = self._kept, None
         process, self._process = self._process, None
-        return None if guest is None else LiveGuest(guest, process)
+        return None if guest is None else LiveGuest(guest, process, self._table_bytes())
 
     def _call_once(self, data: bytes, facts: TaskFacts, fuel: int, process: Process | None = None) -> bytes:
         self._watchdog.next_task()
@@ -178,6 +190,9 @@ class Sandbox:
                 oldest = self._reused.pop(next(iter(self._reused)))
                 self._reused_bytes -= oldest.size()
                 oldest.close()
+
+    def _table_bytes(self) -> int:
+        return self._prepared.table_bytes_max if isinstance(self._prepared, PreparedCode) else 0
 
     def close(self) -> None:
         self._give_up_kept()

@@ -42,6 +42,7 @@ def test_this_installation_has_no_errors(run_dir: Path, capfd: pytest.CaptureFix
     [
         ("-d 500000", "warning", "may have 512000000 bytes of data (ulimit -d)"),
         ("-v 20000000", "warning", "address space (ulimit -v)"),
+        ("-v 700000000", "warning", "(ulimit -v), so it keeps 128 calls of flows in memory and not 256"),
         ("-v 3000000", "error", "bytes of address space for one agent and gets less"),
         ("-S -d 500000", "ok", "nothing here limits it"),
     ],

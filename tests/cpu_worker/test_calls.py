@@ -26,7 +26,7 @@ from call_kit import (
     run_grouped,
 )  # fmt: skip
 
-from rota.common.limits import LIVE_CALLS_MAX
+from rota.common.limits import LIVE_CALLS_DEFAULT
 from rota.common.work import (
     AFTER_END,
     NO_STEPS,
@@ -212,7 +212,7 @@ def test_a_kept_guest_is_for_exactly_its_history(way: Way, what: str) -> None:
 
 
 def test_kept_guests_are_bounded(way: Way) -> None:
-    """Goal: the longest unused call is dropped, and runs again when it goes on. Method: room for two of three calls."""
+    """Goal: a call for which there is no room runs again when it goes on. Method: room for two of three calls."""
     executor, code = way.executor(live_calls=2), way.code()
     messages = numbered([goes_on(), goes_on()])
     begun = {f"diary/~{turn}": run_grouped(executor, code, messages, (1,), f"diary/~{turn}") for turn in (1, 2, 3)}
@@ -223,13 +223,44 @@ def test_kept_guests_are_bounded(way: Way) -> None:
     assert again == [0, 0, 1]
 
 
+def test_calls_that_take_turns(way: Way) -> None:
+    """Goal: of calls that are more than can be kept, those that are stay until it is their turn, and yet nothing stays
+    that is not used. Method: twelve calls step by step where eight may be kept, then as many others; who is there?
+    """
+    executor, code, messages = way.executor(live_calls=8), way.code(), numbered([goes_on()] * 6)
+
+    def step(turn: int, done: list[Any]) -> bool:
+        """Run the next message of a call; return whether its guest was there."""
+        before = executor.steps_again
+        past = past_of(messages[: len(done)], done) if done else None
+        done += executor.run(call_fold(code, messages[len(done) :][:1], past, f"diary/~{turn}")).outcomes
+        return executor.steps_again == before
+
+    calls: dict[int, list[Any]] = {turn: [] for turn in range(12)}
+    rounds = [[step(turn, done) for turn, done in calls.items()] for _ in messages]
+    assert [sum(found) >= 6 for found in rounds[1:]] == [True] * 5
+    others: dict[int, list[Any]] = {turn: [] for turn in range(100, 124)}
+    assert all(step(turn, done) for turn, done in others.items() for _ in messages)  # one after the other
+    late: dict[int, list[Any]] = {turn: [] for turn in range(200, 212)}
+    for _ in messages:
+        there = [step(turn, done) for turn, done in late.items()]
+    assert sum(there) >= 2
+
+
 def test_as_many_guests_as_the_setting_allows(way: Way) -> None:
-    """Goal: there is room in memory for all calls that may be kept, beside a task. Method: that many, and one more."""
-    executor, code = way.executor(live_calls=LIVE_CALLS_MAX), way.code()
+    """Goal: there is room in memory for all calls that may be kept, beside a task. Method: that many, and one more; all
+    of them but that one go on.
+    """
+    most = LIVE_CALLS_DEFAULT
+    executor, code = way.executor(), way.code()
     messages = numbered([goes_on(), goes_on()])
-    for turn in range(LIVE_CALLS_MAX + 1):
-        outcomes_of(run_grouped(executor, code, messages, (1, 1), f"diary/~{turn}"))
-    assert executor.steps_again == 0
+    begun = {
+        address: outcomes_of(run_grouped(executor, code, messages, (1,), address))
+        for address in [f"diary/~{turn}" for turn in range(most + 1)]
+    }
+    for address, done in begun.items():
+        executor.run(call_fold(code, messages[1:], past_of(messages[:1], done), address))
+    assert executor.steps_again <= 2
 
 
 def test_kept_guests_go_when_the_host_is_short_of_memory(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import pytest
 from call_kit import DIARY, GROW, LOOP, answers, call_fold, diary_source, goes_on, numbered, past_of, run_grouped
 from sandbox_kit import World
 
-from rota.common.limits import LIVE_CALLS_MAX
+from rota.common.limits import LIVE_CALLS_DEFAULT
 from rota.common.work import NO_STEPS, Code, Past
 from rota.cpu_worker.executor import WasmExecutor
+from rota.cpu_worker.host_limits import LIVE_GUEST_BYTES
 
 
 class Attacked:
@@ -79,18 +80,36 @@ def test_memory_that_a_call_keeps(attacked: Attacked) -> None:
 def test_memory_that_many_calls_keep(attacked: Attacked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: the guests that a worker keeps are bounded in bytes and number, whatever they take.
 
-    Method: calls with three pages each where six may be kept, then more small ones than may be kept.
+    Method: four calls with three pages each where there is room for three, on a host that does not tell what of it they
+    have written; the one that goes is that which the last displaced. Then more small ones than may be kept.
     """
-    monkeypatch.setattr("rota.cpu_worker.call_runs.LIVE_BYTES_MAX", 6 << 16)
+    monkeypatch.setattr("rota.cpu_worker.own_memory._PAGEMAP", "/nowhere")
+    monkeypatch.setattr("rota.cpu_worker.live_calls.LIVE_BYTES_MAX", 3 * (LIVE_GUEST_BYTES + (3 << 16)))
     code, messages = attacked.code(), numbered([goes_on(GROW), goes_on()])
-    begun = {turn: attacked.run(code, messages[0], address=f"diary/~{turn}") for turn in (11, 12, 13)}
-    for turn in (13, 12, 11):
+    begun = {turn: attacked.run(code, messages[0], address=f"diary/~{turn}") for turn in (11, 12, 13, 14)}
+    for turn in (14, 12, 11, 13):
         fold = call_fold(code, messages[1:], past_of(messages[:1], begun[turn]), f"diary/~{turn}")
         attacked.executor.run(fold)
-        assert attacked.executor.steps_again == (turn == 11)
+        assert attacked.executor.steps_again == (turn == 13)
     monkeypatch.undo()
-    for turn in range(LIVE_CALLS_MAX + 2):
+    for turn in range(LIVE_CALLS_DEFAULT + 2):
         attacked.run(code, messages[0], address=f"diary/~{turn}")
+
+
+@pytest.mark.parametrize(("table", "kept"), [("1 8 funcref", 2), ("1 20000 funcref", 1), ("1 funcref", 1)])
+def test_tables_that_calls_keep(world: World, monkeypatch: pytest.MonkeyPatch, table: str, kept: int) -> None:
+    """Goal: what a call can put into its tables counts as its memory does. Method: room for two small calls or one
+    that has a table of 20,000 elements, or may have the largest.
+    """
+    monkeypatch.setattr("rota.cpu_worker.live_calls.LIVE_BYTES_MAX", 4 * LIVE_GUEST_BYTES)
+    executor = world.executor()
+    code = world.agent(DIARY.replace("(memory", f"(table {table}) (memory", 1), flow=True)
+    messages = numbered([goes_on(), goes_on()])
+    addresses = ("diary/~1", "diary/~2")
+    begun = [run_grouped(executor, code, messages, (1,), address)[0].outcomes for address in addresses]
+    for address, outcomes in zip(reversed(addresses), reversed(begun), strict=True):
+        executor.run(call_fold(code, messages[1:], past_of(messages[:1], outcomes), address))
+    assert executor.steps_again == 2 - kept
 
 
 def test_asks_without_end(attacked: Attacked) -> None:
