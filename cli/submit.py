@@ -39,7 +39,7 @@ from rota.runs.readable import message_pack_value, readable, size_text
 
 if TYPE_CHECKING:
     from rota.client.client import Batch, Client
-    from rota.client.flows import Ranges
+    from rota.client.exchanges import Ranges
     from rota.common.results import Result
     from rota.common.work import Provenance
 

@@ -19,7 +19,7 @@ import zmq
 from rota.client.aio_generation import AsyncChat, AsyncGeneration
 from rota.client.client import seq_at
 from rota.client.core import Core, Where, now_ms
-from rota.client.flows import Flow, Pause, Ranges, Stream
+from rota.client.exchanges import Exchange, Pause, Ranges, Stream
 from rota.client.link import descriptor_of, has_input
 from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
@@ -80,34 +80,34 @@ class AsyncClient:
 
     async def submit(self, target: str, payload: Any = b"", **options: Unpack[SubmitNames]) -> AsyncHandle:
         """Submit one task; when this returns it is durable."""
-        flow = self._operations.submit(target, payload, SubmitOptions.of(options, SubmitNames))
-        return AsyncBatch(self, await self._run(flow)).handles[0]
+        exchange = self._operations.submit(target, payload, SubmitOptions.of(options, SubmitNames))
+        return AsyncBatch(self, await self._run(exchange)).handles[0]
 
     async def submit_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[SubmitNames]
     ) -> AsyncBatch:
         """Submit many tasks in as few messages as possible. Each message is atomic."""
-        flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
-        return AsyncBatch(self, await self._run(flow))
+        exchange = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
+        return AsyncBatch(self, await self._run(exchange))
 
     async def ask(self, target: str, payload: Any = b"", **options: Unpack[AskNames]) -> AsyncHandle:
         """Ask an agent, a flow or a model; the result of the handle is the final answer."""
         asked = AskOptions.of(options, AskNames)
-        flow = self._operations.submit(target, payload, asked)
-        return AsyncBatch(self, await self._run(flow), self._operations.patience_s(asked)).handles[0]
+        exchange = self._operations.submit(target, payload, asked)
+        return AsyncBatch(self, await self._run(exchange), self._operations.patience_s(asked)).handles[0]
 
     async def ask_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[AskNames]
     ) -> AsyncBatch:
         """Ask many times in as few messages as possible, as `ask` and `submit_many` do."""
         asked = AskOptions.of(options, AskNames)
-        flow = self._operations.submit_many(targets, payloads, asked)
-        return AsyncBatch(self, await self._run(flow), self._operations.patience_s(asked))
+        exchange = self._operations.submit_many(targets, payloads, asked)
+        return AsyncBatch(self, await self._run(exchange), self._operations.patience_s(asked))
 
     async def submit_runs(self, runs: Iterable[TaskRow], **options: Unpack[RunsNames]) -> AsyncBatch:
         """Submit one atomic batch of runs, each with its own targets and priority."""
-        flow = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
-        return AsyncBatch(self, await self._run(flow))
+        exchange = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
+        return AsyncBatch(self, await self._run(exchange))
 
     def map(self, target: str, payloads: Iterable[Any], **options: Unpack[MapNames]) -> AsyncIterator[Result]:
         """Send every payload to `target` and yield the results, in order or as they arrive."""
@@ -139,8 +139,8 @@ class AsyncClient:
 
     async def retry(self, seq: int | AsyncHandle, **options: Unpack[RetryNames]) -> AsyncHandle:
         """Run a dead task again, as a new one."""
-        flow = self._operations.retry(seq, SubmitOptions.of(options, RetryNames))
-        return AsyncBatch(self, await self._run(flow)).handles[0]
+        exchange = self._operations.retry(seq, SubmitOptions.of(options, RetryNames))
+        return AsyncBatch(self, await self._run(exchange)).handles[0]
 
     async def dead_drop(self, lane: str = "main", seqs: Iterable[int | AsyncHandle] = ()) -> int:
         """Drop these dead letters of a lane, or all of them; return how many there were."""
@@ -186,13 +186,13 @@ class AsyncClient:
         self, name: str, module: Paths | bytes, kind: str | None = None, **options: Unpack[DeployNames]
     ) -> dict[str, Any]:
         """Bind `name` in a lane to a WASM module, given as a file or as bytes."""
-        flow = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
-        return await self._run(flow)
+        exchange = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
+        return await self._run(exchange)
 
     async def deploy_model(self, name: str, digest: bytes, **options: Unpack[ModelNames]) -> dict[str, Any]:
         """Bind `model:name` in a lane to the model of the repository with this digest."""
-        flow = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
-        return await self._run(flow)
+        exchange = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
+        return await self._run(exchange)
 
     async def open_lane(self, name: str, **options: Unpack[LaneNames]) -> dict[str, Any]:
         """Open a lane. It starts with the current bindings of the lane `deploys_from`, or with none."""
@@ -258,7 +258,7 @@ class AsyncClient:
         watch.begin_at(status["boot"], status["event"])
         return status, _watched(socket, watch, timeout_s)
 
-    # --- running flows --------------------------------------------------------------------------------
+    # --- running exchanges --------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Close the connections. Submitted tasks go on."""
@@ -276,11 +276,11 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, flow: Flow[T]) -> T:
-        with closing(flow):
+    async def _run(self, exchange: Exchange[T]) -> T:
+        with closing(exchange):
             while True:
                 try:
-                    turn = next(flow)
+                    turn = next(exchange)
                 except StopIteration as end:
                     value: T = end.value
                     return value

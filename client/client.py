@@ -2,7 +2,7 @@
 
 A client belongs to the thread that made it and has no thread of its own: frames move while a call waits. So results
 that no call waits for stay with the broker, and a client that was idle for long asks for them again by itself. The
-operations are in operations.py and flows.py; here they are run. A new method must be added to aio.py too.
+operations are in operations.py and exchanges.py; here they are run. A new method must be added to aio.py too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 import zmq
 
 from rota.client.core import Core, Where, now_ms
-from rota.client.flows import Flow, Pause, Ranges, Stream
+from rota.client.exchanges import Exchange, Pause, Ranges, Stream
 from rota.client.generation import Generation
 from rota.client.operations import Operations, TaskRow
 from rota.client.options import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_POLL_MS_MAX: Final = 3_600_000  # a C int cannot hold a deadline that never comes; the flow waits again
+_POLL_MS_MAX: Final = 3_600_000  # a C int cannot hold a deadline that never comes; the exchange waits again
 
 
 class Client:
@@ -84,8 +84,8 @@ class Client:
 
     def submit(self, target: str, payload: Any = b"", **options: Unpack[SubmitNames]) -> Handle:
         """Submit one task; when this returns, it is durable. For the options see `SubmitOptions`."""
-        flow = self._operations.submit(target, payload, SubmitOptions.of(options, SubmitNames))
-        return Batch(self, self._run(flow))[0]
+        exchange = self._operations.submit(target, payload, SubmitOptions.of(options, SubmitNames))
+        return Batch(self, self._run(exchange))[0]
 
     def submit_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[SubmitNames]
@@ -95,8 +95,8 @@ class Client:
         With a `number`, the messages take that one and the next ones. If a message is refused, the error's field
         `accepted` has the [first seq, count] of those before it.
         """
-        flow = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
-        return Batch(self, self._run(flow))
+        exchange = self._operations.submit_many(targets, payloads, SubmitOptions.of(options, SubmitNames))
+        return Batch(self, self._run(exchange))
 
     def ask(self, target: str, payload: Any = b"", **options: Unpack[AskNames]) -> Handle:
         """Ask an agent, a flow or a model; the result of the handle is the final answer, however many asks it takes.
@@ -105,19 +105,19 @@ class Client:
         `AskOptions`; with a `deadline_s`, the handle waits until then and the client's timeout longer.
         """
         asked = AskOptions.of(options, AskNames)
-        flow = self._operations.submit(target, payload, asked)
-        return Batch(self, self._run(flow), self._operations.patience_s(asked))[0]
+        exchange = self._operations.submit(target, payload, asked)
+        return Batch(self, self._run(exchange), self._operations.patience_s(asked))[0]
 
     def ask_many(self, targets: str | Sequence[str], payloads: Iterable[Any], **options: Unpack[AskNames]) -> Batch:
         """Ask many times in as few messages as possible, as `ask` and `submit_many` do."""
         asked = AskOptions.of(options, AskNames)
-        flow = self._operations.submit_many(targets, payloads, asked)
-        return Batch(self, self._run(flow), self._operations.patience_s(asked))
+        exchange = self._operations.submit_many(targets, payloads, asked)
+        return Batch(self, self._run(exchange), self._operations.patience_s(asked))
 
     def submit_runs(self, runs: Iterable[TaskRow], **options: Unpack[RunsNames]) -> Batch:
         """Submit one atomic batch of runs, each with its own targets and priority: accepted together or not at all."""
-        flow = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
-        return Batch(self, self._run(flow))
+        exchange = self._operations.submit_runs(runs, SubmitOptions.of(options, RunsNames))
+        return Batch(self, self._run(exchange))
 
     def map(self, target: str, payloads: Iterable[Any], **options: Unpack[MapNames]) -> Iterator[Result]:
         """Send every payload to `target` and yield the results, in order or as they arrive; payloads may be endless.
@@ -153,8 +153,8 @@ class Client:
 
     def retry(self, seq: int | Handle, **options: Unpack[RetryNames]) -> Handle:
         """Run a dead task again, as a new one."""
-        flow = self._operations.retry(seq, SubmitOptions.of(options, RetryNames))
-        return Batch(self, self._run(flow))[0]
+        exchange = self._operations.retry(seq, SubmitOptions.of(options, RetryNames))
+        return Batch(self, self._run(exchange))[0]
 
     def dead_drop(self, lane: str = "main", seqs: Iterable[int | Handle] = ()) -> int:
         """Drop these dead letters of a lane, or all of them; return how many there were."""
@@ -210,13 +210,13 @@ class Client:
         With `check` a worker compiles it first; its findings are returned, or raised as `CodeError`. See
         `DeployOptions`.
         """
-        flow = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
-        return self._run(flow)
+        exchange = self._operations.deploy(name, module, DeployOptions.of(options, DeployNames, kind=kind))
+        return self._run(exchange)
 
     def deploy_model(self, name: str, digest: bytes, **options: Unpack[ModelNames]) -> dict[str, Any]:
         """Bind `model:name` in a lane to the model of the repository with this digest."""
-        flow = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
-        return self._run(flow)
+        exchange = self._operations.deploy_model(name, digest, DeployOptions.of(options, ModelNames, kind=MODEL))
+        return self._run(exchange)
 
     def open_lane(self, name: str, **options: Unpack[LaneNames]) -> dict[str, Any]:
         """Open a lane. It starts with the current bindings of the lane `deploys_from`, or with none."""
@@ -291,7 +291,7 @@ class Client:
         watch.begin_at(status["boot"], status["event"])
         return status, _watched(socket, watch, timeout_s)
 
-    # --- running flows --------------------------------------------------------------------------------
+    # --- running exchanges --------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the connections. Submitted tasks go on."""
@@ -305,12 +305,12 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, flow: Flow[T]) -> T:
+    def _run(self, exchange: Exchange[T]) -> T:
         self._check_thread()
-        with closing(flow):
+        with closing(exchange):
             while True:
                 try:
-                    turn = next(flow)
+                    turn = next(exchange)
                 except StopIteration as end:
                     value: T = end.value
                     return value

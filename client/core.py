@@ -1,4 +1,4 @@
-"""The common part of both clients: the state machines, their links, the flows, and the broker's address.
+"""The common part of both clients: the state machines, their links, the exchanges, and the broker's address.
 
 A core belongs to one thread. It supplies clock, random numbers, ids and sockets to the PURE files of this package, and
 never waits: client.py and aio.py do the waiting, and call `pump` when something can have happened.
@@ -16,7 +16,7 @@ from typing import Final
 
 import zmq
 
-from rota.client.flows import Flows, Timeouts
+from rota.client.exchanges import Exchanges, Timeouts
 from rota.client.link import Link, TextLink
 from rota.client.questions import Questions
 from rota.client.session import Key, Session
@@ -71,7 +71,7 @@ class Core:
         self.questions = Questions()
         self.texts = Texts()
         self.payloads = Payloads(Path(tensors) if tensors is not None else self._tensor_folder())
-        self.flows = Flows(
+        self.exchanges = Exchanges(
             self.session,
             self.questions,
             self.texts,

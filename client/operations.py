@@ -1,7 +1,7 @@
-"""Every operation of a client, for both shells: checks the arguments, makes messages, and returns a flow.
+"""Every operation of a client, for both shells: checks the arguments, makes messages, and returns an exchange.
 
-The methods have the names and meaning of those of `Client` and `AsyncClient`, which only run the flows. A new operation
-is a method here and one in each of the two.
+The methods have the names and meaning of those of `Client` and `AsyncClient`, which only run the exchanges. A new
+operation is a method here and one in each of the two.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from rota.client.core import Core, milliseconds, now_ms
-from rota.client.flows import Flow, Patience, Pause, Ranges, Stream
+from rota.client.exchanges import Exchange, Patience, Pause, Ranges, Stream
 from rota.client.options import AskOptions, DeployOptions, LaneOptions, MapOptions, SubmitOptions
 from rota.client.session import RESULTS_HELD_MAX
 from rota.client.watch import EventFilter
@@ -55,29 +55,29 @@ class TaskRow(NamedTuple):
 
 
 class Operations:
-    """The operations of one client, as flows and streams."""
+    """The operations of one client, as exchanges and streams."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._flows = core.flows
+        self._exchanges = core.exchanges
         self._session = core.session
 
     # --- tasks ----------------------------------------------------------------------------------------
 
-    def submit(self, target: str, payload: Any, options: SubmitOptions) -> Flow[Ranges]:
+    def submit(self, target: str, payload: Any, options: SubmitOptions) -> Exchange[Ranges]:
         return self.submit_many(check_target(target), [payload], options)
 
     def submit_many(
         self, targets: str | Sequence[str], payloads: Iterable[Any], options: SubmitOptions
-    ) -> Flow[Ranges]:
+    ) -> Exchange[Ranges]:
         check_targets(targets)
         messages = self._core.payloads.messages(targets, several("payloads", payloads), options.priority)
-        return self._flows.submit(messages, options, self._deadline(options.timeout_s))
+        return self._exchanges.submit(messages, options, self._deadline(options.timeout_s))
 
-    def submit_runs(self, runs: Iterable[TaskRow], options: SubmitOptions) -> Flow[Ranges]:
+    def submit_runs(self, runs: Iterable[TaskRow], options: SubmitOptions) -> Exchange[Ranges]:
         packed = tuple(self._run(run) for run in several("runs", runs))
         check_message(packed)
-        return self._flows.submit([packed], options, self._deadline(options.timeout_s))
+        return self._exchanges.submit([packed], options, self._deadline(options.timeout_s))
 
     def map(self, target: str, payloads: Iterable[Any], options: MapOptions) -> Stream:
         check_target(target)
@@ -91,22 +91,22 @@ class Operations:
             return runs
 
         answer_ms = self._milliseconds(options.timeout_s)
-        return self._flows.map(next_runs, options, answer_ms, Patience(None, answer_ms))
+        return self._exchanges.map(next_runs, options, answer_ms, Patience(None, answer_ms))
 
-    def retry(self, seq: Any, options: SubmitOptions) -> Flow[Ranges]:
+    def retry(self, seq: Any, options: SubmitOptions) -> Exchange[Ranges]:
         number = seq_of(seq)
         taken = self._session.take_number(options.number)
         request = Submit(taken, options.lane, (), options.wait, None, number, options.kind, 0)
-        reply = yield from self._flows.request_patiently(request, self._deadline(options.timeout_s))
+        reply = yield from self._exchanges.request_patiently(request, self._deadline(options.timeout_s))
         assert isinstance(reply, Accepted), reply
         return ((reply.first_seq, reply.tasks),)
 
-    def cancel(self, seq: Any) -> Flow[bool]:
+    def cancel(self, seq: Any) -> Exchange[bool]:
         number = seq_of(seq)
         value = yield from self._answer(Cancel(self._session.take_number(), number))
         return bool(value["caught"])
 
-    def dead_drop(self, lane: str, seqs: Iterable[Any]) -> Flow[int]:
+    def dead_drop(self, lane: str, seqs: Iterable[Any]) -> Exchange[int]:
         check_name(lane, "a lane")
         named = tuple([seq_of(seq) for seq in several("seqs", seqs)])
         value = yield from self._answer(DeadDrop(self._session.take_number(), lane, named))
@@ -114,7 +114,7 @@ class Operations:
 
     # --- code and lanes -------------------------------------------------------------------------------
 
-    def deploy(self, name: str, module: Paths | bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
+    def deploy(self, name: str, module: Paths | bytes, options: DeployOptions) -> Exchange[dict[str, Any]]:
         check_name(name, "an agent")
         content = content_of(module, options.kind, extras_of(options), options.exports or {}, options.flow)
         exports = tuple((options.exports or {}).items())
@@ -122,7 +122,7 @@ class Operations:
         code = Code(content.digest, content.kind, options.reuse, exports, code_limits, flow=content.flow)
         return self._deploy(name, code, content.parts, options)
 
-    def deploy_model(self, name: str, digest: bytes, options: DeployOptions) -> Flow[dict[str, Any]]:
+    def deploy_model(self, name: str, digest: bytes, options: DeployOptions) -> Exchange[dict[str, Any]]:
         name = check_model_name(name)
         if not isinstance(digest, bytes) or len(digest) != digests.DIGEST_BYTES:
             raise CodeError(
@@ -133,34 +133,34 @@ class Operations:
         code = Code(digest, MODEL, limits=options.code_limits or Limits(), recorded=options.recorded)
         return self._deploy(MODEL_PREFIX + name, code, {}, options)
 
-    def open_lane(self, lane: str, options: LaneOptions) -> Flow[Any]:
+    def open_lane(self, lane: str, options: LaneOptions) -> Exchange[Any]:
         check_name(lane, "a lane")
         number = self._session.take_number()
         return self._answer(OpenLane(number, lane, options.settings, options.paused, options.deploys_from))
 
-    def set_paused(self, lane: str, paused: bool) -> Flow[Any]:
+    def set_paused(self, lane: str, paused: bool) -> Exchange[Any]:
         check_name(lane, "a lane")
         return self._answer(SetPaused(self._session.take_number(), lane, paused))
 
-    def set_window(self, lane: str, window: int) -> Flow[Any]:
+    def set_window(self, lane: str, window: int) -> Exchange[Any]:
         check_name(lane, "a lane")
         whole("window", window, 1, limits.WINDOW_TASKS_MAX)
         return self._answer(SetWindow(self._session.take_number(), lane, window))
 
-    def drain(self, draining: bool) -> Flow[Any]:
+    def drain(self, draining: bool) -> Exchange[Any]:
         flag("draining", draining)
         return self._answer(Drain(self._session.take_pair_number(), draining))
 
     # --- results and questions ------------------------------------------------------------------------
 
-    def outcome(self, seq: Any, timeout_s: float | None) -> Flow[Any]:
-        return self._flows.outcome(seq_of(seq), self._patience(timeout_s))
+    def outcome(self, seq: Any, timeout_s: float | None) -> Exchange[Any]:
+        return self._exchanges.outcome(seq_of(seq), self._patience(timeout_s))
 
     def outcomes(self, ranges: Ranges, timeout_s: float | None) -> Stream:
-        return self._flows.outcomes(ranges, self._patience(timeout_s))
+        return self._exchanges.outcomes(ranges, self._patience(timeout_s))
 
-    def text_or_outcome(self, seq: int, shown: int, timeout_s: float | None) -> Flow[Any]:
-        return self._flows.text_or_outcome(seq, shown, self._patience(timeout_s))
+    def text_or_outcome(self, seq: int, shown: int, timeout_s: float | None) -> Exchange[Any]:
+        return self._exchanges.text_or_outcome(seq, shown, self._patience(timeout_s))
 
     def drop_text(self, seq: int) -> None:
         self._core.texts.unfollow(seq)
@@ -170,29 +170,29 @@ class Operations:
         return self.outcomes(((seq_of(first_seq), count),), timeout_s)
 
     def as_completed(self, tasks: Any, timeout_s: float | None) -> Stream:
-        return self._flows.as_completed(_ranges_of(tasks), self._patience(timeout_s))
+        return self._exchanges.as_completed(_ranges_of(tasks), self._patience(timeout_s))
 
     def watch(self, topics: Iterable[str], timeout_s: float | None) -> EventFilter:
         if timeout_s is not None:
             seconds("timeout_s", timeout_s, zero=True)
         return EventFilter(several("topics", topics))
 
-    def query(self, what: str, arguments: Mapping[str, Any]) -> Flow[Any]:
+    def query(self, what: str, arguments: Mapping[str, Any]) -> Exchange[Any]:
         return (yield from self.answer(what, arguments)).value
 
-    def answer(self, what: str, arguments: Mapping[str, Any]) -> Flow[Answer]:
+    def answer(self, what: str, arguments: Mapping[str, Any]) -> Exchange[Answer]:
         """Run a query; return the answer with its boot and event number."""
         given = {name: value for name, value in arguments.items() if value is not None}
         checked(Query(0, what, given), LocalError, _QUERY)
-        return self._flows.question(what, given, self._deadline(None))
+        return self._exchanges.question(what, given, self._deadline(None))
 
-    def status(self) -> Flow[dict[str, Any]]:
+    def status(self) -> Exchange[dict[str, Any]]:
         answer = yield from self.answer("status", {})
         return {**answer.value, "event": answer.event}
 
     def wait_idle(
         self, lane: str, timeout_s: float | None, progress: Callable[[dict[str, Any]], None] | None
-    ) -> Flow[dict[str, Any]]:
+    ) -> Exchange[dict[str, Any]]:
         """Poll the lane at growing intervals until it has nothing left to do."""
         check_name(lane, "a lane")
         deadline_ms = None if timeout_s is None else self._patience(timeout_s).until_ms
@@ -205,7 +205,7 @@ class Operations:
                 return numbers
             if deadline_ms is not None and now_ms() >= deadline_ms:
                 raise TimeoutError(_still_busy(numbers))
-            yield from self._flows.pause(now_ms() + pause_ms)
+            yield from self._exchanges.pause(now_ms() + pause_ms)
             pause_ms = min(2 * pause_ms, IDLE_POLL_MS_MAX)
 
     # --- inside ---------------------------------------------------------------------------------------
@@ -216,10 +216,10 @@ class Operations:
         Raises `LocalError` for a request that cannot be encoded, before anything is sent.
         """
         checked(request, CodeError if isinstance(request, Deploy | Keep) else LocalError)
-        reply = yield from self._flows.request(request, deadline_ms or self._deadline(None))
+        reply = yield from self._exchanges.request(request, deadline_ms or self._deadline(None))
         return reply.value if isinstance(reply, Answer) else {}
 
-    def _deploy(self, name: str, code: Code, parts: Parts, options: DeployOptions) -> Flow[dict[str, Any]]:
+    def _deploy(self, name: str, code: Code, parts: Parts, options: DeployOptions) -> Exchange[dict[str, Any]]:
         """Deploy code; send those of its parts that the broker does not have, and deploy again under the same number.
 
         A refused deploy had no effect, so the number is still free.
@@ -239,7 +239,7 @@ class Operations:
                 data = left.pop(one)()
                 yield from self._answer(Keep(self._session.take_pair_number(), one, data))
 
-    def _checked_deploy(self, request: Deploy, options: DeployOptions) -> Flow[dict[str, Any]]:
+    def _checked_deploy(self, request: Deploy, options: DeployOptions) -> Exchange[dict[str, Any]]:
         # Compiling has its own limit; a client that gives up earlier would not learn the error.
         extra_ms = limits.COMPILE_MS_MAX if options.check and options.timeout_s is None else 0
         latest_ms = now_ms() + limits.PREPARE_MS_MAX
@@ -254,7 +254,7 @@ class Operations:
                     continue
                 raise TimeoutError(_not_looked_at(request.name, pool_of(request.code), is_at_it)) from None
 
-    def _is_preparing(self, name: str) -> Flow[bool]:
+    def _is_preparing(self, name: str) -> Exchange[bool]:
         """Return whether a worker compiles or loads the code of this name."""
         workers = yield from self.query("workers", {})
         return any(address == name for worker in workers for address, _ in worker["preparing"])

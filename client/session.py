@@ -61,7 +61,7 @@ Reply = Accepted | Answer
 
 
 Key = tuple[str, int]
-"""What a flow can wait for: ("answer", number), ("result", seq), ("question", number)."""
+"""What an exchange can wait for: ("answer", number), ("result", seq), ("question", number)."""
 
 ALL: Final[Key] = ("all", 0)  # wakes every waiter: the first sign of a broker, or the end of the conversation
 

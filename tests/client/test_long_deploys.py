@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rota.client.core import Core
-from rota.client.flows import Pause
+from rota.client.exchanges import Pause
 from rota.client.operations import Operations
 from rota.client.options import DeployOptions
 from rota.common import limits
@@ -35,11 +35,11 @@ class Waiting:
     def run(self, workers: list[list[dict[str, Any]]], *, timeout_s: float | None = None) -> Any:
         """Deploy; each look at the workers finds the next of these lists. When there are none, the deploy is done."""
         options = DeployOptions(kind=MODEL, timeout_s=timeout_s)
-        flow = Operations(self._core).deploy_model("large", bytes(32), options)
-        with closing(self._core), closing(flow):
+        exchange = Operations(self._core).deploy_model("large", bytes(32), options)
+        with closing(self._core), closing(exchange):
             while True:
                 try:
-                    pause = next(flow)
+                    pause = next(exchange)
                 except StopIteration as end:
                     return end.value
                 self._answer(workers, pause, is_done=timeout_s is None)

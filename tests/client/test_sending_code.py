@@ -31,8 +31,8 @@ def core(run_dir: Path) -> Iterator[Core]:
 def conversation(core: Core, answers: list[Message | bytes]) -> list[Message]:
     """Deploy a command; each message of the client is answered by the next of these, bytes: that they are missing."""
     sent: list[Message] = []
-    with closing(Operations(core).deploy("cat", CAT, DeployOptions(number=7, check=False))) as flow:
-        for _ in flow:
+    with closing(Operations(core).deploy("cat", CAT, DeployOptions(number=7, check=False))) as exchange:
+        for _ in exchange:
             for frame in core.session.output().frames:
                 message = decode(frame, FROM_PRODUCERS)
                 if isinstance(message, Hello):

@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 import pytest
-from flow_clock import Clock
+from exchange_clock import Clock
 
-from rota.client.flows import Patience
+from rota.client.exchanges import Patience
 from rota.client.texts import Subscription, Texts, TextSoFar
 from rota.common.chat import Dialogue
 from rota.common.errors import BadPayload, TaskFailed, TextReplaced
@@ -129,7 +129,7 @@ def test_a_result_that_is_not_of_a_generate_task_is_named() -> None:
         TextSoFar().show_rest(result_of(item, decoder))
 
 
-def test_a_flow_gives_pieces_and_then_the_outcome() -> None:
+def test_an_exchange_gives_pieces_and_then_the_outcome() -> None:
     """Goal: text is not held back until the result, nor the result by the text. Method: a piece comes in the first
     wait, the outcome in the second; afterwards nothing is followed.
     """
@@ -142,19 +142,19 @@ def test_a_flow_gives_pieces_and_then_the_outcome() -> None:
         else:
             clock.deliver(1)
 
-    assert clock.returned(clock.flows.text_or_outcome(1, 0, Patience(None, 500)), on_turn) == "Grü"
-    found = clock.returned(clock.flows.text_or_outcome(1, 3, Patience(None, 500)), on_turn)
+    assert clock.returned(clock.exchanges.text_or_outcome(1, 0, Patience(None, 500)), on_turn) == "Grü"
+    found = clock.returned(clock.exchanges.text_or_outcome(1, 3, Patience(None, 500)), on_turn)
     assert isinstance(found, Result)
     assert not clock.texts.is_busy
 
 
-def test_a_flow_of_text_that_does_not_come_ends() -> None:
+def test_an_exchange_of_text_that_does_not_come_ends() -> None:
     """Goal: no wait without an end, and it can go on. Method: a broker that is there, and a task that is slow."""
     clock = Clock()
     with pytest.raises(TimeoutError, match="task 1 has no outcome yet"):
-        clock.returned(clock.flows.text_or_outcome(1, 0, Patience(None, 500)), clock.hear)
+        clock.returned(clock.exchanges.text_or_outcome(1, 0, Patience(None, 500)), clock.hear)
     clock.texts.receive(piece(1, 0, "late"))
-    assert clock.returned(clock.flows.text_or_outcome(1, 0, Patience(None, 500)), clock.hear) == "late"
+    assert clock.returned(clock.exchanges.text_or_outcome(1, 0, Patience(None, 500)), clock.hear) == "late"
 
 
 def test_a_dialogue_sends_what_is_new() -> None:

@@ -128,7 +128,7 @@ def close_down(_plan: Plan) -> Errand:
             yield from client.pair(lambda number: messages.Drain(number, False))
             if not any(number != CLOSING for other in others for number in other.errands):
                 return
-            yield from client.flows.pause(client.now_ms() + 2_000)
+            yield from client.exchanges.pause(client.now_ms() + 2_000)
 
     return steps
 
@@ -185,7 +185,7 @@ def _wait(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
         return
     for seq in range(reply.first_seq, reply.first_seq + reply.tasks):
         if chance.random() < 0.3:
-            yield from client.flows.pause(client.now_ms() + chance.choice((0, 20, 500)))
+            yield from client.exchanges.pause(client.now_ms() + chance.choice((0, 20, 500)))
             yield from client.ask_for(messages.Cancel(numbers.take(), seq))
     yield from client.take_results(reply.first_seq, reply.tasks)
 
@@ -205,7 +205,7 @@ def _twice(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     run = TaskRun.of("counter/a", 0, (scripted.program(["add", 1]),), None)
     request = messages.Submit(Numbers(number).take(), _lane(plan, chance), (run,), False, None, None)
     first = yield from client.ask_for(request)
-    yield from client.flows.pause(client.now_ms() + chance.choice((0, 50, 3_000)))
+    yield from client.exchanges.pause(client.now_ms() + chance.choice((0, 50, 3_000)))
     second = yield from client.ask_for(request)
     if isinstance(first, Accepted):
         assert second == first, f"request {request.number} was answered {first}, then {second}"
@@ -225,7 +225,7 @@ def _reuse(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
 def _cancel(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     numbers = Numbers(number)
     for _ in range(chance.randint(1, 3)):
-        yield from client.flows.pause(client.now_ms() + chance.choice((0, 2, 100)))
+        yield from client.exchanges.pause(client.now_ms() + chance.choice((0, 2, 100)))
         taken, back = numbers.take(), chance.randrange(30)
         seq = client.aim(taken, lambda back=back: max(1, client.simulation.checker.highest_seq - back))
         yield from client.ask_for(messages.Cancel(taken, seq))
@@ -268,7 +268,7 @@ _FLOWS = {
 def _pause(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     numbers, lane = Numbers(number), _lane(plan, chance)
     yield from client.ask_for(messages.SetPaused(numbers.take(), lane, True))
-    yield from client.flows.pause(client.now_ms() + chance.choice((5, 500, 4_000)))
+    yield from client.exchanges.pause(client.now_ms() + chance.choice((5, 500, 4_000)))
     yield from client.ask_for(messages.SetPaused(numbers.take(), lane, False))
 
 
@@ -304,7 +304,7 @@ def _ask(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
         if facts is not None and "result" in facts:
             checker.told(client.name, messages.ResultItem(**facts["result"]))
         yield from client.question(chance.choice(("status", "lanes", "agents", "workers", "tasks", "deploys")))
-        yield from client.flows.pause(client.now_ms() + chance.choice((1, 200, 2_000)))
+        yield from client.exchanges.pause(client.now_ms() + chance.choice((1, 200, 2_000)))
 
 
 def _look_back(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
@@ -316,7 +316,7 @@ def _look_back(client: Client, plan: Plan, chance: Random, number: int) -> Steps
 
 def _drain(client: Client, plan: Plan, chance: Random, number: int) -> Steps:
     yield from client.pair(lambda taken: messages.Drain(taken, True))
-    yield from client.flows.pause(client.now_ms() + chance.choice((10, 1_000)))
+    yield from client.exchanges.pause(client.now_ms() + chance.choice((10, 1_000)))
     yield from client.pair(lambda taken: messages.Drain(taken, False))
 
 

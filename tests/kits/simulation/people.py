@@ -1,8 +1,8 @@
-"""Producers: processes with the real client session, flows, queries and links, which run errands.
+"""Producers: processes with the real client session, exchanges, queries and links, which run errands.
 
-An errand is a generator over the client's flows. It survives its process: a restarted producer repeats what was open
-under the same numbers, like one that keeps a list of its work. Everything that a client receives goes to the checker at
-once, whether or not a flow still waits for it.
+An errand is a generator over the client's exchanges. It survives its process: a restarted producer repeats what was
+open under the same numbers, like one that keeps a list of its work. Everything that a client receives goes to the checker at
+once, whether or not an exchange still waits for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from simulation.broker_host import ENDPOINTS
 from simulation.network import Context
 from simulation.processes import SimProcess
 
-from rota.client.flows import Flows, Patience, Pause, Timeouts
+from rota.client.exchanges import Exchanges, Patience, Pause, Timeouts
 from rota.client.link import Link
 from rota.client.questions import Questions
 from rota.client.session import ALL, Key, Session
@@ -65,7 +65,7 @@ class Client(SimProcess):
         self.context: Any = Context(self.simulation.network, self)
         self.links: dict[str, Link] = {}
         decoder: Any = None  # results are not decoded here
-        self.flows = Flows(
+        self.exchanges = Exchanges(
             self.session, self.questions, Texts(), decoder, limits=Timeouts(ANSWER_MS, 10 * ANSWER_MS),
             now_ms=self.now_ms, chance=self.chance.random, not_reachable=NotReachable,
         )  # fmt: skip
@@ -135,12 +135,12 @@ class Client(SimProcess):
         for _ in range(tries):
             self.simulation.checker.asked(self.name, request)
             try:
-                reply = yield from self.flows.request(request, self.now_ms() + ANSWER_MS)
+                reply = yield from self.exchanges.request(request, self.now_ms() + ANSWER_MS)
             except AGAIN as error:
                 if isinstance(error, RotaError):
                     self.simulation.checker.refused(self.name, request, error)
                 # Let answers to what the session sent again arrive: they could be mistaken for that of the next try.
-                yield from self.flows.pause(self.now_ms() + self.chance.choice((10, 300, 2_000)))
+                yield from self.exchanges.pause(self.now_ms() + self.chance.choice((10, 300, 2_000)))
                 continue
             except RotaError as error:
                 self.simulation.checker.refused(self.name, request, error)
@@ -153,7 +153,7 @@ class Client(SimProcess):
         """Send a request that is not an input; return its answer's value, or None without an answer."""
         request = make(self.session.take_pair_number())
         try:
-            reply = yield from self.flows.request(request, self.now_ms() + ANSWER_MS)
+            reply = yield from self.exchanges.request(request, self.now_ms() + ANSWER_MS)
         except (RotaError, TimeoutError):
             return None
         return reply.value
@@ -166,7 +166,7 @@ class Client(SimProcess):
         """Wait for outcomes, and report each to the checker."""
         for seq in range(first_seq, first_seq + tasks):
             try:
-                result: Result = yield from self.flows.outcome(seq, Patience(None, None))
+                result: Result = yield from self.exchanges.outcome(seq, Patience(None, None))
             except RotaError as error:
                 self.simulation.checker.no_result(self.name, seq, error)
                 continue
@@ -175,7 +175,7 @@ class Client(SimProcess):
     def question(self, what: str, **arguments: Any) -> Generator[Pause, None, Any]:
         """Ask, and return the answer's value or None."""
         try:
-            answer = yield from self.flows.question(what, arguments, self.now_ms() + ANSWER_MS)
+            answer = yield from self.exchanges.question(what, arguments, self.now_ms() + ANSWER_MS)
             self.simulation.checker.read(what, answer)
             value = answer.value
         except (RotaError, TimeoutError):

@@ -1,8 +1,8 @@
 """The operations of a client, shared by both shells: generators that wait by yielding. PURE.
 
-A *flow* yields a `Turn` to wait: the shell then moves frames until something has arrived or the time has come, and
-resumes the flow. A flow returns the result of its operation; a *stream* also yields results. The blocking client runs
-flows in a loop, the asyncio client in a coroutine; neither knows what an operation does.
+An *exchange* yields a `Pause` to wait: the shell then moves frames until something has arrived or the time has come,
+and resumes it. An exchange returns the result of its operation; a *stream* also yields results. The blocking client
+runs exchanges in a loop, the asyncio client in a coroutine; neither knows what an operation does.
 
 The shell passes in clock and random function. Every wait checks three things: whether the conversation has ended, the
 deadline has passed, or no broker was ever heard.
@@ -31,7 +31,7 @@ class Pause(NamedTuple):
     key: Key | None = None
 
 
-Flow = Generator[Pause, None, T]
+Exchange = Generator[Pause, None, T]
 Stream = Generator[Pause | Result, None, None]
 Ranges = tuple[tuple[int, int], ...]
 """Accepted tasks as (first seq, count), in the order of their payloads."""
@@ -58,7 +58,7 @@ class Patience(NamedTuple):
         return self.until_ms if self.each_ms is None else _earlier(self.until_ms, now_ms + self.each_ms)
 
 
-class Flows:
+class Exchanges:
     """The operations of one client."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Flows:
 
     # --- requests and queries -------------------------------------------------------------------------
 
-    def request(self, request: Request, deadline_ms: int) -> Flow[Reply]:
+    def request(self, request: Request, deadline_ms: int) -> Exchange[Reply]:
         """Send a request and return its answer. Raises the broker's refusal."""
         session = self._session
         contact_ms = self._now_ms() + self._limits.contact_ms
@@ -109,7 +109,7 @@ class Flows:
             raise reply
         return reply
 
-    def request_patiently(self, request: Request, deadline_ms: int) -> Flow[Reply]:
+    def request_patiently(self, request: Request, deadline_ms: int) -> Exchange[Reply]:
         """Send a request; while the broker is busy, wait and send it again under its number, until the deadline."""
         wait_ms = BUSY_WAIT_MS
         while True:
@@ -122,7 +122,7 @@ class Flows:
                 yield from self.pause(until_ms)
                 wait_ms = min(2 * wait_ms, BUSY_WAIT_MS_MAX)
 
-    def question(self, what: str, arguments: dict[str, Any], deadline_ms: int) -> Flow[Answer]:
+    def question(self, what: str, arguments: dict[str, Any], deadline_ms: int) -> Exchange[Answer]:
         """Run a query and return the answer."""
         questions = self._questions
         contact_ms = self._now_ms() + self._limits.contact_ms
@@ -138,14 +138,16 @@ class Flows:
             raise answer
         return answer
 
-    def pause(self, until_ms: int) -> Flow[None]:
+    def pause(self, until_ms: int) -> Exchange[None]:
         """Wait, keeping the connections alive."""
         while self._now_ms() < until_ms:
             yield Pause(until_ms)
 
     # --- submitting -----------------------------------------------------------------------------------
 
-    def submit(self, messages: Iterable[tuple[TaskRun, ...]], options: SubmitOptions, deadline_ms: int) -> Flow[Ranges]:
+    def submit(
+        self, messages: Iterable[tuple[TaskRun, ...]], options: SubmitOptions, deadline_ms: int
+    ) -> Exchange[Ranges]:
         """Submit messages of runs one after another. Each is atomic, and sent after the one before it was accepted.
 
         If one is refused, the error's field `accepted` has the ranges of those before it.
@@ -171,12 +173,12 @@ class Flows:
 
     # --- results --------------------------------------------------------------------------------------
 
-    def outcome(self, seq: int, patience: Patience) -> Flow[Result]:
+    def outcome(self, seq: int, patience: Patience) -> Exchange[Result]:
         """Wait for the outcome of a task. Raises `TimeoutError`, or the broker's refusal (`Expired`)."""
         self._session.drop_refusals((seq,))
         return (yield from self._outcome(seq, patience))
 
-    def _outcome(self, seq: int, patience: Patience) -> Flow[Result]:
+    def _outcome(self, seq: int, patience: Patience) -> Exchange[Result]:
         session = self._session
         deadline_ms = patience.from_now(self._now_ms())
         contact_ms = self._now_ms() + self._limits.contact_ms
@@ -186,7 +188,7 @@ class Flows:
             yield Pause(deadline_ms if session.is_heard else _earlier(deadline_ms, contact_ms), ("result", seq))
         return self._result(found)
 
-    def text_or_outcome(self, seq: int, shown: int, patience: Patience) -> Flow[str | Result]:
+    def text_or_outcome(self, seq: int, shown: int, patience: Patience) -> Exchange[str | Result]:
         """Wait for more text of a generate task, of which `shown` characters are known, or for its outcome."""
         session, texts = self._session, self._texts
         session.drop_refusals((seq,))
@@ -221,7 +223,7 @@ class Flows:
                 del left[result.seq]
                 yield result
 
-    def some_of(self, left: dict[int, None], patience: Patience) -> Flow[list[Result]]:
+    def some_of(self, left: dict[int, None], patience: Patience) -> Exchange[list[Result]]:
         """Wait until at least one of these tasks has an outcome; return all that have arrived."""
         session = self._session
         deadline_ms = patience.from_now(self._now_ms())

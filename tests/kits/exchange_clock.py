@@ -1,11 +1,11 @@
-"""A client's flows with a simulated clock and without sockets."""
+"""A client's exchanges with a simulated clock and without sockets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from rota.client.flows import Flows, Pause, Timeouts
+from rota.client.exchanges import Exchanges, Pause, Timeouts
 from rota.client.questions import Questions
 from rota.client.session import Session
 from rota.client.texts import Texts
@@ -21,7 +21,7 @@ class Clock:
         self.session.receive(encode(Welcome(0, 1, "test")), 0)
         self.texts = Texts()
         decoder: Any = None  # results are not decoded here
-        self.flows = Flows(
+        self.exchanges = Exchanges(
             self.session, Questions(), self.texts, decoder, limits=Timeouts(1_000, 1_000), now_ms=lambda: self.now_ms,
             chance=lambda: 0.5, not_reachable=NotReachable,
         )  # fmt: skip
@@ -34,7 +34,7 @@ class Clock:
         self.session.receive(encode(Results.of((ResultItem(seq, "main", seq, 1, True, b"", (), "", "", (), None),))), 0)
 
     def run(self, stream: Any, on_turn: Callable[[], None]) -> list[Any]:
-        """Run a flow or stream; at each turn time passes until its deadline. Returns what it gives."""
+        """Run an exchange or stream; at each turn time passes until its deadline. Returns what it gives."""
         given = []
         for step in stream:
             if isinstance(step, Pause):
@@ -45,11 +45,11 @@ class Clock:
                 given.append(step)
         return given
 
-    def returned(self, flow: Any, on_turn: Callable[[], None]) -> Any:
-        """Run a flow as `run` does; return what it returns."""
+    def returned(self, exchange: Any, on_turn: Callable[[], None]) -> Any:
+        """Run an exchange as `run` does; return what it returns."""
         while True:
             try:
-                step = next(flow)
+                step = next(exchange)
             except StopIteration as end:
                 return end.value
             on_turn()
