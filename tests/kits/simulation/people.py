@@ -1,8 +1,8 @@
 """Producers: processes with the real client session, exchanges, queries and links, which run errands.
 
 An errand is a generator over the client's exchanges. It survives its process: a restarted producer repeats what was
-open under the same numbers, like one that keeps a list of its work. Everything that a client receives goes to the checker at
-once, whether or not an exchange still waits for it.
+open under the same numbers, like one that keeps a list of its work. Everything that a client receives goes to the
+checker at once, whether or not an exchange still waits for it.
 """
 
 from __future__ import annotations
