@@ -116,7 +116,11 @@ def _later(step: Step, at: LaneAtTurn, plan: ChangePlan) -> list[Later]:
     """Return what is played again of a step: an input, or for a recorded lane the order in which tasks completed."""
     record = step.record
     if step.lane_input is not None and step.lane_input.lane == plan.lane:
-        return [Later(step.number, step.lane_input, step.named_target)] if plan.inputs else []
+        if not plan.inputs or step.lane is None:
+            return []
+        now_ms, deadlines = step.lane_input.now_ms, step.lane.deadlines
+        overdue = tuple([turn for turn, due_ms in deadlines.items() if due_ms <= now_ms])
+        return [Later(step.number, step.lane_input, step.named_target, overdue=overdue)]
     if not at.replay.is_recorded or not isinstance(record, records.Completion) or record.lane != plan.lane:
         return []
     return [Later(step.number, None, completed=tuple([turn for fold in record.folds for turn in fold.turns]))]

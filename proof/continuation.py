@@ -47,6 +47,7 @@ class Later(NamedTuple):
     record: Input | None
     named_target: str | None = None  # the address of the task that the input names
     completed: tuple[int, ...] = ()
+    overdue: tuple[int, ...] = ()  # turns whose deadline was past by this input, and that could still be answered
 
 
 class LeftOut(NamedTuple):
@@ -89,7 +90,7 @@ class Continuation:
         """Yield the tasks that retire from here on, to the end or the bound."""
         now_ms = next((one.record.now_ms for one in self._later if one.record is not None), 0)
         yield from self._begin(now_ms)
-        for number, record, named, completed in self._later:
+        for number, record, named, completed, overdue in self._later:
             if record is None:
                 yield from self._complete(completed)
                 continue
@@ -98,7 +99,7 @@ class Continuation:
             if not (self._orphans and isinstance(record, records.Cancelled)):  # it may be the cancel of one of these
                 yield from self._end_orphans(now_ms)
                 yield from self._run_to(record.position)
-                yield from self._fire_due(record.now_ms)
+                yield from self._fire_due(record.now_ms, overdue)
             now_ms = self._engine.now_ms = max(now_ms, record.now_ms)
             fitted = self._fit(number, record, named)
             if fitted is not None:
@@ -143,8 +144,8 @@ class Continuation:
                 return
             yield from retired
 
-    def _fire_due(self, now_ms: int) -> Iterator[Task]:
-        """Fire the due timers that the journal does not have."""
+    def _fire_due(self, now_ms: int, overdue: Sequence[int] = ()) -> Iterator[Task]:
+        """Fire the due timers that the journal does not have. `overdue`: as of `Later`."""
         due = sorted(
             (timer.due_ms, *key)
             for key, timer in self.lane.timers.items()
@@ -154,15 +155,19 @@ class Continuation:
             if (turn, index) in self.lane.timers:  # else its call has ended meanwhile
                 record = records.TimerFired(self._name, self.lane.retired, due_ms, turn, index)
                 yield from self._engine.apply(record).retired
-        yield from self._end_overdue(now_ms)
+        yield from self._end_overdue(now_ms, overdue)
 
-    def _end_overdue(self, now_ms: int) -> Iterator[Task]:
-        """End the tasks whose deadlines have passed, if the journal does not."""
+    def _end_overdue(self, now_ms: int, left: Sequence[int]) -> Iterator[Task]:
+        """End the tasks whose deadlines have passed, if the journal does not, except those that it had `left` here.
+
+        A deadline may be past already when it is stamped, and what comes first then, end or answer, is in the journal.
+        """
         lane = self.lane
         overdue = sorted((due_ms, turn) for turn, due_ms in lane.deadlines.items() if due_ms <= now_ms)
         for due_ms, turn in overdue:
             ends = self._engine.world.decision(turn)
-            if turn in lane.deadlines and turn not in self._known_deadlines and ends is not None:
+            known = turn in self._known_deadlines or turn in left
+            if turn in lane.deadlines and not known and ends is not None:
                 decided = (OVERDUE.kind, OVERDUE.message, (), ends)
                 yield from self._apply(records.Verdict(self._name, lane.retired, due_ms, turn, *decided))
                 yield from self._end_orphans(due_ms)

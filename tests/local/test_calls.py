@@ -11,6 +11,9 @@ import pytest
 from rota import local
 from rota.common.work import Done, Failed
 from rota.local import LocalLane
+from rota.proof.changed import ChangePlan
+from rota.proof.continuation import Change
+from rota.proof.fork import fork
 from rota.proof.verification import IN_PROCESS, prove
 from rota.proof.verify import VerifyOptions
 from rota.runs.open import open_run
@@ -179,3 +182,21 @@ def test_what_is_kept_is_proved_again(lane: LocalLane, tmp_path: Path) -> None:
         (found,) = prove(source, [IN_PROCESS], VerifyOptions()).rounds
     assert found.report.equal, found.report
     assert [one.digest for one in found.report.lanes] == [lane.digest]
+
+
+def test_a_fork_leaves_an_overdue_ask_that_the_run_answered(lane: LocalLane, tmp_path: Path) -> None:
+    """Goal: which comes first, an answer or the end by a deadline that was past when it was stamped, is in the journal.
+    Method: an old input makes an agent ask with a deadline, another input comes, then the answer; fork the run.
+    """
+    lane.deploy("desk", EXAMPLES / "desk.wasm")
+    lane.submit("desk/a", b"ask for me")
+    lane.advance(31_000)
+    asked = lane.step()
+    assert asked is not None
+    assert asked.emits[0].delay_ms == 30_000
+    lane.submit("echo/9", b"y")
+    turns = lane.run()
+    assert all(turn.ok for turn in turns)
+    with open_run(lane.save(tmp_path / "run")) as source:
+        came = fork(source, ChangePlan("main", 1, Change()), [], tmp_path / "fork", "no", device="cpu")
+    assert came.same, (came.first, came.left_out)
