@@ -19,6 +19,7 @@ from rota.broker.asks import is_postponed
 from rota.cli.call_views import call_lines, later_text, message_place, summary
 from rota.cli.model_numbers import provenance_text
 from rota.common.work import ASK, TIMER, Code, Done, Emit, Failed, failure_text
+from rota.engine.waits import outcome_word
 from rota.runs.calls import CallTrace
 from rota.runs.log import LogEntry
 from rota.runs.questions import Family
@@ -323,8 +324,9 @@ def story_line(trace: Trace, width: int) -> str:
     """Return the line of one message."""
     payload, outcome = _story_widths(width)
     shown = readable(trace.payload, payload)
-    word = cut(_outcome_text(trace, outcome), outcome)
-    colored = word.replace(trace.mark, marked(trace.mark), 1) + " " * (outcome - len(word))
+    mark, text = _outcome_text(trace, outcome)
+    word = cut(text, outcome)
+    colored = word.replace(mark, marked(mark), 1) + " " * (outcome - len(word))
     return (
         f"{trace.turn:>8}  {trace.seq:>8}  {trace.kind:7}  {cut(trace.sender or '-', 16):16}  "
         f"{shown.text or '(empty)':{payload}}  {colored}  {_state_change(trace):19}  {_emits_text(trace)}"
@@ -336,15 +338,18 @@ def _story_widths(width: int) -> tuple[int, int]:
     return room // 2, room - room // 2
 
 
-def _outcome_text(trace: Trace, room: int) -> str:
+def _outcome_text(trace: Trace, room: int) -> tuple[str, str]:
+    """Return the outcome in a word, and with what it holds: of a whole call its answer, or where it waits now."""
     outcome = trace.outcome
+    waits = trace.waits_now or (outcome.waits if type(outcome) is Done else None)
+    if trace.is_whole_call and trace.answer is not None:
+        outcome = trace.answer.outcome
+    mark = trace.stage if outcome is None else outcome_word(outcome, trace.target)
     if type(outcome) is Failed:
-        return f"{outcome.kind}: {outcome.message}"
+        return mark, f"{mark}: {outcome.message}"
     if type(outcome) is Done and outcome.result:
-        return f"ok {readable(outcome.result, room).text}"
-    if type(outcome) is Done and outcome.waits:
-        return f"{trace.mark} {outcome.waits}"
-    return trace.mark
+        return mark, f"ok {readable(outcome.result, room).text}"
+    return mark, f"{mark} {waits}" if waits and is_postponed(outcome) else mark
 
 
 def _state_change(trace: Trace) -> str:

@@ -73,7 +73,10 @@ def family_facts(family: Family) -> dict[str, Any]:
 def life_facts(trace: Trace) -> dict[str, Any]:
     """Return one message of an agent's life."""
     facts = task_facts(trace)
-    names = ("seq", "turn", "kind", "sender", "payload", "stage", "outcome", "state_digest_before", "state_digest")
+    names = (
+        "seq", "turn", "target", "kind", "sender", "payload", "stage", "outcome", "later", "state_digest_before",
+        "state_digest",
+    )  # fmt: skip
     return {name: facts[name] for name in (*names, "retired", "lane_digest", "children")}
 
 

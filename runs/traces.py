@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rota.broker import records
+from rota.broker.asks import is_postponed
 from rota.broker.lane import Lane
 from rota.broker.tasks import Run, Task
 from rota.broker.world import World
@@ -99,6 +100,8 @@ class Trace:
     digest: bytes | None = None
     children: list[Stamp] = field(default_factory=list)
     answers: int = 0  # the turn of the open ask for which it was handed on
+    is_whole_call: bool = False  # told as the call that it began: by its answer, or where that waits now
+    waits_now: str = ""  # of a whole call that goes on, if its runtime can say
     later: list[AskEvent] = field(default_factory=list)  # what happened to the open ask that it is, or answers
     bound: bool = False  # issued; `code` None then means that its name was not deployed
 
@@ -131,7 +134,7 @@ class Tracer:
     """Keeps traces of the queried tasks and of their descendants down to a depth.
 
     Query by seq or by address (in one lane). With `forget_retired`, `after` returns a trace when its task has retired
-    and drops it.
+    and drops it; one that began a call, if the address is the name of a flow, when the call has its answer.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class Tracer:
         self._depth_max = depth_max
         self._traces_max = traces_max
         self._forget_retired = forget_retired
+        self._calls: dict[tuple[str, int], Trace] = {}  # whole calls that go on
         self._handed: dict[tuple[str, int], list[Trace]] = {}  # tasks handed on, by the open ask that they answer
 
     def begin(self, world: World) -> None:
@@ -189,13 +193,19 @@ class Tracer:
             trace = self.traces.get((lane.name, task.turn))
             if trace is not None:
                 self._finish(trace, task, lane, step.number)
+        answered: list[Trace] = []
         for turn, later in later_of(step):
             self._note_later(lane.name, turn, later, step)
-        return [
+            call = self._calls.pop((lane.name, turn), None) if later.is_last else None
+            if call is not None:
+                self._forget(call)
+                answered.append(call)
+        retired = [
             self._retire(trace, task, lane, step.number, retired_at[task.turn], time_of(step.record))
             for task in notes.retired
             if (trace := self.traces.get((lane.name, task.turn))) is not None
         ]
+        return [*[trace for trace in retired if not trace.is_whole_call], *answered]
 
     def end(self, world: World) -> None:
         """Fill in what is known only at the end: the places of tasks still in the line."""
@@ -204,6 +214,10 @@ class Tracer:
                 trace = self.traces.get((lane.name, task.turn))
                 if trace is not None and trace.issued_at is not None and lane.settings.policy == "derived":
                     trace.place = lane.retired + place - trace.issued_at
+        for (name, _), trace in self._calls.items():
+            call = world.lanes[name].agents[trace.target].call
+            assert call is not None
+            trace.waits_now = call.waits
 
     # --- one kind of change each --------------------------------------------------------------------------------
 
@@ -322,10 +336,17 @@ class Tracer:
         trace.retired_ms = now_ms
         if trace.issued_at is not None and lane.settings.policy == "derived":
             trace.place = position - trace.issued_at
-        if self._forget_retired:
-            del self.traces[(trace.lane, trace.turn)]
-            del self.by_seq[trace.seq]
+        goes_on = is_postponed(trace.outcome) and trace.answer is None
+        if self._forget_retired and self._call is None and trace.call == trace.turn and goes_on:
+            trace.is_whole_call = True
+            self._calls[(trace.lane, trace.turn)] = trace
+        elif self._forget_retired:
+            self._forget(trace)
         return trace
+
+    def _forget(self, trace: Trace) -> None:
+        del self.traces[(trace.lane, trace.turn)]
+        del self.by_seq[trace.seq]
 
 
 def waiting_timers(trace: Trace) -> list[int]:

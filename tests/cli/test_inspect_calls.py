@@ -135,6 +135,10 @@ CANCELLED = """
 def test_story_tree_and_state_know_calls(call: Call) -> None:
     """Goal: the other views agree. Method: golden texts of a call's story, two trees, and a call at a turn."""
     assert flush([line[:100] for line in printed(call, "story", "order/~1")]) == lines(STORY)
+    calls = [line[69:89].rstrip() for line in printed(call, "story", "order")[1:]]
+    assert calls == CALLS
+    told = [json.loads(line) for line in printed(call, "story", "order", "--json")]
+    assert [[later["what"] for later in one["later"]][1:] for one in told] == [["answered"], [], ["answered"], []]
     assert printed(call, "tree", 1) == lines(TREE)
     assert printed(call, "tree", 12)[1:] == lines(OPEN_TREE)
     assert flush(printed(call, "state", "order/~1", "--at", 6)) == lines(STATE)
@@ -147,6 +151,8 @@ STORY = """
            8         8  reply    clerk/x           [7]                   waits order/~1 afte…  =
            9         9  timer    order/~1          []                    ok [222, 4, "36cbdf…  =
 """
+
+CALLS = ['ok [222, 4, "36cbdf…', "error: no good", 'ok [1000, 2, "54871…', "waits order/~12 aft…"]
 
 TREE = """
     submit 5 of alice, 1970-01-01 00:16:40.000, record 8

@@ -137,7 +137,8 @@ def test_the_story_of_a_call_and_of_a_flow(run: MemoryRun) -> None:
     call = "order/~1"
     assert both == [(1, call, "waits"), (4, call, "waits"), (8, call, "waits"), (9, call, "ok")]
     calls = [(trace.turn, trace.target) for trace in story(run, "order", "main", (None, None))]
-    assert calls == [(1, call), (11, "order/~11"), (12, "order/~12"), (17, "order/~17")]
+    assert calls == [(1, call), (11, "order/~11"), (17, "order/~17"), (12, "order/~12")]  # the last one is open
+    assert [trace.turn for trace in story(run, "order", "main", (12, 16))] == [12]
 
 
 # --- asks that are answered later -----------------------------------------------------------------
