@@ -11,7 +11,7 @@ from typing import Final
 from rota.common.calls import keyed_call_text
 from rota.common.limits import POISON_DEATHS_MAX, TRIES_MAX
 from rota.common.targets import MODEL_PREFIX, code_name
-from rota.common.work import MODEL, Code, Failed
+from rota.common.work import MODEL, NOT_DEPLOYED, Code, Failed
 
 TIMEOUT: Final = "timeout"
 LOST: Final = "lost"
@@ -65,7 +65,7 @@ OVERDUE: Final = Failed(EXPIRED, _EXPIRED_TEXT, (), 0)
 def unknown(address: str) -> Failed:
     """Return the outcome of a task whose name was not bound at issue."""
     kind = "unknown_model" if address.startswith(MODEL_PREFIX) else "unknown_agent"
-    return Failed(kind, f"{code_name(address)!r} was not deployed in this lane", (), 0)
+    return Failed(kind, f"{code_name(address)!r} {NOT_DEPLOYED}", (), 0)
 
 
 def rebound(address: str) -> Failed:

@@ -56,7 +56,7 @@ def dev(connection: Connection, project: Path, lane: str, once: bool) -> None:
             found = _times(project)
             if found != seen:
                 seen = found
-                bound = _deploy(client, connection, project, lane, bound, ends=once)
+                bound = _deploy(client, connection, project, turns, bound, ends=once)
             turns.show()
             if once:
                 return
@@ -70,17 +70,17 @@ def _open_lane(client: Client, lane: str) -> None:
 
 
 def _deploy(
-    client: Client, connection: Connection, folder: Path, lane: str, bound: _Bound, *, ends: bool
+    client: Client, connection: Connection, folder: Path, turns: _Turns, bound: _Bound, *, ends: bool
 ) -> _Bound:  # fmt: skip
     """Build, deploy what came of it if that is not `bound` already, and return what is. What is wrong with the source
-    is printed, and the next change is waited for.
+    is printed, and the next change is waited for. The turns until then are printed first.
     """
     from rota.cli.projects import tell_if_sdk_is_old
     from rota.client.options import DeployOptions
     from rota.runtimes.content import content_of, extras_of
     from rota.sdk.building import build_folder
 
-    began = time.monotonic()
+    began, lane = time.monotonic(), turns.lane
     try:
         tell_if_sdk_is_old(folder)
         built = build_folder(folder, debug=True)
@@ -99,6 +99,7 @@ def _deploy(
             raise
         click.secho(f"error: {error.message}", err=True, fg="red")
         return None
+    turns.show()
     click.secho(f"{built.name} is deployed in lane {lane} ({time.monotonic() - began:.1f} s)", err=True, fg="green")
     return made
 
@@ -130,7 +131,7 @@ class _Turns:
         from rota.runs.tail import Tail
         from rota.runs.walk import Walk
 
-        self._lane = lane
+        self.lane = lane
         folder = connection.run_folder()
         with open_run(folder.root) as source:
             _, number, chain = source.extent()
@@ -142,7 +143,7 @@ class _Turns:
     def show(self) -> None:
         """Print the turns since the last call."""
         for step in self._walk.steps(self._tail.read()):
-            for task in step.retired(self._lane):
+            for task in step.retired(self.lane):
                 for line in _lines(task):
                     click.echo(line)
 

@@ -21,7 +21,7 @@ from rota.common.errors import BadPayload
 from rota.common.limits import TENSOR_BYTES_MAX, TENSOR_RANK_MAX, TENSORS_PER_TASK_MAX
 from rota.common.msgpack_check import is_whole
 from rota.common.shown import shown
-from rota.common.work import TensorRef
+from rota.common.work import NO_MODEL_PAYLOAD, TensorRef
 
 # Names as in numpy and ml_dtypes. Strings, complex numbers and sub-byte types are not supported.
 DTYPE_BYTES: Final[Mapping[str, int]] = {
@@ -101,7 +101,7 @@ def unpacked(payload: bytes) -> Any:
             raise ValueError
         return msgpack.unpackb(payload, object_pairs_hook=_unique)
     except ValueError:  # of any kind; msgpack's texts may change, and a failure's text enters the digest
-        raise BadPayload("the payload is not one MessagePack value") from None
+        raise BadPayload(NO_MODEL_PAYLOAD) from None
 
 
 def _fields(payload: bytes, needed: str, optional: str) -> dict[str, Any]:

@@ -351,18 +351,27 @@ def failure_text(kind: str, message: str, log: Sequence[str]) -> str:
         return f"{message}: it used all the fuel that its deploy gives {of}; {flag} gives more"
     if kind in UNABLE_FAILURES and log:
         return f"{message}: {log[-1]}"
-    bound = "timeout_ms" if kind == "timeout" else message[message.rfind("(") + 1 : -1] if kind == "overflow" else ""
-    return f"{message}: {_REMEDIES[bound]}" if bound in _REMEDIES else message
+    if kind == "overflow":
+        what = message[message.rfind("(") + 1 : -1]
+    elif kind in ("bad_input", "unknown_agent", "unknown_model"):
+        what = next((end for end in (NO_MODEL_PAYLOAD, NOT_DEPLOYED) if message.endswith(end)), "")
+    else:
+        what = kind
+    return f"{message}: {_REMEDIES[what]}" if what in _REMEDIES else message
 
 
-_REMEDIES: Final = {  # by the bound at the end of a message, as in "5, at most 4 (emits_max)"
+NO_MODEL_PAYLOAD: Final = "the payload is not one MessagePack value"  # ends `bad_input` of a model
+NOT_DEPLOYED: Final = "was not deployed in this lane"  # ends `unknown_agent` and `unknown_model`
+_REMEDIES: Final = {  # by the end of a message, as in "5, at most 4 (emits_max)"; `timeout`: by its kind
     "emits_max": "--emits allows more, or send in parts",
     "growth_bytes": "--growth allows more, or emit less",
-    "asks_max": "--asks allows more; what has expired is settled, too",
+    "asks_max": "--asks allows more; settle also what was cancelled or has expired",
     "steps_max": "--steps allows more",
     "call_bytes": "--call-bytes allows more",
     "agents_max": "a lane that is opened with --agents-max may have more",
-    "timeout_ms": "--timeout-ms allows more",
+    "timeout": "--timeout-ms allows more",
+    NOT_DEPLOYED: "`rota agents --deploys` lists the names that are",
+    NO_MODEL_PAYLOAD: "`rota generate`, `rota embed` and `rota classify` ask models of texts",
 }
 
 

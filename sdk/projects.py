@@ -108,10 +108,10 @@ def read_project(folder: Path) -> Project:
 def new_project(name: str, language: str, parent: Path, *, flow: bool = False) -> Project:
     """Make the folder `parent/name` from a template of a language. Raises `ConfigError` if that is not possible."""
     _checked_name(name, "NAME")
+    if flow and language not in flow_languages():
+        raise ConfigError(f"there is no template of a flow in {language!r}, but in {', '.join(flow_languages())}")
     if language not in _LANGUAGES:
         raise ConfigError(f"there is no SDK for {language!r}: known are {', '.join(languages())}")
-    if flow and language not in flow_languages():
-        raise ConfigError(f"flows in {language!r} have no template: known are {', '.join(flow_languages())}")
     folder = parent / name
     try:
         folder.mkdir(parents=True)

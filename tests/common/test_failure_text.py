@@ -7,7 +7,7 @@ from click import Option
 
 from rota.cli.code import deploy
 from rota.common.calls import asks_overflow_text, bytes_overflow_text, steps_overflow_text
-from rota.common.work import failure_text
+from rota.common.work import NO_MODEL_PAYLOAD, failure_text
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,14 @@ def test_a_bound_names_the_option_that_moves_it(kind: str, message: str, option:
     assert text.startswith(f"{message}: ")
     assert f"{option} " in text
     assert option in [name for one in deploy.params if isinstance(one, Option) for name in one.opts]
+
+
+def test_a_name_or_payload_that_is_wrong_names_a_command() -> None:
+    """Goal: a typo and the wrong command are soon mended. Method: the texts of a broker and of a model's worker."""
+    for kind in ("unknown_agent", "unknown_model"):
+        assert "`rota agents --deploys`" in failure_text(kind, "'diner' was not deployed in this lane", ())
+    assert "`rota generate`" in failure_text("bad_input", f"model:tiny: {NO_MODEL_PAYLOAD}", ())
+    assert failure_text("bad_input", "the payload has two values", ()) == "the payload has two values"
 
 
 def test_other_failures_say_what_they_are() -> None:

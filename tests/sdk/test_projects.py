@@ -64,7 +64,7 @@ def test_a_new_project_of_a_flow(tmp_path: Path, language: str) -> None:
 
 
 def test_a_flow_in_a_language_without_a_template(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"flows in 'zig' have no template: known are .*python"):
+    with pytest.raises(ConfigError, match=r"no template of a flow in 'zig', but in .*python"):
         new_project("trip", "zig", tmp_path, flow=True)
     assert not list(tmp_path.iterdir())
 

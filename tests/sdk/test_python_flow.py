@@ -480,6 +480,16 @@ def test_an_agent_that_answers_later() -> None:
         assert (done.emits, done.postponed) == ([emit], postponed), payload
     assert call(_desk, "bad").failure is not None
 
+    def both(ctx: Context) -> None:
+        verbs = [ctx.reply, ctx.postpone]
+        for verb in verbs if ctx.message.text == "reply first" else reversed(verbs):
+            verb()
+
+    for payload in ("reply first", "postpone first"):
+        failure = call(both, payload).failure
+        assert failure is not None
+        assert failure[1].startswith("a message gets a reply, or is postponed")
+
 
 def test_the_address_of_a_call() -> None:
     """Goal: one file may be agent and flow, and the address says which is meant. Method: addresses of both."""

@@ -20,6 +20,7 @@ from rota.agent.tensors import NewTensors, Tensor
 
 ABI_VERSION: Final = 1
 PRIORITIES: Final = range(-8, 8)
+_ONE_ANSWER: Final = "a message gets a reply, or is postponed: then a later task gives it by ctx.settle(turn, ...)"
 _is_target: Final = re.compile(  # as common/targets.py has it
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?:/[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,200})?"
     r"|model:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(?:@[1-9][0-9]{0,8})?)\Z"
@@ -237,13 +238,23 @@ class Context(Verbs):
         """Send a `timer` to this agent itself, which comes after `delay_ms` milliseconds."""
         return self._emit(self.message.address, payload, priority, "timer", tensors, check_ms("delay_ms", delay_ms))
 
+    def reply(self, payload: Any = b"", tensors: Iterable[Tensor] = ()) -> None:
+        """Set the task's result; the last call counts. Without it the task has no result. Raises `RuntimeError` after
+        `postpone`.
+        """
+        if self._postponed:
+            raise RuntimeError(_ONE_ANSWER)
+        super().reply(payload, tensors)
+
     def postpone(self) -> int:
         """Answer this message later; return its turn, which the answer names.
 
         Whoever asked waits until a later task of this agent settles that turn, or hands it on. This task then has no
         result. It fails as `bad_settle` if nobody waits for its answer: only an `ask` can be postponed, and a task from
-        outside.
+        outside. Raises `RuntimeError` after `reply`.
         """
+        if self._result is not None:
+            raise RuntimeError(_ONE_ANSWER)
         self._postponed = True
         return self.message.turn
 
