@@ -112,7 +112,7 @@ class Lane(LaneAnswers):
         """Stamp a batch of tasks in batch order."""
         first_turn = self.next_turn
         if record.retry_of is not None:
-            self._stamp_again(self.dead.take(record.retry_of), record.kind, record.now_ms)
+            self._stamp_again(self.dead.take(record.retry_of), record.now_ms)
         for run in record.runs:
             self._stamp(
                 Run(
@@ -484,8 +484,8 @@ class Lane(LaneAnswers):
             )
         )
 
-    def _stamp_again(self, dead: DeadTask, kind: str, now_ms: int) -> None:
-        emit = Emit(dead.target, dead.payload, dead.priority, kind, dead.tensors, 0)
+    def _stamp_again(self, dead: DeadTask, now_ms: int) -> None:
+        emit = Emit(dead.target, dead.payload, dead.priority, dead.kind, dead.tensors, 0)
         self._stamp_one(emit, None, now_ms, None)
 
     # --- snapshots --------------------------------------------------------------------------------

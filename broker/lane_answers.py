@@ -17,7 +17,7 @@ from rota.broker.tasks import Agent, DeadTask, Run, Task, Timer
 from rota.common.budget import content_bytes, growth_of
 from rota.common.calls import failure_of
 from rota.common.messages import LaneSettings
-from rota.common.work import ASK, FAILURE, TIMER, Done, Emit, Failed, Outcome, Past, ReplyTo
+from rota.common.work import ASK, FAILURE, TELL, TIMER, Done, Emit, Failed, Outcome, Past, ReplyTo
 
 
 class LaneAnswers:
@@ -266,7 +266,7 @@ class LaneAnswers:
         self.dead.keep(
             DeadTask(
                 run.first_seq + index, run.first_turn + index, run.target(index), run.priority, run.payloads[index],
-                run.tensors_of(index), run.now_ms, failure, attempts,
+                run.tensors_of(index), run.now_ms, failure, attempts, ASK if run.kind == ASK else TELL,
             )
         )  # fmt: skip
 

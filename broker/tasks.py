@@ -28,6 +28,7 @@ from rota.common.work import (
     Outcome,
     Provenance,
     ReplyTo,
+    SubmitKind,
     TaskInput,
     TensorRef,
     Tensors,
@@ -274,3 +275,4 @@ class DeadTask(NamedTuple):
     now_ms: Count
     failure: Failed
     attempts: Count
+    kind: SubmitKind  # of a retry: `ask` if it was one, by an agent or from outside

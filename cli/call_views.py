@@ -12,6 +12,7 @@ from rota.runs.readable import cut, readable
 from rota.runs.traces import Trace
 
 STEPS_SHOWN: Final = 40
+_STEP_LOG_LINES: Final = 10
 _INDENT: Final = "    "
 _TARGET_CHARS: Final = 40
 
@@ -111,6 +112,11 @@ def _messages(call: CallTrace, messages: tuple[Trace, ...], width: int) -> Itera
         for wait in call.waits:
             if wait.step is trace:
                 yield cut(_wait_text(wait), width)
+        log = () if trace.outcome is None else trace.outcome.log
+        for line in log[:_STEP_LOG_LINES]:
+            yield f"{_INDENT}log: {cut(line, max(width - 9, 20))}"
+        if len(log) > _STEP_LOG_LINES:
+            yield f"{_INDENT}log: and {len(log) - _STEP_LOG_LINES} more lines: rota show {trace.seq}"
         if type(trace.outcome) is Done and trace.outcome.waits:
             yield f"{_INDENT}waits at {cut(trace.outcome.waits, width - 13)}"
         elif call.end is not None and call.end.turn == trace.turn:

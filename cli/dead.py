@@ -104,7 +104,7 @@ def retry(
 ) -> int:  # fmt: skip
     """Run dead tasks again, as new tasks with the same target and payload; prints their seqs.
 
-    They come from you: of kind `tell`, also if an ask failed, whose asker has had its answer.
+    They come from you. What was an ask is asked again: the answer is yours, since whoever asked has had its own.
 
     \b
     rota dead retry 17 18 --wait

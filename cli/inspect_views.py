@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -35,7 +34,6 @@ _TIME_MS_MAX: Final = 253_402_300_799_999  # the year 9999
 _TIME_CHARS: Final = 23
 _NAME_CHARS: Final = 14
 _LOG_LINES: Final = 40
-_FACTS_CHARS: Final = 1_200
 _STATE_CHARS: Final = 4_000
 _HEX_BYTES: Final = 256
 
@@ -210,9 +208,7 @@ def _execution_facts(family: Family, room: int) -> _Facts:
     if family.worker is not None:
         worker = family.worker
         facts = ", ".join([f"{name} {value}" for name, value in worker.facts.items()])
-        shown = cut(f"{worker.number}, pool {worker.pool}: {facts}", _FACTS_CHARS)
-        for place, line in enumerate(textwrap.wrap(shown, room)):
-            yield "" if place else "fingerprint", line
+        yield "fingerprint", cut(f"{worker.number}, pool {worker.pool}: {facts}", room)  # --json has all of it
     if trace.provenance is not None:
         source = trace.provenance
         yield "computed", provenance_text(source)

@@ -120,12 +120,14 @@ def test_what_is_handed_on_answers_as_it_ends(broker: Broker, alice: Any, target
 
 
 def test_a_dead_letter_of_an_ask_can_be_tried_again(broker: Broker, alice: Any) -> None:
-    """Goal: a failure that came later is no worse than one at once. Method: settle with a failure, retry."""
-    seq = done(broker, alice, "counter/a", ["postpone"], priority=4)
+    """Goal: a failure that came later is no worse than one at once, and its code sees the same message. Method: settle
+    an ask with a failure, retry.
+    """
+    seq = done(broker, alice, "counter/a", ["postpone"], priority=4, kind="ask")
     done(broker, alice, "counter/a", ["settle_failure", -1, "later"])
     dead = broker.lane().dead[seq]
     assert (dead.target, dead.payload, dead.priority) == ("counter/a", program(["postpone"]), 4)
-    again = alice.submit_runs(retry_of=seq, kind="ask").first_seq
+    again = alice.submit_runs(retry_of=seq).first_seq
     broker.run()
     assert again in broker.core.world.pending
     assert broker.lane().open[again].run.kind == "ask"

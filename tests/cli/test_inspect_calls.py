@@ -79,6 +79,7 @@ CALL = """
       turn 1  task 1  ask of outside: [["log","began"],["await",[["ask","counter/b",[["add",5]]],["ask"…
         asks counter/b, task 2: reply in turn 4, 2 turns, 0 ms later
         asks desk/a, task 3: reply in turn 8, 6 turns, 0 ms later
+        log: began
         waits at order/~1 after 1
       turn 4  task 4  reply of counter/b: [5, 2, "ask", "order/~1", null, 1000000, "8f8d", "eaf1a483"]
         waits at order/~1 after 2
@@ -172,6 +173,7 @@ STATE = """
       turn 1  task 1  ask of outside: [["log","began"],["await",[["ask","counter/b",[["add",5]]],["ask"…
         asks counter/b, task 2: reply in turn 4, 2 turns, 0 ms later
         asks desk/a, task 3: not answered, clerk/x owes it
+        log: began
         waits at order/~1 after 1
       turn 4  task 4  reply of counter/b: [5, 2, "ask", "order/~1", null, 1000000, "8f8d", "eaf1a483"]
         waits at order/~1 after 2

@@ -75,7 +75,8 @@ class Reference(Answers):
     def _submit(self, record: records.Submitted) -> None:
         if record.retry_of is not None:
             old, _ = self.dead.pop(self.turn_of[record.retry_of])
-            self._stamp(old.target, old.payload, old.priority, record.kind, None, record.now_ms)
+            kind = "ask" if old.kind == "ask" else "tell"
+            self._stamp(old.target, old.payload, old.priority, kind, None, record.now_ms)
         for run in record.runs:
             for index, payload in enumerate(run.payloads):
                 target = run.targets if isinstance(run.targets, str) else run.targets[index]
