@@ -80,6 +80,7 @@ _ROWS: Final = (
 )  # fmt: skip
 KINDS: Final[Mapping[str, KindFacts]] = {row.name: row for row in _ROWS}
 KEPT_KINDS: Final = tuple([row.name for row in _ROWS if row.is_kept])
+FLOW_EXPORT: Final = "rota_flow"  # a module of kind agent with it is deployed as a flow, if nothing else is said
 FLOW_KINDS: Final = tuple([row.name for row in _ROWS if row.may_flow])
 PROGRAM_KINDS: Final = tuple([row.name for row in _ROWS if row.roles])  # whose module is the author's program
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rota.common.bundle import Bundle, decode_bundle, encode_bundle, new_bundle
-from rota.common.code_kinds import FLOW_KINDS, IS_BUNDLE, KEPT_KINDS, KINDS
+from rota.common.code_kinds import FLOW_EXPORT, FLOW_KINDS, IS_BUNDLE, KEPT_KINDS, KINDS
 from rota.common.component_binary import is_component
 from rota.common.digests import digest
 from rota.common.errors import CodeError
@@ -70,7 +70,8 @@ def content_of(
     module: Paths | bytes, kind: str | None, extras: Extras, roles: Iterable[str] = (), flow: bool | None = None
 ) -> Content:
     """Return what a deploy of a file, folder or module binds. `kind` None: found by what it is. `roles`: those that the
-    deploy names exports for. `flow` None: a source whose main file has a `flow` and no `agent` is one.
+    deploy names exports for. `flow` None: a source whose main file has a `flow` and no `agent` is one, and so is an
+    agent that exports FLOW_EXPORT.
 
     Raises `CodeError` for what cannot be deployed, and when its part is asked for `ConfigError` for a runtime that was
     not fetched.
@@ -124,7 +125,7 @@ def _content_of(module: Paths | bytes, kind: str | None, extras: Extras, roles: 
     if kind == COMMAND:
         found = new_bundle(digest(data), args=extras.args, env=extras.env, files=_more_files(extras))
         return _content(COMMAND, found, lambda: data)
-    return Content(kind, digest(data), {digest(data): lambda: data})
+    return Content(kind, digest(data), {digest(data): lambda: data}, kind == AGENT and _says_flow(data))
 
 
 def content_like(kind: str, bundle: Bundle | None, module: Paths | bytes) -> Content:
@@ -153,6 +154,14 @@ def kind_of_wasm(data: bytes) -> str:
         return COMPONENT
     exports = inspect_module(data).exports
     return COMMAND if "_start" in exports and "rota_step" not in exports else AGENT
+
+
+def _says_flow(data: bytes) -> bool:
+    """Return whether a module exports the mark of a flow; of one that is none, the deploy says what it is instead."""
+    try:
+        return FLOW_EXPORT in inspect_module(data).exports
+    except CodeError:
+        return False
 
 
 def _known_suffixes() -> str:

@@ -760,8 +760,8 @@ static struct {
 } rota_answer;
 
 /* What may follow a payload: `.priority = -8` (last) to `7` (first); tensors, by index in the message's own or as
- * rota_tensor_new returned them; of rota_ask a deadline, in milliseconds after this task's `now_ms`; of rota_hand_on
- * the turn that was postponed, if not this one.
+ * rota_tensor_new returned them; of rota_ask and rota_hand_on a deadline, in milliseconds after this task's `now_ms`
+ * (handing on can only bring one forward); of rota_hand_on the turn that was postponed, if not this one.
  */
 typedef struct {
     int priority;
@@ -878,7 +878,7 @@ static inline void rota_settle_failure_bytes(uint64_t turn, rota_bytes code, rot
 static inline void rota_hand_on_with(rota_bytes target, rota_bytes payload, rota_options options) {
     uint64_t turn = options.turn ? options.turn : rota_answer.turn;
     if (turn == rota_answer.turn) rota_postpone_it();
-    rota_emit_with(ROTA_ASK, target, payload, (rota_emit_place){0, turn}, options);
+    rota_emit_with(ROTA_ASK, target, payload, (rota_emit_place){options.deadline_ms, turn}, options);
 }
 #endif
 
@@ -900,6 +900,8 @@ static inline uint32_t rota_tensor_new(
 static void flow(rota_context *ctx);
 #define ROTA_HANDLER flow
 static uint32_t rota_tensors_before; /* of the messages of the call that came before this one */
+
+ROTA_EXPORT("rota_flow") void rota_flow(void) {} /* says at the deploy that this is a flow */
 
 /* End the call as an answer that is a failure does where nobody handles it. */
 ROTA_NORETURN rota_fail_as_asked(const rota_context *ctx) {

@@ -568,7 +568,9 @@ pub const Context = struct {
     pub fn handOn(self: *Context, target: []const u8, content: anytype, options: Options) void {
         const answers = if (options.turn == 0) self.message.turn else options.turn;
         if (answers == self.message.turn) _ = self.postpone();
-        _ = self.send(target, payload(content), .{ .kind = "ask", .options = options, .answers = answers });
+        const delay_ms = if (options.deadline_ms > 0) options.deadline_ms else null;
+        const how = Sending{ .kind = "ask", .options = options, .delay_ms = delay_ms, .answers = answers };
+        _ = self.send(target, payload(content), how);
     }
 
     /// End the task as `error` at once: the state stays as it was, nothing is sent.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sdk_languages import SDK
 from wasmtime import wat2wasm
 
 from rota.common.bundle import Bundle, decode_bundle, encode_bundle, new_bundle
@@ -93,8 +94,8 @@ def test_a_source_in_python_is_a_flow_by_what_it_binds(tmp_path: Path, source: s
 
 
 def test_what_else_may_be_a_flow(tmp_path: Path, project: Path) -> None:
-    """Goal: a bundle that was made before and a main file of a folder are looked at, too; a module is a flow if the
-    deploy says so, and what keeps no state never. Method: one of each.
+    """Goal: a bundle that was made before and a main file of a folder are looked at, too; a module is a flow if it or
+    the deploy says so, and what keeps no state never. Method: one of each, and modules of the SDKs.
     """
     (project / "agent.py").write_text("async def flow(ctx): ...", encoding="utf-8")
     content = content_of(project, None, Extras())
@@ -102,6 +103,10 @@ def test_what_else_may_be_a_flow(tmp_path: Path, project: Path) -> None:
     assert content_of(content.parts[content.digest](), SOURCE, Extras()).flow
     assert not content_of(STEP, None, Extras()).flow
     assert content_of(STEP, None, Extras(), flow=True).flow
+    for language in ("c", "rust"):
+        trip, desk = [SDK / language / "examples" / f"{name}.wasm" for name in ("trip", "desk")]
+        assert [content_of(path, None, Extras()).flow for path in (trip, desk)] == [True, False]
+        assert not content_of(trip, None, Extras(), flow=False).flow
     for kind in (FUNCTION, COMMAND, COMPONENT):
         with pytest.raises(CodeError, match=f"kind {kind} cannot be a flow: only one of kind agent or source"):
             content_of(STEP, kind, Extras(), flow=True)

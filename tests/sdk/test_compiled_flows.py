@@ -11,9 +11,10 @@ from typing import Any, Final
 import msgpack
 import pytest
 from flow_kit import FlowCall
+from sandbox_kit import make_task
 from sdk_languages import SDK
 
-from rota.common.work import AGENT
+from rota.common.work import AGENT, Fold
 from rota.cpu_worker.tensor_access import StoreTensors
 from rota.tensors.store import TensorStore
 
@@ -44,6 +45,12 @@ static void flow(rota_context *ctx) {
         rota_wait();
     }
 }
+"""
+
+
+HANDING: Final = """
+#include "rota.h"
+static void agent(rota_context *ctx) { rota_hand_on("b/c", ctx->message.payload, .deadline_ms = 500); }
 """
 
 
@@ -159,6 +166,16 @@ def test_memory_that_is_kept_in_c(world: Any, tmp_path: Path, live_calls: int) -
     pages = msgpack.unpackb(call.emits[0].payload)
     assert call.answer(parts[-1]).value == [b"whole" * 20_000, b"".join(parts)]
     assert 14 < pages < 26  # 13 for what is kept and 6 for a step, and what is lost at ends of pages
+
+
+def test_a_deadline_of_what_is_handed_on_in_c(world: Any, tmp_path: Path) -> None:
+    """Goal: handing on takes a deadline as asking does. Method: an agent that hands everything on with one."""
+    pytest.importorskip("ziglang", reason="the compiler is in the extra `dev`")
+    code = world.deploy(_compiled(tmp_path, HANDING), AGENT)
+    (outcome,) = world.executor().run(Fold(bytes(32), code, "desk/a", None, (make_task(b"it"),))).outcomes
+    assert outcome.waits == ""
+    (emit,) = outcome.emits
+    assert (emit.target, emit.payload, emit.kind, emit.delay_ms, emit.answers) == ("b/c", b"it", "ask", 500, 1)
 
 
 def _compiled(folder: Path, text: str) -> bytes:

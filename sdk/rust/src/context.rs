@@ -51,7 +51,8 @@ fn packed(value: &Value) -> Vec<u8> {
 pub struct Options {
     pub priority: i64,
     pub tensors: Vec<u32>,
-    /// Of an ask: milliseconds after this message's `now_ms` at which it fails as `expired`; 0: none.
+    /// Of an ask: milliseconds after this message's `now_ms` at which it fails as `expired`; 0: none. Of `hand_on` too,
+    /// which can only bring a deadline forward.
     pub deadline_ms: u64,
     /// Of `hand_on`: the turn that was postponed; 0: this one.
     pub turn: u64,
@@ -233,7 +234,7 @@ impl Context {
         if answers == self.message.turn {
             self.postpone();
         }
-        self.send(target, payload.into(), Sending { answers, ..Sending::plain("ask", options) });
+        self.send(target, payload.into(), Sending { answers, ..Sending::ask(options) });
     }
 
     /// End the task as `error` at once: the state stays as it was, nothing is sent.

@@ -46,6 +46,10 @@ macro_rules! flow {
         $crate::exports!(data, size => $crate::run_flow(data, size, |ctx| async move {
             $crate::Return::returned($flow(ctx).await)
         }));
+
+        /// Says at the deploy that this is a flow.
+        #[no_mangle]
+        pub extern "C" fn rota_flow() {}
     };
 }
 
