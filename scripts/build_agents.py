@@ -1,9 +1,10 @@
 """Build the example agents in C into the .wasm files beside them. Usage: build_agents.py [--check]
 
-They are in examples/agents and sdk/c/examples. With --check nothing is written: each agent is built into a temporary
-folder and compared with the committed file, so that source and .wasm stay equal. Builds are reproducible: a pinned
-compiler (`ziglang` in pyproject.toml), no paths and no names in the output. DIGESTS in each folder is for `sha256sum
--c`. After a change of rota.h or of the compiler, build all again and commit sources, .wasm files and DIGESTS together.
+They are in examples/agents, sdk/c/examples and tests/kits/agents. With --check nothing is written: each agent is built
+into a temporary folder and compared with the committed file, so that source and .wasm stay equal. Builds are
+reproducible: a pinned compiler (`ziglang` in pyproject.toml), no paths and no names in the output. DIGESTS in each
+folder is for `sha256sum -c`. After a change of rota.h or of the compiler, build all again and commit sources, .wasm
+files and DIGESTS together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
-FOLDERS: Final = (REPOSITORY / "examples" / "agents", REPOSITORY / "sdk" / "c" / "examples")
+FOLDERS: Final = tuple(REPOSITORY / path for path in ("examples/agents", "sdk/c/examples", "tests/kits/agents"))
 HEADER: Final = REPOSITORY / "sdk" / "c"  # of rota.h
 CACHE: Final = REPOSITORY / ".cache" / "zig"
 DIGESTS: Final = "DIGESTS"

@@ -65,9 +65,9 @@ def test_a_compiler_error_is_told(build_agents: Any, tmp_path: Path) -> None:
         build_agents.build(source, tmp_path / "broken.wasm")
 
 
-@pytest.mark.parametrize("folder", [AGENTS, REPOSITORY / "sdk" / "c" / "examples"], ids=["examples", "sdk"])
-def test_digests_list_the_modules(folder: Path) -> None:
+@pytest.mark.parametrize("folder", ["examples/agents", "sdk/c/examples", "tests/kits/agents"])
+def test_digests_list_the_modules(folder: str) -> None:
     """Goal: DIGESTS is right where no compiler is installed. Method: hash the files."""
-    lines = (folder / "DIGESTS").read_text(encoding="utf-8").splitlines()
-    files = sorted(folder.glob("*.wasm"))
+    lines = (REPOSITORY / folder / "DIGESTS").read_text(encoding="utf-8").splitlines()
+    files = sorted((REPOSITORY / folder).glob("*.wasm"))
     assert lines == [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
