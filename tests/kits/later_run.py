@@ -1,7 +1,7 @@
-"""One small run with asks that are answered later and calls of a flow, for tests of inspection.
+"""Small runs with asks that are answered later and calls of a flow, for tests of inspection and the fuzzer.
 
-It is driven step by step through a `Broker` of core_kit.py, so its numbers are fixed. The docstring of `answered_later`
-describes the run; change both, and the golden texts of tests/cli/test_inspect_calls.py.
+They are driven step by step through a `Broker` of core_kit.py, so their numbers are fixed. Their docstrings describe
+them; change both, and of `answered_later` the golden texts of tests/cli/test_inspect_calls.py.
 """
 
 from __future__ import annotations
@@ -52,4 +52,44 @@ def answered_later() -> Broker:
     broker.live(1_000)
     broker.run()
     broker.check()
+    return broker
+
+
+def ended_by_inputs() -> Broker:
+    """A run that stops where inputs have ended tasks that have not retired:
+
+    - a call, asked for within a minute, was cancelled while a step of it is in the line, behind a slow function;
+    - a task of `counter/a` was postponed, and cancelled before its retire;
+    - in the lane `side`, `counter/d` has handed its task on, and the task is in the line.
+    """
+    broker = Broker()
+    alice = broker.producer()
+    for name, bound in (("counter", scripted.COUNTER), ("function", scripted.FUNCTION_CODE), ("flow", scripted.FLOW)):
+        alice.deploy(name, bound)
+    alice.open_lane("side", deploys_from="main")
+    workers = [broker.worker(name, slots=1) for name in ("w1", "w2")]
+
+    def finish(turn: int) -> None:
+        next(worker for worker in workers if worker.turns() == [turn]).finish()
+
+    asks = [["ask", "counter/b", []], ["ask", "counter/c", [["postpone"]]]]
+    alice.submit("flow", program(["await", asks, 1], ["await", [], 1]), kind="ask", deadline_ms=60_000)
+    finish(1)
+    alice.submit("function")  # turn 4, which nobody finishes
+    finish(3)
+    finish(2)
+    assert alice.cancel(1)
+    finish(5)
+    postponed = alice.submit("counter/a", program(["postpone"])).first_seq
+    finish(6)
+    assert alice.cancel(postponed)
+    alice.submit("counter/c", program(["settle_failure", -1, "late"]))  # which answers nobody: the call has ended
+    finish(7)
+    alice.submit("counter/d", program(["hand_on", 0, "counter/e", [["postpone"]]]), lane="side")
+    finish(1)
+    broker.sync()
+    main, side = broker.lane(), broker.lane("side")
+    assert list(main.ended) == ["flow/~1"]
+    assert [task.turn for task in main.line() if task.ends is not None] == [postponed]
+    assert [task.run.answers for task in side.line()] == [1]
     return broker

@@ -20,7 +20,7 @@ from wire_strategies import MESSAGES
 
 from rota.broker.effects import FromProducer, FromQuery, FromWorker
 from rota.client.session import Session
-from rota.common import limits, messages, wire
+from rota.common import limits, messages, wire, work
 from rota.common.errors import ProtocolError
 from rota.common.messages import Await, Cancel, Hello, LaneSettings, OpenLane, Query, SetPaused, Submit, TaskRun
 from rota.worker.loop import folds_of
@@ -78,7 +78,7 @@ Action = tuple[str, Any]
 
 _LANE = st.sampled_from(("main", "main", "side", "nowhere"))
 _NUMBER = st.integers(0, 6)
-_ADDRESS = st.sampled_from(("counter/a", "counter/b", "counter", "ghost/g", "model:net"))
+_ADDRESS = st.sampled_from(("counter/a", "counter/b", "counter", "ghost/g", "model:net", "flow", "flow/~1", "flow/~4"))
 _PROGRAM = st.sampled_from(
     (
         scripted.program(),
@@ -86,16 +86,24 @@ _PROGRAM = st.sampled_from(
         scripted.program(["tell", "counter/b", [["add", 2]]], ["ask", "ghost/g", []]),
         scripted.program(["timer", 5, []], ["fail", "no"]),
         scripted.program(["spawn", 3, "counter/a"]),
+        scripted.program(["postpone"]),
+        scripted.program(["settle", -1, 4], ["settle_failure", -2, "later"]),
+        scripted.program(["hand_on", 0, "counter/b", [["postpone"]], 0, 900]),
+        scripted.program(["await", [["ask", "counter/a", [["postpone"]], 0, 900], ["timer", 5, []]], 2], ["add", 1]),
+        scripted.program(["await", [["ask", "flow", [["await", [["ask", "ghost", []]], 1]]]], 1]),
         b"",
     )
 )
 _RUN = st.builds(TaskRun.of, _ADDRESS, st.sampled_from((-1, 0, 0, 5)),
                  st.lists(_PROGRAM, min_size=1, max_size=3).map(tuple), st.none())  # fmt: skip
 _REQUESTS = st.one_of(
-    st.builds(Submit, _NUMBER, _LANE, st.lists(_RUN, max_size=2).map(tuple), st.booleans(), st.none(), st.none()),
-    st.builds(Submit, _NUMBER, _LANE, st.just(()), st.booleans(), st.none(), st.integers(0, 9)),
-    st.builds(messages.Deploy, _NUMBER, _LANE, st.sampled_from(("counter", "other", "model:net")),
-              st.sampled_from((scripted.COUNTER, scripted.FUNCTION_CODE, scripted.MODEL_CODE, scripted.SOURCE_CODE)),
+    st.builds(Submit, _NUMBER, _LANE, st.lists(_RUN, max_size=2).map(tuple), st.booleans(), st.none(), st.none(),
+              st.sampled_from(work.SUBMIT_KINDS), st.sampled_from((0, 0, 900))),
+    st.builds(Submit, _NUMBER, _LANE, st.just(()), st.booleans(), st.none(), st.integers(0, 9),
+              st.sampled_from(work.SUBMIT_KINDS), st.sampled_from((0, 900))),
+    st.builds(messages.Deploy, _NUMBER, _LANE, st.sampled_from(("counter", "other", "model:net", "flow")),
+              st.sampled_from((scripted.COUNTER, scripted.FUNCTION_CODE, scripted.MODEL_CODE, scripted.SOURCE_CODE,
+                               scripted.FLOW, scripted.SOURCE_FLOW)),
               st.booleans()),
     st.builds(messages.Keep, _NUMBER, st.just(bytes(32)), st.just(b"")),
     st.builds(Cancel, _NUMBER, st.integers(0, 9)),
@@ -126,7 +134,7 @@ _WORKER_WORDS = st.one_of(
 )  # fmt: skip
 _QUESTIONS = st.builds(
     Query, _NUMBER, st.sampled_from(messages.QUERIES),
-    st.dictionaries(st.sampled_from(("lane", "seq", "address", "limit", "state", "name", "odd")),
+    st.dictionaries(st.sampled_from(("lane", "seq", "address", "limit", "state", "name", "older_ms", "after", "odd")),
                     _LANE | st.integers(-1, 9) | st.none() | st.booleans() | _ADDRESS, max_size=3),
 )  # fmt: skip
 ACTIONS: st.SearchStrategy[list[Action]] = st.lists(
@@ -164,9 +172,14 @@ def check_core(actions: list[Action]) -> bool:
     producer = broker.producer("p")
     producer.number = 1_000
     producer.deploy("counter")
+    producer.deploy("flow", scripted.FLOW)
     broker.worker("w1", slots=2)
     broker.worker("w2", slots=2)
-    producer.submit_runs(TaskRun.of("counter/a", 0, (scripted.program(["add", 1]),) * 3, None))
+    producer.submit_runs(
+        TaskRun.of("counter/a", 0, (scripted.program(["add", 1]), scripted.program(["postpone"])), None)
+    )
+    call = scripted.program(["await", [["ask", "counter/b", [["postpone"]], 0, 20_000], ["ask", "counter/b", []]], 2])
+    producer.submit("flow", call, kind="ask")
     late: list[messages.Completed] = []
     decoded = 0
     for name, value in actions:

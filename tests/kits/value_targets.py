@@ -7,6 +7,7 @@ would expel the worker.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from rota.common.text_calls import decode_text_call, encode_text_call
 from rota.common.text_results import decode_text_result, encode_text_result
 from rota.common.work import Done, Failed, FoldResult, Limits, TaskInput, TensorRef
 from rota.cpu_worker import abi
+from rota.cpu_worker.open_turns import OpenTurns
 from rota.cpu_worker.task_log import TaskLog
 from rota.tensors.format import DTYPES, check_tensor, dtype_name, npy_header, numpy_dtype
 from rota.tensors.payloads import Payloads
@@ -235,27 +237,42 @@ _EMITS = st.lists(
     st.tuples(
         TARGET | st.just("counter/alice"), st.binary(max_size=5), st.integers(-8, 7),
         st.sampled_from(("tell", "ask", "timer")), st.lists(st.integers(0, 2), max_size=2), st.sampled_from((0, 0, 5)),
-    ).flatmap(lambda emit: st.integers(2, 6).map(lambda fields: list(emit[:fields]))),
+        st.sampled_from((0, 0, 0, 1, 7, 8)),
+    ).flatmap(lambda emit: st.integers(2, 7).map(lambda fields: list(emit[:fields])))
+    | st.builds(lambda kind, payload, turn: ["counter/alice", payload, 0, kind, [], 0, turn],
+                st.sampled_from(("reply", "failure")),
+                st.binary(max_size=5) | st.just(msgpack.packb(["error", "code: no"])), st.sampled_from((7, 8, 9))),
     max_size=4,
 )  # fmt: skip
+_WAITS = st.none() | st.sampled_from(("", "flow.py:3"))
 OUTPUTS = st.one_of(
     st.tuples(st.just(1), st.just(0), st.none() | st.binary(max_size=16), st.none() | st.binary(max_size=16), _EMITS,
               _LOG, st.lists(st.integers(0, 2), max_size=3)),
+    st.tuples(st.just(1), st.just(0), st.none() | st.binary(max_size=16), st.none(), _EMITS, _LOG, st.just([]), _WAITS),
     st.tuples(st.just(1), st.just(1), st.text(min_size=1, max_size=9), st.text(max_size=9), _LOG),
 ).map(msgpack.packb)  # fmt: skip
 
 
 def check_output(data: bytes) -> bool:
-    """Anything a guest returns is an outcome, always the same, and the broker's decoder accepts it."""
+    """Anything a guest returns is an outcome, always the same, and the broker's decoder accepts it: whether it is the
+    guest of an agent that may settle turns 7 and 8, or of a call.
+    """
+    taken = [_check_output_of(data, call) for call in (None, REFS[:1])]
+    return any(taken)
+
+
+def _check_output_of(data: bytes, call: Sequence[TensorRef] | None) -> bool:
     (outcome, state), again = [
         abi.decode_output(
             data,
-            address="counter/alice",
-            state=b"12",
+            address="counter/alice" if call is None else "counter/~1",
+            state=b"12" if call is None else None,
             task=_TASK,
             limits=_LIMITS,
             fuel=9,
             log=TaskLog(_LIMITS.log_bytes),
+            open_turns=OpenTurns((7, 8) if call is None else ()),
+            call=call,
         )
         for _ in range(2)
     ]
@@ -264,12 +281,16 @@ def check_output(data: bytes) -> bool:
     message = messages.Completed("w1", 1, FoldResults.of((FoldResult((outcome,), state),)), 5)
     assert wire.decode(wire.encode(message), wire.FROM_WORKERS) == message
     if isinstance(outcome, Failed):
-        assert outcome.kind in ("error", "bad_output", "overflow")
+        assert outcome.kind in ("error", "bad_output", "overflow", "bad_settle")
         assert state is None
         assert len(outcome.message) <= limits.MESSAGE_CHARS_MAX
     else:
         assert (state is None) == (outcome.state_digest is None)
-        assert len(outcome.emits) <= _TASK.emits_max
+        assert len(outcome.emits) + (outcome.waits is not None) <= _TASK.emits_max
+        assert outcome.waits is None or (outcome.result is None and not outcome.tensors)
+        named = [emit.answers for emit in outcome.emits if emit.answers]
+        assert len(named) == len({*named}), "a turn was answered twice"
+        assert {*named} <= ({7, 8, _TASK.turn} if call is None else set())
     return isinstance(outcome, Done)
 
 

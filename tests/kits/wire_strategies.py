@@ -121,6 +121,8 @@ HAPPENED = st.one_of(
     st.builds(events.WorkerHeldUp, TEXT, some(COUNT)), st.builds(events.WorkerPreparing, TEXT, some(TARGET)),
     st.builds(events.JournalChanged, FLAG, TEXT), st.builds(events.OutcomesDiffer, COUNT, TARGET, TEXT),
     st.builds(events.Watching, TEXT), st.builds(events.TextStreamed, COUNT, COUNT, COUNT, TEXT),
+    st.builds(events.AskOpened, COUNT, COUNT, TARGET, TARGET | st.just("")),
+    st.builds(events.AskAnswered, COUNT, COUNT, TARGET, TEXT),
 )  # fmt: skip
 
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
