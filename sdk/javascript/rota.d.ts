@@ -90,8 +90,8 @@ declare module "rota" {
     settle(turn: number, payload: Payload, options?: { tensors?: readonly Tensor[] }): void;
     /** Answer a turn that this agent has postponed with a failure. */
     settleFailure(turn: number, code: string, message?: string): void;
-    /** Let another one answer: of this message, or of a turn that this agent has postponed. */
-    handOn(target: string, payload: Payload, options?: SendOptions & { turn?: number }): void;
+    /** Let another one answer: of this message, or of a turn that this agent has postponed. A deadline can only bring that of whoever waits forward. */
+    handOn(target: string, payload: Payload, options?: AskOptions & { turn?: number }): void;
   }
 
   /** What an ask gave. */

@@ -387,6 +387,12 @@ def test_an_agent_postpones_what_it_was_asked(
     assert [(emit.target, emit.payload, emit.kind, emit.answers) for emit in outcome.emits] == emits
 
 
+def test_what_is_handed_on_may_have_a_deadline(run_agent: Callable[..., Outcome]) -> None:
+    outcome = run_agent('ctx.handOn("b/x", "on", { deadline_ms: 500 });', kind="ask")
+    assert isinstance(outcome, Done), outcome
+    assert [(emit.kind, emit.delay_ms) for emit in outcome.emits] == [("ask", 500)]
+
+
 @pytest.mark.parametrize(
     ("body", "emit"),
     [

@@ -455,7 +455,7 @@ def _desk(ctx: Context) -> None:
         case "refuse":
             ctx.settle_failure(ctx.state, "closed", "come back")
         case "pass":
-            ctx.hand_on("echo/y", b"it", turn=ctx.state, priority=3)
+            ctx.hand_on("echo/y", b"it", turn=ctx.state, priority=3, deadline_ms=500)
         case "transfer":
             ctx.hand_on("echo/x")
         case "ask":
@@ -472,7 +472,7 @@ def test_an_agent_that_answers_later() -> None:
     for payload, emit, postponed in (
         ("answer", Emit(own, pack({"waited": 1}), 0, "reply", [], 0, 7), False),
         ("refuse", Emit(own, pack(["closed", "come back"]), 0, "failure", [], 0, 7), False),
-        ("pass", Emit("echo/y", b"it", 3, "ask", [], 0, 7), False),
+        ("pass", Emit("echo/y", b"it", 3, "ask", [], 500, 7), False),
         ("transfer", Emit("echo/x", b"", 0, "ask", [], 0, 9), True),
         ("ask", Emit("echo/x", b"", 0, "ask", [], 30_000), False),
     ):

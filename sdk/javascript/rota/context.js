@@ -172,6 +172,6 @@ export const context = Object.freeze({
   handOn: (target, value, options) => {
     const turn = integer(options?.turn ?? header[2], "handOn: the turn");
     if (turn === header[2]) postponed = true;
-    add(target, value, "ask", options, 0, turn);
+    add(target, value, "ask", options, options?.deadline_ms, turn);
   },
 });

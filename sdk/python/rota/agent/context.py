@@ -277,12 +277,14 @@ class Context(Verbs):
         turn: int | None = None,
         priority: int = 0,
         tensors: Iterable[Tensor] = (),
+        deadline_ms: int = 0,
     ) -> None:
         """Ask somebody else, whose answer goes to whoever waits for the answer of `turn`: a turn that this agent has
-        postponed, or None: this one, which is postponed with it.
+        postponed, or None: this one, which is postponed with it. `deadline_ms` (0: none) can only bring the deadline of
+        whoever waits forward.
         """
         answers = self.postpone() if turn is None else _turn(turn)
-        self._emit(target, payload, priority, "ask", tensors, 0, answers)
+        self._emit(target, payload, priority, "ask", tensors, check_ms("deadline_ms", deadline_ms), answers)
 
     def output(self) -> bytes:
         """Return the ABI's output (docs/AGENTS.md). For rota.agent, not for authors. Raises what `pack` raises."""
