@@ -202,7 +202,7 @@ class Continuation:
             case records.Deployed():
                 return record._replace(code=self._instead(record.name, record.code))
             case records.Cancelled() | records.Verdict(failure="expired"):
-                return record._replace(ends=bool(self._engine.world.decision(record.seq)))
+                return record._replace(ends=self._ends(record))
             case records.Verdict():
                 code = lane.line_by_turn[record.seq].code
                 assert code is not None
@@ -214,6 +214,13 @@ class Continuation:
                 return record._replace(seqs=there, origin=records.NOBODY)
             case _:
                 return record
+
+    def _ends(self, record: records.Cancelled | records.Verdict) -> bool:
+        """Return whether a decision ends a wait: of a task that is not executed here yet, if it did so in the journal."""
+        task = self.lane.line_by_turn.get(record.seq)
+        if task is not None and task.outcome is None and not task.run.answers:
+            return record.ends
+        return bool(self._engine.world.decision(record.seq))
 
     def _instead(self, name: str, code: Code) -> Code:
         return code._replace(digest=dict(self._change.instead).get(name, code.digest))

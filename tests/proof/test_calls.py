@@ -181,3 +181,27 @@ def test_calls_run_the_same_in_any_number_of_processes_that_are_killed(calls: Be
         assert report.equal, count
         assert report.lanes[0].digest == calls.broker.lane().digest
         assert kills.done >= 1
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_a_cancel_before_the_retire_in_a_fork(bench: Bench, tmp_path: Path, flow: bool) -> None:
+    """Goal: what a fork has not executed yet when a cancel ends the wait for it is executed, as in the run. Method: a
+    task that postpones, or a call that asks, completes behind one that is not done, and is cancelled; fork before it.
+    """
+    workers = [bench.worker("w1"), bench.worker("w2")]
+    deploy(bench, "waits", "waits", flow=True)
+    deploy(bench, "a", "desk")
+    deploy(bench, "echo", "echo")
+    bench.submit("echo/head", b"slow", run=False)
+    asked = bench.producer.submit("waits" if flow else "a/x", b"all" if flow else b"wait", kind="ask").first_seq
+    (held,) = [one for one in workers if one.turns() == [asked]]
+    held.finish()
+    assert bench.producer.cancel(asked) is True
+    bench.broker.run()
+    assert bench.producer.results[asked].kind == "cancelled"
+    bench.save()
+    assert bench.verify().equal
+    with open_run(bench.path) as source:
+        came = fork(source, ChangePlan("main", 0, Change()), [], tmp_path / "fork", "no", device="cpu")
+    assert came.same, (came.first, came.left_out)
+    assert not came.left_out
