@@ -96,7 +96,7 @@ class Continuation:
                 continue
             if number in self._change.dropped:
                 continue
-            if not (self._orphans and isinstance(record, records.Cancelled)):  # it may be the cancel of one of these
+            if not (isinstance(record, records.Cancelled) and record.seq in self._orphans):
                 yield from self._end_orphans(now_ms)
                 yield from self._run_to(record.position)
                 yield from self._fire_due(record.now_ms, overdue)
@@ -173,9 +173,14 @@ class Continuation:
                 yield from self._end_orphans(due_ms)
 
     def _end_orphans(self, now_ms: int) -> Iterator[Task]:
-        """Cancel what is left of what ended calls had asked, and so on."""
+        """Cancel what is left of what ended calls had asked, and so on. What is in the line is left as if it had
+        completed: whether it had is a matter of timing, and the journal names those that had not.
+        """
         while self._orphans:
             turn = self._orphans.popleft()
+            task = self.lane.line_by_turn.get(turn)
+            if task is not None and task.outcome is None:
+                continue
             ends = self._engine.world.decision(turn)
             if ends is not None:
                 cancel = records.Cancelled(self._name, self.lane.retired, now_ms, records.NOBODY, turn, ends)
@@ -216,7 +221,7 @@ class Continuation:
                 return record
 
     def _ends(self, record: records.Cancelled | records.Verdict) -> bool:
-        """Return whether a decision ends a wait: of a task that is not executed here yet, if it did so in the journal."""
+        """Return whether a decision ends a wait; of a task that is not executed here yet: if it did in the journal."""
         task = self.lane.line_by_turn.get(record.seq)
         if task is not None and task.outcome is None and not task.run.answers:
             return record.ends
