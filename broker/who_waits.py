@@ -17,6 +17,7 @@ from rota.broker.asks import OpenAsk
 from rota.broker.cycles import cycles
 from rota.broker.lane import Lane
 from rota.common.calls import is_instance
+from rota.common.targets import code_name
 from rota.common.work import ASK
 
 WAITS_SHOWN_MAX: Final = 8  # asks of one owner
@@ -85,8 +86,15 @@ def _row(lane: Lane, ask: OpenAsk) -> dict[str, Any]:
         "state": "handed on" if not has_it else "waits" if call is not None else "postponed",
         "since_ms": ask.run.now_ms,
         "due_ms": lane.deadlines.get(ask.turn),
-        "waits": call.waits if call is not None else "",
+        "waits": call.waits if call is not None else _why_never(lane, ask.owner),
     }
+
+
+def _why_never(lane: Lane, owner: str) -> str:
+    """Return why no message reaches an agent any more, so that it settles nothing; "" if one can."""
+    name = code_name(owner)
+    code = lane.deploys.get(name)
+    return f"for nothing: {name} is a flow now, so cancel this" if code is not None and code.flow else ""
 
 
 def _ended(owner: str, owes: int) -> dict[str, Any]:

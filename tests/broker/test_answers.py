@@ -372,6 +372,17 @@ def test_an_ask_of_a_call_that_has_ended_is_marked(broker: Broker, alice: Any) -
     assert (rows["counter/a"], rows["counter/b"]) == (("flow/~1", True), ("flow/~3", False))
 
 
+def test_an_agent_whose_name_became_a_flow_is_marked(broker: Broker, alice: Any) -> None:
+    """Goal: one sees that an answer cannot come. Method: agents that postpone, and one of the names bound to a flow."""
+    alice.deploy("other")
+    for name in ("counter", "other"):
+        done(broker, alice, name, ["postpone"], kind="ask")
+    assert [row["waits"] for row in broker.ask("asks")["asks"]] == ["", ""]
+    alice.deploy("counter", FLOW)
+    said = [row["waits"] for row in broker.ask("asks")["asks"]]
+    assert said == ["for nothing: counter is a flow now, so cancel this", ""]
+
+
 def test_cycles_are_named(broker: Broker, alice: Any) -> None:
     """Goal: a deadlock is found by looking. Method: a waits for b, and b for a, by asks that are open; an agent that
     asks itself, by an ask that runs and by one that is not issued; one that waits for nobody.
