@@ -186,7 +186,7 @@ def _outputs() -> Iterator[Attack]:
             0,
             "emits: 65000, at most 64 (emits_max)",
         ),
-        ("emit bytes", 64, 60_000, "131072 and 1 of its own content (growth_bytes)"),
+        ("emit bytes", 64, 60_000, "131072 and 8 of its own content (growth_bytes)"),
     ):
         outcome = "overflow"
         yield Attack(name, EMITTER, outcome, message, struct.pack("<II", count, size), AGENT)
