@@ -234,6 +234,7 @@ def _waiting_facts(run: Run, index: int) -> dict[str, Any]:
 
 def _task_facts(task: Task) -> dict[str, Any]:
     facts = _waiting_facts(task.run, task.index)
+    facts["target"] = task.address  # of the call that it began, as in every other view
     facts["attempts"] = task.attempts
     facts["state"] = _state_of(task)
     facts["failure"] = task.outcome.kind if type(task.outcome) is Failed else None

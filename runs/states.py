@@ -64,6 +64,12 @@ def state_at(
         last = f"the last one that has is turn {finder.turn}" if finder.turn else "none has"
         raise UnknownTask(f"turn {turn} of lane {lane!r} has not retired, or not in the records that are kept; {last}")
     check_agent(kept, at, address, met=finder.met)
+    bound = at.deploys.get(address)
+    if bound is not None and bound.flow:
+        raise UnknownTask(
+            f"{address!r} is a flow, whose calls have no state: name a call, as {address}/~5 if turn 5 began it; "
+            f"`rota story {address}` lists them"
+        )
     state, how = _state_of(finder, execute)
     task = None if finder.left_by is None else finder.left_by[0]
     found = finder.digest_at_begin if task is None else task.state_digest

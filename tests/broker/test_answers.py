@@ -211,6 +211,7 @@ def test_cancelling_a_call_cancels_what_it_started(broker: Broker, alice: Any) -
     assert broker.core.world.pending == {}
     assert [agent for agent in broker.lane().agents if "~" in agent] == []
     assert [row["state"] for row in broker.ask("asks")["asks"]] == ["ended"]
+    assert [row["target"] for row in broker.ask("tasks") if row["seq"] == 1] == ["flow/~1"]  # as while it was open
     dead = [(one.target, one.failure.kind) for one in broker.lane().dead.values()]
     assert sorted(dead) == [(target, "cancelled") for target in ("counter/p", "counter/slow", "flow", "flow", "flow")]
 

@@ -217,6 +217,9 @@ def test_what_cannot_be_shown_is_said(call: Call) -> None:
     code, _, err = call("state", "order/~2")
     assert code == ExitCode.REFUSED
     assert "no task in lane 'main'" in err
+    code, _, err = call("state", "order")
+    assert code == ExitCode.REFUSED
+    assert "'order' is a flow, whose calls have no state: name a call" in err
     code, _, err = call("state", "order/~1", "--raw", "-")
     assert code == ExitCode.USAGE
     assert "leave --raw out" in err
