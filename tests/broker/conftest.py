@@ -1,4 +1,4 @@
-"""The fixtures `make_broker` and `broker`: the core in a test. Every broker is checked at the end of its test."""
+"""The fixtures `make_broker`, `broker`, `alice`: the core in a test. Every broker is checked at the end of its test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from core_kit import Broker
+from scripted import FLOW, FUNCTION_CODE
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,4 +33,14 @@ def broker(make_broker: Callable[..., Broker]) -> Broker:
     """A broker with the agent `counter` deployed in lane main by producer `alice`, and no worker."""
     made = make_broker()
     made.producer("setup").deploy("counter")
+    return made
+
+
+@pytest.fixture
+def alice(broker: Broker) -> Any:
+    """A producer of a broker with a worker, the agents `counter` and `function`, and the flow `flow`."""
+    broker.worker()
+    made = broker.producer()
+    made.deploy("function", FUNCTION_CODE)
+    made.deploy("flow", FLOW)
     return made

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from core_kit import Broker
-from scripted import FLOW, FUNCTION_CODE, program
+from later_kit import done
+from scripted import FLOW, program
 
 from rota.broker import schedule, sequencer, who_waits
 from rota.broker.effects import Subscribed, Unsubscribed
@@ -17,23 +18,6 @@ from rota.common.messages import Refused, Results
 POSTPONE = program(["postpone"])
 SETTLE = program(["settle", -1, 7])
 SETTLED = b"[7]"
-
-
-@pytest.fixture
-def alice(broker: Broker) -> Any:
-    """A producer of a broker with a worker, the agents `counter`, and `flow`."""
-    broker.worker()
-    made = broker.producer()
-    made.deploy("flow", FLOW)
-    made.deploy("function", FUNCTION_CODE)
-    return made
-
-
-def done(broker: Broker, producer: Any, target: str, *steps: Any, **options: Any) -> int:
-    """Submit a task, let everything run, and return its seq."""
-    seq = producer.submit(target, program(*steps), **options).first_seq
-    broker.run()
-    return int(seq)
 
 
 def asking(target: str, *steps: Any) -> list[Any]:

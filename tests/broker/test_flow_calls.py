@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from core_kit import Broker, SimWorker
+from later_kit import done, outcome
 from scripted import COUNTER, FLOW, FUNCTION_CODE, MODEL_CODE, code, program
 
 from rota.broker.calls import STEP_BYTES
@@ -16,32 +17,9 @@ from rota.common.messages import Refused
 from rota.common.work import AFTER_END, FUNCTION, Limits
 
 
-@pytest.fixture
-def alice(broker: Broker) -> Any:
-    """A producer of a broker with a worker, the agents `counter` and `function`, and `flow`."""
-    broker.worker()
-    made = broker.producer()
-    made.deploy("function", FUNCTION_CODE)
-    made.deploy("flow", FLOW)
-    return made
-
-
-def done(broker: Broker, producer: Any, target: str, *steps: Any, **options: Any) -> int:
-    """Submit a task, let everything run, and return its seq."""
-    seq = producer.submit(target, program(*steps), **options).first_seq
-    broker.run()
-    return int(seq)
-
-
 def asking(*targets: str, n: int | None = None, steps: Any = ()) -> list[Any]:
     """The step of a flow that asks each and waits for `n` answers."""
     return ["await", [["ask", target, list(steps)] for target in targets], len(targets) if n is None else n]
-
-
-def outcome(broker: Broker, seq: int) -> Any:
-    """Return the final outcome of a task; None if it is not kept or pending."""
-    task = broker.core.world.results.find(seq)
-    return None if task is None else task.outcome
 
 
 def flow(**limits: int) -> Any:

@@ -6,35 +6,14 @@ from typing import Any
 
 import pytest
 from core_kit import Broker
-from scripted import FUNCTION_CODE, code, program
+from later_kit import done, outcome
+from scripted import code, program
 
 from rota.broker.records import Cancelled
 from rota.common.budget import TASK_BYTES
 from rota.common.work import Done, Failed, Limits
 
 SETTLED = b"[7]"
-
-
-@pytest.fixture
-def alice(broker: Broker) -> Any:
-    """A producer of a broker with a worker and the agents `counter` and `function`."""
-    broker.worker()
-    made = broker.producer()
-    made.deploy("function", FUNCTION_CODE)
-    return made
-
-
-def done(broker: Broker, producer: Any, target: str, *steps: Any, **options: Any) -> int:
-    """Submit a task, let everything run, and return its seq."""
-    seq = producer.submit(target, program(*steps), **options).first_seq
-    broker.run()
-    return int(seq)
-
-
-def outcome(broker: Broker, seq: int) -> Any:
-    """Return the final outcome of a task; None if it is not kept or pending."""
-    task = broker.core.world.results.find(seq)
-    return None if task is None else task.outcome
 
 
 def test_an_agent_that_asked_gets_the_answer_as_from_one_task(broker: Broker, alice: Any) -> None:

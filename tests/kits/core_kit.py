@@ -424,6 +424,14 @@ def compute_folds(order: Assign) -> list[FoldResult]:
     return found
 
 
+def folds_of(order: Assign) -> list[Fold]:
+    """Return an assignment as an executor takes it."""
+    return [
+        Fold(order.seed, order.codes[one.code], one.address, one.state, tuple(inputs_of(one)), one.open, one.past)
+        for one in order.folds
+    ]
+
+
 def inputs_of(assigned: FoldAssignment) -> list[TaskInput]:
     return [
         TaskInput(

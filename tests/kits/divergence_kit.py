@@ -23,7 +23,7 @@ from rota.broker.journal import Journal, link
 from rota.common.columns import Blobs
 from rota.common.digests import ZERO_DIGEST, digest
 from rota.common.messages import Assign, Completed
-from rota.common.work import AGENT, Code, Fold, Limits
+from rota.common.work import AGENT, Code, Limits
 from rota.engine.executors import Executors, Folders
 from rota.host.endpoints import RunFolder
 from rota.proof.divergence import Divergence, Note, explain, other_engines
@@ -102,22 +102,7 @@ class RealWorker(core_kit.SimWorker):
         self.settings = self.settings._replace(fingerprint=dict(executors.fingerprint(pool)))
 
     def compute(self, order: Assign) -> Completed:
-        results = tuple(
-            [
-                self.executors.run(
-                    Fold(
-                        order.seed,
-                        order.codes[one.code],
-                        one.address,
-                        one.state,
-                        tuple(core_kit.inputs_of(one)),
-                        one.open,
-                        one.past,
-                    )
-                )
-                for one in order.folds
-            ]
-        )
+        results = tuple([self.executors.run(fold) for fold in core_kit.folds_of(order)])
         self.broker.now_ms += 1
         return Completed(self.name, order.assignment, results, 1_000)
 

@@ -17,7 +17,7 @@ import pytest
 
 from rota.common.digests import digest, lane_seed
 from rota.common.messages import Assign, Completed, TaskRun
-from rota.common.work import Code, Fold, Limits
+from rota.common.work import Code, Limits
 from rota.engine.executors import Executors, Folders
 from rota.local import LocalLane
 from rota.local.places import artefacts_folder
@@ -58,19 +58,7 @@ class RealWorker(core_kit.SimWorker):
         self._executors = executors
 
     def compute(self, order: Assign) -> Completed:
-        folds = [
-            Fold(
-                order.seed,
-                order.codes[one.code],
-                one.address,
-                one.state,
-                tuple(core_kit.inputs_of(one)),
-                one.open,
-                one.past,
-            )
-            for one in order.folds
-        ]
-        return Completed(self.name, order.assignment, tuple(self._executors.run_all(folds)), 1_000)
+        return Completed(self.name, order.assignment, tuple(self._executors.run_all(core_kit.folds_of(order))), 1_000)
 
 
 @pytest.fixture
