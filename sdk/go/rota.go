@@ -23,8 +23,8 @@ import (
 	"unsafe"
 )
 
-// Priority is -8 (last) to 7 (first); tensors are given by index; a deadline of an ask is in milliseconds after the
-// message's NowMs; Turn says to HandOn which turn was postponed, if not this one.
+// Priority is -8 (last) to 7 (first); tensors are given by index; a deadline of Ask and HandOn is in milliseconds
+// after the message's NowMs; Turn says to HandOn which turn was postponed, if not this one.
 type options struct {
 	priority int64
 	tensors  []uint32
@@ -69,11 +69,7 @@ func (ctx *Context) Emit(target string, payload any, given ...Option) {
 
 // Ask sends a message whose outcome comes back as a later one. It returns what its ReplyTo.Emit will be.
 func (ctx *Context) Ask(target string, payload any, given ...Option) int {
-	all := chosen(given)
-	if all.deadline > 0 {
-		return ctx.send("ask", target, payload, &all.deadline, 0, all)
-	}
-	return ctx.send("ask", target, payload, nil, 0, all)
+	return ctx.sendAsk(target, payload, 0, chosen(given))
 }
 
 // Timer gets the payload back as a message of kind timer, delayMs after this message's NowMs.
@@ -112,7 +108,7 @@ func (ctx *Context) HandOn(target string, payload any, given ...Option) {
 	if all.turn == ctx.Message.Turn {
 		ctx.Postpone()
 	}
-	ctx.send("ask", target, payload, nil, all.turn, all)
+	ctx.sendAsk(target, payload, all.turn, all)
 }
 
 // Fail ends the task as `error` at once: the state stays as it was, nothing is sent.
@@ -136,6 +132,13 @@ func (ctx *Context) Tensor(dtype string, shape []uint64, data []byte) *Tensor {
 	return &Tensor{Index: uint32(index), Dtype: dtype, Shape: shape}
 }
 
+func (ctx *Context) sendAsk(target string, payload any, answers uint64, all options) int {
+	if all.deadline > 0 {
+		return ctx.send("ask", target, payload, &all.deadline, answers, all)
+	}
+	return ctx.send("ask", target, payload, nil, answers, all)
+}
+
 func (ctx *Context) send(kind, target string, payload any, delayMs *uint64, answers uint64, all options) int {
 	out, fields := &ctx.emits, 5
 	if answers > 0 {
@@ -149,10 +152,12 @@ func (ctx *Context) send(kind, target string, payload any, delayMs *uint64, answ
 	out.int(all.priority)
 	out.text(kind)
 	out.indices(all.tensors)
-	if fields == 6 {
+	if delayMs != nil {
 		out.uint(*delayMs)
 	} else if fields == 7 {
 		out.uint(0)
+	}
+	if fields == 7 {
 		out.uint(answers)
 	}
 	ctx.emitCount++

@@ -280,7 +280,7 @@ def _desk() -> list[Case]:
     failure = task(pack(["trap", "unreachable"]), "failure", reply_to=(6, asked_in, 0))
     settled = settle("desk", 5, pack({"waited": 5}))
     refused = settle("desk", 5, pack(["refused", "the desk is closed"]), "failure")
-    passed = ["echo/y", pack([5]), 3, "ask", [], 0, 5]
+    passed = ["echo/y", pack([5]), 3, "ask", [], 60_000, 5]
     transferred = ["echo/x", b"transfer", 0, "ask", [0, 1], 0, TURN]
     own = settle("desk", asked_in, b"fine", "reply", (0, 1))
     failed_own = settle("desk", asked_in, pack(["trap", "unreachable"]), "failure")

@@ -536,11 +536,16 @@ export class Context {
     this.send("failure", this.message.address, packed(Value.list().add(code).add(message)), 0, [], -1, turn);
   }
 
-  /** Let another agent answer in place of this one: this task, or the one that was postponed in `turn`. */
-  handOn<T>(target: string, payload: T, turn: u64 = 0, priority: i32 = 0, tensors: Array<u32> = []): void {
+  /**
+   * Let another agent answer in place of this one: this task, or the one that was postponed in `turn`; with `deadlineMs` it
+   * fails as `expired` that long after this message's nowMs.
+   */
+  handOn<T>(
+    target: string, payload: T, turn: u64 = 0, priority: i32 = 0, tensors: Array<u32> = [], deadlineMs: i64 = 0,
+  ): void {
     const answers = turn == 0 ? this.message.turn : turn;
     if (answers == this.message.turn) this.postpone();
-    this.send("ask", target, payloadOf(payload), priority, tensors, -1, answers);
+    this.send("ask", target, payloadOf(payload), priority, tensors, deadlineMs, answers);
   }
 
   /** End the task as `error` at once: the state stays as it was, nothing is sent. */

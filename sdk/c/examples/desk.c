@@ -25,7 +25,7 @@ static void agent(rota_context *ctx) {
         rota_settle_failure(waiting, "refused", "the desk is closed");
         ctx->state = ROTA_NONE;
     } else if (says(ctx, "pass")) {
-        rota_hand_on("echo/y", ROTA_LIST(waiting), .priority = 3, .turn = waiting);
+        rota_hand_on("echo/y", ROTA_LIST(waiting), .priority = 3, .deadline_ms = 60000, .turn = waiting);
         ctx->state = ROTA_NONE;
     } else if (says(ctx, "transfer")) {
         rota_hand_on("echo/x", message->payload, .tensors = tensors, .tensor_count = message->tensor_count);

@@ -16,7 +16,7 @@ export function agent(ctx) {
     ctx.settleFailure(ctx.state, "refused", "the desk is closed");
     ctx.state = null;
   } else if (message.text === "pass") {
-    ctx.handOn("echo/y", [ctx.state], { turn: ctx.state, priority: 3 });
+    ctx.handOn("echo/y", [ctx.state], { turn: ctx.state, priority: 3, deadline_ms: 60_000 });
     ctx.state = null;
   } else if (message.text === "transfer") {
     ctx.handOn("echo/x", message.payload, { tensors });

@@ -20,7 +20,7 @@ def agent(ctx: Context) -> None:
         ctx.settle_failure(ctx.state, "refused", "the desk is closed")
         ctx.state = None
     elif message.text == "pass":
-        ctx.hand_on("echo/y", [ctx.state], turn=ctx.state, priority=3)
+        ctx.hand_on("echo/y", [ctx.state], turn=ctx.state, priority=3, deadline_ms=60_000)
         ctx.state = None
     elif message.text == "transfer":
         ctx.hand_on("echo/x", message.payload, tensors=message.tensors)

@@ -25,7 +25,7 @@ fn agent(ctx: &mut Context) {
             ctx.state = Value::None;
         }
         (_, b"pass") => {
-            let options = Options { turn: waiting, priority: 3, ..Options::default() };
+            let options = Options { turn: waiting, priority: 3, deadline_ms: 60_000, ..Options::default() };
             ctx.hand_on_with("echo/y", list![waiting], options);
             ctx.state = Value::None;
         }

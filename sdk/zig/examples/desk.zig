@@ -21,7 +21,7 @@ pub fn agent(ctx: *rota.Context) !void {
         switch (known) {
             .answer => ctx.settle(waiting, .{ .waited = waiting }, .{}),
             .refuse => ctx.settleFailure(waiting, "refused", "the desk is closed"),
-            else => ctx.handOn("echo/y", .{waiting}, .{ .priority = 3, .turn = waiting }),
+            else => ctx.handOn("echo/y", .{waiting}, .{ .priority = 3, .turn = waiting, .deadline_ms = 60_000 }),
         }
         if (known == .answer) ctx.reply("answered");
         ctx.state = .none;

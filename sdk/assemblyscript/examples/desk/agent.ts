@@ -19,7 +19,7 @@ export function agent(ctx: Context): void {
     ctx.settleFailure(waiting, "refused", "the desk is closed");
     ctx.state = new Value();
   } else if (text == "pass") {
-    ctx.handOn("echo/y", Value.list().add(waiting), waiting, 3);
+    ctx.handOn("echo/y", Value.list().add(waiting), waiting, 3, [], 60_000);
     ctx.state = new Value();
   } else if (text == "transfer") {
     ctx.handOn("echo/x", message.payload, 0, 0, tensors);

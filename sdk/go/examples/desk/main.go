@@ -24,7 +24,7 @@ func agent(ctx *rota.Context) {
 		ctx.SettleFailure(waiting, "refused", "the desk is closed")
 		ctx.State = rota.Value{}
 	case text == "pass":
-		ctx.HandOn("echo/y", rota.List(waiting), rota.Turn(waiting), rota.Priority(3))
+		ctx.HandOn("echo/y", rota.List(waiting), rota.Turn(waiting), rota.Priority(3), rota.DeadlineMs(60_000))
 		ctx.State = rota.Value{}
 	case text == "transfer":
 		ctx.HandOn("echo/x", message.Payload, message.AllTensors())
