@@ -47,7 +47,7 @@ def work(client: Client, lane: str) -> Batch:
         client.deploy(example, SDK / lane / "examples" / f"{example}{LANGUAGES[lane]}", lane=lane, check=False)
     # A language without flows gets the one of C, so that turns and digests can be compared.
     flows = lane if lane in FLOWS else "c"
-    client.deploy("trip", SDK / flows / "examples" / f"trip{LANGUAGES[flows]}", lane=lane, check=False, flow=True)
+    client.deploy("trip", SDK / flows / "examples" / f"trip{LANGUAGES[flows]}", lane=lane, check=False)
     client.submit_many("counter/a", [b"+"] * 3, lane=lane)
     client.submit("verbs/case", msgpack.packb({"n": [1, None, 0.5]}), lane=lane)
     client.submit("echo/e", bytes(1000), lane=lane)
@@ -58,9 +58,9 @@ def work(client: Client, lane: str) -> Batch:
 
 
 def answer(client: Client, handle: Handle) -> tuple[bytes | None, str]:
-    """Return the result, or the failure without the lines that say where."""
+    """Return the result, or what can be compared of the failure."""
     outcome = client.outcome(handle, timeout_s=SECONDS)
-    return outcome.payload, outcome.message.partition("\n")[0]
+    return outcome.payload, text_of(outcome.message)
 
 
 def assert_answers(found: list[tuple[bytes | None, str]]) -> None:
@@ -103,10 +103,15 @@ def test_every_language_does_the_same(run_dir: Path, rota_up: Callable[..., Any]
 
 
 def came_of(one: Outcome) -> tuple[Any, tuple[str, ...]]:
-    """Return what can be compared: of a failure, not the lines that say where it was."""
+    """Return what can be compared."""
     if isinstance(one, Done):
         return one.result, one.log
-    return (one.kind, one.message.partition("\n")[0]), ()
+    return (one.kind, text_of(one.message)), ()
+
+
+def text_of(message: str) -> str:
+    """Return a message without what only some languages add: the lines that say where, and whom a flow had asked."""
+    return message.partition("\n")[0].partition(" (asked ")[0]
 
 
 def outcomes(run_dir: Path) -> dict[str, list[tuple[str, Any, tuple[str, ...]]]]:
