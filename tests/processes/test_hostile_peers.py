@@ -150,8 +150,8 @@ def _done() -> Done:
 
 
 def _tasks(order: Assign) -> int:
-    ((_, _, _, segments),) = order.folds
-    return sum(len(segment.turns) for segment in segments)
+    (fold,) = order.folds
+    return sum(len(segment.turns) for segment in fold.segments)
 
 
 def _answer(order: Assign, outcomes: int) -> tuple[FoldResult, ...]:

@@ -37,7 +37,7 @@ SAID: list[tuple[Any, str]] = [
     (records.Submitted(*AT, WHO, 5, (), 2), "1 task, seq 5, dead task 2 again, by alice #7"),
     (records.Deployed(*AT, WHO, "a", CODE), f"a is agent {CODE.digest.hex()[:12]}, by alice #7"),
     (records.Cancelled(*AT, WHO, 9), "task 9 cancelled, by alice #7"),
-    (records.Verdict(*AT, 9, "timeout", "too long", ()), "task 9 timeout: too long"),
+    (records.Verdict(*AT, 9, "timeout", "too long", ()), "task 9 timeout: too long: --timeout-ms allows more"),
     (records.Verdict(*AT, 9, "faulted", "no", ("first", "no memory")), "task 9 faulted: no: no memory"),
     (records.TimerFired(*AT, 9, 1), "timer of turn 9, emit 1"),
     (records.WindowSet(*AT, WHO, 64), "window 64, by alice #7"),

@@ -23,7 +23,7 @@ class History(NamedTuple):
     finished: dict[int, Task]  # with its final outcome
     passing: dict[int, Task]  # postponed for somebody else: steps of calls, and what was handed on
     retired: dict[tuple[str, int], Task]  # as it was computed, by lane and turn
-    digests: dict[str, dict[int, bytes]]  # by lane: the digest by number of retired tasks
+    digests: dict[str, dict[int, list[bytes]]]  # by lane: those it had with so many retired tasks, as inputs extend it
     inputs: dict[tuple[str, int], Any]  # by producer and number
     stamped_by: dict[tuple[str, int], int]  # how many tasks a submit stamped
     diverged: dict[tuple[str, int], None]
@@ -52,13 +52,16 @@ def read_history(found: list[records.Record], world_settings: dict[str, int]) ->
             history.diverged[(record.lane, record.turn)] = None
         _take_tasks(history, notes)
         _take_asks(history, notes)
+        if isinstance(record, records.Cancelled | records.Verdict) and record.ends:
+            lane = world.lanes[record.lane]
+            history.digests.setdefault(lane.name, {0: [bytes(32)]})[lane.retired].append(lane.digest)
         for task in notes.issued:
             issued.setdefault((task.run.lane, task.address), []).append(task.turn)
         for task in notes.finished:
             if type(task.outcome) is Done and task.outcome is not AFTER_END and not task.stateless:
                 completed.setdefault((task.run.lane, task.address), []).append(task.turn)
-    for lane in world.lanes:
-        history.digests.setdefault(lane, {0: bytes(32)})
+    for name in world.lanes:
+        history.digests.setdefault(name, {0: [bytes(32)]})
     for agent, turns in completed.items():
         done = set(turns)
         assert turns == [turn for turn in issued[agent] if turn in done], f"{agent} completed out of line order"
@@ -82,9 +85,9 @@ def _take_tasks(history: History, notes: Notes) -> None:
         history.finished[task.seq] = task
     for task in notes.retired:
         history.retired[(task.run.lane, task.turn)] = task
-        digests = history.digests.setdefault(task.run.lane, {0: bytes(32)})
+        digests = history.digests.setdefault(task.run.lane, {0: [bytes(32)]})
         assert task.turn_digest is not None
-        digests[len(digests)] = task.turn_digest
+        digests[len(digests)] = [task.turn_digest]
 
 
 def _take_asks(history: History, notes: Notes) -> None:
