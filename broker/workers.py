@@ -26,6 +26,7 @@ from rota.common.limits import HEARTBEATS_MISSED_MAX, POISON_DEATHS_MAX
 from rota.common.outcomes import FoldResults, Outcomes
 from rota.common.targets import MODEL_PREFIX
 from rota.common.work import (
+    AFTER_END,
     ASK,
     BITWISE,
     FAILURE,
@@ -37,6 +38,7 @@ from rota.common.work import (
     Failed,
     FoldResult,
     Outcome,
+    Past,
     Provenance,
     tagged,
     was_decided,
@@ -274,7 +276,9 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
     if answered > len(tasks) or (answered == len(tasks)) != (result.stopped is None):
         raise ProtocolError(f"{queue.address}: {answered} outcomes for {len(tasks)} tasks, stopped: {result.stopped}")
     left: bytes | None = None
-    state, open_turns, _ = queue.lane.before(tasks)
+    state, open_turns, past = queue.lane.before(tasks)
+    if past is not None:
+        _check_after_end(queue, past, result.outcomes)
     held = 0 if state is None else len(state)
     for task, outcome in zip(tasks, result.outcomes, strict=False):
         if type(outcome) is Failed:
@@ -308,6 +312,16 @@ def _check_fold(queue: TaskQueue, tasks: list[Task], result: FoldResult) -> None
         raise ProtocolError(f"{queue.address}: the state does not match the digest of its last change")
     if result.state is not None and len(result.state) != held:
         raise ProtocolError(f"{queue.address}: a state of {len(result.state)} bytes that is said to have {held}")
+
+
+def _check_after_end(queue: TaskQueue, past: Past, outcomes: Sequence[Outcome]) -> None:
+    """Raise ProtocolError if a message behind the end of a call did anything."""
+    alive = past.alive
+    for place, outcome in enumerate(outcomes):
+        if place >= alive and outcome != AFTER_END:
+            raise ProtocolError(f"{queue.address}: it did something after its end")
+        if type(outcome) is Failed or (type(outcome) is Done and outcome.waits is None):
+            alive = min(alive, place + 1)
 
 
 def _check_settles(queue: TaskQueue, task: Task, done: Done, open_turns: tuple[int, ...]) -> tuple[int, ...]:

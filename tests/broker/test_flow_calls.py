@@ -13,6 +13,7 @@ from rota.broker.calls import STEP_BYTES
 from rota.broker.records import Verdict
 from rota.common.budget import TASK_BYTES
 from rota.common.errors import CodeError
+from rota.common.events import WorkerExpelled
 from rota.common.messages import Refused
 from rota.common.work import AFTER_END, FUNCTION, Limits
 
@@ -236,3 +237,20 @@ def test_code_that_cannot_wait_is_no_flow(broker: Broker, alice: Any) -> None:
         assert isinstance(reply, Refused)
         assert reply.code == CodeError.code
     assert not {"f", "model:m"} & set(broker.lane().deploys)
+
+
+@pytest.mark.parametrize("result", [None, b"late"])
+def test_nothing_is_done_after_the_end(broker: Broker, alice: Any, result: bytes | None) -> None:
+    """Goal: no worker can let a message behind the end of a call do anything. Method: two answers, of which the first
+    ends the call, are in the line; the second has no outcome, as it has to be, or one.
+    """
+    alice.submit("flow", program(asking("counter/x", "counter/y", n=1)))
+    worker = broker.workers[b"w-w1"]
+    worker.finish()
+    alice.pause("main")
+    broker.run()
+    alice.release("main")
+    worker.finish()
+    assert worker.turns() == [5]
+    worker.lie(outcomes=(AFTER_END._replace(result=result),))
+    assert bool(broker.told(WorkerExpelled, worker="w1")) == (result is not None)

@@ -143,7 +143,7 @@ class Simulation:
 
     def _end_oldest_ask(self, seqs: list[int]) -> None:
         """Cancel a task that was postponed and that nobody will answer: whoever waits for it would wait for ever."""
-        number = (CLOSING + 1) * NUMBERS_PER_ERRAND + seqs[0]
+        number = 2 * CLOSING * NUMBERS_PER_ERRAND + seqs[0]  # far from those of `close_down`, which has no bound
         if seqs[0] not in self._ending:
             self._ending[seqs[0]] = None
             self.clients[0].give(number, end_ask(number, seqs[0]))
